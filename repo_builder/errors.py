@@ -1,0 +1,55 @@
+"""Every error that elasticrec raises on purpose.
+
+ElasticRecError
+├── InputError            bad input from the user; exit code 2
+│   ├── SpecError         the model spec: all of its mistakes at once
+│   ├── AccessError       access counts or traces
+│   ├── CheckpointError   trained weights
+│   ├── PlanError         a plan or profile file, or one that does not fit the spec
+│   └── RepositoryError   a built repository: missing, changed, or not servable here
+└── ServerError           tritonserver could not be found, started, reached or stopped; exit code 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ElasticRecError(Exception):
+    """The root of the tree; `exit_code` is what the command line exits with."""
+
+    exit_code = 1
+
+
+class InputError(ElasticRecError):
+    """Bad input: one line a problem, each naming the file, the field and the fix."""
+
+    exit_code = 2
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems: Sequence[str] = problems
+
+
+class SpecError(InputError):
+    """The model spec is wrong."""
+
+
+class AccessError(InputError):
+    """Access counts or a trace are wrong."""
+
+
+class CheckpointError(InputError):
+    """Trained weights cannot be read or do not fit the spec."""
+
+
+class PlanError(InputError):
+    """A plan or profile file is wrong or does not fit the spec."""
+
+
+class RepositoryError(InputError):
+    """A built repository is missing, was changed, or cannot be served on this machine."""
+
+
+class ServerError(ElasticRecError):
+    """tritonserver could not be found, started, reached or stopped."""

@@ -1,0 +1,175 @@
+"""The model spec: what the user says of the model, in YAML or JSON, checked whole before anything is built.
+
+The shape of the file is checked by `schemas/spec.schema.json`; what a schema cannot say (widths that must agree,
+names that must differ) is checked here. All mistakes are reported at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from repo_builder.documents import read_document, schema_problems
+from repo_builder.errors import SpecError
+
+WeightsSource = Literal["random", "dlrm", "torchrec"]
+AccessSource = Literal["powerlaw", "counts", "trace"]
+IndexDtype = Literal["int64", "int32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One embedding table, (rows, dim) float32; a query row brings up to `pooling` ids, whose rows are summed."""
+
+    name: str
+    rows: int
+    dim: int
+    pooling: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return 4 * self.dim
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Where the trained weights come from; `path` is None for `random`."""
+
+    source: WeightsSource
+    path: Path | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where the tables' hotness comes from; `locality` is the share taken by the hottest 10% of rows (power law only)."""
+
+    source: AccessSource
+    path: Path | None = None
+    locality: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The traffic to serve: queries a second, candidate rows in a query, latency bound."""
+
+    target_qps: float
+    batch: int = 32
+    sla_ms: float = 400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A recommendation model and the traffic it must serve; `tables` are expanded (`count`) and in wire order."""
+
+    name: str
+    dense_features: int
+    bottom_mlp: tuple[int, ...]
+    top_mlp: tuple[int, ...]
+    tables: tuple[Table, ...]
+    index_dtype: IndexDtype
+    weights: Weights
+    access: Access
+    serving: Serving
+
+    @property
+    def dim(self) -> int:
+        """The embedding dimension, the same for every table (a dot interaction needs it so)."""
+        return self.tables[0].dim
+
+    @property
+    def index_columns(self) -> int:
+        """Width of the wire's `indices`: the sum of the tables' pooling."""
+        return sum(table.pooling for table in self.tables)
+
+
+def load_spec(path: Path) -> Spec:
+    """Read and check a spec file (`.json`, else YAML); relative paths in it are taken from the file's own folder.
+
+    Raises SpecError with one problem a line: file, field, what was expected, what came.
+    """
+    document = read_document(path, SpecError)
+    return parse_spec(document, path)
+
+
+def parse_spec(document: object, path: Path) -> Spec:
+    """Check a parsed spec; `path` is the file it came from, for messages and for relative paths."""
+    problems = schema_problems(document, "spec.schema.json")
+    problems += _cross_field_problems(document)
+    if problems or not isinstance(document, Mapping):
+        raise SpecError(*(f"{path}: {problem}" for problem in problems))
+    return _spec(document, path.parent)
+
+
+def _spec(document: Mapping[str, Any], folder: Path) -> Spec:
+    weights, access, serving = document["weights"], document["access"], document["serving"]
+    return Spec(
+        name=document["name"],
+        dense_features=document["dense_features"],
+        bottom_mlp=tuple(document["bottom_mlp"]),
+        top_mlp=tuple(document["top_mlp"]),
+        tables=tuple(table for entry in document["tables"] for table in _expand(entry)),
+        index_dtype=document.get("index_dtype", "int64"),
+        weights=Weights(weights["source"], _path(weights, folder), weights.get("seed", 0)),
+        access=Access(access["source"], _path(access, folder), access.get("locality"), access.get("seed", 0)),
+        serving=Serving(
+            float(serving["target_qps"]), serving.get("batch", 32), float(serving.get("sla_ms", 400.0))
+        ),
+    )
+
+
+def _path(source: Mapping[str, Any], folder: Path) -> Path | None:
+    return folder / source["path"] if "path" in source else None
+
+
+def _expand(entry: Mapping[str, Any]) -> Iterator[Table]:
+    names = [entry["name"]] if "count" not in entry else [f"{entry['name']}_{i}" for i in range(entry["count"])]
+    return (Table(name, entry["rows"], entry["dim"], entry["pooling"]) for name in names)
+
+
+def _cross_field_problems(document: object) -> list[str]:
+    """What the schema cannot say; fields that already break the schema are passed over."""
+    if not isinstance(document, Mapping):
+        return []
+    return [*_width_problems(document), *_table_problems(document)]
+
+
+def _width_problems(document: Mapping[str, Any]) -> Iterator[str]:
+    bottom, top = _widths(document.get("bottom_mlp")), _widths(document.get("top_mlp"))
+    if top and top[-1] != 1:
+        yield f"top_mlp: expected the last width to be 1 (the score), got {top[-1]}"
+    for i, entry in enumerate(_entries(document)):
+        dim = entry.get("dim")
+        if bottom and _is_int(dim) and dim != bottom[-1]:
+            yield f"tables[{i}].dim: expected {bottom[-1]}, the last width of bottom_mlp (dot interaction), got {dim}"
+
+
+def _table_problems(document: Mapping[str, Any]) -> Iterator[str]:
+    owners: dict[str, list[int]] = {}
+    for i, entry in enumerate(_entries(document)):
+        name, count = entry.get("name"), entry.get("count")
+        if isinstance(name, str) and (count is None or (_is_int(count) and 1 <= count <= 100_000)):
+            for expanded in [name] if count is None else [f"{name}_{k}" for k in range(count)]:
+                owners.setdefault(expanded, []).append(i)
+    for name, places in owners.items():
+        if len(places) == 1:
+            continue
+        where = " and ".join(f"tables[{i}]" for i in places)
+        yield f"tables[{places[-1]}].name: expected unique table names, got {name!r} from {where}"
+
+
+def _entries(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    tables = document.get("tables")
+    return [entry if isinstance(entry, Mapping) else {} for entry in tables] if isinstance(tables, list) else []
+
+
+def _widths(value: object) -> list[int]:
+    return value if isinstance(value, list) and value and all(_is_int(width) for width in value) else []
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
