@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft202012Validator, ValidationError, validators
 
 from repo_builder.errors import InputError
+
+# JSON Schema counts 2.0 as an integer; a spec that says 2.0 rows is told so
+_StrictValidator = validators.extend(  # type: ignore[no-untyped-call] # jsonschema leaves it untyped
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    ),
+)
 
 
 class _DuplicateKeyError(ValueError):
@@ -48,7 +56,10 @@ def read_document(path: Path, error: type[InputError]) -> object:
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        raise error(f"{path}: expected YAML, but{line} {getattr(exc, 'problem', None) or exc}") from exc
+        why = " ".join(str(getattr(exc, "problem", None) or exc).split())
+        raise error(f"{path}: expected YAML, but{line} {why}") from exc
+    except (ValueError, RecursionError) as exc:  # no such date; an integer of thousands of digits; nested too deep
+        raise error(f"{path}: cannot be parsed: {exc}") from exc
 
 
 def _unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -71,10 +82,19 @@ def schema(name: str) -> dict[str, Any]:
 
 def schema_problems(document: object, schema_name: str) -> list[str]:
     """Every place where a document breaks a shipped schema, as `field.path: expected ..., got ...`, in file order."""
-    validator = Draft202012Validator(schema(schema_name))
-    errors = sorted(validator.iter_errors(document), key=lambda error: [str(part) for part in error.absolute_path])
+    validator = _StrictValidator(schema(schema_name))
+    errors = sorted(validator.iter_errors(document), key=lambda error: _place(document, error.absolute_path))
     problems = [problem for error in errors for problem in _describe(error)]
-    return problems + _not_finite(document, "")
+    return problems + list(_not_finite(document, "", set()))
+
+
+def _place(document: Any, parts: Iterable[str | int]) -> list[int]:
+    """Where a field stands in its file: its position among its siblings, at each level down to it."""
+    place: list[int] = []
+    for part in parts:
+        place.append(int(part) if isinstance(document, list) else list(document).index(part))
+        document = document[part]
+    return place
 
 
 def field_path(parts: list[str | int]) -> str:
@@ -84,14 +104,18 @@ def field_path(parts: list[str | int]) -> str:
 
 
 def _describe(error: ValidationError) -> list[str]:
-    parts = list(error.absolute_path)
+    parts, instance, schema_here = list(error.absolute_path), cast(Any, error.instance), cast(Any, error.schema)
     if error.validator == "required":
-        missing = [key for key in error.validator_value if key not in error.instance]
+        missing = [key for key in schema_here["required"] if key not in instance]
         # jsonschema reports each missing key on its own; the message quotes the key
-        return [f"{field_path([*parts, key])}: expected this field, got none" for key in missing if repr(key) in error.message]
+        return [
+            f"{field_path([*parts, key])}: expected this field, got none"
+            for key in missing
+            if repr(key) in error.message
+        ]
     if error.validator == "additionalProperties":
-        known = list(error.schema["properties"])
-        unknown = [key for key in error.instance if key not in known]
+        known = list(schema_here["properties"])
+        unknown = [str(key) for key in instance if key not in known]
         return [f"{field_path([*parts, key])}: unknown field; expected one of {', '.join(known)}" for key in unknown]
     describe = _EXPECTED.get(str(error.validator), lambda value: f"{error.validator} {value}")
     return [f"{field_path(parts)}: expected {describe(error.validator_value)}, got {_got(error.instance)}"]
@@ -113,16 +137,22 @@ _EXPECTED: Mapping[str, Callable[[Any], str]] = {
 
 
 def _got(value: object) -> str:
-    text = json.dumps(value, default=str)
+    try:
+        text = json.dumps(value, default=str)
+    except (TypeError, ValueError):  # keys that JSON has not, such as dates
+        text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _not_finite(value: object, path: str) -> list[str]:
-    """NaN and infinity pass every bound of a schema, so they are looked for on their own."""
-    if isinstance(value, Mapping):
-        return [p for key, item in value.items() for p in _not_finite(item, f"{path}.{key}")]
-    if isinstance(value, list):
-        return [p for i, item in enumerate(value) for p in _not_finite(item, f"{path}[{i}]")]
+def _not_finite(value: object, path: str, seen: set[int]) -> Iterator[str]:
+    """NaN and infinity pass every bound of a schema, so they are looked for on their own.
+
+    `seen` holds the containers visited: with YAML's anchors one may stand in many places, or inside itself.
+    """
     if isinstance(value, float) and not math.isfinite(value):
-        return [f"{path.lstrip('.')}: expected a finite number, got {value}"]
-    return []
+        yield f"{path.lstrip('.') or '(top level)'}: expected a finite number, got {value}"
+    if not isinstance(value, (Mapping, list)) or id(value) in seen:
+        return
+    seen.add(id(value))
+    for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+        yield from _not_finite(item, f"{path}.{key}" if isinstance(value, Mapping) else f"{path}[{key}]", seen)

@@ -7,6 +7,7 @@ ElasticRecError
 │   ├── CheckpointError   trained weights
 │   ├── PlanError         a plan or profile file, or one that does not fit the spec
 │   └── RepositoryError   a built repository: missing, changed, or not servable here
+├── ExportError           the dense layers could not become a faithful ONNX file; exit code 1
 └── ServerError           tritonserver could not be found, started, reached or stopped; exit code 1
 """
 
@@ -49,6 +50,10 @@ class PlanError(InputError):
 
 class RepositoryError(InputError):
     """A built repository is missing, was changed, or cannot be served on this machine."""
+
+
+class ExportError(ElasticRecError):
+    """The dense layers could not be turned into an ONNX file that computes the same scores."""
 
 
 class ServerError(ElasticRecError):

@@ -45,7 +45,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where the tables' hotness comes from; `locality` is the share taken by the hottest 10% of rows (power law only)."""
+    """Where the tables' hotness comes from; `locality` is the share that the hottest 10% of rows take (power law)."""
 
     source: AccessSource
     path: Path | None = None
@@ -116,9 +116,7 @@ def _spec(document: Mapping[str, Any], folder: Path) -> Spec:
         index_dtype=document.get("index_dtype", "int64"),
         weights=Weights(weights["source"], _path(weights, folder), weights.get("seed", 0)),
         access=Access(access["source"], _path(access, folder), access.get("locality"), access.get("seed", 0)),
-        serving=Serving(
-            float(serving["target_qps"]), serving.get("batch", 32), float(serving.get("sla_ms", 400.0))
-        ),
+        serving=Serving(float(serving["target_qps"]), serving.get("batch", 32), float(serving.get("sla_ms", 400.0))),
     )
 
 
@@ -149,17 +147,20 @@ def _width_problems(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table_problems(document: Mapping[str, Any]) -> Iterator[str]:
-    owners: dict[str, list[int]] = {}
+    """One line for each pair of entries whose expanded names clash."""
+    owners: dict[str, int] = {}
+    clashes: dict[tuple[int, int], list[str]] = {}
     for i, entry in enumerate(_entries(document)):
         name, count = entry.get("name"), entry.get("count")
         if isinstance(name, str) and (count is None or (_is_int(count) and 1 <= count <= 100_000)):
             for expanded in [name] if count is None else [f"{name}_{k}" for k in range(count)]:
-                owners.setdefault(expanded, []).append(i)
-    for name, places in owners.items():
-        if len(places) == 1:
-            continue
-        where = " and ".join(f"tables[{i}]" for i in places)
-        yield f"tables[{places[-1]}].name: expected unique table names, got {name!r} from {where}"
+                owner = owners.setdefault(expanded, i)
+                if owner != i:
+                    clashes.setdefault((owner, i), []).append(expanded)
+    for (owner, i), names in clashes.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        where = f"tables[{owner}] and tables[{i}]"
+        yield f"tables[{i}].name: expected unique table names, got {names[0]!r}{more} from {where}"
 
 
 def _entries(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -1,0 +1,18 @@
+# Serves a built repository in NVIDIA's container, with its native ONNX Runtime backend.
+#
+#   docker build -t elasticrec-triton .
+#   docker run --rm --shm-size=1g -p 127.0.0.1:8000-8002:8000-8002 \
+#       -v "$PWD/model_repository/rm1:/models:ro" elasticrec-triton
+#
+# The models' code and kernels lie in the repository itself; they need Python >= 3.10, glibc >= 2.17, x86-64 and NumPy.
+FROM nvcr.io/nvidia/tritonserver:25.08-py3
+
+# with torch, embedding services can be placed on GPUs: docker build --build-arg EMBEDDINGS_ON_GPU=1
+ARG EMBEDDINGS_ON_GPU=0
+RUN pip install --no-cache-dir "numpy>=1.26,<3" \
+    && if [ "$EMBEDDINGS_ON_GPU" = 1 ]; then pip install --no-cache-dir "torch>=2.9"; fi
+
+USER 1000
+ENV PYTHONDONTWRITEBYTECODE=1
+EXPOSE 8000 8001 8002
+CMD ["tritonserver", "--model-repository=/models", "--model-control-mode=none", "--disable-auto-complete-config"]

@@ -1,0 +1,44 @@
+# Two commands matter: `make demo` and `make test`. Both set everything up first, in .venv.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup
+DEBIAN_PACKAGES := python3-venv libpython3.11 libb64-0d
+
+.PHONY: help setup demo test lint format types bench clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## make .venv with pinned packages, tritonserver and perf_analyzer
+
+$(STAMP): pyproject.toml constraints.txt setup.py triton_backends/kernels/kernels.c Makefile
+	@sh tools/debian-packages.sh $(DEBIAN_PACKAGES)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --editable '.[server,loadtest,dev]'
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/perf_analyzer tritonclient==2.51.0
+	@touch $@
+
+demo: $(STAMP) ## build a model, serve it, compare its scores with PyTorch's, measure it
+	$(BIN)/elasticrec demo
+
+test: lint types ## lint, types and all tests
+	$(BIN)/pytest
+
+lint: $(STAMP) ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP) ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+bench: $(STAMP) ## the benchmarks, one after another
+	for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
+
+clean: ## remove what setup and the tools made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

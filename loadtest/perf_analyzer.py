@@ -1,0 +1,107 @@
+"""Running NVIDIA's `perf_analyzer` on a served model, with queries of the model's own accesses."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repo_builder.errors import ElasticRecError
+
+INSTALL_HINT = (
+    "perf_analyzer: not on PATH and not in this environment; run: make setup "
+    "(or: pip install --no-deps --target perf tritonclient==2.51.0, and put perf/bin on PATH)"
+)
+
+
+class LoadTestError(ElasticRecError):
+    """A load generator could not be found or run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What perf_analyzer measured at one load: queries a second, latencies in ms as the client saw them."""
+
+    concurrency: int
+    throughput_qps: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+
+
+def find() -> tuple[Path, dict[str, str]]:
+    """The binary and the environment to run it in. Raises LoadTestError where there is none, with the remedy."""
+    own = Path(sys.prefix) / "perf_analyzer" / "bin"
+    binary = shutil.which("perf_analyzer") or shutil.which("perf_analyzer", path=str(own))
+    if binary is None:
+        raise LoadTestError(INSTALL_HINT)
+    return Path(binary), {**os.environ, "LD_LIBRARY_PATH": _cuda_runtime()}
+
+
+def _cuda_runtime() -> str:
+    """The library path with libcudart, which the binary links, from PyPI's nvidia-cuda-runtime-cu12."""
+    paths = [os.environ.get("LD_LIBRARY_PATH", "")]
+    spec = importlib.util.find_spec("nvidia")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        paths += [str(path) for path in Path(folder).glob("cuda_runtime/lib")]
+    return ":".join(filter(None, paths))
+
+
+def write_input_data(path: Path, dense: NDArray[np.float32], indices: NDArray[Any], batch: int) -> int:
+    """Write rows as perf_analyzer's `--input-data` JSON, `batch` rows a query; returns the number of queries.
+
+    dense: (rows, dense_features) float32; indices: (rows, sum of pooling); a last incomplete query is left out.
+    """
+    queries = []
+    for start in range(0, len(dense) - batch + 1, batch):
+        rows = slice(start, start + batch)
+        queries.append({name: _content(array[rows]) for name, array in (("dense", dense), ("indices", indices))})
+    path.write_text(json.dumps({"data": queries}), encoding="utf-8")
+    return len(queries)
+
+
+def _content(array: NDArray[Any]) -> dict[str, Any]:
+    return {"content": array.reshape(-1).tolist(), "shape": list(array.shape)}
+
+
+def run(model: str, grpc_address: str, input_data: Path, concurrency: int, seconds: float) -> Measurement:
+    """Measure `model` for about `seconds`, with `concurrency` queries always in flight over gRPC."""
+    binary, environment = find()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.csv"
+        windows = 3  # the fewest whose figures it compares
+        command = [
+            str(binary), "-m", model, "-i", "grpc", "-u", grpc_address,
+            "--input-data", str(input_data), "-f", str(report),
+            f"--concurrency-range={concurrency}", f"--measurement-interval={int(1000 * seconds / windows)}",
+            f"--max-trials={windows}", "--stability-percentage=999", "--percentile=95",
+        ]  # fmt: skip
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode or not report.is_file():
+            said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            raise LoadTestError(f"perf_analyzer ended with status {done.returncode}: {' '.join(said[-3:])}")
+        return _parse(report)
+
+
+def _parse(report: Path) -> Measurement:
+    """Read the report's one row; its latencies are in microseconds."""
+    with report.open(newline="", encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    return Measurement(
+        concurrency=int(row["Concurrency"]),
+        throughput_qps=float(row["Inferences/Second"]),
+        p50_ms=float(row["p50 latency"]) / 1000,
+        p95_ms=float(row["p95 latency"]) / 1000,
+        p99_ms=float(row["p99 latency"]) / 1000,
+    )

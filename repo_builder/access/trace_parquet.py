@@ -1,0 +1,97 @@
+"""Accesses counted from a `.parquet` trace: a column a table, of integer ids or of lists of them; null is nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from repo_builder.access.counted import Counts
+from repo_builder.access.counter import AccessCounter
+from repo_builder.access.npz import name_problems
+from repo_builder.access.progress import Progress
+from repo_builder.errors import AccessError
+from repo_builder.spec import Table
+
+_BATCH_IDS = 1 << 20  # ids in a batch, over all columns, when their bags are full
+_BUFFER_BYTES = 1 << 20  # read ahead in each column
+
+
+def count_parquet(path: Path, tables: Sequence[Table], progress: Progress) -> dict[str, Counts]:
+    """Each table's accesses, (rows,) unsigned integers by table name; read by record batches. Raises AccessError."""
+    with _translated(path), pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+        problems = _schema_problems(path, file.schema_arrow, tables)
+        if problems:
+            raise AccessError(*problems)
+        return _count(path, file, tables, progress)
+
+
+def _count(path: Path, file: Any, tables: Sequence[Table], progress: Progress) -> dict[str, Counts]:  # noqa: ANN401 - pyarrow ships no types
+    counters = {table.name: AccessCounter(table.rows) for table in tables}
+    problems: dict[str, str] = {}
+    done, total = 0, file.metadata.num_rows
+    batch_rows = max(1, _BATCH_IDS // sum(table.pooling for table in tables))
+    for batch in file.iter_batches(batch_rows, use_threads=False):
+        for table in tables:
+            if table.name in problems:
+                continue
+            column = batch.column(table.name)
+            ids = _ids(column)
+            wrong = counters[table.name].add(ids)
+            if wrong is not None:
+                what = f"ids from 0 to {table.rows - 1}, or -1 (padding)"
+                place = f"row {done + _row(column, wrong)} of the file"
+                problems[table.name] = f"{path}: {table.name}: expected {what}, got {ids[wrong]} at {place}"
+        done += len(batch)
+        progress(done, total)
+    if problems:
+        raise AccessError(*problems.values())
+    return {name: counter.counts for name, counter in counters.items()}
+
+
+def _ids(column: Any) -> NDArray[np.integer[Any]]:  # noqa: ANN401 - pyarrow ships no types
+    """The ids of a column one after another, nulls left out: (n,) integers."""
+    flat = column.flatten() if _is_list(column.type) else column
+    ids: NDArray[np.integer[Any]] = flat.drop_null().to_numpy(zero_copy_only=False)
+    return ids
+
+
+def _row(column: Any, place: int) -> int:  # noqa: ANN401 - pyarrow ships no types
+    """The row of the batch that the id at `place` of `_ids(column)` stands in."""
+    flat, rows = column, np.arange(len(column))
+    if _is_list(column.type):
+        flat, rows = column.flatten(), pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
+    there = flat.is_valid().to_numpy(zero_copy_only=False)
+    return int(rows[there][place])
+
+
+def _schema_problems(path: Path, schema: Any, tables: Sequence[Table]) -> list[str]:  # noqa: ANN401 - pyarrow ships no types
+    problems = name_problems(path, "column", schema.names, [table.name for table in tables])
+    for table in tables:
+        for place in schema.get_all_field_indices(table.name)[:1]:
+            kind = schema.field(place).type
+            if not pa.types.is_integer(kind.value_type if _is_list(kind) else kind):
+                problems.append(f"{path}: {table.name}: expected a column of integer ids or lists of them, got {kind}")
+    return problems
+
+
+def _is_list(kind: Any) -> bool:  # noqa: ANN401 - pyarrow ships no types
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as exc:
+        raise AccessError(f"{path}: expected a .parquet file, found none; check access.path in the spec") from exc
+    except (pa.ArrowException, OSError) as exc:
+        why = " ".join(str(exc).split())
+        raise AccessError(f"{path}: expected a whole .parquet file, but it cannot be read: {why}") from exc

@@ -1,0 +1,121 @@
+"""The tour: a checkpoint, its repository, the real server, the right scores, and how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from loadtest import perf_analyzer
+from repo_builder.access.draw import draw_ids
+from repo_builder.access.hotness import Hotness
+from repo_builder.access.load import load_hotness
+from repo_builder.errors import ElasticRecError
+from repo_builder.export.example import write_example_checkpoint
+from repo_builder.export.reference import reference_scores
+from repo_builder.export.weights import open_weights
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
+from repo_builder.partition.plan import Plan
+from repo_builder.partition.planner import make_plan
+from repo_builder.repository.build import build
+from repo_builder.repository.manifest import verify
+from repo_builder.serving.client import score
+from repo_builder.serving.footprint import ModelTimes, memory_by_model, times_by_model
+from repo_builder.serving.install import installation
+from repo_builder.serving.server import free_ports, running
+from repo_builder.spec import Spec, load_spec
+
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Where to build, rows a table, rows to compare, seconds to measure."""
+
+    folder: Path
+    table_rows: int
+    queries: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the tour found; memory in bytes of PSS by model."""
+
+    spec: Spec
+    plan: Plan
+    differences: Mapping[str, float]
+    measurement: perf_analyzer.Measurement
+    memory: Mapping[str, int]
+    times: Mapping[str, ModelTimes]
+
+
+class WrongScoresError(ElasticRecError):
+    """Served scores differ from PyTorch's."""
+
+
+def run_demo(options: Options, say: Callable[[str], None]) -> Report:
+    """Run the tour; `say` is called with a line for each step. Raises WrongScoresError where a score differs."""
+    perf_analyzer.find()  # before the long work: tell now that it is missing
+    spec, repository = _spec(options), options.folder / "demo"
+    say(f"1. checkpoint  {spec.weights.path}: ten tables of {options.table_rows:,} rows, in DLRM's own format")
+    weights, hotness = open_weights(spec), load_hotness(spec)
+    plan = make_plan(spec, hotness, PROFILE, "tiered", 4)
+    build(spec, plan, hotness, weights, repository)
+    files = len(verify(repository).files)
+    say(f"2. repository  {repository}: {len(plan.services)} services, {files} files, verified")
+    with (
+        installation() as installed,
+        running(installed, repository, free_ports(), options.folder / "demo.log") as server,
+    ):
+        say(f"3. server      ready: http {server.http}, grpc {server.grpc}, metrics {server.metrics}")
+        dense, indices = _queries(spec, hotness, options.queries)
+        expected = reference_scores(spec, weights, dense, indices)
+        addresses = {"gRPC": ("grpc", server.grpc), "HTTP": ("http", server.http)}
+        differences = {}
+        for name, (protocol, address) in addresses.items():
+            scores = score(protocol, address, spec.name, dense, indices)
+            differences[name] = float(np.abs(scores - expected).max())
+            say(f"4. {name:<12}{len(scores):,} rows, max abs difference to PyTorch {differences[name]:.1e}")
+            if not differences[name] <= TOLERANCE:
+                raise WrongScoresError(
+                    f"{name}: expected scores within {TOLERANCE:g} of PyTorch's, got {differences[name]:g}"
+                )
+        data = options.folder / "queries.json"
+        perf_analyzer.write_input_data(data, dense, indices, spec.serving.batch)
+        say(f"5. load        perf_analyzer, 2 queries of {spec.serving.batch} rows in flight, {options.seconds:g} s")
+        measurement = perf_analyzer.run(spec.name, server.grpc, data, 2, options.seconds)
+        return Report(spec, plan, differences, measurement, memory_by_model(server), times_by_model(server))
+
+
+# In one server a service costs a process instead of a container: some 40 MB (see benchmarks/README.md).
+PROFILE = Profile("one server: 40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
+
+
+def _spec(options: Options) -> Spec:
+    document = {
+        "name": "demo",
+        "dense_features": 13,
+        "bottom_mlp": [256, 128, 32],
+        "top_mlp": [256, 64, 1],
+        "tables": [{"name": "C", "rows": options.table_rows, "dim": 32, "pooling": 128, "count": 10}],
+        "weights": {"source": "dlrm", "path": "demo.pt"},
+        "access": {"source": "powerlaw", "locality": 0.9},
+        "serving": {"target_qps": 800, "batch": 32, "sla_ms": 400},
+    }
+    path = options.folder / "demo.yaml"
+    options.folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    spec = load_spec(path)
+    write_example_checkpoint(spec, options.folder / "demo.pt")
+    return spec
+
+
+def _queries(spec: Spec, hotness: Hotness, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    dense = rng.standard_normal((rows, spec.dense_features), np.float32)
+    columns = [draw_ids(hotness, table, (rows, table.pooling), rng) for table in spec.tables]
+    return dense, np.hstack(columns)

@@ -1,0 +1,37 @@
+"""Opening a checkpoint file, whichever of the known formats it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from repo_builder.errors import CheckpointError
+from repo_builder.export.safetensors_file import read_safetensors
+from repo_builder.export.stored import Checkpoint
+from repo_builder.export.torch_file import read_torch
+
+_FORMATS: Mapping[str, Callable[[Path], Checkpoint]] = {
+    ".pt": read_torch,
+    ".pth": read_torch,
+    ".safetensors": read_safetensors,
+}
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """List a checkpoint's tensors; the format is told by the file's suffix.
+
+    Raises CheckpointError when there is no such file, or it is not a checkpoint of that format.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path}: expected a checkpoint file, got a folder; name the file in it")
+    reader = _FORMATS.get(path.suffix)
+    if reader is None:
+        raise CheckpointError(
+            f"{path}: expected a name ending in {', '.join(_FORMATS)}, got {path.name!r}; rename the file"
+        )
+    try:
+        return reader(path)
+    except FileNotFoundError as exc:
+        raise CheckpointError(f"{path}: expected a file, found none; check weights.path in the spec") from exc
+    except OSError as exc:
+        raise CheckpointError(f"{path}: cannot be read: {exc.strerror}") from exc

@@ -1,0 +1,173 @@
+"""The dense service's graph: partial sums of the embeddings in, scores out, as one ONNX file.
+
+Every weight, the interaction's order and the sums of the partials are in the graph, so any ONNX runtime serves it.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx.checker import ValidationError
+from onnxruntime import InferenceSession, SessionOptions
+
+from repo_builder.errors import ExportError
+from repo_builder.export.dense_module import DenseModule, Partial
+from repo_builder.export.layers import DenseWeights
+from repo_builder.export.reference import score_pooled
+from repo_builder.spec import Spec
+
+__all__ = ["OPSET", "Partial", "export_dense"]
+
+OPSET = 18
+"""The exporter's native opset; every onnxruntime since 1.14 reads it, and Triton 2.51's is 1.19."""
+
+MAX_FILE_BYTES = 2**31 - 1
+"""The most a protobuf message, and so an ONNX file without external data, can hold."""
+
+_GRAPH_BYTES = 1024**2  # room for the nodes beside the weights
+_TOLERANCE = 1e-5  # of a score, between onnxruntime and plain PyTorch
+_TRACE_BATCH = 3  # more than 1: the exporter takes batches of 0 and 1 for constants
+
+
+def export_dense(spec: Spec, weights: DenseWeights, partials: Sequence[Partial], path: Path) -> None:
+    """Write the dense layers to one ONNX file and check it against plain PyTorch.
+
+    Inputs, in order: `dense` FP32 [batch, dense_features], then each partial under its name, FP32
+    [batch, len(tables) * dim]. Output: `score` FP32 [batch, 1]. The same weights give the same bytes.
+    Raises ExportError when the partials do not make up the model, the file would pass 2 GiB, or its scores differ.
+    """
+    _check_partials(spec, partials)
+    _check_size(weights)
+    module = DenseModule(spec, weights, partials).eval()
+    model = _clean(_traced(module, spec, partials))
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except ValidationError as exc:
+        raise ExportError(f"{path}: torch's exporter made an ONNX graph that is not valid: {exc}") from exc
+    content = model.SerializeToString(deterministic=True)
+    _check_scores(spec, weights, partials, content, path)
+    path.write_bytes(content)
+
+
+def _check_partials(spec: Spec, partials: Sequence[Partial]) -> None:
+    names = [partial.name for partial in partials]
+    problems = [
+        f"partial {name!r}: expected names that differ, and not dense or score, got {names}"
+        for name in sorted(set(names))
+        if names.count(name) > 1 or name in {"dense", "score"}
+    ]
+    problems += [
+        f"partial {partial.name!r}: expected ascending table numbers below {len(spec.tables)}, got {partial.tables}"
+        for partial in partials
+        if not partial.tables
+        or list(partial.tables) != sorted(set(partial.tables))
+        or not 0 <= partial.tables[0] <= partial.tables[-1] < len(spec.tables)
+    ]
+    held = {table for partial in partials for table in partial.tables}
+    problems += [
+        f"table {table.name}: expected a partial that holds it, got none"
+        for i, table in enumerate(spec.tables)
+        if i not in held
+    ]
+    if problems:
+        raise ExportError("\n".join(problems))
+
+
+def _check_size(weights: DenseWeights) -> None:
+    size_bytes = sum(array.nbytes for layer in (*weights.bottom, *weights.top) for array in layer)
+    if size_bytes + _GRAPH_BYTES > MAX_FILE_BYTES:
+        raise ExportError(
+            f"bottom_mlp and top_mlp: expected at most {MAX_FILE_BYTES - _GRAPH_BYTES} bytes of weights, the limit of "
+            f"one ONNX file, got {size_bytes}; make the layers narrower"
+        )
+
+
+def _traced(module: DenseModule, spec: Spec, partials: Sequence[Partial]) -> onnx.ModelProto:
+    batch = {0: torch.export.Dim("batch")}
+    inputs = _example(spec, partials, _TRACE_BATCH)
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            tuple(inputs),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["dense", *(partial.name for partial in partials)],
+            output_names=["score"],
+            dynamic_shapes=(batch, (batch,) * len(partials)),
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("torch.onnx.export: expected a program, got None")
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter off the console, and its known warnings from becoming errors; everything else passes."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns that torchvision, which we do not use, is not installed
+    try:
+        with warnings.catch_warnings():
+            # torch's own export code copies LeafSpec objects, which torch deprecated
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            # one name for the batch of all inputs is what we want
+            warnings.filterwarnings("ignore", "# The axis name: batch will not be used", UserWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _clean(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop what a runtime does not need: stack traces with the building machine's paths, and intermediate shapes."""
+    graph = model.graph
+    del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
+    model.doc_string = graph.doc_string = ""
+    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    return model
+
+
+def _example(spec: Spec, partials: Sequence[Partial], batch: int) -> list[torch.Tensor]:
+    """The graph's inputs, drawn from a fixed seed: dense (batch, dense_features), partials (batch, tables * dim)."""
+    rng = np.random.default_rng(batch)
+    widths = [spec.dense_features, *(len(partial.tables) * spec.dim for partial in partials)]
+    return [torch.from_numpy(rng.random((batch, width), dtype=np.float32) - 0.5) for width in widths]
+
+
+def _check_scores(spec: Spec, weights: DenseWeights, partials: Sequence[Partial], content: bytes, path: Path) -> None:
+    options = SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3  # errors only
+    session = InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    for batch in (1, _TRACE_BATCH + 1):
+        dense, *sums = _example(spec, partials, batch)
+        expected = score_pooled(weights, dense, _pooled(spec, partials, sums)).numpy()
+        names = [entry.name for entry in session.get_inputs()]
+        inputs = (dense, *sums)
+        (got,) = session.run(["score"], {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
+        error = float(np.max(np.abs(got - expected)))
+        if got.shape != (batch, 1) or not error <= _TOLERANCE:  # written so that NaN fails too
+            raise ExportError(
+                f"{path}: expected ({batch}, 1) scores within {_TOLERANCE} of plain PyTorch's, got {got.shape} and a "
+                f"difference of {error}; report the torch and onnxruntime versions with the model's spec"
+            )
+
+
+def _pooled(spec: Spec, partials: Sequence[Partial], sums: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Each table's sum over its partials, (B, dim), added up one by one."""
+    pooled = [torch.zeros(len(sums[0]), spec.dim) for _ in spec.tables]
+    for partial, values in zip(partials, sums, strict=True):
+        for place, table in enumerate(partial.tables):
+            pooled[table] = pooled[table] + values[:, place * spec.dim : (place + 1) * spec.dim]
+    return pooled

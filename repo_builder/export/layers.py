@@ -1,0 +1,64 @@
+"""What a source of trained weights gives the exporter, whatever file the weights came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repo_builder.spec import Spec, Table
+
+CHUNK_BYTES = 16 * 1024**2
+"""Bytes of float32 rows that a table's row block holds, about: what streaming a table keeps in memory."""
+
+Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""One linear layer: the weight (out, in) and the bias (out,), both float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class DenseWeights:
+    """The model's linear layers, first to last.
+
+    The columns of `top[0]`'s weight stand in the order of the open-source DLRM: the bottom MLP's output, then the
+    strict lower triangle of the interaction row by row: (1, 0), (2, 0), (2, 1), ...
+    """
+
+    bottom: tuple[Layer, ...]
+    top: tuple[Layer, ...]
+
+
+class WeightSource(Protocol):
+    """Trained (or random) weights of a whole model, checked against its spec."""
+
+    def dense(self) -> DenseWeights:
+        """The linear layers, in memory."""
+
+    def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
+        """The table's rows in id order, in consecutive blocks (n, dim) float32, C-contiguous, about CHUNK_BYTES each.
+
+        A block is the caller's to keep: it is not written to again. Raises CheckpointError on the way where a stored
+        value is not finite or the file ends early.
+        """
+
+
+def bottom_shapes(spec: Spec) -> list[tuple[int, int]]:
+    """The bottom MLP's weight shapes (out, in), first layer first."""
+    return _shapes(spec.dense_features, spec.bottom_mlp)
+
+
+def top_shapes(spec: Spec) -> list[tuple[int, int]]:
+    """The top MLP's weight shapes (out, in), first layer first; its input is [bottom output | interaction]."""
+    tables = len(spec.tables)
+    return _shapes(spec.dim + tables * (tables + 1) // 2, spec.top_mlp)
+
+
+def rows_per_chunk(dim: int) -> int:
+    """Rows of a block of about CHUNK_BYTES, at least one."""
+    return max(1, CHUNK_BYTES // (4 * dim))
+
+
+def _shapes(inputs: int, widths: tuple[int, ...]) -> list[tuple[int, int]]:
+    return list(zip(widths, (inputs, *widths[:-1]), strict=True))

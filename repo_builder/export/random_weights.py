@@ -1,0 +1,52 @@
+"""Weights drawn at random, for models whose speed and memory matter and whose scores do not."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repo_builder.export.layers import DenseWeights, Layer, bottom_shapes, rows_per_chunk, top_shapes
+from repo_builder.spec import Spec, Table
+
+
+class RandomWeights:
+    """Weights in the open-source DLRM's initial distributions, drawn from the spec's seed.
+
+    Each table and layer has a stream of its own, seeded by its name, so it does not depend on what else the model
+    holds or on the order of reading. The same seed gives the same weights on the same numpy release.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+
+    def dense(self) -> DenseWeights:
+        """Weights normal with deviation sqrt(2 / (in + out)), biases normal with deviation sqrt(1 / out)."""
+        bottom = tuple(self._layer(f"bottom.{i}", shape) for i, shape in enumerate(bottom_shapes(self._spec)))
+        top = tuple(self._layer(f"top.{i}", shape) for i, shape in enumerate(top_shapes(self._spec)))
+        return DenseWeights(bottom, top)
+
+    def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
+        """Rows uniform between -sqrt(1 / rows) and +sqrt(1 / rows)."""
+        rng = self._generator(f"table.{table.name}")
+        bound = np.float32(math.sqrt(1 / table.rows))
+        step = rows_per_chunk(table.dim)
+        for begin in range(0, table.rows, step):
+            block = rng.random((min(step, table.rows - begin), table.dim), dtype=np.float32)
+            block *= 2 * bound
+            block -= bound
+            yield block
+
+    def _layer(self, name: str, shape: tuple[int, int]) -> Layer:
+        rng = self._generator(name)
+        outputs, inputs = shape
+        weight = rng.normal(0.0, math.sqrt(2 / (inputs + outputs)), shape)
+        bias = rng.normal(0.0, math.sqrt(1 / outputs), outputs)
+        return weight.astype(np.float32), bias.astype(np.float32)
+
+    def _generator(self, name: str) -> np.random.Generator:
+        words = np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], "<u4")
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self._spec.weights.seed, *map(int, words)])))

@@ -1,0 +1,84 @@
+"""The model's forward in plain PyTorch on whole tables: the oracle that what we build is compared with."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from repo_builder.errors import InputError
+from repo_builder.export.layers import DenseWeights, Layer, WeightSource
+from repo_builder.spec import Spec, Table
+
+
+def reference_scores(
+    spec: Spec, source: WeightSource, dense: NDArray[np.float32], indices: NDArray[np.integer]
+) -> NDArray[np.float32]:
+    """Score candidate rows with the unsharded model; one table is in memory at a time.
+
+    dense: (B, dense_features) float32. indices: (B, sum of pooling) int64 or int32, tables side by side, -1 = padding.
+    Returns (B, 1) float32. Raises InputError for a wrong shape or an id outside its table.
+    """
+    _check_inputs(spec, dense, indices)
+    starts = np.cumsum([0, *(table.pooling for table in spec.tables)])
+    pooled = [
+        _pooled(source, table, indices[:, start : start + table.pooling])
+        for table, start in zip(spec.tables, starts[:-1], strict=True)
+    ]
+    scores: NDArray[np.float32] = score_pooled(source.dense(), torch.from_numpy(dense.copy()), pooled).numpy()
+    return scores
+
+
+def score_pooled(weights: DenseWeights, dense: torch.Tensor, pooled: list[torch.Tensor]) -> torch.Tensor:
+    """The dense layers: dense (B, dense_features) and a (B, dim) sum a table, all float32, to scores (B, 1)."""
+    bottom = dense
+    for layer in weights.bottom:
+        bottom = torch.relu(_linear(layer, bottom))
+    vectors = [bottom, *pooled]  # each (B, D)
+    pairs = [(vectors[i] * vectors[j]).sum(dim=1, keepdim=True) for i in range(len(vectors)) for j in range(i)]
+    hidden = torch.cat([bottom, *pairs], dim=1)  # (B, D + F(F+1)/2)
+    for layer in weights.top[:-1]:
+        hidden = torch.relu(_linear(layer, hidden))
+    return torch.sigmoid(_linear(weights.top[-1], hidden))
+
+
+def _linear(layer: Layer, inputs: torch.Tensor) -> torch.Tensor:
+    weight, bias = (torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in layer)
+    return functional.linear(inputs, weight, bias)
+
+
+def _pooled(source: WeightSource, table: Table, ids: NDArray[np.integer]) -> torch.Tensor:
+    """Sums of the table's rows, (B, dim) float32, for ids (B, pooling) with -1 for an empty place."""
+    weight = np.empty((table.rows, table.dim), np.float32)
+    begin = 0
+    for block in source.table_chunks(table):
+        weight[begin : begin + len(block)] = block
+        begin += len(block)
+    filled = ids >= 0
+    ends = np.cumsum(filled.sum(axis=1))
+    offsets = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    return functional.embedding_bag(
+        torch.from_numpy(ids[filled].astype(np.int64)),
+        torch.from_numpy(weight),
+        torch.from_numpy(offsets.astype(np.int64)),
+        mode="sum",
+    )
+
+
+def _check_inputs(spec: Spec, dense: NDArray[np.float32], indices: NDArray[np.integer]) -> None:
+    batch = len(dense)
+    if dense.shape != (batch, spec.dense_features) or dense.dtype != np.float32:
+        raise InputError(f"dense: expected (B, {spec.dense_features}) float32, got {dense.shape} {dense.dtype}")
+    if indices.shape != (batch, spec.index_columns) or not np.issubdtype(indices.dtype, np.integer):
+        raise InputError(
+            f"indices: expected ({batch}, {spec.index_columns}) integers, got {indices.shape} {indices.dtype}"
+        )
+    rows = np.repeat([table.rows for table in spec.tables], [table.pooling for table in spec.tables])
+    bad = np.argwhere((indices < -1) | (indices >= rows))
+    if len(bad):
+        row, column = bad[0]
+        raise InputError(
+            f"indices[{row}, {column}]: expected an id from 0 to {rows[column] - 1}, or -1 for an empty place, "
+            f"got {indices[row, column]}"
+        )

@@ -1,0 +1,103 @@
+"""Bounds on the dynamic program from a coarse grid: which cuts can be in an optimal partition at all.
+
+The places 0 ... N of the hotness order are grouped into blocks of neighbours. A segment that starts in block I and ends
+in block J holds at least the rows between the last place of I and the first of J, so the cost of those rows is a lower
+bound on its cost, and a dynamic program over blocks bounds every partition from below. A partition along the blocks'
+first places bounds the optimum from above. A block whose lower bound is above that upper bound holds no optimal cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repo_builder.partition.cost import CostModel
+
+Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
+
+MARGIN = 1e-12
+"""Bounds are compared with this relative margin, far above the rounding of the sums and far below a row's bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Bounds for the blocks that start at `first`; the last block is the place N alone, the first one the place 0.
+
+    first   (blocks,) int64, the first place of each block, from 0 to N
+    prefix  (s_max + 1, blocks) float64: no cover of the rows up to a place of block J by at most s services costs less
+    windows (s_max, 2) int64: with u services after it, an optimal cut lies in windows[u, 0] <= place <= windows[u, 1];
+            the place 0 counts as a cut
+    inner_windows  the same for inner cuts only: from 1 on; empty (1, 0) where there is none
+    upper   the cost of some partition
+    """
+
+    first: Places
+    prefix: Floats
+    windows: Places
+    inner_windows: Places
+    upper: float
+
+    def below(self, services: int, place: Places) -> Floats:
+        """Lower bounds on covering the rows up to each place by at most so many services; same shape as `place`."""
+        block = np.searchsorted(self.first, place, side="right") - 1
+        bounds: Floats = self.prefix[services, block]
+        return bounds
+
+
+def coarse_bounds(prefix: Floats, model: CostModel, s_max: int, blocks: int) -> Bounds:
+    """Bounds from about so many blocks; `prefix` is (N + 1,) float64. O(N + s_max * blocks^2) time."""
+    first = _grid(prefix, blocks)
+    last = np.append(first[1:] - 1, first[-1])
+    upper = float(_at_most(_segment_costs(prefix, model, first, first), s_max)[s_max, -1])
+    low = _segment_costs(prefix, model, last, first)
+    forward = _at_most(low, s_max)
+    backward = _exactly(low.T[::-1, ::-1], s_max)[:, ::-1]
+    windows, inner_windows = np.zeros((s_max, 2), np.int64), np.tile(np.array([1, 0]), (s_max, 1))
+    windows[0] = first[-1], first[-1]
+    for after in range(1, s_max):
+        alive = np.flatnonzero(forward[s_max - after] + backward[after] <= upper * (1 + MARGIN))
+        if len(alive):
+            windows[after] = first[alive[0]], last[alive[-1]]
+        inner = alive[(alive > 0) & (alive < len(first) - 1)]
+        if len(inner):
+            inner_windows[after] = first[inner[0]], last[inner[-1]]
+    return Bounds(first, forward, windows, inner_windows, upper)
+
+
+def _grid(prefix: Floats, blocks: int) -> Places:
+    """The first place of each block: even steps by accesses for the hot rows and by rows for the cold; 0, 1 and N are in."""
+    rows = len(prefix) - 1
+    even = np.linspace(0, rows, max(2, blocks // 2)).astype(np.int64)
+    hot = np.searchsorted(prefix, np.linspace(0, prefix[-1], max(2, blocks // 2)))
+    grid: Places = np.unique(np.concatenate([even, hot, np.array([0, min(1, rows), rows])]))
+    return grid
+
+
+def _segment_costs(prefix: Floats, model: CostModel, begins: Places, ends: Places) -> Floats:
+    """Cost of the rows from each begin (down) to each end (across), infinite where a block comes before itself."""
+    gathers = np.maximum(prefix[ends][None, :] - prefix[begins][:, None], 0.0)
+    rows = np.maximum(ends[None, :] - begins[:, None], 0)
+    costs = model.replica_counts(gathers) * (rows * float(model.row_bytes) + float(model.min_memory_bytes))
+    costs[np.tril_indices(len(costs), -1)] = np.inf
+    return costs
+
+
+def _at_most(costs: Floats, s_max: int) -> Floats:
+    """(s_max + 1, blocks): the cheapest path from block 0 to each block by at most s steps."""
+    best = np.full((s_max + 1, len(costs)), np.inf)
+    best[:, 0] = 0.0
+    for s in range(1, s_max + 1):
+        best[s] = np.minimum(best[s - 1], (best[s - 1][:, None] + costs).min(axis=0))
+    return best
+
+
+def _exactly(costs: Floats, s_max: int) -> Floats:
+    """(s_max + 1, blocks): the cheapest path from block 0 to each block by exactly s steps."""
+    best = np.full((s_max + 1, len(costs)), np.inf)
+    best[0, 0] = 0.0
+    for s in range(1, s_max + 1):
+        best[s] = (best[s - 1][:, None] + costs).min(axis=0)
+    return best

@@ -1,0 +1,270 @@
+"""The exact optimum with whole replicas, found over the few cuts that can be optimal.
+
+Problem. Rows 1 ... N stand hottest first; G[j] is what the first j of them gather in a query (non-decreasing, concave).
+Cut them into at most S services; one that holds rows (k, j] with r replicas costs r * ((j - k) * row_bytes + min_memory)
+and must be able to gather its rows: G[j] - G[k] <= cap(r), the most gathers whose load still counts as r replicas, so
+cap(r) = (r / target_qps - fixed_s) / per_gather_s up to the tolerance. Find the cheapest choice of cuts c and replicas r.
+
+Which cuts can be optimal. Among the optimal choices take one with the fewest services, then the fewest pairs i < j with
+r_i < r_j, then the smallest sum of cuts. Call a cut between services i and i + 1 *falling* if r_i >= r_{i+1} and *rising*
+if r_i < r_{i+1}. For fixed r the cost is linear in the place of a cut, with slope (r_i - r_{i+1}) * row_bytes.
+
+ 1. A falling cut cannot move left, or it would: that is no dearer (no service runs empty: it would be saved). What stops
+    it is service i + 1: its begin is the smallest k with G[c_{i+1}] - G[k] <= cap(r_{i+1}).
+ 2. A rising cut cannot move right, as that is cheaper: it is the largest j with G[j] - G[c_{i-1}] <= cap(r_i).
+ 3. At a rising cut, exchange the replica counts: service i, from k, gets q = r_{i+1} and service i + 1, to l, gets
+    p = r_i < q; cut at t, the smallest place with G[l] - G[t] <= cap(p). By concavity the last rows of (k, l] gather no
+    more than the first, so (t, l] is no shorter than service i was, and the exchange is no dearer and less rising: it
+    must be infeasible, G[t] - G[k] > cap(q). As row t did not fit into (t, l], with its gathers h_t,
+    G[l] - G[k] > cap(p) + cap(q) - h_t.                                                              (*)
+    So k is the smallest place with G[l] - G[k] <= cap(p) + cap(q): else the next row to the left, k itself, with
+    h_k >= h_t since k < t, would fit too, against (*).
+
+Hence the choice is read from N to 0 without search: a service whose begin is a falling cut, or the place 0, is a *single*
+step to the place of 1; one whose begin is rising makes, with its left neighbour, a *pair* step to the place of 3, its
+inner cut given by 2. Pairs obey (*), which few do: they pay only by luck of rounding to whole rows.
+
+State: (services used, place); recurrence: the cheapest way to each place over single and pair steps. A place depends on
+the sum of the replicas used but for the rounding to rows, so there are about as many places as replicas, whatever N is:
+O(S * R^2 * log N) time for R replicas at most, and less with the bounds of `bounds.py`, which cut off states.
+
+Exactness is for real numbers; with float64 prefixes it holds as far as no segment comes within their rounding (1e-15 of
+the total) of a capacity. A choice's feasibility and cost are always computed as `CostModel` does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repo_builder.partition.bounds import MARGIN, Bounds
+from repo_builder.partition.cost import REPLICA_TOLERANCE, CostModel
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+NOISE = 1e-12
+"""Pairs are kept where (*) fails by no more than this share of all gathers: room for rounding; more pairs do no harm."""
+
+
+class _Steps(NamedTuple):
+    """Steps out of a layer, arrays of equal length: whence (row of the layer), the place reached, the cost, the inner cut."""
+
+    origin: Ints
+    place: Ints
+    cost: Ints
+    inner: Ints  # -1 for a single step
+
+    def where(self, keep: NDArray[np.bool_]) -> _Steps:
+        return _Steps(self.origin[keep], self.place[keep], self.cost[keep], self.inner[keep])
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """The cheapest covers of (place, N] by one number of services; equal arrays, places ascending and unique."""
+
+    place: Ints
+    cost: Ints
+    inner: Ints
+    used: Ints  # services of the last step
+    origin: Ints  # row of the layer `used` before
+
+
+def best_chain(prefix: Floats, model: CostModel, s_max: int, bounds: Bounds | None) -> tuple[int, list[int]]:
+    """The least cost in bytes and its inner cuts, ascending; `prefix` is (N + 1,) float64, from 0, concave, N >= 1.
+
+    Needs `per_gather_s` > 0. Of equal costs the fewest services win, then the step that comes first: singles before
+    pairs, colder places before hotter ones, fewer replicas before more.
+    """
+    search = _Search(prefix, model, s_max, bounds)
+    start = np.array([len(prefix) - 1])
+    none = np.array([-1])
+    layers = [_Layer(start, np.zeros(1, np.int64), none, none, none)]
+    best, best_used = np.iinfo(np.int64).max, 0
+    for used in range(1, s_max + 1):
+        steps = [search.singles(layers[used - 1], used)]
+        if 2 <= used:
+            steps.append(search.pairs(layers[used - 2], used))
+        layer = _cheapest(steps)
+        if len(layer.place) and layer.place[0] == 0 and layer.cost[0] < best:
+            best, best_used = int(layer.cost[0]), used
+        layers.append(layer)
+    return best, _trace(layers, best_used)
+
+
+class _Search:
+    """The steps of the recurrence, for one table and cost model."""
+
+    def __init__(self, prefix: Floats, model: CostModel, s_max: int, bounds: Bounds | None) -> None:
+        self.prefix, self.model, self.s_max, self.bounds = prefix, model, s_max, bounds
+        self.noise = NOISE * float(prefix[-1])
+
+    def singles(self, layer: _Layer, used: int) -> _Steps:
+        """Every step by one service from a layer to the layer `used`; the last layer takes only steps to the place 0."""
+        low, high = self._window(used)
+        end = layer.place
+        most = self._replicas(end, np.full_like(end, low))
+        least = most if used == self.s_max else self._replicas(end, np.minimum(end, high))
+        origin, replicas = _ragged(least, most)
+        place = self._tight(end[origin], replicas, 1)
+        cost = layer.cost[origin] + replicas * self._bytes(end[origin] - place)
+        keep = place < end[origin]
+        if used == self.s_max:
+            keep &= place == 0
+        return self._promising(_Steps(origin, place, cost, np.full_like(place, -1)).where(keep), used)
+
+    def pairs(self, layer: _Layer, used: int) -> _Steps:
+        """Every step by a pair that obeys (*), to the layer `used`."""
+        origin, total, place = self._pair_ends(layer, used)
+        end = layer.place[origin]
+        slack = self._capacity(total, 2) - (self.prefix[end] - self.prefix[place])
+        first = (total - 1) // 2  # replicas of the left service; fewer make h_t smaller, so (*) fails for good
+        least = int(self.model.replica_counts(np.zeros(1))[0])
+        found: list[_Steps] = []
+        while len(origin):
+            cut = self._tight(end, first, 1)  # t of (*)
+            gathers = self.prefix[cut] - self.prefix[np.maximum(cut - 1, 0)]
+            keep = (first >= least) & (cut > place) & (slack < gathers + self.noise)
+            origin, total, place, end, slack, first = (a[keep] for a in (origin, total, place, end, slack, first))
+            found.append(self._pair_steps(layer, origin, place, end, first, total - first))
+            first = first - 1
+        if not found:
+            return _Steps(*(np.zeros(0, np.int64) for _ in range(4)))
+        return self._promising(_Steps(*(np.concatenate(parts) for parts in zip(*found, strict=True))), used)
+
+    def _pair_ends(self, layer: _Layer, used: int) -> tuple[Ints, Ints, Ints]:
+        """(origin, replicas of the pair, place reached) for every number of replicas whose place is in the window."""
+        low, high = self._window(used)
+        end = layer.place
+        extra = 0
+        if (
+            low == 0
+        ):  # beyond the first total that reaches the place 0, the slack must stay under the hottest row's gathers
+            per_gather = self.model.target_qps * self.model.service_time.per_gather_s
+            extra = int(per_gather * (float(self.prefix[1]) + self.noise)) + 1
+        most = self._pair_replicas(end, np.full_like(end, low)) + extra
+        least = most if used == self.s_max else self._pair_replicas(end, np.minimum(end, high))
+        if used == self.s_max:
+            least = most - extra
+        origin, total = _ragged(least, most)
+        place = self._tight(end[origin], total, 2)
+        keep = place < end[origin]
+        if used == self.s_max:
+            keep &= place == 0
+        cost = layer.cost[origin] + self._bytes(end[origin] - place) + self.model.min_memory_bytes
+        keep &= self._within(cost, place, used)
+        return origin[keep], total[keep], place[keep]
+
+    def _pair_steps(self, layer: _Layer, origin: Ints, place: Ints, end: Ints, first: Ints, second: Ints) -> _Steps:
+        """The feasible ones of these pairs: the left service takes all rows it can, the right one the rest."""
+        inner = self._left_tight(place, first)
+        cost = layer.cost[origin] + first * self._bytes(inner - place) + second * self._bytes(end - inner)
+        steps = _Steps(origin, place, cost, inner)
+        return steps.where((inner > place) & (inner < end) & self._fits(inner, end, second, 1))
+
+    def _window(self, used: int) -> tuple[int, int]:
+        """The places that can be reached by so many services; the place 0 always stays open in the last layer."""
+        if used == self.s_max:
+            return 0, 0
+        if self.bounds is None:
+            return 0, len(self.prefix) - 1
+        low, high = self.bounds.windows[used]
+        return int(low), int(high)
+
+    def _promising(self, steps: _Steps, used: int) -> _Steps:
+        return steps.where(self._within(steps.cost, steps.place, used))
+
+    def _within(self, cost: Ints, place: Ints, used: int) -> NDArray[np.bool_]:
+        """Whether a cover of (place, N] at this cost can be part of an optimum."""
+        if self.bounds is None:
+            return np.ones(len(place), np.bool_)
+        low, high = self._window(used)
+        bound = cost + self.bounds.below(self.s_max - used, place)
+        return (place >= low) & (place <= high) & (bound <= self.bounds.upper * (1 + MARGIN))
+
+    def _bytes(self, rows: Ints) -> Ints:
+        return rows * self.model.row_bytes + self.model.min_memory_bytes
+
+    def _replicas(self, end: Ints, begin: Ints) -> Ints:
+        return self.model.replica_counts(self.prefix[end] - self.prefix[begin]).astype(np.int64)
+
+    def _pair_replicas(self, end: Ints, begin: Ints) -> Ints:
+        """The fewest replicas p + q, p < q, whose capacities together hold a segment; both must hold a query of no rows."""
+        alone = int(self.model.replica_counts(np.zeros(1))[0])
+        load = self.model.loads(self.prefix[end] - self.prefix[begin]) + self.model.loads(np.zeros(1))
+        return np.maximum(np.ceil(load / (1 + REPLICA_TOLERANCE)).astype(np.int64), 2 * alone + 1)
+
+    def _capacity(self, replicas: Ints, services: int) -> Floats:
+        """The most gathers that so many services, with so many replicas in all, can take."""
+        time = self.model.service_time
+        seconds = replicas * (1 + REPLICA_TOLERANCE) / self.model.target_qps - services * time.fixed_s
+        return np.asarray(seconds / time.per_gather_s, np.float64)
+
+    def _fits(self, begin: Ints, end: Ints, replicas: Ints, services: int) -> NDArray[np.bool_]:
+        """Whether `replicas` are enough for the segments (begin, end], as `CostModel.replicas` counts."""
+        load = self.model.loads(self.prefix[end] - self.prefix[begin])
+        load += (services - 1) * float(self.model.loads(np.zeros(1))[0])
+        fits: NDArray[np.bool_] = load <= replicas * (1 + REPLICA_TOLERANCE)
+        return fits
+
+    def _tight(self, end: Ints, replicas: Ints, services: int) -> Ints:
+        """The smallest k so that `replicas` are enough for the rows (k, end]; `end` if there is none."""
+        target = self.prefix[end] - self._capacity(replicas, services)
+        place = np.minimum(np.searchsorted(self.prefix, target, side="left"), end)
+        while True:  # the formula may miss by rounding; step over runs of equal gathers at once
+            fits = self._fits(place, end, replicas, services)
+            hotter = np.searchsorted(self.prefix, self.prefix[np.maximum(place - 1, 0)], side="left")
+            lower = fits & (place > 0) & self._fits(hotter, end, replicas, services)
+            higher = ~fits & (place < end)
+            if not (lower.any() or higher.any()):
+                return np.asarray(place, np.int64)
+            colder = np.minimum(np.searchsorted(self.prefix, self.prefix[place], side="right"), end)
+            place = np.where(lower, hotter, np.where(higher, colder, place))
+
+    def _left_tight(self, begin: Ints, replicas: Ints) -> Ints:
+        """The largest j so that `replicas` are enough for the rows (begin, j]."""
+        rows = len(self.prefix) - 1
+        target = self.prefix[begin] + self._capacity(replicas, 1)
+        place = np.maximum(np.searchsorted(self.prefix, target, side="right") - 1, begin)
+        while True:
+            fits = self._fits(begin, place, replicas, 1)
+            colder = np.searchsorted(self.prefix, self.prefix[np.minimum(place + 1, rows)], side="right") - 1
+            higher = fits & (place < rows) & self._fits(begin, colder, replicas, 1)
+            lower = ~fits & (place > begin)
+            if not (lower.any() or higher.any()):
+                return np.asarray(place, np.int64)
+            hotter = np.maximum(np.searchsorted(self.prefix, self.prefix[place], side="left") - 1, begin)
+            place = np.where(higher, colder, np.where(lower, hotter, place))
+
+
+def _ragged(least: Ints, most: Ints) -> tuple[Ints, Ints]:
+    """For each i every value of least[i] ... most[i]: (i, value), flat."""
+    counts = np.maximum(most - least + 1, 0)
+    origin = np.repeat(np.arange(len(counts)), counts)
+    within = np.arange(len(origin)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return origin, least[origin] + within
+
+
+def _cheapest(steps: list[_Steps]) -> _Layer:
+    """The cheapest step to each place, the first of equals."""
+    origin, place, cost, inner = (np.concatenate(parts) for parts in zip(*steps, strict=True))
+    used = np.where(inner < 0, 1, 2)
+    order = np.lexsort((np.arange(len(place)), cost, place))
+    kept = order[np.flatnonzero(np.diff(place[order], prepend=-1))]
+    return _Layer(place[kept], cost[kept], inner[kept], used[kept], origin[kept])
+
+
+def _trace(layers: list[_Layer], used: int) -> list[int]:
+    """The inner cuts of the cheapest cover by so many services, ascending."""
+    cuts: list[int] = []
+    row = 0
+    while used > 0:
+        layer = layers[used]
+        cuts.append(int(layer.place[row]))
+        if layer.inner[row] >= 0:
+            cuts.append(int(layer.inner[row]))
+        used, row = used - int(layer.used[row]), int(layer.origin[row])
+    return cuts[1:] if cuts and cuts[0] == 0 else cuts

@@ -1,0 +1,69 @@
+"""Whether a plan fits a spec: every row held exactly once, by services whose names can stand in one repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from repo_builder.errors import PlanError
+from repo_builder.partition.dp import S_MAX
+from repo_builder.partition.plan import Plan, Shard, duplicates
+from repo_builder.spec import Spec, Table
+
+ROUTER = "router"
+
+
+def check_plan(plan: Plan, spec: Spec) -> None:
+    """Raise PlanError, one problem a line, unless the plan can be built for the spec.
+
+    It must be the spec's own; have one dense service, and shards in embedding services only; hold every table's rows
+    exactly once, in at most 16 shards; and its names must differ from each other, the router's and the ensemble's.
+    """
+    problems = [*_name_problems(plan, spec), *_kind_problems(plan), *_shard_problems(plan, spec)]
+    if problems:
+        raise PlanError(*(f"plan: {problem}" for problem in problems))
+
+
+def _name_problems(plan: Plan, spec: Spec) -> Iterator[str]:
+    if plan.spec != spec.name:
+        yield f"spec: expected {spec.name!r}, the spec's name, got {plan.spec!r}"
+    names = [service.name for service in plan.services]
+    for name in duplicates(names):
+        yield f"services: expected unique names, got {name!r} twice; rename a table or the service"
+    for name, owner in ((ROUTER, "the router"), (spec.name, "the ensemble")):
+        if name in names:
+            yield f"services[{names.index(name)}].name: {name!r} is the name of {owner}; rename the service or the spec"
+
+
+def _kind_problems(plan: Plan) -> Iterator[str]:
+    dense = [service.name for service in plan.services if service.kind == "dense"]
+    if len(dense) != 1:
+        yield f"services: expected one service of kind dense, got {len(dense)}"
+    for i, service in enumerate(plan.services):
+        if service.kind == "dense" and service.shards:
+            yield f"services[{i}].shards: expected none in the dense service, got {len(service.shards)}"
+        if service.kind == "embedding" and not service.shards:
+            yield f"services[{i}].shards: expected at least one shard in an embedding service, got none"
+
+
+def _shard_problems(plan: Plan, spec: Spec) -> Iterator[str]:
+    held: dict[str, list[Shard]] = {table.name: [] for table in spec.tables}
+    for i, service in enumerate(plan.services):
+        for j, shard in enumerate(service.shards):
+            if shard.table in held:
+                held[shard.table].append(shard)
+            else:
+                yield f"services[{i}].shards[{j}].table: expected a table of the spec, got {shard.table!r}"
+    for table in spec.tables:
+        yield from _cover_problems(table, sorted(held[table.name], key=lambda shard: (shard.begin, shard.end)))
+
+
+def _cover_problems(table: Table, shards: list[Shard]) -> Iterator[str]:
+    if len(shards) > S_MAX:
+        yield f"table {table.name}: expected at most {S_MAX} shards, got {len(shards)}; join some"
+    places = [0, *(place for shard in shards for place in (shard.begin, shard.end)), table.rows]
+    for end, begin in list(pairwise(places))[::2]:
+        if begin > end:
+            yield f"table {table.name}: the rows {end} to {begin} of its hotness order are in no shard"
+        elif begin < end:
+            yield f"table {table.name}: expected shards that follow each other within its {table.rows} rows, got one that begins or ends at {begin} after one that ends at {end}"

@@ -1,0 +1,181 @@
+"""The plan: which rows each service holds, and how many replicas of it serve the target traffic."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from repo_builder.documents import read_document, schema_problems
+from repo_builder.errors import PlanError
+
+Grouping = Literal["tiered", "per_table"]
+Kind = Literal["dense", "embedding"]
+Device = Literal["cpu", "gpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The rows at the places begin <= place < end of a table's hotness order."""
+
+    table: str
+    begin: int
+    end: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of the shard."""
+        return self.end - self.begin
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One microservice. `memory_bytes` and `qps` are of one replica; `gathers` are embedding rows a query.
+
+    `gpus` are the numbers of the devices that its instances use; empty on the CPU.
+    """
+
+    name: str
+    kind: Kind
+    device: Device
+    instances: int
+    replicas: int
+    memory_bytes: int
+    gathers: float
+    qps: float
+    shards: tuple[Shard, ...]
+    gpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The services of a model. What only documents how the plan was made is None in a plan that does not say it."""
+
+    spec: str
+    grouping: Grouping
+    services: tuple[Service, ...]
+    target_qps: float | None = None
+    batch: int | None = None
+    s_max: int | None = None
+    profile: str | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of all replicas of all services."""
+        return sum(service.replicas * service.memory_bytes for service in self.services)
+
+    @property
+    def embedding_memory_bytes(self) -> int:
+        """Memory of all replicas of the embedding services: what the partitioner makes small."""
+        return sum(service.replicas * service.memory_bytes for service in self.embedding_services)
+
+    @property
+    def embedding_services(self) -> tuple[Service, ...]:
+        """The services that hold shards, in the plan's order."""
+        return tuple(service for service in self.services if service.kind == "embedding")
+
+
+def plan_to_json(plan: Plan) -> str:
+    """The plan as the text of a plan file: the same plan gives the same bytes."""
+    return json.dumps(_document(plan), indent=2, allow_nan=False) + "\n"
+
+
+def plan_sha256(plan: Plan) -> str:
+    """SHA-256 of the plan's canonical JSON (sorted keys, no spaces), in hex."""
+    canonical = json.dumps(_document(plan), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a plan file, written by hand or by `plan_to_json`; keys that `plan.schema.json` does not know are passed over.
+
+    The totals `memory_bytes` and `embedding_memory_bytes` follow from the services and are not read.
+    Raises PlanError with one problem a line: file, field, what was expected, what came.
+    """
+    document = read_document(path, PlanError)
+    problems = schema_problems(document, "plan.schema.json")
+    if not problems and isinstance(document, Mapping):
+        problems = list(_service_problems(document))
+    if problems or not isinstance(document, Mapping):
+        raise PlanError(*(f"{path}: {problem}" for problem in problems))
+    return Plan(
+        spec=document["spec"],
+        grouping=document["grouping"],
+        services=tuple(_service(entry) for entry in document["services"]),
+        target_qps=document.get("target_qps"),
+        batch=document.get("batch"),
+        s_max=document.get("s_max"),
+        profile=document.get("profile"),
+    )
+
+
+def _document(plan: Plan) -> dict[str, Any]:
+    made = {"target_qps": plan.target_qps, "batch": plan.batch, "s_max": plan.s_max, "profile": plan.profile}
+    return {
+        "spec": plan.spec,
+        "grouping": plan.grouping,
+        **{key: value for key, value in made.items() if value is not None},
+        "memory_bytes": plan.memory_bytes,
+        "embedding_memory_bytes": plan.embedding_memory_bytes,
+        "services": [_service_document(service) for service in plan.services],
+    }
+
+
+def _service_document(service: Service) -> dict[str, Any]:
+    return {
+        "name": service.name,
+        "kind": service.kind,
+        "device": service.device,
+        **({"gpus": list(service.gpus)} if service.gpus else {}),
+        "instances": service.instances,
+        "replicas": service.replicas,
+        "memory_bytes": service.memory_bytes,
+        "gathers": service.gathers,
+        "qps": service.qps,
+        "shards": [_shard_document(shard) for shard in service.shards],
+    }
+
+
+def _shard_document(shard: Shard) -> dict[str, Any]:
+    return {"table": shard.table, "begin": shard.begin, "end": shard.end, "rows": shard.rows}
+
+
+def _service(entry: Mapping[str, Any]) -> Service:
+    return Service(
+        name=entry["name"],
+        kind=entry["kind"],
+        device=entry["device"],
+        instances=entry["instances"],
+        replicas=entry["replicas"],
+        memory_bytes=entry["memory_bytes"],
+        gathers=float(entry["gathers"]),
+        qps=float(entry["qps"]),
+        shards=tuple(Shard(shard["table"], shard["begin"], shard["end"]) for shard in entry["shards"]),
+        gpus=tuple(entry.get("gpus", [0] if entry["device"] == "gpu" else [])),
+    )
+
+
+def on_cpu(plan: Plan) -> Plan:
+    """The plan with every service on the CPU; replicas and memory stay as they are."""
+    return replace(plan, services=tuple(replace(service, device="cpu", gpus=()) for service in plan.services))
+
+
+def _service_problems(document: Mapping[str, Any]) -> Iterator[str]:
+    """What the schema cannot say: that GPUs go with the device, and the shards' ends and rows with each other."""
+    for i, service in enumerate(document["services"]):
+        if service["device"] == "cpu" and service.get("gpus"):
+            yield f"services[{i}].gpus: expected none on device cpu, got {service['gpus']}; say device: gpu"
+        for j, shard in enumerate(service["shards"]):
+            where, rows = f"services[{i}].shards[{j}]", shard["end"] - shard["begin"]
+            if rows <= 0:
+                yield f"{where}.end: expected more than begin = {shard['begin']}, got {shard['end']}"
+            elif shard.get("rows", rows) != rows:
+                yield f"{where}.rows: expected end - begin = {rows}, got {shard['rows']}"
+
+
+def duplicates(names: Sequence[str]) -> list[str]:
+    """The names that come more than once, in the order of their second coming."""
+    return list(dict.fromkeys(name for i, name in enumerate(names) if name in set(names[:i])))

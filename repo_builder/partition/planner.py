@@ -1,0 +1,130 @@
+"""From a spec, its hotness and a profile to a plan (ElasticRec, ISCA 2024, algorithms 1 and 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from repo_builder.access.hotness import Hotness
+from repo_builder.errors import PlanError
+from repo_builder.partition.check import check_plan
+from repo_builder.partition.cost import CostModel, Profile, replicas_for
+from repo_builder.partition.dp import S_MAX, partition
+from repo_builder.partition.merge import Accesses, check_cdf, merged_prefix, places_in_tables
+from repo_builder.partition.plan import Grouping, Plan, Service, Shard
+from repo_builder.spec import Spec
+
+
+def make_plan(spec: Spec, hotness: Hotness, profile: Profile, grouping: Grouping, s_max: int) -> Plan:
+    """The plan with the least embedding memory at the spec's target traffic.
+
+    `per_table` cuts each table by itself, a service `TABLE_s0`, `TABLE_s1`, ... a shard (0 is the hottest). `tiered` cuts
+    all tables' rows together, most gathers first; the service `tier0` holds each table's hottest rows, and so on.
+    Raises PlanError for s_max outside 1 ... 16, a CDF that is none, or service names that collide.
+    """
+    if not 1 <= s_max <= S_MAX:
+        raise PlanError(f"s_max: expected 1 to {S_MAX} services, got {s_max}")
+    model = CostModel(spec.serving.target_qps, profile.service_time, spec.tables[0].row_bytes, profile.min_memory_bytes)
+    tables = _accesses(spec, hotness)
+    embedding = _GROUPINGS[grouping](tables, model, s_max)
+    plan = Plan(
+        spec=spec.name,
+        grouping=grouping,
+        services=(_dense_service(spec, profile), *embedding),
+        target_qps=spec.serving.target_qps,
+        batch=spec.serving.batch,
+        s_max=s_max,
+        profile=profile.name,
+    )
+    check_plan(plan, spec)
+    return plan
+
+
+def _accesses(spec: Spec, hotness: Hotness) -> list[Accesses]:
+    """What a query gathers of each table; a CDF that serves several tables is checked once."""
+    checked: dict[int, int] = {}
+    tables = []
+    for table in spec.tables:
+        accesses = Accesses(table.name, hotness.cdf(table), table.pooling * spec.serving.batch)
+        if checked.get(id(accesses.cdf)) != table.rows:
+            check_cdf(accesses, table.rows)
+            checked[id(accesses.cdf)] = table.rows
+        tables.append(accesses)
+    return tables
+
+
+def _per_table(tables: list[Accesses], model: CostModel, s_max: int) -> Iterator[Service]:
+    solved: dict[tuple[int, int], tuple[int, ...]] = {}
+    for table in tables:
+        key = (id(table.cdf), table.gathers)
+        if key not in solved:
+            solved[key] = partition(merged_prefix([table]), model, s_max).cuts
+        for i, (begin, end) in enumerate(pairwise(solved[key])):
+            yield _embedding_service(f"{table.table}_s{i}", [(table, begin, end)], model)
+
+
+def _tiered(tables: list[Accesses], model: CostModel, s_max: int) -> Iterator[Service]:
+    cuts = partition(merged_prefix(tables), model, s_max).cuts
+    inner = places_in_tables(tables, cuts[1:-1])
+    places = [[0] * len(tables), *inner, [table.rows for table in tables]]
+    for i, (begins, ends) in enumerate(pairwise(places)):
+        yield _embedding_service(f"tier{i}", zip(tables, begins, ends, strict=True), model)
+
+
+_GROUPINGS = {"per_table": _per_table, "tiered": _tiered}
+
+
+def _embedding_service(name: str, held: Iterable[tuple[Accesses, int, int]], model: CostModel) -> Service:
+    """A service holding the places begin ... end - 1 of each table; tables without rows in it are left out."""
+    held = [(table, begin, end) for table, begin, end in held if begin < end]
+    gathers = sum(table.gathers * float(table.cdf[end] - table.cdf[begin]) for table, begin, end in held)
+    return Service(
+        name=name,
+        kind="embedding",
+        device="cpu",
+        instances=1,
+        replicas=int(model.replicas(gathers)),
+        memory_bytes=sum(end - begin for _, begin, end in held) * model.row_bytes + model.min_memory_bytes,
+        gathers=gathers,
+        qps=1 / model.service_time.seconds(gathers),
+        shards=tuple(Shard(table.table, begin, end) for table, begin, end in held),
+    )
+
+
+def _dense_service(spec: Spec, profile: Profile) -> Service:
+    seconds = profile.dense_service_time.seconds(dense_flops(spec))
+    return Service(
+        name="dense",
+        kind="dense",
+        device="cpu",
+        instances=1,
+        replicas=replicas_for(spec.serving.target_qps * seconds),
+        memory_bytes=dense_parameter_bytes(spec) + profile.min_memory_bytes,
+        gathers=0.0,
+        qps=1 / seconds,
+        shards=(),
+    )
+
+
+def dense_parameter_bytes(spec: Spec) -> int:
+    """Bytes of the float32 weights and biases of both MLPs."""
+    return 4 * sum(fan_in * fan_out + fan_out for fan_in, fan_out in _layers(spec))
+
+
+def dense_flops(spec: Spec) -> int:
+    """Floating-point operations of the dense layers in a query of `serving.batch` rows: a multiply-add counts two."""
+    multiply_adds = sum(fan_in * fan_out for fan_in, fan_out in _layers(spec)) + _pairs(spec) * spec.dim
+    return 2 * multiply_adds * spec.serving.batch
+
+
+def _layers(spec: Spec) -> list[tuple[int, int]]:
+    """(inputs, outputs) of every layer; the top MLP reads the bottom output and the pairs' dot products."""
+    bottom = (spec.dense_features, *spec.bottom_mlp)
+    top = (spec.bottom_mlp[-1] + _pairs(spec), *spec.top_mlp)
+    return [*pairwise(bottom), *pairwise(top)]
+
+
+def _pairs(spec: Spec) -> int:
+    """Pairs of the interaction's vectors: the tables and the bottom output."""
+    vectors = len(spec.tables) + 1
+    return vectors * (vectors - 1) // 2

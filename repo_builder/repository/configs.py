@@ -1,0 +1,149 @@
+"""The models' `config.pbtxt`, written through Triton's own protobuf.
+
+All shapes on the wire and between the steps, for B candidate rows:
+
+    ensemble NAME      dense FP32 [B, dense_features], indices INT64/INT32 [B, sum of pooling] -> score FP32 [B, 1]
+    NAME_router        the same inputs -> for each embedding service S: S_ids INT32 [1, nnz], S_lengths INT32 [1, B * T]
+    NAME_S             ids, lengths -> sums FP32 [B, T * dim], where S holds a shard of T tables
+    NAME_dense         dense, the sums of every service under its name -> score FP32 [B, 1]
+
+The ensemble does not batch (its steps do): the router and the dense model join the rows of several queries, and an
+embedding service takes several queries, each with its own number of ids, in one call (ragged batches).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from repo_builder.partition.plan import Plan, Service
+from repo_builder.spec import Spec
+
+MAX_BATCH_ROWS = 4096  # rows of all queries in one call of the router or the dense model, so also of one query
+MAX_BATCH_QUERIES = 64  # queries in one call of an embedding service
+
+_INDEX_TYPES = {"int64": pb.TYPE_INT64, "int32": pb.TYPE_INT32}
+
+
+def to_text(config: pb.ModelConfig) -> str:
+    """A config as the text that Triton reads from `config.pbtxt`."""
+    return str(text_format.MessageToString(config))
+
+
+def model_name(spec: Spec, part: str) -> str:
+    """A step's model name: the spec's name first, so that several models can share a server."""
+    return f"{spec.name}_{part}"
+
+
+def ensemble_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.ModelConfig:
+    """The model that clients call: router, then all embedding services at once, then dense."""
+    names = [service.name for service in plan.embedding_services]
+    config = _base(spec.name, metadata, max_batch_size=0)
+    config.platform = "ensemble"
+    config.input.extend(
+        [_input("dense", pb.TYPE_FP32, -1, spec.dense_features), _indices(spec, -1, spec.index_columns)]
+    )
+    config.output.append(_output("score", pb.TYPE_FP32, -1, 1))
+    routed = {f"{name}_{kind}": f"{name}_{kind}" for name in names for kind in ("ids", "lengths")}
+    steps = [_step(model_name(spec, "router"), {"dense": "dense", "indices": "indices"}, routed)]
+    for name in names:
+        inputs = {kind: f"{name}_{kind}" for kind in ("ids", "lengths")}
+        steps.append(_step(model_name(spec, name), inputs, {"sums": f"{name}_sums"}))
+    sums = {name: f"{name}_sums" for name in names}
+    steps.append(_step(model_name(spec, "dense"), {"dense": "dense", **sums}, {"score": "score"}))
+    config.ensemble_scheduling.step.extend(steps)
+    return config
+
+
+def router_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.ModelConfig:
+    """The router: always on the CPU; one instance for each of the dense service's."""
+    config = _base(model_name(spec, "router"), metadata, MAX_BATCH_ROWS)
+    config.backend = "python"
+    config.input.extend([_input("dense", pb.TYPE_FP32, spec.dense_features), _indices(spec, spec.index_columns)])
+    for service in plan.embedding_services:
+        config.output.extend(_output(f"{service.name}_{kind}", pb.TYPE_INT32, -1) for kind in ("ids", "lengths"))
+    dense = dense_service(plan)
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=dense.instances * dense.replicas)
+    config.dynamic_batching.SetInParent()
+    _warm_up(config, spec.serving.batch, {item.name: (item.data_type, item.dims) for item in config.input})
+    return config
+
+
+def embedding_config(spec: Spec, service: Service, metadata: Mapping[str, str]) -> pb.ModelConfig:
+    """An embedding service; its warm-up is a query of one row with row 0 in each bag (`warmup/lengths` holds ones)."""
+    tables = len(service.shards)
+    config = _base(model_name(spec, service.name), metadata, MAX_BATCH_QUERIES)
+    config.backend = "python"
+    for name in ("ids", "lengths"):
+        config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_INT32, dims=[-1], allow_ragged_batch=True))
+    config.output.append(_output("sums", pb.TYPE_FP32, tables * spec.dim))
+    _place(config, service)
+    config.dynamic_batching.SetInParent()
+    warmup = config.model_warmup.add(name="one_row", batch_size=1)
+    warmup.inputs["ids"].CopyFrom(pb.ModelWarmup.Input(data_type=pb.TYPE_INT32, dims=[tables], zero_data=True))
+    warmup.inputs["lengths"].CopyFrom(
+        pb.ModelWarmup.Input(data_type=pb.TYPE_INT32, dims=[tables], input_data_file="lengths")
+    )
+    return config
+
+
+def dense_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.ModelConfig:
+    """The dense layers in ONNX; one thread an instance on the CPU, since instances are what scales."""
+    config = _base(model_name(spec, "dense"), metadata, MAX_BATCH_ROWS)
+    config.backend = "onnxruntime"
+    config.input.append(_input("dense", pb.TYPE_FP32, spec.dense_features))
+    config.input.extend(
+        _input(service.name, pb.TYPE_FP32, len(service.shards) * spec.dim) for service in plan.embedding_services
+    )
+    config.output.append(_output("score", pb.TYPE_FP32, 1))
+    _place(config, dense_service(plan))
+    config.dynamic_batching.SetInParent()
+    config.parameters["intra_op_thread_count"].string_value = "1"
+    _warm_up(config, spec.serving.batch, {item.name: (item.data_type, item.dims) for item in config.input})
+    return config
+
+
+def dense_service(plan: Plan) -> Service:
+    """The plan's dense service."""
+    return next(service for service in plan.services if service.kind == "dense")
+
+
+def _base(name: str, metadata: Mapping[str, str], max_batch_size: int) -> pb.ModelConfig:
+    config = pb.ModelConfig(name=name, max_batch_size=max_batch_size)
+    config.version_policy.latest.num_versions = 1
+    for key, value in metadata.items():
+        config.parameters[key].string_value = value
+    return config
+
+
+def _place(config: pb.ModelConfig, service: Service) -> None:
+    """In one server a replica is an instance more: all instances of a shard share its pages."""
+    count = service.instances * service.replicas
+    if service.device == "gpu":
+        config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=count, gpus=service.gpus)
+    else:
+        config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=count)
+
+
+def _warm_up(config: pb.ModelConfig, batch: int, inputs: Mapping[str, tuple[int, Iterable[int]]]) -> None:
+    warmup = config.model_warmup.add(name="one_query", batch_size=min(batch, MAX_BATCH_ROWS))
+    for name, (data_type, dims) in inputs.items():
+        warmup.inputs[name].CopyFrom(pb.ModelWarmup.Input(data_type=data_type, dims=dims, zero_data=True))
+
+
+def _indices(spec: Spec, *dims: int) -> pb.ModelInput:
+    return _input("indices", _INDEX_TYPES[spec.index_dtype], *dims)
+
+
+def _input(name: str, data_type: int, *dims: int) -> pb.ModelInput:
+    return pb.ModelInput(name=name, data_type=data_type, dims=dims)
+
+
+def _output(name: str, data_type: int, *dims: int) -> pb.ModelOutput:
+    return pb.ModelOutput(name=name, data_type=data_type, dims=dims)
+
+
+def _step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> pb.ModelEnsembling.Step:
+    return pb.ModelEnsembling.Step(model_name=model, model_version=-1, input_map=inputs, output_map=outputs)

@@ -1,0 +1,109 @@
+"""Writing what the plan makes of the embedding tables: the services' rows, and the router's id maps.
+
+A service's matrix holds its shards table after table, each shard's rows in id order. Tables are taken one at a time
+and in blocks, so that memory holds one table's hotness order and shard numbers, never its rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repo_builder.access.hotness import Hotness
+from repo_builder.export.shards import write_shards
+from repo_builder.export.weights import WeightSource
+from repo_builder.partition.plan import Plan, Service, Shard
+from repo_builder.repository.configs import model_name
+from repo_builder.repository.files import HashedFile
+from repo_builder.repository.manifest import FileEntry
+from repo_builder.spec import Spec, Table
+from triton_backends.router.idmap import build_id_map
+from triton_backends.router.routing import Placement, RoutedService, RoutedTable
+
+
+def write_embeddings(
+    spec: Spec,
+    plan: Plan,
+    hotness: Hotness,
+    weights: WeightSource,
+    folder: Path,
+    pool: ThreadPoolExecutor,
+    done_bytes: Callable[[int], None],
+) -> list[FileEntry]:
+    """Write every service's `weights.bin` and `shard.json`, and the router's `idmap.bin` and `router.json`.
+
+    `done_bytes` is called with the bytes of each block of rows read. Returns the new files.
+    """
+    services = plan.embedding_services
+    paths = [f"{model_name(spec, service.name)}/1" for service in services]
+    router = f"{model_name(spec, 'router')}/1"
+    with ExitStack() as stack:
+        id_maps = stack.enter_context(HashedFile(folder, f"{router}/idmap.bin", pool))
+        files = [stack.enter_context(HashedFile(folder, f"{path}/weights.bin", pool)) for path in paths]
+        rows = [0] * len(services)  # written so far
+        routed: list[RoutedTable] = []
+        map_offset = 0
+        for table in spec.tables:
+            placed = [
+                (k, shard)
+                for k, service in enumerate(services)
+                for shard in service.shards
+                if shard.table == table.name
+            ]
+            placed.sort(key=lambda item: item[1].begin)
+            shard_of_row = _shard_of_row(hotness.order(table), [shard for _, shard in placed])
+            shards = tuple(Placement(k, rows[k], _place(services[k], table)) for k, _ in placed)
+            routed.append(RoutedTable(table.name, table.rows, table.pooling, map_offset, shards))
+            map_offset += id_maps.write(build_id_map(shard_of_row, len(placed)))
+            blocks = _counted(weights.table_chunks(table), done_bytes)
+            write_shards(blocks, shard_of_row, [files[k] for k, _ in placed])
+            for k, shard in placed:
+                rows[k] += shard.rows
+        entries = [id_maps.entry(), *(file.entry() for file in files)]
+    description = {
+        "tables": [asdict(table) for table in routed],
+        "services": [asdict(RoutedService(service.name, len(service.shards))) for service in services],
+    }
+    entries.append(write_json(folder, f"{router}/router.json", description, pool))
+    for path, service, count in zip(paths, services, rows, strict=True):
+        shard_description = {"rows": count, "dim": spec.dim, "tables": len(service.shards)}
+        entries.append(write_json(folder, f"{path}/shard.json", shard_description, pool))
+    return entries
+
+
+def write_json(folder: Path, path: str, document: object, pool: ThreadPoolExecutor) -> FileEntry:
+    """Write a small JSON file."""
+    return write_bytes(folder, path, (json.dumps(document, indent=1) + "\n").encode(), pool)
+
+
+def write_bytes(folder: Path, path: str, data: bytes, pool: ThreadPoolExecutor) -> FileEntry:
+    """Write a small file."""
+    with HashedFile(folder, path, pool) as file:
+        file.write(data)
+        return file.entry()
+
+
+def _shard_of_row(order: NDArray[np.uint32], shards: list[Shard]) -> NDArray[np.uint8]:
+    """The place in `shards` (hottest first) of the shard that holds each row: (rows,) uint8."""
+    shard_of_row = np.empty(order.size, np.uint8)
+    for i, shard in enumerate(shards):
+        shard_of_row[order[shard.begin : shard.end]] = i
+    return shard_of_row
+
+
+def _place(service: Service, table: Table) -> int:
+    """The table's bag among those that the service sums for a query row."""
+    return [shard.table for shard in service.shards].index(table.name)
+
+
+def _counted(blocks: Iterator[NDArray[np.float32]], done_bytes: Callable[[int], None]) -> Iterator[NDArray[np.float32]]:
+    for block in blocks:
+        yield block
+        done_bytes(block.nbytes)

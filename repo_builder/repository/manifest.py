@@ -1,0 +1,144 @@
+"""`manifest.json`: what a built repository is, and every file in it with its size and SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repo_builder.documents import read_document, schema_problems
+from repo_builder.errors import RepositoryError
+from repo_builder.spec import IndexDtype, Spec
+
+MANIFEST = "manifest.json"
+PLAN = "plan.json"
+QUERIES = "queries.npz"
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file of the repository; `path` is relative to its root, with forward slashes."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableEntry:
+    """A table as a client needs to know it."""
+
+    name: str
+    rows: int
+    pooling: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a repository serves, for whoever runs, queries or deploys it without the spec."""
+
+    generator: str
+    name: str
+    layout: str
+    plan_sha256: str
+    dense_features: int
+    index_dtype: IndexDtype
+    batch: int
+    tables: tuple[TableEntry, ...]
+    files: tuple[FileEntry, ...]
+
+    def to_json(self) -> str:
+        """The manifest file's text."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def describe(spec: Spec, layout: str, plan_sha256: str, generator: str, files: list[FileEntry]) -> Manifest:
+    """The manifest of a repository built from `spec`."""
+    return Manifest(
+        generator=generator,
+        name=spec.name,
+        layout=layout,
+        plan_sha256=plan_sha256,
+        dense_features=spec.dense_features,
+        index_dtype=spec.index_dtype,
+        batch=spec.serving.batch,
+        tables=tuple(TableEntry(table.name, table.rows, table.pooling) for table in spec.tables),
+        files=tuple(sorted(files, key=lambda entry: entry.path)),
+    )
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read a repository's manifest; raises RepositoryError where `folder` is no repository of ours."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise RepositoryError(
+            f"{folder}: expected a built repository with a {MANIFEST}, found none; run elasticrec build"
+        )
+    document: Any = read_document(path, RepositoryError)
+    problems = schema_problems(document, "manifest.schema.json")
+    if problems:
+        raise RepositoryError(*(f"{path}: {problem}" for problem in problems))
+    tables = tuple(TableEntry(**table) for table in document["tables"])
+    files = tuple(FileEntry(**entry) for entry in document["files"])
+    return Manifest(**{**document, "tables": tables, "files": files})
+
+
+def verify(folder: Path) -> Manifest:
+    """Check that a repository holds exactly the files of its manifest, unchanged.
+
+    Raises RepositoryError with one problem a line: missing, changed and unexpected files.
+    """
+    manifest = load_manifest(folder)
+    listed = {entry.path: entry for entry in manifest.files}
+    found = set(files_in(folder)) - {MANIFEST}
+    problems = [f"{folder / path}: expected this file, found none" for path in sorted(listed.keys() - found)]
+    problems += [
+        f"{folder / path}: not in the manifest; remove it or build again" for path in sorted(found - listed.keys())
+    ]
+    for path in sorted(listed.keys() & found):
+        problems += _changes(folder / path, listed[path])
+    if problems:
+        raise RepositoryError(*problems)
+    return manifest
+
+
+def files_in(folder: Path) -> Iterator[str]:
+    """The files below a folder, relative to it; Python's caches, which a server may leave, are passed over."""
+    for path in folder.rglob("*"):
+        if (path.is_file() or path.is_symlink()) and "__pycache__" not in path.parts:
+            yield path.relative_to(folder).as_posix()
+
+
+def entry_of(folder: Path, path: str) -> FileEntry:
+    """Measure a file."""
+    with (folder / path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(path, (folder / path).stat().st_size, digest)
+
+
+def _changes(path: Path, listed: FileEntry) -> list[str]:
+    if path.is_symlink():
+        return [f"{path}: expected a file, got a symbolic link"]
+    size_bytes = path.stat().st_size
+    if size_bytes != listed.size_bytes:
+        return [f"{path}: expected {listed.size_bytes} bytes, got {size_bytes}"]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return [] if digest == listed.sha256 else [f"{path}: expected SHA-256 {listed.sha256}, got {digest}"]
+
+
+def read_queries(folder: Path, rows: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """The first `rows` of a repository's sample queries: `dense` (rows, features), `indices` (rows, sum of pooling)."""
+    path = folder / QUERIES
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["dense"][:rows], arrays["indices"][:rows]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as exc:
+        raise RepositoryError(f"{path}: expected sample queries, but {exc}; build the repository again") from exc

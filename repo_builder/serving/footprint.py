@@ -1,0 +1,64 @@
+"""What a running server takes: memory by model, and the time that Triton says each model spent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import tritonclient.http
+
+from repo_builder.serving.server import Server
+
+SERVER = "tritonserver"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTimes:
+    """A model's successful requests and executions so far, and a request's mean times in ms."""
+
+    requests: int
+    executions: int
+    queue_ms: float
+    compute_ms: float
+
+
+def memory_by_model(server: Server) -> Mapping[str, int]:
+    """PSS in bytes by model (the sum over its Python stubs), and under `tritonserver` the server's own.
+
+    PSS counts a page shared by n processes as 1/n of it in each: the sum over all is what the machine spends.
+    """
+    root = psutil.Process(server.process.pid)
+    memory = Counter({SERVER: root.memory_full_info().pss})
+    for stub in root.children(recursive=True):
+        memory[_model(stub.cmdline())] += stub.memory_full_info().pss
+    return memory
+
+
+def _model(command: list[str]) -> str:
+    """The model that a stub serves: its arguments name instance NAME_<i>_<device> among the region names."""
+    model_file = next((word for word in command if word.endswith(".py")), "")
+    parts = model_file.split("/")
+    return parts[-3] if len(parts) >= 3 else SERVER
+
+
+def times_by_model(server: Server) -> Mapping[str, ModelTimes]:
+    """Triton's own statistics of every model."""
+    client = tritonclient.http.InferenceServerClient(server.http)
+    try:
+        statistics = client.get_inference_statistics()["model_stats"]
+    finally:
+        client.close()
+    return {model["name"]: _times(model) for model in statistics}
+
+
+def _times(model: Mapping[str, Any]) -> ModelTimes:
+    stats = model["inference_stats"]
+    requests = stats["success"]["count"]
+    compute_ns = sum(stats[part]["ns"] for part in ("compute_input", "compute_infer", "compute_output"))
+    per_request_ms = 1e-6 / max(requests, 1)
+    return ModelTimes(
+        requests, model["execution_count"], stats["queue"]["ns"] * per_request_ms, compute_ns * per_request_ms
+    )

@@ -1,0 +1,89 @@
+"""Where `tritonserver` comes from: PATH, /opt/tritonserver (NVIDIA's container), or the PyPI package nvidia-pytriton.
+
+The PyPI package carries NVIDIA's server and Python backend but no ONNX Runtime backend; a Python-based one of ours
+(`triton_backends/onnxruntime`) takes its place, so that the same repository is served.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata, resources
+from pathlib import Path
+
+from repo_builder.errors import ServerError
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A server's binary; `backends` and `environment` are what it must be told beyond its own defaults."""
+
+    binary: Path
+    backends: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def installation() -> Iterator[Installation]:
+    """The server to run, for as long as the block lasts. Raises ServerError where there is none, with the remedy."""
+    native = shutil.which("tritonserver") or shutil.which("tritonserver", path="/opt/tritonserver/bin")
+    if native:
+        yield Installation(Path(native))
+        return
+    found = importlib.util.find_spec("pytriton")
+    if found is None or found.origin is None:
+        raise ServerError(
+            "tritonserver: not on PATH, not in /opt/tritonserver/bin, and no nvidia-pytriton in this environment; "
+            "run: pip install 'elasticrec[server]'"
+        )
+    package = Path(found.origin).parent
+    _check_python(package)
+    with tempfile.TemporaryDirectory(prefix="elasticrec-backends-") as folder:
+        _assemble_backends(package / "tritonserver", Path(folder))
+        libraries = [str(package.parent / "nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR")]
+        # the stub finds its interpreter, and with it this environment's packages, by PATH
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        environment = {"LD_LIBRARY_PATH": ":".join(libraries), "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+        yield Installation(package / "tritonserver" / "bin" / "tritonserver", Path(folder), environment)
+
+
+def _check_python(package: Path) -> None:
+    """This interpreter must have a stub, a shared libpython for it, and the NumPy that the stub was built for."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if not _stub(package / "tritonserver").is_file():
+        raise ServerError(f"nvidia-pytriton has no Python backend stub for Python {version}; use Python 3.11 or 3.12")
+    numpy = metadata.version("numpy")
+    if not numpy.startswith("1."):
+        raise ServerError(
+            f"nvidia-pytriton's Python backend was built for NumPy 1 (with NumPy {numpy} its outputs come out empty); "
+            "run: pip install 'numpy<2'"
+        )
+    library = f"libpython{version}.so.1.0"
+    own = Path(sysconfig.get_config_var("LIBDIR")) / library
+    if not own.is_file() and ctypes.util.find_library(f"python{version}") is None:
+        raise ServerError(f"{library}: the Python backend needs it; run: apt-get install libpython{version}")
+
+
+def _stub(server: Path) -> Path:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return server / "python_backend_stubs" / version / "triton_python_backend_stub"
+
+
+def _assemble_backends(server: Path, folder: Path) -> None:
+    """Copy the Python backend with this interpreter's stub, and our ONNX Runtime backend; Triton refuses links."""
+    shutil.copytree(server / "backends" / "python", folder / "python", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(_stub(server), folder / "python")
+    package = resources.files("triton_backends")
+    target = folder / "onnxruntime"
+    with resources.as_file(package) as source:
+        shutil.copytree(source / "onnxruntime", target / "triton_backends" / "onnxruntime")
+        shutil.copy2(source / "__init__.py", target / "triton_backends")
+        shutil.copy2(source / "onnxruntime" / "model.py", target)

@@ -1,0 +1,168 @@
+"""Finding `tritonserver`, starting it on a repository, waiting until it is ready, and stopping it without a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from repo_builder.errors import ServerError
+from repo_builder.serving.install import Installation
+
+EXIT_TIMEOUT_S = 10  # how long the server may finish what is in flight
+POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """TCP ports of the three endpoints."""
+
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+
+def free_ports() -> Ports:
+    """Ports of the loopback address that nobody listens on now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    numbers = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return Ports(*numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server; its process leads a process group that holds its Python stubs too."""
+
+    process: subprocess.Popen[bytes]
+    host: str
+    ports: Ports
+    log: Path
+
+    @property
+    def http(self) -> str:
+        """`host:port` for HTTP/REST."""
+        return f"{self.host}:{self.ports.http}"
+
+    @property
+    def grpc(self) -> str:
+        """`host:port` for gRPC."""
+        return f"{self.host}:{self.ports.grpc}"
+
+    @property
+    def metrics(self) -> str:
+        """The address of the Prometheus metrics."""
+        return f"http://{self.host}:{self.ports.metrics}/metrics"
+
+
+@contextlib.contextmanager
+def running(
+    installation: Installation,
+    repository: Path,
+    ports: Ports,
+    log: Path,
+    *,
+    host: str = "127.0.0.1",
+    load_timeout_s: float = 600,
+) -> Iterator[Server]:
+    """Serve a repository while the block runs; leaves neither process nor shared memory behind.
+
+    Raises ServerError where the server does not become ready, with what its log says of it.
+    """
+    prefix = f"elasticrec_{os.getpid()}_{ports.http}_"
+    command = _command(installation, repository, ports, host, prefix)
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - a list of words, no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **installation.environment},
+            start_new_session=True,  # a group of its own: Ctrl-C reaches us alone, and the stubs end with it
+            preexec_fn=_die_with_parent,
+        )
+    server = Server(process, host, ports, log)
+    try:
+        _wait_until_ready(server, load_timeout_s)
+        yield server
+    finally:
+        _stop(process, prefix)
+
+
+def wait(server: Server) -> None:
+    """Block until the server ends by itself, which it should not: raises ServerError then."""
+    status = server.process.wait()
+    raise ServerError(f"tritonserver ended with status {status}; {_blame(server.log)}")
+
+
+def _command(installation: Installation, repository: Path, ports: Ports, host: str, prefix: str) -> list[str]:
+    options = [
+        f"--model-repository={repository.resolve()}",
+        "--model-control-mode=none",
+        "--disable-auto-complete-config",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
+    ]
+    for name, port in (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics)):
+        options += [f"--{name}-address={host}", f"--{name}-port={port}"]
+    if installation.backends is not None:
+        options.append(f"--backend-directory={installation.backends}")
+    return [str(installation.binary), *options]
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end the server should this process be killed (Linux: PR_SET_PDEATHSIG = 1)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _wait_until_ready(server: Server, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if server.process.poll() is not None:
+            raise ServerError(f"tritonserver ended with status {server.process.returncode}; {_blame(server.log)}")
+        if _is_ready(server):
+            return
+        time.sleep(POLL_S)
+    raise ServerError(f"tritonserver was not ready after {timeout_s:g} s; {_blame(server.log)}")
+
+
+def _is_ready(server: Server) -> bool:
+    connection = http.client.HTTPConnection(server.host, server.ports.http, timeout=1)
+    try:
+        connection.request("GET", "/v2/health/ready")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _blame(log: Path) -> str:
+    """The log's first errors, for a message; glog lines of errors begin with E, and a failed load says why."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    told = [
+        line for line in lines if "failed to load" in line or (line.startswith(("error:", "E")) and "failed" in line)
+    ]
+    return "\n".join([f"its log {log} says:", *told[:3]]) if told else f"see its log {log}"
+
+
+def _stop(process: subprocess.Popen[bytes], prefix: str) -> None:
+    """End the server by its process id, then whatever of its group is left, then its shared memory."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(EXIT_TIMEOUT_S + 5)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for region in Path("/dev/shm").glob(f"{prefix}*"):  # noqa: S108 - Triton's Python backend puts it there
+        region.unlink(missing_ok=True)

@@ -1,0 +1,88 @@
+"""Plans and measurements as tables for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from repo_builder.partition.plan import Plan
+from repo_builder.spec import Spec
+
+if TYPE_CHECKING:
+    from repo_builder.demo import Report  # it imports torch
+
+
+def size(size_bytes: float) -> str:
+    """Bytes for a reader: 1.5 GiB."""
+    power = min(4, (int(size_bytes).bit_length() - 1) // 10) if size_bytes >= 1 else 0
+    return f"{size_bytes / 1024**power:.{1 if power else 0}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def plan_table(plan: Plan) -> Table:
+    """The services, one a line."""
+    table = _table("service", "device", "shards", "rows", "gathers/query", "queries/s", "replicas", "memory each")
+    for service in plan.services:
+        rows = sum(shard.rows for shard in service.shards)
+        table.add_row(
+            service.name,
+            service.device,
+            f"{len(service.shards)}" if service.shards else "",
+            f"{rows:,}" if rows else "",
+            f"{service.gathers:,.0f}" if service.shards else "",
+            f"{service.qps:,.0f}",
+            f"{service.replicas} x {service.instances}",
+            size(service.memory_bytes),
+        )
+    return table
+
+
+def plan_summary(plan: Plan, spec: Spec) -> str:
+    """What the plan costs, beside replicating the whole tables, and what it rests on."""
+    whole = sum(table.rows * table.row_bytes for table in spec.tables)
+    return (
+        f"{plan.grouping}, {spec.serving.target_qps:g} queries/s of {spec.serving.batch} rows: "
+        f"{size(plan.memory_bytes)} over all replicas ({size(plan.embedding_memory_bytes)} of it embedding services; "
+        f"one copy of the tables is {size(whole)})\nprofile: {plan.profile}"
+    )
+
+
+def demo_table(report: Report) -> Table:
+    """The served models: what each holds, its processes' memory, and a request's mean times."""
+    table = _table("model", "instances", "rows", "memory (PSS)", "requests", "requests/call", "queue ms", "compute ms")
+    services = {f"{report.spec.name}_{service.name}": service for service in report.plan.services}
+    dense = services[f"{report.spec.name}_dense"]
+    for name in [f"{report.spec.name}_router", *services, report.spec.name, "tritonserver"]:
+        service, times = services.get(name), report.times.get(name)
+        shown = service or (dense if name.endswith("_router") else None)
+        rows = sum(shard.rows for shard in service.shards) if service else 0
+        table.add_row(
+            name,
+            str(shown.instances * shown.replicas) if shown else "",
+            f"{rows:,}" if rows else "",
+            size(report.memory[name]) if name in report.memory else "",
+            f"{times.requests:,}" if times else "",
+            f"{times.requests / times.executions:.2f}" if times and times.executions else "",
+            f"{times.queue_ms:.2f}" if times else "",
+            f"{times.compute_ms:.2f}" if times else "",
+        )
+    return table
+
+
+def demo_summary(report: Report) -> str:
+    """Throughput, latencies, memory and the verdict."""
+    found = report.measurement
+    whole = sum(table.rows * table.row_bytes for table in report.spec.tables)
+    return (
+        f"throughput {found.throughput_qps:.0f} queries/s of {report.spec.serving.batch} rows, "
+        f"latency p50 {found.p50_ms:.2f} ms, p95 {found.p95_ms:.2f} ms, p99 {found.p99_ms:.2f} ms\n"
+        f"memory {size(sum(report.memory.values()))} in all, of it tables {size(whole)}\n"
+        f"scores equal PyTorch's: max abs difference {max(report.differences.values()):.1e}"
+    )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    return table

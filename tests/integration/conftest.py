@@ -1,0 +1,43 @@
+"""Real servers, one a grouping and index type, shared by the tests of this folder."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from repo_builder.partition.plan import Plan
+from repo_builder.serving.install import installation
+from repo_builder.serving.server import Server, free_ports, running
+from repo_builder.spec import Spec
+from tests.integration.models import make_repository
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model and the server that serves it."""
+
+    spec: Spec
+    plan: Plan
+    server: Server
+    repository: Path
+
+
+def serve(folder: Path, grouping: str, index_dtype: str) -> Iterator[Served]:
+    spec, plan = make_repository(folder, grouping, index_dtype)
+    repository = folder / "repository"
+    with installation() as installed, running(installed, repository, free_ports(), folder / "server.log") as server:
+        yield Served(spec, plan, server, repository)
+
+
+@pytest.fixture(scope="session", params=["tiered-int64", "per_table-int32"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Both groupings and both index types."""
+    grouping, index_dtype = request.param.split("-")
+    yield from serve(tmp_path_factory.mktemp(request.param), grouping, index_dtype)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Served]:
+    """A server that the test may break."""
+    yield from serve(tmp_path, "tiered", "int64")

@@ -1,0 +1,67 @@
+"""Imports point one way, as ARCHITECTURE.md says."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BASE = ("repo_builder.spec", "repo_builder.documents", "repo_builder.errors")
+ABOVE = ("repo_builder.access", "repo_builder.partition", "repo_builder.export")
+MAY_IMPORT = {
+    "repo_builder/spec.py": BASE,
+    "repo_builder/documents.py": BASE,
+    "repo_builder/errors.py": (),
+    "repo_builder/access": (*BASE, "repo_builder.access"),
+    "repo_builder/partition": (*BASE, "repo_builder.access.hotness", "repo_builder.partition"),
+    "repo_builder/export": (*BASE, "repo_builder.export"),
+    "repo_builder/repository": (*BASE, *ABOVE, "repo_builder.repository", "triton_backends"),
+    "repo_builder/serving": (*BASE, "repo_builder.serving", "repo_builder.repository.manifest"),
+    "triton_backends": ("triton_backends",),
+    "loadtest": ("repo_builder.errors", "loadtest"),
+}
+OURS = ("repo_builder", "triton_backends", "loadtest", "k8s")
+
+
+def files(place: str) -> list[Path]:
+    path = ROOT / place
+    return [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in the file; `from package import name` counts as `package.name`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def within(module: str, places: tuple[str, ...]) -> bool:
+    return any(module == place or module.startswith(f"{place}.") for place in places)
+
+
+@pytest.mark.parametrize("place", MAY_IMPORT)
+def test_imports_point_one_way(place: str) -> None:
+    sources = files(place)
+    assert sources
+    for path in sources:
+        stray = {module for module in imported(path) if within(module, OURS) and not within(module, MAY_IMPORT[place])}
+        assert not stray, f"{path.relative_to(ROOT)} may not import {stray}"
+
+
+def test_torch_and_onnx_stay_in_export() -> None:
+    """They are slow to import and heavy; a GPU's shard is the one exception, and it is imported only there."""
+    for path in [*files("repo_builder"), *files("triton_backends"), *files("loadtest")]:
+        if "export" in path.parts or path.name == "torch_shard.py":
+            continue
+        assert not {module for module in imported(path) if within(module, ("torch", "onnx"))}, path
+
+
+def test_only_the_command_line_prints() -> None:
+    for path in [*files("repo_builder"), *files("triton_backends"), *files("loadtest")]:
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        named = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
+        assert path.name == "cli.py" or not named & {"print", "exit"}, path

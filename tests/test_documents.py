@@ -1,0 +1,126 @@
+"""Reading documents: every way a file can be broken is one line that names it, and its line where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from repo_builder.documents import field_path, read_document, schema, schema_problems
+from repo_builder.errors import InputError, SpecError
+
+
+def refusal(folder: Path, name: str, content: bytes | str) -> str:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(SpecError) as caught:
+        read_document(path, SpecError)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{path}: ") and "\n" not in problem
+    return problem.removeprefix(f"{path}: ")
+
+
+def test_yaml_and_json_read_alike(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: [1, 2.5, {b: text}]\n")
+    (tmp_path / "a.json").write_text('{"a": [1, 2.5, {"b": "text"}]}')
+    documents = [read_document(tmp_path / name, InputError) for name in ("a.yaml", "a.json")]
+    assert documents == [{"a": [1, 2.5, {"b": "text"}]}] * 2
+
+
+def test_yaml_anchors_and_merges_are_allowed(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: &x {k: 1, l: 2}\nb: {<<: *x, l: 3}\n")
+    assert read_document(tmp_path / "a.yaml", InputError) == {"a": {"k": 1, "l": 2}, "b": {"k": 1, "l": 3}}
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"no\.yaml: expected a file, found none"):
+        read_document(tmp_path / "no.yaml", SpecError)
+
+
+def test_folder(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="cannot be read: Is a directory"):
+        read_document(tmp_path, SpecError)
+
+
+@pytest.mark.parametrize("name", ["a.yaml", "a.json"])
+def test_not_utf8(tmp_path: Path, name: str) -> None:
+    assert refusal(tmp_path, name, b'{"a": "\xff"}') == "expected UTF-8 text, got byte 0xff at offset 7"
+
+
+def test_yaml_syntax_error_names_its_line(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "a.yaml", "a: 1\nb: [1, 2\nc: 3\n").startswith("expected YAML, but line 3: ")
+
+
+def test_json_syntax_error_names_its_line(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "a.json", '{"a": 1,\n "b": }').startswith("expected JSON, but line 2: ")
+
+
+def test_yaml_control_character(tmp_path: Path) -> None:
+    assert "special characters are not allowed" in refusal(tmp_path, "a.yaml", "a: \x00")
+
+
+def test_yaml_tag_that_would_build_an_object(tmp_path: Path) -> None:
+    assert "could not determine a constructor" in refusal(tmp_path, "a.yaml", "a: !!python/object/apply:os.getcwd []")
+
+
+def test_yaml_key_that_is_a_list(tmp_path: Path) -> None:
+    assert "unhashable key" in refusal(tmp_path, "a.yaml", "? [1, 2]\n: 3\n")
+
+
+def test_yaml_date_that_does_not_exist(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "a.yaml", "a: 2020-13-45").startswith("cannot be parsed: month must be in 1..12")
+
+
+def test_json_integer_of_thousands_of_digits(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "a.json", "9" * 5000).startswith("cannot be parsed: ")
+
+
+@pytest.mark.parametrize("name", ["a.yaml", "a.json"])
+def test_nested_too_deep(tmp_path: Path, name: str) -> None:
+    assert refusal(tmp_path, name, "[" * 100_000 + "]" * 100_000).startswith("cannot be parsed: ")
+
+
+def test_duplicate_key_in_yaml(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "a.yaml", "x:\n  a: 1\n  a: 2\n") == "a: expected each key once, got it twice at line 2"
+
+
+def test_duplicate_key_in_json(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "a.json", '{"x": {"a": 1, "a": 2}}') == "a: expected each key once, got it twice"
+
+
+def test_schema_is_shipped_and_well_formed() -> None:
+    assert schema("spec.schema.json")["title"] == "elasticrec model spec"
+
+
+def test_field_paths() -> None:
+    assert field_path(["tables", 1, "rows"]) == "tables[1].rows"
+    assert field_path([]) == "(top level)"
+
+
+def test_document_that_is_no_mapping() -> None:
+    assert schema_problems([1], "spec.schema.json") == ["(top level): expected a mapping, got [1]"]
+    assert schema_problems(None, "spec.schema.json") == ["(top level): expected a mapping, got null"]
+
+
+def test_key_that_is_no_text() -> None:
+    assert "7: unknown field; expected one of " in " ".join(schema_problems({7: 1}, "spec.schema.json"))
+
+
+def test_long_values_are_shortened() -> None:
+    problems = schema_problems({"interaction": "x" * 500}, "spec.schema.json")
+    (problem,) = (p for p in problems if p.startswith("interaction"))
+    assert problem.endswith("...") and len(problem) < 110
+
+
+def test_values_that_json_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("interaction: {2020-01-02: x}\nserving: &me [*me]\n")
+    problems = schema_problems(read_document(tmp_path / "a.yaml", InputError), "spec.schema.json")
+    assert any(p.startswith("interaction: expected one of dot, got") for p in problems)
+    assert any(p.startswith("serving: expected a mapping, got") for p in problems)
+
+
+def test_problems_come_in_file_order() -> None:
+    tables = [{"name": "t", "rows": 0, "dim": 1, "pooling": 1} for _ in range(12)]
+    problems = schema_problems({"top_mlp": [], "tables": tables, "bottom_mlp": []}, "spec.schema.json")
+    fields = [p.split(":")[0] for p in problems if "got none" not in p]
+    assert fields == ["top_mlp", *(f"tables[{i}].rows" for i in range(12)), "bottom_mlp"]

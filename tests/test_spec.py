@@ -1,0 +1,328 @@
+"""The model spec: what is accepted, every field's bounds, and all mistakes of a file told at once."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from repo_builder.errors import SpecError
+from repo_builder.spec import Access, Serving, Spec, Table, Weights, load_spec, parse_spec
+
+DESIGN = """
+name: rm1
+dense_features: 13
+bottom_mlp: [256, 128, 32]
+top_mlp: [256, 64, 1]
+interaction: dot
+tables:
+  - {name: C1, rows: 2000000, dim: 32, pooling: 128}
+  - {name: C2, rows: 2000000, dim: 32, pooling: 128, count: 9}
+index_dtype: int64
+weights: {source: random, seed: 0}
+access: {source: powerlaw, locality: 0.9}
+serving: {target_qps: 100, batch: 32, sla_ms: 400}
+"""
+VALID: Mapping[str, Any] = yaml.safe_load(DESIGN)
+REMOVED = object()
+
+
+def changed(where: str, value: object) -> dict[str, Any]:
+    """The valid spec with one field set (`tables.0.rows`) or removed."""
+    document = copy.deepcopy(dict(VALID))
+    *parents, last = [int(part) if part.isdecimal() else part for part in where.split(".")]
+    place: Any = document
+    for part in parents:
+        place = place[part]
+    if value is REMOVED:
+        del place[last]
+    else:
+        place[last] = value
+    return document
+
+
+def problems_of(document: object) -> list[str]:
+    with pytest.raises(SpecError) as caught:
+        parse_spec(document, Path("m.yaml"))
+    for problem in caught.value.problems:
+        assert problem.startswith("m.yaml: ") and "\n" not in problem
+    return [problem.removeprefix("m.yaml: ") for problem in caught.value.problems]
+
+
+def write(folder: Path, document: object, name: str = "m.json") -> Path:
+    (folder / name).write_text(json.dumps(document))
+    return folder / name
+
+
+def test_spec_of_the_design(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(DESIGN)
+    spec = load_spec(tmp_path / "m.yaml")
+    names = ["C1", *(f"C2_{i}" for i in range(9))]
+    assert spec == Spec(
+        name="rm1",
+        dense_features=13,
+        bottom_mlp=(256, 128, 32),
+        top_mlp=(256, 64, 1),
+        tables=tuple(Table(name, 2_000_000, 32, 128) for name in names),
+        index_dtype="int64",
+        weights=Weights("random", None, 0),
+        access=Access("powerlaw", None, 0.9, 0),
+        serving=Serving(100.0, 32, 400.0),
+    )
+    assert (spec.dim, spec.index_columns, spec.tables[0].row_bytes) == (32, 1280, 128)
+
+
+def test_json_reads_like_yaml(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(DESIGN)
+    assert load_spec(write(tmp_path, VALID)) == load_spec(tmp_path / "m.yaml")
+
+
+def test_spec_cannot_be_changed() -> None:
+    spec = parse_spec(VALID, Path("m.yaml"))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec.name = "other"  # type: ignore[misc] # what the test is about
+
+
+@pytest.mark.parametrize(
+    ("field", "attribute", "default"),
+    [
+        ("index_dtype", "index_dtype", "int64"),
+        ("weights.seed", "weights", Weights("random", None, 0)),
+        ("serving.batch", "serving", Serving(100.0, 32, 400.0)),
+        ("serving.sla_ms", "serving", Serving(100.0, 32, 400.0)),
+    ],
+)
+def test_defaults(field: str, attribute: str, default: object) -> None:
+    spec = parse_spec(changed(field, REMOVED), Path("m.yaml"))
+    assert getattr(spec, attribute) == default
+
+
+def test_interaction_may_be_left_out() -> None:
+    assert parse_spec(changed("interaction", REMOVED), Path("m.yaml")) == parse_spec(VALID, Path("m.yaml"))
+
+
+def test_count_expands_in_place() -> None:
+    first = {"name": "A", "rows": 5, "dim": 32, "pooling": 1, "count": 2}
+    document = changed("tables", [first, {**first, "name": "B", "count": 1}, {"name": "C", **VALID["tables"][0]}])
+    assert [t.name for t in parse_spec(document, Path("m.yaml")).tables] == ["A_0", "A_1", "B_0", "C1"]
+
+
+@pytest.mark.parametrize("field", ["weights", "access"])
+def test_paths_are_taken_from_the_files_folder(tmp_path: Path, field: str) -> None:
+    source = {"weights": "dlrm", "access": "trace"}[field]
+    for given, expected in (("data/f.npz", tmp_path / "data/f.npz"), ("/abs/f.npz", Path("/abs/f.npz"))):
+        path = write(tmp_path, changed(field, {"source": source, "path": given}))
+        assert getattr(load_spec(path), field).path == expected
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "a"),
+        ("name", "A" + "b_9" * 21),
+        ("dense_features", 1),
+        ("tables.0.rows", 1),
+        ("tables.0.rows", 2**31 - 1),
+        ("tables.0.pooling", 2**20),
+        ("tables.1.count", 1),
+        ("tables.1.count", 100_000),
+        ("index_dtype", "int32"),
+        ("weights", {"source": "torchrec", "path": "w.pt"}),
+        ("weights.seed", 2**40),
+        ("access.locality", 0.1),
+        ("access.locality", 0.999999),
+        ("access", {"source": "counts", "path": "c.npz"}),
+        ("access.seed", 12),
+        ("serving.target_qps", 0.001),
+        ("serving.batch", 1),
+        ("serving.sla_ms", 0.5),
+    ],
+)
+def test_bounds_are_inside(field: str, value: object) -> None:
+    parse_spec(changed(field, value), Path("m.yaml"))
+
+
+REQUIRED = [
+    *("name", "dense_features", "bottom_mlp", "top_mlp", "tables", "weights", "access", "serving"),
+    *("tables.0.name", "tables.0.rows", "tables.0.dim", "tables.0.pooling"),
+    *("weights.source", "access.source", "access.locality", "serving.target_qps"),
+]
+
+
+@pytest.mark.parametrize("field", REQUIRED)
+def test_required_fields(field: str) -> None:
+    expected = f"{field.replace('.0', '[0]')}: expected this field, got none"
+    assert expected in problems_of(changed(field, REMOVED))
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["extra", "tables.0.extra", "weights.extra", "weights.path", "access.extra", "access.path", "serving.extra"],
+)
+def test_unknown_fields(field: str) -> None:
+    (problem,) = problems_of(changed(field, "x"))
+    assert problem.startswith(f"{field.replace('.0', '[0]')}: unknown field; expected one of ")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("name", 5, "expected a string, got 5"),
+        (
+            "name",
+            "1a",
+            "expected a name like ^[A-Za-z][A-Za-z0-9_]{0,63}$ (a letter, then letters, digits or underscores)",
+        ),
+        ("name", "a-b", "expected a name like"),
+        ("name", "a\n", "expected a name like"),
+        ("name", "a" * 65, "expected a name like"),
+        ("dense_features", 0, "expected at least 1, got 0"),
+        ("dense_features", "13", 'expected an integer, got "13"'),
+        ("dense_features", True, "expected an integer, got true"),
+        ("dense_features", 13.0, "expected an integer, got 13.0"),
+        ("bottom_mlp", [], "expected at least 1 item, got []"),
+        ("bottom_mlp", 32, "expected a list, got 32"),
+        ("bottom_mlp.0", 0, "expected at least 1, got 0"),
+        ("bottom_mlp.0", 1.5, "expected an integer, got 1.5"),
+        ("top_mlp", [], "expected at least 1 item, got []"),
+        ("top_mlp.0", -3, "expected at least 1, got -3"),
+        ("interaction", "cat", 'expected one of dot, got "cat"'),
+        ("tables", [], "expected at least 1 item, got []"),
+        ("tables", {}, "expected a list, got {}"),
+        ("tables.0", "C1", 'expected a mapping, got "C1"'),
+        ("tables.0.name", "", "expected a name like"),
+        ("tables.0.rows", 0, "expected at least 1, got 0"),
+        ("tables.0.rows", 2**31, "expected at most 2147483647, got 2147483648"),
+        ("tables.0.rows", 2e6, "expected an integer, got 2000000.0"),
+        ("tables.0.rows", None, "expected an integer, got null"),
+        ("tables.0.dim", 0, "expected at least 1, got 0"),
+        ("tables.0.dim", 65537, "expected at most 65536, got 65537"),
+        ("tables.0.pooling", 0, "expected at least 1, got 0"),
+        ("tables.0.pooling", 2**20 + 1, "expected at most 1048576, got 1048577"),
+        ("tables.1.count", 0, "expected at least 1, got 0"),
+        ("tables.1.count", 100_001, "expected at most 100000, got 100001"),
+        ("tables.1.count", "9", 'expected an integer, got "9"'),
+        ("index_dtype", "int16", 'expected one of int64, int32, got "int16"'),
+        ("weights", [], "expected a mapping, got []"),
+        ("weights.source", "zeros", 'expected one of random, dlrm, torchrec, got "zeros"'),
+        ("weights.seed", -1, "expected at least 0, got -1"),
+        ("weights.seed", 0.5, "expected an integer, got 0.5"),
+        ("access", "trace", 'expected a mapping, got "trace"'),
+        ("access.source", "log", 'expected one of powerlaw, counts, trace, got "log"'),
+        ("access.locality", 0.09, "expected at least 0.1, got 0.09"),
+        ("access.locality", 1, "expected less than 1, got 1"),
+        ("access.locality", "0.9", 'expected a number, got "0.9"'),
+        ("access.locality", float("nan"), "expected a finite number, got nan"),
+        ("access.seed", -1, "expected at least 0, got -1"),
+        ("serving", None, "expected a mapping, got null"),
+        ("serving.target_qps", 0, "expected more than 0, got 0"),
+        ("serving.target_qps", float("nan"), "expected a finite number, got nan"),
+        ("serving.target_qps", float("inf"), "expected a finite number, got inf"),
+        ("serving.batch", 0, "expected at least 1, got 0"),
+        ("serving.batch", 8.5, "expected an integer, got 8.5"),
+        ("serving.sla_ms", 0, "expected more than 0, got 0"),
+        ("serving.sla_ms", float("inf"), "expected a finite number, got inf"),
+    ],
+)
+def test_values_out_of_bounds(field: str, value: object, problem: str) -> None:
+    where = field.replace(".0", "[0]").replace(".1", "[1]")
+    (got,) = problems_of(changed(field, value))
+    assert got.startswith(f"{where}: {problem}")
+
+
+@pytest.mark.parametrize("source", ["dlrm", "torchrec"])
+def test_trained_weights_need_a_path_and_no_seed(source: str) -> None:
+    assert problems_of(changed("weights", {"source": source})) == ["weights.path: expected this field, got none"]
+    with_seed = changed("weights", {"source": source, "path": "w.pt", "seed": 1})
+    assert problems_of(with_seed) == ["weights.seed: unknown field; expected one of source, path"]
+    assert (
+        "weights.path: expected at least 1 character"
+        in problems_of(changed("weights", {"source": source, "path": ""}))[0]
+    )
+
+
+@pytest.mark.parametrize("source", ["counts", "trace"])
+def test_measured_access_needs_a_path_and_no_locality(source: str) -> None:
+    assert problems_of(changed("access", {"source": source})) == ["access.path: expected this field, got none"]
+    with_locality = changed("access", {"source": source, "path": "f.npz", "locality": 0.9})
+    assert problems_of(with_locality) == ["access.locality: unknown field; expected one of source, path"]
+
+
+def test_last_width_of_the_top_mlp_is_the_score() -> None:
+    assert problems_of(changed("top_mlp", [8, 2])) == ["top_mlp: expected the last width to be 1 (the score), got 2"]
+
+
+def test_every_table_is_as_wide_as_the_bottom_mlp() -> None:
+    assert problems_of(changed("tables.1.dim", 16)) == [
+        "tables[1].dim: expected 32, the last width of bottom_mlp (dot interaction), got 16"
+    ]
+
+
+def test_table_names_differ() -> None:
+    assert problems_of(changed("tables.1", VALID["tables"][0])) == [
+        "tables[1].name: expected unique table names, got 'C1' from tables[0] and tables[1]"
+    ]
+
+
+def test_expanded_names_differ_from_plain_ones() -> None:
+    assert problems_of(changed("tables.0.name", "C2_8")) == [
+        "tables[1].name: expected unique table names, got 'C2_8' from tables[0] and tables[1]"
+    ]
+
+
+def test_names_clash_once_for_each_pair_of_entries() -> None:
+    entry = VALID["tables"][1]
+    document = changed("tables", [entry, {**entry, "count": 50_000}, {**entry, "count": 3}])
+    assert problems_of(document) == [
+        "tables[1].name: expected unique table names, got 'C2_0' and 8 more from tables[0] and tables[1]",
+        "tables[2].name: expected unique table names, got 'C2_0' and 2 more from tables[0] and tables[2]",
+    ]
+
+
+def test_ten_mistakes_are_told_at_once_in_file_order() -> None:
+    document = {
+        "name": "9lives",
+        "dense_features": 0,
+        "bottom_mlp": [64, 16],
+        "top_mlp": [8, 3],
+        "tables": [
+            {"name": "a", "rows": "many", "dim": 16, "pooling": 1},
+            {"name": "a", "rows": 5, "dim": 8, "pooling": 0},
+        ],
+        "weights": {"source": "random", "path": "w.pt"},
+        "access": {"source": "powerlaw", "locality": 1.5},
+        "serving": {"target_qps": float("nan")},
+        "extra": 1,
+    }
+    assert [problem.split(": ")[0] for problem in problems_of(document)] == [
+        "extra",
+        "name",
+        "dense_features",
+        "tables[0].rows",
+        "tables[1].pooling",
+        "weights.path",
+        "access.locality",
+        "serving.target_qps",
+        "top_mlp",
+        "tables[1].dim",
+        "tables[1].name",
+    ]
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text("")
+    with pytest.raises(SpecError, match=r"m\.yaml: \(top level\): expected a mapping, got null"):
+        load_spec(tmp_path / "m.yaml")
+
+
+def test_broken_file_is_a_spec_error_with_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text("name: [")
+    with pytest.raises(SpecError, match="expected YAML") as caught:
+        load_spec(tmp_path / "m.yaml")
+    assert caught.value.exit_code == 2

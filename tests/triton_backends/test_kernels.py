@@ -1,0 +1,56 @@
+"""The kernels against plain numpy and PyTorch's embedding_bag."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from triton_backends.kernels import check_bags, sum_bags
+
+
+def bags(seed: int, rows: int, counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.random.default_rng(seed).integers(0, rows, sum(counts)).astype(np.int32)
+    return ids, np.array(counts, np.int32)
+
+
+@given(
+    st.integers(0, 1000),
+    st.integers(1, 300),
+    st.sampled_from([1, 3, 8, 16, 17, 31, 32, 63, 64, 65, 100, 128, 200]),
+    st.lists(st.integers(0, 40), max_size=12),
+)
+def test_sums_equal_pytorch(seed: int, rows: int, dim: int, counts: list[int]) -> None:
+    ids, lengths = bags(seed, rows, counts)
+    weights = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
+    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    expected = torch.nn.functional.embedding_bag(
+        torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(weights), offsets, mode="sum", include_last_offset=True
+    )
+    np.testing.assert_allclose(sum_bags(weights, ids, lengths), expected.numpy(), atol=1e-4)
+
+
+def test_rows_are_added_in_the_order_of_the_ids() -> None:
+    weights = np.array([[1e8], [1.0], [-1e8]], np.float32)
+    assert sum_bags(weights, np.array([0, 1, 2], np.int32), np.array([3], np.int32))[0, 0] == 0  # 1e8 swallows the 1
+    assert sum_bags(weights, np.array([0, 2, 1], np.int32), np.array([3], np.int32))[0, 0] == 1
+
+
+def test_empty_bags_are_zeros() -> None:
+    weights = np.ones((4, 5), np.float32)
+    np.testing.assert_array_equal(sum_bags(weights, np.empty(0, np.int32), np.zeros(3, np.int32)), np.zeros((3, 5)))
+
+
+@pytest.mark.parametrize("bad", [-1, 7, 2**31 - 1, -(2**31)])
+@pytest.mark.parametrize("place", [0, 4, 9])
+def test_an_id_that_is_no_row_is_refused_by_its_place(bad: int, place: int) -> None:
+    ids, lengths = bags(0, 7, [5, 5])
+    ids[place] = bad
+    with pytest.raises(ValueError, match=rf"expected rows in \[0, 7\), got {bad} at place {place}"):
+        sum_bags(np.zeros((7, 4), np.float32), ids, lengths)
+
+
+@pytest.mark.parametrize("lengths", [[4], [6], [6, -1], [2**31 - 1, 5], []])
+def test_lengths_that_do_not_add_up_are_refused(lengths: list[int]) -> None:
+    with pytest.raises(ValueError, match="add up to 5 ids"):
+        check_bags(7, np.zeros(5, np.int32), np.array(lengths, np.int32))

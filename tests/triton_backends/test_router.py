@@ -1,0 +1,144 @@
+"""The id map and the router against a permutation kept in plain lists."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from triton_backends.router.idmap import build_id_map, shard_bits
+from triton_backends.router.routing import Placement, RoutedService, RoutedTable, Router, check_dense
+
+
+def local_rows(shard_of_row: np.ndarray) -> list[int]:
+    """The oracle: each row's place among the rows of its shard, counted one by one."""
+    counts: dict[int, int] = {}
+    places = []
+    for shard in shard_of_row.tolist():
+        places.append(counts.get(shard, 0))
+        counts[shard] = places[-1] + 1
+    return places
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    shapes=st.lists(st.tuples(st.integers(1, 1500), st.integers(1, 5), st.integers(1, 16)), min_size=1, max_size=4),
+    batch=st.integers(0, 6),
+    dtype=st.sampled_from([np.int32, np.int64]),
+)
+def test_every_id_reaches_its_row(
+    seed: int, shapes: list[tuple[int, int, int]], batch: int, dtype: type[np.signedinteger]
+) -> None:
+    """Tables of any size and number of shards, tiered: shard s of every table lies in service s."""
+    rng = np.random.default_rng(seed)
+    services = [RoutedService(f"tier{s}", sum(s < shards for *_, shards in shapes)) for s in range(16)]
+    filled = [0] * 16
+    tables, maps, shard_of_rows, columns = [], [], [], []
+    for t, (rows, pooling, shards) in enumerate(shapes):
+        shard_of_row = rng.integers(0, shards, rows).astype(np.uint8)
+        places = [sum(s < other for *_, other in shapes[:t]) for s in range(shards)]
+        placements = tuple(Placement(s, filled[s], places[s]) for s in range(shards))
+        offset = sum(each.nbytes for each in maps)
+        tables.append(RoutedTable(f"t{t}", rows, pooling, offset, placements))
+        maps.append(build_id_map(shard_of_row, shards).reshape(-1))
+        for s in range(shards):
+            filled[s] += int((shard_of_row == s).sum())
+        shard_of_rows.append(shard_of_row)
+        columns.append(rng.integers(-1, rows, (batch, pooling)))
+    router = Router(tables, services, np.concatenate(maps))
+    routed = router.route(np.hstack(columns).astype(dtype))
+
+    expected_ids: list[list[int]] = [[] for _ in services]
+    expected_lengths = [[0] * (batch * service.tables) for service in services]
+    for b in range(batch):
+        for table, shard_of_row, column in zip(tables, shard_of_rows, columns, strict=True):
+            local = local_rows(shard_of_row)
+            for row_id in column[b]:
+                if row_id >= 0:
+                    s = int(shard_of_row[row_id])
+                    expected_ids[s].append(table.shards[s].base + local[row_id])
+                    expected_lengths[s][b * services[s].tables + table.shards[s].place] += 1
+    assert [ids.tolist() for ids, _ in routed] == expected_ids
+    assert [lengths.tolist() for _, lengths in routed] == expected_lengths
+
+
+@pytest.mark.parametrize(("shards", "limit"), [(1, 0), (2, 1.2), (4, 3), (8, 4.1), (16, 5.4)])
+def test_the_map_is_small(shards: int, limit: float) -> None:
+    rows = 1_000_000
+    id_map = build_id_map(np.arange(rows, dtype=np.uint32).astype(np.uint8) % shards, shards)
+    assert 8 * id_map.nbytes / rows <= limit
+
+
+@pytest.mark.parametrize("shards", [0, 17])
+def test_shards_beyond_the_map_are_refused(shards: int) -> None:
+    with pytest.raises(ValueError, match=f"expected 1 to 16 a table, got {shards}"):
+        shard_bits(shards)
+
+
+def two_tables(shards: int) -> Router:
+    """Tables `small` (5 rows, 2 columns) and `large` (1000 rows, 3 columns)."""
+    tables, maps, offset = [], [], 0
+    for t, (name, rows, pooling) in enumerate([("small", 5, 2), ("large", 1000, 3)]):
+        id_map = build_id_map((np.arange(rows) % shards).astype(np.uint8), shards).reshape(-1)
+        tables.append(RoutedTable(name, rows, pooling, offset, tuple(Placement(s, 0, t) for s in range(shards))))
+        maps.append(id_map)
+        offset += id_map.nbytes
+    return Router(tables, [RoutedService(f"tier{s}", 2) for s in range(shards)], np.concatenate(maps))
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("dtype", [np.int64, np.int32])
+@pytest.mark.parametrize(
+    ("bad", "column", "table", "most"),
+    [
+        (5, 0, "small", 4),
+        (-2, 1, "small", 4),
+        (1000, 2, "large", 999),
+        (2**31 - 1, 4, "large", 999),
+        (-(2**31), 3, "large", 999),
+    ],
+)
+def test_an_id_out_of_range_is_named(
+    shards: int, dtype: type[np.signedinteger], bad: int, column: int, table: str, most: int
+) -> None:
+    indices = np.zeros((3, 5), dtype)
+    indices[1, column] = bad
+    with pytest.raises(ValueError, match=rf"table {table}: id {bad} in row 1, column {column} .* expected 0 to {most}"):
+        two_tables(shards).route(indices)
+
+
+@pytest.mark.parametrize("bad", [2**32, 2**32 + 1, 2**63 - 1, -(2**63), -(2**32)])
+def test_a_wide_id_does_not_wrap_around(bad: int) -> None:
+    indices = np.full((1, 5), -1, np.int64)
+    indices[0, 4] = bad
+    with pytest.raises(ValueError, match=f"table large: id {bad} "):
+        two_tables(2).route(indices)
+
+
+def test_a_router_is_opened_from_its_files(tmp_path: Path) -> None:
+    router = two_tables(3)
+    description = {"tables": [asdict(t) for t in router.tables], "services": [asdict(s) for s in router.services]}
+    (tmp_path / "router.json").write_text(json.dumps(description))
+    maps = [build_id_map((np.arange(rows) % 3).astype(np.uint8), 3).tobytes() for rows in (5, 1000)]
+    (tmp_path / "idmap.bin").write_bytes(b"".join(maps))
+    indices = np.array([[4, -1, 999, 0, 7]])
+    opened = Router.open(tmp_path).route(indices)
+    for (ids, lengths), (want_ids, want_lengths) in zip(opened, router.route(indices), strict=True):
+        np.testing.assert_array_equal(ids, want_ids)
+        np.testing.assert_array_equal(lengths, want_lengths)
+
+    (tmp_path / "idmap.bin").write_bytes(b"".join(maps)[:-64])
+    with pytest.raises(ValueError, match=r"idmap.bin: expected \d+ bytes for table large"):
+        Router.open(tmp_path)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_dense_must_be_finite(bad: float) -> None:
+    dense = np.zeros((3, 4), np.float32)
+    check_dense(dense)
+    dense[2, 1] = bad
+    with pytest.raises(ValueError, match=r"dense: expected finite numbers, got .* in row 2, column 1"):
+        check_dense(dense)

@@ -1,0 +1,34 @@
+"""Triton's shell around an embedding shard: one response per request, the logic is in `shard.py`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # the package shipped beside this file, not one that happens to be installed
+
+import triton_python_backend_utils as pb_utils  # noqa: E402 - after the path is set
+
+from triton_backends.embedding_shard.shard import open_shard  # noqa: E402
+
+
+class TritonPythonModel:
+    """`ids`, `lengths` -> `sums`: the partial sums of the query's bags over the rows held here."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Map the weights, or on a GPU instance load them there."""
+        gpu = int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else None
+        self.shard = open_shard(HERE, gpu)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Sum each query's bags on its own."""
+        return [self._respond(request) for request in requests]
+
+    def _respond(self, request: Any) -> Any:
+        try:
+            ids = pb_utils.get_input_tensor_by_name(request, "ids").as_numpy()
+            lengths = pb_utils.get_input_tensor_by_name(request, "lengths").as_numpy()
+            sums = self.shard.sums(ids, lengths)
+        except Exception as exc:  # noqa: BLE001 - one request's failure must not fail the others of its batch
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(exc)))
+        return pb_utils.InferenceResponse([pb_utils.Tensor("sums", sums)])
