@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ err = Console(stderr=True, highlight=False)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 2 bad input, 1 anything else."""
     args = parse_arguments(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is under way is undone, as on Ctrl-C
     try:
         _COMMANDS[args.command](args)
     except ElasticRecError as exc:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -14,9 +15,16 @@ from jsonschema import Draft202012Validator, ValidationError, validators
 
 from repo_builder.errors import InputError
 
-# JSON Schema counts 2.0 as an integer; a spec that says 2.0 rows is told so
+
+def _matches_whole(_: object, pattern: str, instance: object, __: object) -> Iterator[ValidationError]:
+    if isinstance(instance, str) and not re.fullmatch(pattern, instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+# JSON Schema counts 2.0 as an integer, and Python's "$" matches before a final line feed; neither is wanted here
 _StrictValidator = validators.extend(  # type: ignore[no-untyped-call] # jsonschema leaves it untyped
     Draft202012Validator,
+    validators={"pattern": _matches_whole},
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
     ),
@@ -31,7 +39,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML's safe loader, but a key that comes twice is an error instead of silently the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in own]
         _refuse_duplicates(keys, f" at line {node.start_mark.line + 1}")
         return super().construct_mapping(node, deep)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from repo_builder.documents import read_document, schema_problems
 from repo_builder.errors import SpecError
@@ -142,7 +142,7 @@ def _width_problems(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"top_mlp: expected the last width to be 1 (the score), got {top[-1]}"
     for i, entry in enumerate(_entries(document)):
         dim = entry.get("dim")
-        if bottom and _is_int(dim) and dim != bottom[-1]:
+        if bottom and _is_int(dim) and 1 <= dim <= 65_536 and dim != bottom[-1]:
             yield f"tables[{i}].dim: expected {bottom[-1]}, the last width of bottom_mlp (dot interaction), got {dim}"
 
 
@@ -172,5 +172,5 @@ def _widths(value: object) -> list[int]:
     return value if isinstance(value, list) and value and all(_is_int(width) for width in value) else []
 
 
-def _is_int(value: object) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)

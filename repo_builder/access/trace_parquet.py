@@ -20,7 +20,7 @@ from repo_builder.access.progress import Progress
 from repo_builder.errors import AccessError
 from repo_builder.spec import Table
 
-_BATCH_IDS = 1 << 20  # ids in a batch, over all columns, when their bags are full
+_BATCH_IDS = 1 << 18  # ids in a batch, over all columns, when their bags are full
 _BUFFER_BYTES = 1 << 20  # read ahead in each column
 
 
@@ -33,7 +33,7 @@ def count_parquet(path: Path, tables: Sequence[Table], progress: Progress) -> di
         return _count(path, file, tables, progress)
 
 
-def _count(path: Path, file: Any, tables: Sequence[Table], progress: Progress) -> dict[str, Counts]:  # noqa: ANN401 - pyarrow ships no types
+def _count(path: Path, file: Any, tables: Sequence[Table], progress: Progress) -> dict[str, Counts]:
     counters = {table.name: AccessCounter(table.rows) for table in tables}
     problems: dict[str, str] = {}
     done, total = 0, file.metadata.num_rows
@@ -56,14 +56,15 @@ def _count(path: Path, file: Any, tables: Sequence[Table], progress: Progress) -
     return {name: counter.counts for name, counter in counters.items()}
 
 
-def _ids(column: Any) -> NDArray[np.integer[Any]]:  # noqa: ANN401 - pyarrow ships no types
+def _ids(column: Any) -> NDArray[np.integer[Any]]:
     """The ids of a column one after another, nulls left out: (n,) integers."""
     flat = column.flatten() if _is_list(column.type) else column
-    ids: NDArray[np.integer[Any]] = flat.drop_null().to_numpy(zero_copy_only=False)
+    present = flat.drop_null() if flat.null_count else flat  # dropping none would still copy
+    ids: NDArray[np.integer[Any]] = present.to_numpy(zero_copy_only=False)
     return ids
 
 
-def _row(column: Any, place: int) -> int:  # noqa: ANN401 - pyarrow ships no types
+def _row(column: Any, place: int) -> int:
     """The row of the batch that the id at `place` of `_ids(column)` stands in."""
     flat, rows = column, np.arange(len(column))
     if _is_list(column.type):
@@ -72,7 +73,7 @@ def _row(column: Any, place: int) -> int:  # noqa: ANN401 - pyarrow ships no typ
     return int(rows[there][place])
 
 
-def _schema_problems(path: Path, schema: Any, tables: Sequence[Table]) -> list[str]:  # noqa: ANN401 - pyarrow ships no types
+def _schema_problems(path: Path, schema: Any, tables: Sequence[Table]) -> list[str]:
     problems = name_problems(path, "column", schema.names, [table.name for table in tables])
     for table in tables:
         for place in schema.get_all_field_indices(table.name)[:1]:
@@ -82,7 +83,7 @@ def _schema_problems(path: Path, schema: Any, tables: Sequence[Table]) -> list[s
     return problems
 
 
-def _is_list(kind: Any) -> bool:  # noqa: ANN401 - pyarrow ships no types
+def _is_list(kind: Any) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 

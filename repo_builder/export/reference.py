@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from repo_builder.spec import Spec, Table
 
 
 def reference_scores(
-    spec: Spec, source: WeightSource, dense: NDArray[np.float32], indices: NDArray[np.integer]
+    spec: Spec, source: WeightSource, dense: NDArray[np.float32], indices: NDArray[np.integer[Any]]
 ) -> NDArray[np.float32]:
     """Score candidate rows with the unsharded model; one table is in memory at a time.
 
@@ -48,7 +50,7 @@ def _linear(layer: Layer, inputs: torch.Tensor) -> torch.Tensor:
     return functional.linear(inputs, weight, bias)
 
 
-def _pooled(source: WeightSource, table: Table, ids: NDArray[np.integer]) -> torch.Tensor:
+def _pooled(source: WeightSource, table: Table, ids: NDArray[np.integer[Any]]) -> torch.Tensor:
     """Sums of the table's rows, (B, dim) float32, for ids (B, pooling) with -1 for an empty place."""
     weight = np.empty((table.rows, table.dim), np.float32)
     begin = 0
@@ -66,7 +68,7 @@ def _pooled(source: WeightSource, table: Table, ids: NDArray[np.integer]) -> tor
     )
 
 
-def _check_inputs(spec: Spec, dense: NDArray[np.float32], indices: NDArray[np.integer]) -> None:
+def _check_inputs(spec: Spec, dense: NDArray[np.float32], indices: NDArray[np.integer[Any]]) -> None:
     batch = len(dense)
     if dense.shape != (batch, spec.dense_features) or dense.dtype != np.float32:
         raise InputError(f"dense: expected (B, {spec.dense_features}) float32, got {dense.shape} {dense.dtype}")

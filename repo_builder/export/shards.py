@@ -40,6 +40,8 @@ def write_shards(
 
 def _write_block(block: NDArray[np.float32], shards: NDArray[np.uint8], outputs: Sequence[BinaryIO]) -> None:
     """Write (n, dim) rows to the files named by their (n,) shard numbers."""
+    if not len(block):
+        return
     low, high = int(shards.min()), int(shards.max())
     if low == high:
         _write(outputs[low], block)

@@ -68,7 +68,7 @@ def coarse_bounds(prefix: Floats, model: CostModel, s_max: int, blocks: int) -> 
 
 
 def _grid(prefix: Floats, blocks: int) -> Places:
-    """The first place of each block: even steps by accesses for the hot rows and by rows for the cold; 0, 1 and N are in."""
+    """The first place of each block: even steps by accesses and by rows; 0, 1 and N are in."""
     rows = len(prefix) - 1
     even = np.linspace(0, rows, max(2, blocks // 2)).astype(np.int64)
     hot = np.searchsorted(prefix, np.linspace(0, prefix[-1], max(2, blocks // 2)))

@@ -1,16 +1,17 @@
 """The exact optimum with whole replicas, found over the few cuts that can be optimal.
 
 Problem. Rows 1 ... N stand hottest first; G[j] is what the first j of them gather in a query (non-decreasing, concave).
-Cut them into at most S services; one that holds rows (k, j] with r replicas costs r * ((j - k) * row_bytes + min_memory)
-and must be able to gather its rows: G[j] - G[k] <= cap(r), the most gathers whose load still counts as r replicas, so
-cap(r) = (r / target_qps - fixed_s) / per_gather_s up to the tolerance. Find the cheapest choice of cuts c and replicas r.
+Cut them into at most S services; one that holds rows (k, j] with r replicas costs r * ((j - k) * row_bytes +
+min_memory) and must be able to gather its rows: G[j] - G[k] <= cap(r), the most gathers whose load still counts as r
+replicas, so cap(r) = (r / target_qps - fixed_s) / per_gather_s up to the tolerance. Find the cheapest choice of cuts c
+and replicas r.
 
 Which cuts can be optimal. Among the optimal choices take one with the fewest services, then the fewest pairs i < j with
-r_i < r_j, then the smallest sum of cuts. Call a cut between services i and i + 1 *falling* if r_i >= r_{i+1} and *rising*
-if r_i < r_{i+1}. For fixed r the cost is linear in the place of a cut, with slope (r_i - r_{i+1}) * row_bytes.
+r_i < r_j, then the smallest sum of cuts. Call a cut between services i and i + 1 *falling* if r_i >= r_{i+1} and
+*rising* if r_i < r_{i+1}. For fixed r the cost is linear in the place of a cut, with slope (r_i - r_{i+1}) * row_bytes.
 
- 1. A falling cut cannot move left, or it would: that is no dearer (no service runs empty: it would be saved). What stops
-    it is service i + 1: its begin is the smallest k with G[c_{i+1}] - G[k] <= cap(r_{i+1}).
+ 1. A falling cut cannot move left, or it would: that is no dearer (no service runs empty: it would be saved). What
+    stops it is service i + 1: its begin is the smallest k with G[c_{i+1}] - G[k] <= cap(r_{i+1}).
  2. A rising cut cannot move right, as that is cheaper: it is the largest j with G[j] - G[c_{i-1}] <= cap(r_i).
  3. At a rising cut, exchange the replica counts: service i, from k, gets q = r_{i+1} and service i + 1, to l, gets
     p = r_i < q; cut at t, the smallest place with G[l] - G[t] <= cap(p). By concavity the last rows of (k, l] gather no
@@ -20,9 +21,9 @@ if r_i < r_{i+1}. For fixed r the cost is linear in the place of a cut, with slo
     So k is the smallest place with G[l] - G[k] <= cap(p) + cap(q): else the next row to the left, k itself, with
     h_k >= h_t since k < t, would fit too, against (*).
 
-Hence the choice is read from N to 0 without search: a service whose begin is a falling cut, or the place 0, is a *single*
-step to the place of 1; one whose begin is rising makes, with its left neighbour, a *pair* step to the place of 3, its
-inner cut given by 2. Pairs obey (*), which few do: they pay only by luck of rounding to whole rows.
+Hence the choice is read from N to 0 without search: a service whose begin is a falling cut, or the place 0, is a
+*single* step to the place of 1; one whose begin is rising makes, with its left neighbour, a *pair* step to the place of
+3, its inner cut given by 2. Pairs obey (*), which few do: they pay only by luck of rounding to whole rows.
 
 State: (services used, place); recurrence: the cheapest way to each place over single and pair steps. A place depends on
 the sum of the replicas used but for the rounding to rows, so there are about as many places as replicas, whatever N is:
@@ -47,11 +48,11 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 NOISE = 1e-12
-"""Pairs are kept where (*) fails by no more than this share of all gathers: room for rounding; more pairs do no harm."""
+"""Pairs are kept where (*) fails by no more than this share of all gathers, for rounding; more pairs do no harm."""
 
 
 class _Steps(NamedTuple):
-    """Steps out of a layer, arrays of equal length: whence (row of the layer), the place reached, the cost, the inner cut."""
+    """Steps out of a layer, arrays of equal length: row of the layer, place reached, cost, inner cut."""
 
     origin: Ints
     place: Ints
@@ -86,7 +87,7 @@ def best_chain(prefix: Floats, model: CostModel, s_max: int, bounds: Bounds | No
     best, best_used = np.iinfo(np.int64).max, 0
     for used in range(1, s_max + 1):
         steps = [search.singles(layers[used - 1], used)]
-        if 2 <= used:
+        if used >= 2:
             steps.append(search.pairs(layers[used - 2], used))
         layer = _cheapest(steps)
         if len(layer.place) and layer.place[0] == 0 and layer.cost[0] < best:
@@ -103,7 +104,7 @@ class _Search:
         self.noise = NOISE * float(prefix[-1])
 
     def singles(self, layer: _Layer, used: int) -> _Steps:
-        """Every step by one service from a layer to the layer `used`; the last layer takes only steps to the place 0."""
+        """Every step by one service from a layer to the layer `used`; to the last layer only steps to the place 0."""
         low, high = self._window(used)
         end = layer.place
         most = self._replicas(end, np.full_like(end, low))
@@ -192,10 +193,11 @@ class _Search:
         return self.model.replica_counts(self.prefix[end] - self.prefix[begin]).astype(np.int64)
 
     def _pair_replicas(self, end: Ints, begin: Ints) -> Ints:
-        """The fewest replicas p + q, p < q, whose capacities together hold a segment; both must hold a query of no rows."""
+        """The fewest replicas p + q, p < q, whose capacities together hold a segment; each takes a query of no rows."""
         alone = int(self.model.replica_counts(np.zeros(1))[0])
         load = self.model.loads(self.prefix[end] - self.prefix[begin]) + self.model.loads(np.zeros(1))
-        return np.maximum(np.ceil(load / (1 + REPLICA_TOLERANCE)).astype(np.int64), 2 * alone + 1)
+        fewest: Ints = np.maximum(np.ceil(load / (1 + REPLICA_TOLERANCE)).astype(np.int64), 2 * alone + 1)
+        return fewest
 
     def _capacity(self, replicas: Ints, services: int) -> Floats:
         """The most gathers that so many services, with so many replicas in all, can take."""

@@ -66,4 +66,4 @@ def _cover_problems(table: Table, shards: list[Shard]) -> Iterator[str]:
         if begin > end:
             yield f"table {table.name}: the rows {end} to {begin} of its hotness order are in no shard"
         elif begin < end:
-            yield f"table {table.name}: expected shards that follow each other within its {table.rows} rows, got one that begins or ends at {begin} after one that ends at {end}"
+            yield f"table {table.name}: expected each of its {table.rows} rows once, got {begin} to {end} again"

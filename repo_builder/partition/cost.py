@@ -1,4 +1,4 @@
-"""What a service costs: its replicas at the target traffic times the memory of one (ElasticRec, ISCA 2024, algorithm 1).
+"""What a service costs: its replicas at the target traffic times the memory of one (ElasticRec, ISCA 2024, alg. 1).
 
 A replica that gathers g embedding rows in a query takes `fixed_s + per_gather_s * g` seconds for it, so it serves the
 inverse of that in queries a second. At the target traffic a service's *load* is `target_qps * seconds`, in replicas.
@@ -47,7 +47,7 @@ class DenseTime:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What was measured of the machine that will serve: service times, and the memory of a container holding nothing."""
+    """What was measured of the machine that will serve: service times, and the memory of an empty container."""
 
     name: str
     service_time: ServiceTime
@@ -94,7 +94,7 @@ def replicas_for(load: float) -> int:
 class CostModel:
     """Prices a segment of a hotness order: `replicas * (rows * row_bytes + min_memory_bytes)`.
 
-    With `ceiling`, replicas are whole and costs are ints (bytes); without it, replicas are `max(1, load)`, a real number.
+    With `ceiling`, replicas are whole and costs are ints (bytes); without it, replicas are the real `max(1, load)`.
     """
 
     target_qps: float

@@ -2,11 +2,11 @@
 
 Problem as in `dp.py`, with cost(k, j) = max(1, load(G[j] - G[k])) * ((j - k) * row_bytes + min_memory).
 State: best[u][k], the least cost of the rows k + 1 ... N in u services.
-Recurrence: best[u][k] = min over j > k of cost(k, j) + best[u - 1][j], best[0][N] = 0; the answer is the least best[u][0].
+Recurrence: best[u][k] = min over j > k of cost(k, j) + best[u - 1][j], best[0][N] = 0; answer: the least best[u][0].
 The replicas are a convex, non-decreasing function of an interval's gathers, and the bytes grow with its rows; a product
 of two such terms obeys the quadrangle inequality cost(k, j) + cost(k', j') <= cost(k, j') + cost(k', j) for
-k < k' <= j < j' (its mixed difference in k and j is nowhere positive). So the first best j of a state never moves left as
-k moves right: solve the middle k, and each half has its own range of j.
+k < k' <= j < j' (its mixed difference in k and j is nowhere positive). So the first best j of a state never moves left
+as k moves right: solve the middle k, and each half has its own range of j.
 Complexity: O(S * W * log W) for windows of W places; `bounds.py` gives windows that hold every optimal cut.
 """
 
@@ -51,7 +51,7 @@ def best_real(prefix: Floats, model: CostModel, s_max: int, bounds: Bounds | Non
     return answer[:-1]
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator] # numba ships no types
+@njit(cache=True)
 def _layer(
     prefix: Floats,
     first: int,
@@ -65,8 +65,8 @@ def _layer(
 ) -> tuple[Floats, Ints]:
     """For each place first ... first + count - 1 the least cost of the rows after it, and the end of its first service.
 
-    `best` holds the least costs of the rows after the places begin, begin + 1, ... with a service less. A place before no
-    finite end costs infinity.
+    `best` holds the least costs of the rows after the places begin, begin + 1, ... with a service less. A place
+    before no finite end costs infinity.
     """
     values, choice = np.full(count, np.inf), np.full(count, begin)
     stack = np.empty((DEPTH * 2, 4), np.int64)  # places from, to; their ends from, to

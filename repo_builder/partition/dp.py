@@ -3,7 +3,7 @@
 Problem. Given G[j], the rows gathered in a query from the j hottest rows, find cuts 0 = c_0 < c_1 < ... < c_s = N,
 s <= s_max, with the least sum of `CostModel.cost` over the segments (c_{i-1}, c_i].
 State: best[s][j], the least cost of the rows 1 ... j in s services.
-Recurrence: best[s][j] = min over k < j of best[s - 1][k] + cost(k, j), best[0][0] = 0; the answer is the least best[s][N].
+Recurrence: best[s][j] = min over k < j of best[s - 1][k] + cost(k, j), best[0][0] = 0; answer: the least best[s][N].
 Complexity: as written, O(s_max * N^2). The paper coarsens the rows into bins; here every row stays a possible cut:
   whole replicas   `chain.py`: only cuts that fill a service to the row are worth looking at
   real replicas    `divide.py`: the cost obeys the quadrangle inequality
@@ -13,6 +13,7 @@ both within windows from a coarse grid (`bounds.py`) that provably hold every op
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,8 @@ def partition(prefix: NDArray[np.float64], model: CostModel, s_max: int) -> Part
     """Cut a hotness order at the least cost.
 
     `prefix` is (N + 1,) float64, N >= 1: the gathers of a query among the j hottest rows, from 0, non-decreasing and
-    concave up to rounding. Of equal costs the fewest services win, then the choice that `chain.py` and `divide.py` state.
+    concave up to rounding. Of equal costs the fewest services win, then the choice that `chain.py` and `divide.py`
+    state.
     Raises PlanError for s_max outside 1 ... 16, or costs beyond 64 bits.
     """
     if not 1 <= s_max <= S_MAX:
@@ -73,6 +75,6 @@ def _inner_cuts(prefix: NDArray[np.float64], model: CostModel, s_max: int) -> li
 
 def _partition(prefix: NDArray[np.float64], model: CostModel, inner: list[int]) -> Partition:
     cuts = (0, *inner, len(prefix) - 1)
-    gathers = [float(prefix[end] - prefix[begin]) for begin, end in zip(cuts, cuts[1:], strict=False)]
-    costs = [model.cost(end - begin, g) for begin, end, g in zip(cuts, cuts[1:], gathers, strict=False)]
+    gathers = [float(prefix[end] - prefix[begin]) for begin, end in pairwise(cuts)]
+    costs = [model.cost(end - begin, g) for (begin, end), g in zip(pairwise(cuts), gathers, strict=True)]
     return Partition(sum(costs), cuts, tuple(model.replicas(g) for g in gathers))

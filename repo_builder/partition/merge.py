@@ -24,7 +24,7 @@ CHUNK_ROWS = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Accesses:
-    """A table's accesses: `cdf` (rows + 1,) float64 over its hotness order, and how many rows a query gathers in all."""
+    """A table's accesses: `cdf` (rows + 1,) float64 over its hotness order, and the rows a query gathers in all."""
 
     table: str
     cdf: Floats
@@ -85,7 +85,7 @@ def merged_prefix(tables: Sequence[Accesses]) -> Floats:
 
 
 def places_in_tables(tables: Sequence[Accesses], cuts: Sequence[int]) -> list[list[int]]:
-    """For each cut of the merged order how many rows of each table come before it: a list over the cuts, then the tables."""
+    """For each cut of the merged order how many rows of each table come before it: over the cuts, then the tables."""
     steps = {_key(table): -table.row_gathers() for table, _ in _alike(tables)}  # ascending
     ascending = [steps[_key(table)] for table in tables]
     return [_split(ascending, cut) for cut in cuts]

@@ -90,7 +90,7 @@ def plan_sha256(plan: Plan) -> str:
 
 
 def load_plan(path: Path) -> Plan:
-    """Read a plan file, written by hand or by `plan_to_json`; keys that `plan.schema.json` does not know are passed over.
+    """Read a plan file, written by hand or by `plan_to_json`; keys beyond `plan.schema.json` are passed over.
 
     The totals `memory_bytes` and `embedding_memory_bytes` follow from the services and are not read.
     Raises PlanError with one problem a line: file, field, what was expected, what came.
@@ -178,4 +178,10 @@ def _service_problems(document: Mapping[str, Any]) -> Iterator[str]:
 
 def duplicates(names: Sequence[str]) -> list[str]:
     """The names that come more than once, in the order of their second coming."""
-    return list(dict.fromkeys(name for i, name in enumerate(names) if name in set(names[:i])))
+    seen: set[str] = set()
+    again: dict[str, None] = {}
+    for name in names:
+        if name in seen:
+            again[name] = None
+        seen.add(name)
+    return list(again)

@@ -18,12 +18,14 @@ from repo_builder.spec import Spec
 def make_plan(spec: Spec, hotness: Hotness, profile: Profile, grouping: Grouping, s_max: int) -> Plan:
     """The plan with the least embedding memory at the spec's target traffic.
 
-    `per_table` cuts each table by itself, a service `TABLE_s0`, `TABLE_s1`, ... a shard (0 is the hottest). `tiered` cuts
-    all tables' rows together, most gathers first; the service `tier0` holds each table's hottest rows, and so on.
+    `per_table` cuts each table by itself, a service `TABLE_s0`, `TABLE_s1`, ... a shard (0 is the hottest).
+    `tiered` cuts all tables' rows together, most gathers first; `tier0` holds each table's hottest rows, and so on.
     Raises PlanError for s_max outside 1 ... 16, a CDF that is none, or service names that collide.
     """
     if not 1 <= s_max <= S_MAX:
         raise PlanError(f"s_max: expected 1 to {S_MAX} services, got {s_max}")
+    if grouping not in _GROUPINGS:
+        raise PlanError(f"grouping: expected one of {', '.join(_GROUPINGS)}, got {grouping!r}")
     model = CostModel(spec.serving.target_qps, profile.service_time, spec.tables[0].row_bytes, profile.min_memory_bytes)
     tables = _accesses(spec, hotness)
     embedding = _GROUPINGS[grouping](tables, model, s_max)

@@ -7,9 +7,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator] # numba ships no types
+@njit(cache=True)
 def pool_rising(cdf: NDArray[np.float64], steps: NDArray[np.float64], starts: NDArray[np.int64]) -> float:
-    """Turn the steps of a CDF, in place, into those of its least concave majorant; returns how far that is above the CDF.
+    """Turn the steps of a CDF, in place, into those of its least concave majorant; returns how far it is above.
 
     cdf (rows + 1,) float64; steps (rows,) float64 = diff(cdf) before, never increasing after; starts (rows + 1,) int64,
     scratch. Neighbouring pools of rows whose mean slopes rise are joined (isotonic regression). O(rows).

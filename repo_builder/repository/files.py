@@ -28,7 +28,10 @@ class HashedFile(RawIOBase):
 
     def write(self, data: Any) -> int:
         """Write all of a bytes-like object."""
-        view = memoryview(data).cast("B")
+        view = memoryview(data)
+        if not view.nbytes:
+            return 0
+        view = view.cast("B")
         hashed = self._pool.submit(self._sha256.update, view)
         written = 0
         try:

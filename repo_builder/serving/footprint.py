@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -38,10 +39,8 @@ def memory_by_model(server: Server) -> Mapping[str, int]:
 
 
 def _model(command: list[str]) -> str:
-    """The model that a stub serves: its arguments name instance NAME_<i>_<device> among the region names."""
-    model_file = next((word for word in command if word.endswith(".py")), "")
-    parts = model_file.split("/")
-    return parts[-3] if len(parts) >= 3 else SERVER
+    """The model that a stub serves; its first argument is the model's file, `.../NAME/VERSION/model.py`."""
+    return Path(command[1]).parent.parent.name
 
 
 def times_by_model(server: Server) -> Mapping[str, ModelTimes]:

@@ -76,8 +76,9 @@ def running(
 ) -> Iterator[Server]:
     """Serve a repository while the block runs; leaves neither process nor shared memory behind.
 
-    Raises ServerError where the server does not become ready, with what its log says of it.
+    Raises ServerError where a port is taken, or the server does not become ready, with what its log says of it.
     """
+    _check_ports(host, ports)
     prefix = f"elasticrec_{os.getpid()}_{ports.http}_"
     command = _command(installation, repository, ports, host, prefix)
     with log.open("wb") as output:
@@ -96,6 +97,15 @@ def running(
         yield server
     finally:
         _stop(process, prefix)
+
+
+def _check_ports(host: str, ports: Ports) -> None:
+    """Another server there would answer our question whether ours is ready."""
+    for name, port in (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics)):
+        try:
+            socket.create_server((host, port)).close()
+        except OSError as exc:
+            raise ServerError(f"{host}:{port}: {os.strerror(exc.errno or 0)}; choose another with --{name}-port or --host") from exc
 
 
 def wait(server: Server) -> None:

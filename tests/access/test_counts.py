@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from access_helpers import from_file, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from repo_builder.access.counted import counts_cdf, counts_order
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import AccessError
+from tests.access.helpers import from_file, table
 
 INT_DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", ">i4", ">u8"]
 FLOAT_DTYPES = ["f2", "f4", "f8", ">f4", ">f8", "g"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from access_helpers import table
 
 from repo_builder.access.counted import CountedHotness
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.load import IdSampler, draw_ids
 from repo_builder.access.powerlaw import PowerLawHotness
+from tests.access.helpers import table
 
 COUNTS = np.array([0, 50, 3, 0, 20, 7, 0, 100, 20, 0])
 CASES: list[tuple[Hotness, int]] = [

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from access_helpers import spec, table
 from matplotlib.image import imread
 
 from repo_builder.access.counted import CountedHotness
@@ -14,6 +13,7 @@ from repo_builder.access.load import load_hotness
 from repo_builder.access.plot import plot_hotness, table_label
 from repo_builder.errors import AccessError
 from repo_builder.spec import Access, Spec
+from tests.access.helpers import spec, table
 
 POWERLAW = Access("powerlaw", locality=0.9)
 

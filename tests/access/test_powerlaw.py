@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from access_helpers import spec, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from repo_builder.access.powerlaw import (
     solve_alpha,
 )
 from repo_builder.spec import Access
+from tests.access.helpers import spec, table
 
 
 def direct_share(rows: int, top: int, alpha: float) -> float:

