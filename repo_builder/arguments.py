@@ -6,6 +6,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # argparse has no public name for it
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _EPILOG = """\
 examples:
@@ -34,9 +38,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     for add in (_plan, _build, _verify, _serve, _query, _demo):
         add(commands)
     return parser.parse_args(arguments)
-
-
-Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _command(commands: Commands, name: str, summary: str, description: str, example: str) -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from loadtest import perf_analyzer
 from repo_builder.access.draw import draw_ids
@@ -22,7 +23,7 @@ from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
 from repo_builder.repository.manifest import verify
-from repo_builder.serving.client import score
+from repo_builder.serving.client import Protocol, score
 from repo_builder.serving.footprint import ModelTimes, memory_by_model, times_by_model
 from repo_builder.serving.install import installation
 from repo_builder.serving.server import free_ports, running
@@ -74,10 +75,10 @@ def run_demo(options: Options, say: Callable[[str], None]) -> Report:
         say(f"3. server      ready: http {server.http}, grpc {server.grpc}, metrics {server.metrics}")
         dense, indices = _queries(spec, hotness, options.queries)
         expected = reference_scores(spec, weights, dense, indices)
-        addresses = {"gRPC": ("grpc", server.grpc), "HTTP": ("http", server.http)}
-        differences = {}
-        for name, (protocol, address) in addresses.items():
-            scores = score(protocol, address, spec.name, dense, indices)
+        addresses: dict[Protocol, str] = {"grpc": server.grpc, "http": server.http}
+        differences: dict[str, float] = {}
+        for name, address in addresses.items():
+            scores = score(name, address, spec.name, dense, indices)
             differences[name] = float(np.abs(scores - expected).max())
             say(f"4. {name:<12}{len(scores):,} rows, max abs difference to PyTorch {differences[name]:.1e}")
             if not differences[name] <= TOLERANCE:
@@ -114,7 +115,7 @@ def _spec(options: Options) -> Spec:
     return spec
 
 
-def _queries(spec: Spec, hotness: Hotness, rows: int) -> tuple[np.ndarray, np.ndarray]:
+def _queries(spec: Spec, hotness: Hotness, rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     rng = np.random.default_rng(1)
     dense = rng.standard_normal((rows, spec.dense_features), np.float32)
     columns = [draw_ids(hotness, table, (rows, table.pooling), rng) for table in spec.tables]

@@ -4,67 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-_PIECE_BYTES = 4 * 1024**2  # rows sorted at a time: few enough to stay in the processor's cache, many enough a write
+_PIECE_BYTES = 4 * 1024**2  # rows sorted at a time: few enough to stay near the processor, many enough for large writes
+_WRITE_BYTES = 1024**2  # longer writes were measured to stall on the kernel's throttling: a third of the throughput
+
+
+class Output(Protocol):
+    """A file open for writing; it may take a part of the bytes only, and says how many."""
+
+    def write(self, data: memoryview, /) -> int:
+        """Append the bytes."""
 
 
 def write_shards(
-    chunks: Iterator[NDArray[np.float32]], shard_of_row: NDArray[np.uint8], outputs: Sequence[BinaryIO]
+    chunks: Iterator[NDArray[np.float32]], shard_of_row: NDArray[np.uint8], outputs: Sequence[Output]
 ) -> None:
     """Append each row of a table to the file of its shard.
 
     chunks: the table's rows in id order, in blocks (n, dim) float32. shard_of_row: (rows,) uint8, each below
     len(outputs). outputs: one file a shard, open for writing in binary; unbuffered ones save a copy.
-    The next block is read while one is written, so two blocks are in memory. Raises ValueError when the shard numbers
-    do not fit the outputs or the rows; then the files hold a part of the table.
+    Reading and sorting go on in a thread beside the writing; some two blocks are in memory. Raises ValueError when the
+    shard numbers do not fit the outputs or the rows; then the files hold a part of the table.
     """
-    if len(shard_of_row) and int(shard_of_row.max()) >= len(outputs):
-        raise ValueError(f"expected shard numbers below {len(outputs)}, got {shard_of_row.max()}")
-    begin = 0
+    pieces = _pieces(chunks, shard_of_row, len(outputs))
     with ThreadPoolExecutor(max_workers=1) as reader:
-        coming = reader.submit(next, chunks, None)
-        while (block := coming.result()) is not None:
-            coming = reader.submit(next, chunks, None)
-            end = begin + len(block)
-            if end > len(shard_of_row):
-                break
-            _write_block(block, shard_of_row[begin:end], outputs)
-            begin = end
-    if block is not None or begin != len(shard_of_row):
-        raise ValueError(f"expected {len(shard_of_row)} rows, one for each shard number, got {begin} or more than fit")
+        coming = reader.submit(next, pieces, None)
+        while (piece := coming.result()) is not None:
+            coming = reader.submit(next, pieces, None)
+            for output, rows in zip(outputs, piece, strict=True):
+                _write(output, rows)
 
 
-def _write_block(block: NDArray[np.float32], shards: NDArray[np.uint8], outputs: Sequence[BinaryIO]) -> None:
-    """Write (n, dim) rows to the files named by their (n,) shard numbers."""
-    if not len(block):
-        return
-    low, high = int(shards.min()), int(shards.max())
-    if low == high:
-        _write(outputs[low], block)
-        return
-    step = max(1, _PIECE_BYTES // (4 * block.shape[1]))
-    piece_sorted = np.empty((min(step, len(block)), block.shape[1]), np.float32)
-    for begin in range(0, len(block), step):
-        rows, numbers = block[begin : begin + step], shards[begin : begin + step]
+def _pieces(
+    chunks: Iterator[NDArray[np.float32]], shard_of_row: NDArray[np.uint8], shards: int
+) -> Iterator[list[NDArray[np.float32]]]:
+    """The table piece by piece, each as the rows (n, dim) of every shard in turn."""
+    if len(shard_of_row) and int(shard_of_row.max()) >= shards:
+        raise ValueError(f"expected shard numbers below {shards}, got {shard_of_row.max()}")
+    begin = 0
+    for block in chunks:
+        numbers = shard_of_row[begin : begin + len(block)]
+        begin += len(block)
+        if begin > len(shard_of_row):
+            break
+        step = max(1, _PIECE_BYTES // (4 * block.shape[1]))
+        for at in range(0, len(block), step):
+            yield _split(block[at : at + step], numbers[at : at + step], shards)
+    if begin != len(shard_of_row):
+        raise ValueError(f"expected {len(shard_of_row)} rows, one for each shard number, got {begin} or more")
+
+
+def _split(rows: NDArray[np.float32], numbers: NDArray[np.uint8], shards: int) -> list[NDArray[np.float32]]:
+    """The rows (n, dim) of each shard, in their order, by their shard numbers (n,)."""
+    counts = np.bincount(numbers, minlength=shards)
+    if counts.max() < len(rows):  # else all belong to one shard, and stand as they should
         order = np.argsort(numbers, kind="stable")  # a radix sort on bytes; stable keeps the id order
-        np.take(rows, order, axis=0, out=piece_sorted[: len(rows)], mode="clip")  # clip: no bounds check, no copy
-        _write_runs(piece_sorted[: len(rows)], np.bincount(numbers, minlength=len(outputs)), outputs)
-
-
-def _write_runs(rows: NDArray[np.float32], counts: NDArray[np.intp], outputs: Sequence[BinaryIO]) -> None:
-    """Write the first counts[0] rows to outputs[0], the next counts[1] to outputs[1], ..."""
+        rows = np.take(rows, order, axis=0, mode="clip")  # clip spares a check of each place
     ends = np.cumsum(counts)
-    for output, count, end in zip(outputs, counts, ends, strict=True):
-        if count:
-            _write(output, rows[end - count : end])
+    return [rows[end - count : end] for count, end in zip(counts, ends, strict=True)]
 
 
-def _write(output: BinaryIO, rows: NDArray[np.float32]) -> None:
+def _write(output: Output, rows: NDArray[np.float32]) -> None:
     view = rows.reshape(-1).view(np.uint8).data
     written = 0
     while written < len(view):  # an unbuffered file may take a part only
-        written += output.write(view[written:])
+        written += output.write(view[written : written + _WRITE_BYTES])

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import tritonclient.http
 
-from repo_builder.serving.server import Server
+from repo_builder.serving.server import Server, stubs
 
 SERVER = "tritonserver"
 
@@ -31,9 +31,8 @@ def memory_by_model(server: Server) -> Mapping[str, int]:
 
     PSS counts a page shared by n processes as 1/n of it in each: the sum over all is what the machine spends.
     """
-    root = psutil.Process(server.process.pid)
-    memory = Counter({SERVER: root.memory_full_info().pss})
-    for stub in root.children(recursive=True):
+    memory = Counter({SERVER: psutil.Process(server.process.pid).memory_full_info().pss})
+    for stub in stubs(server):
         memory[_model(stub.cmdline())] += stub.memory_full_info().pss
     return memory
 

@@ -14,11 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from repo_builder.errors import ServerError
 from repo_builder.serving.install import Installation
 
 EXIT_TIMEOUT_S = 10  # how long the server may finish what is in flight
 POLL_S = 0.05
+WATCH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +108,38 @@ def _check_ports(host: str, ports: Ports) -> None:
         try:
             socket.create_server((host, port)).close()
         except OSError as exc:
-            raise ServerError(f"{host}:{port}: {os.strerror(exc.errno or 0)}; choose another with --{name}-port or --host") from exc
+            raise ServerError(
+                f"{host}:{port}: {os.strerror(exc.errno or 0)}; choose another with --{name}-port or --host"
+            ) from exc
 
 
 def wait(server: Server) -> None:
-    """Block until the server ends by itself, which it should not: raises ServerError then."""
-    status = server.process.wait()
-    raise ServerError(f"tritonserver ended with status {status}; {_blame(server.log)}")
+    """Block until the server or one of its Python stubs ends, which none should: raises ServerError then.
+
+    Triton (2.51) does not replace a dead stub: it stays ready and fails each query after a second. A server that has
+    ended instead is restarted by whatever supervises it.
+    """
+    served = {stub: stub.cmdline()[1] for stub in stubs(server)}
+    while server.process.poll() is None:
+        dead = [file for stub, file in served.items() if not _is_alive(stub)]
+        if dead and server.process.poll() is None:
+            raise ServerError(f"the process that serves {dead[0]} died; Triton would not replace it: start again")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.process.wait(WATCH_S)
+    raise ServerError(f"tritonserver ended with status {server.process.returncode}; {_blame(server.log)}")
+
+
+def stubs(server: Server) -> list[psutil.Process]:
+    """The Python backend's processes, one an instance."""
+    return psutil.Process(server.process.pid).children(recursive=True)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """Triton does not reap a dead stub: it stays as a zombie."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _command(installation: Installation, repository: Path, ports: Ports, host: str, prefix: str) -> list[str]:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from export_oracles import dlrm_state, make_spec
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
@@ -22,6 +21,7 @@ from repo_builder.errors import CheckpointError
 from repo_builder.export.checkpoint import open_checkpoint
 from repo_builder.export.weights import WeightSource, open_weights
 from repo_builder.spec import Table
+from tests.export.export_oracles import dlrm_state, make_spec
 
 
 def save(state: dict[str, torch.Tensor], path: Path) -> None:
@@ -257,7 +257,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-from export_oracles import make_spec
+from tests.export.export_oracles import make_spec
 from repo_builder.export.shards import write_shards
 from repo_builder.export.weights import open_weights
 
@@ -283,7 +283,10 @@ def test_building_from_a_large_checkpoint_keeps_less_than_a_table_and_512_mib(su
     spec = make_spec(rows=(1_250_000,) * 5, dim=32, source="dlrm", path=path)
     save(dlrm_state(spec), path)  # 5 tables of 160 MB
     done = subprocess.run(
-        [sys.executable, "-c", PEAK, str(Path(__file__).parent), str(path)], capture_output=True, check=True, text=True
+        [sys.executable, "-c", PEAK, str(Path(__file__).parents[2]), str(path)],
+        capture_output=True,
+        check=True,
+        text=True,
     )
     path.unlink()
     assert int(done.stdout) <= 160_000_000 + 512 * 1024**2

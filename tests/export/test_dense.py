@@ -15,7 +15,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from export_oracles import load_oracle, make_spec
 from numpy.typing import NDArray
 
 from repo_builder.errors import ExportError
@@ -24,6 +23,7 @@ from repo_builder.export.dense import OPSET, Partial, export_dense
 from repo_builder.export.layers import DenseWeights
 from repo_builder.export.weights import open_weights
 from repo_builder.spec import Spec
+from tests.export.export_oracles import load_oracle, make_spec
 
 TIERED = [Partial(f"tier{i}", (0, 1, 2)) for i in range(4)]
 CASES = {
@@ -141,7 +141,7 @@ AGAIN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from export_oracles import make_spec
+from tests.export.export_oracles import make_spec
 from repo_builder.export.dense import Partial, export_dense
 from repo_builder.export.weights import open_weights
 spec = make_spec()
@@ -154,7 +154,7 @@ def test_another_process_writes_the_same_bytes_and_nothing_to_the_console(
 ) -> None:
     again = tmp_path / "again.onnx"
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", AGAIN, str(Path(__file__).parent), str(again)],
+        [sys.executable, "-W", "error", "-c", AGAIN, str(Path(__file__).parents[2]), str(again)],
         capture_output=True,
         check=False,
     )

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from export_oracles import OracleDlrm, bags_of, dlrm_state, make_spec, random_indices
 from safetensors.torch import save_file
 
 from repo_builder.errors import CheckpointError
 from repo_builder.export.reference import reference_scores
 from repo_builder.export.weights import open_weights
 from repo_builder.spec import Spec
+from tests.export.export_oracles import OracleDlrm, bags_of, dlrm_state, make_spec, random_indices
 
 
 def problems_of(state: dict[str, torch.Tensor], spec: Spec) -> list[str]:

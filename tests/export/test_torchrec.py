@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from export_oracles import OracleTorchRec, bags_of, make_spec, random_indices
 
 from repo_builder.errors import CheckpointError
 from repo_builder.export.reference import reference_scores
 from repo_builder.export.weights import open_weights
+from tests.export.export_oracles import OracleTorchRec, bags_of, make_spec, random_indices
 
 
 @pytest.mark.parametrize("head", ["", "model."])

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from export_oracles import make_spec
 from numpy.typing import NDArray
 
 from repo_builder.export.weights import WeightSource, open_weights
 from repo_builder.spec import Table
+from tests.export.export_oracles import make_spec
 
 
 def whole(source: WeightSource, table: Table) -> NDArray[np.float32]:

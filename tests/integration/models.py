@@ -39,7 +39,7 @@ def document(index_dtype: str = "int64") -> dict:
 
 
 def make_spec(folder: Path, index_dtype: str = "int64") -> Spec:
-    """The spec, with its checkpoint written in `folder`; embeddings large enough for one wrong id to show in a score."""
+    """The spec, its checkpoint written in `folder`; embeddings large enough for one wrong id to show in a score."""
     spec = parse_spec(document(index_dtype), folder / "small.yaml")
     path = folder / "small.pt"
     write_example_checkpoint(spec, path)

@@ -170,7 +170,7 @@ def test_a_folder_that_is_no_repository_is_left_alone(tmp_path: Path) -> None:
     spec, plan = make_repository(tmp_path, "tiered")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/notes").write_text("mine")
-    with pytest.raises(RepositoryError, match="expected a former repository .* choose another folder"):
+    with pytest.raises(RepositoryError, match=r"expected a former repository .* choose another folder"):
         build(spec, plan, load_hotness(spec), open_weights(spec), tmp_path / "other")
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["notes"]
 

@@ -86,7 +86,8 @@ class Router:
         Returns (ids (nnz,) int32, lengths (batch * tables of the service,) int32) a service; bags go query row by
         query row, in it table by table. Raises ValueError naming row, table and id where an id is not of its table.
         """
-        indices = np.ascontiguousarray(indices)
+        if not indices.flags.c_contiguous:
+            raise ValueError("indices: expected a C-contiguous array")
         batch = len(indices)
         ids = [np.empty(batch * capacity, np.int32) for capacity in self._capacity]
         lengths = [np.zeros(batch * service.tables, np.int32) for service in self.services]
