@@ -68,7 +68,7 @@ BAD = {
     "too many rows": (replaced("dense", lambda dense: np.zeros((4097, 5), np.float32)), "small_router"),
     "no rows": (
         lambda arrays: arrays.update(dense=arrays["dense"][:0], indices=arrays["indices"][:0]),
-        "at least one row",
+        "input byte size mismatch for input",  # Triton's own words; which input comes first is its choice
     ),
 }
 
