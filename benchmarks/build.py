@@ -1,0 +1,80 @@
+"""Building a repository beside `cp` of the same bytes, in turn in the same run. Goal: at least half of cp's throughput.
+
+The checkpoint is in the page cache, as it is after a download or a training run. `random` weights are made, not copied:
+they have no such goal and are not measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from repo_builder.access.load import load_hotness
+from repo_builder.export.example import write_example_checkpoint
+from repo_builder.export.weights import open_weights
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
+from repo_builder.partition.planner import make_plan
+from repo_builder.repository.build import build
+from repo_builder.spec import parse_spec
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=800_000, help="rows a table, ten tables of dim 32")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        measure(Path(folder), args.rows, args.rounds)
+
+
+def measure(folder: Path, rows: int, rounds: int) -> None:
+    """Take turns: cp of the checkpoint, and the whole build of it."""
+    spec = parse_spec(document(rows), folder / "spec.yaml")
+    checkpoint = folder / "model.pt"
+    write_example_checkpoint(spec, checkpoint)
+    torch.load(checkpoint, weights_only=True)  # into the page cache
+    hotness = load_hotness(spec)
+    profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
+    plan = make_plan(spec, hotness, profile, "tiered", 4)
+    size_mb = checkpoint.stat().st_size / 1e6
+    spent: dict[str, list[float]] = {"cp": [], "build": []}
+    for _ in range(rounds):
+        start = time.perf_counter()
+        subprocess.run(["cp", str(checkpoint), str(folder / "copy.pt")], check=True)  # noqa: S607 - the one on PATH
+        spent["cp"].append(time.perf_counter() - start)
+        (folder / "copy.pt").unlink()
+        start = time.perf_counter()
+        build(spec, plan, hotness, open_weights(spec), folder / "repository")
+        spent["build"].append(time.perf_counter() - start)
+        shutil.rmtree(folder / "repository")
+    print(f"{size_mb:.0f} MB in ten tables, {len(plan.embedding_services)} tiers, medians of {rounds}")
+    for name, times in spent.items():
+        print(f"  {name:<6} {np.median(times):6.2f} s   {size_mb / np.median(times):7.0f} MB/s")
+    ratio = float(np.median(np.array(spent["cp"]) / np.array(spent["build"])))
+    print(f"  build / cp throughput {ratio:.2f} (goal 0.5)")
+
+
+def document(rows: int) -> dict[str, object]:
+    """The model."""
+    return {
+        "name": "rm1",
+        "dense_features": 13,
+        "bottom_mlp": [256, 128, 32],
+        "top_mlp": [256, 64, 1],
+        "tables": [{"name": "C", "rows": rows, "dim": 32, "pooling": 128, "count": 10}],
+        "weights": {"source": "dlrm", "path": "model.pt"},
+        "access": {"source": "powerlaw", "locality": 0.9},
+        "serving": {"target_qps": 800, "batch": 32},
+    }
+
+
+if __name__ == "__main__":
+    main()
