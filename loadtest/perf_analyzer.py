@@ -62,7 +62,10 @@ def write_input_data(path: Path, dense: NDArray[np.float32], indices: NDArray[An
     """Write rows as perf_analyzer's `--input-data` JSON, `batch` rows a query; returns the number of queries.
 
     dense: (rows, dense_features) float32; indices: (rows, sum of pooling); a last incomplete query is left out.
+    Raises LoadTestError where there is no whole query: perf_analyzer would find no data.
     """
+    if len(dense) < batch:
+        raise LoadTestError(f"load: expected at least {batch} rows, those of one query, got {len(dense)}")
     queries = []
     for start in range(0, len(dense) - batch + 1, batch):
         rows = slice(start, start + batch)
@@ -97,7 +100,9 @@ def run(model: str, grpc_address: str, input_data: Path, concurrency: int, secon
 def _parse(report: Path) -> Measurement:
     """Read the report's one row; its latencies are in microseconds."""
     with report.open(newline="", encoding="utf-8") as file:
-        row = next(csv.DictReader(file))
+        row = next(csv.DictReader(file), None)
+    if row is None:
+        raise LoadTestError("perf_analyzer: expected a measurement in its report, got none; measure for longer")
     return Measurement(
         concurrency=int(row["Concurrency"]),
         throughput_qps=float(row["Inferences/Second"]),

@@ -62,7 +62,10 @@ def _plan(commands: Commands) -> None:
     _spec(parser)
     _s_max(parser)
     parser.add_argument(
-        "--profile", type=Path, metavar="FILE", help="measured service times (default: a documented guess)"
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="measured service times (default: calls of 0.5 ms, 20 M gathers/s, 300 MB)",
     )
     parser.add_argument(
         "--grouping",

@@ -22,6 +22,7 @@ from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Pro
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
+from repo_builder.repository.configs import MAX_BATCH_ROWS
 from repo_builder.repository.manifest import verify
 from repo_builder.serving.client import Protocol, score
 from repo_builder.serving.footprint import ModelTimes, memory_by_model, times_by_model
@@ -30,6 +31,7 @@ from repo_builder.serving.server import free_ports, running
 from repo_builder.spec import Spec, load_spec
 
 TOLERANCE = 1e-5
+LOAD_ROWS = 1024  # what perf_analyzer sends again and again; more only makes its JSON long
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +75,13 @@ def run_demo(options: Options, say: Callable[[str], None]) -> Report:
         running(installed, repository, free_ports(), options.folder / "demo.log") as server,
     ):
         say(f"3. server      ready: http {server.http}, grpc {server.grpc}, metrics {server.metrics}")
-        dense, indices = _queries(spec, hotness, options.queries)
+        batch = spec.serving.batch
+        dense, indices = _queries(spec, hotness, max(options.queries, batch))  # perf_analyzer needs one whole query
         expected = reference_scores(spec, weights, dense, indices)
         addresses: dict[Protocol, str] = {"grpc": server.grpc, "http": server.http}
         differences: dict[str, float] = {}
         for name, address in addresses.items():
-            scores = score(name, address, spec.name, dense, indices)
+            scores = _served_scores(name, address, spec, dense, indices)
             differences[name] = float(np.abs(scores - expected).max())
             say(f"4. {name:<12}{len(scores):,} rows, max abs difference to PyTorch {differences[name]:.1e}")
             if not differences[name] <= TOLERANCE:
@@ -86,8 +89,8 @@ def run_demo(options: Options, say: Callable[[str], None]) -> Report:
                     f"{name}: expected scores within {TOLERANCE:g} of PyTorch's, got {differences[name]:g}"
                 )
         data = options.folder / "queries.json"
-        perf_analyzer.write_input_data(data, dense, indices, spec.serving.batch)
-        say(f"5. load        perf_analyzer, 2 queries of {spec.serving.batch} rows in flight, {options.seconds:g} s")
+        perf_analyzer.write_input_data(data, dense[:LOAD_ROWS], indices[:LOAD_ROWS], batch)
+        say(f"5. load        perf_analyzer, 2 queries of {batch} rows in flight, {options.seconds:g} s")
         measurement = perf_analyzer.run(spec.name, server.grpc, data, 2, options.seconds)
         return Report(spec, plan, differences, measurement, memory_by_model(server), times_by_model(server))
 
@@ -113,6 +116,14 @@ def _spec(options: Options) -> Spec:
     spec = load_spec(path)
     write_example_checkpoint(spec, options.folder / "demo.pt")
     return spec
+
+
+def _served_scores(
+    protocol: Protocol, address: str, spec: Spec, dense: NDArray[np.float32], indices: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """The scores (rows, 1) of any number of rows, in queries of at most what the server takes at once."""
+    parts = [slice(begin, begin + MAX_BATCH_ROWS) for begin in range(0, len(dense), MAX_BATCH_ROWS)]
+    return np.concatenate([score(protocol, address, spec.name, dense[rows], indices[rows]) for rows in parts])
 
 
 def _queries(spec: Spec, hotness: Hotness, rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import Plan
 from repo_builder.spec import Spec
 
 if TYPE_CHECKING:
     from repo_builder.demo import Report  # it imports torch
+
+
+_NOT_MEASURED = {DEFAULT_PROFILE.name: " - NOT MEASURED: documented guesses; give your own with --profile"}
 
 
 def size(size_bytes: float) -> str:
@@ -43,7 +47,7 @@ def plan_summary(plan: Plan, spec: Spec) -> str:
     return (
         f"{plan.grouping}, {spec.serving.target_qps:g} queries/s of {spec.serving.batch} rows: "
         f"{size(plan.memory_bytes)} over all replicas ({size(plan.embedding_memory_bytes)} of it embedding services; "
-        f"one copy of the tables is {size(whole)})\nprofile: {plan.profile}"
+        f"one copy of the tables is {size(whole)})\nprofile: {plan.profile}{_NOT_MEASURED.get(plan.profile or '', '')}"
     )
 
 

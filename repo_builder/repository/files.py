@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
@@ -16,15 +17,21 @@ from typing import Any
 from repo_builder.errors import RepositoryError
 from repo_builder.repository.manifest import MANIFEST, FileEntry
 
+MAX_WAITING = 16  # writes of a file that may wait to be hashed: they hold their memory
+
 
 class HashedFile(RawIOBase):
-    """A new file that knows its size and SHA-256; each write is hashed on `pool` while the system takes the bytes."""
+    """A new file that knows its size and SHA-256.
+
+    What is written is hashed meanwhile on `pool`, and must not change; one worker there keeps the hashing in order.
+    """
 
     def __init__(self, folder: Path, path: str, pool: ThreadPoolExecutor) -> None:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         self._file = (folder / path).open("xb", buffering=0)
         self._path, self._pool = path, pool
         self._size_bytes, self._sha256 = 0, hashlib.sha256()
+        self._hashing: deque[Future[None]] = deque()
 
     def write(self, data: Any) -> int:
         """Write all of a bytes-like object."""
@@ -32,13 +39,12 @@ class HashedFile(RawIOBase):
         if not view.nbytes:
             return 0
         view = view.cast("B")
-        hashed = self._pool.submit(self._sha256.update, view)
+        self._hashing.append(self._pool.submit(self._sha256.update, view))
+        while len(self._hashing) > MAX_WAITING:
+            self._hashing.popleft().result()
         written = 0
-        try:
-            while written < len(view):
-                written += self._file.write(view[written:])
-        finally:
-            hashed.result()
+        while written < len(view):
+            written += self._file.write(view[written:])
         self._size_bytes += written
         return written
 
@@ -54,6 +60,8 @@ class HashedFile(RawIOBase):
 
     def entry(self) -> FileEntry:
         """The manifest's entry for what was written so far."""
+        while self._hashing:
+            self._hashing.popleft().result()
         return FileEntry(self._path, self._size_bytes, self._sha256.hexdigest())
 
 
@@ -63,8 +71,8 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     A former repository at `target` is replaced; anything else there is refused. Raises RepositoryError.
     """
-    _check_replaceable(target)
     try:
+        _check_replaceable(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     except OSError as exc:
@@ -73,13 +81,24 @@ def new_folder(target: Path) -> Iterator[Path]:
         new = temporary / "new"
         new.mkdir()
         yield new
-        if target.exists():
-            target.rename(temporary / "old")
-        new.rename(target)
+        _check_replaceable(target)  # again: a build may take an hour
+        _replace(target, new, temporary / "old")
     except OSError as exc:
         raise RepositoryError(f"{target}: cannot be written: {exc.strerror}; nothing was changed there") from exc
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(target: Path, new: Path, old: Path) -> None:
+    """Put `new` at `target`, whose former content goes to `old`, and comes back from there should that fail."""
+    try:
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
 
 
 def _check_replaceable(target: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from repo_builder.spec import IndexDtype, Spec
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
 QUERIES = "queries.npz"
+
+# What zipfile and numpy raise over a broken .npz; RuntimeError: an encrypted member, or an unknown compression
+_BROKEN = (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +87,23 @@ def load_manifest(folder: Path) -> Manifest:
         )
     document: Any = read_document(path, RepositoryError)
     problems = schema_problems(document, "manifest.schema.json")
+    if not problems:
+        problems = list(_path_problems([entry["path"] for entry in document["files"]]))
     if problems:
         raise RepositoryError(*(f"{path}: {problem}" for problem in problems))
     tables = tuple(TableEntry(**table) for table in document["tables"])
     files = tuple(FileEntry(**entry) for entry in document["files"])
     return Manifest(**{**document, "tables": tables, "files": files})
+
+
+def _path_problems(paths: Sequence[str]) -> Iterator[str]:
+    """A manifest may come from elsewhere: none of its paths may lead out of the repository, or stand there twice."""
+    for i, path in enumerate(paths):
+        pure = PurePosixPath(path)
+        if not pure.parts or pure.is_absolute() or ".." in pure.parts or str(pure) != path or "\0" in path:
+            yield f"files[{i}].path: expected a path below the repository, such as a/b, got {path!r}"
+        elif path in paths[:i]:
+            yield f"files[{i}].path: expected each file once, got {path!r} twice"
 
 
 def verify(folder: Path) -> Manifest:
@@ -112,8 +128,9 @@ def verify(folder: Path) -> Manifest:
 def files_in(folder: Path) -> Iterator[str]:
     """The files below a folder, relative to it; Python's caches, which a server may leave, are passed over."""
     for path in folder.rglob("*"):
-        if (path.is_file() or path.is_symlink()) and "__pycache__" not in path.parts:
-            yield path.relative_to(folder).as_posix()
+        relative = path.relative_to(folder)
+        if (path.is_file() or path.is_symlink()) and "__pycache__" not in relative.parts:
+            yield relative.as_posix()
 
 
 def entry_of(folder: Path, path: str) -> FileEntry:
@@ -138,7 +155,11 @@ def read_queries(folder: Path, rows: int) -> tuple[NDArray[np.float32], NDArray[
     """The first `rows` of a repository's sample queries: `dense` (rows, features), `indices` (rows, sum of pooling)."""
     path = folder / QUERIES
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["dense"][:rows], arrays["indices"][:rows]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as exc:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is not a whole .npz file")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return arrays["dense"][:rows], arrays["indices"][:rows]
+    except _BROKEN as exc:
         raise RepositoryError(f"{path}: expected sample queries, but {exc}; build the repository again") from exc

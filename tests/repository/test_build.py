@@ -1,9 +1,11 @@
 """Building a repository: what is in it, and that it appears whole or not at all."""
 
+import ast
 import json
 import os
 import pickle
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -99,6 +101,25 @@ def test_nothing_of_the_building_machine_is_in_it(built: tuple[Path, Spec, Plan]
         content = (repository / name).read_bytes()
         for path in (str(repository.parent), str(Path(__file__).parent.parent.parent), str(spec.weights.path)):
             assert path.encode() not in content, name
+
+
+@pytest.mark.parametrize("part", ["router", "tier0"])
+def test_models_need_numpy_alone(part: str, tmp_path: Path) -> None:
+    """What a model imports beside the standard library and the package shipped with it."""
+    make_repository(tmp_path, "tiered")
+    version = tmp_path / f"repository/small_{part}/1"
+    module = "router.routing" if part == "router" else "embedding_shard.shard"
+    program = f"""
+import sys
+sys.path.insert(0, {str(version)!r})
+import triton_backends.{module} as logic
+assert logic.__file__.startswith({str(version)!r})
+(logic.Router if {part == "router"} else logic.Shard).open(__import__("pathlib").Path({str(version)!r}))
+ours = {{name.partition(".")[0] for name in sys.modules}} - sys.stdlib_module_names
+print(sorted(name for name in ours if not name.startswith("_")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert set(ast.literal_eval(done.stdout)) <= {"numpy", "cython_runtime", "triton_backends"}  # the second is numpy's
 
 
 def test_two_builds_are_the_same_bytes(built: tuple[Path, Spec, Plan], tmp_path: Path) -> None:

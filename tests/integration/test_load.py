@@ -1,0 +1,47 @@
+"""The real perf_analyzer on a real server: its figures against the server's own counts."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from loadtest.perf_analyzer import LoadTestError, run, write_input_data
+from repo_builder.serving.footprint import times_by_model
+from tests.integration.conftest import Served
+from tests.integration.models import random_query
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def data(served: Served, tmp_path: Path) -> Path:
+    """Five queries of eight rows, and two rows too many."""
+    assert write_input_data(tmp_path / "data.json", *random_query(served.spec, 42, seed=0), 8) == 5
+    return tmp_path / "data.json"
+
+
+def test_figures_agree_with_the_servers_counts(served: Served, data: Path) -> None:
+    """Queries are counted by Triton too; and by Little's law throughput times latency is what was in flight."""
+    concurrency, before, began = 2, times_by_model(served.server), time.monotonic()
+    measured = run("small", served.server.grpc, data, concurrency, 1.5)
+    took_s = time.monotonic() - began
+    after = times_by_model(served.server)
+    queries = after["small"].requests - before["small"].requests
+    assert measured.concurrency == concurrency
+    assert 1.5 <= took_s < 30
+    assert 0.5 * queries / took_s < measured.throughput_qps < 2 * queries / 1.5
+    assert 0 < measured.p50_ms <= measured.p95_ms <= measured.p99_ms
+    in_flight = measured.throughput_qps * measured.p50_ms / 1000
+    assert 0.3 * concurrency < in_flight < 1.5 * concurrency
+
+
+def test_an_unknown_model_is_named(served: Served, data: Path) -> None:
+    with pytest.raises(LoadTestError, match="unknown model: 'nobody'") as caught:
+        run("nobody", served.server.grpc, data, 1, 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unreachable_server_is_told(served: Served, data: Path) -> None:
+    with pytest.raises(LoadTestError, match=r"127\.0\.0\.1:9: Failed to connect") as caught:
+        run("small", "127.0.0.1:9", data, 1, 1)
+    assert "\n" not in str(caught.value)

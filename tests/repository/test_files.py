@@ -1,0 +1,237 @@
+"""Files that know their hash, and folders that appear whole or not at all."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from repo_builder.errors import RepositoryError
+from repo_builder.repository.files import HashedFile, new_folder
+from repo_builder.repository.manifest import FileEntry
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+RNG = np.random.default_rng(0)
+WRITES = {
+    "nothing": [],
+    "no bytes": [b""],
+    "an empty array": [np.empty((0, 8), np.float32)],
+    "one byte": [b"\0"],
+    "odd sizes": [bytes(range(n % 256)) for n in (1, 63, 64, 65, 127, 255)],
+    "an empty array among others": [b"abc", np.empty(0, np.int64), b"def"],
+    "several pages and a bit": [RNG.bytes(3 * 2**20 + 17)],
+    "arrays": [RNG.standard_normal((7, 3)), np.arange(5, dtype=np.uint8), np.arange(6, dtype=np.int16).reshape(2, 3)],
+    "more than may wait": [bytes([n]) * n for n in range(100)],
+    "the same twice": [b"again", b"again"],
+}
+
+
+@pytest.mark.parametrize("case", WRITES)
+def test_the_entry_is_that_of_the_file(case: str, tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+    data = [part.tobytes() if isinstance(part, np.ndarray) else part for part in WRITES[case]]
+    with HashedFile(tmp_path, "a/b/file.bin", pool) as file:
+        assert [file.write(part) for part in WRITES[case]] == [len(part) for part in data]
+        entry = file.entry()
+    content = (tmp_path / "a/b/file.bin").read_bytes()
+    assert content == b"".join(data)
+    assert entry == FileEntry("a/b/file.bin", len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_an_entry_half_way_is_of_what_was_written_so_far(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+    with HashedFile(tmp_path, "file", pool) as file:
+        file.write(b"first")
+        assert file.entry() == FileEntry("file", 5, hashlib.sha256(b"first").hexdigest())
+        file.write(b"second")
+    assert file.entry() == FileEntry("file", 11, hashlib.sha256(b"firstsecond").hexdigest())
+
+
+def test_a_file_is_never_written_over(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+    """Two services of one name would otherwise share a file."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError):
+        HashedFile(tmp_path, "file", pool)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def repository(folder: Path, content: str) -> Path:
+    """What counts as a former repository."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").write_text(content)
+    return folder
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("before", ["nothing", "an empty folder", "a former repository", "missing parents"])
+def test_success_puts_the_new_folder_in_place(before: str, tmp_path: Path) -> None:
+    target = tmp_path / "up/and/up/target" if before == "missing parents" else tmp_path / "target"
+    if before == "an empty folder":
+        target.mkdir()
+    elif before == "a former repository":
+        repository(target, "old")
+        (target / "stale").write_text("old")
+    with new_folder(target) as folder:
+        repository(folder, "new")
+        assert folder != target and folder.parent.parent == target.parent  # so that a rename is enough
+    assert tree(target) == {"manifest.json": "new"}
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_the_new_folder_can_be_read_by_others(tmp_path: Path) -> None:
+    """As any folder made here, unlike Python's temporary ones: the server may run under another user."""
+    (tmp_path / "plain").mkdir()
+    with new_folder(tmp_path / "target"):
+        pass
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "target")]
+    assert modes[0] == modes[1]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, RepositoryError])
+@pytest.mark.parametrize("former", [True, False])
+def test_an_error_in_the_block_changes_nothing(error: type[BaseException], former: bool, tmp_path: Path) -> None:
+    if former:
+        repository(tmp_path / "target", "old")
+    before = tree(tmp_path)
+
+    def build() -> None:
+        with new_folder(tmp_path / "target") as folder:
+            repository(folder, "new")
+            raise error("half way")
+
+    with pytest.raises(error, match="half way"):
+        build()
+    assert tree(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == (["target"] if former else [])
+
+
+def test_a_system_error_in_the_block_says_so(tmp_path: Path) -> None:
+    repository(tmp_path / "target", "old")
+    with (
+        pytest.raises(RepositoryError, match=r"target: cannot be written: Is a directory; nothing was changed there"),
+        new_folder(tmp_path / "target") as folder,
+    ):
+        folder.write_text("")
+    assert tree(tmp_path) == {"target/manifest.json": "old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_the_former_content_comes_back_when_the_new_cannot_be_put_in_place(tmp_path: Path) -> None:
+    """By then the former one is already moved away; here the new one is gone."""
+    repository(tmp_path / "target", "old")
+    with pytest.raises(RepositoryError, match="nothing was changed there"), new_folder(tmp_path / "target") as folder:
+        folder.rmdir()
+    assert tree(tmp_path) == {"target/manifest.json": "old"}
+
+
+def test_the_former_content_comes_back_when_interrupted_between_the_renames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository(tmp_path / "target", "old")
+    rename, renamed = Path.rename, []
+
+    def interrupted(path: Path, target: Path) -> Path:
+        renamed.append(path.name)
+        if len(renamed) == 2:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "target") as folder:
+        repository(folder, "new")
+    assert renamed == ["target", "new", "old"]
+    assert tree(tmp_path) == {"target/manifest.json": "old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_what_someone_else_put_there_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    """A build may take an hour."""
+
+    def build() -> None:
+        with new_folder(tmp_path / "target") as folder:
+            repository(folder, "new")
+            a_foreign_folder(tmp_path / "target")
+
+    with pytest.raises(RepositoryError, match="expected a former repository"):
+        build()
+    assert tree(tmp_path) == {"target/notes": "mine"}
+
+
+def a_file(target: Path) -> None:
+    target.write_text("mine")
+
+
+def a_link_to_a_repository(target: Path) -> None:
+    target.symlink_to(repository(target.with_name("elsewhere"), "mine"))
+
+
+def a_dangling_link(target: Path) -> None:
+    target.symlink_to(target.with_name("nowhere"))
+
+
+def a_foreign_folder(target: Path) -> None:
+    target.mkdir()
+    (target / "notes").write_text("mine")
+
+
+@pytest.mark.parametrize(
+    ("put", "told"),
+    [
+        (a_file, "expected a folder to build, got a file or link"),
+        (a_link_to_a_repository, "expected a folder to build, got a file or link"),
+        (a_dangling_link, "expected a folder to build, got a file or link"),
+        (a_foreign_folder, "expected a former repository .with manifest.json. or nothing, got other files"),
+    ],
+)
+def test_anything_else_at_the_target_is_refused_and_kept(
+    put: Callable[[Path], None], told: str, tmp_path: Path
+) -> None:
+    put(tmp_path / "target")
+    before, names = tree(tmp_path), sorted(tmp_path.iterdir())
+    entered = False
+    with (
+        pytest.raises(RepositoryError, match=f"{tmp_path}/target: {told}; choose another.* with -o"),
+        new_folder(tmp_path / "target"),
+    ):
+        entered = True
+    assert not entered
+    assert tree(tmp_path) == before and sorted(tmp_path.iterdir()) == names
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [("file/target", "Not a directory|File exists"), ("file/a/b/target", "Not a directory"), ("x" * 300, "too long")],
+)
+def test_a_place_that_cannot_be_written_is_told(path: str, why: str, tmp_path: Path) -> None:
+    """Below a regular file, which stops root too, and under a name longer than file systems take."""
+    (tmp_path / "file").write_text("mine")
+    with (
+        pytest.raises(
+            RepositoryError, match=f"(target|xxx): cannot be written: .*({why}); choose another folder with -o"
+        ),
+        new_folder(tmp_path / path),
+    ):
+        pass
+    assert tree(tmp_path) == {"file": "mine"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_parent_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    with (
+        pytest.raises(RepositoryError, match="cannot be written: Permission denied"),
+        new_folder(tmp_path / "closed/x"),
+    ):
+        pass
+    (tmp_path / "closed").chmod(0o700)

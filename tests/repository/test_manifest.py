@@ -1,0 +1,304 @@
+"""The manifest: what it may say, and that a repository holds exactly what it says."""
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repo_builder.errors import RepositoryError
+from repo_builder.repository.manifest import (
+    FileEntry,
+    Manifest,
+    TableEntry,
+    entry_of,
+    files_in,
+    load_manifest,
+    read_queries,
+    verify,
+)
+
+SHA = "0" * 64
+FILES = {"small/config.pbtxt": b"name: 'small'\n", "small_router/1/idmap.bin": b"\0\1\2", "empty": b""}
+
+
+def entry(path: str, content: bytes) -> dict[str, Any]:
+    return {"path": path, "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def manifest_document() -> dict[str, Any]:
+    return {
+        "generator": "elasticrec 0",
+        "name": "small",
+        "layout": "single",
+        "plan_sha256": SHA,
+        "dense_features": 5,
+        "index_dtype": "int64",
+        "batch": 8,
+        "tables": [{"name": "users", "rows": 3000, "pooling": 4}],
+        "files": [entry(path, content) for path, content in FILES.items()],
+    }
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository as its manifest lists it."""
+    folder = tmp_path / "repository"
+    for path, content in FILES.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    write(folder, manifest_document())
+    return folder
+
+
+def write(folder: Path, document: object) -> None:
+    (folder / "manifest.json").write_text(json.dumps(document))
+
+
+def problems(call: Callable[[Path], object], folder: Path) -> list[str]:
+    with pytest.raises(RepositoryError) as caught:
+        call(folder)
+    assert str(caught.value).splitlines() == list(caught.value.problems)
+    return list(caught.value.problems)
+
+
+def test_a_manifest_is_read_as_it_was_written(repository: Path) -> None:
+    manifest = load_manifest(repository)
+    assert manifest == Manifest(
+        generator="elasticrec 0",
+        name="small",
+        layout="single",
+        plan_sha256=SHA,
+        dense_features=5,
+        index_dtype="int64",
+        batch=8,
+        tables=(TableEntry("users", 3000, 4),),
+        files=tuple(FileEntry(**entry(path, content)) for path, content in FILES.items()),
+    )
+    assert json.loads(manifest.to_json()) == manifest_document()
+    assert verify(repository) == manifest
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_an_entry_is_the_files_size_and_hash(path: str, repository: Path) -> None:
+    assert entry_of(repository, path) == FileEntry(**entry(path, FILES[path]))
+
+
+@pytest.mark.parametrize("key", manifest_document())
+def test_every_field_is_needed(key: str, repository: Path) -> None:
+    document = manifest_document()
+    del document[key]
+    write(repository, document)
+    assert problems(load_manifest, repository) == [f"{repository}/manifest.json: {key}: expected this field, got none"]
+
+
+VIOLATIONS = {
+    "generator": (lambda d: d.update(generator=None), "generator: expected a string"),
+    "name": (lambda d: d.update(name="9lives"), "name: expected a name like"),
+    "name that is a path": (lambda d: d.update(name="../small"), "name: expected a name like"),
+    "layout": (lambda d: d.update(layout="round"), "layout: expected one of single"),
+    "plan_sha256": (lambda d: d.update(plan_sha256="0" * 63), "plan_sha256: expected"),
+    "dense_features": (lambda d: d.update(dense_features=0), "dense_features: expected at least 1, got 0"),
+    "dense_features 2.0": (lambda d: d.update(dense_features=2.0), "dense_features: expected an integer, got 2.0"),
+    "index_dtype": (lambda d: d.update(index_dtype="int8"), "index_dtype: expected one of int64, int32"),
+    "batch": (lambda d: d.update(batch=True), "batch: expected an integer, got true"),
+    "tables": (lambda d: d.update(tables=[]), "tables: expected at least 1 item"),
+    "rows": (lambda d: d["tables"][0].update(rows=0), "tables[0].rows: expected at least 1, got 0"),
+    "pooling": (lambda d: d["tables"][0].pop("pooling"), "tables[0].pooling: expected this field"),
+    "size_bytes": (lambda d: d["files"][1].update(size_bytes=-1), "files[1].size_bytes: expected at least 0, got -1"),
+    "sha256": (lambda d: d["files"][0].update(sha256=SHA.upper() + "A"), "files[0].sha256: expected"),
+    "path": (lambda d: d["files"][2].update(path=""), "files[2].path: expected at least 1 character"),
+    "a list of files": (lambda d: d.update(files={}), "files: expected a list, got {}"),
+    "unknown key": (lambda d: d.update(bogus=1), "bogus: unknown field; expected one of generator, name"),
+    "unknown key of a table": (lambda d: d["tables"][0].update(dim=8), "tables[0].dim: unknown field"),
+    "unknown key of a file": (lambda d: d["files"][0].update(mode=7), "files[0].mode: unknown field"),
+    "a file twice": (
+        lambda d: d["files"].append({**d["files"][0], "sha256": SHA}),
+        "files[3].path: expected each file once, got 'small/config.pbtxt' twice",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", VIOLATIONS)
+@pytest.mark.parametrize("call", [load_manifest, verify])
+def test_a_violation_names_the_field(call: Callable[[Path], object], case: str, repository: Path) -> None:
+    change, told = VIOLATIONS[case]
+    document = manifest_document()
+    change(document)
+    write(repository, document)
+    [problem] = problems(call, repository)
+    assert problem.startswith(f"{repository}/manifest.json: {told}")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"name": 1, "name": 2}', "\0"])
+def test_a_manifest_that_is_none(text: str, repository: Path) -> None:
+    (repository / "manifest.json").write_text(text)
+    assert all(problem.startswith(f"{repository}/manifest.json: ") for problem in problems(load_manifest, repository))
+
+
+@pytest.mark.parametrize("there", ["nothing", "an empty folder", "a file", "a folder as manifest"])
+def test_no_repository_says_what_to_run(there: str, tmp_path: Path) -> None:
+    folder = tmp_path / "it"
+    if there == "a file":
+        folder.write_text("")
+    elif there != "nothing":
+        folder.mkdir()
+    if there == "a folder as manifest":
+        (folder / "manifest.json").mkdir()
+    assert problems(load_manifest, folder) == [
+        f"{folder}: expected a built repository with a manifest.json, found none; run elasticrec build"
+    ]
+
+
+OUTSIDE = ["../outside", "small/../../outside", "..", "/etc/hostname", "//outside", "TMP/outside"]
+UNTIDY = ["small/../empty", "./empty", "small//config.pbtxt", "small/", ".", "a\0b"]
+
+
+@pytest.mark.parametrize("path", OUTSIDE + UNTIDY)
+@pytest.mark.parametrize("call", [load_manifest, verify])
+def test_a_path_that_leads_out_is_refused(call: Callable[[Path], object], path: str, repository: Path) -> None:
+    """Whether or not such a file exists: whoever deletes or copies by the manifest must be able to trust it."""
+    (repository.parent / "outside").write_bytes(b"")
+    path = path.replace("TMP", str(repository.parent))
+    document = manifest_document()
+    document["files"].append(entry(path, b""))
+    write(repository, document)
+    assert problems(call, repository) == [
+        f"{repository}/manifest.json: files[3].path: expected a path below the repository, such as a/b, got {path!r}"
+    ]
+
+
+def test_every_change_is_told_at_once(repository: Path) -> None:
+    (repository / "empty").write_bytes(b"more")
+    (repository / "small/config.pbtxt").write_bytes(b"name: 'smell'\n")
+    (repository / "small_router/1/idmap.bin").unlink()
+    (repository / "small/1").mkdir()
+    (repository / "small/1/extra").touch()
+    told = problems(verify, repository)
+    expected = {
+        "small_router/1/idmap.bin": "expected this file, found none",
+        "small/1/extra": "not in the manifest; remove it or build again",
+        "empty": "expected 0 bytes, got 4",
+        "small/config.pbtxt": f"expected SHA-256 {entry('', FILES['small/config.pbtxt'])['sha256']}, got "
+        + hashlib.sha256(b"name: 'smell'\n").hexdigest(),
+    }
+    assert sorted(told) == sorted(f"{repository}/{path}: {what}" for path, what in expected.items())
+
+
+def test_a_link_in_the_place_of_a_file_is_refused(repository: Path, tmp_path: Path) -> None:
+    """Even to the very same content: Triton refuses it, and it may change unseen."""
+    path = repository / "small/config.pbtxt"
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+    assert problems(verify, repository) == [f"{path}: expected a file, got a symbolic link"]
+
+
+@pytest.mark.parametrize("to", ["folder", "file", "nowhere"])
+def test_a_link_beside_the_files_is_refused(to: str, repository: Path, tmp_path: Path) -> None:
+    """And never followed: what lies behind it is not looked at."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/inside").touch()
+    (tmp_path / "file").touch()
+    (repository / "link").symlink_to(tmp_path / to)
+    assert problems(verify, repository) == [f"{repository}/link: not in the manifest; remove it or build again"]
+
+
+def test_a_folder_behind_a_link_does_not_hold_the_listed_files(repository: Path, tmp_path: Path) -> None:
+    (repository / "small").rename(tmp_path / "moved")
+    (repository / "small").symlink_to(tmp_path / "moved")
+    told = problems(verify, repository)
+    assert f"{repository}/small/config.pbtxt: expected this file, found none" in told
+    assert f"{repository}/small: not in the manifest; remove it or build again" in told
+
+
+def test_pythons_caches_are_passed_over(repository: Path) -> None:
+    """A server that runs the models may leave them."""
+    cache = repository / "small_router/1/__pycache__"
+    cache.mkdir()
+    (cache / "model.cpython-311.pyc").touch()
+    assert set(files_in(repository)) == {*FILES, "manifest.json"}
+    verify(repository)
+
+
+def test_a_repository_below_a_folder_named_like_a_cache_is_checked(repository: Path, tmp_path: Path) -> None:
+    below = tmp_path / "__pycache__"
+    below.mkdir()
+    repository.rename(below / "repository")
+    verify(below / "repository")
+    (below / "repository/empty").unlink()
+    assert problems(verify, below / "repository") == [f"{below}/repository/empty: expected this file, found none"]
+
+
+DENSE = np.arange(12, dtype=np.float32).reshape(4, 3)
+INDICES = np.arange(8).reshape(4, 2) - 1
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def npy() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, DENSE)
+    return buffer.getvalue()
+
+
+WHOLE = npz(dense=DENSE, indices=INDICES)
+
+
+def zipped(content: bytes) -> bytes:
+    """An archive with `content` as its `dense`."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("dense.npy", content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 9])
+def test_queries_are_the_first_rows(rows: int, tmp_path: Path) -> None:
+    (tmp_path / "queries.npz").write_bytes(WHOLE)
+    dense, indices = read_queries(tmp_path, rows)
+    np.testing.assert_array_equal(dense, [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(min(rows, 4))])
+    np.testing.assert_array_equal(indices, [[2 * i - 1, 2 * i] for i in range(min(rows, 4))])
+
+
+BROKEN = {
+    "empty": b"",
+    "text": b"hello",
+    "one array": npy(),
+    "truncated": WHOLE[:-30],
+    "a changed item": WHOLE.replace(DENSE.tobytes(), b"\1" + DENSE.tobytes()[1:]),
+    "no indices": npz(dense=DENSE),
+    "no rows": npz(dense=np.float32(1), indices=INDICES),
+    "a pickle": npz(dense=np.array([None]), indices=INDICES),
+    "a member that is no array": zipped(b"hello"),
+    "an empty member": zipped(b""),
+    "an empty archive": npz(),
+    "encrypted": WHOLE.replace(b"PK\1\2\x2d\3\x2d\0\0\0", b"PK\1\2\x2d\3\x2d\0\1\0"),
+    "an unknown compression": WHOLE.replace(b"PK\1\2\x2d\3\x2d\0\0\0\0\0", b"PK\1\2\x2d\3\x2d\0\0\0\x63\0"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_queries_are_one_line(case: str, tmp_path: Path) -> None:
+    assert BROKEN[case] != WHOLE
+    (tmp_path / "queries.npz").write_bytes(BROKEN[case])
+    [problem] = problems(lambda folder: read_queries(folder, 2), tmp_path)
+    assert problem.startswith(f"{tmp_path}/queries.npz: expected sample queries, but ")
+    assert problem.endswith("; build the repository again")
+
+
+@pytest.mark.parametrize("there", ["nothing", "a folder"])
+def test_missing_queries_are_one_line(there: str, tmp_path: Path) -> None:
+    if there == "a folder":
+        (tmp_path / "queries.npz").mkdir()
+    [problem] = problems(lambda folder: read_queries(folder, 2), tmp_path)
+    assert "queries.npz: expected sample queries" in problem and os.linesep not in problem

@@ -1,0 +1,91 @@
+"""The tour from a checkpoint to measured queries, on the real server."""
+
+import getpass
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from repo_builder import demo
+from repo_builder.cli import main
+from repo_builder.demo import Options, run_demo
+from repo_builder.tables import demo_table
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where temporary files go; after the test there is none, nor a process, nor shared memory."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    before, regions_before = set(psutil.Process().children(recursive=True)), regions()
+    yield folder
+    left = [path.name for path in folder.iterdir()]
+    assert set(left) <= {f"torchinductor_{getpass.getuser()}"}  # torch's own cache, when it is first imported
+    assert not set(psutil.Process().children(recursive=True)) - before
+    assert not regions() - regions_before
+
+
+def regions() -> set[Path]:
+    """Shared memory of the servers that this process runs."""
+    return set(Path("/dev/shm").glob(f"elasticrec_{os.getpid()}_*"))  # noqa: S108 - where Triton puts it
+
+
+def test_the_tour(tmp_path: Path) -> None:
+    """Five steps told, right scores over both protocols, and figures for every model."""
+    said: list[str] = []
+    report = run_demo(Options(tmp_path / "out", table_rows=1000, queries=64, seconds=1.5), said.append)
+    assert [line[0] for line in said] == ["1", "2", "3", "4", "4", "5"]
+    assert set(report.differences) == {"grpc", "http"}
+    assert all(0 <= difference <= 1e-5 for difference in report.differences.values())
+    models = {f"demo_{service.name}" for service in report.plan.services} | {"demo_router"}
+    assert len(report.plan.embedding_services) >= 1
+    assert set(report.memory) == models | {"tritonserver"}
+    assert min(report.memory.values()) > 2**20
+    assert set(report.times) == models | {"demo"}
+    queries = report.times["demo"].requests
+    assert queries >= 2 + report.measurement.throughput_qps  # those compared, and a second's and more
+    for model in models:
+        times = report.times[model]
+        assert queries <= times.requests <= queries + 100, model  # and its warm-up's
+        assert 0 < times.executions <= times.requests and times.compute_ms > 0, model
+    assert demo_table(report).row_count == len(models) + 2
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "demo.yaml", "demo.pt", "demo", "demo.log", "queries.json"
+    }  # fmt: skip
+
+
+def test_the_command_line_takes_a_single_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """Less than the query of 32 rows that the load is made of."""
+    assert main(["demo", "--rows", "1000", "--queries", "1", "--seconds", "1"]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    found = re.search(r"max abs difference (\S+)\n$", told.out)
+    assert found and float(found[1]) <= 1e-5
+    for model in ("demo_router", "demo_dense", "demo_tier0", "tritonserver"):
+        assert re.search(rf"^{model} .* MiB", told.out, re.MULTILINE), model
+
+
+def test_one_wrong_score_fails_it_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last row of more than one query may hold is compared too."""
+    right = demo.reference_scores
+
+    def off(*arguments: object) -> np.ndarray:
+        scores = right(*arguments)
+        scores[-1] += 1e-3
+        return scores
+
+    monkeypatch.setattr(demo, "reference_scores", off)
+    assert main(["demo", "--rows", "1000", "--queries", "4097", "--seconds", "1"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert re.fullmatch(r"elasticrec: grpc: expected scores within 1e-05 of PyTorch's, got 0\.00(0999|1)\d*", lines[0])
