@@ -90,7 +90,14 @@ def run(model: str, grpc_address: str, input_data: Path, concurrency: int, secon
             f"--concurrency-range={concurrency}", f"--measurement-interval={int(1000 * seconds / windows)}",
             f"--max-trials={windows}", "--stability-percentage=999", "--percentile=95",
         ]  # fmt: skip
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+        try:
+            done = subprocess.run(  # noqa: S603 - a list of words, no shell
+                command, env=environment, capture_output=True, text=True, check=False, timeout=3 * seconds + 60
+            )
+        except subprocess.TimeoutExpired as exc:
+            raise LoadTestError(
+                f"perf_analyzer: expected an end after {seconds:g} s, got none in {exc.timeout:g} s"
+            ) from exc
         if done.returncode or not report.is_file():
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise LoadTestError(f"perf_analyzer ended with status {done.returncode}: {' '.join(said[-3:])}")

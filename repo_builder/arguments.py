@@ -75,7 +75,7 @@ def _plan(commands: Commands) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the plan as JSON")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the tables' hotness as a PNG")
+    parser.add_argument("--plot", type=_png, metavar="FILE", help="draw the tables' hotness as a PNG")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
 
 
@@ -89,13 +89,14 @@ def _build(commands: Commands) -> None:
         "elasticrec build rm1.yaml -o model_repository/rm1 --plan plan.json",
     )
     _spec(parser)
-    _s_max(parser)
     parser.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="the repository's folder (default: model_repository/NAME)"
     )
-    parser.add_argument(
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
         "--plan", type=Path, metavar="FILE", help="a plan from elasticrec plan (default: plan now, tiered)"
     )
+    _s_max(either)
     parser.add_argument(
         "--layout", choices=["single"], default="single", help="single: one server, one ensemble (default: %(default)s)"
     )
@@ -190,7 +191,7 @@ def _repository(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repository", type=Path, metavar="DIR", help="a built repository")
 
 
-def _s_max(parser: argparse.ArgumentParser) -> None:
+def _s_max(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--s-max",
         type=_bounded(int, 1, 16),
@@ -198,6 +199,12 @@ def _s_max(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="at most N shards a table (default: %(default)s)",
     )
+
+
+def _png(text: str) -> Path:
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"expected a name ending in .png, got {text}")
+    return Path(text)
 
 
 def _bounded(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], float]:

@@ -18,6 +18,7 @@ from repo_builder.access.load import load_hotness
 from repo_builder.access.progress import progress_bar
 from repo_builder.arguments import parse_arguments
 from repo_builder.errors import ElasticRecError, InputError
+from repo_builder.partition.check import check_plan
 from repo_builder.partition.cost import DEFAULT_PROFILE, load_profile
 from repo_builder.partition.plan import Plan, load_plan, on_cpu, plan_to_json
 from repo_builder.partition.planner import make_plan
@@ -28,14 +29,15 @@ from repo_builder.serving.install import installation
 from repo_builder.serving.server import Ports, running, wait
 from repo_builder.spec import Spec, load_spec
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 2 bad input, 1 anything else."""
     args = parse_arguments(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is under way is undone, as on Ctrl-C
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)  # what is under way is undone, as on Ctrl-C
     try:
         _COMMANDS[args.command](args)
     except ElasticRecError as exc:
@@ -44,9 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exc.exit_code
     except KeyboardInterrupt:
         err.print("elasticrec: interrupted; nothing was left behind")
-        return 130
+        return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to say
+        return 1
+    except OSError as exc:
+        err.print(f"elasticrec: {exc}", markup=False, soft_wrap=True)
         return 1
     return 0
 
@@ -60,7 +65,7 @@ def _plan(args: argparse.Namespace) -> None:
         print(plan_to_json(plan), end="")
     else:
         out.print(tables.plan_table(plan))
-        out.print(tables.plan_summary(plan, spec), soft_wrap=True)
+        out.print(tables.plan_summary(plan, spec), markup=False, soft_wrap=True)
 
 
 def _make_plan(args: argparse.Namespace, spec: Spec) -> Plan:
@@ -80,6 +85,8 @@ def _build(args: argparse.Namespace) -> None:
 
     spec = load_spec(args.spec)
     given = load_plan(args.plan) if args.plan else None
+    if given:
+        check_plan(given, spec, str(args.plan))
     weights = open_weights(spec)
     with progress_bar(err, "reading accesses") as progress:
         hotness = load_hotness(spec, progress)
@@ -108,8 +115,11 @@ def _verify(args: argparse.Namespace) -> None:
 def _serve(args: argparse.Namespace) -> None:
     manifest = load_manifest(args.repository)
     check_gpus(args.repository)
-    log = args.log_file or args.repository.with_name(f"{args.repository.resolve().name}.log")
+    repository = args.repository.resolve()
+    log = args.log_file or repository.with_name(f"{repository.name}.log")
     ports = Ports(args.http_port, args.grpc_port, args.metrics_port)
+    if len({ports.http, ports.grpc, ports.metrics}) < 3:
+        raise InputError(f"ports: expected three different ones, got {ports.http}, {ports.grpc} and {ports.metrics}")
     with installation() as installed, running(installed, args.repository, ports, log, host=args.host) as server:
         print(f"model    {manifest.name}")
         print(f"http     {server.http}")
@@ -140,14 +150,26 @@ def _demo(args: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory(prefix="elasticrec-demo-") as scratch:
         folder = args.output or Path(scratch)
-        report = run_demo(Options(folder, args.rows, args.queries, args.seconds), lambda line: out.print(line))
+        report = run_demo(
+            Options(folder, args.rows, args.queries, args.seconds),
+            lambda line: out.print(line, markup=False, soft_wrap=True),
+        )
     out.print(tables.demo_table(report))
-    out.print(tables.demo_summary(report), soft_wrap=True)
+    out.print(tables.demo_summary(report), markup=False, soft_wrap=True)
 
 
 def _write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.write_text(text, encoding="utf-8")
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")  # /dev/stdout and its kind
+            return
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as exc:
         raise InputError(f"{path}: cannot be written: {exc.strerror}; choose another file with -o") from exc
 

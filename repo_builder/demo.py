@@ -14,7 +14,7 @@ from loadtest import perf_analyzer
 from repo_builder.access.draw import draw_ids
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.load import load_hotness
-from repo_builder.errors import ElasticRecError
+from repo_builder.errors import ElasticRecError, InputError
 from repo_builder.export.example import write_example_checkpoint
 from repo_builder.export.reference import reference_scores
 from repo_builder.export.weights import open_weights
@@ -111,7 +111,10 @@ def _spec(options: Options) -> Spec:
         "serving": {"target_qps": 800, "batch": 32, "sla_ms": 400},
     }
     path = options.folder / "demo.yaml"
-    options.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise InputError(f"{options.folder}: cannot be a folder: {exc.strerror}; choose another with -o") from exc
     path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     spec = load_spec(path)
     write_example_checkpoint(spec, options.folder / "demo.pt")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -139,6 +140,8 @@ _EXPECTED: Mapping[str, Callable[[Any], str]] = {
     "exclusiveMaximum": lambda value: f"less than {value}",
     "enum": lambda value: f"one of {', '.join(map(str, value))}",
     "const": lambda value: repr(value),
+    "uniqueItems": lambda value: "each item once",
+    "maxLength": lambda value: f"at most {value} characters",
     "minItems": lambda value: f"at least {value} item",
     "minLength": lambda value: f"at least {value} character",
     "pattern": lambda value: f"a name like {value} (a letter, then letters, digits or underscores)",
@@ -160,6 +163,8 @@ def _not_finite(value: object, path: str, seen: set[int]) -> Iterator[str]:
     """
     if isinstance(value, float) and not math.isfinite(value):
         yield f"{path.lstrip('.') or '(top level)'}: expected a finite number, got {value}"
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        yield f"{path.lstrip('.') or '(top level)'}: expected a number below 1.8e308, got a larger one"
     if not isinstance(value, (Mapping, list)) or id(value) in seen:
         return
     seen.add(id(value))

@@ -22,16 +22,18 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
     Raises CheckpointError when there is no such file, or it is not a checkpoint of that format.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path}: expected a checkpoint file, got a folder; name the file in it")
     reader = _FORMATS.get(path.suffix)
     if reader is None:
         raise CheckpointError(
             f"{path}: expected a name ending in {', '.join(_FORMATS)}, got {path.name!r}; rename the file"
         )
     try:
+        if path.is_dir():
+            raise CheckpointError(f"{path}: expected a checkpoint file, got a folder; name the file in it")
         return reader(path)
     except FileNotFoundError as exc:
         raise CheckpointError(f"{path}: expected a file, found none; check weights.path in the spec") from exc
     except OSError as exc:
         raise CheckpointError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise CheckpointError(f"{str(path)!r}: expected a path: {exc}") from exc

@@ -12,16 +12,20 @@ from repo_builder.spec import Spec, Table
 
 ROUTER = "router"
 
+DENSE = "dense"
+MAX_ROWS = 2**31 - 1
 
-def check_plan(plan: Plan, spec: Spec) -> None:
-    """Raise PlanError, one problem a line, unless the plan can be built for the spec.
 
-    It must be the spec's own; have one dense service, and shards in embedding services only; hold every table's rows
-    exactly once, in at most 16 shards; and its names must differ from each other, the router's and the ensemble's.
+def check_plan(plan: Plan, spec: Spec, where: str = "plan") -> None:
+    """Raise PlanError, one problem a line beginning with `where`, unless the plan can be built for the spec.
+
+    It must be the spec's own; have one dense service, named so, and shards in embedding services only, no two of a
+    table in one; hold every table's rows exactly once, in at most 16 shards, and at most 2^31 - 1 rows in a service
+    (ids are INT32); and its names must differ from each other and the router's.
     """
     problems = [*_name_problems(plan, spec), *_kind_problems(plan), *_shard_problems(plan, spec)]
     if problems:
-        raise PlanError(*(f"plan: {problem}" for problem in problems))
+        raise PlanError(*(f"{where}: {problem}" for problem in problems))
 
 
 def _name_problems(plan: Plan, spec: Spec) -> Iterator[str]:
@@ -30,9 +34,8 @@ def _name_problems(plan: Plan, spec: Spec) -> Iterator[str]:
     names = [service.name for service in plan.services]
     for name in duplicates(names):
         yield f"services: expected unique names, got {name!r} twice; rename a table or the service"
-    for name, owner in ((ROUTER, "the router"), (spec.name, "the ensemble")):
-        if name in names:
-            yield f"services[{names.index(name)}].name: {name!r} is the name of {owner}; rename the service or the spec"
+    if ROUTER in names:
+        yield f"services[{names.index(ROUTER)}].name: {ROUTER!r} is the name of the router; rename the service"
 
 
 def _kind_problems(plan: Plan) -> Iterator[str]:
@@ -40,6 +43,8 @@ def _kind_problems(plan: Plan) -> Iterator[str]:
     if len(dense) != 1:
         yield f"services: expected one service of kind dense, got {len(dense)}"
     for i, service in enumerate(plan.services):
+        if (service.kind == "dense") != (service.name == DENSE):
+            yield f"services[{i}].name: expected {DENSE!r} for the dense service and it alone, got {service.name!r}"
         if service.kind == "dense" and service.shards:
             yield f"services[{i}].shards: expected none in the dense service, got {len(service.shards)}"
         if service.kind == "embedding" and not service.shards:
@@ -54,6 +59,11 @@ def _shard_problems(plan: Plan, spec: Spec) -> Iterator[str]:
                 held[shard.table].append(shard)
             else:
                 yield f"services[{i}].shards[{j}].table: expected a table of the spec, got {shard.table!r}"
+        for name in duplicates([shard.table for shard in service.shards]):
+            yield f"services[{i}].shards: expected one shard a table in a service, got two of {name!r}; join them"
+        rows = sum(shard.rows for shard in service.shards)
+        if rows > MAX_ROWS:
+            yield f"services[{i}].shards: expected at most {MAX_ROWS} rows in a service (INT32 ids), got {rows}"
     for table in spec.tables:
         yield from _cover_problems(table, sorted(held[table.name], key=lambda shard: (shard.begin, shard.end)))
 

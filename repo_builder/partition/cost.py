@@ -6,6 +6,7 @@ inverse of that in queries a second. At the target traffic a service's *load* is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,8 @@ def _profile(document: Mapping[str, Any], default_name: str) -> Profile:
 
 def replicas_for(load: float) -> int:
     """The whole replicas that a load needs: at least 1, rounded up with the relative tolerance."""
+    if not math.isfinite(load):
+        raise PlanError("profile: expected service times whose product with target_qps is a number, got infinity")
     below = int(load)
     return max(1, below if load <= below * (1 + REPLICA_TOLERANCE) else below + 1)
 

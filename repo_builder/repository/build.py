@@ -45,6 +45,7 @@ def build(
     reading the weights raises.
     """
     check_plan(plan, spec)
+    configs.check_instances(plan)
     total_bytes = sum(table.rows * table.row_bytes for table in spec.tables)
     done = 0
 
@@ -65,9 +66,8 @@ def build(
 
 
 def _write_dense(spec: Spec, plan: Plan, weights: WeightSource, folder: Path) -> FileEntry:
-    places = {table.name: i for i, table in enumerate(spec.tables)}
     partials = [
-        Partial(service.name, tuple(places[shard.table] for shard in service.shards))
+        Partial(configs.sums_name(service.name), configs.held_tables(spec, service))
         for service in plan.embedding_services
     ]
     path = f"{configs.model_name(spec, 'dense')}/1/model.onnx"

@@ -5,7 +5,7 @@ All shapes on the wire and between the steps, for B candidate rows:
     ensemble NAME      dense FP32 [B, dense_features], indices INT64/INT32 [B, sum of pooling] -> score FP32 [B, 1]
     NAME_router        the same inputs -> for each embedding service S: S_ids INT32 [1, nnz], S_lengths INT32 [1, B * T]
     NAME_S             ids, lengths -> sums FP32 [B, T * dim], where S holds a shard of T tables
-    NAME_dense         dense, the sums of every service under its name -> score FP32 [B, 1]
+    NAME_dense         dense, S_sums of every service S -> score FP32 [B, 1]
 
 The ensemble does not batch (its steps do): the router and the dense model join the rows of several queries, and an
 embedding service takes several queries, each with its own number of ids, in one call (ragged batches).
@@ -18,11 +18,13 @@ from collections.abc import Iterable, Mapping
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from repo_builder.errors import PlanError
 from repo_builder.partition.plan import Plan, Service
 from repo_builder.spec import Spec
 
 MAX_BATCH_ROWS = 4096  # rows of all queries in one call of the router or the dense model, so also of one query
 MAX_BATCH_QUERIES = 64  # queries in one call of an embedding service
+MAX_INSTANCES = 64  # processes of one model in one server
 
 _INDEX_TYPES = {"int64": pb.TYPE_INT64, "int32": pb.TYPE_INT32}
 
@@ -35,6 +37,29 @@ def to_text(config: pb.ModelConfig) -> str:
 def model_name(spec: Spec, part: str) -> str:
     """A step's model name: the spec's name first, so that several models can share a server."""
     return f"{spec.name}_{part}"
+
+
+def sums_name(service: str) -> str:
+    """The dense model's input for a service's partial sums: a name that no node of the exported graph has."""
+    return f"{service}_sums"
+
+
+def held_tables(spec: Spec, service: Service) -> tuple[int, ...]:
+    """The tables of which a service holds a shard, as places in the spec, ascending: the order of its bags."""
+    held = {shard.table for shard in service.shards}
+    return tuple(i for i, table in enumerate(spec.tables) if table.name in held)
+
+
+def check_instances(plan: Plan) -> None:
+    """Raise PlanError where one server would start more processes of a service than makes sense in a machine."""
+    problems = [
+        f"plan: services[{i}].replicas: expected at most {MAX_INSTANCES} instances of {service.name} in one server, "
+        f"got {service.instances * service.replicas}; lower replicas in the plan, or serving.target_qps in the spec"
+        for i, service in enumerate(plan.services)
+        if service.instances * service.replicas > MAX_INSTANCES
+    ]
+    if problems:
+        raise PlanError(*problems)
 
 
 def ensemble_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.ModelConfig:
@@ -51,7 +76,7 @@ def ensemble_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.M
     for name in names:
         inputs = {kind: f"{name}_{kind}" for kind in ("ids", "lengths")}
         steps.append(_step(model_name(spec, name), inputs, {"sums": f"{name}_sums"}))
-    sums = {name: f"{name}_sums" for name in names}
+    sums = {sums_name(name): f"{name}_sums" for name in names}
     steps.append(_step(model_name(spec, "dense"), {"dense": "dense", **sums}, {"score": "score"}))
     config.ensemble_scheduling.step.extend(steps)
     return config
@@ -95,7 +120,8 @@ def dense_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.Mode
     config.backend = "onnxruntime"
     config.input.append(_input("dense", pb.TYPE_FP32, spec.dense_features))
     config.input.extend(
-        _input(service.name, pb.TYPE_FP32, len(service.shards) * spec.dim) for service in plan.embedding_services
+        _input(sums_name(service.name), pb.TYPE_FP32, len(service.shards) * spec.dim)
+        for service in plan.embedding_services
     )
     config.output.append(_output("score", pb.TYPE_FP32, 1))
     _place(config, dense_service(plan))

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from repo_builder.access.hotness import Hotness
 from repo_builder.export.shards import write_shards
 from repo_builder.export.weights import WeightSource
-from repo_builder.partition.plan import Plan, Service, Shard
-from repo_builder.repository.configs import model_name
+from repo_builder.partition.plan import Plan, Shard
+from repo_builder.repository.configs import held_tables, model_name
 from repo_builder.repository.files import HashedFile
 from repo_builder.repository.manifest import FileEntry
-from repo_builder.spec import Spec, Table
+from repo_builder.spec import Spec
 from triton_backends.router.idmap import build_id_map
 from triton_backends.router.routing import Placement, RoutedService, RoutedTable
 
@@ -50,7 +50,7 @@ def write_embeddings(
         rows = [0] * len(services)  # written so far
         routed: list[RoutedTable] = []
         map_offset = 0
-        for table in spec.tables:
+        for t, table in enumerate(spec.tables):
             placed = [
                 (k, shard)
                 for k, service in enumerate(services)
@@ -59,7 +59,7 @@ def write_embeddings(
             ]
             placed.sort(key=lambda item: item[1].begin)
             shard_of_row = _shard_of_row(hotness.order(table), [shard for _, shard in placed])
-            shards = tuple(Placement(k, rows[k], _place(services[k], table)) for k, _ in placed)
+            shards = tuple(Placement(k, rows[k], held_tables(spec, services[k]).index(t)) for k, _ in placed)
             routed.append(RoutedTable(table.name, table.rows, table.pooling, map_offset, shards))
             map_offset += id_maps.write(build_id_map(shard_of_row, len(placed)))
             blocks = _counted(weights.table_chunks(table), done_bytes)
@@ -96,11 +96,6 @@ def _shard_of_row(order: NDArray[np.uint32], shards: list[Shard]) -> NDArray[np.
     for i, shard in enumerate(shards):
         shard_of_row[order[shard.begin : shard.end]] = i
     return shard_of_row
-
-
-def _place(service: Service, table: Table) -> int:
-    """The table's bag among those that the service sums for a query row."""
-    return [shard.table for shard in service.shards].index(table.name)
 
 
 def _counted(blocks: Iterator[NDArray[np.float32]], done_bytes: Callable[[int], None]) -> Iterator[NDArray[np.float32]]:

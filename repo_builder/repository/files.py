@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections import deque
@@ -71,6 +72,11 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     A former repository at `target` is replaced; anything else there is refused. Raises RepositoryError.
     """
+    target = Path(os.path.abspath(target))  # noqa: PTH100 - the working folder may move with the target
+    if Path.cwd().is_relative_to(target):
+        raise RepositoryError(
+            f"{target}: expected another folder than the working folder or one above it; cd elsewhere"
+        )
     try:
         _check_replaceable(target)
         target.parent.mkdir(parents=True, exist_ok=True)

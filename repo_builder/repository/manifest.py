@@ -81,7 +81,11 @@ def describe(spec: Spec, layout: str, plan_sha256: str, generator: str, files: l
 def load_manifest(folder: Path) -> Manifest:
     """Read a repository's manifest; raises RepositoryError where `folder` is no repository of ours."""
     path = folder / MANIFEST
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError as exc:
+        raise RepositoryError(f"{folder}: cannot be read: {exc.strerror}") from exc
+    if not found:
         raise RepositoryError(
             f"{folder}: expected a built repository with a {MANIFEST}, found none; run elasticrec build"
         )
@@ -112,6 +116,16 @@ def verify(folder: Path) -> Manifest:
     Raises RepositoryError with one problem a line: missing, changed and unexpected files.
     """
     manifest = load_manifest(folder)
+    try:
+        problems = _differences(folder, manifest)
+    except OSError as exc:
+        raise RepositoryError(f"{exc.filename}: cannot be read: {exc.strerror}") from exc
+    if problems:
+        raise RepositoryError(*problems)
+    return manifest
+
+
+def _differences(folder: Path, manifest: Manifest) -> list[str]:
     listed = {entry.path: entry for entry in manifest.files}
     found = set(files_in(folder)) - {MANIFEST}
     problems = [f"{folder / path}: expected this file, found none" for path in sorted(listed.keys() - found)]
@@ -120,17 +134,14 @@ def verify(folder: Path) -> Manifest:
     ]
     for path in sorted(listed.keys() & found):
         problems += _changes(folder / path, listed[path])
-    if problems:
-        raise RepositoryError(*problems)
-    return manifest
+    return problems
 
 
 def files_in(folder: Path) -> Iterator[str]:
-    """The files below a folder, relative to it; Python's caches, which a server may leave, are passed over."""
+    """What is below a folder, relative to it: files, links, and folders with nothing in them."""
     for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        if (path.is_file() or path.is_symlink()) and "__pycache__" not in relative.parts:
-            yield relative.as_posix()
+        if path.is_symlink() or not path.is_dir() or not any(path.iterdir()):
+            yield path.relative_to(folder).as_posix()
 
 
 def entry_of(folder: Path, path: str) -> FileEntry:
@@ -141,8 +152,8 @@ def entry_of(folder: Path, path: str) -> FileEntry:
 
 
 def _changes(path: Path, listed: FileEntry) -> list[str]:
-    if path.is_symlink():
-        return [f"{path}: expected a file, got a symbolic link"]
+    if path.is_symlink() or not path.is_file():
+        return [f"{path}: expected a file, got {'a symbolic link' if path.is_symlink() else 'something else'}"]
     size_bytes = path.stat().st_size
     if size_bytes != listed.size_bytes:
         return [f"{path}: expected {listed.size_bytes} bytes, got {size_bytes}"]

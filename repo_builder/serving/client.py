@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
+from geventhttpclient.response import HTTPParseError
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
@@ -18,7 +19,12 @@ _SDK: dict[Protocol, ModuleType] = {"grpc": tritonclient.grpc, "http": tritoncli
 
 
 def score(
-    protocol: Protocol, address: str, model: str, dense: NDArray[np.float32], indices: NDArray[Any]
+    protocol: Protocol,
+    address: str,
+    model: str,
+    dense: NDArray[np.float32],
+    indices: NDArray[Any],
+    timeout_s: float = 60,
 ) -> NDArray[np.float32]:
     """The scores (B, 1) float32 of `dense` (B, dense_features) and `indices` (B, sum of pooling), in one query.
 
@@ -30,18 +36,18 @@ def score(
         tensor = sdk.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
         tensor.set_data_from_numpy(array)
         inputs.append(tensor)
-    client = sdk.InferenceServerClient(address)
+    bounded = {"client_timeout": timeout_s} if protocol == "grpc" else {}
+    options = {"network_timeout": timeout_s} if protocol == "http" else {}
     try:
-        scores: NDArray[np.float32] = client.infer(model, inputs).as_numpy("score")
-        return scores
-    except (InferenceServerException, OSError) as exc:
+        with sdk.InferenceServerClient(address, **options) as client:
+            scores: NDArray[np.float32] = client.infer(model, inputs, **bounded).as_numpy("score")
+            return scores
+    except (InferenceServerException, HTTPParseError, OSError) as exc:
         raise ServerError(f"{protocol}://{address}: {_reason(exc)}") from exc
-    finally:
-        client.close()
 
 
 def _reason(error: Exception) -> str:
-    text = error.message() if isinstance(error, InferenceServerException) else str(error)
-    if "failed to connect" in text or "Connection refused" in text:
+    text = str(error.message() if isinstance(error, InferenceServerException) else error)
+    if "failed to connect" in text or "refused" in text:
         return "no server answers there; start one with: elasticrec serve DIR"
     return text

@@ -15,7 +15,10 @@ def check_gpus(repository: Path, devices: Path = Path("/dev")) -> None:
     present = {int(path.name.removeprefix("nvidia")) for path in devices.glob("nvidia[0-9]*")}
     problems = []
     for path in sorted(repository.glob("*/config.pbtxt")):
-        config = text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
+        try:
+            config = text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
+        except (text_format.ParseError, UnicodeDecodeError, OSError) as exc:
+            raise RepositoryError(f"{path}: expected a Triton model config: {exc}; build the repository again") from exc
         wanted = {
             gpu for group in config.instance_group if group.kind == pb.ModelInstanceGroup.KIND_GPU for gpu in group.gpus
         }

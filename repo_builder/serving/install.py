@@ -49,9 +49,10 @@ def installation() -> Iterator[Installation]:
     with tempfile.TemporaryDirectory(prefix="elasticrec-backends-") as folder:
         _assemble_backends(package / "tritonserver", Path(folder))
         libraries = [str(package.parent / "nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR")]
+        libraries += filter(None, [os.environ.get("LD_LIBRARY_PATH")])
         # the stub finds its interpreter, and with it this environment's packages, by PATH
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        environment = {"LD_LIBRARY_PATH": ":".join(libraries), "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {"LD_LIBRARY_PATH": ":".join(libraries), "PATH": path}
         yield Installation(package / "tritonserver" / "bin" / "tritonserver", Path(folder), environment)
 
 

@@ -6,22 +6,28 @@ import contextlib
 import ctypes
 import http.client
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
-from repo_builder.errors import ServerError
+from repo_builder.errors import InputError, ServerError
 from repo_builder.serving.install import Installation
 
 EXIT_TIMEOUT_S = 10  # how long the server may finish what is in flight
 POLL_S = 0.05
 WATCH_S = 1.0
+REAP_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +87,11 @@ def running(
 
     Raises ServerError where a port is taken, or the server does not become ready, with what its log says of it.
     """
-    _check_ports(host, ports)
+    address = _numeric(host)
+    _check_ports(address, ports)
     prefix = f"elasticrec_{os.getpid()}_{ports.http}_"
-    command = _command(installation, repository, ports, host, prefix)
-    with log.open("wb") as output:
+    with _safe_path(repository) as models, _open_log(log) as output:
+        command = _command(installation, models, ports, address, prefix)
         process = subprocess.Popen(  # noqa: S603 - a list of words, no shell
             command,
             stdin=subprocess.DEVNULL,
@@ -94,12 +101,63 @@ def running(
             start_new_session=True,  # a group of its own: Ctrl-C reaches us alone, and the stubs end with it
             preexec_fn=_die_with_parent,
         )
-    server = Server(process, host, ports, log)
+        try:
+            server = Server(process, address, ports, log)
+            _wait_until_ready(server, load_timeout_s)
+            yield server
+        finally:
+            with _undisturbed():
+                _stop(process, prefix)
+                _remove_caches(repository)
+
+
+@contextlib.contextmanager
+def _safe_path(repository: Path) -> Iterator[Path]:
+    """A path of plain characters that leads to the repository.
+
+    Triton's Python backend hands model paths to a shell without quotes: a space would break it, and worse would run.
+    """
+    with tempfile.TemporaryDirectory(prefix="elasticrec-models-") as folder:
+        if not re.fullmatch(r"[\w./+-]+", folder, re.ASCII):
+            raise ServerError(f"{folder}: expected a temporary folder of letters, digits and ._+- only; set TMPDIR")
+        link = Path(folder) / "models"
+        link.symlink_to(repository.resolve(), target_is_directory=True)
+        yield link
+
+
+def _open_log(log: Path) -> BinaryIO:
     try:
-        _wait_until_ready(server, load_timeout_s)
-        yield server
+        return log.open("wb")
+    except OSError as exc:
+        raise InputError(f"{log}: cannot be written: {exc.strerror}; choose another with --log-file") from exc
+
+
+def _numeric(host: str) -> str:
+    """The IPv4 address of a host name: Triton's HTTP server takes no other form."""
+    try:
+        return str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
+    except OSError as exc:
+        raise InputError(f"{host}: expected an IPv4 address of this machine, or a name for one; see --host") from exc
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let no second Ctrl-C interrupt the clean-up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
     finally:
-        _stop(process, prefix)
+        for each, handler in former.items():
+            signal.signal(each, handler)
+
+
+def _remove_caches(repository: Path) -> None:
+    """The stubs' interpreters write bytecode beside `model.py`, whatever the environment says."""
+    for cache in repository.glob("*/[0-9]*/**/__pycache__"):
+        shutil.rmtree(cache, ignore_errors=True)
 
 
 def _check_ports(host: str, ports: Ports) -> None:
@@ -119,11 +177,11 @@ def wait(server: Server) -> None:
     Triton (2.51) does not replace a dead stub: it stays ready and fails each query after a second. A server that has
     ended instead is restarted by whatever supervises it.
     """
-    served = {stub: stub.cmdline()[1] for stub in stubs(server)}
+    models = {stub.pid: Path(stub.cmdline()[1]).parent.parent.name for stub in stubs(server) if stub.is_running()}
     while server.process.poll() is None:
-        dead = [file for stub, file in served.items() if not _is_alive(stub)]
-        if dead and server.process.poll() is None:
-            raise ServerError(f"the process that serves {dead[0]} died; Triton would not replace it: start again")
+        if dead := _dead_stubs(server):
+            names = ", ".join(sorted(models.get(pid, "a model") for pid in dead))
+            raise ServerError(f"the process that serves {names} died; Triton would not replace it: start again")
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.process.wait(WATCH_S)
     raise ServerError(f"tritonserver ended with status {server.process.returncode}; {_blame(server.log)}")
@@ -134,17 +192,17 @@ def stubs(server: Server) -> list[psutil.Process]:
     return psutil.Process(server.process.pid).children(recursive=True)
 
 
-def _is_alive(process: psutil.Process) -> bool:
-    """Triton does not reap a dead stub: it stays as a zombie."""
+def _dead_stubs(server: Server) -> list[int]:
+    """The process ids of stubs that have died: Triton does not reap them, so they stay as zombies."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return [stub.pid for stub in stubs(server) if stub.status() == psutil.STATUS_ZOMBIE]
     except psutil.NoSuchProcess:
-        return False
+        return []
 
 
-def _command(installation: Installation, repository: Path, ports: Ports, host: str, prefix: str) -> list[str]:
+def _command(installation: Installation, models: Path, ports: Ports, host: str, prefix: str) -> list[str]:
     options = [
-        f"--model-repository={repository.resolve()}",
+        f"--model-repository={models}",
         "--model-control-mode=none",
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
@@ -164,9 +222,13 @@ def _die_with_parent() -> None:
 
 def _wait_until_ready(server: Server, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    seen: dict[int, float] = {}  # dead processes, and since when: some that start a stub end at once, and are reaped
+    while (now := time.monotonic()) < deadline:
         if server.process.poll() is not None:
             raise ServerError(f"tritonserver ended with status {server.process.returncode}; {_blame(server.log)}")
+        seen = {pid: seen.get(pid, now) for pid in _dead_stubs(server)}
+        if seen and now - min(seen.values()) > REAP_S:
+            raise ServerError(f"{len(seen)} of its model processes died while loading; {_blame(server.log)}")
         if _is_ready(server):
             return
         time.sleep(POLL_S)

@@ -198,5 +198,5 @@ def test_serve_ends_when_a_stub_dies(
     server = psutil.Process(process.pid).children()[0]
     kill_stub(server.pid, "small_router")
     assert process.wait(60) == 1
-    assert f"{repository}/small_router/1/model.py died" in process.stderr.read()
+    assert "the process that serves small_router died" in process.stderr.read()
     assert not server.is_running()

@@ -50,6 +50,11 @@ def test_an_id_that_is_no_row_is_refused_by_its_place(bad: int, place: int) -> N
         sum_bags(np.zeros((7, 4), np.float32), ids, lengths)
 
 
+def test_a_negative_id_is_no_row_of_however_large_a_matrix() -> None:
+    with pytest.raises(ValueError, match="got -1500000000 at place 0"):
+        check_bags(3_000_000_000, np.array([-1_500_000_000], np.int32), np.ones(1, np.int32))
+
+
 @pytest.mark.parametrize("lengths", [[4], [6], [6, -1], [2**31 - 1, 5], []])
 def test_lengths_that_do_not_add_up_are_refused(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match="add up to 5 ids"):

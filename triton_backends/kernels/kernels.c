@@ -134,11 +134,12 @@ int64_t elasticrec_route(const Table *tables, int64_t table_count, const void *i
 /* ---- bags ---------------------------------------------------------------------------------------------- */
 
 static int64_t first_bad_id(const int32_t *ids, int64_t count, int64_t rows) {
+    const uint32_t end = rows > INT32_MAX ? (uint32_t)INT32_MAX + 1 : (uint32_t)rows; /* a negative id is above it */
     uint32_t bad = 0;
-    for (int64_t i = 0; i < count; i++) bad |= (uint32_t)ids[i] >= (uint32_t)rows;
+    for (int64_t i = 0; i < count; i++) bad |= (uint32_t)ids[i] >= end;
     if (!bad) return -1;
     for (int64_t i = 0; i < count; i++)
-        if ((uint32_t)ids[i] >= (uint32_t)rows) return i;
+        if ((uint32_t)ids[i] >= end) return i;
     return -1;
 }
 

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.dont_write_bytecode = True  # the repository stays as it was built
 sys.path.insert(0, str(Path(__file__).parent))  # the package shipped beside this file
 
-import triton_python_backend_utils as pb_utils
+import triton_python_backend_utils as pb_utils  # noqa: E402 - after the path is set
 
-from triton_backends.onnxruntime.session import OnnxModel
+from triton_backends.onnxruntime.session import OnnxModel  # noqa: E402
 
 
 class TritonPythonModel:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.dont_write_bytecode = True  # the repository stays as it was built
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # the package shipped beside this file, not one that happens to be installed
 
