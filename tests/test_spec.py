@@ -204,7 +204,7 @@ def test_unknown_fields(field: str) -> None:
         ("tables.0.dim", 0, "expected at least 1, got 0"),
         ("tables.0.dim", 65537, "expected at most 65536, got 65537"),
         ("tables.0.pooling", 0, "expected at least 1, got 0"),
-        ("tables.0.pooling", 2**20 + 1, "expected at most 1048576, got 1048577"),
+        ("tables.0.pooling", 2**20 + 1, "expected at most 65536, got 65537"),
         ("tables.1.count", 0, "expected at least 1, got 0"),
         ("tables.1.count", 100_001, "expected at most 100000, got 100001"),
         ("tables.1.count", "9", 'expected an integer, got "9"'),

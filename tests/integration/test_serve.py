@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from repo_builder.cli import main
 from repo_builder.errors import RepositoryError, ServerError
 from repo_builder.export.weights import open_weights
 from repo_builder.repository.build import build
+from repo_builder.repository.manifest import verify
 from repo_builder.serving.client import score
 from repo_builder.serving.footprint import memory_by_model, times_by_model
 from repo_builder.serving.gpus import check_gpus
@@ -127,6 +129,63 @@ def test_a_broken_model_is_named(repository: Path, tmp_path: Path) -> None:
         running(installed, tmp_path / "repository", free_ports(), tmp_path / "log"),
     ):
         pass
+
+
+def test_any_path_is_served_and_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's Python backend hands paths to a shell; spaces, quotes and commands in them must not matter."""
+    folder = tmp_path / "a b $(touch pwned) 'q' ünï;touch pwned"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    spec, _ = make_repository(folder, "tiered")
+    repository = folder / "repository"
+    with installation() as installed, running(installed, repository, free_ports(), tmp_path / "log") as server:
+        dense, indices = random_query(spec, 3, seed=0)
+        scores = score("grpc", server.grpc, "small", dense, indices)
+    np.testing.assert_allclose(scores, pytorch_scores(spec, dense, indices), atol=1e-5)
+    assert not list(tmp_path.rglob("pwned"))
+    verify(repository)
+
+
+def test_a_hand_made_plan_with_awkward_names(tmp_path: Path) -> None:
+    """Services called like tensors and nodes of the graph, their shards in any order."""
+    spec, plan = make_repository(tmp_path, "tiered")
+    names = iter(["score", "relu", "indices", "linear", "cat"])
+    services = tuple(
+        service if service.kind == "dense" else replace(service, name=next(names), shards=service.shards[::-1])
+        for service in plan.services
+    )
+    build(spec, replace(plan, services=services), load_hotness(spec), open_weights(spec), tmp_path / "named")
+    with (
+        installation() as installed,
+        running(installed, tmp_path / "named", free_ports(), tmp_path / "log", host="localhost") as server,
+    ):
+        dense, indices = random_query(spec, 40, seed=4)
+        scores = score("http", server.http, "small", dense, indices)
+    np.testing.assert_allclose(scores, pytorch_scores(spec, dense, indices), atol=1e-5)
+
+
+def test_a_process_that_dies_while_loading_is_told_soon(tmp_path: Path) -> None:
+    make_repository(tmp_path, "tiered")
+    model = tmp_path / "repository/small_router/1/model.py"
+    model.write_text("import os\nos.kill(os.getpid(), 9)\n")
+    started = time.monotonic()
+    with (
+        pytest.raises(ServerError, match="log"),
+        installation() as installed,
+        running(installed, tmp_path / "repository", free_ports(), tmp_path / "log"),
+    ):
+        pass
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(
+    ("host", "told"), [("nosuch.invalid", "nosuch.invalid: expected an IPv4"), ("::1", "::1: exp")]
+)
+def test_a_host_that_is_none_is_bad_input(
+    host: str, told: str, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", str(repository), "--host", host]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_a_gpu_repository_is_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -187,6 +187,24 @@ def test_a_former_repository_is_replaced(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["repository", "small.pt"]
 
 
+def test_more_processes_than_a_server_takes_are_refused(tmp_path: Path) -> None:
+    spec, plan = make_repository(tmp_path, "tiered")
+    services = (plan.services[0], *(replace(service, replicas=65) for service in plan.services[1:]))
+    with pytest.raises(PlanError, match=r"services\[1\]\.replicas: expected at most 64 instances of tier0 .* got 65"):
+        build(spec, replace(plan, services=services), load_hotness(spec), open_weights(spec), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_building_over_the_working_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-o ../repository` from inside it would move the ground from under its own feet."""
+    spec, plan = make_repository(tmp_path, "tiered")
+    monkeypatch.chdir(tmp_path / "repository" / "small")
+    for target in (Path("../../repository"), Path("..")):
+        with pytest.raises(RepositoryError, match="another folder than the working folder"):
+            build(spec, plan, load_hotness(spec), open_weights(spec), target)
+    verify(tmp_path / "repository")
+
+
 def test_a_folder_that_is_no_repository_is_left_alone(tmp_path: Path) -> None:
     spec, plan = make_repository(tmp_path, "tiered")
     (tmp_path / "other").mkdir()

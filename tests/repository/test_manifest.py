@@ -18,7 +18,6 @@ from repo_builder.repository.manifest import (
     Manifest,
     TableEntry,
     entry_of,
-    files_in,
     load_manifest,
     read_queries,
     verify,
@@ -217,13 +216,18 @@ def test_a_folder_behind_a_link_does_not_hold_the_listed_files(repository: Path,
     assert f"{repository}/small: not in the manifest; remove it or build again" in told
 
 
-def test_pythons_caches_are_passed_over(repository: Path) -> None:
-    """A server that runs the models may leave them."""
-    cache = repository / "small_router/1/__pycache__"
-    cache.mkdir()
-    (cache / "model.cpython-311.pyc").touch()
-    assert set(files_in(repository)) == {*FILES, "manifest.json"}
-    verify(repository)
+def test_pythons_caches_are_told(repository: Path) -> None:
+    """What a server imports from there is code that nobody checked."""
+    cache = repository / "small_router/1/__pycache__/model.cpython-311.pyc"
+    cache.parent.mkdir()
+    cache.touch()
+    assert problems(verify, repository) == [f"{cache}: not in the manifest; remove it or build again"]
+
+
+def test_an_empty_folder_is_told(repository: Path) -> None:
+    """Triton would take it for a model and not start."""
+    (repository / "model/1").mkdir(parents=True)
+    assert problems(verify, repository) == [f"{repository / 'model/1'}: not in the manifest; remove it or build again"]
 
 
 def test_a_repository_below_a_folder_named_like_a_cache_is_checked(repository: Path, tmp_path: Path) -> None:
