@@ -28,6 +28,7 @@ EXIT_TIMEOUT_S = 10  # how long the server may finish what is in flight
 POLL_S = 0.05
 WATCH_S = 1.0
 REAP_S = 5.0
+_NO_GPU = "CudaDriverHelper"  # an error to the server, and none to us
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +248,9 @@ def _is_ready(server: Server) -> bool:
 
 
 def _blame(log: Path) -> str:
-    """The log's first errors, for a message; glog lines of errors begin with E, and a failed load says why."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    told = [
-        line for line in lines if "failed to load" in line or (line.startswith(("error:", "E")) and "failed" in line)
-    ]
+    """The log's first errors, for a message: glog's lines of errors begin with E and the date."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    told = [line for line in re.findall(r"^E\d{4} [^\]]*\] (.*)$", text, re.MULTILINE) if _NO_GPU not in line]
     return "\n".join([f"its log {log} says:", *told[:3]]) if told else f"see its log {log}"
 
 
