@@ -10,7 +10,7 @@ sys.path.insert(0, str(HERE))  # the package shipped beside this file, not one t
 
 import triton_python_backend_utils as pb_utils  # noqa: E402 - after the path is set
 
-from triton_backends.embedding_shard.shard import open_shard  # noqa: E402
+from triton_backends.embedding_shard.shard import open_shard  # noqa: E402 - likewise
 
 
 class TritonPythonModel:

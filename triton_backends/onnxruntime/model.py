@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the package shipped beside thi
 
 import triton_python_backend_utils as pb_utils  # noqa: E402 - after the path is set
 
-from triton_backends.onnxruntime.session import OnnxModel  # noqa: E402
+from triton_backends.onnxruntime.session import OnnxModel  # noqa: E402 - likewise
 
 
 class TritonPythonModel:

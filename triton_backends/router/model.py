@@ -9,9 +9,9 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # the package shipped beside this file, not one that happens to be installed
 
 import numpy as np  # noqa: E402 - after the path is set
-import triton_python_backend_utils as pb_utils  # noqa: E402
+import triton_python_backend_utils as pb_utils  # noqa: E402 - likewise
 
-from triton_backends.router.routing import Router, check_dense  # noqa: E402
+from triton_backends.router.routing import Router, check_dense  # noqa: E402 - likewise
 
 
 class TritonPythonModel:
