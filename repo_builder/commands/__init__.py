@@ -1,0 +1,1 @@
+"""The commands, a module each: `add` gives the parser its words, `run` does what they ask for."""

@@ -1,0 +1,69 @@
+"""`elasticrec build`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from repo_builder import tables
+from repo_builder.access.load import load_hotness
+from repo_builder.access.progress import progress_bar
+from repo_builder.commands.common import Commands, add_command, add_s_max, add_spec, err, out
+from repo_builder.partition.check import check_plan
+from repo_builder.partition.cost import DEFAULT_PROFILE
+from repo_builder.partition.plan import load_plan, on_cpu
+from repo_builder.partition.planner import make_plan
+from repo_builder.spec import load_spec
+
+
+def add(commands: Commands) -> None:
+    """The command's words and help."""
+    parser = add_command(
+        commands,
+        "build",
+        "write a Triton model repository",
+        "Export the dense layers to ONNX, write the embedding shards, and wire them into a Triton ensemble. The\n"
+        "folder appears whole or not at all; a former repository there is replaced.",
+        "elasticrec build rm1.yaml -o model_repository/rm1 --plan plan.json",
+    )
+    add_spec(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="the repository's folder (default: model_repository/NAME)"
+    )
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "--plan", type=Path, metavar="FILE", help="a plan from elasticrec plan (default: plan now, tiered)"
+    )
+    add_s_max(either)
+    parser.add_argument(
+        "--layout", choices=["single"], default="single", help="single: one server, one ensemble (default: %(default)s)"
+    )
+    parser.add_argument("--cpu-only", action="store_true", help="place on the CPU what the plan places on GPUs")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what they ask for."""
+    from repo_builder.export.weights import open_weights  # torch is slow to import: only where it is needed
+    from repo_builder.repository.build import build
+
+    spec = load_spec(args.spec)
+    given = load_plan(args.plan) if args.plan else None
+    if given:
+        check_plan(given, spec, str(args.plan))
+    weights = open_weights(spec)
+    with progress_bar(err, "reading accesses") as progress:
+        hotness = load_hotness(spec, progress)
+    plan = given or make_plan(spec, hotness, DEFAULT_PROFILE, "tiered", args.s_max)
+    if args.cpu_only:
+        plan = on_cpu(plan)
+    target = args.output or Path("model_repository") / spec.name
+    with progress_bar(err, "building") as progress:
+        manifest = build(spec, plan, hotness, weights, target, progress)
+    total_bytes = sum(entry.size_bytes for entry in manifest.files)
+    out.print(
+        f"built {target}: {len(plan.services)} services, {len(manifest.files)} files, {tables.size(total_bytes)}; "
+        f"next: elasticrec serve {target}",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,89 @@
+"""What the commands share: the two consoles, argument types, and writing a file whole."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from rich.console import Console
+
+from repo_builder.errors import InputError
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
+
+out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True, highlight=False, emoji=False)
+
+
+def add_command(commands: Commands, name: str, summary: str, description: str, example: str) -> argparse.ArgumentParser:
+    """A command's parser: its line in the list of commands, its own help and an example."""
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_spec(parser: argparse.ArgumentParser) -> None:
+    """The positional SPEC."""
+    parser.add_argument("spec", type=Path, metavar="SPEC", help="the model spec, YAML or JSON")
+
+
+def add_repository(parser: argparse.ArgumentParser) -> None:
+    """The positional DIR."""
+    parser.add_argument("repository", type=Path, metavar="DIR", help="a built repository")
+
+
+def add_s_max(parser: argparse._ActionsContainer) -> None:
+    """The option --s-max."""
+    parser.add_argument(
+        "--s-max",
+        type=bounded(int, 1, 16),
+        default=16,
+        metavar="N",
+        help="at most N shards a table (default: %(default)s)",
+    )
+
+
+def png(text: str) -> Path:
+    """An argument type: the name of a PNG file."""
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"expected a name ending in .png, got {text}")
+    return Path(text)
+
+
+def bounded(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], float]:
+    """An argument type: a number of that kind from low to high."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a number from {low} to {high}, got {text}")
+        return value
+
+    return parse
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")  # /dev/stdout and its kind
+            return
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be written: {exc.strerror}; choose another file with -o") from exc

@@ -1,0 +1,61 @@
+"""`elasticrec demo`."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from repo_builder import tables
+from repo_builder.commands.common import Commands, add_command, bounded, out
+
+
+def add(commands: Commands) -> None:
+    """The command's words and help."""
+    parser = add_command(
+        commands,
+        "demo",
+        "train-free tour: build, serve, query, compare, measure",
+        "Write a DLRM checkpoint of ten tables, build it, serve it, compare its scores with PyTorch's over gRPC and\n"
+        "HTTP, measure it with perf_analyzer, and stop. Exits with 1 where a score differs.",
+        "elasticrec demo --rows 50000",
+    )
+    parser.add_argument(
+        "--rows",
+        type=bounded(int, 1000, 20_000_000),
+        default=200_000,
+        metavar="N",
+        help="rows a table (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--queries",
+        type=bounded(int, 1, 100_000),
+        default=1000,
+        metavar="N",
+        help="rows to compare (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=bounded(float, 1, 600),
+        default=10.0,
+        metavar="S",
+        help="time for perf_analyzer (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="keep checkpoint, spec and repository there (default: removed)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what they ask for."""
+    from repo_builder.demo import Options, run_demo
+
+    with tempfile.TemporaryDirectory(prefix="elasticrec-demo-") as scratch:
+        folder = args.output or Path(scratch)
+        report = run_demo(
+            Options(folder, args.rows, args.queries, args.seconds),
+            lambda line: out.print(line, markup=False, soft_wrap=True),
+        )
+    out.print(tables.demo_table(report))
+    out.print(tables.demo_summary(report), markup=False, soft_wrap=True)

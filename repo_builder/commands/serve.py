@@ -1,0 +1,55 @@
+"""`elasticrec serve`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from repo_builder.commands.common import Commands, add_command, add_repository, bounded
+from repo_builder.errors import InputError
+from repo_builder.repository.manifest import load_manifest
+from repo_builder.serving.gpus import check_gpus
+from repo_builder.serving.install import installation
+from repo_builder.serving.server import Ports, running, wait
+
+
+def add(commands: Commands) -> None:
+    """The command's words and help."""
+    parser = add_command(
+        commands,
+        "serve",
+        "run tritonserver on a repository",
+        "Run tritonserver in the foreground: the one on PATH or in /opt/tritonserver, else that of PyPI's\n"
+        "nvidia-pytriton. Prints its addresses, and `ready` when it is; Ctrl-C stops it and leaves nothing behind.",
+        "elasticrec serve model_repository/rm1 --http-port 9000 --grpc-port 9001 --metrics-port 9002",
+    )
+    add_repository(parser)
+    for name, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
+        parser.add_argument(
+            f"--{name}-port", type=bounded(int, 1, 65535), default=port, metavar="N", help="(default: %(default)s)"
+        )
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
+    parser.add_argument("--log-file", type=Path, metavar="FILE", help="the server's log (default: DIR.log)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what they ask for."""
+    manifest = load_manifest(args.repository)
+    check_gpus(args.repository)
+    repository = args.repository.resolve()
+    log = args.log_file or repository.with_name(f"{repository.name}.log")
+    ports = Ports(args.http_port, args.grpc_port, args.metrics_port)
+    if len({ports.http, ports.grpc, ports.metrics}) < 3:
+        raise InputError(f"ports: expected three different ones, got {ports.http}, {ports.grpc} and {ports.metrics}")
+    with installation() as installed, running(installed, args.repository, ports, log, host=args.host) as server:
+        print(f"model    {manifest.name}")
+        print(f"http     {server.http}")
+        print(f"grpc     {server.grpc}")
+        print(f"metrics  {server.metrics}")
+        print(f"log      {log}")
+        print("ready", flush=True)
+        try:
+            wait(server)
+        except KeyboardInterrupt:
+            print("stopping", flush=True)
