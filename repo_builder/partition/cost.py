@@ -21,6 +21,9 @@ from repo_builder.errors import PlanError
 REPLICA_TOLERANCE = 1e-9
 """A load within this share above a whole number of replicas needs no further replica."""
 
+DEFAULT_REMOTE_CALL_S = 0.0004
+"""One gRPC call between servers, where it was not measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceTime:
@@ -47,18 +50,57 @@ class DenseTime:
 
 
 @dataclass(frozen=True, slots=True)
+class Batching:
+    """How a call's fixed time is shared when Triton joins `queries` of them in it, the mean under full load.
+
+    A call of n queries takes `call_s + n * query_s` beside the gathers, so that `ServiceTime.fixed_s`, a query's share
+    of it, is `call_s / queries + query_s`; a query alone takes `call_s + query_s`.
+    """
+
+    call_s: float
+    query_s: float
+    queries: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTimes:
+    """Service times of one instance on one kind of device."""
+
+    service_time: ServiceTime
+    dense_service_time: DenseTime
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
-    """What was measured of the machine that will serve: service times, and the memory of an empty container."""
+    """What was measured of the machine that will serve: service times, and the memory of an empty container.
+
+    `batching` is None where it was not measured, `gpu` where there was none; `remote_call_s` is what one gRPC call of
+    a service in another server adds to its latency.
+    """
 
     name: str
     service_time: ServiceTime
     min_memory_bytes: int
     dense_service_time: DenseTime
+    batching: Batching | None = None
+    remote_call_s: float = DEFAULT_REMOTE_CALL_S
+    gpu: DeviceTimes | None = None
+
+    def alone_s(self, gathers: float) -> float:
+        """Seconds of an embedding service's query that no other shares the call with: what an idle server takes."""
+        if self.batching is None:
+            return self.service_time.seconds(gathers)
+        return self.batching.call_s + self.batching.query_s + self.service_time.per_gather_s * gathers
 
 
 DEFAULT_DENSE_TIME = DenseTime(fixed_s=0.0005, per_flop_s=2e-11)
 DEFAULT_PROFILE = Profile("default", ServiceTime(fixed_s=0.0005, per_gather_s=5e-8), 300 * 10**6, DEFAULT_DENSE_TIME)
 """Stands in where nothing was measured: calls of 0.5 ms, 20 M gathers/s, 50 GFLOP/s, containers of 300 MB."""
+
+DEFAULT_GPU_TIMES = DeviceTimes(
+    ServiceTime(fixed_s=0.0005, per_gather_s=2e-9), DenseTime(fixed_s=0.0005, per_flop_s=2e-13)
+)
+"""Stands in where no GPU was measured: calls of 0.5 ms, 500 M gathers/s, 5 TFLOP/s."""
 
 
 def load_profile(path: Path) -> Profile:
@@ -74,15 +116,24 @@ def load_profile(path: Path) -> Profile:
 
 
 def _profile(document: Mapping[str, Any], default_name: str) -> Profile:
-    embedding, dense = document["service_time"], document.get("dense_service_time")
+    batching, gpu, dense = (document.get(key) for key in ("batching", "gpu", "dense_service_time"))
     return Profile(
         name=document.get("name", default_name),
-        service_time=ServiceTime(float(embedding["fixed_s"]), float(embedding["per_gather_s"])),
+        service_time=_service_time(document["service_time"]),
         min_memory_bytes=int(document["min_memory_bytes"]),
-        dense_service_time=DenseTime(float(dense["fixed_s"]), float(dense["per_flop_s"]))
-        if dense
-        else DEFAULT_DENSE_TIME,
+        dense_service_time=_dense_time(dense) if dense else DEFAULT_DENSE_TIME,
+        batching=Batching(*(float(batching[key]) for key in ("call_s", "query_s", "queries"))) if batching else None,
+        remote_call_s=float(document.get("remote_call_s", DEFAULT_REMOTE_CALL_S)),
+        gpu=DeviceTimes(_service_time(gpu["service_time"]), _dense_time(gpu["dense_service_time"])) if gpu else None,
     )
+
+
+def _service_time(entry: Mapping[str, Any]) -> ServiceTime:
+    return ServiceTime(float(entry["fixed_s"]), float(entry["per_gather_s"]))
+
+
+def _dense_time(entry: Mapping[str, Any]) -> DenseTime:
+    return DenseTime(float(entry["fixed_s"]), float(entry["per_flop_s"]))
 
 
 def replicas_for(load: float) -> int:

@@ -31,6 +31,21 @@ def test_profile_may_bring_its_own_dense_time(tmp_path: Path) -> None:
     assert profile.dense_service_time.seconds(1e9) == pytest.approx(1.2e-3)
 
 
+def test_a_query_alone_pays_the_whole_call(tmp_path: Path) -> None:
+    document = {**GOOD, "batching": {"call_s": 3e-4, "query_s": 2.5e-5, "queries": 4}, "remote_call_s": 1e-3}
+    profile = load_profile(_write(tmp_path, document))
+    assert profile.alone_s(1000) == pytest.approx(3e-4 + 2.5e-5 + 1e-5)
+    assert profile.remote_call_s == 1e-3
+    assert load_profile(_write(tmp_path, GOOD)).alone_s(1000) == pytest.approx(1e-4 + 1e-5)
+
+
+def test_profile_may_bring_gpu_times(tmp_path: Path) -> None:
+    gpu = {"service_time": GOOD["service_time"], "dense_service_time": {"fixed_s": 2e-4, "per_flop_s": 1e-12}}
+    profile = load_profile(_write(tmp_path, {**GOOD, "gpu": gpu}))
+    assert profile.gpu is not None
+    assert profile.gpu.dense_service_time.seconds(1e9) == pytest.approx(1.2e-3)
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -41,6 +56,9 @@ def test_profile_may_bring_its_own_dense_time(tmp_path: Path) -> None:
         ({"min_memory_bytes": -1}, "min_memory_bytes"),
         ({"min_memory_bytes": "1 GB"}, "min_memory_bytes"),
         ({"dense_service_time": {"fixed_s": 1}}, "dense_service_time.per_flop_s"),
+        ({"batching": {"call_s": 1, "query_s": 1, "queries": 0.5}}, "batching.queries"),
+        ({"gpu": {"service_time": GOOD["service_time"]}}, "gpu.dense_service_time"),
+        ({"remote_call_s": -1}, "remote_call_s"),
     ],
 )
 def test_profile_mistakes_name_file_and_field(tmp_path: Path, change: dict[str, Any], field: str) -> None:
