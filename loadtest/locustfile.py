@@ -1,0 +1,106 @@
+"""The file for locust: options, what to send, and the traffic's shape.
+
+    locust -f loadtest/locustfile.py --repository DIR --headless -u 20 -t 60s GrpcUser
+    locust -f loadtest/locustfile.py --repository DIR --traffic steps:50,100,200@60 --headless GrpcUser
+
+A user is a source of `--queries-per-user` queries a second: users times that is the traffic, however slow the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from locust import LoadTestShape, events
+from locust.env import Environment
+from locust.runners import MasterRunner
+
+from loadtest.queries import load_queries
+from loadtest.recording import Recorder
+from loadtest.sender import Load, Protocol
+from loadtest.traffic import FORMS, parse_traffic
+from loadtest.users import GrpcUser, HttpUser, OpenLoopUser, Source
+from repo_builder.errors import ElasticRecError, InputError
+from repo_builder.repository.manifest import QUERIES, load_manifest
+
+__all__ = ["GrpcUser", "HttpUser"]
+
+
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator] # locust's events are untyped
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Our options beside locust's own."""
+    group = parser.add_argument_group("elasticrec")
+    group.add_argument("--repository", metavar="DIR", default="", help="the served repository (needed)")
+    group.add_argument("--workload", metavar="FILE", default="", help="queries from elasticrec workload")
+    group.add_argument("--grpc-url", metavar="HOST:PORT", default="127.0.0.1:8001", help="(default: %(default)s)")
+    group.add_argument("--http-url", metavar="HOST:PORT", default="127.0.0.1:8000", help="(default: %(default)s)")
+    group.add_argument("--queries-per-user", metavar="QPS", type=float, default=10.0, help="(default: %(default)s)")
+    group.add_argument("--timeout", metavar="S", type=float, default=10.0, help="of a query (default: %(default)s)")
+    group.add_argument("--seed", metavar="N", type=int, default=0, help="of the arrivals (default: %(default)s)")
+    group.add_argument("--record", metavar="FILE", default="", help="write every query's times there, for a report")
+    group.add_argument("--traffic", metavar="SHAPE", default="", help=FORMS)
+
+
+@events.init.add_listener  # type: ignore[untyped-decorator] # likewise
+def prepare(environment: Environment, **_: Any) -> None:
+    """Read what to send, and start what sends it, before any clock runs; a mistake ends locust with one line."""
+    options: Any = environment.parsed_options
+    try:
+        loads = _loads(options)
+        if not isinstance(environment.runner, MasterRunner):
+            OpenLoopUser.queries_per_user = options.queries_per_user
+            for user in (GrpcUser, HttpUser):
+                if user in environment.user_classes:
+                    user.source = Source(environment, loads[user.protocol])
+        if options.record:
+            Recorder(Path(options.record)).listen(environment)
+    except (ElasticRecError, OSError) as exc:
+        _give_up(exc)
+
+
+def _give_up(error: Exception) -> NoReturn:
+    sys.stderr.write(f"elasticrec: {error}\n")
+    raise SystemExit(2) from error
+
+
+def _loads(options: Any) -> dict[Protocol, Load]:
+    if not options.repository:
+        raise InputError("--repository: expected the folder of the served repository, got none")
+    if not options.queries_per_user > 0:
+        raise InputError(f"--queries-per-user: expected more than 0, got {options.queries_per_user}")
+    manifest = load_manifest(Path(options.repository))
+    workload = Path(options.workload or Path(options.repository) / QUERIES)
+    load_queries(workload, manifest.batch)  # what is wrong with it is told here and not by the sending process
+    addresses: dict[Protocol, str] = {"grpc": options.grpc_url, "http": options.http_url}
+    return {
+        protocol: Load(protocol, address, manifest.name, str(workload), manifest.batch, options.timeout, options.seed)
+        for protocol, address in addresses.items()
+    }
+
+
+def _traffic_option() -> tuple[str, float]:
+    """`--traffic` and `--queries-per-user` as given: locust wants the shape's class before it parses its options."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--traffic", default="")
+    parser.add_argument("--queries-per-user", type=float, default=10.0)
+    known, _ = parser.parse_known_args()
+    return known.traffic, known.queries_per_user
+
+
+_text, _queries_per_user = _traffic_option()
+if _text:
+    try:
+        _traffic = parse_traffic(_text)
+    except InputError as exc:
+        _give_up(exc)
+
+    class Traffic(LoadTestShape):
+        """Starts and stops users so that they make the traffic of `--traffic`; its end is the run's."""
+
+        def tick(self) -> tuple[int, float] | None:
+            """Users now, and how fast to start or stop them (at once)."""
+            qps = _traffic.at(self.get_run_time())
+            return None if qps is None else (math.ceil(qps / _queries_per_user), 1000.0)

@@ -1,0 +1,111 @@
+"""Locust users of an open loop: each is a source of `queries_per_user` queries a second, at Poisson times.
+
+The queries of all users of a protocol are sent by one process of its own (`sender.py` says why); its lines become
+locust's requests.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any, ClassVar
+
+import gevent
+from gevent.event import Event
+from locust import User, task
+from locust.env import Environment
+
+from loadtest.perf_analyzer import LoadTestError
+from loadtest.sender import Load, Protocol
+
+
+class Source:
+    """The process that sends the queries of one protocol, and the traffic that its users ask for.
+
+    Made once it is ready to send; raises LoadTestError where it ends instead.
+    """
+
+    def __init__(self, environment: Environment, load: Load) -> None:
+        self._environment = environment
+        self._load = load
+        self._qps = 0.0
+        self._idle = Event()
+        command = [sys.executable, "-m", "loadtest.sender", load.to_json()]
+        self._process = subprocess.Popen(  # noqa: S603 - our own words
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True
+        )
+        if not self._process.stdout or self._process.stdout.readline() != "ready\n":
+            raise LoadTestError("locust: expected the process that sends the queries to start; its error stands above")
+        gevent.spawn(self._read)
+        environment.events.quitting.add_listener(self._close)
+
+    def change(self, by_qps: float) -> None:
+        """Raise or lower the traffic; where that ends it, wait for the answers that are still to come."""
+        self._qps = max(0.0, self._qps + by_qps)
+        if self._qps < 1e-9:
+            self._qps = 0.0
+            self._idle.clear()
+        if self._process.stdin and not self._process.stdin.closed:
+            self._process.stdin.write(f"{self._qps}\n")
+            self._process.stdin.flush()
+            if not self._qps:
+                self._idle.wait(self._load.timeout_s + 1)
+
+    def _close(self, **_: Any) -> None:
+        if self._process.stdin:
+            self._process.stdin.close()
+        try:
+            self._process.wait(self._load.timeout_s + 1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def _read(self) -> None:
+        for line in self._process.stdout or ():
+            if line == "idle\n":
+                self._idle.set()
+                continue
+            due_s, latency_ms, problem = line.rstrip("\n").split(" ", 2)
+            self._environment.events.request.fire(
+                request_type=self._load.protocol,
+                name=self._load.model,
+                start_time=float(due_s),
+                response_time=float(latency_ms),
+                response_length=4 * self._load.batch,
+                exception=RuntimeError(problem) if problem else None,
+                context={},
+            )
+        self._idle.set()
+
+
+class OpenLoopUser(User):
+    """Adds `queries_per_user` queries a second to its protocol's source while it runs; the locustfile sets both."""
+
+    abstract = True
+    protocol: ClassVar[Protocol]
+    source: ClassVar[Source]
+    queries_per_user: ClassVar[float]
+
+    def on_start(self) -> None:
+        """Add this user's traffic."""
+        self.source.change(self.queries_per_user)
+
+    @task
+    def be_there(self) -> None:
+        """The traffic flows by itself."""
+        gevent.sleep(1)
+
+    def on_stop(self) -> None:
+        """Take this user's traffic away."""
+        self.source.change(-self.queries_per_user)
+
+
+class GrpcUser(OpenLoopUser):
+    """Queries over gRPC."""
+
+    protocol = "grpc"
+
+
+class HttpUser(OpenLoopUser):
+    """Queries over HTTP."""
+
+    protocol = "http"

@@ -1,0 +1,126 @@
+"""Real locust on a real server: an open loop, honest latencies, wrong scores found, mistakes told in a line."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+from tests.integration.conftest import Served, serve
+from tests.integration.models import pytorch_scores, random_query
+
+LOCUSTFILE = Path(__file__).parents[2] / "loadtest" / "locustfile.py"
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+
+def locust(served: Served, *words: str, user: str = "GrpcUser") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
+    addresses = ["--grpc-url", served.server.grpc, "--http-url", served.server.http]
+    command += ["--repository", str(served.repository), *addresses, *words, user]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def recorded(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """When queries were due (s), their latencies (ms), and what went wrong."""
+    with path.open(newline="") as file:
+        lines = sorted(csv.DictReader(file), key=lambda line: float(line["due_unix_s"]))
+    numbers = np.array([[float(line["due_unix_s"]), float(line["latency_ms"])] for line in lines])
+    return numbers[:, 0], numbers[:, 1], [line["error"] for line in lines if line["error"]]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server for this file, and beside its repository a workload with expected scores: right, and wrong ones."""
+    folder = tmp_path_factory.mktemp("locust")
+    for served in serve(folder, "tiered", "int64"):
+        dense, indices = random_query(served.spec, 80, seed=1)
+        scores = pytorch_scores(served.spec, dense, indices)[:, 0]
+        np.savez(folder / "right.npz", dense=dense, indices=indices, scores=scores[:40])
+        wrong = np.where(np.arange(80) == 17, scores + 0.01, scores)
+        np.savez(folder / "wrong.npz", dense=dense, indices=indices, scores=wrong)
+        yield served
+
+
+@pytest.mark.parametrize("user", ["GrpcUser", "HttpUser"])
+def test_queries_come_at_poisson_times_and_every_score_is_right(own: Served, tmp_path: Path, user: str) -> None:
+    words = ("-u", "15", "-r", "100", "-t", "6s", "--workload", str(own.repository.with_name("right.npz")))
+    done = locust(own, *words, "--record", str(tmp_path / "run.csv"), user=user)
+    assert done.returncode == 0, done.stderr
+    due_s, latency_ms, errors = recorded(tmp_path / "run.csv")
+    assert not errors and (latency_ms > 0).all()
+    gaps = np.diff(due_s)[20:]  # after the users have started
+    assert gaps.mean() == pytest.approx(1 / 150, rel=0.15)
+    assert kstest(gaps, "expon", args=(0, gaps.mean())).pvalue > 0.001
+
+
+def test_a_wrong_score_is_a_failure(own: Served, tmp_path: Path) -> None:
+    words = ("-u", "5", "-r", "100", "-t", "3s", "--workload", str(own.repository.with_name("wrong.npz")))
+    done = locust(own, *words, "--record", str(tmp_path / "run.csv"))
+    due_s, _, errors = recorded(tmp_path / "run.csv")
+    assert done.returncode == 1
+    assert set(errors) == {"wrong score: off by 0.01"}
+    assert len(errors) == pytest.approx(len(due_s) / 10, abs=4 * np.sqrt(len(due_s) / 10))  # one query of ten
+
+
+def test_a_stalled_server_is_charged_for_what_came_meanwhile(own: Served, tmp_path: Path) -> None:
+    """No coordinated omission: queries due during a stall of 2 s wait for its end, the first of them longest."""
+
+    record = tmp_path / "run.csv"
+
+    def stall() -> None:
+        while not (record.exists() and record.stat().st_size > 100):  # some queries have been answered
+            time.sleep(0.1)
+        os.kill(own.server.process.pid, signal.SIGSTOP)
+        time.sleep(2)
+        os.kill(own.server.process.pid, signal.SIGCONT)
+
+    stalling = threading.Thread(target=stall)
+    stalling.start()
+    done = locust(own, "-u", "5", "-r", "100", "-t", "6s", "--record", str(record))
+    stalling.join()
+    assert done.returncode == 0, done.stderr
+    due_s, latency_ms, _ = recorded(record)
+    slow = latency_ms > 200
+    assert 1500 < latency_ms.max() < 2500
+    assert slow.sum() == pytest.approx(50 * 1.8, rel=0.35)  # 50 queries/s came all the time
+    ends_s = due_s[slow] + latency_ms[slow] / 1000
+    assert np.ptp(np.quantile(ends_s, [0.1, 0.9])) < 0.5  # they were due at any time, and answered when it went on
+
+
+def test_traffic_follows_its_shape_and_ends_with_it(own: Served, tmp_path: Path) -> None:
+    done = locust(own, "--traffic", "steps:40,160,20@3", "--record", str(tmp_path / "run.csv"))
+    assert done.returncode == 0, done.stderr
+    due_s, _, errors = recorded(tmp_path / "run.csv")
+    counts, _ = np.histogram(due_s - due_s[0], [0.5, 3, 6, 9])
+    assert not errors
+    assert counts == pytest.approx([100, 480, 60], rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--repository", "/nowhere"), "elasticrec: /nowhere: expected a built repository"),
+        (("--workload", "/nowhere.npz"), "elasticrec: /nowhere.npz: expected a workload"),
+        (("--traffic", "steps:1@x"), "elasticrec: traffic: SECONDS is no number"),
+        (("--queries-per-user", "0"), "elasticrec: --queries-per-user: expected more than 0, got 0.0"),
+    ],
+)
+def test_mistakes_are_one_line(own: Served, words: tuple[str, ...], message: str) -> None:
+    done = locust(own, "-t", "1s", *words)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_server_that_is_not_there_fails_every_query(own: Served, tmp_path: Path) -> None:
+    words = ("-u", "2", "-t", "2s", "--grpc-url", "127.0.0.1:9", "--record", str(tmp_path / "run.csv"))
+    done = locust(own, *words)
+    due_s, _, errors = recorded(tmp_path / "run.csv")
+    assert done.returncode == 1 and len(errors) == len(due_s) > 0
