@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
-DEBIAN_PACKAGES := python3-venv libpython3.11 libb64-0d
+DEBIAN_PACKAGES := python3-venv libpython3.11 libb64-0d prometheus
 
 .PHONY: help setup demo test lint format types bench clean
 
@@ -12,7 +12,7 @@ help: ## show this list
 
 setup: $(STAMP) ## make .venv with pinned packages, tritonserver and perf_analyzer
 
-$(STAMP): pyproject.toml constraints.txt setup.py triton_backends/kernels/kernels.c Makefile
+$(STAMP): pyproject.toml constraints.txt setup.py $(wildcard triton_backends/*/*.[ch]) Makefile
 	@sh tools/debian-packages.sh $(DEBIAN_PACKAGES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch

@@ -1,4 +1,4 @@
-"""Compiles `kernels.c` into a plain shared library, with the compiler that the build requirements bring along."""
+"""Compiles the C sources into plain shared libraries, with the compiler that the build requirements bring along."""
 
 import subprocess
 import sys
@@ -6,28 +6,45 @@ import sys
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# an old glibc and a common x86-64 level: the library is copied into repositories that run elsewhere
+# an old glibc and a common x86-64 level: the libraries are copied into repositories that run elsewhere
 FLAGS = ["-O3", "-g0", "-s", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
 TARGET = ["-target", "x86_64-linux-gnu.2.17", "-mcpu=x86_64_v2"]
 
 
-class BuildKernels(build_ext):
-    """Builds a library for ctypes, not an extension module: no Python headers, no interpreter's tag in its name."""
+KERNELS = "triton_backends/kernels/kernels.c"
+NATIVE = "triton_backends/native"
+
+
+class BuildLibraries(build_ext):
+    """Builds libraries for ctypes and Triton, not extension modules: no Python headers, no tag in their names."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        """The library's place beside its source."""
+        """The library's place beside its sources."""
         return fullname.replace(".", "/") + ".so"
 
     def build_extension(self, ext: Extension) -> None:
-        """Compile the one source."""
+        """Compile all sources at once."""
         output = self.get_ext_fullpath(ext.name)
         self.mkpath(output.rpartition("/")[0])
-        subprocess.run(  # noqa: S603 - our own words
-            [sys.executable, "-m", "ziglang", "cc", *FLAGS, *TARGET, *ext.sources, "-o", output], check=True
-        )
+        words = [*FLAGS, *TARGET, *ext.extra_compile_args, *ext.sources, "-o", output]
+        subprocess.run([sys.executable, "-m", "ziglang", "cc", *words], check=True)  # noqa: S603 - our own words
+
+
+def native_backend(library: str, *sources: str) -> Extension:
+    """A backend that Triton loads into its own process, whose functions it finds then; `$ORIGIN` is its own folder."""
+    shared = [f"{NATIVE}/shell.c", f"{NATIVE}/files.c"]
+    name = f"{NATIVE}/libtriton_{library}".replace("/", ".")
+    return Extension(
+        name, [*shared, *sources], extra_compile_args=["-fvisibility=hidden", "-Wl,-rpath,$ORIGIN", "-ldl"]
+    )
 
 
 setup(
-    ext_modules=[Extension("triton_backends.kernels.kernels", ["triton_backends/kernels/kernels.c"])],
-    cmdclass={"build_ext": BuildKernels},
+    ext_modules=[
+        Extension("triton_backends.kernels.kernels", [KERNELS]),
+        native_backend("elasticrec_router", f"{NATIVE}/router.c", f"{NATIVE}/router_model.c", KERNELS),
+        native_backend("elasticrec_shard", f"{NATIVE}/shard.c", f"{NATIVE}/shard_model.c", KERNELS),
+        native_backend("onnxruntime", f"{NATIVE}/onnxruntime_model.c"),
+    ],
+    cmdclass={"build_ext": BuildLibraries},
 )

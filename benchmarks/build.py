@@ -37,7 +37,10 @@ def main() -> None:
 
 
 def measure(folder: Path, rows: int, rounds: int) -> None:
-    """Take turns: cp of the checkpoint, and the build of it: whole, and without the ONNX export after the tables."""
+    """Take turns: cp of the checkpoint, and the build of it: whole, and until its last row is read.
+
+    The tables are written beside the ONNX export, which takes its share of the cores.
+    """
     spec = parse_spec(document(rows), folder / "spec.yaml")
     checkpoint = folder / "model.pt"
     write_example_checkpoint(spec, checkpoint)

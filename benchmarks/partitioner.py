@@ -1,17 +1,30 @@
-"""Time, memory and gain of the exact partitioner on Zipf tables: `python benchmarks/partitioner.py [ROWS ...]`."""
+"""Time, memory and gain of the exact partitioner on Zipf tables: `python benchmarks/partitioner.py [ROWS ...]`.
+
+First one table of each size (default: 2, 5, 10 and 20 M rows), then whole plans of ten tables of 20 M rows, each in a
+process of its own: alike, and all different in accesses and pooling. Goals: 3 s for one table, 30 s and 4 GB for ten.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import resource
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.partition.bounds import coarse_bounds
-from repo_builder.partition.cost import CostModel, ServiceTime
+from repo_builder.partition.cost import DEFAULT_PROFILE, CostModel, ServiceTime
 from repo_builder.partition.dp import S_MAX, partition
+from repo_builder.partition.plan import Grouping
+from repo_builder.partition.planner import make_plan
+from repo_builder.spec import Table, load_spec
+
+SPEC = Path(__file__).parent.parent / "examples" / "paper" / "rm1.yaml"
 
 MODEL = CostModel(100_000.0, ServiceTime(2e-5, 5e-8), 128, 10**6)  # some 200 replicas of a whole table
 GATHERS = 41_000
@@ -38,7 +51,58 @@ def binned_cost(prefix: NDArray[np.float64], bins: int) -> float:
     return answer
 
 
+class ZipfHotness:
+    """Zipf accesses: one CDF for all tables alike, else an exponent of its own for each; ids as they are."""
+
+    def __init__(self, tables: tuple[Table, ...], alike: bool) -> None:
+        distinct = {} if alike else {table.name: i for i, table in enumerate(tables)}
+        cdfs = {i: self._cdf(tables[0].rows, 1.05 - 0.03 * i) for i in (0, *distinct.values())}
+        self._cdfs = {table.name: cdfs[distinct.get(table.name, 0)] for table in tables}
+
+    def cdf(self, table: Table) -> NDArray[np.float64]:
+        """See Hotness.cdf."""
+        return self._cdfs[table.name]
+
+    def order(self, table: Table) -> NDArray[np.uint32]:
+        """See Hotness.order."""
+        return np.arange(table.rows, dtype=np.uint32)
+
+    @staticmethod
+    def _cdf(rows: int, alpha: float) -> NDArray[np.float64]:
+        cdf = zipf_prefix(rows, alpha) / GATHERS
+        cdf[-1] = 1.0
+        return cdf
+
+
+def ten_tables(alike: bool, grouping: Grouping) -> tuple[float, int, int]:
+    """Seconds of a plan, this process's peak in MB, and the plan's embedding services."""
+    spec = load_spec(SPEC)
+    if not alike:
+        tables = tuple(replace(table, pooling=table.pooling - 7 * i) for i, table in enumerate(spec.tables))
+        spec = replace(spec, tables=tables)
+    hotness = ZipfHotness(spec.tables, alike)
+    started = time.perf_counter()
+    plan = make_plan(spec, hotness, DEFAULT_PROFILE, grouping, S_MAX)
+    seconds = time.perf_counter() - started
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return seconds, peak_mb, len(plan.embedding_services)
+
+
 def main(sizes: list[int]) -> None:
+    """Print both tables."""
+    one_table(sizes)
+    print("\nten tables of 20 M rows          seconds  peak RSS MB  services")
+    spawn = multiprocessing.get_context("spawn")
+    groupings: tuple[Grouping, ...] = ("per_table", "tiered")
+    for alike in (True, False):
+        for grouping in groupings:
+            with ProcessPoolExecutor(1, mp_context=spawn) as process:
+                seconds, peak_mb, services = process.submit(ten_tables, alike, grouping).result()
+            name = f"{'alike' if alike else 'all different'}, {grouping}"
+            print(f"{name:<30}  {seconds:8.1f}  {peak_mb:11,}  {services:8}", flush=True)
+
+
+def one_table(sizes: list[int]) -> None:
     """Print a line a size."""
     print("rows         seconds  growth  peak RSS MB  64 bins  1,024 bins  (cost against ours)")
     before = None

@@ -10,9 +10,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,29 +67,47 @@ def write_input_data(path: Path, dense: NDArray[np.float32], indices: NDArray[An
     """
     if len(dense) < batch:
         raise LoadTestError(f"load: expected at least {batch} rows, those of one query, got {len(dense)}")
-    queries = []
-    for start in range(0, len(dense) - batch + 1, batch):
-        rows = slice(start, start + batch)
-        queries.append({name: _content(array[rows]) for name, array in (("dense", dense), ("indices", indices))})
-    path.write_text(json.dumps({"data": queries}), encoding="utf-8")
-    return len(queries)
+    starts = range(0, len(dense) - batch + 1, batch)
+    return write_queries(
+        path, ({"dense": dense[start : start + batch], "indices": indices[start : start + batch]} for start in starts)
+    )
+
+
+def write_queries(path: Path, queries: Iterable[Mapping[str, NDArray[Any]]]) -> int:
+    """Write a model's inputs by name, a mapping a query, as perf_analyzer's `--input-data` JSON; returns their number.
+
+    A model with a `max_batch_size` is given its arrays without the batch's axis.
+    """
+    data = [{name: _content(array) for name, array in query.items()} for query in queries]
+    path.write_text(json.dumps({"data": data}), encoding="utf-8")
+    return len(data)
 
 
 def _content(array: NDArray[Any]) -> dict[str, Any]:
     return {"content": array.reshape(-1).tolist(), "shape": list(array.shape)}
 
 
-def run(model: str, grpc_address: str, input_data: Path, concurrency: int, seconds: float) -> Measurement:
-    """Measure `model` for about `seconds`, with `concurrency` queries always in flight over gRPC."""
+def run(
+    model: str,
+    grpc_address: str,
+    input_data: Path | Literal["random"],
+    concurrency: int,
+    seconds: float,
+    rows: int = 1,
+) -> Measurement:
+    """Measure `model` for about `seconds`, with `concurrency` queries always in flight over gRPC.
+
+    A model with a `max_batch_size` is sent `rows` rows a query. Raises LoadTestError where it cannot be measured.
+    """
     binary, environment = find()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.csv"
-        windows = 3  # the fewest whose figures it compares
+        windows, most_windows = 3, 9  # the fewest whose figures it compares; more where the machine stalls in one
         command = [
             str(binary), "-m", model, "-i", "grpc", "-u", grpc_address,
-            "--input-data", str(input_data), "-f", str(report),
+            "--input-data", str(input_data), "-f", str(report), "-b", str(rows),
             f"--concurrency-range={concurrency}", f"--measurement-interval={int(1000 * seconds / windows)}",
-            f"--max-trials={windows}", "--stability-percentage=999", "--percentile=95",
+            f"--max-trials={most_windows}", "--stability-percentage=999", "--percentile=95",
         ]  # fmt: skip
         try:
             done = subprocess.run(  # noqa: S603 - a list of words, no shell
@@ -101,18 +120,18 @@ def run(model: str, grpc_address: str, input_data: Path, concurrency: int, secon
         if done.returncode or not report.is_file():
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise LoadTestError(f"perf_analyzer ended with status {done.returncode}: {' '.join(said[-3:])}")
-        return _parse(report)
+        return _parse(report, rows)
 
 
-def _parse(report: Path) -> Measurement:
-    """Read the report's one row; its latencies are in microseconds."""
+def _parse(report: Path, rows: int) -> Measurement:
+    """Read the report's one row; its inferences are rows, its latencies in microseconds."""
     with report.open(newline="", encoding="utf-8") as file:
         row = next(csv.DictReader(file), None)
     if row is None:
         raise LoadTestError("perf_analyzer: expected a measurement in its report, got none; measure for longer")
     return Measurement(
         concurrency=int(row["Concurrency"]),
-        throughput_qps=float(row["Inferences/Second"]),
+        throughput_qps=float(row["Inferences/Second"]) / rows,
         p50_ms=float(row["p50 latency"]) / 1000,
         p95_ms=float(row["p95 latency"]) / 1000,
         p99_ms=float(row["p99 latency"]) / 1000,

@@ -9,15 +9,16 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from repo_builder.commands import build, demo, plan, query, serve, verify
+from repo_builder.commands import build, compare, demo, k8s, plan, profile, query, serve, simulate, verify, workload
 from repo_builder.commands.common import err
 from repo_builder.errors import ElasticRecError
 
-_COMMANDS = (plan, build, verify, serve, query, demo)
+_COMMANDS = (plan, profile, compare, simulate, build, verify, serve, query, workload, k8s, demo)
 
 _EPILOG = """\
 examples:
   elasticrec plan rm1.yaml                                what would be built, and why
+  elasticrec compare rm1.yaml --cluster cpu.yaml          beside replicating the whole model
   elasticrec build rm1.yaml -o model_repository/rm1       write the model repository
   elasticrec serve model_repository/rm1                   run tritonserver on it; Ctrl-C stops it
   elasticrec query model_repository/rm1                   send it sample rows, print the scores

@@ -6,6 +6,8 @@ ElasticRecError
 │   ├── AccessError       access counts or traces
 │   ├── CheckpointError   trained weights
 │   ├── PlanError         a plan or profile file, or one that does not fit the spec
+│   ├── ClusterError      a cluster file: all of its mistakes at once
+│   ├── PlacementError    services that the cluster's nodes cannot hold, with the smallest change that would fit
 │   └── RepositoryError   a built repository: missing, changed, or not servable here
 ├── ExportError           the dense layers could not become a faithful ONNX file; exit code 1
 └── ServerError           tritonserver could not be found, started, reached or stopped; exit code 1
@@ -46,6 +48,14 @@ class CheckpointError(InputError):
 
 class PlanError(InputError):
     """A plan or profile file is wrong or does not fit the spec."""
+
+
+class ClusterError(InputError):
+    """A cluster file is wrong."""
+
+
+class PlacementError(InputError):
+    """The nodes of a cluster cannot hold the services."""
 
 
 class RepositoryError(InputError):

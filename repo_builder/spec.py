@@ -17,6 +17,8 @@ from repo_builder.errors import SpecError
 WeightsSource = Literal["random", "dlrm", "torchrec"]
 AccessSource = Literal["powerlaw", "counts", "trace"]
 IndexDtype = Literal["int64", "int32"]
+MissingShard = Literal["fail", "degrade"]
+SumsDtype = Literal["fp32", "fp16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,22 @@ class Serving:
 
 
 @dataclass(frozen=True, slots=True)
+class Fleet:
+    """How a front end of the `fleet` layout calls the embedding services.
+
+    missing_shard: a query fails where a service gives no answer, or is scored without it and flagged `degraded`.
+    hedge_quantile: a call slower than this quantile of the latest ones goes to a second replica too; None: never.
+    max_in_flight: queries under way in one router instance; more are refused.
+    sums_dtype: partial sums on the wire.
+    """
+
+    missing_shard: MissingShard = "fail"
+    hedge_quantile: float | None = None
+    max_in_flight: int = 256
+    sums_dtype: SumsDtype = "fp32"
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """A recommendation model and the traffic it must serve; `tables` are expanded (`count`) and in wire order."""
 
@@ -75,6 +93,7 @@ class Spec:
     weights: Weights
     access: Access
     serving: Serving
+    fleet: Fleet = Fleet()
 
     @property
     def dim(self) -> int:
@@ -117,6 +136,7 @@ def _spec(document: Mapping[str, Any], folder: Path) -> Spec:
         weights=Weights(weights["source"], _path(weights, folder), weights.get("seed", 0)),
         access=Access(access["source"], _path(access, folder), access.get("locality"), access.get("seed", 0)),
         serving=Serving(float(serving["target_qps"]), serving.get("batch", 32), float(serving.get("sla_ms", 400.0))),
+        fleet=Fleet(**document.get("fleet", {})),
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from repo_builder.partition.cost import DEFAULT_PROFILE
-from repo_builder.partition.plan import Plan
+from repo_builder.partition.plan import Plan, Service
 from repo_builder.spec import Spec
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def size(size_bytes: float) -> str:
 
 def plan_table(plan: Plan) -> Table:
     """The services, one a line."""
-    table = _table("service", "device", "shards", "rows", "gathers/query", "queries/s", "replicas", "memory each")
+    table = plain_table("service", "device", "shards", "rows", "gathers/query", "queries/s", "replicas", "memory each")
     for service in plan.services:
         rows = sum(shard.rows for shard in service.shards)
         table.add_row(
@@ -35,10 +35,14 @@ def plan_table(plan: Plan) -> Table:
             f"{rows:,}" if rows else "",
             f"{service.gathers:,.0f}" if service.shards else "",
             f"{service.qps:,.0f}",
-            f"{service.replicas} x {service.instances}",
+            f"{_replicas(service)} x {service.instances}",
             size(service.memory_bytes),
         )
     return table
+
+
+def _replicas(service: Service) -> str:
+    return f"{service.replicas} + {service.added}" if service.added else f"{service.replicas}"
 
 
 def plan_summary(plan: Plan, spec: Spec) -> str:
@@ -47,13 +51,35 @@ def plan_summary(plan: Plan, spec: Spec) -> str:
     return (
         f"{plan.grouping}, {spec.serving.target_qps:g} queries/s of {spec.serving.batch} rows: "
         f"{size(plan.memory_bytes)} over all replicas ({size(plan.embedding_memory_bytes)} of it embedding services; "
-        f"one copy of the tables is {size(whole)})\nprofile: {plan.profile}{_NOT_MEASURED.get(plan.profile or '', '')}"
+        f"one copy of the tables is {size(whole)})\n{_latency(plan, spec)}{profile_line(plan.profile)}"
     )
+
+
+def profile_line(name: str | None) -> str:
+    """Which profile the figures rest on."""
+    return f"profile: {name}{_NOT_MEASURED.get(name or '', '')}"
+
+
+def _latency(plan: Plan, spec: Spec) -> str:
+    if plan.latency is None:
+        return ""
+    found = plan.latency
+    line = (
+        f"predicted latency: p50 {found.p50_ms:.1f} ms, p95 {found.p95_ms:.1f} ms, p99 {found.p99_ms:.1f} ms, "
+        f"idle {found.idle_ms:.1f} ms; the SLA is {spec.serving.sla_ms:g} ms at p95"
+    )
+    added = sum(service.added for service in plan.services)
+    if added:
+        memory = size(plan.deployed_memory_bytes)
+        line += f", for which {added} replicas were added ({memory} in all; --utilisation 0.8 may need less)"
+    return line + "\n"
 
 
 def demo_table(report: Report) -> Table:
     """The served models: what each holds, its processes' memory, and a request's mean times."""
-    table = _table("model", "instances", "rows", "memory (PSS)", "requests", "requests/call", "queue ms", "compute ms")
+    table = plain_table(
+        "model", "instances", "rows", "memory (PSS)", "requests", "requests/call", "queue ms", "compute ms"
+    )
     services = {f"{report.spec.name}_{service.name}": service for service in report.plan.services}
     dense = services[f"{report.spec.name}_dense"]
     for name in [f"{report.spec.name}_router", *services, report.spec.name, "tritonserver"]:
@@ -62,7 +88,7 @@ def demo_table(report: Report) -> Table:
         rows = sum(shard.rows for shard in service.shards) if service else 0
         table.add_row(
             name,
-            str(shown.instances * shown.replicas) if shown else "",
+            str(shown.instances * shown.deployed) if shown else "",
             f"{rows:,}" if rows else "",
             size(report.memory[name]) if name in report.memory else "",
             f"{times.requests:,}" if times else "",
@@ -85,7 +111,8 @@ def demo_summary(report: Report) -> str:
     )
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
+    """A table without lines: the first column to the left, the others to the right."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)

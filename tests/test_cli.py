@@ -24,7 +24,7 @@ def run(*words: object) -> int:
     return main([str(word) for word in words])
 
 
-@pytest.mark.parametrize("command", ["plan", "build", "verify", "serve", "query", "demo"])
+@pytest.mark.parametrize("command", ["plan", "compare", "build", "verify", "serve", "query", "demo"])
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         run(command, "--help")

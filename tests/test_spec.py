@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from repo_builder.errors import SpecError
-from repo_builder.spec import Access, Serving, Spec, Table, Weights, load_spec, parse_spec
+from repo_builder.spec import Access, Fleet, Serving, Spec, Table, Weights, load_spec, parse_spec
 
 DESIGN = """
 name: rm1
@@ -101,6 +101,30 @@ def test_spec_cannot_be_changed() -> None:
 def test_defaults(field: str, attribute: str, default: object) -> None:
     spec = parse_spec(changed(field, REMOVED), Path("m.yaml"))
     assert getattr(spec, attribute) == default
+
+
+def test_fleet_options(tmp_path: Path) -> None:
+    options = {"missing_shard": "degrade", "hedge_quantile": 0.95, "max_in_flight": 8, "sums_dtype": "fp16"}
+    assert parse_spec({**VALID, "fleet": options}, tmp_path / "m.yaml").fleet == Fleet("degrade", 0.95, 8, "fp16")
+    assert parse_spec(VALID, tmp_path / "m.yaml").fleet == Fleet("fail", None, 256, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("missing_shard", "ignore", 'expected one of fail, degrade, got "ignore"'),
+        ("hedge_quantile", 0.4, "expected at least 0.5, got 0.4"),
+        ("hedge_quantile", 1, "expected less than 1, got 1"),
+        ("hedge_quantile", "p95", 'expected a number, got "p95"'),
+        ("max_in_flight", 0, "expected at least 1, got 0"),
+        ("max_in_flight", 65537, "expected at most 65536, got 65537"),
+        ("sums_dtype", "bf16", 'expected one of fp32, fp16, got "bf16"'),
+        ("deadline", 5, "unknown field"),
+    ],
+)
+def test_wrong_fleet_options(field: str, value: object, problem: str) -> None:
+    (got,) = problems_of({**VALID, "fleet": {field: value}})
+    assert got.startswith("fleet") and problem in got
 
 
 def test_interaction_may_be_left_out() -> None:

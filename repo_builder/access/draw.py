@@ -1,12 +1,15 @@
-"""Random ids that follow a table's accesses, for sample queries and load tests."""
+"""Random ids and queries that follow the tables' accesses, for sample queries and load tests."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.access.hotness import Hotness
-from repo_builder.spec import Table
+from repo_builder.spec import IndexDtype, Table
 
 
 class IdSampler:
@@ -35,3 +38,15 @@ def draw_ids(
 ) -> NDArray[np.int64]:
     """Ids of a table that follow its accesses, `shape` int64; to draw more than once, keep an IdSampler."""
     return IdSampler(hotness, table).draw(shape, rng)
+
+
+def draw_queries(
+    hotness: Hotness, tables: Sequence[Table], dense_features: int, index_dtype: IndexDtype, rows: int, seed: int
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Rows to score, reproducibly: `dense` (rows, dense_features) float32, and `indices` (rows, sum of pooling) as on
+    the wire, all slots full.
+    """
+    rng = np.random.default_rng(seed)
+    dense = rng.standard_normal((rows, dense_features), np.float32)
+    columns = [draw_ids(hotness, table, (rows, table.pooling), rng) for table in tables]
+    return dense, np.hstack(columns).astype(index_dtype)

@@ -26,7 +26,7 @@ _BUFFER_BYTES = 1 << 20  # read ahead in each column
 
 def count_parquet(path: Path, tables: Sequence[Table], progress: Progress) -> dict[str, Counts]:
     """Each table's accesses, (rows,) unsigned integers by table name; read by record batches. Raises AccessError."""
-    with _translated(path), pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+    with translated(path), pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
         problems = _schema_problems(path, file.schema_arrow, tables)
         if problems:
             raise AccessError(*problems)
@@ -58,7 +58,7 @@ def _count(path: Path, file: Any, tables: Sequence[Table], progress: Progress) -
 
 def _ids(column: Any) -> NDArray[np.integer[Any]]:
     """The ids of a column one after another, nulls left out: (n,) integers."""
-    flat = column.flatten() if _is_list(column.type) else column
+    flat = column.flatten() if is_list(column.type) else column
     present = flat.drop_null() if flat.null_count else flat  # dropping none would still copy
     ids: NDArray[np.integer[Any]] = present.to_numpy(zero_copy_only=False)
     return ids
@@ -67,7 +67,7 @@ def _ids(column: Any) -> NDArray[np.integer[Any]]:
 def _row(column: Any, place: int) -> int:
     """The row of the batch that the id at `place` of `_ids(column)` stands in."""
     flat, rows = column, np.arange(len(column))
-    if _is_list(column.type):
+    if is_list(column.type):
         flat, rows = column.flatten(), pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
     there = flat.is_valid().to_numpy(zero_copy_only=False)
     return int(rows[there][place])
@@ -78,17 +78,19 @@ def _schema_problems(path: Path, schema: Any, tables: Sequence[Table]) -> list[s
     for table in tables:
         for place in schema.get_all_field_indices(table.name)[:1]:
             kind = schema.field(place).type
-            if not pa.types.is_integer(kind.value_type if _is_list(kind) else kind):
+            if not pa.types.is_integer(kind.value_type if is_list(kind) else kind):
                 problems.append(f"{path}: {table.name}: expected a column of integer ids or lists of them, got {kind}")
     return problems
 
 
-def _is_list(kind: Any) -> bool:
+def is_list(kind: Any) -> bool:
+    """Whether a column's type is one of pyarrow's lists."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def translated(path: Path) -> Iterator[None]:
+    """Turn what pyarrow raises over a broken or missing file into AccessError."""
     try:
         yield
     except FileNotFoundError as exc:

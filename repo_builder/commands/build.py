@@ -15,6 +15,8 @@ from repo_builder.partition.plan import load_plan, on_cpu
 from repo_builder.partition.planner import make_plan
 from repo_builder.spec import load_spec
 
+_NEXT = {"single": "serve", "fleet": "up"}  # the command that runs what was built
+
 
 def add(commands: Commands) -> None:
     """The command's words and help."""
@@ -36,7 +38,18 @@ def add(commands: Commands) -> None:
     )
     add_s_max(either)
     parser.add_argument(
-        "--layout", choices=["single"], default="single", help="single: one server, one ensemble (default: %(default)s)"
+        "--layout",
+        choices=["single", "fleet"],
+        default="single",
+        help="single: one server, one ensemble; fleet: a repository for each service, which a server of its own serves "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shard-backend",
+        choices=["python", "native"],
+        default="python",
+        help="what serves embedding services on the CPU: python, a process an instance; or native, C in the server's "
+        "own process (default: %(default)s)",
     )
     parser.add_argument("--cpu-only", action="store_true", help="place on the CPU what the plan places on GPUs")
     parser.set_defaults(run=run)
@@ -46,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
     """Do what they ask for."""
     from repo_builder.export.weights import open_weights  # torch is slow to import: only where it is needed
     from repo_builder.repository.build import build
+    from repo_builder.repository.fleet import build_fleet
 
     spec = load_spec(args.spec)
     given = load_plan(args.plan) if args.plan else None
@@ -59,11 +73,12 @@ def run(args: argparse.Namespace) -> None:
         plan = on_cpu(plan)
     target = args.output or Path("model_repository") / spec.name
     with progress_bar(err, "building") as progress:
-        manifest = build(spec, plan, hotness, weights, target, progress)
+        writers = {"single": build, "fleet": build_fleet}
+        manifest = writers[args.layout](spec, plan, hotness, weights, target, progress, args.shard_backend)
     total_bytes = sum(entry.size_bytes for entry in manifest.files)
     out.print(
         f"built {target}: {len(plan.services)} services, {len(manifest.files)} files, {tables.size(total_bytes)}; "
-        f"next: elasticrec serve {target}",
+        f"next: elasticrec {_NEXT[args.layout]} {target}",
         markup=False,
         soft_wrap=True,
     )

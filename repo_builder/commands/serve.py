@@ -7,7 +7,7 @@ from pathlib import Path
 
 from repo_builder.commands.common import Commands, add_command, add_repository, bounded
 from repo_builder.errors import InputError
-from repo_builder.repository.manifest import load_manifest
+from repo_builder.repository.manifest import MANIFEST, Manifest, load_manifest
 from repo_builder.serving.gpus import check_gpus
 from repo_builder.serving.install import installation
 from repo_builder.serving.server import Ports, running, wait
@@ -35,10 +35,10 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Do what they ask for."""
-    manifest = load_manifest(args.repository)
+    manifest, whole = _servable(args.repository.resolve())
     check_gpus(args.repository)
-    repository = args.repository.resolve()
-    log = args.log_file or repository.with_name(f"{repository.name}.log")
+    part = "".join(f"-{name}" for name in args.repository.resolve().relative_to(whole).parts)
+    log = args.log_file or whole.with_name(f"{whole.name}{part}.log")
     ports = Ports(args.http_port, args.grpc_port, args.metrics_port)
     if len({ports.http, ports.grpc, ports.metrics}) < 3:
         raise InputError(f"ports: expected three different ones, got {ports.http}, {ports.grpc} and {ports.metrics}")
@@ -53,3 +53,18 @@ def run(args: argparse.Namespace) -> None:
             wait(server)
         except KeyboardInterrupt:
             print("stopping", flush=True)
+
+
+def _servable(repository: Path) -> tuple[Manifest, Path]:
+    """The manifest of what one server can serve, and its folder: for a service of a fleet that is the fleet's."""
+    if not (repository / MANIFEST).is_file() and (repository.parent / MANIFEST).is_file():
+        manifest = load_manifest(repository.parent)
+        if manifest.layout == "fleet" and any(repository.glob("*/config.pbtxt")):
+            return manifest, repository.parent
+    manifest = load_manifest(repository)
+    if manifest.layout == "fleet":
+        raise InputError(
+            f"{repository}: expected the repository of one server, got a fleet; run all of it with "
+            f"elasticrec up {repository}, or one of its services, such as {repository / 'frontend'}"
+        )
+    return manifest, repository

@@ -8,11 +8,17 @@ from pathlib import Path
 from repo_builder.errors import CheckpointError
 from repo_builder.export.safetensors_file import read_safetensors
 from repo_builder.export.stored import Checkpoint
-from repo_builder.export.torch_file import read_torch
+
+
+def _read_torch(path: Path) -> Checkpoint:
+    from repo_builder.export.torch_file import read_torch  # imports torch, for seconds: only where it is needed
+
+    return read_torch(path)
+
 
 _FORMATS: Mapping[str, Callable[[Path], Checkpoint]] = {
-    ".pt": read_torch,
-    ".pth": read_torch,
+    ".pt": _read_torch,
+    ".pth": _read_torch,
     ".safetensors": read_safetensors,
 }
 

@@ -18,12 +18,10 @@ from onnx.checker import ValidationError
 from onnxruntime import InferenceSession, SessionOptions
 
 from repo_builder.errors import ExportError
-from repo_builder.export.dense_module import DenseModule, Partial
-from repo_builder.export.layers import DenseWeights
+from repo_builder.export.dense_module import DenseModule
+from repo_builder.export.layers import DenseWeights, Partial
 from repo_builder.export.reference import score_pooled
 from repo_builder.spec import Spec
-
-__all__ = ["OPSET", "Partial", "export_dense"]
 
 OPSET = 18
 """The exporter's native opset; every onnxruntime since 1.14 reads it, and Triton 2.51's is 1.19."""

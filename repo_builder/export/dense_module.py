@@ -10,16 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from repo_builder.export.layers import DenseWeights, Layer
+from repo_builder.export.layers import DenseWeights, Layer, Partial
 from repo_builder.spec import Spec
-
-
-@dataclass(frozen=True, slots=True)
-class Partial:
-    """One graph input: partial sums, [B, len(tables) * dim], of those tables (places in `spec.tables`, ascending)."""
-
-    name: str
-    tables: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

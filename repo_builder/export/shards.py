@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-_PIECE_BYTES = 4 * 1024**2  # rows sorted at a time: few enough to stay near the processor, many enough for large writes
-_WRITE_BYTES = 1024**2  # longer writes were measured to stall on the kernel's throttling: a third of the throughput
+from repo_builder.export.ahead import one_ahead
 
 
 class Output(Protocol):
@@ -27,14 +26,11 @@ def write_shards(
 
     chunks: the table's rows in id order, in blocks (n, dim) float32. shard_of_row: (rows,) uint8, each below
     len(outputs). outputs: one file a shard, open for writing in binary; unbuffered ones save a copy.
-    Reading and sorting go on in a thread beside the writing; some two blocks are in memory. Raises ValueError when the
-    shard numbers do not fit the outputs or the rows; then the files hold a part of the table.
+    Reading and sorting go on in a thread beside the writing; some three blocks are in memory. Raises ValueError when
+    the shard numbers do not fit the outputs or the rows; then the files hold a part of the table.
     """
-    pieces = _pieces(chunks, shard_of_row, len(outputs))
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        coming = reader.submit(next, pieces, None)
-        while (piece := coming.result()) is not None:
-            coming = reader.submit(next, pieces, None)
+    with closing(one_ahead(_pieces(chunks, shard_of_row, len(outputs)))) as pieces:
+        for piece in pieces:
             for output, rows in zip(outputs, piece, strict=True):
                 _write(output, rows)
 
@@ -42,7 +38,7 @@ def write_shards(
 def _pieces(
     chunks: Iterator[NDArray[np.float32]], shard_of_row: NDArray[np.uint8], shards: int
 ) -> Iterator[list[NDArray[np.float32]]]:
-    """The table piece by piece, each as the rows (n, dim) of every shard in turn."""
+    """The table block by block, each as the rows (n, dim) of every shard in turn."""
     if len(shard_of_row) and int(shard_of_row.max()) >= shards:
         raise ValueError(f"expected shard numbers below {shards}, got {shard_of_row.max()}")
     begin = 0
@@ -51,9 +47,7 @@ def _pieces(
         begin += len(block)
         if begin > len(shard_of_row):
             break
-        step = max(1, _PIECE_BYTES // (4 * block.shape[1]))
-        for at in range(0, len(block), step):
-            yield _split(block[at : at + step], numbers[at : at + step], shards)
+        yield _split(block, numbers, shards)
     if begin != len(shard_of_row):
         raise ValueError(f"expected {len(shard_of_row)} rows, one for each shard number, got {begin} or more")
 
@@ -72,4 +66,4 @@ def _write(output: Output, rows: NDArray[np.float32]) -> None:
     view = rows.reshape(-1).view(np.uint8).data
     written = 0
     while written < len(view):  # an unbuffered file may take a part only
-        written += output.write(view[written : written + _WRITE_BYTES])
+        written += output.write(view[written:])

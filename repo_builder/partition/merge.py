@@ -35,6 +35,11 @@ class Accesses:
         """Rows of the table."""
         return len(self.cdf) - 1
 
+    @property
+    def key(self) -> tuple[int, int]:
+        """Equal for tables alike: of one CDF and as many gathers. Good for as long as the table lives."""
+        return id(self.cdf), self.gathers
+
     def row_gathers(self) -> Floats:
         """What a query gathers of each row, hottest first: (rows,) float64, never increasing.
 
@@ -86,8 +91,8 @@ def merged_prefix(tables: Sequence[Accesses]) -> Floats:
 
 def places_in_tables(tables: Sequence[Accesses], cuts: Sequence[int]) -> list[list[int]]:
     """For each cut of the merged order how many rows of each table come before it: over the cuts, then the tables."""
-    steps = {_key(table): -table.row_gathers() for table, _ in _alike(tables)}  # ascending
-    ascending = [steps[_key(table)] for table in tables]
+    steps = {table.key: -table.row_gathers() for table, _ in _alike(tables)}  # ascending
+    ascending = [steps[table.key] for table in tables]
     return [_split(ascending, cut) for cut in cuts]
 
 
@@ -96,13 +101,9 @@ def _alike(tables: Sequence[Accesses]) -> list[tuple[Accesses, int]]:
     counts: dict[tuple[int, int], int] = {}
     first: dict[tuple[int, int], Accesses] = {}
     for table in tables:
-        counts[_key(table)] = counts.get(_key(table), 0) + 1
-        first.setdefault(_key(table), table)
+        counts[table.key] = counts.get(table.key, 0) + 1
+        first.setdefault(table.key, table)
     return [(first[key], count) for key, count in counts.items()]
-
-
-def _key(table: Accesses) -> tuple[int, int]:
-    return id(table.cdf), table.gathers
 
 
 def _split(ascending: Sequence[Floats], cut: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,8 @@ class Shard:
 class Service:
     """One microservice. `memory_bytes` and `qps` are of one replica; `gathers` are embedding rows a query.
 
-    `gpus` are the numbers of the devices that its instances use; empty on the CPU.
+    `gpus` are the numbers of the devices that its instances use; empty on the CPU. `replicas` are those that the
+    throughput needs (the paper's recurrence); `added` are more of them, so that the latency meets the SLA.
     """
 
     name: str
@@ -48,6 +49,22 @@ class Service:
     qps: float
     shards: tuple[Shard, ...]
     gpus: tuple[int, ...] = ()
+    added: int = 0
+
+    @property
+    def deployed(self) -> int:
+        """All replicas that the plan starts."""
+        return self.replicas + self.added
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """A query's predicted latency at the target traffic: quantiles, and what an idle fleet takes; ms."""
+
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    idle_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +78,21 @@ class Plan:
     batch: int | None = None
     s_max: int | None = None
     profile: str | None = None
+    latency: Latency | None = None
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of all replicas of all services."""
+        """Memory of all services' `replicas`: what the target throughput needs."""
         return sum(service.replicas * service.memory_bytes for service in self.services)
 
     @property
+    def deployed_memory_bytes(self) -> int:
+        """Memory of all replicas that the plan starts, those added for the latency included."""
+        return sum(service.deployed * service.memory_bytes for service in self.services)
+
+    @property
     def embedding_memory_bytes(self) -> int:
-        """Memory of all replicas of the embedding services: what the partitioner makes small."""
+        """Memory of the embedding services' `replicas`: what the recurrence counts and makes small."""
         return sum(service.replicas * service.memory_bytes for service in self.embedding_services)
 
     @property
@@ -109,6 +132,7 @@ def load_plan(path: Path) -> Plan:
         batch=document.get("batch"),
         s_max=document.get("s_max"),
         profile=document.get("profile"),
+        latency=Latency(**document["latency"]) if "latency" in document else None,
     )
 
 
@@ -120,6 +144,8 @@ def _document(plan: Plan) -> dict[str, Any]:
         **{key: value for key, value in made.items() if value is not None},
         "memory_bytes": plan.memory_bytes,
         "embedding_memory_bytes": plan.embedding_memory_bytes,
+        "deployed_memory_bytes": plan.deployed_memory_bytes,
+        **({"latency": asdict(plan.latency)} if plan.latency else {}),
         "services": [_service_document(service) for service in plan.services],
     }
 
@@ -132,6 +158,7 @@ def _service_document(service: Service) -> dict[str, Any]:
         **({"gpus": list(service.gpus)} if service.gpus else {}),
         "instances": service.instances,
         "replicas": service.replicas,
+        **({"added": service.added} if service.added else {}),
         "memory_bytes": service.memory_bytes,
         "gathers": service.gathers,
         "qps": service.qps,
@@ -155,6 +182,7 @@ def _service(entry: Mapping[str, Any]) -> Service:
         qps=float(entry["qps"]),
         shards=tuple(Shard(shard["table"], shard["begin"], shard["end"]) for shard in entry["shards"]),
         gpus=tuple(entry.get("gpus", [0] if entry["device"] == "gpu" else [])),
+        added=entry.get("added", 0),
     )
 
 

@@ -10,63 +10,66 @@ from repo_builder.errors import PlanError
 from repo_builder.partition.check import check_plan
 from repo_builder.partition.cost import CostModel, Profile, replicas_for
 from repo_builder.partition.dp import S_MAX, partition
-from repo_builder.partition.merge import Accesses, check_cdf, merged_prefix, places_in_tables
+from repo_builder.partition.latency import meet_sla
+from repo_builder.partition.merge import Accesses, places_in_tables
 from repo_builder.partition.plan import Grouping, Plan, Service, Shard
+from repo_builder.partition.workload import Workload, read_workload
 from repo_builder.spec import Spec
 
 
-def make_plan(spec: Spec, hotness: Hotness, profile: Profile, grouping: Grouping, s_max: int) -> Plan:
-    """The plan with the least embedding memory at the spec's target traffic.
+def make_plan(
+    spec: Spec, hotness: Hotness, profile: Profile, grouping: Grouping, s_max: int, utilisation: float = 1.0
+) -> Plan:
+    """`plan_workload` on the accesses of the spec's tables."""
+    return plan_workload(spec, read_workload(spec, hotness), profile, grouping, s_max, utilisation)
+
+
+def plan_workload(
+    spec: Spec, workload: Workload, profile: Profile, grouping: Grouping, s_max: int, utilisation: float = 1.0
+) -> Plan:
+    """The plan with the least embedding memory at the spec's target traffic; `workload` is the spec's.
+
+    `utilisation` is the share of a replica's most queries a second that the plan counts on, in (0, 1].
 
     `per_table` cuts each table by itself, a service `TABLE_s0`, `TABLE_s1`, ... a shard (0 is the hottest).
     `tiered` cuts all tables' rows together, most gathers first; `tier0` holds each table's hottest rows, and so on.
-    Raises PlanError for s_max outside 1 ... 16, a CDF that is none, or service names that collide.
+    Replicas are added where the predicted latency would miss the spec's SLA. Raises PlanError for s_max outside
+    1 ... 16, a CDF that is none, service names that collide, or an SLA that even an idle fleet misses.
     """
     if not 1 <= s_max <= S_MAX:
         raise PlanError(f"s_max: expected 1 to {S_MAX} services, got {s_max}")
+    if not 0 < utilisation <= 1:
+        raise PlanError(f"utilisation: expected a share above 0, at most 1, got {utilisation}")
     if grouping not in _GROUPINGS:
         raise PlanError(f"grouping: expected one of {', '.join(_GROUPINGS)}, got {grouping!r}")
-    model = CostModel(spec.serving.target_qps, profile.service_time, spec.tables[0].row_bytes, profile.min_memory_bytes)
-    tables = _accesses(spec, hotness)
-    embedding = _GROUPINGS[grouping](tables, model, s_max)
+    target_qps = spec.serving.target_qps / utilisation
+    model = CostModel(target_qps, profile.service_time, spec.tables[0].row_bytes, profile.min_memory_bytes)
+    embedding = _GROUPINGS[grouping](workload, model, s_max)
     plan = Plan(
         spec=spec.name,
         grouping=grouping,
-        services=(_dense_service(spec, profile), *embedding),
+        services=(_dense_service(spec, profile, target_qps), *embedding),
         target_qps=spec.serving.target_qps,
         batch=spec.serving.batch,
         s_max=s_max,
         profile=profile.name,
     )
     check_plan(plan, spec)
-    return plan
+    return meet_sla(plan, profile, spec.serving.target_qps, spec.serving.sla_ms)
 
 
-def _accesses(spec: Spec, hotness: Hotness) -> list[Accesses]:
-    """What a query gathers of each table; a CDF that serves several tables is checked once."""
-    checked: dict[int, int] = {}
-    tables = []
-    for table in spec.tables:
-        accesses = Accesses(table.name, hotness.cdf(table), table.pooling * spec.serving.batch)
-        if checked.get(id(accesses.cdf)) != table.rows:
-            check_cdf(accesses, table.rows)
-            checked[id(accesses.cdf)] = table.rows
-        tables.append(accesses)
-    return tables
-
-
-def _per_table(tables: list[Accesses], model: CostModel, s_max: int) -> Iterator[Service]:
+def _per_table(workload: Workload, model: CostModel, s_max: int) -> Iterator[Service]:
     solved: dict[tuple[int, int], tuple[int, ...]] = {}
-    for table in tables:
-        key = (id(table.cdf), table.gathers)
-        if key not in solved:
-            solved[key] = partition(merged_prefix([table]), model, s_max).cuts
-        for i, (begin, end) in enumerate(pairwise(solved[key])):
+    for table in workload.tables:
+        if table.key not in solved:
+            solved[table.key] = partition(workload.prefix([table]), model, s_max).cuts
+        for i, (begin, end) in enumerate(pairwise(solved[table.key])):
             yield _embedding_service(f"{table.table}_s{i}", [(table, begin, end)], model)
 
 
-def _tiered(tables: list[Accesses], model: CostModel, s_max: int) -> Iterator[Service]:
-    cuts = partition(merged_prefix(tables), model, s_max).cuts
+def _tiered(workload: Workload, model: CostModel, s_max: int) -> Iterator[Service]:
+    tables = workload.tables
+    cuts = partition(workload.prefix(tables), model, s_max).cuts
     inner = places_in_tables(tables, cuts[1:-1])
     places = [[0] * len(tables), *inner, [table.rows for table in tables]]
     for i, (begins, ends) in enumerate(pairwise(places)):
@@ -93,14 +96,14 @@ def _embedding_service(name: str, held: Iterable[tuple[Accesses, int, int]], mod
     )
 
 
-def _dense_service(spec: Spec, profile: Profile) -> Service:
+def _dense_service(spec: Spec, profile: Profile, target_qps: float) -> Service:
     seconds = profile.dense_service_time.seconds(dense_flops(spec))
     return Service(
         name="dense",
         kind="dense",
         device="cpu",
         instances=1,
-        replicas=replicas_for(spec.serving.target_qps * seconds),
+        replicas=replicas_for(target_qps * seconds),
         memory_bytes=dense_parameter_bytes(spec) + profile.min_memory_bytes,
         gathers=0.0,
         qps=1 / seconds,

@@ -7,13 +7,15 @@ All shapes on the wire and between the steps, for B candidate rows:
     NAME_S             ids, lengths -> sums FP32 [B, T * dim], where S holds a shard of T tables
     NAME_dense         dense, S_sums of every service S -> score FP32 [B, 1]
 
-The ensemble does not batch (its steps do): the router and the dense model join the rows of several queries, and an
-embedding service takes several queries, each with its own number of ids, in one call (ragged batches).
+The ensemble and the router do not batch: the router is native code in the server's own process, so that a call costs
+next to nothing. The dense model joins the rows of several queries, and an embedding service takes several queries, each
+with its own number of ids, in one call (ragged batches).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
@@ -22,9 +24,11 @@ from repo_builder.errors import PlanError
 from repo_builder.partition.plan import Plan, Service
 from repo_builder.spec import Spec
 
-MAX_BATCH_ROWS = 4096  # rows of all queries in one call of the router or the dense model, so also of one query
+MAX_BATCH_ROWS = 4096  # rows of one query (native/router_model.c), and of all in one call of the dense model
 MAX_BATCH_QUERIES = 64  # queries in one call of an embedding service
 MAX_INSTANCES = 64  # processes of one model in one server
+
+ShardBackend = Literal["python", "native"]  # what serves embedding services on the CPU
 
 _INDEX_TYPES = {"int64": pb.TYPE_INT64, "int32": pb.TYPE_INT32}
 
@@ -83,24 +87,28 @@ def ensemble_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.M
 
 
 def router_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.ModelConfig:
-    """The router: always on the CPU; one instance for each of the dense service's."""
-    config = _base(model_name(spec, "router"), metadata, MAX_BATCH_ROWS)
-    config.backend = "python"
-    config.input.extend([_input("dense", pb.TYPE_FP32, spec.dense_features), _indices(spec, spec.index_columns)])
+    """The router: always on the CPU; one instance, a thread of the server, for each of the dense service's."""
+    config = _base(model_name(spec, "router"), metadata, max_batch_size=0)
+    config.backend = native_backend("router")
+    config.input.extend(
+        [_input("dense", pb.TYPE_FP32, -1, spec.dense_features), _indices(spec, -1, spec.index_columns)]
+    )
     for service in plan.embedding_services:
-        config.output.extend(_output(f"{service.name}_{kind}", pb.TYPE_INT32, -1) for kind in ("ids", "lengths"))
+        config.output.extend(_output(f"{service.name}_{kind}", pb.TYPE_INT32, 1, -1) for kind in ("ids", "lengths"))
     dense = dense_service(plan)
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=dense.instances * dense.replicas)
-    config.dynamic_batching.SetInParent()
-    _warm_up(config, spec.serving.batch, {item.name: (item.data_type, item.dims) for item in config.input})
+    rows = min(spec.serving.batch, MAX_BATCH_ROWS)
+    _warm_up(config, 1, {item.name: (item.data_type, [rows, item.dims[1]]) for item in config.input})
     return config
 
 
-def embedding_config(spec: Spec, service: Service, metadata: Mapping[str, str]) -> pb.ModelConfig:
+def embedding_config(
+    spec: Spec, service: Service, metadata: Mapping[str, str], shard_backend: ShardBackend
+) -> pb.ModelConfig:
     """An embedding service; its warm-up is a query of one row with row 0 in each bag (`warmup/lengths` holds ones)."""
     tables = len(service.shards)
     config = _base(model_name(spec, service.name), metadata, MAX_BATCH_QUERIES)
-    config.backend = "python"
+    config.backend = native_backend("shard") if is_native(service, shard_backend) else "python"
     for name in ("ids", "lengths"):
         config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_INT32, dims=[-1], allow_ragged_batch=True))
     config.output.append(_output("sums", pb.TYPE_FP32, tables * spec.dim))
@@ -114,20 +122,36 @@ def embedding_config(spec: Spec, service: Service, metadata: Mapping[str, str]) 
     return config
 
 
-def dense_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.ModelConfig:
-    """The dense layers in ONNX; one thread an instance on the CPU, since instances are what scales."""
+def native_backend(kind: str) -> str:
+    """The name of one of `triton_backends/native`; its library is `libtriton_<name>.so`."""
+    return f"elasticrec_{kind}"
+
+
+def is_native(service: Service, shard_backend: ShardBackend) -> bool:
+    """Whether a service is served by the native backend: only the CPU's can be."""
+    return shard_backend == "native" and service.device == "cpu"
+
+
+def sums_widths(spec: Spec, plan: Plan) -> Mapping[str, int]:
+    """The dense model's inputs for partial sums, one an embedding service, and their widths."""
+    return {sums_name(service.name): len(service.shards) * spec.dim for service in plan.embedding_services}
+
+
+def dense_config(spec: Spec, plan: Plan, sums: Mapping[str, int], metadata: Mapping[str, str]) -> pb.ModelConfig:
+    """The dense layers in ONNX; one thread an instance on the CPU, since instances are what scales.
+
+    sums: its inputs beside `dense`, and their widths.
+    """
     config = _base(model_name(spec, "dense"), metadata, MAX_BATCH_ROWS)
     config.backend = "onnxruntime"
     config.input.append(_input("dense", pb.TYPE_FP32, spec.dense_features))
-    config.input.extend(
-        _input(sums_name(service.name), pb.TYPE_FP32, len(service.shards) * spec.dim)
-        for service in plan.embedding_services
-    )
+    config.input.extend(_input(name, pb.TYPE_FP32, width) for name, width in sums.items())
     config.output.append(_output("score", pb.TYPE_FP32, 1))
     _place(config, dense_service(plan))
     config.dynamic_batching.SetInParent()
     config.parameters["intra_op_thread_count"].string_value = "1"
-    _warm_up(config, spec.serving.batch, {item.name: (item.data_type, item.dims) for item in config.input})
+    rows = min(spec.serving.batch, MAX_BATCH_ROWS)
+    _warm_up(config, rows, {item.name: (item.data_type, item.dims) for item in config.input})
     return config
 
 
@@ -154,7 +178,7 @@ def _place(config: pb.ModelConfig, service: Service) -> None:
 
 
 def _warm_up(config: pb.ModelConfig, batch: int, inputs: Mapping[str, tuple[int, Iterable[int]]]) -> None:
-    warmup = config.model_warmup.add(name="one_query", batch_size=min(batch, MAX_BATCH_ROWS))
+    warmup = config.model_warmup.add(name="one_query", batch_size=batch)
     for name, (data_type, dims) in inputs.items():
         warmup.inputs[name].CopyFrom(pb.ModelWarmup.Input(data_type=data_type, dims=dims, zero_data=True))
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import RawIOBase
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +15,9 @@ from typing import Any
 
 from repo_builder.errors import RepositoryError
 from repo_builder.repository.manifest import MANIFEST, FileEntry
+from repo_builder.repository.temporary import NEW, OLD, temporary_beside
 
-MAX_WAITING = 16  # writes of a file that may wait to be hashed: they hold their memory
+MAX_WAITING = 8  # writes of a file that may wait to be hashed: they hold their memory
 
 
 class HashedFile(RawIOBase):
@@ -66,33 +65,50 @@ class HashedFile(RawIOBase):
         return FileEntry(self._path, self._size_bytes, self._sha256.hexdigest())
 
 
+def _is_repository(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(
+    target: Path,
+    is_former: Callable[[Path], bool] = _is_repository,
+    former: str = f"a former repository (with {MANIFEST})",
+) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place when the block ends well, and vanishes when it does not.
 
-    A former repository at `target` is replaced; anything else there is refused. Raises RepositoryError.
+    Missing parents of `target` are made, and vanish with it. A folder at `target` for which `is_former` holds, in
+    words `former`, is replaced; anything else there is refused. Raises RepositoryError.
     """
+
+    def check_replaceable() -> None:
+        _check_kind(target)
+        if target.is_dir() and any(target.iterdir()) and not is_former(target):
+            raise RepositoryError(
+                f"{target}: expected {former} or nothing, got other files; choose another folder with -o"
+            )
+
     target = Path(os.path.abspath(target))  # noqa: PTH100 - the working folder may move with the target
     if Path.cwd().is_relative_to(target):
         raise RepositoryError(
             f"{target}: expected another folder than the working folder or one above it; cd elsewhere"
         )
-    try:
-        _check_replaceable(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    except OSError as exc:
-        raise RepositoryError(f"{target}: cannot be written: {exc.strerror}; choose another folder with -o") from exc
-    try:
-        new = temporary / "new"
-        new.mkdir()
-        yield new
-        _check_replaceable(target)  # again: a build may take an hour
-        _replace(target, new, temporary / "old")
-    except OSError as exc:
-        raise RepositoryError(f"{target}: cannot be written: {exc.strerror}; nothing was changed there") from exc
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with ExitStack() as stack:
+        try:
+            check_replaceable()
+            temporary = stack.enter_context(temporary_beside(target))
+        except OSError as exc:
+            raise RepositoryError(
+                f"{target}: cannot be written: {exc.strerror}; choose another folder with -o"
+            ) from exc
+        try:
+            new = temporary / NEW
+            new.mkdir()
+            yield new
+            check_replaceable()  # again: a build may take an hour
+            _replace(target, new, temporary / OLD)
+        except OSError as exc:
+            raise RepositoryError(f"{target}: cannot be written: {exc.strerror}; nothing was changed there") from exc
 
 
 def _replace(target: Path, new: Path, old: Path) -> None:
@@ -107,11 +123,6 @@ def _replace(target: Path, new: Path, old: Path) -> None:
         raise
 
 
-def _check_replaceable(target: Path) -> None:
+def _check_kind(target: Path) -> None:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise RepositoryError(f"{target}: expected a folder to build, got a file or link; choose another with -o")
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
-        raise RepositoryError(
-            f"{target}: expected a former repository (with {MANIFEST}) or nothing, got other files; "
-            "choose another folder with -o"
-        )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from repo_builder.documents import read_document, schema_problems
 from repo_builder.errors import RepositoryError
-from repo_builder.spec import IndexDtype, Spec
+from repo_builder.spec import AccessSource, IndexDtype, Spec
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
@@ -45,6 +45,15 @@ class TableEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessEntry:
+    """Where the accesses come from: for a power law all that it takes to draw them; a file's place is not kept."""
+
+    source: AccessSource
+    locality: float | None
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a repository serves, for whoever runs, queries or deploys it without the spec."""
 
@@ -57,6 +66,8 @@ class Manifest:
     batch: int
     tables: tuple[TableEntry, ...]
     files: tuple[FileEntry, ...]
+    sla_ms: float
+    access: AccessEntry
 
     def to_json(self) -> str:
         """The manifest file's text."""
@@ -75,6 +86,8 @@ def describe(spec: Spec, layout: str, plan_sha256: str, generator: str, files: l
         batch=spec.serving.batch,
         tables=tuple(TableEntry(table.name, table.rows, table.pooling) for table in spec.tables),
         files=tuple(sorted(files, key=lambda entry: entry.path)),
+        access=AccessEntry(spec.access.source, spec.access.locality, spec.access.seed),
+        sla_ms=spec.serving.sla_ms,
     )
 
 
@@ -97,7 +110,8 @@ def load_manifest(folder: Path) -> Manifest:
         raise RepositoryError(*(f"{path}: {problem}" for problem in problems))
     tables = tuple(TableEntry(**table) for table in document["tables"])
     files = tuple(FileEntry(**entry) for entry in document["files"])
-    return Manifest(**{**document, "tables": tables, "files": files})
+    access = AccessEntry(**document["access"])
+    return Manifest(**{**document, "tables": tables, "files": files, "access": access})
 
 
 def _path_problems(paths: Sequence[str]) -> Iterator[str]:

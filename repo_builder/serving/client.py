@@ -48,6 +48,6 @@ def score(
 
 def _reason(error: Exception) -> str:
     text = str(error.message() if isinstance(error, InferenceServerException) else error)
-    if "failed to connect" in text or "refused" in text:
+    if ("failed to connect" in text or "refused" in text) and not text.startswith("in ensemble"):  # a shard's, not ours
         return "no server answers there; start one with: elasticrec serve DIR"
     return text

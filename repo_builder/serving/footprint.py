@@ -14,6 +14,7 @@ import tritonclient.http
 from repo_builder.serving.server import Server, stubs
 
 SERVER = "tritonserver"
+_MAPPED = {"weights.bin", "idmap.bin"}  # what native models, which have no process of their own, map into the server's
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +28,36 @@ class ModelTimes:
 
 
 def memory_by_model(server: Server) -> Mapping[str, int]:
-    """PSS in bytes by model (the sum over its Python stubs), and under `tritonserver` the server's own.
+    """PSS in bytes by model, and under `tritonserver` the server's own.
 
-    PSS counts a page shared by n processes as 1/n of it in each: the sum over all is what the machine spends.
+    A model's is the sum over its Python stubs, and over the files that it maps into the server's process where it is
+    native. PSS counts a page shared by n processes as 1/n of it in each: the sum over all is what the machine spends.
     """
-    memory = Counter({SERVER: psutil.Process(server.process.pid).memory_full_info().pss})
+    process = psutil.Process(server.process.pid)
+    memory = Counter({SERVER: process.memory_full_info().pss})
+    for mapped in process.memory_maps(grouped=True):
+        path = Path(mapped.path)
+        if path.name in _MAPPED:
+            memory[path.parent.parent.name] += mapped.pss
+            memory[SERVER] -= mapped.pss
     for stub in stubs(server):
         memory[_model(stub.cmdline())] += stub.memory_full_info().pss
     return memory
+
+
+def memory_alone(server: Server) -> int:
+    """Bytes that the server and its stubs would take if no other process ran: pages that they share count once.
+
+    Beside other servers of the same installation PSS would say less, since they share its libraries.
+    """
+    private_bytes = 0
+    shared_bytes: dict[str, int] = {}  # by file
+    for process in (psutil.Process(server.process.pid), *stubs(server)):
+        for mapping in process.memory_maps(grouped=True):
+            private_bytes += mapping.private_clean + mapping.private_dirty
+            shared = mapping.shared_clean + mapping.shared_dirty
+            shared_bytes[mapping.path] = max(shared_bytes.get(mapping.path, 0), shared)
+    return private_bytes + sum(shared_bytes.values())
 
 
 def _model(command: list[str]) -> str:

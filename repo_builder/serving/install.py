@@ -1,7 +1,8 @@
 """Where `tritonserver` comes from: PATH, /opt/tritonserver (NVIDIA's container), or the PyPI package nvidia-pytriton.
 
-The PyPI package carries NVIDIA's server and Python backend but no ONNX Runtime backend; a Python-based one of ours
-(`triton_backends/onnxruntime`) takes its place, so that the same repository is served.
+The PyPI package carries NVIDIA's server and Python backend but no ONNX Runtime backend; one of ours
+(`triton_backends/native/onnxruntime_model.c`), on the library of PyPI's onnxruntime, takes its place, so that the same
+repository is served.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def installation() -> Iterator[Installation]:
     package = Path(found.origin).parent
     _check_python(package)
     with tempfile.TemporaryDirectory(prefix="elasticrec-backends-") as folder:
-        _assemble_backends(package / "tritonserver", Path(folder))
+        _assemble_backends(package / "tritonserver", onnxruntime_library(), Path(folder))
         libraries = [str(package.parent / "nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR")]
         libraries += filter(None, [os.environ.get("LD_LIBRARY_PATH")])
         # the stub finds its interpreter, and with it this environment's packages, by PATH
@@ -78,13 +79,24 @@ def _stub(server: Path) -> Path:
     return server / "python_backend_stubs" / version / "triton_python_backend_stub"
 
 
-def _assemble_backends(server: Path, folder: Path) -> None:
+def onnxruntime_library() -> Path:
+    """The shared library in the onnxruntime package."""
+    found = importlib.util.find_spec("onnxruntime")
+    package = Path(found.origin).parent if found and found.origin else Path()
+    libraries = sorted(package.glob("capi/libonnxruntime.so.*"))
+    if not libraries:
+        raise ServerError(
+            "onnxruntime: this environment has none with a libonnxruntime.so; run: pip install --upgrade onnxruntime"
+        )
+    return libraries[-1]
+
+
+def _assemble_backends(server: Path, onnxruntime: Path, folder: Path) -> None:
     """Copy the Python backend with this interpreter's stub, and our ONNX Runtime backend; Triton refuses links."""
     shutil.copytree(server / "backends" / "python", folder / "python", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(_stub(server), folder / "python")
-    package = resources.files("triton_backends")
-    target = folder / "onnxruntime"
-    with resources.as_file(package) as source:
-        shutil.copytree(source / "onnxruntime", target / "triton_backends" / "onnxruntime")
-        shutil.copy2(source / "__init__.py", target / "triton_backends")
-        shutil.copy2(source / "onnxruntime" / "model.py", target)
+    (folder / "onnxruntime").mkdir()
+    library = "libtriton_onnxruntime.so"
+    content = (resources.files("triton_backends") / "native" / library).read_bytes()
+    (folder / "onnxruntime" / library).write_bytes(content)
+    (folder / "onnxruntime" / "libonnxruntime.so.1").symlink_to(onnxruntime)

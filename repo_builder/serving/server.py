@@ -14,9 +14,10 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO
 
 import psutil
@@ -83,8 +84,12 @@ def running(
     *,
     host: str = "127.0.0.1",
     load_timeout_s: float = 600,
+    flags: Sequence[str] = (),
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Server]:
     """Serve a repository while the block runs; leaves neither process nor shared memory behind.
+
+    flags: more of tritonserver's own, such as --grpc-max-connection-age=30000; environment: more variables.
 
     Raises ServerError where a port is taken, or the server does not become ready, with what its log says of it.
     """
@@ -92,13 +97,13 @@ def running(
     _check_ports(address, ports)
     prefix = f"elasticrec_{os.getpid()}_{ports.http}_"
     with _safe_path(repository) as models, _open_log(log) as output:
-        command = _command(installation, models, ports, address, prefix)
+        command = [*_command(installation, models, ports, address, prefix), *flags]
         process = subprocess.Popen(  # noqa: S603 - a list of words, no shell
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **installation.environment},
+            env={**os.environ, **installation.environment, **environment},
             start_new_session=True,  # a group of its own: Ctrl-C reaches us alone, and the stubs end with it
             preexec_fn=_die_with_parent,
         )

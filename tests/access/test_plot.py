@@ -9,9 +9,10 @@ import pytest
 from matplotlib.image import imread
 
 from repo_builder.access.counted import CountedHotness
+from repo_builder.access.labels import table_label
 from repo_builder.access.load import load_hotness
-from repo_builder.access.plot import plot_hotness, table_label
-from repo_builder.errors import AccessError
+from repo_builder.access.plot import plot_hotness
+from repo_builder.errors import InputError
 from repo_builder.spec import Access, Spec
 from tests.access.helpers import spec, table
 
@@ -50,10 +51,10 @@ def test_existing_picture_is_replaced_and_nothing_left_beside_it(tmp_path: Path)
 
 def test_place_that_cannot_be_written(tmp_path: Path) -> None:
     wanted = spec([table()], POWERLAW)
-    with pytest.raises(AccessError, match=r"p\.png: expected a place to write"):
+    with pytest.raises(InputError, match=r"p\.png: expected a place to write"):
         plot_hotness(wanted, load_hotness(wanted), tmp_path / "no" / "p.png")
     (tmp_path / "p.png").mkdir()
-    with pytest.raises(AccessError, match="Is a directory"):
+    with pytest.raises(InputError, match="Is a directory"):
         plot_hotness(wanted, load_hotness(wanted), tmp_path / "p.png")
     assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from repo_builder.errors import ExportError
 from repo_builder.export import dense as dense_export
-from repo_builder.export.dense import OPSET, Partial, export_dense
-from repo_builder.export.layers import DenseWeights
+from repo_builder.export.dense import OPSET, export_dense
+from repo_builder.export.layers import DenseWeights, Partial
 from repo_builder.export.weights import open_weights
 from repo_builder.spec import Spec
 from tests.export.export_oracles import load_oracle, make_spec
@@ -142,7 +142,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.export.export_oracles import make_spec
-from repo_builder.export.dense import Partial, export_dense
+from repo_builder.export.dense import export_dense
+from repo_builder.export.layers import Partial
 from repo_builder.export.weights import open_weights
 spec = make_spec()
 export_dense(spec, open_weights(spec).dense(), [Partial(f"tier{i}", (0, 1, 2)) for i in range(4)], Path(sys.argv[2]))

@@ -13,6 +13,7 @@ from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
+from repo_builder.repository.configs import ShardBackend
 from repo_builder.spec import Spec, parse_spec
 
 # services cost next to nothing here, so that the optimum has several
@@ -52,13 +53,15 @@ def make_spec(folder: Path, index_dtype: str = "int64") -> Spec:
     return spec
 
 
-def make_repository(folder: Path, grouping: str, index_dtype: str = "int64") -> tuple[Spec, Plan]:
+def make_repository(
+    folder: Path, grouping: str, index_dtype: str = "int64", shard_backend: ShardBackend = "python"
+) -> tuple[Spec, Plan]:
     """Build the spec into `folder / "repository"`, one instance a service."""
     spec = make_spec(folder, index_dtype)
     hotness = load_hotness(spec)
     planned = make_plan(spec, hotness, CHEAP, grouping, 4)
     plan = replace(planned, services=tuple(replace(service, replicas=1) for service in planned.services))
-    build(spec, plan, hotness, open_weights(spec), folder / "repository")
+    build(spec, plan, hotness, open_weights(spec), folder / "repository", shard_backend=shard_backend)
     return spec, plan
 
 

@@ -59,16 +59,22 @@ BAD = {
         replaced("indices", lambda ids: np.hstack([ids, ids])),
         "unexpected shape for input 'indices'",
     ),
-    "rows differ": (replaced("dense", lambda dense: dense[:2]), "batch size does not match"),
+    "rows differ": (
+        replaced("dense", lambda dense: dense[:2]),
+        "dense, indices: expected the same number of rows in each, got 2 and 4",
+    ),
     "float ids": (replaced("indices", lambda ids: ids.astype(np.float32)), "data-type"),
     "double dense": (replaced("dense", lambda dense: dense.astype(np.float64)), "data-type"),
     "one dimension": (replaced("dense", lambda dense: dense[0]), "unexpected shape for input 'dense'"),
     "no dense": (lambda arrays: arrays.pop("dense"), "expected 2 inputs but got 1"),
     "unknown input": (lambda arrays: arrays.update(bogus=arrays["dense"]), "expected 2 inputs but got 3"),
-    "too many rows": (replaced("dense", lambda dense: np.zeros((4097, 5), np.float32)), "small_router"),
+    "too many rows": (
+        lambda arrays: arrays.update({name: np.repeat(array, 1025, 0) for name, array in arrays.items()}),
+        "dense, indices: expected 1 to 4096 rows, got 4100",
+    ),
     "no rows": (
         lambda arrays: arrays.update(dense=arrays["dense"][:0], indices=arrays["indices"][:0]),
-        "input byte size mismatch for input",  # Triton's own words; which input comes first is its choice
+        "dense, indices: expected 1 to 4096 rows, got 0",
     ),
 }
 

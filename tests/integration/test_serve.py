@@ -21,6 +21,7 @@ from repo_builder.cli import main
 from repo_builder.errors import RepositoryError, ServerError
 from repo_builder.export.weights import open_weights
 from repo_builder.repository.build import build
+from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.manifest import verify
 from repo_builder.serving.client import score
 from repo_builder.serving.footprint import memory_by_model, times_by_model
@@ -118,8 +119,9 @@ def test_a_taken_port_is_named(repository: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "log").exists()
 
 
-def test_a_broken_model_is_named(repository: Path, tmp_path: Path) -> None:
-    spec, plan = make_repository(tmp_path, "tiered")
+@pytest.mark.parametrize("shard_backend", ["python", "native"])
+def test_a_broken_model_is_named(tmp_path: Path, shard_backend: ShardBackend) -> None:
+    spec, plan = make_repository(tmp_path, "tiered", shard_backend=shard_backend)
     name = f"{spec.name}_{plan.embedding_services[0].name}"
     weights = tmp_path / "repository" / name / "1" / "weights.bin"
     weights.write_bytes(weights.read_bytes()[:-8])
@@ -166,7 +168,7 @@ def test_a_hand_made_plan_with_awkward_names(tmp_path: Path) -> None:
 
 def test_a_process_that_dies_while_loading_is_told_soon(tmp_path: Path) -> None:
     make_repository(tmp_path, "tiered")
-    model = tmp_path / "repository/small_router/1/model.py"
+    model = tmp_path / "repository/small_tier0/1/model.py"
     model.write_text("import os\nos.kill(os.getpid(), 9)\n")
     started = time.monotonic()
     with (
@@ -200,27 +202,39 @@ def test_a_gpu_repository_is_refused_with_the_remedy(tmp_path: Path) -> None:
     check_gpus(target, tmp_path / "dev")
 
 
-def test_instances_share_one_copy_of_the_weights(tmp_path: Path) -> None:
-    """Three instances of each service: the PSS of the stubs grows by their interpreters, not by the rows."""
+@pytest.mark.parametrize("shard_backend", ["python", "native"])
+def test_instances_share_one_copy_of_the_weights(tmp_path: Path, shard_backend: ShardBackend) -> None:
+    """Three instances of each service: the PSS of all processes grows by their interpreters, not by the rows."""
     spec, plan = make_repository(tmp_path, "tiered")
     services = tuple(replace(service, replicas=3) for service in plan.services)
-    build(spec, replace(plan, services=services), load_hotness(spec), open_weights(spec), tmp_path / "three")
+    three = replace(plan, services=services)
+    hotness, weights = load_hotness(spec), open_weights(spec)
+    build(spec, three, hotness, weights, tmp_path / "three", shard_backend=shard_backend)
     with installation() as installed, running(installed, tmp_path / "three", free_ports(), tmp_path / "log") as server:
         dense, indices = random_query(spec, 9, seed=1)
         expected = pytorch_scores(spec, dense, indices)
         for _ in range(12):
             np.testing.assert_allclose(score("grpc", server.grpc, "small", dense, indices), expected, atol=1e-5)
-        stubs = psutil.Process(server.process.pid).children(recursive=True)
-        weights = [
-            each for stub in stubs for each in stub.memory_maps(grouped=True) if each.path.endswith("weights.bin")
+        root = psutil.Process(server.process.pid)
+        maps = [
+            each
+            for process in (root, *root.children(recursive=True))
+            for each in process.memory_maps(grouped=True)
+            if each.path.endswith("weights.bin")
         ]
-        assert len(weights) == 3 * len(plan.embedding_services)
-        assert sum(each.pss for each in weights) <= 1.1 * sum(
+        assert len(maps) == (1 if shard_backend == "native" else 3) * len(plan.embedding_services)
+        size = sum(
             (tmp_path / "three" / f"small_{service.name}/1/weights.bin").stat().st_size + 4096
             for service in plan.embedding_services
         )
-        assert set(memory_by_model(server)) == {"tritonserver", "small_router", *(f"small_{s.name}" for s in services)}
-        assert times_by_model(server)["small"].requests >= 12
+        assert sum(each.pss for each in maps) <= 1.1 * size
+        memory = memory_by_model(server)
+        embedding = {f"small_{service.name}" for service in plan.embedding_services}
+        assert set(memory) == {"tritonserver", "small_router", *embedding}
+        if shard_backend == "native":
+            assert sum(memory[name] for name in embedding) <= 1.1 * size
+        times = times_by_model(server)
+        assert all(times[name].requests >= 12 for name in ("small", "small_router", "small_dense", *embedding))
 
 
 def kill_stub(server_pid: int, name: str) -> None:
@@ -255,7 +269,7 @@ def test_serve_ends_when_a_stub_dies(
     """A supervisor then starts it again, instead of a server that is ready and answers nothing."""
     process, _, _ = cli_server
     server = psutil.Process(process.pid).children()[0]
-    kill_stub(server.pid, "small_router")
+    kill_stub(server.pid, "small_tier0")
     assert process.wait(60) == 1
-    assert "the process that serves small_router died" in process.stderr.read()
+    assert "the process that serves small_tier0 died" in process.stderr.read()
     assert not server.is_running()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtest.perf_analyzer import INSTALL_HINT, LoadTestError, Measurement, find, run, write_input_data
+from loadtest.perf_analyzer import INSTALL_HINT, LoadTestError, Measurement, find, run, write_input_data, write_queries
 
 # as written by perf_analyzer 2.51 at concurrency 2
 REPORT = """\
@@ -77,7 +77,25 @@ def test_the_report_is_read_in_milliseconds(tmp_path: Path, monkeypatch: pytest.
     words = (tmp_path / "words").read_text().splitlines()
     for option, value in (("-m", "small"), ("-u", "127.0.0.1:8001"), ("--input-data", f"{tmp_path}/my data.json")):
         assert words[words.index(option) + 1] == value
-    assert {"--concurrency-range=2", "--measurement-interval=2000", "--max-trials=3"} <= set(words)
+    assert {"--concurrency-range=2", "--measurement-interval=2000", "--max-trials=9"} <= set(words)
+
+
+def test_queries_of_several_rows_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """perf_analyzer counts rows."""
+    monkeypatch.chdir(tmp_path)
+    pretend(tmp_path, WRITES_REPORT, monkeypatch)
+    (tmp_path / "report.csv").write_text(REPORT)
+    assert run("small", "127.0.0.1:8001", "random", 2, 6, rows=10).throughput_qps == pytest.approx(51.9498)
+    words = (tmp_path / "words").read_text().splitlines()
+    assert (words[words.index("-b") + 1], words[words.index("--input-data") + 1]) == ("10", "random")
+
+
+def test_any_inputs_are_written_by_name(tmp_path: Path) -> None:
+    queries = [{"ids": np.arange(n, dtype=np.int32), "lengths": np.array([n, 0], np.int32)} for n in (3, 0)]
+    assert write_queries(tmp_path / "data.json", iter(queries)) == 2
+    first, second = json.loads((tmp_path / "data.json").read_text())["data"]
+    assert first == {"ids": {"content": [0, 1, 2], "shape": [3]}, "lengths": {"content": [3, 0], "shape": [2]}}
+    assert second["ids"] == {"content": [], "shape": [0]}
 
 
 @pytest.mark.parametrize(

@@ -103,23 +103,48 @@ def test_nothing_of_the_building_machine_is_in_it(built: tuple[Path, Spec, Plan]
             assert path.encode() not in content, name
 
 
-@pytest.mark.parametrize("part", ["router", "tier0"])
-def test_models_need_numpy_alone(part: str, tmp_path: Path) -> None:
-    """What a model imports beside the standard library and the package shipped with it."""
+def test_a_python_model_needs_numpy_alone(tmp_path: Path) -> None:
+    """What it imports beside the standard library and the package shipped with it."""
     make_repository(tmp_path, "tiered")
-    version = tmp_path / f"repository/small_{part}/1"
-    module = "router.routing" if part == "router" else "embedding_shard.shard"
+    version = tmp_path / "repository/small_tier0/1"
     program = f"""
 import sys
 sys.path.insert(0, {str(version)!r})
-import triton_backends.{module} as logic
+import triton_backends.embedding_shard.shard as logic
 assert logic.__file__.startswith({str(version)!r})
-(logic.Router if {part == "router"} else logic.Shard).open(__import__("pathlib").Path({str(version)!r}))
+logic.Shard.open(__import__("pathlib").Path({str(version)!r}))
 ours = {{name.partition(".")[0] for name in sys.modules}} - sys.stdlib_module_names
 print(sorted(name for name in ours if not name.startswith("_")))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert set(ast.literal_eval(done.stdout)) <= {"numpy", "cython_runtime", "triton_backends"}  # the second is numpy's
+
+
+def test_native_shards_are_for_the_cpu_alone(tmp_path: Path) -> None:
+    """A native model is its library, beside its config, and its data; a GPU's stays in Python."""
+    spec, plan = make_repository(tmp_path, "tiered")
+    first, second = plan.embedding_services[:2]
+    services = tuple(replace(s, device="gpu", gpus=(0,)) if s == second else s for s in plan.services)
+    target = tmp_path / "native"
+    build(
+        spec,
+        replace(plan, services=services),
+        load_hotness(spec),
+        open_weights(spec),
+        target,
+        shard_backend="native",
+    )
+    found = configs(target)
+    assert found["small_router"].backend == "elasticrec_router"
+    assert found[f"small_{first.name}"].backend == "elasticrec_shard"
+    assert found[f"small_{second.name}"].backend == "python"
+    assert set(files_in(target / "small_router")) == {
+        "config.pbtxt", "libtriton_elasticrec_router.so", "1/idmap.bin", "1/router.json"
+    }  # fmt: skip
+    assert set(files_in(target / f"small_{first.name}")) == {
+        "config.pbtxt", "libtriton_elasticrec_shard.so", "warmup/lengths", "1/weights.bin", "1/shard.json"
+    }  # fmt: skip
+    verify(target)
 
 
 def test_two_builds_are_the_same_bytes(built: tuple[Path, Spec, Plan], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from repo_builder.errors import RepositoryError
 from repo_builder.repository.manifest import (
+    AccessEntry,
     FileEntry,
     Manifest,
     TableEntry,
@@ -42,6 +43,8 @@ def manifest_document() -> dict[str, Any]:
         "batch": 8,
         "tables": [{"name": "users", "rows": 3000, "pooling": 4}],
         "files": [entry(path, content) for path, content in FILES.items()],
+        "sla_ms": 400.0,
+        "access": {"source": "powerlaw", "locality": 0.8, "seed": 0},
     }
 
 
@@ -79,6 +82,8 @@ def test_a_manifest_is_read_as_it_was_written(repository: Path) -> None:
         batch=8,
         tables=(TableEntry("users", 3000, 4),),
         files=tuple(FileEntry(**entry(path, content)) for path, content in FILES.items()),
+        sla_ms=400.0,
+        access=AccessEntry("powerlaw", 0.8, 0),
     )
     assert json.loads(manifest.to_json()) == manifest_document()
     assert verify(repository) == manifest

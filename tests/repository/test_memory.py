@@ -1,4 +1,4 @@
-"""A build never holds more than one table and 512 MiB, however large the model."""
+"""A build never holds more than one table and 512 MiB, however large the model; all of it is in one process."""
 
 import subprocess
 import sys

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.triton_backends.tiered import draw_indices, make_tiered
 from triton_backends.router.idmap import build_id_map, shard_bits
 from triton_backends.router.routing import Placement, RoutedService, RoutedTable, Router, check_dense
 
@@ -34,27 +35,16 @@ def test_every_id_reaches_its_row(
 ) -> None:
     """Tables of any size and number of shards, tiered: shard s of every table lies in service s."""
     rng = np.random.default_rng(seed)
-    services = [RoutedService(f"tier{s}", sum(s < shards for *_, shards in shapes)) for s in range(16)]
-    filled = [0] * 16
-    tables, maps, shard_of_rows, columns = [], [], [], []
-    for t, (rows, pooling, shards) in enumerate(shapes):
-        shard_of_row = rng.integers(0, shards, rows).astype(np.uint8)
-        places = [sum(s < other for *_, other in shapes[:t]) for s in range(shards)]
-        placements = tuple(Placement(s, filled[s], places[s]) for s in range(shards))
-        offset = sum(each.nbytes for each in maps)
-        tables.append(RoutedTable(f"t{t}", rows, pooling, offset, placements))
-        maps.append(build_id_map(shard_of_row, shards).reshape(-1))
-        for s in range(shards):
-            filled[s] += int((shard_of_row == s).sum())
-        shard_of_rows.append(shard_of_row)
-        columns.append(rng.integers(-1, rows, (batch, pooling)))
-    router = Router(tables, services, np.concatenate(maps))
-    routed = router.route(np.hstack(columns).astype(dtype))
+    made = make_tiered(rng, shapes)
+    tables, services = made.tables, made.services
+    indices = draw_indices(rng, tables, batch)
+    columns = np.split(indices, np.cumsum([pooling for _, pooling, _ in shapes])[:-1], 1)
+    routed = made.router().route(indices.astype(dtype))
 
     expected_ids: list[list[int]] = [[] for _ in services]
     expected_lengths = [[0] * (batch * service.tables) for service in services]
     for b in range(batch):
-        for table, shard_of_row, column in zip(tables, shard_of_rows, columns, strict=True):
+        for table, shard_of_row, column in zip(tables, made.shard_of_rows, columns, strict=True):
             local = local_rows(shard_of_row)
             for row_id in column[b]:
                 if row_id >= 0:

@@ -1,5 +1,6 @@
 """Triton's shell around an embedding shard: one response per request, the logic is in `shard.py`."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ class TritonPythonModel:
         """Map the weights, or on a GPU instance load them there."""
         gpu = int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else None
         self.shard = open_shard(HERE, gpu)
+        self.dtype = pb_utils.triton_string_to_numpy(json.loads(args["model_config"])["output"][0]["data_type"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Sum each query's bags on its own."""
@@ -29,7 +31,7 @@ class TritonPythonModel:
         try:
             ids = pb_utils.get_input_tensor_by_name(request, "ids").as_numpy()
             lengths = pb_utils.get_input_tensor_by_name(request, "lengths").as_numpy()
-            sums = self.shard.sums(ids, lengths)
+            sums = self.shard.sums(ids, lengths).astype(self.dtype, copy=False)
         except Exception as exc:  # noqa: BLE001 - one request's failure must not fail the others of its batch
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(exc)))
         return pb_utils.InferenceResponse([pb_utils.Tensor("sums", sums)])

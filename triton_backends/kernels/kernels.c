@@ -3,13 +3,14 @@
  * Plain C behind ctypes: a Python process that serves a shard then needs numpy alone. No call allocates,
  * and none trusts its ids: a bad id is reported by its place and nothing is read out of bounds.
  */
-#include <stdint.h>
+#include "kernels.h"
+
 #include <string.h>
 
 #define PREFETCH(address) __builtin_prefetch((const void *)(address), 0, 3)
 #define VECTORIZED __attribute__((target_clones("avx512f", "avx2", "default")))
 
-enum { MAX_SHARDS = 16, PREFETCH_ROWS = 16, PREFETCH_IDS = 128, PADDING = -1 };
+enum { PREFETCH_ROWS = 16, PREFETCH_IDS = 128 };
 
 /* ---- routing -------------------------------------------------------------------------------------------
  *
@@ -26,23 +27,6 @@ enum { MAX_SHARDS = 16, PREFETCH_ROWS = 16, PREFETCH_IDS = 128, PADDING = -1 };
  *
  * An id's row in its shard is a rank: the counter, plus the ids before it in the block with the same shard.
  */
-
-typedef struct {
-    const uint64_t *map;           /* the table's blocks; unused where bits is 0 (one shard: the row is the id) */
-    int64_t rows;
-    int64_t pooling;
-    int64_t bits;
-    int64_t base[MAX_SHARDS];      /* where the shard's rows of this table begin in its service's matrix */
-    int64_t service[MAX_SHARDS];   /* the service that holds the shard */
-    int64_t place[MAX_SHARDS];     /* the table's place among its service's tables: its bag in `lengths` */
-} Table;
-
-typedef struct {
-    int32_t *ids;      /* room for every id of the query */
-    int32_t *lengths;  /* (batch, tables) */
-    int64_t tables;
-    int64_t count;     /* out: ids written */
-} Service;
 
 /* check_bag: the place of the bag's first bad id, or -1; and on the way, the cache lines that its look-up will need.
  * look_up_bag: append the bag's ids to the services. */

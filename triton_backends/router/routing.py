@@ -113,7 +113,8 @@ class Router:
     def _route_table(self, table: RoutedTable) -> RouteTable:
         bits = shard_bits(len(table.shards))
         routed = RouteTable(self._id_maps.ctypes.data + table.map_offset, table.rows, table.pooling, bits)
-        for i, shard in enumerate(table.shards):
+        for i in range(1 << bits):  # a broken map may name a shard that is not there: then the first
+            shard = table.shards[i if i < len(table.shards) else 0]
             routed.base[i], routed.service[i], routed.place[i] = shard.base, shard.service, shard.place
         end = table.map_offset + id_map_bytes(table.rows, len(table.shards))
         if end > self._id_maps.nbytes:

@@ -1,0 +1,190 @@
+"""What a fleet costs beside a single server: the same shards in one server, in a `tiered` and in a `per_table` fleet.
+
+All three run at once on this machine and take turns, a slice of time each. CPU is that of all processes by what they
+do, from /proc, a query; the shards of a fleet would be other machines'.
+
+    python benchmarks/fleet.py [--rounds 5] [--seconds 4] [--target-qps 800]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import tritonclient.grpc as grpcclient
+from latency import document  # the program beside this one
+from numpy.typing import NDArray
+
+from repo_builder.access.draw import draw_ids
+from repo_builder.access.load import load_hotness
+from repo_builder.export.weights import open_weights
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
+from repo_builder.partition.plan import Plan
+from repo_builder.partition.planner import make_plan
+from repo_builder.repository.build import build
+from repo_builder.repository.fleet import build_fleet
+from repo_builder.serving.install import Installation, installation
+from repo_builder.serving.server import Server, free_ports, running, stubs
+from repo_builder.spec import parse_spec
+
+QUERIES = 64
+GOAL_MS = 1.5  # more at p50 than the single layout
+GOAL_CPU = 0.25  # of per_table's CPU in the front end
+
+
+@dataclass
+class Layout:
+    """A served layout: whom to ask, all its servers by name, and what was measured."""
+
+    name: str
+    services: int
+    asked: Server
+    servers: Mapping[str, Server]
+    spent_ms: list[float] = field(default_factory=list)
+    cpu_s: dict[str, float] = field(default_factory=dict)
+
+
+def main() -> None:
+    """Parse the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4, help="a layout's turn")
+    parser.add_argument("--target-qps", type=float, default=800, help="more traffic makes more tiers")
+    parser.add_argument("--shard-backend", choices=["python", "native"], default="python")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        layouts, queries = start(Path(folder), args, stack)
+        for layout in layouts:
+            turn(layout, queries, 2)
+            layout.spent_ms.clear()
+            layout.cpu_s.clear()
+        for _ in range(args.rounds):
+            for layout in layouts:
+                turn(layout, queries, args.seconds)
+        report(layouts)
+
+
+def start(
+    folder: Path, args: argparse.Namespace, stack: ExitStack
+) -> tuple[list[Layout], list[tuple[NDArray[np.float32], NDArray[np.int64]]]]:
+    """Build and serve the layouts; returns them and the queries."""
+    spec = parse_spec(document(args.target_qps), folder / "spec.yaml")
+    weights, hotness = open_weights(spec), load_hotness(spec)
+    profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
+    tiered = make_plan(spec, hotness, profile, "tiered", 4)
+    plans = {"tiered": tiered, "per_table": ungrouped(tiered)}
+    build(spec, plans["tiered"], hotness, weights, folder / "single", shard_backend=args.shard_backend)
+    for grouping, plan in plans.items():
+        build_fleet(spec, plan, hotness, weights, folder / grouping, shard_backend=args.shard_backend)
+    installed = stack.enter_context(installation())
+    log = folder / "single.log"
+    single = stack.enter_context(running(installed, folder / "single", free_ports(), log))
+    layouts = [Layout("single", len(plans["tiered"].embedding_services), single, {"single": single})]
+    for grouping, plan in plans.items():
+        servers = stack.enter_context(fleet(installed, folder / grouping, plan))
+        layouts.append(Layout(f"fleet {grouping}", len(servers) - 1, servers["frontend"], servers))
+    rng = np.random.default_rng(0)
+    queries = []
+    for _ in range(QUERIES):
+        ids = np.hstack([draw_ids(hotness, table, (spec.serving.batch, table.pooling), rng) for table in spec.tables])
+        queries.append((rng.standard_normal((spec.serving.batch, spec.dense_features), np.float32), ids.astype(np.int64)))
+    return layouts, queries
+
+
+def ungrouped(tiered: Plan) -> Plan:
+    """The same shards, each a service of its own, as the paper groups them."""
+    embedding = tuple(
+        replace(service, name=f"{shard.table}_{service.name}", shards=(shard,))
+        for service in tiered.embedding_services
+        for shard in service.shards
+    )
+    dense = tuple(service for service in tiered.services if service.kind == "dense")
+    return replace(tiered, grouping="per_table", services=(*dense, *embedding))
+
+
+@contextmanager
+def fleet(installed: Installation, folder: Path, plan: Plan) -> Iterator[Mapping[str, Server]]:
+    """One server of each service, and the front end."""
+    with ExitStack() as stack:
+        servers = {}
+        for name in (service.name for service in plan.embedding_services):
+            log = folder.with_name(f"{folder.name}-{name}.log")
+            servers[name] = stack.enter_context(running(installed, folder / name, free_ports(), log))
+        addresses = folder.with_name(f"{folder.name}.json")
+        addresses.write_text(json.dumps({name: [server.grpc] for name, server in servers.items()}))
+        log = folder.with_name(f"{folder.name}-frontend.log")
+        environment = {"ELASTICREC_ADDRESSES": str(addresses)}
+        frontend = running(installed, folder / "frontend", free_ports(), log, environment=environment)
+        yield {"frontend": stack.enter_context(frontend), **servers}
+
+
+def turn(layout: Layout, queries: list[tuple[NDArray[np.float32], NDArray[np.int64]]], seconds: float) -> None:
+    """Ask a layout one query after another."""
+    before = cpu_s(layout.servers)
+    with grpcclient.InferenceServerClient(layout.asked.grpc) as client:
+        end = time.perf_counter() + seconds
+        while (start := time.perf_counter()) < end:
+            dense, indices = queries[len(layout.spent_ms) % QUERIES]
+            inputs = [grpcclient.InferInput("dense", dense.shape, "FP32")]
+            inputs.append(grpcclient.InferInput("indices", indices.shape, "INT64"))
+            inputs[0].set_data_from_numpy(dense)
+            inputs[1].set_data_from_numpy(indices)
+            client.infer("rm1", inputs)
+            layout.spent_ms.append(1000 * (time.perf_counter() - start))
+    for part, spent_s in cpu_s(layout.servers).items():
+        layout.cpu_s[part] = layout.cpu_s.get(part, 0) + spent_s - before[part]
+
+
+def cpu_s(servers: Mapping[str, Server]) -> dict[str, float]:
+    """CPU seconds so far: of the asked server, of each of its Python models, and of all shards together."""
+    (first, asked), *shards = servers.items()
+    found = {f"{first} server": _cpu_s(psutil.Process(asked.process.pid))}
+    for stub in stubs(asked):
+        model = Path(stub.cmdline()[1]).parent.parent.name
+        found[model] = found.get(model, 0) + _cpu_s(stub)
+    found["shards"] = 0.0
+    for _, shard in shards:
+        found["shards"] += _cpu_s(psutil.Process(shard.process.pid)) + sum(_cpu_s(stub) for stub in stubs(shard))
+    return found
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def report(layouts: list[Layout]) -> None:
+    """The comparison."""
+    single, tiered, per_table = layouts
+    for layout in layouts:
+        p50, p99 = np.percentile(layout.spent_ms, [50, 99])
+        count = len(layout.spent_ms)
+        print(f"{layout.name:<16} {layout.services:3d} embedding services   p50 {p50:6.2f} ms   p99 {p99:6.2f} ms")
+        parts = {part: 1000 * spent_s / count for part, spent_s in layout.cpu_s.items()}
+        print("   CPU ms a query: " + ", ".join(f"{part} {ms:.2f}" for part, ms in parts.items() if ms >= 0.005))
+    added_ms = float(np.median(tiered.spent_ms) - np.median(single.spent_ms))
+    print(f"tiered fleet adds {added_ms:.2f} ms at p50; goal {GOAL_MS}: {verdict(added_ms <= GOAL_MS)}")
+    ratio = router_ms(tiered) / router_ms(per_table)
+    print(f"CPU of the calls, tiered / per_table: {ratio:.2f}; goal {GOAL_CPU}: {verdict(ratio <= GOAL_CPU)}")
+
+
+def verdict(met: bool) -> str:
+    """In words."""
+    return "met" if met else "missed"
+
+
+def router_ms(layout: Layout) -> float:
+    """CPU a query of the process that calls the embedding services."""
+    return 1000 * layout.cpu_s["rm1_router"] / len(layout.spent_ms)
+
+
+if __name__ == "__main__":
+    main()

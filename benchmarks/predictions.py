@@ -1,0 +1,188 @@
+"""Whether a plan's queries a second come true: each tier served alone by real Triton, beside the profile's prediction.
+
+A round measures a short profile, then every tier under full load with the ids that the model's router sends it, so that
+both see the machine in the same minute. The cuts are those of fixed service times at two targets, the same each run.
+Printed are medians over the rounds of predicted / measured. Goal: within 20% for three tiers. Beside the prediction of
+the plan's model, which prices all gathered rows alike, stands one with the profile's ends: a row costs what hot ones do
+where the tier's rows fit into the last cache (32 MiB), and else what cold ones do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest import perf_analyzer
+from repo_builder.access.draw import draw_ids
+from repo_builder.access.hotness import Hotness
+from repo_builder.access.load import load_hotness
+from repo_builder.export.weights import open_weights
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
+from repo_builder.partition.plan import Service
+from repo_builder.partition.planner import make_plan
+from repo_builder.profiling.bench import Load, measure_loads
+from repo_builder.profiling.effort import Effort, Options
+from repo_builder.profiling.fits import Fits, fit_measured
+from repo_builder.profiling.measure import measure
+from repo_builder.repository.build import build
+from repo_builder.repository.configs import ShardBackend, model_name
+from repo_builder.serving.install import installation
+from repo_builder.serving.server import free_ports, running
+from repo_builder.spec import Spec, parse_spec
+from triton_backends.router.routing import Router
+
+BATCH, QUERIES, FULL_LOAD = 32, 64, 16
+TARGETS_QPS = (800.0, 4000.0)
+CUTS = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
+CACHE_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A tier of the plan for `target_qps`: its model in a repository of its own, and the file of its queries."""
+
+    target_qps: float
+    service: Service
+    model: str
+    repository: Path
+    queries: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round says of a tier, in queries a second."""
+
+    predicted: float
+    predicted_by_ends: float
+    measured: float
+    queries: float
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2, help="for each point of a round")
+    parser.add_argument("--shard-backend", choices=["python", "native"], default="python")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report(*rounds(Path(folder), args))
+
+
+def rounds(folder: Path, args: argparse.Namespace) -> tuple[list[Tier], list[list[Round]]]:
+    """The tiers of all plans, and what each round says of each."""
+    tiers = [tier for target_qps in TARGETS_QPS for tier in build_tiers(target_qps, args.shard_backend, folder)]
+    spec = parse_spec(document(TARGETS_QPS[0]), folder / "spec.yaml")
+    effort = Effort(args.seconds, 1, (32, 4096, 16384, 32768), (4, FULL_LOAD), (1, 256), (FULL_LOAD,))
+    options = Options("tiered", args.shard_backend, sum(table.rows for table in spec.tables), effort)
+    found = []
+    for number in range(args.rounds):
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            fits = fit_measured(measure(spec, load_hotness(spec), options, Path(scratch)))
+        print(
+            f"round {number + 1}: {1e6 * fits.service_time.fixed_s:.0f} us a query, a row "
+            f"{1e9 * fits.service_time.per_gather_s:.1f} ns (hot {1e9 * fits.hot_per_gather_s:.1f}, cold "
+            f"{1e9 * fits.cold_per_gather_s:.1f}), RMS error of the fit {fits.calls.quality.relative_rms:.0%}",
+            flush=True,
+        )
+        found.append([measure_tier(tier, fits, args.seconds) for tier in tiers])
+    return tiers, found
+
+
+def measure_tier(tier: Tier, fits: Fits, seconds: float) -> Round:
+    """Serve a tier alone and load it fully."""
+    with (
+        installation() as installed,
+        running(installed, tier.repository, free_ports(), tier.queries.with_suffix(".log")) as server,
+    ):
+        (found,) = measure_loads(server, tier.model, [Load(tier.queries, FULL_LOAD)], 1, seconds, lambda: None)
+    gathers = tier.service.gathers
+    per_gather_s = fits.hot_per_gather_s if held_bytes(tier.service) <= CACHE_BYTES else fits.cold_per_gather_s
+    by_ends = replace(fits.service_time, per_gather_s=per_gather_s)
+    return Round(1 / fits.service_time.seconds(gathers), 1 / by_ends.seconds(gathers), found.qps, found.queries)
+
+
+def build_tiers(target_qps: float, backend: ShardBackend, folder: Path) -> list[Tier]:
+    """Build the plan for a target, one instance a service, and give each tier a repository and queries of its own."""
+    folder = folder / f"{target_qps:g}"
+    folder.mkdir()
+    spec = parse_spec(document(target_qps), folder / "spec.yaml")
+    hotness = load_hotness(spec)
+    plan = make_plan(spec, hotness, CUTS, "tiered", 4)
+    plan = replace(plan, services=tuple(replace(service, replicas=1) for service in plan.services))
+    build(spec, plan, hotness, open_weights(spec), folder / "whole", shard_backend=backend)
+    routed = route(spec, hotness, folder / "whole" / model_name(spec, "router") / "1")
+    tiers = []
+    for service in plan.embedding_services:
+        name = model_name(spec, service.name)
+        tier = Tier(target_qps, service, name, folder / service.name, folder / f"{service.name}.json")
+        tier.repository.mkdir()
+        (folder / "whole" / name).rename(tier.repository / name)
+        perf_analyzer.write_queries(tier.queries, routed[service.name])
+        tiers.append(tier)
+    return tiers
+
+
+def route(spec: Spec, hotness: Hotness, router: Path) -> dict[str, list[Mapping[str, NDArray[np.int32]]]]:
+    """What the model's router sends each service for queries of the spec's accesses."""
+    rng = np.random.default_rng(0)
+    rows = QUERIES * BATCH
+    indices = np.hstack([draw_ids(hotness, table, (rows, table.pooling), rng) for table in spec.tables])
+    routing = Router.open(router)
+    routed: dict[str, list[Mapping[str, NDArray[np.int32]]]] = {service.name: [] for service in routing.services}
+    for begin in range(0, rows, BATCH):
+        query = routing.route(indices[begin : begin + BATCH])
+        for service, (ids, lengths) in zip(routing.services, query, strict=True):
+            routed[service.name].append({"ids": ids.copy(), "lengths": lengths.copy()})
+    return routed
+
+
+def report(tiers: list[Tier], found: list[list[Round]]) -> None:
+    """A line a tier."""
+    print(
+        "tier        rows    gathers  queries/call  measured q/s   predicted/measured (spread)    with hot/cold known"
+    )
+    within = 0
+    for tier, own in zip(tiers, zip(*found, strict=True), strict=True):
+        ratios = [each.predicted / each.measured for each in own]
+        by_ends = statistics.median(each.predicted_by_ends / each.measured for each in own)
+        ratio = statistics.median(ratios)
+        within += 0.8 <= ratio <= 1.2
+        rows = sum(shard.rows for shard in tier.service.shards)
+        print(
+            f"{tier.target_qps:<8g}{tier.service.name:<7}{rows:>9,}{tier.service.gathers:>11,.0f}"
+            f"{statistics.median(each.queries for each in own):>14.1f}"
+            f"{statistics.median(each.measured for each in own):>14,.0f}"
+            f"{ratio:>21.2f} ({min(ratios):.2f} to {max(ratios):.2f}){by_ends:>19.2f}"
+        )
+    print(f"goal: three tiers within 20%: {within} of {len(tiers)}, {'met' if within >= 3 else 'missed'}")
+
+
+def held_bytes(service: Service) -> int:
+    """Bytes of the rows that a service holds."""
+    return sum(shard.rows for shard in service.shards) * 4 * 32
+
+
+def document(target_qps: float) -> dict[str, object]:
+    """The model: RM1-like."""
+    return {
+        "name": "rm1",
+        "dense_features": 13,
+        "bottom_mlp": [256, 128, 32],
+        "top_mlp": [256, 64, 1],
+        "tables": [{"name": "C", "rows": 200_000, "dim": 32, "pooling": 128, "count": 10}],
+        "weights": {"source": "random"},
+        "access": {"source": "powerlaw", "locality": 0.9},
+        "serving": {"target_qps": target_qps, "batch": BATCH},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""SCALING.md: every query with its threshold and the reason for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from k8s.fleet import Fleet, FleetService
+from k8s.options import Options
+from k8s.rules import GROWTH, SCRAPE_S, WINDOW_S, Metrics, bounds, triggers
+from k8s.scaling import DOWN_PERCENT, DOWN_WINDOW_S, POLLING_S, UP_PERIOD_S
+from k8s.server import load_s
+
+
+def scaling_document(fleet: Fleet, options: Options) -> str:
+    """The text, in Markdown."""
+    return "\n".join(_lines(fleet, options)) + "\n"
+
+
+def _lines(fleet: Fleet, options: Options) -> Iterator[str]:
+    yield f"# How {fleet.model} scales"
+    yield ""
+    yield "Written by `elasticrec k8s`, beside the ScaledObjects that it explains. Of a service's rules the one that"
+    yield "asks for the most pods wins. An `AverageValue` is divided by the pods; a `Value` is a ratio by which the"
+    yield "ready pods are multiplied, so its query is cut off at two thresholds."
+    yield ""
+    yield f"- **Up**: at once, at most twice the pods (or 4 more) in {UP_PERIOD_S} s. Rates are over {WINDOW_S} s,"
+    yield f"  scraped every {SCRAPE_S} s: pods for doubled traffic are asked for within {POLLING_S} s; then they load."
+    yield f"- **Down**: the most that was asked for in {DOWN_WINDOW_S} s, at most {DOWN_PERCENT}% of the pods a minute."
+    yield "- **Blind** (Prometheus away, no pod scraped): what the plan's target traffic needs, or what runs if more."
+    yield f"- **At most** {GROWTH} times what the target traffic needs: a bound on cost; set your own in an overlay."
+    for service in fleet.services:
+        yield ""
+        yield from _section(fleet, service, options)
+
+
+def _section(fleet: Fleet, service: FleetService, options: Options) -> Iterator[str]:
+    limits = bounds(fleet, service, options.min_replicas)
+    yield f"## {service.name}"
+    yield ""
+    yield (
+        f"{limits.fewest} to {limits.most} pods, {limits.fallback} when blind; a pod may take {load_s(service)} s to "
+        f"load {service.files_bytes:,} bytes."
+    )
+    for rule in triggers(fleet, service, Metrics(options.namespace), options.latency_share):
+        yield ""
+        yield f"**{rule.name}**: {rule.metric_type} {rule.threshold_text} {rule.unit}. {rule.reason}"
+        yield ""
+        yield "```promql"
+        yield rule.query
+        yield "```"

@@ -1,0 +1,34 @@
+"""What all objects share: labels, names, ports and quantities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from k8s.fleet import Fleet, FleetService
+from k8s.names import dns_name
+
+Object = Mapping[str, Any]
+
+HTTP, GRPC, METRICS = 8000, 8001, 8002
+PORTS = {"http": HTTP, "grpc": GRPC, "metrics": METRICS}
+
+
+def fleet_labels(fleet: Fleet) -> dict[str, str]:
+    """What selects every pod of the fleet."""
+    return {"app.kubernetes.io/name": "elasticrec", "app.kubernetes.io/instance": dns_name(fleet.model)}
+
+
+def selector(fleet: Fleet, service: FleetService) -> dict[str, str]:
+    """What selects a service's pods; it never changes, or a Deployment could not be updated."""
+    return {**fleet_labels(fleet), "app.kubernetes.io/component": service.name}
+
+
+def metadata(name: str, namespace: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    """An object's metadata."""
+    return {"name": name, "namespace": namespace, "labels": dict(labels)}
+
+
+def mebibytes(size_bytes: int) -> str:
+    """A quantity of memory or disk, rounded up."""
+    return f"{-(-size_bytes // 1024**2)}Mi"

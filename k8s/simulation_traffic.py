@@ -1,0 +1,105 @@
+"""Traffic over time: queries a second in steps, from a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repo_builder.errors import InputError
+
+COLUMNS = ["seconds", "qps"]
+LONGEST_S = 31 * 86_400.0
+LARGEST_QPS = 1e9
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """From `starts_s[i]` until the next start, the last until `end_s`, come `rates_qps[i]` queries a second."""
+
+    starts_s: tuple[float, ...]
+    rates_qps: tuple[float, ...]
+    end_s: float
+
+    def rate(self, times_s: Floats) -> Floats:
+        """Queries a second at each time from 0 on; shape and type as `times_s`."""
+        rates: Floats = np.asarray(self.rates_qps)[np.searchsorted(self.starts_s, times_s, side="right") - 1]
+        return rates
+
+    def arrived(self, times_s: Floats) -> Floats:
+        """Queries that came until each time from 0 to the end; shape and type as `times_s`."""
+        starts, rates = np.asarray(self.starts_s), np.asarray(self.rates_qps)
+        before = np.concatenate([[0.0], np.cumsum(np.diff(starts) * rates[:-1])])
+        step = np.searchsorted(starts, times_s, side="right") - 1
+        return np.asarray(before[step] + (times_s - starts[step]) * rates[step])
+
+
+def load_traffic(path: Path) -> Traffic:
+    """Read a CSV file of `seconds,qps`: each row's rate holds until the next; the last row only says when it ends.
+
+    Raises InputError with one line that names the file, the line and the fix.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+    except FileNotFoundError as exc:
+        raise InputError(f"{path}: expected a traffic file, found none; check the path") from exc
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except (UnicodeDecodeError, csv.Error) as exc:
+        raise InputError(f"{path}: expected a CSV file in UTF-8, but {exc}") from exc
+    try:
+        return _parse(rows)
+    except ValueError as exc:
+        raise InputError(f"{path}: {exc}") from exc
+
+
+def _parse(rows: list[tuple[int, list[str]]]) -> Traffic:
+    if not rows or rows[0][1] != COLUMNS:
+        got = f"{','.join(rows[0][1])!r}" if rows else "an empty file"
+        raise ValueError(f"line 1: expected the header 'seconds,qps', got {got}; put it on the first line")
+    steps: list[tuple[float, float]] = []
+    for line, row in rows[1:]:
+        steps.append(_step(line, row, steps[-1][0] if steps else None))
+    if len(steps) < 2:
+        last = rows[-1][0]
+        raise ValueError(
+            f"line {last}: expected at least two rows, got {len(steps)}; the last row says when the traffic ends"
+        )
+    starts, rates = zip(*steps, strict=True)
+    return Traffic(starts[:-1], rates[:-1], starts[-1])
+
+
+def _step(line: int, row: list[str], before_s: float | None) -> tuple[float, float]:
+    if len(row) != len(COLUMNS):
+        raise ValueError(f"line {line}: expected two values, seconds and qps, got {len(row)}; write them as 600,250")
+    seconds, qps = (_number(line, column, text) for column, text in zip(COLUMNS, row, strict=True))
+    if before_s is None and seconds != 0:
+        raise ValueError(f"line {line}: seconds: expected 0 in the first row, got {row[0]}; let the traffic start at 0")
+    if before_s is not None and seconds <= before_s:
+        raise ValueError(
+            f"line {line}: seconds: expected more than {before_s:g}, the row before, got {row[0]}; sort the rows"
+        )
+    if seconds > LONGEST_S:
+        raise ValueError(
+            f"line {line}: seconds: expected at most {LONGEST_S:.0f} (31 days), got {row[0]}; split the file"
+        )
+    if qps > LARGEST_QPS:
+        raise ValueError(f"line {line}: qps: expected at most {LARGEST_QPS:g}, got {row[1]}; check the unit")
+    return seconds, qps
+
+
+def _number(line: int, column: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"line {line}: {column}: expected a number from 0 on, got {text!r}; correct or remove the row")
+    return value

@@ -1,0 +1,102 @@
+"""Where a pod finds its service's model repository: an object store, a volume claim, or an image that carries it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from k8s.objects import mebibytes
+from repo_builder.errors import InputError
+
+MODELS = "/models"
+CARRIED = "/repository"
+"""Where an image of `init:IMAGE` holds the fleet's folder; it needs `cp`."""
+
+SPARE_BYTES = 64 * 1024**2  # a file system's own needs
+
+_STORES = ("s3", "gs", "as")
+_STORE_PORTS = (443, 80)  # https; and http of the clouds' credential services, at 169.254.x.x
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """`place` is a store's URL, `claim[/path]`, or an image, which hold the fleet's folder, one subfolder a service."""
+
+    kind: Literal["store", "claim", "image"]
+    place: str
+
+    def model_repository(self, folder: str) -> str:
+        """What tritonserver's --model-repository is for a service."""
+        return f"{self.place}/{folder}" if self.kind == "store" else MODELS
+
+    def copied_bytes(self, files_bytes: int) -> int:
+        """What the models' volume takes of the node's disk: `image` copies them there."""
+        return files_bytes + SPARE_BYTES if self.kind == "image" else 0
+
+    def volumes(self, files_bytes: int) -> Sequence[Mapping[str, Any]]:
+        """The pod's volume for the models, if it has one."""
+        if self.kind == "claim":
+            claim = self.place.partition("/")[0]
+            return [{"name": "models", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}]
+        if self.kind == "image":
+            return [{"name": "models", "emptyDir": {"sizeLimit": mebibytes(self.copied_bytes(files_bytes))}}]
+        return []
+
+    def mounts(self, folder: str) -> Sequence[Mapping[str, Any]]:
+        """Where the server sees it, read-only."""
+        if self.kind == "store":
+            return []
+        mount: dict[str, Any] = {"name": "models", "mountPath": MODELS, "readOnly": True}
+        if self.kind == "claim":
+            path = self.place.partition("/")[2].strip("/")
+            mount["subPath"] = f"{path}/{folder}" if path else folder
+        return [mount]
+
+    def init_containers(
+        self, folder: str, resources: Mapping[str, Any], security: Mapping[str, Any]
+    ) -> Sequence[Mapping[str, Any]]:
+        """What copies the models before the server starts: `image` only."""
+        if self.kind != "image":
+            return []
+        return [
+            {
+                "name": "models",
+                "image": self.place,
+                "command": ["cp", "-R", f"{CARRIED}/{folder}/.", f"{MODELS}/"],
+                "resources": dict(resources),
+                "securityContext": dict(security),
+                "volumeMounts": [{"name": "models", "mountPath": MODELS}],
+            }
+        ]
+
+    @property
+    def egress_ports(self) -> tuple[int, ...]:
+        """TCP ports that the server must reach to load its models."""
+        if self.kind != "store":
+            return ()
+        inner = urlsplit(self.place.removeprefix("s3://"))  # s3://https://host:port/bucket names the endpoint
+        own = (inner.port,) if inner.scheme in ("http", "https") and inner.port else ()
+        return tuple(dict.fromkeys([*_STORE_PORTS, *own]))
+
+    def scratch_bytes(self, files_bytes: int) -> int:
+        """What Triton writes to /tmp: it copies a store's models there before it loads them."""
+        return files_bytes if self.kind == "store" else 0
+
+
+def parse_source(text: str) -> Source:
+    """`s3://...`, `gs://...`, `as://...`, `pvc:CLAIM[/PATH]` or `init:IMAGE`. Raises InputError for anything else."""
+    place = text.rstrip("/")
+    scheme, _, rest = place.partition("://")
+    if scheme in _STORES and rest:
+        return Source("store", place)
+    kind, _, rest = place.partition(":")
+    if kind == "pvc" and re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^/.][^/]*)*", rest):
+        return Source("claim", rest)
+    if kind == "init" and re.fullmatch(r"[\w.:/@-]+", rest, re.ASCII):
+        return Source("image", rest)
+    raise InputError(
+        f"--repository: expected s3://BUCKET/PREFIX, gs://..., as://..., pvc:CLAIM[/PATH] or init:IMAGE, got {text!r}"
+    )

@@ -1,0 +1,104 @@
+"""A picture of a comparison: gains over model-wise a spec, and averaged over the specs as the traffic grows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from repo_builder.analysis.compare import PAPER, average_gains
+from repo_builder.analysis.compare_report import Report
+from repo_builder.analysis.fleets import GPU_CACHE, MODEL_WISE, PER_TABLE, TIERED
+from repo_builder.figures import INK, dress, new_figure, save_png
+
+COLOURS = {GPU_CACHE: "#9a9a9a", PER_TABLE: "#f28e2b", TIERED: "#1f77b4"}
+_PANELS = (
+    ("memory", "Memory: times less"),
+    ("utility", "Memory utility, mean of replicas: times more"),
+    ("price", "Price: times less"),
+)
+_SWEPT = {"price": "price in parts"}  # the sweep is not packed onto nodes
+_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+
+
+def plot_comparison(report: Report, path: Path) -> None:
+    """Draw the report into the PNG `path`, whole or not at all; raises InputError where it cannot be written."""
+    figure = new_figure(13, 7.6)
+    figure.suptitle(
+        f"ElasticRec against replicating the whole model, cluster {report.cluster.name}, "
+        f"profile {report.profile.name}: 1x is model-wise at equal traffic",
+        fontsize=12,
+        color=INK,
+    )
+    axes = figure.subplots(2, len(_PANELS))
+    for column, (metric, title) in enumerate(_PANELS):
+        _bars(axes[0, column], report, metric, title)
+        _lines(axes[1, column], report, metric)
+    handles, labels = axes[1, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    save_png(figure, path)
+
+
+def _bars(axes: Axes, report: Report, metric: str, title: str) -> None:
+    """A group of bars a spec; a strategy that the cluster cannot hold has none."""
+    dress(axes, title, "", "")
+    strategies = [strategy for strategy in report.strategies if strategy != MODEL_WISE]
+    width = 0.8 / len(strategies)
+    for i, strategy in enumerate(strategies):
+        gains = [comparison.gains(strategy)[metric] for comparison in report.comparisons]
+        places = np.arange(len(gains)) + (i - (len(strategies) - 1) / 2) * width
+        heights = [gain or np.nan for gain in gains]
+        axes.bar(places, np.array(heights) - 1, width * 0.92, bottom=1, color=COLOURS[strategy])
+        for place, gain in zip(places, gains, strict=True):
+            _label(axes, place, gain)
+    axes.set_xticks(range(len(report.comparisons)), [found.spec.replace("_", "\n", 1) for found in report.comparisons])
+    axes.tick_params(axis="x", length=0)
+    axes.grid(visible=False, axis="x")
+    _log_gains(axes, report, metric)
+
+
+def _label(axes: Axes, place: float, gain: float | None) -> None:
+    """The figure at the end of its bar, which points down below 1x; a dash where there is none."""
+    if gain is None:
+        axes.annotate("-", (place, 1), ha="center", va="center", color=INK)
+        return
+    side, offset = ("bottom", 2) if gain > 0.995 else ("top", -2)
+    axes.annotate(
+        f"{gain:.3g}", (place, gain), (0, offset), textcoords="offset points", ha="center", va=side, fontsize=7.5
+    )
+
+
+def _lines(axes: Axes, report: Report, metric: str) -> None:
+    """The mean over the specs at every point of the sweep."""
+    swept = _SWEPT.get(metric, metric)
+    dress(axes, f"Mean over {len(report.sweeps)} specs, {swept}", "Traffic, in model-wise replicas", "")
+    replicas = [comparison.model_wise_replicas for comparison in report.sweeps[0]]
+    for strategy in report.strategies:
+        if strategy != MODEL_WISE:
+            gains = [average_gains(report.sweep_at(point), strategy)[swept] for point in range(len(replicas))]
+            axes.plot(
+                replicas,
+                [gain or np.nan for gain in gains],
+                "o-",
+                color=COLOURS[strategy],
+                markersize=4,
+                label=strategy,
+            )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator([1, 3, 10, 30, 100]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:.0f}"))
+    _log_gains(axes, report, metric)
+
+
+def _log_gains(axes: Axes, report: Report, metric: str) -> None:
+    """Times on a logarithmic axis with room above; 1x is model-wise, the dashed line the paper's average."""
+    axes.set_yscale("log")
+    axes.margins(y=0.16)
+    axes.yaxis.set_major_locator(FixedLocator(_TICKS))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda gain, _: f"{gain:g}x"))
+    axes.axhline(1, color=INK, linewidth=1.2)
+    axes.axhline(PAPER[metric], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="ElasticRec as published")

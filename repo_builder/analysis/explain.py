@@ -1,0 +1,141 @@
+"""Why each cut of a plan lies where it does: the services on both sides, and what another cut would cost.
+
+All figures are those of the recurrence (`partition.dp`): `CostModel.cost`, whole replicas included, of the services
+before replicas are added for the latency. In an optimal plan no change that is shown can be negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from repo_builder.partition.cost import CostModel, Profile
+from repo_builder.partition.merge import Floats
+from repo_builder.partition.plan import Plan, Service
+from repo_builder.partition.workload import Workload
+from repo_builder.spec import Spec
+
+SHARE = 100
+"""Besides one row, a cut is moved by this part of the smaller neighbour's rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The rows between two cuts as a service: `load` is how many replicas' time it takes, `cost_bytes` all memory."""
+
+    name: str
+    rows: int
+    gathers: float
+    load: float
+    replicas: int
+    cost_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What changes if a cut moves by so many rows, to the colder ones where positive."""
+
+    rows: int
+    cost_bytes: int
+    left_replicas: int
+    right_replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One cut: `place` rows are hotter, which take the share `accesses` of the gathers.
+
+    `left` is the hotter service; `moves` go from left to right; `joined_bytes` is what one service for both would
+    cost more.
+    """
+
+    place: int
+    accesses: float
+    left: Segment
+    right: Segment
+    moves: tuple[Move, ...]
+    joined_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One hotness order and its cuts; `tables` names the tables that it is made of, or each of the tables alike.
+
+    In a tiered plan there is one chain, of all tables' rows merged; else one for each kind of table, named by its
+    first table's services.
+    """
+
+    tables: tuple[str, ...]
+    services: tuple[Service, ...]
+    cuts: tuple[Cut, ...]
+
+
+def explain(spec: Spec, workload: Workload, profile: Profile, plan: Plan, utilisation: float) -> tuple[Chain, ...]:
+    """The chains of a plan that `plan_workload` made of the same arguments."""
+    model = CostModel(
+        spec.serving.target_qps / utilisation, profile.service_time, spec.tables[0].row_bytes, profile.min_memory_bytes
+    )
+    if plan.grouping == "tiered":
+        tables = tuple(table.table for table in workload.tables)
+        return (_chain(tables, plan.embedding_services, workload.prefix(workload.tables), model),)
+    return tuple(_per_table(workload, plan, model))
+
+
+def _per_table(workload: Workload, plan: Plan, model: CostModel) -> list[Chain]:
+    alike: dict[tuple[int, int], list[str]] = {}
+    for table in workload.tables:
+        alike.setdefault(table.key, []).append(table.table)
+    chains = []
+    for names in alike.values():
+        first = next(table for table in workload.tables if table.table == names[0])
+        services = [service for service in plan.embedding_services if service.shards[0].table == names[0]]
+        chains.append(_chain(tuple(names), services, workload.prefix([first]), model))
+    return chains
+
+
+def _chain(tables: tuple[str, ...], services: Sequence[Service], prefix: Floats, model: CostModel) -> Chain:
+    places = [0]
+    for service in services:
+        places.append(places[-1] + sum(shard.rows for shard in service.shards))
+    order = _Order(prefix, model)
+    segments = [
+        order.segment(service.name, begin, end)
+        for service, (begin, end) in zip(services, pairwise(places), strict=True)
+    ]
+    cuts = [
+        order.cut(places[i], places[i + 1], places[i + 2], left, right)
+        for i, (left, right) in enumerate(pairwise(segments))
+    ]
+    return Chain(tables, tuple(services), tuple(cuts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A hotness order, `prefix` (rows + 1,) float64, and what its segments cost."""
+
+    prefix: Floats
+    model: CostModel
+
+    def segment(self, name: str, begin: int, end: int) -> Segment:
+        gathers = float(self.prefix[end] - self.prefix[begin])
+        return Segment(
+            name=name,
+            rows=end - begin,
+            gathers=gathers,
+            load=self.model.load(gathers),
+            replicas=int(self.model.replicas(gathers)),
+            cost_bytes=int(self.model.cost(end - begin, gathers)),
+        )
+
+    def cut(self, begin: int, place: int, end: int, left: Segment, right: Segment) -> Cut:
+        now = left.cost_bytes + right.cost_bytes
+        step = min(left.rows, right.rows) // SHARE
+        moves = []
+        for rows in sorted({-step, -1, 1, step} - {0}):
+            if begin < place + rows < end:
+                hotter, colder = self.segment("", begin, place + rows), self.segment("", place + rows, end)
+                change = hotter.cost_bytes + colder.cost_bytes - now
+                moves.append(Move(rows, change, hotter.replicas, colder.replicas))
+        joined_bytes = self.segment("", begin, end).cost_bytes - now
+        return Cut(place, float(self.prefix[place] / self.prefix[-1]), left, right, tuple(moves), joined_bytes)

@@ -1,0 +1,147 @@
+"""The end-to-end latency that a plan's fleet will show at its target traffic, queueing included.
+
+A query goes to the front end (router and dense layers), which calls all embedding services at once and waits for the
+slowest: latency = front end + one remote call + the largest of the embedding services' latencies. A service's latency
+is its service time, plus the time of the queries that share its call, plus the wait in its queue.
+
+A query waits with the probability `utilisation ** (sqrt(2 * (servers + 1)) - 1)`, exact for one server (Sakasegawa,
+1977), and then as in heavy traffic: a queue's work in seconds is a reflected Brownian motion with the drift
+`utilisation - 1` and the variance `service_s * (ca2 + cs2) / servers` a second (Harrison, "Brownian Motion and
+Stochastic Flow Systems", 1985, section 1.8: its distribution at a time t after an empty start). For t -> infinity this
+is the wait of M/M/c. Arrivals at a replica are taken as Poisson and service times as exponential (ca2 = cs2 = 1), which
+errs on the slow side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from scipy.special import log_ndtr, ndtr
+
+from repo_builder.errors import PlanError
+from repo_builder.partition.cost import Profile
+from repo_builder.partition.plan import Latency, Plan, Service
+
+HORIZON_S = 60.0
+"""How long the target traffic lasts before the autoscaler has answered a growing queue: polling and a pod's start."""
+
+MAX_ADDED = 1000
+_VARIABILITY = 2.0  # ca2 + cs2
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A replica's queue: `servers` instances of `service_s` seconds a query; `alone_s` is a query's time when idle."""
+
+    utilisation: float
+    service_s: float
+    servers: int
+    alone_s: float
+
+    def within(self, seconds: float) -> float:
+        """The probability that a query takes at most so long, `HORIZON_S` after an empty start."""
+        wait = seconds - self.alone_s
+        if wait < 0:
+            return 0.0
+        waits: float = min(1.0, self.utilisation ** (math.sqrt(2 * (self.servers + 1)) - 1))
+        return 1 - waits * self._waits_longer(wait)
+
+    def _waits_longer(self, wait_s: float) -> float:
+        drift, variance = self.utilisation - 1, self.service_s * _VARIABILITY / self.servers
+        spread = math.sqrt(variance * HORIZON_S)
+        reflected = 2 * drift * wait_s / variance + float(log_ndtr((-wait_s - drift * HORIZON_S) / spread))
+        return float(ndtr((drift * HORIZON_S - wait_s) / spread)) + math.exp(min(reflected, 0.0))
+
+
+def predict_latency(plan: Plan, profile: Profile, target_qps: float) -> Latency:
+    """The quantiles of a query's latency at `target_qps` queries a second.
+
+    The front end's quantile and that of the slowest embedding service are added up, as if both were slow at once.
+    """
+    p50_ms, p95_ms, p99_ms = (_end_to_end_ms(plan, profile, target_qps, quantile) for quantile in (0.5, 0.95, 0.99))
+    return Latency(p50_ms, p95_ms, p99_ms, idle_ms=1000 * _idle_s(plan, profile))
+
+
+def meet_sla(plan: Plan, profile: Profile, target_qps: float, sla_ms: float) -> Plan:
+    """The plan with its predicted latency, and with as many more replicas as let the 95th percentile meet the SLA.
+
+    Each is added where queries wait longest; `Service.added` counts them, beside the replicas that throughput needs.
+    Raises PlanError where even an idle fleet misses the SLA, so that no replica helps.
+    """
+    idle_ms = 1000 * _idle_s(plan, profile)
+    if idle_ms > sla_ms:
+        raise PlanError(
+            f"serving.sla_ms: expected at least {idle_ms:.3g} ms, what a query takes in an idle fleet, got {sla_ms:g}; "
+            "raise it, lower serving.batch, or give the profile of a faster machine with --profile"
+        )
+    for _ in range(MAX_ADDED):
+        latency = predict_latency(plan, profile, target_qps)
+        if latency.p95_ms <= sla_ms:
+            return replace(plan, latency=latency)
+        plan = _with_one_more(plan, profile, target_qps)
+    raise PlanError(
+        f"serving.sla_ms: expected one that {MAX_ADDED} more replicas can meet, got {sla_ms:g} ms while an idle fleet "
+        f"takes {idle_ms:.3g} ms; raise it"
+    )
+
+
+def _with_one_more(plan: Plan, profile: Profile, target_qps: float) -> Plan:
+    def wait_s(service: Service) -> float:
+        queue = _queue(service, profile, target_qps)
+        return _quantile_s([queue], 0.95) - queue.alone_s
+
+    slowest = max(plan.services, key=wait_s)
+    services = [replace(each, added=each.added + 1) if each is slowest else each for each in plan.services]
+    return replace(plan, services=tuple(services))
+
+
+def _end_to_end_ms(plan: Plan, profile: Profile, target_qps: float, quantile: float) -> float:
+    queues = {service.name: _queue(service, profile, target_qps) for service in plan.services}
+    called = [queues[service.name] for service in plan.embedding_services]
+    front = [queues[service.name] for service in plan.services if service.kind == "dense"]
+    return 1000 * (_quantile_s(front, quantile) + profile.remote_call_s + _quantile_s(called, quantile))
+
+
+def _idle_s(plan: Plan, profile: Profile) -> float:
+    called = max(_alone_s(service, profile) for service in plan.embedding_services)
+    front = sum(_alone_s(service, profile) for service in plan.services if service.kind == "dense")
+    return called + profile.remote_call_s + front
+
+
+def _queue(service: Service, profile: Profile, target_qps: float) -> Queue:
+    service_s = service.instances / service.qps
+    utilisation = target_qps / (service.deployed * service.qps)
+    alone_s = _alone_s(service, profile)
+    if service.kind == "embedding" and profile.batching:
+        others = min(1.0, utilisation) * (profile.batching.queries - 1)
+        alone_s += others * (service_s - profile.batching.call_s / profile.batching.queries)
+    return Queue(utilisation, service_s, service.instances, alone_s)
+
+
+def _alone_s(service: Service, profile: Profile) -> float:
+    """Seconds of a query that finds an idle instance."""
+    if service.kind == "embedding" and service.device == "cpu":
+        return profile.alone_s(service.gathers)
+    return service.instances / service.qps
+
+
+def _quantile_s(queues: Sequence[Queue], quantile: float) -> float:
+    """The time within which all of these, independent of each other, answer with that probability."""
+
+    def within(seconds: float) -> float:
+        return math.prod(queue.within(seconds) for queue in queues)
+
+    low = max(queue.alone_s for queue in queues)
+    return low if within(low) >= quantile else _bisect(within, quantile, low)
+
+
+def _bisect(rising: Callable[[float], float], level: float, low: float) -> float:
+    high = 2 * low
+    while rising(high) < level:
+        low, high = high, 2 * high
+    while high - low > 1e-6 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if rising(middle) < level else (low, middle)
+    return high

@@ -1,0 +1,49 @@
+"""What a query gathers of a spec's tables, for one plan or for many.
+
+Merging the tables takes most of a plan's time; the traffic, the profile and S_max only change what comes after it. So a
+sweep makes one Workload that keeps what it merged, and plans on it as often as it likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from repo_builder.access.hotness import Hotness
+from repo_builder.partition.merge import Accesses, Floats, check_cdf, merged_prefix
+from repo_builder.spec import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The accesses of every table of a spec, in its order; `keep` trades memory (8 bytes a row) for time."""
+
+    tables: tuple[Accesses, ...]
+    keep: bool = False
+    _kept: dict[tuple[tuple[int, int], ...], Floats] = field(default_factory=dict, init=False, compare=False)
+
+    def prefix(self, tables: Sequence[Accesses]) -> Floats:
+        """`merged_prefix` of some of the tables: (their rows + 1,) float64; not to be written into."""
+        key = tuple(table.key for table in tables)
+        prefix = self._kept.get(key)
+        if prefix is None:
+            prefix = merged_prefix(tables)
+            if self.keep:
+                self._kept[key] = prefix
+        return prefix
+
+
+def read_workload(spec: Spec, hotness: Hotness, keep: bool = False) -> Workload:
+    """The workload of a spec at its batch; raises PlanError for a CDF that is none.
+
+    A CDF that serves several tables is checked once.
+    """
+    checked: dict[int, int] = {}
+    tables = []
+    for table in spec.tables:
+        accesses = Accesses(table.name, hotness.cdf(table), table.pooling * spec.serving.batch)
+        if checked.get(id(accesses.cdf)) != table.rows:
+            check_cdf(accesses, table.rows)
+            checked[id(accesses.cdf)] = table.rows
+        tables.append(accesses)
+    return Workload(tuple(tables), keep)

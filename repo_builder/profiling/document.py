@@ -1,0 +1,67 @@
+"""A profile's document: the fits first, and beside them the points and the facts that they rest on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from repo_builder.profiling.effort import Options
+from repo_builder.profiling.fit import FitQuality
+from repo_builder.profiling.fits import Fits, dense_points, fitted_points
+from repo_builder.profiling.points import DensePoint, EmbeddingPoint, Measured
+from repo_builder.spec import Spec
+
+
+def profile_document(spec: Spec, options: Options, measured: Measured, fits: Fits) -> dict[str, Any]:
+    """What `profile.json` holds: see `profile.schema.json`."""
+    machine = measured.machine
+    return {
+        "name": f"{spec.name}, {options.backend}, measured {machine['date']} on {machine['cpu']}",
+        "service_time": asdict(fits.service_time),
+        "dense_service_time": asdict(fits.dense),
+        "min_memory_bytes": measured.min_memory_bytes,
+        "batching": asdict(fits.batching),
+        "remote_call_s": measured.remote.latency_s,
+        "client_cpu_s": measured.remote.client_cpu_s,
+        "accesses": {
+            "fit": "spec",
+            "hot_per_gather_s": fits.hot_per_gather_s,
+            "cold_per_gather_s": fits.cold_per_gather_s,
+        },
+        "fit": {"embedding": _quality(fits.calls.quality), "dense": _quality(fits.dense_quality)},
+        "service": {
+            "spec": spec.name,
+            "grouping": options.grouping,
+            "backend": options.backend,
+            "tables": measured.tables,
+            "rows": measured.held_rows,
+            "dim": spec.dim,
+            "batch": spec.serving.batch,
+        },
+        "points": _points(measured, fits),
+        "machine": dict(machine),
+    }
+
+
+def _quality(quality: FitQuality) -> dict[str, float | int]:
+    return {
+        "points": len(quality.residuals),
+        "relative_rms": quality.relative_rms,
+        "relative_max": quality.relative_max,
+    }
+
+
+def _points(measured: Measured, fits: Fits) -> dict[str, list[dict[str, Any]]]:
+    """Every point as it was measured; those of a fit with their relative error, model / measured - 1."""
+    calls = dict(zip(fitted_points(measured), fits.calls.quality.residuals, strict=True))
+    dense = dict(zip(dense_points(measured), fits.dense_quality.residuals, strict=True))
+    return {
+        "embedding": [_point(point, calls.get(point)) for point in measured.embedding],
+        "dense": [_point(point, dense.get(point)) for point in measured.dense],
+    }
+
+
+def _point(point: EmbeddingPoint | DensePoint, residual: float | None) -> dict[str, Any]:
+    described = asdict(point)
+    figures = described.pop("found")
+    return {**described, **figures, **({} if residual is None else {"residual": residual})}

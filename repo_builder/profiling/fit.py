@@ -1,0 +1,136 @@
+"""Fitting the cost model's times to what was measured: pure, no server needed.
+
+Both models are linear in what is looked for, so one solver serves both: non-negative coefficients x that make the
+relative errors (A x) / t - 1 small, where t are measured seconds. Errors count squared while they are small and
+linearly beyond some 10% (soft L1), so that a point disturbed by another program does not bend the fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares, nnls
+
+from repo_builder.errors import ElasticRecError
+from repo_builder.partition.cost import Batching, DenseTime, ServiceTime
+
+_ROBUST_FROM = 0.1  # relative error from which a point pulls linearly
+_SEPARABLE = 1e-4  # least singular value, beside the largest, at which coefficients can be told apart
+
+
+class FitError(ElasticRecError):
+    """What was measured does not determine the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallPoint:
+    """A saturated instance: `queries` joined in an execute call in the mean, of `gathers` rows each, and its period.
+
+    `call_s` is the time from one call to the next, all that lies between them included: queries / (queries a second).
+    """
+
+    gathers: float
+    queries: float
+    call_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FitQuality:
+    """Relative errors, model / measured - 1, a point each in the order of the points; their RMS and largest size."""
+
+    residuals: tuple[float, ...]
+
+    @property
+    def relative_rms(self) -> float:
+        """Root of the mean square."""
+        return math.sqrt(sum(error * error for error in self.residuals) / len(self.residuals))
+
+    @property
+    def relative_max(self) -> float:
+        """The largest size."""
+        return max(abs(error) for error in self.residuals)
+
+
+@dataclass(frozen=True, slots=True)
+class CallFit:
+    """Seconds of an execute call with n queries of g gathers: `call_s + n * (query_s + per_gather_s * g)`."""
+
+    call_s: float
+    query_s: float
+    per_gather_s: float
+    quality: FitQuality
+
+    def seconds(self, queries: float, gathers: float) -> float:
+        """Time from such a call to the next under full load."""
+        return self.call_s + queries * (self.query_s + self.per_gather_s * gathers)
+
+
+def fit_calls(points: Sequence[CallPoint]) -> CallFit:
+    """The call model nearest to the points.
+
+    Raises FitError where they do not determine it: too few, or all alike in gathers or in queries a call.
+    """
+    queries, gathers, seconds = np.array([(p.queries, p.gathers, p.call_s) for p in points]).reshape(-1, 3).T
+    design = np.column_stack([np.ones_like(queries), queries, queries * gathers])
+    (call_s, query_s, per_gather_s), quality = _fit(design, seconds, "different gathers and queries a call")
+    return CallFit(call_s, query_s, per_gather_s, quality)
+
+
+def fit_dense(flops: Sequence[float], query_s: Sequence[float]) -> tuple[DenseTime, FitQuality]:
+    """`fixed_s + per_flop_s * flops` nearest to the measured seconds a query; raises FitError as `fit_calls`."""
+    design = np.column_stack([np.ones(len(flops)), np.array(flops, float)])
+    (fixed_s, per_flop_s), quality = _fit(design, np.array(query_s, float), "different floating-point operations")
+    if fixed_s <= 0:
+        raise FitError(
+            "fit: expected a dense query's fixed time above 0, got 0; measure for longer, on a quiet machine"
+        )
+    return DenseTime(fixed_s, per_flop_s), quality
+
+
+def service_time(fit: CallFit, full_load: Sequence[float]) -> tuple[ServiceTime, Batching]:
+    """A query's times where `full_load` queries were joined in a call, a number a point measured under full load.
+
+    A query's share of a call's fixed time goes with 1 / queries, so their harmonic mean is taken, not below 1.
+    Raises FitError where the fixed time comes out as nothing.
+    """
+    queries = max(1.0, len(full_load) / sum(1 / joined for joined in full_load))
+    fixed_s = fit.call_s / queries + fit.query_s
+    if fixed_s <= 0:
+        raise FitError("fit: expected a query's fixed time above 0, got 0; measure for longer, on a quiet machine")
+    return ServiceTime(fixed_s, fit.per_gather_s), Batching(fit.call_s, fit.query_s, queries)
+
+
+def _fit(
+    design: NDArray[np.float64], seconds: NDArray[np.float64], needed: str
+) -> tuple[tuple[float, ...], FitQuality]:
+    """Coefficients >= 0 of the columns of `design` (points, coefficients) for the measured `seconds` (points,)."""
+    count, unknowns = design.shape
+    if not (np.isfinite(design).all() and np.isfinite(seconds).all() and (seconds > 0).all()):
+        raise FitError("fit: expected points of finite numbers, and times above 0")
+    relative = design / seconds[:, np.newaxis]  # times the coefficients: model / measured
+    scale = np.abs(relative).max(axis=0, initial=0.0)
+    scaled = relative / np.where(scale > 0, scale, 1.0)
+    spread = np.linalg.svd(scaled, compute_uv=False) if count >= unknowns else np.zeros(1)
+    if spread[-1] <= _SEPARABLE * spread[0]:
+        raise FitError(
+            f"fit: expected at least {unknowns} points with {needed}, got {count} that do not tell them apart"
+        )
+    start, _ = nnls(scaled, np.ones(count))
+    solved = least_squares(
+        lambda x: scaled @ x - 1,
+        start + 1e-9,  # inside the bounds
+        jac=lambda _: scaled,
+        bounds=(0, np.inf),
+        loss="soft_l1",
+        f_scale=_ROBUST_FROM,
+        xtol=1e-12,
+        ftol=1e-12,
+        gtol=1e-12,
+    )
+    x = np.where(solved.x > 1e-9 * solved.x.max(), solved.x, 0.0)  # the solver stays a little above its bounds
+    coefficients = tuple(float(value) for value in x / np.where(scale > 0, scale, 1.0))
+    return coefficients, FitQuality(tuple(float(error) for error in scaled @ x - 1))

@@ -1,0 +1,114 @@
+"""Measuring a spec's services on real Triton servers, one server at a time, each with one instance of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest import perf_analyzer
+from repo_builder.access.hotness import Hotness
+from repo_builder.access.progress import Progress, silent
+from repo_builder.partition.planner import dense_flops
+from repo_builder.profiling.bench import Load, measure_loads
+from repo_builder.profiling.effort import Effort, Options
+from repo_builder.profiling.machine import machine_facts
+from repo_builder.profiling.models import Model, Models, build_models
+from repo_builder.profiling.points import DensePoint, EmbeddingPoint, Found, Measured
+from repo_builder.profiling.queries import draw_queries
+from repo_builder.profiling.remote import measure_remote_call
+from repo_builder.serving.footprint import memory_alone
+from repo_builder.serving.install import Installation, installation
+from repo_builder.serving.server import Server, free_ports, running
+from repo_builder.spec import Spec
+
+
+def measure(spec: Spec, hotness: Hotness, options: Options, folder: Path, progress: Progress = silent) -> Measured:
+    """Build the models below `folder`, serve each alone and measure it; `progress` counts measurements.
+
+    Raises LoadTestError without perf_analyzer, ServerError without tritonserver, or what a failure of them raises.
+    """
+    perf_analyzer.find()  # before the long work: tell now that it is missing
+    bench = _Bench(folder, options.effort, _counter(options.effort, progress))
+    with installation() as installed:
+        models = build_models(spec, options.grouping, options.max_rows, options.backend, folder)
+        embedding = bench.embedding(installed, models, hotness, spec.serving.batch)
+        dense = bench.dense(installed, models.dense, spec)
+        with _serving(installed, models.empty) as server:
+            remote = measure_remote_call(server, models.empty.name, _one_row_a_bag(spec), 3 * options.effort.rounds)
+            memory_bytes = memory_alone(server)
+            machine = machine_facts(server)
+    return Measured(embedding, dense, remote, memory_bytes, len(models.tables), sum(models.held_rows), machine)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """Where queries are written, what is measured, and whom to tell of each measurement."""
+
+    folder: Path
+    effort: Effort
+    tick: Callable[[], None]
+
+    def embedding(
+        self, installed: Installation, models: Models, hotness: Hotness, batch: int
+    ) -> tuple[EmbeddingPoint, ...]:
+        """The embedding service at all its loads."""
+        loads = []
+        for accesses, gathers, in_flight in self.effort.embedding_loads:
+            data = self.folder / f"{accesses}-{gathers}.json"
+            if not data.exists():
+                queries = draw_queries(hotness, models.tables, models.held_rows, batch, gathers, accesses)
+                perf_analyzer.write_queries(data, queries)
+            loads.append(Load(data, in_flight))
+        found = self._found(installed, models.rows, loads)
+        described = zip(self.effort.embedding_loads, found, strict=True)
+        return tuple(EmbeddingPoint(*load, figures) for load, figures in described)
+
+    def dense(self, installed: Installation, model: Model, spec: Spec) -> tuple[DensePoint, ...]:
+        """The dense service at all its loads."""
+        loads = [Load("random", in_flight, rows) for rows, in_flight in self.effort.dense_loads]
+        found = self._found(installed, model, loads)
+        return tuple(
+            DensePoint(load.rows, _flops(spec, load.rows), load.in_flight, figures)
+            for load, figures in zip(loads, found, strict=True)
+        )
+
+    def _found(self, installed: Installation, model: Model, loads: list[Load]) -> list[Found]:
+        rounds = self.effort.rounds
+        with _serving(installed, model) as server:
+            return measure_loads(server, model.name, loads, rounds, self.effort.seconds / rounds, self.tick)
+
+
+@contextmanager
+def _serving(installed: Installation, model: Model) -> Iterator[Server]:
+    log = model.repository.with_suffix(".log")
+    with running(installed, model.repository, free_ports(), log) as server:
+        yield server
+
+
+def _counter(effort: Effort, progress: Progress) -> Callable[[], None]:
+    """Tells `progress` of one measurement more."""
+    done, total = 0, effort.rounds * (len(effort.embedding_loads) + len(effort.dense_loads))
+    progress(done, total)
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
+
+    return tick
+
+
+def _flops(spec: Spec, rows: int) -> int:
+    return dense_flops(replace(spec, serving=replace(spec.serving, batch=rows)))
+
+
+def _one_row_a_bag(spec: Spec) -> Mapping[str, NDArray[np.int32]]:
+    """A query of the spec's batch for the service that holds one row of every table."""
+    tables = len(spec.tables)
+    ids = np.tile(np.arange(tables, dtype=np.int32), spec.serving.batch)
+    return {"ids": ids[np.newaxis], "lengths": np.ones((1, ids.size), np.int32)}

@@ -1,0 +1,58 @@
+"""Traces as queries: lists as bags, ids one after another, and what is wrong with a trace."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from repo_builder.access.replay import replay_trace
+from repo_builder.errors import AccessError
+from repo_builder.spec import Table
+
+TABLES = [Table("A", 10, 4, 2), Table("B", 5, 4, 3)]
+
+
+def test_lists_are_bags_cut_off_and_padded(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    columns = {"A": [[1, 2, 3], [], None, [4]], "B": [[0], [1, None, 2], [3, 3, 3], [4, 4]]}
+    pq.write_table(pa.table({name: pa.array(bags, pa.list_(pa.int64())) for name, bags in columns.items()}), path)
+    indices = replay_trace(path, TABLES, "int32", 3)
+    assert indices.dtype == np.int32
+    assert indices.tolist() == [[1, 2, 0, -1, -1], [-1, -1, 1, 2, -1], [-1, -1, 3, 3, 3]]
+
+
+@pytest.mark.parametrize("suffix", ["npz", "parquet"])
+def test_ids_one_after_another_fill_the_bags(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"t.{suffix}"
+    ids = {"A": np.arange(8), "B": np.arange(12) % 5}
+    if suffix == "npz":
+        np.savez(path, A=ids["A"].reshape(4, 2), B=ids["B"])
+    else:
+        pq.write_table(pa.table({"A": [0, 1, None, 3, 4, 5, 6, 7]}).append_column("B", [ids["B"][:8]]), path)
+    indices = replay_trace(path, TABLES, "int64", 2)
+    expected = [[0, 1, 0, 1, 2], [2 if suffix == "npz" else -1, 3, 3, 4, 0]]
+    assert indices.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "ids", "message"),
+    [
+        (3, [0, 1, 2, 3], "A: expected at least 3 rows, got 2; ask for fewer queries"),
+        (2, [0, 1, 2, 10], r"A: expected ids from 0 to 9, or -1 \(padding\), got 10 in row 1"),
+        (1, [-2, 1], "A: expected ids from 0 to 9, or -1"),
+    ],
+)
+def test_what_is_wrong_with_a_trace(rows: int, ids: list[int], message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", A=np.array(ids), B=np.zeros(9, np.int64))
+    with pytest.raises(AccessError, match=message):
+        replay_trace(tmp_path / "t.npz", TABLES, "int64", rows)
+
+
+def test_a_table_without_its_column(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", B=np.zeros(3, np.int64))
+    pq.write_table(pa.table({"B": [1, 2, 3]}), tmp_path / "t.parquet")
+    for name in ("t.npz", "t.parquet"):
+        with pytest.raises(AccessError, match=f"{name}: A: expected"):
+            replay_trace(tmp_path / name, TABLES, "int64", 1)

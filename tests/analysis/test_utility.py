@@ -1,0 +1,56 @@
+"""Expected touched rows against a Monte Carlo simulation and a plain sum; fleets by hand."""
+
+import numpy as np
+import pytest
+
+from repo_builder.access.draw import IdSampler
+from repo_builder.access.powerlaw import PowerLawHotness
+from repo_builder.analysis.utility import CHUNK_ROWS, TouchedRows, Utility, UtilityModel
+from repo_builder.partition.merge import Accesses
+from repo_builder.partition.plan import Service, Shard
+from repo_builder.spec import Table
+from tests.partition.helpers import zipf_cdf
+
+
+def service(shards: tuple[Shard, ...], replicas: int, added: int = 0) -> Service:
+    return Service("s", "embedding", "cpu", 1, replicas, 10, 1.0, 1.0, shards, added=added)
+
+
+def test_touched_rows_agree_with_monte_carlo() -> None:
+    """Queries are drawn id by id; a shard's touched rows are counted, over and over."""
+    table, queries, batch = Table("A", 5000, 4, 3), 100, 8
+    hotness, rng = PowerLawHotness(0.8, 0), np.random.default_rng(5)
+    place = np.empty(table.rows, np.int64)
+    place[hotness.order(table)] = np.arange(table.rows)
+    ranges = [(0, 50), (50, 700), (700, 5000), (0, 5000)]
+    sampler, runs = IdSampler(hotness, table), 400
+    counted = np.zeros((runs, len(ranges)))
+    for run in range(runs):
+        touched = np.unique(place[sampler.draw((queries, batch * table.pooling), rng)])
+        counted[run] = [((touched >= begin) & (touched < end)).sum() for begin, end in ranges]
+    model = UtilityModel([Accesses("A", hotness.cdf(table), batch * table.pooling)], queries)
+    expected = [model.touched_rows([Shard("A", begin, end)]) for begin, end in ranges]
+    errors = counted.std(axis=0) / np.sqrt(runs)
+    assert np.abs(counted.mean(axis=0) - expected) == pytest.approx(0, abs=4 * errors.max())
+    assert np.all(np.abs(counted.mean(axis=0) - expected) < 4 * errors + 1e-9)
+
+
+def test_chunks_add_up_to_the_plain_sum() -> None:
+    cdf, accesses = zipf_cdf(3 * CHUNK_ROWS + 17), 50_000
+    touched = TouchedRows(cdf, accesses)
+    plain = np.concatenate([[0.0], np.cumsum(1 - (1 - np.diff(cdf)) ** accesses)])
+    for place in (0, 1, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 2 * CHUNK_ROWS, 3 * CHUNK_ROWS + 17):
+        assert touched.upto(place) == pytest.approx(plain[place], rel=1e-9)
+
+
+def test_a_row_that_takes_everything_is_touched_and_no_other() -> None:
+    touched = TouchedRows(np.array([0.0, 1.0, 1.0, 1.0]), 5)
+    assert (touched.upto(1), touched.upto(3)) == (1.0, 1.0)
+
+
+def test_a_fleet_is_averaged_by_replicas_and_by_bytes() -> None:
+    """Two uniform tables; one access touches one row: half of A's two rows, a tenth of B's ten."""
+    tables = [Accesses("A", np.linspace(0, 1, 3), 1), Accesses("B", np.linspace(0, 1, 11), 1)]
+    services = [service((Shard("A", 0, 2),), 2, added=1), service((Shard("B", 0, 10),), 1), service((), 7)]
+    found = UtilityModel(tables, queries=1).of_fleet(services)
+    assert found == Utility(pytest.approx((3 * 0.5 + 0.1) / 4), pytest.approx((3 * 1 + 1) / (3 * 2 + 10)))

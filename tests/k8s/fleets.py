@@ -1,0 +1,91 @@
+"""Fleet repositories made by hand: a manifest, a plan, and models of which only the configs are real."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from k8s.fleet import Fleet, load_fleet
+from k8s.options import Options
+from k8s.source import parse_source
+from repo_builder.partition.plan import Plan, Service, Shard, plan_to_json
+from repo_builder.repository.manifest import MANIFEST, PLAN, AccessEntry, FileEntry, Manifest, TableEntry
+
+DIM = 8
+MB = 10**6
+TLS_SECRET = "rm1-tls"  # noqa: S105 - a name
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a test may change of the fleet."""
+
+    model: str = "rm1"
+    layout: str = "fleet"
+    sla_ms: float = 400.0
+    services: tuple[str, ...] = ("tier0", "tier1")
+    device: str = "cpu"
+    backend: str = "python"
+    instances: int = 1
+    rows: int = 1_000_000
+    qps: float = 800.0
+    dense_qps: float = 1500.0
+    target_qps: float | None = 2000.0
+    tables: tuple[TableEntry, ...] = field(default=(TableEntry("users", 3_000_000, 4), TableEntry("items", 500, 9)))
+
+
+def plan_of(made: Made) -> Plan:
+    """The dense service, and embedding services of equal size that hold every table."""
+    gpus = (0,) if made.device == "gpu" else ()
+    dense = Service("dense", "dense", "cpu", made.instances, 2, 310 * MB, 0.0, made.dense_qps, ())
+    shards = tuple(Shard(table.name, 0, made.rows) for table in made.tables)
+    weights_bytes = made.rows * len(made.tables) * DIM * 4
+    embedding = tuple(
+        Service(
+            name, "embedding", made.device, made.instances, 3, weights_bytes + 300 * MB, 50.0, made.qps, shards, gpus
+        )
+        for name in made.services
+    )
+    return Plan(made.model, "tiered", (dense, *embedding), made.target_qps, 32)
+
+
+def write_fleet(folder: Path, made: Made = Made()) -> Path:
+    """Write the repository; the manifest tells sizes of files that are not there."""
+    plan, files = plan_of(made), []
+    for name in (made.model, f"{made.model}_router", f"{made.model}_dense"):
+        _config(folder / "frontend" / name, made, name, "ensemble" if name == made.model else made.backend)
+    files.append(FileEntry(f"frontend/{made.model}_router/1/idmap.bin", 40 * MB, "0" * 64))
+    for service in plan.embedding_services:
+        name = f"{made.model}_{service.name}"
+        _config(folder / service.name / name, made, name, made.backend)
+        weights_bytes = made.rows * len(made.tables) * DIM * 4
+        files.append(FileEntry(f"{service.name}/{name}/1/weights.bin", weights_bytes, "0" * 64))
+    access = AccessEntry("powerlaw", 0.9, 0)
+    facts = ("elasticrec 0", made.model, made.layout, "0" * 64, 13, "int64", 32)
+    manifest = Manifest(*facts, made.tables, tuple(files), made.sla_ms, access)
+    (folder / MANIFEST).write_text(manifest.to_json())
+    (folder / PLAN).write_text(plan_to_json(plan))
+    return folder
+
+
+def fleet(folder: Path, made: Made = Made()) -> Fleet:
+    """Written and read again."""
+    return load_fleet(write_fleet(folder, made))
+
+
+def options(source: str = "s3://models/rm1/v7", **choices: object) -> Options:
+    return Options(parse_source(source), **choices)
+
+
+def _config(folder: Path, made: Made, name: str, kind: str) -> None:
+    config = pb.ModelConfig(name=name)
+    if kind == "ensemble":
+        config.platform = kind
+    else:
+        config.backend = kind
+        config.instance_group.add(count=made.instances)
+        if not name.endswith(("_router", "_dense")):
+            config.output.add(name="sums", dims=[len(made.tables) * DIM])
+    folder.mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(text_format.MessageToString(config))

@@ -1,0 +1,144 @@
+"""The rules' queries on a real Prometheus that scrapes real servers, against the load's own count.
+
+The window is shorter than the rendered one, and scrapes come faster, in the same proportion.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from k8s.fleet import Fleet
+from k8s.rules import SCRAPE_S, WINDOW_S, Metrics, Trigger, triggers
+from k8s.server import flags
+from repo_builder.serving.footprint import times_by_model
+from repo_builder.serving.install import installation
+from repo_builder.serving.server import Server, free_ports, running
+from repo_builder.spec import Spec
+from tests.integration.models import make_repository
+from tests.k8s.fleets import Made, fleet
+from tests.k8s.prometheus import Load, Prometheus, needs_prometheus, scraping
+
+pytestmark = [pytest.mark.server, pytest.mark.slow, needs_prometheus]
+
+WINDOW = WINDOW_S // SCRAPE_S // 2  # seconds, with two scrapes a second
+QPS = 40.0
+METRICS = Metrics("elasticrec", WINDOW)
+
+
+class Replicas:
+    """Two places for a server of the same model, of which none, one or both are taken."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        (folder / "fleet").mkdir()
+        self.spec: Spec = make_repository(folder, "tiered")[0]
+        self.folder, self.ports = folder, (free_ports(), free_ports())
+        self._stack, self._installed = stack, stack.enter_context(installation())
+        made = fleet(folder / "fleet", Made(model="small"))
+        self._flags = [
+            word
+            for word in flags(made, made.frontend, "", tls=False)
+            if word.startswith("--metrics-config")  # its statistics are the test's second opinion: nothing restricted
+        ]
+
+    def start(self, place: int) -> Server:
+        log = self.folder / f"log{place}"
+        repository = self.folder / "repository"
+        return self._stack.enter_context(
+            running(self._installed, repository, self.ports[place], log, flags=self._flags)
+        )
+
+    @property
+    def metrics(self) -> list[str]:
+        return [f"127.0.0.1:{ports.metrics}" for ports in self.ports]
+
+
+@pytest.fixture
+def replicas(tmp_path: Path) -> Iterator[Replicas]:
+    with ExitStack() as stack:
+        yield Replicas(tmp_path, stack)
+
+
+def rules(folder: Path, dense_qps: float) -> tuple[dict[str, Trigger], dict[str, Trigger]]:
+    """Of the front end and of tier0, where the plan gives the front end so many queries a second."""
+    folder.mkdir()
+    made: Fleet = fleet(folder, Made(model="small", dense_qps=dense_qps))
+    front, shard = (triggers(made, service, METRICS) for service in made.services[:2])
+    return {rule.name: rule for rule in front}, {rule.name: rule for rule in shard}
+
+
+def test_every_query_says_what_happened(replicas: Replicas, tmp_path: Path) -> None:
+    """No traffic, traffic, its end, a second replica, one killed, none left: each checked where it matters."""
+    front, shard = rules(tmp_path / "busy", dense_qps=QPS)
+    idle_front, _ = rules(tmp_path / "idle", dense_qps=100 * QPS)
+    everything = [*front.values(), *shard.values()]
+    first = replicas.start(0)
+    with scraping(tmp_path, replicas.metrics, METRICS.namespace) as prometheus:
+        prometheus.wait_until_up(1)
+        time.sleep(2)
+        assert [prometheus.one(rule.query) for rule in everything] == [0] * len(everything)  # no traffic at all
+
+        check_queue_times(prometheus, front, shard, replicas.spec, first)
+        with Load(replicas.spec, [first.grpc], QPS) as load:
+            time.sleep(WINDOW + 2)
+            check_rates(prometheus, load, front, shard)
+            check_latency(prometheus, load, front, idle_front)
+
+            second = replicas.start(1)
+            prometheus.wait_until_up(2)  # a pod's first query comes after its readiness, the DNS and a first scrape
+            load.addresses = [first.grpc, second.grpc]
+            for _ in range(3):
+                time.sleep(1.5)
+                check_rates(prometheus, load, front, shard)
+            assert prometheus.one(METRICS.pods("small")) == 2
+
+            load.addresses = [second.grpc]
+            first.process.kill()
+            for _ in range(3):
+                time.sleep(1.5)
+                check_rates(prometheus, load, front, shard)
+            assert prometheus.one(METRICS.pods("small")) == 1
+        second.process.kill()
+        time.sleep(WINDOW + 3)
+        assert [prometheus.ask(rule.query) for rule in everything] == [[]] * len(everything)  # KEDA falls back
+
+
+def check_rates(prometheus: Prometheus, load: Load, front: dict[str, Trigger], shard: dict[str, Trigger]) -> None:
+    """Within 5% of the load's own count; a rate of counters ends with their last scrape, up to half a second ago."""
+    now = time.time()
+    counted = [load.rate(now - age, WINDOW) for age in (0, 0.25, 0.5)]
+    for rule in (front["throughput"], shard["throughput"]):
+        rate = prometheus.one(rule.query, now)
+        assert 0.95 * min(counted) <= rate <= 1.05 * max(counted), (rule.query, counted)
+
+
+def check_queue_times(
+    prometheus: Prometheus, front: dict[str, Trigger], shard: dict[str, Trigger], spec: Spec, server: Server
+) -> None:
+    """A burst that the window holds whole: what Triton's statistics, another way, say of its mean queue times."""
+    before = times_by_model(server)
+    with Load(spec, [server.grpc], 2 * QPS) as load:
+        time.sleep(WINDOW - 3)
+    time.sleep(1.5)
+    values = {name: prometheus.one(rules["queue"].query) for name, rules in (("front", front), ("shard", shard))}
+    after = times_by_model(server)
+
+    def mean_us(model: str) -> float:
+        waited = after[model].queue_ms * after[model].requests - before[model].queue_ms * before[model].requests
+        return 1000 * waited / (after[model].requests - before[model].requests)
+
+    assert len(load.done) > QPS
+    assert values["front"] == pytest.approx(max(mean_us("small_router"), mean_us("small_dense")), rel=0.05)
+    assert values["shard"] == pytest.approx(mean_us("small_tier0"), rel=0.05)
+
+
+def check_latency(
+    prometheus: Prometheus, load: Load, front: dict[str, Trigger], idle_front: dict[str, Trigger]
+) -> None:
+    """What the clients saw less the way; and nothing where the front end could do a hundred times more."""
+    seen_us = 1e6 * float(np.quantile([latency for _, latency in load.done], 0.95))
+    assert 0.3 * seen_us < prometheus.one(front["latency"].query) < 1.2 * seen_us
+    assert prometheus.one(idle_front["latency"].query) == 0

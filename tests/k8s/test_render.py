@@ -1,0 +1,379 @@
+"""Every rendered object against Kubernetes' and KEDA's own schemas, and against each other."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from k8s.fleet import Fleet
+from k8s.hpa_keda import from_scaled_object
+from k8s.render import render, to_yaml, write
+from repo_builder.errors import RepositoryError
+from tests.k8s.fleets import TLS_SECRET, Made, fleet, options
+
+ROOT = Path(__file__).parents[2]
+SCHEMAS = Path(__file__).parent / "schemas"
+KEDA_CRD = Path(os.environ.get("ELASTICREC_KEDA_CRD", ROOT.parent / "shared/schemas/keda.sh_scaledobjects.yaml"))
+CUSTOM = {"ScaledObject": "scaledobject.json", "PodMonitor": "podmonitor.json"}
+
+VARIANTS = {
+    "store": (Made(), options()),
+    "claim": (Made(), options("pvc:models/rm1/v7", min_replicas=2, priority_class="high", namespace="other")),
+    "image": (Made(device="gpu", instances=2), options("init:registry/rm1@sha256:0123", tls_secret=TLS_SECRET)),
+    "long": (Made(model="R" * 60, services=("C_1_s0", "C_1_s1")), options()),
+}
+
+Objects = Mapping[str, Mapping[str, Any]]
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Fleet, Path]:
+    """A fleet and the folder of its manifests, once a variant."""
+    made, chosen = VARIANTS[request.param]
+    built, out = fleet(tmp_path_factory.mktemp("fleet"), made), tmp_path_factory.mktemp("k8s") / "out"
+    write(built, chosen, out)
+    return built, out
+
+
+@pytest.fixture(scope="module")
+def rendered(written: tuple[Fleet, Path]) -> tuple[Fleet, Objects]:
+    """The objects parsed again, as kubectl would read them."""
+    built, out = written
+    files = {path.name: yaml.safe_load(path.read_text()) for path in out.glob("*.yaml")}
+    listed = files.pop("kustomization.yaml")["resources"]
+    assert sorted(files) == sorted(listed)
+    return built, files
+
+
+def of_kind(objects: Objects, kind: str) -> dict[str, Any]:
+    return {item["metadata"]["name"]: item for item in objects.values() if item["kind"] == kind}
+
+
+def containers(deployment: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    pod = deployment["spec"]["template"]["spec"]
+    yield from [*pod["containers"], *pod.get("initContainers", [])]
+
+
+def closed(schema: Any) -> Any:
+    """An OpenAPI schema with every object's unknown keys refused, so that typos show."""
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {key: closed(value) for key, value in schema.items()}
+    return {**inner, "additionalProperties": False} if "properties" in schema else inner
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.37"])
+def test_core_objects_are_valid(version: str, rendered: tuple[Fleet, Objects]) -> None:
+    checked = 0
+    for item in rendered[1].values():
+        if item["kind"] not in CUSTOM:
+            kubernetes_validate.validate(item, version, strict=True)
+            checked += 1
+    assert checked == 5 * len(rendered[0].services) + 1
+
+
+def test_custom_objects_are_what_we_mean_to_write(rendered: tuple[Fleet, Objects]) -> None:
+    for kind, schema in CUSTOM.items():
+        assert of_kind(rendered[1], kind)
+        for item in of_kind(rendered[1], kind).values():
+            jsonschema.validate(item, json.loads((SCHEMAS / schema).read_text()))
+
+
+@pytest.mark.skipif(not KEDA_CRD.is_file(), reason=f"no KEDA CRD at {KEDA_CRD}; name one in ELASTICREC_KEDA_CRD")
+def test_scaled_objects_fit_kedas_own_schema(rendered: tuple[Fleet, Objects]) -> None:
+    crd = yaml.safe_load(KEDA_CRD.read_text())
+    version = next(each for each in crd["spec"]["versions"] if each["name"] == "v1alpha1")
+    schema = closed(version["schema"]["openAPIV3Schema"])
+    schema["properties"]["metadata"] = {"type": "object"}  # Kubernetes' own, which the CRD leaves open
+    for item in of_kind(rendered[1], "ScaledObject").values():
+        jsonschema.validate(item, schema)
+
+
+def test_scaled_objects_are_followed_by_the_local_controller(rendered: tuple[Fleet, Objects]) -> None:
+    for name, item in of_kind(rendered[1], "ScaledObject").items():
+        read = from_scaled_object(item, name)
+        assert read.workload == name
+        assert read.autoscaler.min_replicas <= read.fallback.replicas <= read.autoscaler.max_replicas
+        assert not any(query.ignore_null for query in read.queries)
+
+
+def test_each_service_has_one_of_each(rendered: tuple[Fleet, Objects]) -> None:
+    built, objects = rendered
+    names = {service.name for service in built.services}
+    for kind in ("Deployment", "Service", "ScaledObject", "PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"):
+        assert set(of_kind(objects, kind)) == names
+    assert len({item["metadata"]["namespace"] for item in objects.values()}) == 1
+
+
+def test_selectors_find_their_own_pods_alone(rendered: tuple[Fleet, Objects]) -> None:
+    _, objects = rendered
+    pods = {
+        name: item["spec"]["template"]["metadata"]["labels"] for name, item in of_kind(objects, "Deployment").items()
+    }
+
+    def found(selector: Mapping[str, str]) -> list[str]:
+        return [name for name, labels in pods.items() if selector.items() <= labels.items()]
+
+    for name in pods:
+        assert found(of_kind(objects, "Deployment")[name]["spec"]["selector"]["matchLabels"]) == [name]
+        assert found(of_kind(objects, "Service")[name]["spec"]["selector"]) == [name]
+        assert found(of_kind(objects, "PodDisruptionBudget")[name]["spec"]["selector"]["matchLabels"]) == [name]
+        assert found(of_kind(objects, "NetworkPolicy")[name]["spec"]["podSelector"]["matchLabels"]) == [name]
+        assert of_kind(objects, "ScaledObject")[name]["spec"]["scaleTargetRef"]["name"] == name
+    (monitor,) = of_kind(objects, "PodMonitor").values()
+    assert found(monitor["spec"]["selector"]["matchLabels"]) == list(pods)
+
+
+def test_only_the_front_end_reaches_the_shards_and_only_prometheus_the_metrics(rendered: tuple[Fleet, Objects]) -> None:
+    built, objects = rendered
+    front = of_kind(objects, "Deployment")[built.frontend.name]["spec"]["template"]["metadata"]["labels"]
+    for name, item in of_kind(objects, "NetworkPolicy").items():
+        callers, prometheus = item["spec"]["ingress"]
+        assert item["spec"]["policyTypes"] == ["Ingress", "Egress"]
+        assert [each["port"] for each in prometheus["ports"]] == [8002]
+        (peer,) = prometheus["from"]
+        assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+        assert peer["podSelector"]["matchLabels"]
+        if name == built.frontend.name:
+            assert [each["port"] for each in callers["ports"]] == [8000, 8001]
+            assert "from" not in callers
+            to = item["spec"]["egress"][0]["to"][0]["podSelector"]
+            assert set(to["matchExpressions"][0]["values"]) == {shard.name for shard in built.shards}
+        else:
+            assert [each["port"] for each in callers["ports"]] == [8001]
+            assert callers["from"] == [{"podSelector": {"matchLabels": front}}]
+
+
+def test_the_router_is_told_the_services_that_there_are(rendered: tuple[Fleet, Objects]) -> None:
+    built, objects = rendered
+    (config,) = of_kind(objects, "ConfigMap").values()
+    addresses = json.loads(config["data"]["addresses.json"])
+    assert list(addresses) == [shard.planned.name for shard in built.shards]
+    for name, address in zip((shard.name for shard in built.shards), addresses.values(), strict=True):
+        service = of_kind(objects, "Service")[name]
+        assert service["spec"]["clusterIP"] == "None"
+        assert {"name": "grpc", "port": 8001, "targetPort": "grpc"} in service["spec"]["ports"]
+        assert address == f"dns:///{name}.{service['metadata']['namespace']}.svc.cluster.local:8001"
+    (front,) = of_kind(objects, "Deployment")[built.frontend.name]["spec"]["template"]["spec"]["containers"]
+    (mount,) = [each for each in front["volumeMounts"] if each["name"] == "addresses"]
+    told = {each["name"]: each.get("value") for each in front["env"]}["ELASTICREC_ADDRESSES"]
+    assert told == f"{mount['mountPath']}/addresses.json"
+
+
+def test_ports_are_named_alike_everywhere(rendered: tuple[Fleet, Objects]) -> None:
+    for deployment in of_kind(rendered[1], "Deployment").values():
+        container = next(containers(deployment))
+        ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+        assert ports == {"http": 8000, "grpc": 8001, "metrics": 8002}
+        probed = {container[f"{kind}Probe"]["httpGet"]["port"] for kind in ("startup", "liveness", "readiness")}
+        assert probed == {"http"}
+    (monitor,) = of_kind(rendered[1], "PodMonitor").values()
+    assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "metrics"
+
+
+def test_pods_may_do_nothing_but_serve(rendered: tuple[Fleet, Objects]) -> None:
+    for account in of_kind(rendered[1], "ServiceAccount").values():
+        assert account["automountServiceAccountToken"] is False
+    for name, deployment in of_kind(rendered[1], "Deployment").items():
+        pod = deployment["spec"]["template"]["spec"]
+        assert pod["serviceAccountName"] == name
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 1000
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in containers(deployment):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+def quantity_bytes(text: str) -> int:
+    return int(text.removesuffix("Mi")) * 1024**2
+
+
+def test_memory_holds_weights_and_shm_and_requests_are_limits(rendered: tuple[Fleet, Objects]) -> None:
+    built, objects = rendered
+    for service in built.services:
+        deployment = of_kind(objects, "Deployment")[service.name]
+        volumes = {each["name"]: each for each in deployment["spec"]["template"]["spec"]["volumes"]}
+        shm = quantity_bytes(volumes["shm"]["emptyDir"]["sizeLimit"])
+        for container in containers(deployment):
+            resources = container["resources"]
+            memory = quantity_bytes(resources["limits"]["memory"])
+            assert memory >= service.files_bytes + shm - 1024**2
+            assert memory >= service.planned.memory_bytes + service.shm_bytes
+            assert {**resources["limits"], **resources["requests"]} == resources["limits"]
+            assert int(resources["limits"]["cpu"]) == service.instances
+            gpus = resources["limits"].get("nvidia.com/gpu")
+            assert gpus == ("1" if service.planned.device == "gpu" else None)
+        disk = sum(quantity_bytes(each["emptyDir"]["sizeLimit"]) for each in volumes.values() if "emptyDir" in each)
+        assert disk - shm <= quantity_bytes(resources["limits"]["ephemeral-storage"])
+
+
+def test_pods_go_to_nodes_that_can_run_them(rendered: tuple[Fleet, Objects]) -> None:
+    built, objects = rendered
+    for service in built.services:
+        pod = of_kind(objects, "Deployment")[service.name]["spec"]["template"]["spec"]
+        on_gpu = service.planned.device == "gpu"
+        assert pod["nodeSelector"]["kubernetes.io/arch"] == "amd64"
+        assert ("nvidia.com/gpu.present" in pod["nodeSelector"]) == on_gpu
+        assert ("tolerations" in pod) == on_gpu
+        assert [each["topologyKey"] for each in pod["topologySpreadConstraints"]] == [
+            "topology.kubernetes.io/zone",
+            "kubernetes.io/hostname",
+        ]
+
+
+def test_a_pod_has_time_to_load_and_to_end(rendered: tuple[Fleet, Objects]) -> None:
+    built, objects = rendered
+    for service in built.services:
+        deployment = of_kind(objects, "Deployment")[service.name]
+        container = next(containers(deployment))
+        startup = container["startupProbe"]
+        assert startup["periodSeconds"] * startup["failureThreshold"] >= 60 + service.files_bytes / 50e6
+        (drain,) = [int(each.split("=")[1]) for each in container["args"] if each.startswith("--exit-timeout-secs")]
+        grace = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+        assert grace >= container["lifecycle"]["preStop"]["sleep"]["seconds"] + drain + 10
+        assert drain > built.sla_ms / 1000
+        assert "replicas" not in deployment["spec"]
+        assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "repository"),
+    [
+        ("s3://https://minio.store:9000/models/v7/", "s3://https://minio.store:9000/models/v7/tier0"),
+        ("gs://models", "gs://models/tier0"),
+        ("pvc:models", "/models"),
+        ("init:registry/rm1", "/models"),
+    ],
+)
+def test_models_come_from_where_they_are(source: str, repository: str, tmp_path: Path) -> None:
+    objects = render(fleet(tmp_path), options(source))
+    pod = objects["rm1-tier0-deployment.yaml"]["spec"]["template"]["spec"]
+    assert f"--model-repository={repository}" in pod["containers"][0]["args"]
+    mounts = {each["name"]: each for each in pod["containers"][0]["volumeMounts"]}
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    assert mounts.keys() == volumes.keys()
+    assert ("models" in mounts) == (repository == "/models")
+    if source == "pvc:models":
+        assert mounts["models"] == {"name": "models", "mountPath": "/models", "readOnly": True, "subPath": "tier0"}
+    egress = objects["rm1-tier0-networkpolicy.yaml"]["spec"]["egress"]
+    ports = {each["port"] for rule in egress for each in rule["ports"]}
+    assert ports == ({53, 80, 443} | ({9000} if "minio" in source else set()) if "//" in source else set())
+
+
+def test_tls_is_mutual_and_on_the_shards(tmp_path: Path) -> None:
+    objects = render(fleet(tmp_path), options(tls_secret=TLS_SECRET))
+    front, shard = (
+        objects[f"rm1-{name}-deployment.yaml"]["spec"]["template"]["spec"] for name in ("frontend", "tier0")
+    )
+    for pod in (front, shard):
+        assert {"secretName": TLS_SECRET, "defaultMode": 0o440} in [each.get("secret") for each in pod["volumes"]]
+    assert "--grpc-use-ssl-mutual=true" in shard["containers"][0]["args"]
+    assert not any("ssl" in word for word in front["containers"][0]["args"])
+    env = {each["name"]: each.get("value") for each in front["containers"][0]["env"]}
+    named = {env[f"ELASTICREC_TLS_{part}"].rpartition("/")[2] for part in ("CA", "CERT", "KEY")}
+    assert named == {"ca.crt", "tls.crt", "tls.key"}
+
+
+def test_new_addresses_start_new_front_ends(tmp_path: Path) -> None:
+    built = fleet(tmp_path)
+    hashes = set()
+    for namespace in ("a", "b"):
+        template = render(built, options(namespace=namespace))["rm1-frontend-deployment.yaml"]["spec"]["template"]
+        hashes.add(template["metadata"]["annotations"]["elasticrec/addresses-sha256"])
+    assert len(hashes) == 2
+
+
+def test_every_query_is_documented_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "fleet").mkdir()
+    objects = write(fleet(tmp_path / "fleet"), options(), tmp_path / "out")
+    text = (tmp_path / "out/SCALING.md").read_text()
+    for item in of_kind(objects, "ScaledObject").values():
+        for trigger in item["spec"]["triggers"]:
+            assert f"\n{trigger['metadata']['query']}\n" in text
+            assert f"**{trigger['name']}**: {trigger['metricType']} {trigger['metadata']['threshold']} " in text
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write(fleet(tmp_path / name), options(), tmp_path / f"{name}-out")
+    one, two = ({path.name: path.read_bytes() for path in tmp_path.glob(f"{name}-out/*")} for name in ("one", "two"))
+    assert one == two
+
+
+def test_what_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
+    """A former run is; an overlay that someone put beside it is not."""
+    (tmp_path / "fleet").mkdir()
+    built, out = fleet(tmp_path / "fleet"), tmp_path / "out"
+    write(built, options(), out)
+    write(built, options(namespace="second"), out)
+    assert "second" in (out / "podmonitor.yaml").read_text()
+    (out / "mine.yaml").write_text("kind: Mine\n")
+    with pytest.raises(RepositoryError, match=r"expected what elasticrec k8s wrote before .* got other files"):
+        write(built, options(), out)
+    assert (out / "mine.yaml").read_text() == "kind: Mine\n"
+
+
+needs_kubectl = pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl on PATH: `kustomize` is not tried")
+
+
+def kustomize(folder: Path) -> list[dict[str, Any]]:
+    done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@needs_kubectl
+def test_kustomize_renders_the_base_unchanged(written: tuple[Fleet, Path], rendered: tuple[Fleet, Objects]) -> None:
+    key = lambda item: (item["kind"], item["metadata"]["name"])  # noqa: E731
+    assert sorted(kustomize(written[1]), key=key) == sorted(rendered[1].values(), key=key)
+
+
+OVERLAY = """\
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [../out]
+images:
+  - {name: elasticrec-triton, newName: registry.example.com/elasticrec-triton, newTag: 25.08-1}
+patches:
+  - target: {kind: ScaledObject, name: rm1-frontend}
+    patch: |
+      - {op: replace, path: /spec/maxReplicaCount, value: 40}
+  - target: {kind: ServiceAccount}
+    patch: |
+      - op: add
+        path: /metadata/annotations
+        value: {eks.amazonaws.com/role-arn: arn:aws:iam::123456789012:role/rm1-models}
+"""
+
+
+@needs_kubectl
+def test_an_overlay_changes_what_it_names(tmp_path: Path) -> None:
+    (tmp_path / "fleet").mkdir()
+    write(fleet(tmp_path / "fleet"), options(), tmp_path / "out")
+    (tmp_path / "production").mkdir()
+    (tmp_path / "production/kustomization.yaml").write_text(OVERLAY)
+    objects = {f"{item['kind']}/{item['metadata']['name']}": item for item in kustomize(tmp_path / "production")}
+    assert objects["ScaledObject/rm1-frontend"]["spec"]["maxReplicaCount"] == 40
+    (container,) = objects["Deployment/rm1-tier0"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example.com/elasticrec-triton:25.08-1"
+    assert "eks.amazonaws.com/role-arn" in objects["ServiceAccount/rm1-tier1"]["metadata"]["annotations"]
+
+
+def test_yaml_has_no_anchors(tmp_path: Path) -> None:
+    assert not any("&id" in to_yaml(item) for item in render(fleet(tmp_path), options()).values())

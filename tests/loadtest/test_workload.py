@@ -1,0 +1,122 @@
+"""Workloads: drawn ids follow the model's accesses, files are what the load generators read, mistakes are told."""
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from repo_builder.access.load import load_hotness
+from repo_builder.cli import main
+from tests.integration.models import document, make_repository, pytorch_scores
+
+Folder = tuple[Path, object]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the repository and its spec."""
+    folder = tmp_path_factory.mktemp("workload")
+    make_repository(folder, "tiered")
+    (folder / "small.json").write_text(json.dumps(document()))
+    return folder
+
+
+def workload(built: Path, *words: object) -> int:
+    return main([str(word) for word in ("workload", built / "repository", *words)])
+
+
+def test_drawn_ids_follow_the_models_accesses(built: Path, tmp_path: Path) -> None:
+    """The share of the hottest rows among the drawn ids is that of the spec's CDF."""
+    from repo_builder.spec import load_spec
+
+    assert workload(built, "-o", tmp_path / "w.npz", "--queries", 1500, "--seed", 7) == 0
+    with np.load(tmp_path / "w.npz") as arrays:
+        dense, indices = arrays["dense"], arrays["indices"]
+    assert dense.shape == (12000, 5) and indices.shape == (12000, 23) and indices.dtype == np.int64
+    spec = load_spec(built / "small.json")
+    hotness, begin = load_hotness(spec), 0
+    for table in spec.tables:
+        ids = indices[:, begin : begin + table.pooling].ravel()
+        begin += table.pooling
+        for share in (0.01, 0.1, 0.5):
+            hot = max(1, int(share * table.rows))
+            expected = hotness.cdf(table)[hot]
+            found = np.isin(ids, hotness.order(table)[:hot]).mean()
+            assert found == pytest.approx(expected, abs=5 * np.sqrt(expected * (1 - expected) / ids.size) + 1e-9)
+
+
+def test_a_seed_gives_the_same_workload_again(built: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert workload(built, "-o", tmp_path / f"{name}.npz", "--queries", 5, "--seed", seed) == 0
+    a, b, c = (np.load(tmp_path / f"{name}.npz")["indices"] for name in "abc")
+    assert (a == b).all() and (a != c).any()
+
+
+def test_expected_scores_are_pytorchs(built: Path, tmp_path: Path) -> None:
+    from repo_builder.spec import load_spec
+
+    words = ("--spec", built / "small.json", "--queries", 6, "--expected", 4)
+    assert workload(built, "-o", tmp_path / "w.npz", *words) == 0
+    with np.load(tmp_path / "w.npz") as arrays:
+        dense, indices, scores = arrays["dense"], arrays["indices"], arrays["scores"]
+    assert scores.shape == (32,)
+    expected = pytorch_scores(load_spec(built / "small.json"), dense[:32], indices[:32])
+    np.testing.assert_allclose(scores, expected[:, 0], atol=1e-6)
+
+
+def test_a_trace_is_replayed(built: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = {"users": (3000, 4), "items_0": (517, 9), "items_1": (517, 9), "flag": (1, 1)}
+    trace = {name: rng.integers(0, count, (16, pooling)) for name, (count, pooling) in rows.items()}
+    np.savez(tmp_path / "trace.npz", **trace)
+    assert workload(built, "-o", tmp_path / "w.npz", "--queries", 2, "--trace", tmp_path / "trace.npz") == 0
+    assert (np.load(tmp_path / "w.npz")["indices"] == np.hstack(list(trace.values()))).all()
+
+
+def test_the_same_queries_as_json_and_as_binary_files(built: Path, tmp_path: Path) -> None:
+    for name in ("w.npz", "w.json", "w"):
+        assert workload(built, "-o", tmp_path / name, "--queries", 3) == 0
+    with np.load(tmp_path / "w.npz") as arrays:
+        first = {name: arrays[name][:8] for name in ("dense", "indices")}
+    data = json.loads((tmp_path / "w.json").read_text())["data"]
+    assert len(data) == 3
+    for name, array in first.items():
+        content = data[0][name]["content"]
+        raw = base64.b64decode(content["b64"]) if isinstance(content, dict) else array.dtype.type(content).tobytes()
+        assert raw == array.tobytes() == (tmp_path / "w" / name).read_bytes()
+        assert data[0][name]["shape"] == list(array.shape)
+    assert workload(built, "-o", tmp_path / "w", "--queries", 1) == 0  # again, in place
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("-o", "w.txt"), "w.txt: expected a name ending in .npz or .json"),
+        (("-o", "w.npz", "--expected", 1), "--expected: expected --spec with it"),
+        (("-o", "missing/w.npz"), "cannot be written: No such file or directory"),
+        (("-o", "other"), "other: expected a former workload's folder, or none"),
+        (("-o", "w.npz", "--trace", "none.npz"), "none.npz: expected a .npz file, found none"),
+    ],
+)
+def test_mistakes(
+    built: Path, words: tuple[object, ...], message: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "precious").touch()
+    assert workload(built, *words) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other"] and (tmp_path / "other" / "precious").exists()
+
+
+def test_accesses_from_a_file_need_the_spec(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    manifest = json.loads((built / "repository" / "manifest.json").read_text())
+    manifest["access"] = {"source": "counts", "locality": None, "seed": 0}
+    (repository / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["workload", str(repository), "-o", str(tmp_path / "w.npz")]) == 2
+    assert "give it with --spec SPEC" in capsys.readouterr().err

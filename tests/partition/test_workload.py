@@ -1,0 +1,39 @@
+"""A workload that keeps what it merged gives the plans of one that does not."""
+
+import numpy as np
+import pytest
+
+from repo_builder.errors import PlanError
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
+from repo_builder.partition.merge import merged_prefix
+from repo_builder.partition.plan import Grouping
+from repo_builder.partition.planner import make_plan, plan_workload
+from repo_builder.partition.workload import read_workload
+from tests.partition.helpers import GivenHotness, small_spec, zipf_cdf
+
+SPEC = small_spec([{"name": "A", "rows": 90, "pooling": 128}, {"name": "B", "rows": 60, "pooling": 512, "count": 2}])
+HOTNESS = GivenHotness({"A": zipf_cdf(90), "": zipf_cdf(60, 0.7)})
+PROFILE = Profile("fast", ServiceTime(2e-5, 5e-8), 5000, DEFAULT_DENSE_TIME)
+GROUPINGS: tuple[Grouping, ...] = ("tiered", "per_table")
+
+
+def test_prefixes_are_the_merged_ones_and_kept_only_when_asked() -> None:
+    for keep in (True, False):
+        workload = read_workload(SPEC, HOTNESS, keep)
+        first = workload.prefix(workload.tables)
+        assert np.array_equal(first, merged_prefix(workload.tables))
+        assert (workload.prefix(workload.tables) is first) == keep
+        assert (workload.prefix(workload.tables[1:2]) is workload.prefix(workload.tables[2:3])) == keep  # alike
+
+
+@pytest.mark.parametrize("grouping", GROUPINGS)
+def test_plans_do_not_depend_on_what_was_planned_before(grouping: Grouping) -> None:
+    kept = read_workload(SPEC, HOTNESS, keep=True)
+    for s_max in (4, 1, 3, 4):
+        planned = plan_workload(SPEC, kept, PROFILE, grouping, s_max)
+        assert planned == make_plan(SPEC, HOTNESS, PROFILE, grouping, s_max)
+
+
+def test_a_bad_cdf_is_an_error() -> None:
+    with pytest.raises(PlanError, match="table A: cdf: expected 91 values"):
+        read_workload(SPEC, GivenHotness({"": zipf_cdf(60)}))

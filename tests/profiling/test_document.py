@@ -1,0 +1,63 @@
+"""The profile as a file: its schema takes it, the planner reads it, and it holds what was measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from repo_builder.documents import schema_problems
+from repo_builder.partition.cost import load_profile
+from repo_builder.profiling.document import profile_document
+from repo_builder.profiling.effort import STANDARD, Options
+from repo_builder.profiling.fits import fit_measured
+from repo_builder.spec import parse_spec
+from tests.integration.models import document
+from tests.profiling import samples
+
+SCHEMA = "profile.schema.json"
+
+
+@pytest.fixture(scope="module")
+def profile() -> dict:
+    measured = samples.exact()
+    spec = parse_spec(document(), Path("small.yaml"))
+    return profile_document(spec, Options("tiered", "python", 1000, STANDARD), measured, fit_measured(measured))
+
+
+def test_the_planner_reads_what_was_fitted(profile: dict, tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(profile, allow_nan=False))
+    fits, read = fit_measured(samples.exact()), load_profile(path)
+    assert read.name == "small, python, measured 2026-01-02 on a processor"
+    assert (read.service_time, read.dense_service_time, read.batching) == (
+        fits.service_time,
+        fits.dense,
+        fits.batching,
+    )
+    assert (read.min_memory_bytes, read.remote_call_s) == (70_000_000, 4e-4)
+
+
+def test_every_point_is_kept_and_fitted_ones_say_their_error(profile: dict) -> None:
+    assert schema_problems(profile, SCHEMA) == []
+    points = profile["points"]["embedding"]
+    assert [(p["accesses"], p["gathers"], p["in_flight"]) for p in points] == STANDARD.embedding_loads
+    assert all(("residual" in p) == (p["accesses"] == "spec" and p["in_flight"] >= 4) for p in points)
+    assert [(p["rows"], p["in_flight"]) for p in profile["points"]["dense"]] == STANDARD.dense_loads
+    assert profile["fit"]["embedding"]["points"] == sum("residual" in p for p in points)
+    assert profile["fit"]["embedding"]["relative_max"] == max(abs(p["residual"]) for p in points if "residual" in p)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"client_cpu_s": -1}, "client_cpu_s"),
+        ({"accesses": {"fit": "spec", "hot_per_gather_s": 1}}, "accesses.cold_per_gather_s"),
+        ({"fit": {"dense": {"points": 1, "relative_rms": -1, "relative_max": 1}}}, "fit.dense.relative_rms"),
+        ({"points": {"embedding": [{"qps": 1}]}}, "points.embedding[0].queries"),
+        ({"machine": "mine"}, "machine"),
+    ],
+)
+def test_the_schema_knows_the_further_keys(profile: dict, change: dict, field: str) -> None:
+    problems = schema_problems({**profile, **change}, SCHEMA)
+    assert problems and all(problem.startswith(field.rsplit(".", 1)[0]) for problem in problems)
+    assert any(field in problem for problem in problems)

@@ -1,0 +1,131 @@
+"""The fits against known coefficients, and against SciPy's plain non-negative least squares."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import nnls
+
+from repo_builder.profiling.fit import CallPoint, FitError, FitQuality, fit_calls, fit_dense, service_time
+
+GRID = [(g, n) for g in (32, 1024, 8192, 65536) for n in (1.5, 3.0, 6.0)]
+
+
+def points(call_s: float, query_s: float, per_gather_s: float, errors: np.ndarray | float = 0.0) -> list[CallPoint]:
+    """The grid's points by the model, each off by its relative error."""
+    off = np.broadcast_to(errors, len(GRID))
+    return [
+        CallPoint(g, n, (call_s + n * (query_s + per_gather_s * g)) * (1 + float(error)))
+        for (g, n), error in zip(GRID, off, strict=True)
+    ]
+
+
+@given(st.floats(1e-5, 1e-2), st.floats(1e-6, 1e-3), st.floats(1e-9, 1e-6))
+def test_exact_points_give_the_coefficients_back(call_s: float, query_s: float, per_gather_s: float) -> None:
+    fit = fit_calls(points(call_s, query_s, per_gather_s))
+    assert fit.quality.relative_max < 1e-5
+    for g, n in GRID:
+        assert fit.seconds(n, g) == pytest.approx(call_s + n * (query_s + per_gather_s * g), rel=1e-5)
+
+
+def test_coefficients_of_common_sizes_are_found() -> None:
+    fit = fit_calls(points(3e-4, 6e-5, 2e-8))
+    assert (fit.call_s, fit.query_s, fit.per_gather_s) == pytest.approx((3e-4, 6e-5, 2e-8), rel=1e-6)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_small_errors_are_fitted_as_plain_least_squares_would(seed: int) -> None:
+    """Far below 10% the loss is quadratic: SciPy's nnls on the relative errors is the oracle."""
+    sample = points(3e-4, 6e-5, 2e-8, 0.005 * np.random.default_rng(seed).standard_normal(len(GRID)))
+    fit = fit_calls(sample)
+    design = np.array([(1, p.queries, p.queries * p.gathers) for p in sample])
+    expected, _ = nnls(design / np.array([[p.call_s] for p in sample]), np.ones(len(sample)))
+    assert (fit.call_s, fit.query_s, fit.per_gather_s) == pytest.approx(expected, rel=2e-3)
+
+
+@given(st.integers(0, len(GRID) - 1), st.floats(2, 20))
+def test_one_disturbed_point_hardly_moves_the_fit(place: int, factor: float) -> None:
+    errors = np.zeros(len(GRID))
+    errors[place] = factor - 1
+    fit = fit_calls(points(3e-4, 6e-5, 2e-8, errors))
+    others = [error for i, error in enumerate(fit.quality.residuals) if i != place]
+    assert max(map(abs, others)) < 0.1
+    assert fit.quality.residuals[place] == pytest.approx(1 / factor - 1, abs=0.1)
+
+
+@given(st.floats(1e-3, 1e3))
+def test_the_unit_of_time_does_not_matter(unit: float) -> None:
+    sample = points(3e-4, 6e-5, 2e-8, 0.05 * np.random.default_rng(1).standard_normal(len(GRID)))
+    fit = fit_calls(sample)
+    scaled = fit_calls([CallPoint(p.gathers, p.queries, p.call_s * unit) for p in sample])
+    assert scaled.quality.residuals == pytest.approx(fit.quality.residuals, abs=1e-5)
+    assert scaled.call_s == pytest.approx(fit.call_s * unit, rel=1e-4)
+
+
+def test_coefficients_are_never_negative() -> None:
+    """Queries that get cheaper with their gathers: the slope is exactly 0."""
+    fit = fit_calls([CallPoint(g, n, 1e-3 + n * 1e-4 - n * 1e-9 * g) for g, n in GRID])
+    assert fit.per_gather_s == 0.0
+    assert fit.call_s > 0 and fit.query_s > 0
+
+
+def test_quality_counts_relative_errors() -> None:
+    quality = FitQuality((0.3, -0.4))
+    assert quality.relative_rms == pytest.approx(math.sqrt(0.125))
+    assert quality.relative_max == 0.4
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        [],
+        [CallPoint(32, 1.5, 1e-3), CallPoint(1024, 3, 2e-3)],
+        [CallPoint(32, n, n * 1e-3) for n in (1, 2, 4, 8)],
+        [CallPoint(g, 2, 1e-3 + 1e-8 * g) for g in (32, 1024, 8192)],
+        [CallPoint(32, 2, 1e-3)] * 9,
+    ],
+)
+def test_points_that_do_not_tell_the_coefficients_apart_are_an_error(sample: list[CallPoint]) -> None:
+    with pytest.raises(FitError, match=rf"at least 3 points with different gathers .* got {len(sample)} that"):
+        fit_calls(sample)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1e-3, math.nan, math.inf])
+def test_times_that_are_none_are_an_error(bad: float) -> None:
+    with pytest.raises(FitError, match="expected points of finite numbers, and times above 0"):
+        fit_calls([*points(3e-4, 6e-5, 2e-8), CallPoint(5, 2, bad)])
+
+
+@given(st.floats(1e-5, 1e-2), st.floats(1e-12, 1e-9))
+def test_dense_time_is_affine_in_flops(fixed_s: float, per_flop_s: float) -> None:
+    flops = [1e5, 1e6, 1e7, 1e8]
+    time, quality = fit_dense(flops, [fixed_s + per_flop_s * each for each in flops])
+    assert quality.relative_max < 1e-5
+    assert [time.seconds(each) for each in flops] == pytest.approx(
+        [fixed_s + per_flop_s * each for each in flops], 1e-5
+    )
+
+
+def test_dense_points_alike_or_without_fixed_time_are_an_error() -> None:
+    with pytest.raises(FitError, match="2 points with different floating-point operations, got 3"):
+        fit_dense([1e6] * 3, [1e-3] * 3)
+    with pytest.raises(FitError, match="fixed time above 0"):
+        fit_dense([1e5, 1e6, 1e7], [1e-6, 1e-4, 1e-2])
+
+
+def test_a_querys_share_goes_with_the_harmonic_mean() -> None:
+    """Calls of 2 and of 6 queries: a query pays 1/2 or 1/6 of a call's fixed time, 1/3 in the mean."""
+    fit = fit_calls(points(3e-4, 6e-5, 2e-8))
+    time, batching = service_time(fit, [2.0, 6.0])
+    assert batching.queries == pytest.approx(3)
+    assert time.fixed_s == pytest.approx(1e-4 + 6e-5)
+    assert time.fixed_s == batching.call_s / batching.queries + batching.query_s
+    assert time.per_gather_s == fit.per_gather_s
+
+
+def test_no_fixed_time_at_all_is_an_error() -> None:
+    fit = fit_calls([CallPoint(g, n, n * 1e-8 * g) for g, n in GRID])
+    with pytest.raises(FitError, match="fixed time above 0"):
+        service_time(fit, [2.0])

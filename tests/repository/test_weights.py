@@ -1,0 +1,112 @@
+"""Tables and dense layers written at the same time: an error in either ends both, and comes out as it is."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from repo_builder.access.load import load_hotness
+from repo_builder.errors import CheckpointError, ExportError
+from repo_builder.export import dense as dense_export
+from repo_builder.export.layers import DenseWeights
+from repo_builder.export.random_weights import RandomWeights
+from repo_builder.export.weights import open_weights
+from repo_builder.partition.planner import make_plan
+from repo_builder.repository.build import build
+from repo_builder.spec import Spec, Table, parse_spec
+from tests.integration.models import CHEAP, document, make_spec
+
+
+class SlowTables(RandomWeights):
+    """Random weights whose tables come row by row, and only once the dense layers have been asked for."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.dense_wanted, self.blocks = threading.Event(), 0
+
+    def dense(self) -> DenseWeights:
+        self.dense_wanted.set()
+        return super().dense()
+
+    def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
+        assert self.dense_wanted.wait(60), "the dense layers come only after the tables"
+        for block in super().table_chunks(table):
+            for row in block:
+                self.blocks += 1
+                yield row[None].copy()
+
+
+def random_spec(folder: Path) -> Spec:
+    return parse_spec({**document(), "weights": {"source": "random"}}, folder / "spec.yaml")
+
+
+def test_tables_and_dense_layers_go_on_at_the_same_time(tmp_path: Path) -> None:
+    """Tables that wait for the dense layers to begin are still written; progress counts every byte once."""
+    spec = random_spec(tmp_path)
+    hotness = load_hotness(spec)
+    plan = make_plan(spec, hotness, CHEAP, "tiered", 4)
+    told: list[tuple[int, int]] = []
+    interval_s = sys.getswitchinterval()
+    slow = build(spec, plan, hotness, SlowTables(spec), tmp_path / "a", lambda *now: told.append(now))
+    total_bytes = sum(4 * table.rows * table.dim for table in spec.tables)
+    assert told == sorted(set(told)) and told[-1] == (total_bytes, total_bytes)
+    assert slow == build(spec, plan, hotness, RandomWeights(spec), tmp_path / "b")
+    assert sys.getswitchinterval() == interval_s
+
+
+@pytest.mark.parametrize("error", [ExportError, KeyboardInterrupt])
+def test_an_error_of_the_dense_layers_stops_the_tables(
+    error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = random_spec(tmp_path)
+    hotness, weights = load_hotness(spec), SlowTables(spec)
+    threads = threading.active_count()
+
+    def failing(*_: object) -> None:
+        weights.dense_wanted.set()
+        raise error("while exporting")
+
+    monkeypatch.setattr(dense_export, "export_dense", failing)
+    with pytest.raises(error, match="while exporting"):
+        build(spec, make_plan(spec, hotness, CHEAP, "tiered", 4), hotness, weights, tmp_path / "target")
+    assert weights.blocks < sum(table.rows for table in spec.tables)
+    assert list(tmp_path.iterdir()) == []
+    assert threading.active_count() == threads
+
+
+def test_an_error_of_the_tables_comes_out(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path)
+    state = torch.load(spec.weights.path, weights_only=True)
+    state["emb_l.0.weight"][0, 0] = float("inf")
+    save_file(state, tmp_path / "small.safetensors")
+    spec = replace(spec, weights=replace(spec.weights, path=tmp_path / "small.safetensors"))
+    hotness = load_hotness(spec)
+    with pytest.raises(CheckpointError, match=r"emb_l\.0\.weight"):
+        build(spec, make_plan(spec, hotness, CHEAP, "tiered", 4), hotness, open_weights(spec), tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+def test_torch_is_imported_only_for_the_dense_layers(tmp_path: Path) -> None:
+    """It takes seconds, which pass while the tables are written."""
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump({**document(), "weights": {"source": "random"}}))
+    program = f"""
+import sys
+from pathlib import Path
+import repo_builder.repository.build
+from repo_builder.export.weights import open_weights
+from repo_builder.spec import load_spec
+open_weights(load_spec(Path({str(path)!r})))
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

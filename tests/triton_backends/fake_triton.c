@@ -1,0 +1,203 @@
+/* Triton's backend API for one request at a time, held in plain structs that a test fills in and reads (fake_triton.py).
+ *
+ * Only what `triton_backends/native` calls. Whatever it allocates is counted, so that a test sees what was not freed. */
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_OUTPUTS = 64 };
+
+typedef struct {
+    char message[1024];
+} Error;
+
+typedef struct {
+    const char *name;
+    int32_t datatype, memory_type;
+    const int64_t *shape;
+    uint32_t dims, buffer_count;
+    uint64_t byte_size; /* as told; the buffers' sizes may say something else */
+    const void *const *buffers;
+    const uint64_t *sizes;
+} Input;
+
+typedef struct {
+    char name[256];
+    int32_t datatype;
+    uint32_t dims;
+    int64_t shape[4];
+    uint64_t byte_size;
+    char *memory; /* the buffer is `memory + offset` */
+} Output;
+
+typedef struct {
+    const Input *inputs;
+    uint32_t input_count, output_count;
+    int32_t output_memory_type, output_offset; /* what OutputBuffer answers with */
+    Output outputs[MOST_OUTPUTS];
+    char error[1024]; /* of the response */
+    int32_t sent, released;
+} Request;
+
+typedef struct {
+    const char *location;
+    uint64_t version;
+    void *state;
+} Model;
+
+typedef struct {
+    Model *model;
+    uint64_t good, bad, executions, executed;
+} Instance;
+
+uint32_t fake_api_major = 1;
+int32_t fake_live_errors = 0;
+
+Error *TRITONSERVER_ErrorNew(int code, const char *message) {
+    (void)code;
+    Error *error = calloc(1, sizeof *error);
+    strncpy(error->message, message, sizeof error->message - 1);
+    fake_live_errors++;
+    return error;
+}
+
+void TRITONSERVER_ErrorDelete(Error *error) {
+    free(error);
+    fake_live_errors--;
+}
+
+const char *TRITONSERVER_ErrorMessage(Error *error) { return error->message; }
+
+Error *TRITONSERVER_LogMessage(int level, const char *file, int line, const char *message) {
+    (void)level, (void)file, (void)line, (void)message;
+    return NULL;
+}
+
+Error *TRITONBACKEND_ApiVersion(uint32_t *major, uint32_t *minor) {
+    *major = fake_api_major;
+    *minor = 19;
+    return NULL;
+}
+
+Error *TRITONBACKEND_ModelRepository(Model *model, int *artifact, const char **location) {
+    *artifact = 0;
+    *location = model->location;
+    return NULL;
+}
+
+Error *TRITONBACKEND_ModelVersion(Model *model, uint64_t *version) {
+    *version = model->version;
+    return NULL;
+}
+
+Error *TRITONBACKEND_ModelState(Model *model, void **state) {
+    *state = model->state;
+    return NULL;
+}
+
+Error *TRITONBACKEND_ModelSetState(Model *model, void *state) {
+    model->state = state;
+    return NULL;
+}
+
+Error *TRITONBACKEND_ModelInstanceModel(Instance *instance, Model **model) {
+    *model = instance->model;
+    return NULL;
+}
+
+Error *TRITONBACKEND_RequestInput(Request *request, const char *name, const Input **input) {
+    for (uint32_t i = 0; i < request->input_count; i++)
+        if (strcmp(request->inputs[i].name, name) == 0) {
+            *input = request->inputs + i;
+            return NULL;
+        }
+    return TRITONSERVER_ErrorNew(3, "unknown request input name");
+}
+
+Error *TRITONBACKEND_InputProperties(const Input *input, const char **name, int *datatype, const int64_t **shape,
+                                     uint32_t *dims, uint64_t *byte_size, uint32_t *buffer_count) {
+    if (name != NULL) *name = input->name;
+    *datatype = input->datatype;
+    *shape = input->shape;
+    *dims = input->dims;
+    *byte_size = input->byte_size;
+    *buffer_count = input->buffer_count;
+    return NULL;
+}
+
+Error *TRITONBACKEND_InputBuffer(const Input *input, uint32_t index, const void **buffer, uint64_t *byte_size,
+                                 int *memory_type, int64_t *memory_type_id) {
+    if (index >= input->buffer_count) return TRITONSERVER_ErrorNew(3, "no such buffer");
+    *buffer = input->buffers[index];
+    *byte_size = input->sizes[index];
+    *memory_type = input->memory_type;
+    *memory_type_id = 0;
+    return NULL;
+}
+
+Error *TRITONBACKEND_ResponseNew(Request **response, Request *request) {
+    *response = request;
+    return NULL;
+}
+
+Error *TRITONBACKEND_ResponseOutput(Request *response, Output **output, const char *name, int datatype,
+                                    const int64_t *shape, uint32_t dims) {
+    if (response->output_count == MOST_OUTPUTS) return TRITONSERVER_ErrorNew(1, "too many outputs");
+    *output = response->outputs + response->output_count++;
+    strncpy((*output)->name, name, sizeof (*output)->name - 1);
+    (*output)->datatype = datatype;
+    (*output)->dims = dims;
+    memcpy((*output)->shape, shape, dims * sizeof *shape);
+    /* the answer to OutputBuffer, which does not see the response */
+    (*output)->byte_size = (uint64_t)response->output_memory_type << 32 | (uint32_t)response->output_offset;
+    return NULL;
+}
+
+Error *TRITONBACKEND_OutputBuffer(Output *output, void **buffer, uint64_t byte_size, int *memory_type,
+                                  int64_t *memory_type_id) {
+    const uint32_t offset = (uint32_t)output->byte_size;
+    *memory_type = (int)(output->byte_size >> 32);
+    *memory_type_id = 0;
+    output->byte_size = byte_size;
+    output->memory = malloc(byte_size + offset);
+    if (output->memory == NULL) return TRITONSERVER_ErrorNew(1, "no memory for an output");
+    memset(output->memory, 0x55, byte_size + offset);
+    *buffer = output->memory + offset;
+    return NULL;
+}
+
+Error *TRITONBACKEND_ResponseSend(Request *response, uint32_t flags, Error *error) {
+    if (error != NULL) strncpy(response->error, error->message, sizeof response->error - 1);
+    response->sent += flags == 1;
+    return NULL;
+}
+
+Error *TRITONBACKEND_ModelInstanceReportStatistics(Instance *instance, Request *request, bool success,
+                                                   uint64_t begin_ns, uint64_t compute_begin_ns,
+                                                   uint64_t compute_end_ns, uint64_t end_ns) {
+    if (request->released || begin_ns == 0 || begin_ns > compute_begin_ns || compute_begin_ns > compute_end_ns ||
+        compute_end_ns > end_ns)
+        return TRITONSERVER_ErrorNew(3, "times out of order");
+    instance->good += success;
+    instance->bad += !success;
+    return NULL;
+}
+
+Error *TRITONBACKEND_ModelInstanceReportBatchStatistics(Instance *instance, uint64_t batch_size, uint64_t begin_ns,
+                                                        uint64_t compute_begin_ns, uint64_t compute_end_ns,
+                                                        uint64_t end_ns) {
+    (void)begin_ns, (void)compute_begin_ns, (void)compute_end_ns, (void)end_ns;
+    instance->executions++;
+    instance->executed += batch_size;
+    return NULL;
+}
+
+Error *TRITONBACKEND_RequestRelease(Request *request, uint32_t flags) {
+    request->released += flags == 1;
+    return NULL;
+}
+
+void fake_free_outputs(Request *request) {
+    for (uint32_t i = 0; i < request->output_count; i++) free(request->outputs[i].memory);
+}

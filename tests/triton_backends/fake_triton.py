@@ -1,0 +1,207 @@
+"""The native backends called as Triton calls them, in this process, by a stand-in for its API (`fake_triton.c`)."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from ctypes import POINTER, Structure, byref, c_char, c_char_p, c_int32, c_int64, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import triton_backends.native
+
+LIBRARIES = Path(triton_backends.native.__file__).parent
+TYPES = {np.dtype(np.int32): 8, np.dtype(np.int64): 9, np.dtype(np.float32): 11, np.dtype(np.float64): 12}
+GPU = 2
+
+
+class _Input(Structure):
+    _fields_ = (
+        ("name", c_char_p),
+        ("datatype", c_int32),
+        ("memory_type", c_int32),
+        ("shape", POINTER(c_int64)),
+        ("dims", c_uint32),
+        ("buffer_count", c_uint32),
+        ("byte_size", c_uint64),
+        ("buffers", POINTER(c_void_p)),
+        ("sizes", POINTER(c_uint64)),
+    )
+
+
+class _Output(Structure):
+    _fields_ = (
+        ("name", c_char * 256),
+        ("datatype", c_int32),
+        ("dims", c_uint32),
+        ("shape", c_int64 * 4),
+        ("byte_size", c_uint64),
+        ("memory", c_void_p),
+    )
+
+
+class _Request(Structure):
+    _fields_ = (
+        ("inputs", POINTER(_Input)),
+        ("input_count", c_uint32),
+        ("output_count", c_uint32),
+        ("output_memory_type", c_int32),
+        ("output_offset", c_int32),
+        ("outputs", _Output * 64),
+        ("error", c_char * 1024),
+        ("sent", c_int32),
+        ("released", c_int32),
+    )
+
+
+class _Model(Structure):
+    _fields_ = (("location", c_char_p), ("version", c_uint64), ("state", c_void_p))
+
+
+class Instance(Structure):
+    """A model's instance, and what it has reported: requests, executions, and the requests of these."""
+
+    _fields_ = (
+        ("model", POINTER(_Model)),
+        ("good", c_uint64),
+        ("bad", c_uint64),
+        ("executions", c_uint64),
+        ("executed", c_uint64),
+    )
+
+
+@dataclass(frozen=True)
+class Given:
+    """An input as Triton may hand it over: in pieces, at an odd address, on a GPU, of a size that it is not."""
+
+    array: np.ndarray
+    pieces: int = 1
+    offset: int = 0
+    memory_type: int = 0
+    byte_size: int | None = None
+    shape: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Where outputs shall go."""
+
+    memory_type: int = 0
+    offset: int = 0
+
+
+class BackendError(Exception):
+    """What the backend said."""
+
+
+def compile_fake(folder: Path) -> Path:
+    """The stand-in's library."""
+    library = folder / "libfake_triton.so"
+    source = Path(__file__).with_name("fake_triton.c")
+    words = ["-O1", "-g0", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", str(source), "-o", str(library)]
+    subprocess.run([sys.executable, "-m", "ziglang", "cc", *words], check=True)
+    return library
+
+
+class Backend:
+    """One of the libraries; `fake` must live in the process already, its names visible to all."""
+
+    def __init__(self, fake: ctypes.CDLL, name: str) -> None:
+        self.fake = fake
+        self.library = ctypes.CDLL(str(LIBRARIES / f"libtriton_{name}.so"))
+        for function in ("Initialize", "ModelInitialize", "ModelFinalize", "ModelInstanceExecute"):
+            getattr(self.library, f"TRITONBACKEND_{function}").restype = c_void_p
+        self.fake.TRITONSERVER_ErrorMessage.restype = c_char_p
+
+    def check(self, error: int | None) -> None:
+        """Raise an error that a function of the backend returned."""
+        if error:
+            message = self.fake.TRITONSERVER_ErrorMessage(c_void_p(error)).decode()
+            self.fake.TRITONSERVER_ErrorDelete(c_void_p(error))
+            raise BackendError(message)
+
+    def initialize(self) -> None:
+        self.check(self.library.TRITONBACKEND_Initialize(None))
+
+
+class Model:
+    """A model of a folder, with one instance; use it in a `with`."""
+
+    def __init__(self, backend: Backend, folder: Path) -> None:
+        self.backend = backend
+        self._model = _Model(str(folder).encode(), 1, None)
+        self.instance = Instance(ctypes.pointer(self._model))
+
+    def __enter__(self) -> Model:
+        self.backend.check(self.backend.library.TRITONBACKEND_ModelInitialize(byref(self._model)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.backend.check(self.backend.library.TRITONBACKEND_ModelFinalize(byref(self._model)))
+
+    def infer(self, inputs: Mapping[str, Given | np.ndarray], asked: Asked | None = None) -> dict[str, np.ndarray]:
+        """The outputs of one request."""
+        (answer,) = self.infer_all([inputs], asked)
+        if isinstance(answer, BackendError):
+            raise answer
+        return answer
+
+    def infer_all(
+        self, requests: Sequence[Mapping[str, Given | np.ndarray]], asked: Asked | None = None
+    ) -> list[dict[str, np.ndarray] | BackendError]:
+        """What each request of one call gets: each is answered once and released."""
+        asked = asked or Asked()
+        kept: list[object] = []
+        made = [_request(inputs, asked, kept) for inputs in requests]
+        pointers = (POINTER(_Request) * len(made))(*(ctypes.pointer(request) for request in made))
+        self.backend.check(
+            self.backend.library.TRITONBACKEND_ModelInstanceExecute(byref(self.instance), pointers, len(made))
+        )
+        answers = [_answer(request, asked.offset) for request in made]
+        for request in made:
+            self.backend.fake.fake_free_outputs(byref(request))
+        assert c_int32.in_dll(self.backend.fake, "fake_live_errors").value == 0
+        return answers
+
+
+def _request(inputs: Mapping[str, Given | np.ndarray], asked: Asked, kept: list[object]) -> _Request:
+    """A request; what it points at is put into `kept`."""
+    made = [_input(name, given if isinstance(given, Given) else Given(given), kept) for name, given in inputs.items()]
+    array = (_Input * len(made))(*made)
+    kept.append(array)
+    request = _Request(array, len(made))
+    request.output_memory_type, request.output_offset = asked.memory_type, asked.offset
+    return request
+
+
+def _input(name: str, given: Given, kept: list[object]) -> _Input:
+    raw = given.array.tobytes()
+    ends = [len(raw) * (i + 1) // given.pieces for i in range(given.pieces)]
+    parts = [raw[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+    # memory of exactly the part's size (and the offset), so that a sanitizer sees a read beyond it
+    memory = [ctypes.create_string_buffer(bytes(given.offset) + part, given.offset + len(part)) for part in parts]
+    buffers = (c_void_p * given.pieces)(*(ctypes.addressof(each) + given.offset for each in memory))
+    sizes = (c_uint64 * given.pieces)(*(len(part) for part in parts))
+    dims = given.array.shape if given.shape is None else given.shape
+    shape = (c_int64 * len(dims))(*dims)
+    kept += [memory, buffers, sizes, shape]
+    size = len(raw) if given.byte_size is None else given.byte_size
+    kind = TYPES[given.array.dtype]
+    return _Input(name.encode(), kind, given.memory_type, shape, len(dims), given.pieces, size, buffers, sizes)
+
+
+def _answer(request: _Request, offset: int) -> dict[str, np.ndarray] | BackendError:
+    assert (request.sent, request.released) == (1, 1)
+    if request.error:
+        return BackendError(request.error.decode())
+    kinds = {number: dtype for dtype, number in TYPES.items()}
+    return {
+        output.name.decode(): np.frombuffer(
+            ctypes.string_at(output.memory + offset, output.byte_size), kinds[output.datatype]
+        ).reshape(output.shape[: output.dims])
+        for output in request.outputs[: request.output_count]
+    }

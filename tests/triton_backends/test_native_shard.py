@@ -1,0 +1,130 @@
+"""The native embedding shard, called as Triton calls it, against the Python one."""
+
+import ctypes
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.triton_backends.fake_triton import GPU, Asked, Backend, BackendError, Given, Model
+from triton_backends.embedding_shard.shard import Shard
+
+ROWS, DIM, TABLES = 50, 6, 2
+
+
+@pytest.fixture(scope="module")
+def backend(fake: ctypes.CDLL) -> Backend:
+    loaded = Backend(fake, "elasticrec_shard")
+    loaded.initialize()
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("shard"))
+
+
+def write(folder: Path) -> Path:
+    (folder / "1").mkdir()
+    weights = np.random.default_rng(0).standard_normal((ROWS, DIM)).astype(np.float32)
+    weights.tofile(folder / "1/weights.bin")
+    description = {"rows": ROWS, "dim": DIM, "tables": TABLES}
+    (folder / "1/shard.json").write_text(json.dumps(description, indent=1) + "\n")
+    return folder
+
+
+def bags(seed: int, batch: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 5, (1, batch * TABLES)).astype(np.int32)
+    return {"ids": rng.integers(0, ROWS, (1, int(lengths.sum()))).astype(np.int32), "lengths": lengths}
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    batches=st.lists(st.integers(0, 9), min_size=1, max_size=5),
+    pieces=st.integers(1, 3),
+    offset=st.integers(0, 3),
+)
+def test_it_sums_as_the_python_shard(
+    backend: Backend, folder: Path, seed: int, batches: list[int], pieces: int, offset: int
+) -> None:
+    """Several queries a call, each of its own size, however their tensors lie."""
+    queries = [bags(seed + i, batch) for i, batch in enumerate(batches)]
+    shard = Shard.open(folder / "1")
+    with Model(backend, folder) as model:
+        answers = model.infer_all(
+            [{name: Given(array, pieces, offset) for name, array in query.items()} for query in queries],
+            Asked(offset=offset),
+        )
+        assert (model.instance.good, model.instance.executions) == (len(batches), 1)
+        assert model.instance.executed == len(batches)
+    for query, batch, answer in zip(queries, batches, answers, strict=True):
+        assert not isinstance(answer, BackendError)
+        assert answer["sums"].shape == (batch, TABLES * DIM)
+        np.testing.assert_array_equal(answer["sums"], shard.sums(query["ids"], query["lengths"]))
+
+
+@pytest.mark.parametrize(
+    ("ids", "lengths"),
+    [
+        ([50], [1, 0]),
+        ([3, -1], [1, 1]),
+        ([3], [1, 1]),
+        ([3, 4], [1, 0]),
+        ([3], [-1, 2]),
+        ([3, 4, 5], [1, 1, 1]),
+        ([], [2**31 - 1, 2**31 - 1]),
+    ],
+)
+def test_a_bad_query_is_told_as_by_the_python_shard_and_fails_alone(
+    backend: Backend, folder: Path, ids: list[int], lengths: list[int]
+) -> None:
+    bad = {"ids": np.array([ids], np.int32), "lengths": np.array([lengths], np.int32)}
+    with pytest.raises(ValueError, match="expected") as told:
+        Shard.open(folder / "1").sums(bad["ids"], bad["lengths"])
+    with Model(backend, folder) as model:
+        good, failed, also_good = model.infer_all([bags(1, 2), bad, bags(2, 3)])
+        assert (model.instance.good, model.instance.bad, model.instance.executed) == (2, 1, 2)
+    assert isinstance(failed, BackendError) and str(failed) == str(told.value)
+    assert not isinstance(good, BackendError) and not isinstance(also_good, BackendError)
+    assert (good["sums"].shape, also_good["sums"].shape) == ((2, TABLES * DIM), (3, TABLES * DIM))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda a: a.astype(np.int64), "ids, lengths: expected INT32"),
+        (lambda a: a[0], "lengths: expected 2 dimensions, got 1"),
+        (lambda a: Given(a, memory_type=GPU), "lengths: expected a tensor in CPU memory, got GPU memory"),
+        (lambda a: Given(a, byte_size=4), "lengths: expected 4 bytes for each of 1 x 4 numbers, got 4 in all"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_told(backend: Backend, folder: Path, change: object, told: str) -> None:
+    query = bags(0, 2)
+    with Model(backend, folder) as model, pytest.raises(BackendError, match=f"^{re.escape(told)}$"):
+        model.infer({**query, "lengths": change(query["lengths"])})
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "shard.json"])
+def test_a_file_cut_anywhere_is_refused(backend: Backend, tmp_path: Path, name: str) -> None:
+    path = write(tmp_path) / "1" / name
+    whole = path.read_bytes().rstrip()
+    for size in range(0, len(whole), 1 + len(whole) // 100):
+        path.write_bytes(whole[:size])
+        with pytest.raises(BackendError, match=f"{name}: expected"), Model(backend, tmp_path):
+            pass
+
+
+def test_a_truncated_matrix_is_told_as_by_the_python_shard(backend: Backend, tmp_path: Path) -> None:
+    path = write(tmp_path) / "1/weights.bin"
+    path.write_bytes(path.read_bytes()[:-4])
+    told = r"weights.bin: expected 1200 bytes \(50 rows of 6\), got 1196"
+    with pytest.raises(BackendError, match=told), Model(backend, tmp_path):
+        pass
+    with pytest.raises(ValueError, match=told):
+        Shard.open(tmp_path / "1")

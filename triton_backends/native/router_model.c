@@ -1,0 +1,85 @@
+/* `dense` (B, features), `indices` (B, columns) -> for each embedding service NAME: `NAME_ids` (1, nnz) and
+ * `NAME_lengths` (1, B * T), T the tables of which it holds a shard. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "router.h"
+#include "shell.h"
+
+enum { MAX_BATCH_ROWS = 4096 }; /* configs.py has the same limit */
+
+void *model_open(const char *folder, Problem *problem) {
+    return router_open(folder, problem);
+}
+
+void model_close(void *model) {
+    router_close(model);
+}
+
+static bool check_shapes(const Router *router, const Tensor *dense, const Tensor *indices, Problem *problem) {
+    if (dense->type != TRITON_TYPE_FP32) return fail(problem, "dense: expected FP32");
+    if (indices->type == TRITON_TYPE_FP32) return fail(problem, "indices: expected INT64 or INT32, got FP32");
+    if (dense->rows != indices->rows)
+        return fail(problem, "dense, indices: expected the same number of rows in each, got %lld and %lld",
+                    (long long)dense->rows, (long long)indices->rows);
+    if (dense->rows < 1 || dense->rows > MAX_BATCH_ROWS)
+        return fail(problem, "dense, indices: expected 1 to %d rows, got %lld", MAX_BATCH_ROWS, (long long)dense->rows);
+    return indices->columns == router->columns ||
+           fail(problem, "indices: expected %lld columns, got %lld", (long long)router->columns,
+                (long long)indices->columns);
+}
+
+static bool put_output(TRITONBACKEND_Response *response, const char *name, const int32_t *numbers, int64_t count,
+                       Problem *problem) {
+    void *data;
+    if (!add_output(response, name, TRITON_TYPE_INT32, 1, count, &data, problem)) return false;
+    if (count > 0) memcpy(data, numbers, 4 * (size_t)count);
+    return true;
+}
+
+/* Route into scratch memory, since outputs must be asked for in their exact size. */
+static bool route(const Router *router, const Tensor *indices, TRITONBACKEND_Response *response, Service *outputs,
+                  Problem *problem) {
+    const int64_t batch = indices->rows;
+    int64_t numbers = 0, lengths = 0;
+    for (int64_t k = 0; k < router->service_count; k++) {
+        lengths += batch * router->services[k].tables;
+        numbers += batch * router->services[k].capacity;
+    }
+    int32_t *scratch = malloc(4 * (size_t)(lengths + numbers));
+    if (scratch == NULL) return fail(problem, "indices: out of memory for %lld rows", (long long)batch);
+    memset(scratch, 0, 4 * (size_t)lengths);
+    int32_t *next_lengths = scratch, *next_ids = scratch + lengths;
+    for (int64_t k = 0; k < router->service_count; k++) {
+        const RoutedService *service = router->services + k;
+        outputs[k] = (Service){next_ids, next_lengths, service->tables, 0};
+        next_lengths += batch * service->tables;
+        next_ids += batch * service->capacity;
+    }
+    const int64_t index_bytes = indices->type == TRITON_TYPE_INT64 ? 8 : 4;
+    bool good = router_route(router, indices->data, index_bytes, batch, outputs, problem);
+    for (int64_t k = 0; good && k < router->service_count; k++) {
+        const RoutedService *service = router->services + k;
+        good = put_output(response, service->ids_name, outputs[k].ids, outputs[k].count, problem) &&
+               put_output(response, service->lengths_name, outputs[k].lengths, batch * service->tables, problem);
+    }
+    free(scratch);
+    return good;
+}
+
+bool model_answer(const void *model, TRITONBACKEND_Request *request, TRITONBACKEND_Response *response,
+                  Problem *problem) {
+    const Router *router = model;
+    Tensor dense = {0}, indices = {0};
+    Service *outputs = malloc((size_t)router->service_count * sizeof *outputs);
+    const bool good = (outputs != NULL || fail(problem, "out of memory")) &&
+                      tensor_open(request, "dense", &dense, problem) &&
+                      tensor_open(request, "indices", &indices, problem) &&
+                      check_shapes(router, &dense, &indices, problem) &&
+                      router_check_dense(dense.data, dense.rows, dense.columns, problem) &&
+                      route(router, &indices, response, outputs, problem);
+    free(outputs);
+    tensor_close(&indices);
+    tensor_close(&dense);
+    return good;
+}

@@ -1,0 +1,87 @@
+/* The part of Triton's backend API (version 1) that our backends use.
+ *
+ * Triton promises that functions and values of one major version stay as they are, and resolves the functions when it
+ * loads a backend: so no header and no library of Triton is needed to compile. The objects are opaque, owned by the
+ * server unless said otherwise. A function that returns an `Error *` returns NULL where all went well; the error is
+ * the caller's to delete. Source: include/triton/core/tritonbackend.h and tritonserver.h of triton-inference-server/core.
+ */
+#ifndef ELASTICREC_TRITON_H
+#define ELASTICREC_TRITON_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define TRITON_ENTRY_POINT __attribute__((visibility("default")))
+
+typedef struct TRITONSERVER_Error TRITONSERVER_Error;
+typedef struct TRITONBACKEND_Backend TRITONBACKEND_Backend;
+typedef struct TRITONBACKEND_Model TRITONBACKEND_Model;
+typedef struct TRITONBACKEND_ModelInstance TRITONBACKEND_ModelInstance;
+typedef struct TRITONBACKEND_Request TRITONBACKEND_Request;
+typedef struct TRITONBACKEND_Response TRITONBACKEND_Response;
+typedef struct TRITONBACKEND_Input TRITONBACKEND_Input;
+typedef struct TRITONBACKEND_Output TRITONBACKEND_Output;
+
+/* Values of TRITONBACKEND_API_VERSION_MAJOR, TRITONSERVER_Error_Code, _DataType, _MemoryType, _LogLevel,
+ * _RequestReleaseFlag and _ResponseCompleteFlag. */
+enum { TRITON_API_MAJOR = 1 };
+enum { TRITON_ERROR_INTERNAL = 1, TRITON_ERROR_INVALID_ARG = 3, TRITON_ERROR_UNSUPPORTED = 5 };
+enum { TRITON_TYPE_INT32 = 8, TRITON_TYPE_INT64 = 9, TRITON_TYPE_FP32 = 11 };
+enum { TRITON_MEMORY_CPU = 0, TRITON_MEMORY_CPU_PINNED = 1, TRITON_MEMORY_GPU = 2 };
+enum { TRITON_LOG_ERROR = 2 };
+enum { TRITON_RELEASE_ALL = 1, TRITON_RESPONSE_FINAL = 1 };
+
+TRITONSERVER_Error *TRITONSERVER_ErrorNew(int code, const char *message);
+void TRITONSERVER_ErrorDelete(TRITONSERVER_Error *error);
+const char *TRITONSERVER_ErrorMessage(TRITONSERVER_Error *error);
+TRITONSERVER_Error *TRITONSERVER_LogMessage(int level, const char *file, int line, const char *message);
+
+TRITONSERVER_Error *TRITONBACKEND_ApiVersion(uint32_t *major, uint32_t *minor);
+
+/* `artifact` is 0: files in the folder `location`, the model's; its versions' folders lie in it */
+TRITONSERVER_Error *TRITONBACKEND_ModelRepository(TRITONBACKEND_Model *model, int *artifact, const char **location);
+TRITONSERVER_Error *TRITONBACKEND_ModelVersion(TRITONBACKEND_Model *model, uint64_t *version);
+TRITONSERVER_Error *TRITONBACKEND_ModelState(TRITONBACKEND_Model *model, void **state);
+TRITONSERVER_Error *TRITONBACKEND_ModelSetState(TRITONBACKEND_Model *model, void *state);
+TRITONSERVER_Error *TRITONBACKEND_ModelInstanceModel(TRITONBACKEND_ModelInstance *instance,
+                                                     TRITONBACKEND_Model **model);
+
+/* a tensor may come in several buffers, whose bytes need not be as many as its shape asks for */
+TRITONSERVER_Error *TRITONBACKEND_RequestInput(TRITONBACKEND_Request *request, const char *name,
+                                               TRITONBACKEND_Input **input);
+TRITONSERVER_Error *TRITONBACKEND_InputProperties(TRITONBACKEND_Input *input, const char **name, int *datatype,
+                                                  const int64_t **shape, uint32_t *dims, uint64_t *byte_size,
+                                                  uint32_t *buffer_count);
+/* memory type and id: in, what we would like; out, what it is */
+TRITONSERVER_Error *TRITONBACKEND_InputBuffer(TRITONBACKEND_Input *input, uint32_t index, const void **buffer,
+                                              uint64_t *byte_size, int *memory_type, int64_t *memory_type_id);
+
+/* a response is ours until it is sent; all its outputs must have their buffers by then */
+TRITONSERVER_Error *TRITONBACKEND_ResponseNew(TRITONBACKEND_Response **response, TRITONBACKEND_Request *request);
+TRITONSERVER_Error *TRITONBACKEND_ResponseOutput(TRITONBACKEND_Response *response, TRITONBACKEND_Output **output,
+                                                 const char *name, int datatype, const int64_t *shape, uint32_t dims);
+TRITONSERVER_Error *TRITONBACKEND_OutputBuffer(TRITONBACKEND_Output *output, void **buffer, uint64_t byte_size,
+                                               int *memory_type, int64_t *memory_type_id);
+TRITONSERVER_Error *TRITONBACKEND_ResponseSend(TRITONBACKEND_Response *response, uint32_t flags,
+                                               TRITONSERVER_Error *error);
+
+/* times in ns of CLOCK_MONOTONIC; of a request before it is released */
+TRITONSERVER_Error *TRITONBACKEND_ModelInstanceReportStatistics(TRITONBACKEND_ModelInstance *instance,
+                                                                TRITONBACKEND_Request *request, bool success,
+                                                                uint64_t begin_ns, uint64_t compute_begin_ns,
+                                                                uint64_t compute_end_ns, uint64_t end_ns);
+TRITONSERVER_Error *TRITONBACKEND_ModelInstanceReportBatchStatistics(TRITONBACKEND_ModelInstance *instance,
+                                                                     uint64_t batch_size, uint64_t begin_ns,
+                                                                     uint64_t compute_begin_ns,
+                                                                     uint64_t compute_end_ns, uint64_t end_ns);
+TRITONSERVER_Error *TRITONBACKEND_RequestRelease(TRITONBACKEND_Request *request, uint32_t flags);
+
+/* what Triton calls in a backend: see shell.c */
+TRITON_ENTRY_POINT TRITONSERVER_Error *TRITONBACKEND_Initialize(TRITONBACKEND_Backend *backend);
+TRITON_ENTRY_POINT TRITONSERVER_Error *TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model *model);
+TRITON_ENTRY_POINT TRITONSERVER_Error *TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model *model);
+TRITON_ENTRY_POINT TRITONSERVER_Error *TRITONBACKEND_ModelInstanceExecute(TRITONBACKEND_ModelInstance *instance,
+                                                                          TRITONBACKEND_Request **requests,
+                                                                          uint32_t request_count);
+
+#endif
