@@ -95,7 +95,9 @@ def start(
     queries = []
     for _ in range(QUERIES):
         ids = np.hstack([draw_ids(hotness, table, (spec.serving.batch, table.pooling), rng) for table in spec.tables])
-        queries.append((rng.standard_normal((spec.serving.batch, spec.dense_features), np.float32), ids.astype(np.int64)))
+        queries.append(
+            (rng.standard_normal((spec.serving.batch, spec.dense_features), np.float32), ids.astype(np.int64))
+        )
     return layouts, queries
 
 

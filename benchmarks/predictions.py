@@ -3,8 +3,7 @@
 A round measures a short profile, then every tier under full load with the ids that the model's router sends it, so that
 both see the machine in the same minute. The cuts are those of fixed service times at two targets, the same each run.
 Printed are medians over the rounds of predicted / measured. Goal: within 20% for three tiers. Beside the prediction of
-the plan's model, which prices all gathered rows alike, stands one with the profile's ends: a row costs what hot ones do
-where the tier's rows fit into the last cache (32 MiB), and else what cold ones do.
+a plan, which prices a row by whether the tier's rows fit into the last cache, stands one that prices all rows alike.
 """
 
 from __future__ import annotations
@@ -24,12 +23,13 @@ from repo_builder.access.draw import draw_ids
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.load import load_hotness
 from repo_builder.export.weights import open_weights
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile, RowCache
 from repo_builder.partition.plan import Service
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling.bench import Load, measure_loads
 from repo_builder.profiling.effort import Effort, Options
 from repo_builder.profiling.fits import Fits, fit_measured
+from repo_builder.profiling.machine import last_cache_bytes
 from repo_builder.profiling.measure import measure
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend, model_name
@@ -41,7 +41,6 @@ from triton_backends.router.routing import Router
 BATCH, QUERIES, FULL_LOAD = 32, 64, 16
 TARGETS_QPS = (800.0, 4000.0)
 CUTS = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
-CACHE_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class Round:
     """What one round says of a tier, in queries a second."""
 
     predicted: float
-    predicted_by_ends: float
+    predicted_alike: float
     measured: float
     queries: float
 
@@ -104,9 +103,10 @@ def measure_tier(tier: Tier, fits: Fits, seconds: float) -> Round:
     ):
         (found,) = measure_loads(server, tier.model, [Load(tier.queries, FULL_LOAD)], 1, seconds, lambda: None)
     gathers = tier.service.gathers
-    per_gather_s = fits.hot_per_gather_s if held_bytes(tier.service) <= CACHE_BYTES else fits.cold_per_gather_s
-    by_ends = replace(fits.service_time, per_gather_s=per_gather_s)
-    return Round(1 / fits.service_time.seconds(gathers), 1 / by_ends.seconds(gathers), found.qps, found.queries)
+    cache = RowCache(last_cache_bytes(), fits.hot_per_gather_s, fits.cold_per_gather_s)
+    profile = replace(CUTS, service_time=fits.service_time, row_cache=cache)
+    predicted = 1 / profile.seconds(gathers, held_bytes(tier.service))
+    return Round(predicted, 1 / fits.service_time.seconds(gathers), found.qps, found.queries)
 
 
 def build_tiers(target_qps: float, backend: ShardBackend, folder: Path) -> list[Tier]:
@@ -146,13 +146,11 @@ def route(spec: Spec, hotness: Hotness, router: Path) -> dict[str, list[Mapping[
 
 def report(tiers: list[Tier], found: list[list[Round]]) -> None:
     """A line a tier."""
-    print(
-        "tier        rows    gathers  queries/call  measured q/s   predicted/measured (spread)    with hot/cold known"
-    )
+    print("tier        rows    gathers  queries/call  measured q/s   predicted/measured (spread)    all rows alike")
     within = 0
     for tier, own in zip(tiers, zip(*found, strict=True), strict=True):
         ratios = [each.predicted / each.measured for each in own]
-        by_ends = statistics.median(each.predicted_by_ends / each.measured for each in own)
+        alike = statistics.median(each.predicted_alike / each.measured for each in own)
         ratio = statistics.median(ratios)
         within += 0.8 <= ratio <= 1.2
         rows = sum(shard.rows for shard in tier.service.shards)
@@ -160,7 +158,7 @@ def report(tiers: list[Tier], found: list[list[Round]]) -> None:
             f"{tier.target_qps:<8g}{tier.service.name:<7}{rows:>9,}{tier.service.gathers:>11,.0f}"
             f"{statistics.median(each.queries for each in own):>14.1f}"
             f"{statistics.median(each.measured for each in own):>14,.0f}"
-            f"{ratio:>21.2f} ({min(ratios):.2f} to {max(ratios):.2f}){by_ends:>19.2f}"
+            f"{ratio:>21.2f} ({min(ratios):.2f} to {max(ratios):.2f}){alike:>19.2f}"
         )
     print(f"goal: three tiers within 20%: {within} of {len(tiers)}, {'met' if within >= 3 else 'missed'}")
 

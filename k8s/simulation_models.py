@@ -13,6 +13,7 @@ from k8s.scaling import scaled_object
 from k8s.simulation_rules import Rule
 from k8s.simulation_types import SimulatedFleet, SimulatedService
 from k8s.source import Source
+from repo_builder.partition import latency
 from repo_builder.partition.cost import Profile
 from repo_builder.partition.plan import Plan, Service
 
@@ -33,19 +34,12 @@ class Case:
 def planned_fleet(case: Case, plan: Plan) -> SimulatedFleet:
     """The plan's services, each scaling alone; the plan has one of kind dense, the front end."""
     services = sorted(plan.services, key=lambda service: service.kind != "dense")
-    return _fleet(case, plan.grouping, {service: _alone_s(service, case.profile) for service in services})
+    return _fleet(case, plan.grouping, {service: latency.alone_s(service, case.profile) for service in services})
 
 
 def whole_fleet(case: Case, whole: Service, alone_s: float) -> SimulatedFleet:
     """The whole model in every replica, `whole`; it scales by the rules of a front end."""
     return _fleet(case, MODEL_WISE, {replace(whole, kind="dense"): alone_s})
-
-
-def _alone_s(service: Service, profile: Profile) -> float:
-    """An idle replica's time for a query; what was measured of a call is the CPU's."""
-    if service.kind == "embedding" and service.device == "cpu":
-        return profile.alone_s(service.gathers)
-    return service.instances / service.qps
 
 
 def _fleet(case: Case, name: str, services: Mapping[Service, float]) -> SimulatedFleet:

@@ -92,7 +92,9 @@ def test_a_plan_fits_the_terminal(grouping: Grouping, large: bool) -> None:
     assert [line[0] for line in lines] == [service.name for service in plan.services]
     assert len(lines) >= (3 if grouping == "tiered" else 20)
     for line, service in zip(lines, plan.services, strict=True):
-        assert line[-5:] == [str(service.replicas), "x", str(service.instances), *size(service.memory_bytes).split()]
+        added = ["+", str(service.added)] if service.added else []
+        replicas = [str(service.replicas), *added, "x", str(service.instances)]
+        assert line[-2 - len(replicas) :] == [*replicas, *size(service.memory_bytes).split()]
         rows = sum(shard.end - shard.begin for shard in service.shards)
         assert (f"{rows:,}" in line) == (rows > 0)
 

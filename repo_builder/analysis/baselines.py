@@ -73,9 +73,10 @@ def model_wise(spec: Spec, profile: Profile, utilisation: float = 1.0) -> WholeM
 
     Raises PlanError where even an idle replica misses the SLA.
     """
-    gathers = float(spec.serving.batch * spec.index_columns)
+    gathers, tables_bytes = float(spec.serving.batch * spec.index_columns), _tables_bytes(spec)
     dense_s = profile.dense_service_time.seconds(dense_flops(spec))
-    service_s, alone_s = dense_s + profile.service_time.seconds(gathers), dense_s + profile.alone_s(gathers)
+    service_s = dense_s + profile.seconds(gathers, tables_bytes)
+    alone_s = dense_s + profile.alone_s(gathers, tables_bytes)
     model = _whole_model(spec, profile, service_s, alone_s, gpu_memory_bytes=0)
     return replace(model, utilisation=min(model.utilisation, utilisation))
 
@@ -94,17 +95,21 @@ def gpu_cached(spec: Spec, workload: Workload, profile: Profile, gpu_memory_byte
     misses = max(0.0, spec.serving.batch * spec.index_columns - hits)
     gpu = profile.gpu or DEFAULT_GPU_TIMES
     gpu_s = gpu.dense_service_time.seconds(dense_flops(spec)) + gpu.service_time.seconds(hits)
-    cpu_s = profile.service_time.seconds(misses)
-    return _whole_model(spec, profile, max(gpu_s, cpu_s), gpu_s + profile.alone_s(misses), gpu_memory_bytes)
+    cpu_s = profile.seconds(misses, _tables_bytes(spec))
+    alone_s = gpu_s + profile.alone_s(misses, _tables_bytes(spec))
+    return _whole_model(spec, profile, max(gpu_s, cpu_s), alone_s, gpu_memory_bytes)
+
+
+def _tables_bytes(spec: Spec) -> int:
+    return sum(table.rows * table.row_bytes for table in spec.tables)
 
 
 def _whole_model(spec: Spec, profile: Profile, service_s: float, alone_s: float, gpu_memory_bytes: int) -> WholeModel:
-    tables_bytes = sum(table.rows * table.row_bytes for table in spec.tables)
     return WholeModel(
         service_s=service_s,
         alone_s=alone_s,
         utilisation=most_utilisation(service_s, alone_s, spec.serving.sla_ms),
-        memory_bytes=tables_bytes + dense_parameter_bytes(spec) + profile.min_memory_bytes,
+        memory_bytes=_tables_bytes(spec) + dense_parameter_bytes(spec) + profile.min_memory_bytes,
         gpu_memory_bytes=gpu_memory_bytes,
         gathers=float(spec.serving.batch * spec.index_columns),
         shards=tuple(Shard(table.name, 0, table.rows) for table in spec.tables),

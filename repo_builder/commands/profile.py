@@ -145,15 +145,16 @@ def _table(document: dict[str, Any]) -> Table:
 
 def _summary(document: dict[str, Any], args: argparse.Namespace) -> str:
     time, batching, dense = document["service_time"], document["batching"], document["dense_service_time"]
-    accesses, fit = document["accesses"], document["fit"]
+    cache, fit = document["row_cache"], document["fit"]
     return "\n".join(
         [
             f"embedding call   {_us(batching['call_s'])} + queries x ({_us(batching['query_s'])} + "
             f"{_ns(time['per_gather_s'])} x gathers); RMS error {fit['embedding']['relative_rms']:.0%}",
             f"embedding query  {_us(time['fixed_s'])} + {_ns(time['per_gather_s'])} x gathers under full load, "
             f"{batching['queries']:.1f} queries a call",
-            f"gathered row     {_ns(time['per_gather_s'])} with the spec's accesses, which the fit uses; "
-            f"{_ns(accesses['hot_per_gather_s'])} hot rows only, {_ns(accesses['cold_per_gather_s'])} all rows alike",
+            f"gathered row     {_ns(time['per_gather_s'])} with the spec's accesses to all rows, which the cuts go by; "
+            f"{_ns(cache['hit_s'])} of a service within the cache ({size(cache['size_bytes'])}), "
+            f"{_ns(cache['miss_s'])} of a larger one",
             f"dense query      {_us(dense['fixed_s'])} + {1e12 * dense['per_flop_s']:.1f} ps x operations; "
             f"RMS error {fit['dense']['relative_rms']:.0%}",
             f"remote call      {_us(document['remote_call_s'])} of latency, "

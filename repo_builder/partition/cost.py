@@ -63,6 +63,17 @@ class Batching:
 
 
 @dataclass(frozen=True, slots=True)
+class RowCache:
+    """What a gathered row costs: `hit_s` where all rows of its service fit into the processor's last cache of so many
+    bytes, `miss_s` where they do not.
+    """
+
+    size_bytes: int
+    hit_s: float
+    miss_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceTimes:
     """Service times of one instance on one kind of device."""
 
@@ -74,8 +85,11 @@ class DeviceTimes:
 class Profile:
     """What was measured of the machine that will serve: service times, and the memory of an empty container.
 
-    `batching` is None where it was not measured, `gpu` where there was none; `remote_call_s` is what one gRPC call of
-    a service in another server adds to its latency.
+    `batching` and `row_cache` are None where they were not measured, `gpu` where there was none; `remote_call_s` is
+    what one gRPC call of a service in another server adds to its latency.
+
+    The partitioner cuts by `service_time`, whose price of a row is the mean over the whole model's accesses. What a
+    service then serves follows from its own rows, where `row_cache` says more of them.
     """
 
     name: str
@@ -85,12 +99,22 @@ class Profile:
     batching: Batching | None = None
     remote_call_s: float = DEFAULT_REMOTE_CALL_S
     gpu: DeviceTimes | None = None
+    row_cache: RowCache | None = None
 
-    def alone_s(self, gathers: float) -> float:
-        """Seconds of an embedding service's query that no other shares the call with: what an idle server takes."""
+    def seconds(self, gathers: float, rows_bytes: int) -> float:
+        """A busy embedding service's time for a query that gathers so many of its rows, which take `rows_bytes`."""
+        return self.service_time.fixed_s + self._gather_s(rows_bytes) * gathers
+
+    def alone_s(self, gathers: float, rows_bytes: int) -> float:
+        """The same of a query that no other shares the call with: what an idle server takes."""
         if self.batching is None:
-            return self.service_time.seconds(gathers)
-        return self.batching.call_s + self.batching.query_s + self.service_time.per_gather_s * gathers
+            return self.seconds(gathers, rows_bytes)
+        return self.batching.call_s + self.batching.query_s + self._gather_s(rows_bytes) * gathers
+
+    def _gather_s(self, rows_bytes: int) -> float:
+        if self.row_cache is None:
+            return self.service_time.per_gather_s
+        return self.row_cache.hit_s if rows_bytes <= self.row_cache.size_bytes else self.row_cache.miss_s
 
 
 DEFAULT_DENSE_TIME = DenseTime(fixed_s=0.0005, per_flop_s=2e-11)
@@ -117,6 +141,7 @@ def load_profile(path: Path) -> Profile:
 
 def _profile(document: Mapping[str, Any], default_name: str) -> Profile:
     batching, gpu, dense = (document.get(key) for key in ("batching", "gpu", "dense_service_time"))
+    cache = document.get("row_cache")
     return Profile(
         name=document.get("name", default_name),
         service_time=_service_time(document["service_time"]),
@@ -125,6 +150,7 @@ def _profile(document: Mapping[str, Any], default_name: str) -> Profile:
         batching=Batching(*(float(batching[key]) for key in ("call_s", "query_s", "queries"))) if batching else None,
         remote_call_s=float(document.get("remote_call_s", DEFAULT_REMOTE_CALL_S)),
         gpu=DeviceTimes(_service_time(gpu["service_time"]), _dense_time(gpu["dense_service_time"])) if gpu else None,
+        row_cache=RowCache(int(cache["size_bytes"]), float(cache["hit_s"]), float(cache["miss_s"])) if cache else None,
     )
 
 

@@ -105,25 +105,25 @@ def _end_to_end_ms(plan: Plan, profile: Profile, target_qps: float, quantile: fl
 
 
 def _idle_s(plan: Plan, profile: Profile) -> float:
-    called = max(_alone_s(service, profile) for service in plan.embedding_services)
-    front = sum(_alone_s(service, profile) for service in plan.services if service.kind == "dense")
+    called = max(alone_s(service, profile) for service in plan.embedding_services)
+    front = sum(alone_s(service, profile) for service in plan.services if service.kind == "dense")
     return called + profile.remote_call_s + front
 
 
 def _queue(service: Service, profile: Profile, target_qps: float) -> Queue:
     service_s = service.instances / service.qps
     utilisation = target_qps / (service.deployed * service.qps)
-    alone_s = _alone_s(service, profile)
+    idle_s = alone_s(service, profile)
     if service.kind == "embedding" and profile.batching:
         others = min(1.0, utilisation) * (profile.batching.queries - 1)
-        alone_s += others * (service_s - profile.batching.call_s / profile.batching.queries)
-    return Queue(utilisation, service_s, service.instances, alone_s)
+        idle_s += others * (service_s - profile.batching.call_s / profile.batching.queries)
+    return Queue(utilisation, service_s, service.instances, idle_s)
 
 
-def _alone_s(service: Service, profile: Profile) -> float:
-    """Seconds of a query that finds an idle instance."""
+def alone_s(service: Service, profile: Profile) -> float:
+    """Seconds of a query that finds an idle instance; what was measured of a call is the CPU's."""
     if service.kind == "embedding" and service.device == "cpu":
-        return profile.alone_s(service.gathers)
+        return profile.alone_s(service.gathers, max(0, service.memory_bytes - profile.min_memory_bytes))
     return service.instances / service.qps
 
 

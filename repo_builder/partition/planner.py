@@ -44,7 +44,7 @@ def plan_workload(
         raise PlanError(f"grouping: expected one of {', '.join(_GROUPINGS)}, got {grouping!r}")
     target_qps = spec.serving.target_qps / utilisation
     model = CostModel(target_qps, profile.service_time, spec.tables[0].row_bytes, profile.min_memory_bytes)
-    embedding = _GROUPINGS[grouping](workload, model, s_max)
+    embedding = _GROUPINGS[grouping](workload, model, profile, s_max)
     plan = Plan(
         spec=spec.name,
         grouping=grouping,
@@ -58,40 +58,44 @@ def plan_workload(
     return meet_sla(plan, profile, spec.serving.target_qps, spec.serving.sla_ms)
 
 
-def _per_table(workload: Workload, model: CostModel, s_max: int) -> Iterator[Service]:
+def _per_table(workload: Workload, model: CostModel, profile: Profile, s_max: int) -> Iterator[Service]:
     solved: dict[tuple[int, int], tuple[int, ...]] = {}
     for table in workload.tables:
         if table.key not in solved:
             solved[table.key] = partition(workload.prefix([table]), model, s_max).cuts
         for i, (begin, end) in enumerate(pairwise(solved[table.key])):
-            yield _embedding_service(f"{table.table}_s{i}", [(table, begin, end)], model)
+            yield _embedding_service(f"{table.table}_s{i}", [(table, begin, end)], model, profile)
 
 
-def _tiered(workload: Workload, model: CostModel, s_max: int) -> Iterator[Service]:
+def _tiered(workload: Workload, model: CostModel, profile: Profile, s_max: int) -> Iterator[Service]:
     tables = workload.tables
     cuts = partition(workload.prefix(tables), model, s_max).cuts
     inner = places_in_tables(tables, cuts[1:-1])
     places = [[0] * len(tables), *inner, [table.rows for table in tables]]
     for i, (begins, ends) in enumerate(pairwise(places)):
-        yield _embedding_service(f"tier{i}", zip(tables, begins, ends, strict=True), model)
+        yield _embedding_service(f"tier{i}", zip(tables, begins, ends, strict=True), model, profile)
 
 
 _GROUPINGS = {"per_table": _per_table, "tiered": _tiered}
 
 
-def _embedding_service(name: str, held: Iterable[tuple[Accesses, int, int]], model: CostModel) -> Service:
+def _embedding_service(
+    name: str, held: Iterable[tuple[Accesses, int, int]], model: CostModel, profile: Profile
+) -> Service:
     """A service holding the places begin ... end - 1 of each table; tables without rows in it are left out."""
     held = [(table, begin, end) for table, begin, end in held if begin < end]
     gathers = sum(table.gathers * float(table.cdf[end] - table.cdf[begin]) for table, begin, end in held)
+    rows_bytes = sum(end - begin for _, begin, end in held) * model.row_bytes
+    seconds = profile.seconds(gathers, rows_bytes)
     return Service(
         name=name,
         kind="embedding",
         device="cpu",
         instances=1,
-        replicas=int(model.replicas(gathers)),
-        memory_bytes=sum(end - begin for _, begin, end in held) * model.row_bytes + model.min_memory_bytes,
+        replicas=replicas_for(model.target_qps * seconds),
+        memory_bytes=rows_bytes + model.min_memory_bytes,
         gathers=gathers,
-        qps=1 / model.service_time.seconds(gathers),
+        qps=1 / seconds,
         shards=tuple(Shard(table.table, begin, end) for table, begin, end in held),
     )
 

@@ -21,13 +21,13 @@ def profile_document(spec: Spec, options: Options, measured: Measured, fits: Fit
         "dense_service_time": asdict(fits.dense),
         "min_memory_bytes": measured.min_memory_bytes,
         "batching": asdict(fits.batching),
+        "row_cache": {
+            "size_bytes": machine["cache_bytes"],
+            "hit_s": fits.hot_per_gather_s,
+            "miss_s": fits.cold_per_gather_s,
+        },
         "remote_call_s": measured.remote.latency_s,
         "client_cpu_s": measured.remote.client_cpu_s,
-        "accesses": {
-            "fit": "spec",
-            "hot_per_gather_s": fits.hot_per_gather_s,
-            "cold_per_gather_s": fits.cold_per_gather_s,
-        },
         "fit": {"embedding": _quality(fits.calls.quality), "dense": _quality(fits.dense_quality)},
         "service": {
             "spec": spec.name,

@@ -27,6 +27,7 @@ def machine_facts(server: Server, cpuinfo: Path = Path("/proc/cpuinfo")) -> Mapp
     return {
         "cpu": named.group(1) if named else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
+        "cache_bytes": last_cache_bytes(),
         "memory_bytes": psutil.virtual_memory().total,
         "kernel": platform.release(),
         "tritonserver": tritonserver,
@@ -34,3 +35,12 @@ def machine_facts(server: Server, cpuinfo: Path = Path("/proc/cpuinfo")) -> Mapp
         "numpy": np.__version__,
         "date": datetime.now(UTC).date().isoformat(),
     }
+
+
+def last_cache_bytes(cache: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+    """The size of the processor's last cache; 0 where the kernel does not tell."""
+    sizes = {
+        int((index / "level").read_text()): int((index / "size").read_text().strip().removesuffix("K")) * 1024
+        for index in cache.glob("index*")
+    }
+    return sizes[max(sizes)] if sizes else 0

@@ -58,9 +58,9 @@ def check_instances(plan: Plan) -> None:
     """Raise PlanError where one server would start more processes of a service than makes sense in a machine."""
     problems = [
         f"plan: services[{i}].replicas: expected at most {MAX_INSTANCES} instances of {service.name} in one server, "
-        f"got {service.instances * service.replicas}; lower replicas in the plan, or serving.target_qps in the spec"
+        f"got {service.instances * service.deployed}; lower replicas in the plan, or serving.target_qps in the spec"
         for i, service in enumerate(plan.services)
-        if service.instances * service.replicas > MAX_INSTANCES
+        if service.instances * service.deployed > MAX_INSTANCES
     ]
     if problems:
         raise PlanError(*problems)
@@ -96,7 +96,7 @@ def router_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.Mod
     for service in plan.embedding_services:
         config.output.extend(_output(f"{service.name}_{kind}", pb.TYPE_INT32, 1, -1) for kind in ("ids", "lengths"))
     dense = dense_service(plan)
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=dense.instances * dense.replicas)
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=dense.instances * dense.deployed)
     rows = min(spec.serving.batch, MAX_BATCH_ROWS)
     _warm_up(config, 1, {item.name: (item.data_type, [rows, item.dims[1]]) for item in config.input})
     return config
@@ -170,7 +170,7 @@ def _base(name: str, metadata: Mapping[str, str], max_batch_size: int) -> pb.Mod
 
 def _place(config: pb.ModelConfig, service: Service) -> None:
     """In one server a replica is an instance more: all instances of a shard share its pages."""
-    count = service.instances * service.replicas
+    count = service.instances * service.deployed
     if service.device == "gpu":
         config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=count, gpus=service.gpus)
     else:

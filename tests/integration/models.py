@@ -60,7 +60,7 @@ def make_repository(
     spec = make_spec(folder, index_dtype)
     hotness = load_hotness(spec)
     planned = make_plan(spec, hotness, CHEAP, grouping, 4)
-    plan = replace(planned, services=tuple(replace(service, replicas=1) for service in planned.services))
+    plan = replace(planned, services=tuple(replace(service, replicas=1, added=0) for service in planned.services))
     build(spec, plan, hotness, open_weights(spec), folder / "repository", shard_backend=shard_backend)
     return spec, plan
 

@@ -34,9 +34,17 @@ def test_profile_may_bring_its_own_dense_time(tmp_path: Path) -> None:
 def test_a_query_alone_pays_the_whole_call(tmp_path: Path) -> None:
     document = {**GOOD, "batching": {"call_s": 3e-4, "query_s": 2.5e-5, "queries": 4}, "remote_call_s": 1e-3}
     profile = load_profile(_write(tmp_path, document))
-    assert profile.alone_s(1000) == pytest.approx(3e-4 + 2.5e-5 + 1e-5)
+    assert profile.alone_s(1000, 0) == pytest.approx(3e-4 + 2.5e-5 + 1e-5)
     assert profile.remote_call_s == 1e-3
-    assert load_profile(_write(tmp_path, GOOD)).alone_s(1000) == pytest.approx(1e-4 + 1e-5)
+    assert load_profile(_write(tmp_path, GOOD)).alone_s(1000, 0) == pytest.approx(1e-4 + 1e-5)
+
+
+def test_a_row_costs_what_its_services_size_says(tmp_path: Path) -> None:
+    cache = {"size_bytes": 100, "hit_s": 1e-9, "miss_s": 1e-7}
+    profile = load_profile(_write(tmp_path, {**GOOD, "row_cache": cache}))
+    assert profile.seconds(1000, rows_bytes=100) == pytest.approx(1e-4 + 1e-6)
+    assert profile.seconds(1000, rows_bytes=101) == pytest.approx(1e-4 + 1e-4)
+    assert load_profile(_write(tmp_path, GOOD)).seconds(1000, 101) == pytest.approx(1e-4 + 1e-5)
 
 
 def test_profile_may_bring_gpu_times(tmp_path: Path) -> None:
@@ -59,6 +67,7 @@ def test_profile_may_bring_gpu_times(tmp_path: Path) -> None:
         ({"batching": {"call_s": 1, "query_s": 1, "queries": 0.5}}, "batching.queries"),
         ({"gpu": {"service_time": GOOD["service_time"]}}, "gpu.dense_service_time"),
         ({"remote_call_s": -1}, "remote_call_s"),
+        ({"row_cache": {"size_bytes": 1, "hit_s": 1}}, "row_cache.miss_s"),
     ],
 )
 def test_profile_mistakes_name_file_and_field(tmp_path: Path, change: dict[str, Any], field: str) -> None:

@@ -1,12 +1,14 @@
 """Whole plans: every row once, all gathers, the recurrence's cost, refusals."""
 
+import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from repo_builder.errors import PlanError
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, CostModel, Profile, ServiceTime
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, CostModel, Profile, RowCache, ServiceTime
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import dense_flops, dense_parameter_bytes, make_plan
 from tests.partition.helpers import GivenHotness, quadratic, small_spec, zipf_cdf
@@ -56,6 +58,21 @@ def test_a_tier_leaves_out_tables_without_rows_in_it() -> None:
     hotness = GivenHotness({"A": np.linspace(0, 1, 51), "B": np.linspace(0, 1, 5001)})
     plan = make_plan(spec, hotness, PROFILE, "tiered", 4)
     assert {shard.table for shard in plan.services[1].shards} == {"A"}
+
+
+def test_a_tier_that_fits_into_the_cache_serves_more() -> None:
+    """Cuts go by the mean price of a row; what a service then serves, and its replicas, by its own rows'."""
+    spec = small_spec(TABLES)
+    plain = make_plan(spec, HOTNESS, PROFILE, "tiered", 3)
+    hot = plain.embedding_services[0]
+    cache = RowCache(hot.memory_bytes - 5000, hit_s=1e-8, miss_s=2e-7)
+    priced = make_plan(spec, HOTNESS, replace(PROFILE, row_cache=cache), "tiered", 3)
+    assert [service.shards for service in priced.services] == [service.shards for service in plain.services]
+    for service in priced.embedding_services:
+        price = 1e-8 if service.memory_bytes <= hot.memory_bytes else 2e-7
+        assert service.qps == pytest.approx(1 / (2e-5 + price * service.gathers))
+        assert service.replicas == max(1, math.ceil(3000 / service.qps))
+    assert len({service.qps > plain.services[i + 1].qps for i, service in enumerate(priced.embedding_services)}) == 2
 
 
 def test_dense_service_by_hand() -> None:

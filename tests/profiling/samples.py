@@ -25,5 +25,5 @@ def exact() -> Measured:
     for rows, in_flight in STANDARD.dense_loads:
         seconds = (DENSE_S + PER_FLOP_S * FLOPS * rows) * (1 if in_flight > 1 else 3)
         dense.append(DensePoint(rows, FLOPS * rows, in_flight, Found(1 / seconds, 2.0, 1.0, 2.0)))
-    machine = {"cpu": "a processor", "cores": 2, "date": "2026-01-02"}
+    machine = {"cpu": "a processor", "cores": 2, "cache_bytes": 32 << 20, "date": "2026-01-02"}
     return Measured(tuple(embedding), tuple(dense), RemoteCall(4e-4, 2e-4), 70_000_000, 10, 2_000_000, machine)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from repo_builder.documents import schema_problems
-from repo_builder.partition.cost import load_profile
+from repo_builder.partition.cost import RowCache, load_profile
 from repo_builder.profiling.document import profile_document
 from repo_builder.profiling.effort import STANDARD, Options
 from repo_builder.profiling.fits import fit_measured
@@ -34,6 +34,7 @@ def test_the_planner_reads_what_was_fitted(profile: dict, tmp_path: Path) -> Non
         fits.dense,
         fits.batching,
     )
+    assert read.row_cache == RowCache(32 << 20, fits.hot_per_gather_s, fits.cold_per_gather_s)
     assert (read.min_memory_bytes, read.remote_call_s) == (70_000_000, 4e-4)
 
 
@@ -51,7 +52,6 @@ def test_every_point_is_kept_and_fitted_ones_say_their_error(profile: dict) -> N
     ("change", "field"),
     [
         ({"client_cpu_s": -1}, "client_cpu_s"),
-        ({"accesses": {"fit": "spec", "hot_per_gather_s": 1}}, "accesses.cold_per_gather_s"),
         ({"fit": {"dense": {"points": 1, "relative_rms": -1, "relative_max": 1}}}, "fit.dense.relative_rms"),
         ({"points": {"embedding": [{"qps": 1}]}}, "points.embedding[0].queries"),
         ({"machine": "mine"}, "machine"),

@@ -17,11 +17,6 @@ class Gate:
         self._inside = 0
         self._lock = Lock()
 
-    @property
-    def inside(self) -> int:
-        """Queries under way."""
-        return self._inside
-
     def enter(self) -> None:
         """Let one more in; raises OverloadedError at the limit."""
         with self._lock:
