@@ -116,7 +116,7 @@ def build_tiers(target_qps: float, backend: ShardBackend, folder: Path) -> list[
     spec = parse_spec(document(target_qps), folder / "spec.yaml")
     hotness = load_hotness(spec)
     plan = make_plan(spec, hotness, CUTS, "tiered", 4)
-    plan = replace(plan, services=tuple(replace(service, replicas=1) for service in plan.services))
+    plan = replace(plan, services=tuple(replace(service, replicas=1, added=0) for service in plan.services))
     build(spec, plan, hotness, open_weights(spec), folder / "whole", shard_backend=backend)
     routed = route(spec, hotness, folder / "whole" / model_name(spec, "router") / "1")
     tiers = []

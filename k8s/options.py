@@ -12,6 +12,9 @@ from repo_builder.errors import InputError
 
 NAMESPACE = "elasticrec"
 IMAGE = "elasticrec-triton:latest"
+CLAIM = "pvc:elasticrec-models"
+"""A volume claim of this name holds the folder, where nothing else is said."""
+
 PROMETHEUS = "http://prometheus-operated.monitoring.svc:9090"
 """Where the Prometheus operator puts it."""
 

@@ -9,13 +9,14 @@ from repo_builder import tables
 from repo_builder.access.load import load_hotness
 from repo_builder.access.progress import progress_bar
 from repo_builder.commands.common import Commands, add_command, add_s_max, add_spec, err, out
+from repo_builder.errors import InputError
 from repo_builder.partition.check import check_plan
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import load_plan, on_cpu
 from repo_builder.partition.planner import make_plan
 from repo_builder.spec import load_spec
 
-_NEXT = {"single": "serve", "fleet": "up"}  # the command that runs what was built
+_NEXT = {"single": "serve", "fleet": "up", "model-wise": "serve"}  # the command that runs what was built
 
 
 def add(commands: Commands) -> None:
@@ -39,10 +40,10 @@ def add(commands: Commands) -> None:
     add_s_max(either)
     parser.add_argument(
         "--layout",
-        choices=["single", "fleet"],
+        choices=["single", "fleet", "model-wise"],
         default="single",
-        help="single: one server, one ensemble; fleet: a repository for each service, which a server of its own serves "
-        "(default: %(default)s)",
+        help="single: one server, one ensemble; fleet: a repository and a server for each service; model-wise: one server "
+        "that holds every table whole, to compare with (default: %(default)s)",
     )
     parser.add_argument(
         "--shard-backend",
@@ -60,7 +61,13 @@ def run(args: argparse.Namespace) -> None:
     from repo_builder.export.weights import open_weights  # torch is slow to import: only where it is needed
     from repo_builder.repository.build import build
     from repo_builder.repository.fleet import build_fleet
+    from repo_builder.repository.model_wise import build_model_wise, model_wise_plan
 
+    whole = args.layout == "model-wise"
+    if whole and args.plan:
+        raise InputError(
+            f"--plan: expected none with --layout model-wise, which cuts nothing, got {args.plan}; leave one out"
+        )
     spec = load_spec(args.spec)
     given = load_plan(args.plan) if args.plan else None
     if given:
@@ -68,12 +75,15 @@ def run(args: argparse.Namespace) -> None:
     weights = open_weights(spec)
     with progress_bar(err, "reading accesses") as progress:
         hotness = load_hotness(spec, progress)
-    plan = given or make_plan(spec, hotness, DEFAULT_PROFILE, "tiered", args.s_max)
+    if whole:
+        plan = model_wise_plan(spec, hotness, DEFAULT_PROFILE)
+    else:
+        plan = given or make_plan(spec, hotness, DEFAULT_PROFILE, "tiered", args.s_max)
     if args.cpu_only:
         plan = on_cpu(plan)
     target = args.output or Path("model_repository") / spec.name
     with progress_bar(err, "building") as progress:
-        writers = {"single": build, "fleet": build_fleet}
+        writers = {"single": build, "fleet": build_fleet, "model-wise": build_model_wise}
         manifest = writers[args.layout](spec, plan, hotness, weights, target, progress, args.shard_backend)
     total_bytes = sum(entry.size_bytes for entry in manifest.files)
     out.print(

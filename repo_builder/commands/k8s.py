@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from k8s.fleet import load_fleet
-from k8s.options import IMAGE, NAMESPACE, PROMETHEUS, Options
+from k8s.options import CLAIM, IMAGE, NAMESPACE, PROMETHEUS, Options
 from k8s.render import DOCUMENT, write
 from k8s.rules import LATENCY_SHARE
 from k8s.source import parse_source
@@ -30,11 +30,11 @@ def add(commands: Commands) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the folder to write")
     parser.add_argument(
         "--repository",
-        required=True,
+        default=CLAIM,
         metavar="PLACE",
         dest="source",
         help="where pods find DIR's content: s3://BUCKET/PREFIX, gs://..., as://..., pvc:CLAIM[/PATH] (read-only), or "
-        "init:IMAGE that holds it in /repository; a new version needs a new place",
+        "init:IMAGE that holds it in /repository; a new version needs a new place (default: %(default)s)",
     )
     parser.add_argument(
         "--image",

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from repo_builder.documents import read_document, schema_problems
 from repo_builder.errors import PlanError
 
-Grouping = Literal["tiered", "per_table"]
+Grouping = Literal["tiered", "per_table", "model_wise"]  # the last: nothing cut, the baseline
 Kind = Literal["dense", "embedding"]
 Device = Literal["cpu", "gpu"]
 

@@ -31,7 +31,7 @@ from repo_builder.partition.plan import Plan, Service, plan_sha256, plan_to_json
 from repo_builder.repository import configs
 from repo_builder.repository.embeddings import write_bytes
 from repo_builder.repository.files import new_folder
-from repo_builder.repository.manifest import MANIFEST, PLAN, QUERIES, Manifest, describe
+from repo_builder.repository.manifest import MANIFEST, PLAN, QUERIES, Layout, Manifest, describe
 from repo_builder.repository.weights import write_weights
 from repo_builder.spec import Spec
 
@@ -46,8 +46,10 @@ def build(
     target: Path,
     progress: Progress = silent,
     shard_backend: configs.ShardBackend = "python",
+    *,
+    layout: Layout = "single",
 ) -> Manifest:
-    """Write the repository of the `single` layout to `target`, replacing a former one.
+    """Write the repository of a layout of one server to `target`, replacing a former one; the manifest says which.
 
     `progress` counts table bytes and is called in another thread. Raises PlanError where the plan does not fit the
     spec, RepositoryError where `target` cannot be written, and what reading the weights raises.
@@ -59,7 +61,7 @@ def build(
         for path, data in _small_files(spec, plan, hotness, shard_backend):
             files.append(write_bytes(folder, path, data, pool))
         generator = f"elasticrec {metadata.version('elasticrec')}"
-        manifest = describe(spec, "single", plan_sha256(plan), generator, files)
+        manifest = describe(spec, layout, plan_sha256(plan), generator, files)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 

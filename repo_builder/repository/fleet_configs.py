@@ -69,7 +69,7 @@ def embedding_config(
     spec: Spec, service: Service, metadata: Mapping[str, str], shard_backend: configs.ShardBackend
 ) -> pb.ModelConfig:
     """An embedding service on its own server; the answers' type is `fleet.sums_dtype`."""
-    config = configs.embedding_config(spec, replace(service, replicas=1), metadata, shard_backend)
+    config = configs.embedding_config(spec, replace(service, replicas=1, added=0), metadata, shard_backend)
     if spec.fleet.sums_dtype == "fp16":
         config.output[0].data_type = pb.TYPE_FP16
     return config

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from repo_builder.spec import AccessSource, IndexDtype, Spec
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
 QUERIES = "queries.npz"
+
+Layout = Literal["single", "fleet", "model-wise"]
 
 # What zipfile and numpy raise over a broken .npz; RuntimeError: an encrypted member, or an unknown compression
 _BROKEN = (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -59,7 +61,7 @@ class Manifest:
 
     generator: str
     name: str
-    layout: str
+    layout: Layout
     plan_sha256: str
     dense_features: int
     index_dtype: IndexDtype
@@ -74,7 +76,7 @@ class Manifest:
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
-def describe(spec: Spec, layout: str, plan_sha256: str, generator: str, files: list[FileEntry]) -> Manifest:
+def describe(spec: Spec, layout: Layout, plan_sha256: str, generator: str, files: list[FileEntry]) -> Manifest:
     """The manifest of a repository built from `spec`."""
     return Manifest(
         generator=generator,

@@ -86,10 +86,12 @@ def running(
     load_timeout_s: float = 600,
     flags: Sequence[str] = (),
     environment: Mapping[str, str] = MappingProxyType({}),
+    stop: threading.Event | None = None,
 ) -> Iterator[Server]:
     """Serve a repository while the block runs; leaves neither process nor shared memory behind.
 
-    flags: more of tritonserver's own, such as --grpc-max-connection-age=30000; environment: more variables.
+    flags: more of tritonserver's own, such as --grpc-max-connection-age=30000; environment: more variables;
+    stop: gives up waiting for a server that loads, once it is set.
 
     Raises ServerError where a port is taken, or the server does not become ready, with what its log says of it.
     """
@@ -109,7 +111,7 @@ def running(
         )
         try:
             server = Server(process, address, ports, log)
-            _wait_until_ready(server, load_timeout_s)
+            _wait_until_ready(server, load_timeout_s, stop)
             yield server
         finally:
             with _undisturbed():
@@ -177,8 +179,8 @@ def _check_ports(host: str, ports: Ports) -> None:
             ) from exc
 
 
-def wait(server: Server) -> None:
-    """Block until the server or one of its Python stubs ends, which none should: raises ServerError then.
+def wait(server: Server, stop: threading.Event | None = None) -> None:
+    """Block until `stop` is set, or the server or one of its Python stubs ends: raises ServerError then.
 
     Triton (2.51) does not replace a dead stub: it stays ready and fails each query after a second. A server that has
     ended instead is restarted by whatever supervises it.
@@ -188,6 +190,8 @@ def wait(server: Server) -> None:
         if dead := _dead_stubs(server):
             names = ", ".join(sorted(models.get(pid, "a model") for pid in dead))
             raise ServerError(f"the process that serves {names} died; Triton would not replace it: start again")
+        if stop is not None and stop.is_set():
+            return
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.process.wait(WATCH_S)
     raise ServerError(f"tritonserver ended with status {server.process.returncode}; {_blame(server.log)}")
@@ -226,7 +230,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def _wait_until_ready(server: Server, timeout_s: float) -> None:
+def _wait_until_ready(server: Server, timeout_s: float, stop: threading.Event | None) -> None:
     deadline = time.monotonic() + timeout_s
     seen: dict[int, float] = {}  # dead processes, and since when: some that start a stub end at once, and are reaped
     while (now := time.monotonic()) < deadline:
@@ -237,6 +241,8 @@ def _wait_until_ready(server: Server, timeout_s: float) -> None:
             raise ServerError(f"{len(seen)} of its model processes died while loading; {_blame(server.log)}")
         if _is_ready(server):
             return
+        if stop is not None and stop.is_set():
+            raise ServerError("tritonserver was told to stop before it was ready")
         time.sleep(POLL_S)
     raise ServerError(f"tritonserver was not ready after {timeout_s:g} s; {_blame(server.log)}")
 

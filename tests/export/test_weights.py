@@ -53,9 +53,9 @@ def test_random_layers_have_the_dlrms_deviations_and_the_specs_shapes() -> None:
     assert np.std(bias) == pytest.approx((1 / 256) ** 0.5, rel=0.2)
 
 
-def test_chunks_are_blocks_of_16_to_32_mib_in_id_order() -> None:
+def test_chunks_are_blocks_of_2_to_32_mib_in_id_order() -> None:
     spec = make_spec(rows=(300_000,), dim=32)
     blocks = list(open_weights(spec).table_chunks(spec.tables[0]))
     assert sum(len(block) for block in blocks) == 300_000
     assert all(block.flags.c_contiguous for block in blocks)
-    assert all(16 * 2**20 <= block.nbytes <= 32 * 2**20 for block in blocks[:-1])
+    assert all(2 * 2**20 <= block.nbytes <= 32 * 2**20 for block in blocks[:-1])

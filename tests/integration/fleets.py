@@ -71,7 +71,7 @@ class Running:
 
 def plan_for(spec: Spec, grouping: str, s_max: int) -> Plan:
     planned = make_plan(spec, load_hotness(spec), CHEAP, grouping, s_max)
-    return replace(planned, services=tuple(replace(service, replicas=1) for service in planned.services))
+    return replace(planned, services=tuple(replace(service, replicas=1, added=0) for service in planned.services))
 
 
 def make_fleet(folder: Path, plan: Plan, spec: Spec, shard_backend: ShardBackend = "python", **options: object) -> Path:

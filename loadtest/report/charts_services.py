@@ -1,0 +1,80 @@
+"""The charts by service: where a query's time goes, and the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from loadtest.report.charts import Chart, Key, axis, layout, text
+from loadtest.report.summary import breakdown_point
+from loadtest.run import Point, Run
+
+QUEUE, COMPUTE, NETWORK = Key("queue", "--c1", "box"), Key("compute", "--c0", "box"), Key("network", "--c2", "box")
+MEMORY = Key("memory", "--c0", "box")
+MIB = 1024**2
+BAR_PX = 34
+LABEL = 24  # characters of a service's name beside its bar
+
+
+def breakdown_charts(runs: Sequence[Run]) -> list[Chart]:
+    """A query's milliseconds in each service's queue and compute, and on the network: a chart a run, on equal axes."""
+    picked = [(i, run, point) for i, run in enumerate(runs) if (point := breakdown_point(run)) is not None]
+    most_ms = max((_longest_ms(point) for _, _, point in picked), default=0.0)
+    return [_breakdown(i, run, point, most_ms) for i, run, point in picked]
+
+
+def _longest_ms(point: Point) -> float:
+    services = [times.queue_ms + times.compute_ms for times in point.services.values()]
+    return max([*services, point.network_ms or 0.0])
+
+
+def _breakdown(index: int, run: Run, point: Point, most_ms: float) -> Chart:
+    services = list(point.services)
+    queue_ms = [times.queue_ms for times in point.services.values()]
+    compute_ms = [times.compute_ms for times in point.services.values()]
+    data = [_bars(QUEUE, services, queue_ms, "ms"), _bars(COMPUTE, services, compute_ms, "ms")]
+    keys: tuple[Key, ...] = (QUEUE, COMPUTE)
+    rows = list(services)
+    if point.network_ms is not None:
+        data.append(_bars(NETWORK, ["network"], [point.network_ms], "ms"))
+        keys, rows = (*keys, NETWORK), [*rows, "network"]
+    title = f"{run.title} at {point.throughput_qps:,.0f} queries/s"
+    time_axis = axis("ms a query, mean", range=[0, most_ms * 1.05 or 1])
+    return _stacked(f"services-{index}", title, keys, data, rows, time_axis)
+
+
+def memory_charts(runs: Sequence[Run]) -> list[Chart]:
+    """Memory by service, a chart for each run that has measured it, on equal axes."""
+    picked = [(i, run) for i, run in enumerate(runs) if run.memory_bytes]
+    most_mib = max((max(run.memory_bytes.values()) for _, run in picked), default=0) / MIB
+    return [_memory(i, run, most_mib) for i, run in picked]
+
+
+def _memory(index: int, run: Run, most_mib: float) -> Chart:
+    rows = list(run.memory_bytes)
+    data = [_bars(MEMORY, rows, [held_bytes / MIB for held_bytes in run.memory_bytes.values()], "MiB")]
+    title = f"{run.title}: {sum(run.memory_bytes.values()) / MIB:,.1f} MiB in all"
+    size_axis = axis("MiB", range=[0, most_mib * 1.05 or 1], tickformat=",")
+    return _stacked(f"memory-{index}", title, (), data, rows, size_axis)
+
+
+def _bars(key: Key, rows: list[str], values: list[float], unit: str) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": text(key.label),
+        "y": rows,
+        "x": values,
+        "marker": {"color": key.colour, "line": {"color": "--card", "width": 1}},
+        "hovertemplate": f"{text(key.label)} %{{x:,.2f}} {unit}<extra></extra>",
+    }
+
+
+def _stacked(
+    name: str, title: str, keys: tuple[Key, ...], data: list[dict[str, Any]], rows: list[str], across: dict[str, Any]
+) -> Chart:
+    height_px = 70 + BAR_PX * len(rows)
+    labels = [text(row if len(row) <= LABEL else f"{row[: LABEL - 1]}…") for row in rows]
+    down = axis("", type="category", categoryarray=rows, autorange="reversed", tickvals=rows, ticktext=labels)
+    shown = layout(height_px, barmode="stack", bargap=0.35, xaxis=across, yaxis={**down, "showgrid": False, "ticksuffix": " "})
+    return Chart(name, title, keys, {"data": data, "layout": shown}, height_px, title)

@@ -1,0 +1,102 @@
+"""One replica of a service: a tritonserver of its own, in the care of a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from repo_builder.errors import ElasticRecError
+from repo_builder.serving.install import Installation
+from repo_builder.serving.server import Server, free_ports, running, wait
+
+State = Literal["starting", "ready", "draining", "ended"]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How replicas of a service are started; `slots` bounds how many of all services load at once."""
+
+    installation: Installation
+    repository: Path
+    logs: Path
+    flags: Sequence[str]
+    environment: Mapping[str, str]
+    slots: threading.Semaphore
+
+
+class Replica:
+    """Started at once; `changed` is set whenever its state does.
+
+    The thread lives as long as the server: the kernel ends a child whose parent asked for it (PR_SET_PDEATHSIG) with
+    the thread that started it, not with the process.
+    """
+
+    def __init__(self, name: str, launch: Launch, changed: threading.Event) -> None:
+        self.name = name
+        self.log = launch.logs / f"{name}.log"
+        self.server: Server | None = None
+        self.error: str | None = None
+        self.ready_at_s: float | None = None
+        self.drained_at_s: float | None = None  # set: it takes no more queries, and ends then
+        self._launch = launch
+        self._changed = changed
+        self._stop = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread.start()
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        if self._ended.is_set():
+            return "ended"
+        if self.drained_at_s is not None:
+            return "draining"
+        return "ready" if self.server else "starting"
+
+    def stop(self) -> None:
+        """Have it finish what is in flight and end; returns at once."""
+        self._stop.set()
+
+    def join(self) -> None:
+        """Wait for its end."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except (ElasticRecError, OSError) as exc:
+            self.error = str(exc)
+        finally:
+            self._ended.set()
+            self._changed.set()
+
+    def _serve(self) -> None:
+        launch = self._launch
+        launch.slots.acquire()
+        loading = True
+        try:
+            if self._stop.is_set():
+                return
+            with running(
+                launch.installation,
+                launch.repository,
+                free_ports(),
+                self.log,
+                flags=launch.flags,
+                environment=launch.environment,
+                stop=self._stop,
+            ) as server:
+                launch.slots.release()
+                loading = False
+                self.ready_at_s = time.monotonic()
+                self.server = server
+                self._changed.set()
+                wait(server, self._stop)
+        finally:
+            if loading:
+                launch.slots.release()

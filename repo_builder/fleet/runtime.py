@@ -1,0 +1,128 @@
+"""The folder beside a fleet's repository where a running fleet keeps its files, and the lock that says that it runs.
+
+    DIR.run/lock            held by `elasticrec up`
+    DIR.run/control.sock    how `ps`, `scale` and `down` reach it
+    DIR.run/addresses.json  every service's ready replicas, HOST:PORT of gRPC: front ends follow it, and clients may
+    DIR.run/targets.json    what Prometheus scrapes
+    DIR.run/prometheus/     its configuration and data
+    DIR.run/rules/          the ScaledObjects that were rendered for --autoscale
+    DIR.run/logs/           a file a replica, `fleet.log` and `prometheus.log`; they stay when the fleet ends
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from repo_builder.errors import InputError
+
+_KEPT = {"lock", "logs"}
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of a running fleet's files; `repository` is absolute."""
+
+    repository: Path
+
+    @classmethod
+    def of(cls, repository: Path) -> RunFolder:
+        """The folder that belongs to a repository, whether it runs or not."""
+        return cls(repository.resolve())
+
+    @property
+    def path(self) -> Path:
+        """The folder itself."""
+        return self.repository.with_name(f"{self.repository.name}.run")
+
+    @property
+    def socket(self) -> Path:
+        """Of the control interface."""
+        return self.path / "control.sock"
+
+    @property
+    def addresses(self) -> Path:
+        """The file that front ends follow."""
+        return self.path / "addresses.json"
+
+    @property
+    def targets(self) -> Path:
+        """The file that Prometheus follows."""
+        return self.path / "targets.json"
+
+    @property
+    def prometheus(self) -> Path:
+        """Prometheus's own folder."""
+        return self.path / "prometheus"
+
+    @property
+    def rules(self) -> Path:
+        """Manifests rendered for the autoscaler."""
+        return self.path / "rules"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of logs."""
+        return self.path / "logs"
+
+    @property
+    def events(self) -> Path:
+        """The log of what happened to the fleet."""
+        return self.logs / "fleet.log"
+
+
+@contextmanager
+def claimed(run: RunFolder) -> Iterator[None]:
+    """Hold the folder, emptied, for as long as the block lasts; only the logs stay.
+
+    Raises InputError where another process holds it, or where it cannot be written.
+    """
+    try:
+        run.path.mkdir(mode=0o700, exist_ok=True)
+        run.path.chmod(0o700)  # whoever reaches the socket commands the fleet
+        lock = os.open(run.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise InputError(f"{run.path}: expected a folder to run in, but: {exc.strerror}; check its parent") from exc
+    try:
+        _lock(lock, run)
+        shutil.rmtree(run.logs, ignore_errors=True)
+        _sweep(run)
+        run.logs.mkdir()
+        try:
+            yield
+        finally:
+            _sweep(run)
+    finally:
+        os.close(lock)
+
+
+def swap(path: Path, text: str) -> None:
+    """Replace a file's content at once: whoever reads it sees the old or the new."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.rename(path)
+
+
+def _lock(lock: int, run: RunFolder) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise InputError(
+            f"{run.repository}: is up already; see elasticrec ps {run.repository}, or stop it: "
+            f"elasticrec down {run.repository}"
+        ) from exc
+
+
+def _sweep(run: RunFolder) -> None:
+    for path in run.path.iterdir():
+        if path.name in _KEPT:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

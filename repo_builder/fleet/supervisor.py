@@ -1,0 +1,128 @@
+"""Runs all replicas of a fleet on this machine, and tells front ends and Prometheus where they are."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from k8s.fleet import Fleet
+from repo_builder.errors import InputError, ServerError
+from repo_builder.fleet.events import Events
+from repo_builder.fleet.replica import Launch, Replica
+from repo_builder.fleet.runtime import RunFolder, swap
+from repo_builder.fleet.service import Service
+
+TICK_S = 0.2
+MOST_REPLICAS = 64
+
+
+class Supervisor:
+    """`run` keeps the fleet going in the thread that calls it; the other methods may be called from any.
+
+    launches: how each service's replicas start, by its name; namespace: the label that the scaling rules select by.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        run: RunFolder,
+        wanted: Mapping[str, int],
+        launches: Mapping[str, Launch],
+        events: Events,
+        namespace: str,
+    ) -> None:
+        self._changed = threading.Event()
+        self.model = fleet.model
+        self.services = {
+            each.folder: Service(each, wanted[each.folder], launches[each.folder], events, self._changed)
+            for each in fleet.services
+        }
+        self.is_up = False
+        self._run = run
+        self._events = events
+        self._namespace = namespace
+        self._stopping = False
+        self._published: Mapping[str, str] = {}
+
+    def run(self, tick: Callable[[], None]) -> None:
+        """Start the replicas and look after them until `stop`, calling `tick` some times a second; then end them all.
+
+        Raises ServerError where a replica fails before every service was ready once.
+        """
+        try:
+            while not self._stopping:
+                self._step()
+                tick()
+                self._changed.wait(TICK_S)
+                self._changed.clear()
+        finally:
+            self._end()
+
+    def stop(self) -> None:
+        """Have `run` end; nothing but a flag, so that a signal's handler may call it."""
+        self._stopping = True
+
+    def scale(self, service: str, replicas: int) -> None:
+        """Want so many replicas of a service. Raises InputError where there is none of that name, or no such number."""
+        if service not in self.services:
+            raise InputError(f"{service}: expected a service, one of {', '.join(self.services)}")
+        if not 1 <= replicas <= MOST_REPLICAS:
+            raise InputError(f"{service}: expected 1 to {MOST_REPLICAS} replicas, got {replicas}; none of a service "
+                             "would fail every query")  # fmt: skip
+        self.services[service].wanted = replicas
+        self._changed.set()
+
+    def _step(self) -> None:
+        now_s = time.monotonic()
+        shards = [service for service in self.services.values() if not service.about.is_frontend]
+        reachable = all(service.ready for service in shards)
+        for service in self.services.values():
+            may_start = reachable or not service.about.is_frontend or bool(service.alive)
+            for failure in service.step(now_s, may_start):
+                if not self.is_up:
+                    raise ServerError(f"{failure}\nthe fleet was not up yet: all is stopped")
+        self._publish()
+        if not self.is_up and all(len(service.ready) >= service.wanted for service in self.services.values()):
+            self.is_up = True
+            self._events.tell("all replicas are ready")
+
+    def _publish(self) -> None:
+        """The files that others follow, where something changed."""
+        addresses = {
+            name: [replica.server.grpc for replica in service.ready if replica.server]
+            for name, service in self.services.items()
+        }
+        targets = [
+            self._target(service, replica)
+            for service in self.services.values()
+            for replica in service.replicas
+            if replica.server and replica.state != "ended"
+        ]
+        for path, document in ((self._run.addresses, addresses), (self._run.targets, targets)):
+            text = json.dumps(document, indent=1) + "\n"
+            if self._published.get(path.name) != text:
+                swap(path, text)
+                self._published = {**self._published, path.name: text}
+
+    def _target(self, service: Service, replica: Replica) -> Mapping[str, Any]:
+        """What a PodMonitor makes of a pod."""
+        assert replica.server is not None  # noqa: S101 - the caller has looked
+        address = f"{replica.server.host}:{replica.server.ports.metrics}"
+        labels = {"namespace": self._namespace, "pod": replica.name, "service": service.name}
+        return {"targets": [address], "labels": labels}
+
+    def _end(self) -> None:
+        """Front ends first, so that no query is under way when the shards go."""
+        self._events.tell("stopping")
+        for service in self.services.values():
+            for replica in service.replicas:
+                replica.stop()
+            if service.about.is_frontend:
+                for replica in service.replicas:
+                    replica.join()
+        for service in self.services.values():
+            for replica in service.replicas:
+                replica.join()
