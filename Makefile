@@ -3,9 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
-DEBIAN_PACKAGES := python3-venv libpython3.11 libb64-0d prometheus
+DEBIAN_PACKAGES := python3-venv libpython3.11 libb64-0d prometheus chromium
 
-.PHONY: help setup demo test lint format types bench clean
+.PHONY: help setup demo test soak lint format types bench clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,11 @@ demo: $(STAMP) ## build a model, serve it, compare its scores with PyTorch's, me
 
 test: lint types ## lint, types and all tests
 	$(BIN)/pytest
+
+MINUTES ?= 30
+soak: $(STAMP) ## half an hour of traffic a shard backend, MINUTES=5 for less; records go to build/soak
+	@mkdir -p build/soak
+	ELASTICREC_SOAK_MINUTES=$(MINUTES) ELASTICREC_SOAK_RUNS=build/soak $(BIN)/pytest -s -m soak tests/soak
 
 lint: $(STAMP) ## ruff
 	$(BIN)/ruff check .

@@ -139,14 +139,19 @@ Query = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 def p50_ms(work: Callable[[Query], object], queries: list[Query], seconds: float = 3) -> float:
-    """The median time of a query, one after another for some seconds."""
+    """The median time of a query."""
+    return float(np.median(spent_ms(work, queries, seconds)[5:]))
+
+
+def spent_ms(work: Callable[[Query], object], queries: list[Query], seconds: float) -> list[float]:
+    """The time of each query, one after another for some seconds."""
     spent: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
         work(queries[len(spent) % len(queries)])
-        spent.append(time.perf_counter() - start)
-    return 1000 * float(np.median(spent[5:]))
+        spent.append(1000 * (time.perf_counter() - start))
+    return spent
 
 
 def in_process(spec: Spec, weights: WeightSource) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
@@ -176,14 +181,14 @@ def in_process(spec: Spec, weights: WeightSource) -> Callable[[torch.Tensor, tor
     return forward
 
 
-def document(target_qps: float) -> dict[str, object]:
+def document(target_qps: float, rows: int = 200_000) -> dict[str, object]:
     """The model."""
     return {
         "name": "rm1",
         "dense_features": 13,
         "bottom_mlp": [256, 128, 32],
         "top_mlp": [256, 64, 1],
-        "tables": [{"name": "C", "rows": 200_000, "dim": 32, "pooling": 128, "count": 10}],
+        "tables": [{"name": "C", "rows": rows, "dim": 32, "pooling": 128, "count": 10}],
         "weights": {"source": "random"},
         "access": {"source": "powerlaw", "locality": 0.9},
         "serving": {"target_qps": target_qps, "batch": max(BATCHES)},

@@ -23,13 +23,13 @@ from repo_builder.access.draw import draw_ids
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.load import load_hotness
 from repo_builder.export.weights import open_weights
+from repo_builder.machine import last_cache_bytes
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile, RowCache
 from repo_builder.partition.plan import Service
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling.bench import Load, measure_loads
 from repo_builder.profiling.effort import Effort, Options
 from repo_builder.profiling.fits import Fits, fit_measured
-from repo_builder.profiling.machine import last_cache_bytes
 from repo_builder.profiling.measure import measure
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend, model_name

@@ -11,19 +11,23 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 from locust import LoadTestShape, events
 from locust.env import Environment
 from locust.runners import MasterRunner
+from locust.util.timespan import parse_timespan
 
 from loadtest.queries import load_queries
-from loadtest.recording import Recorder
+from loadtest.recording import Recorder, RunRecorder
+from loadtest.run import Run
 from loadtest.sender import Load, Protocol
 from loadtest.traffic import FORMS, parse_traffic
 from loadtest.users import GrpcUser, HttpUser, OpenLoopUser, Source
 from repo_builder.errors import ElasticRecError, InputError
+from repo_builder.machine import machine_facts
 from repo_builder.repository.manifest import QUERIES, load_manifest
 
 __all__ = ["GrpcUser", "HttpUser"]
@@ -40,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--queries-per-user", metavar="QPS", type=float, default=10.0, help="(default: %(default)s)")
     group.add_argument("--timeout", metavar="S", type=float, default=10.0, help="of a query (default: %(default)s)")
     group.add_argument("--seed", metavar="N", type=int, default=0, help="of the arrivals (default: %(default)s)")
-    group.add_argument("--record", metavar="FILE", default="", help="write every query's times there, for a report")
+    group.add_argument("--record", metavar="FILE", default="", help="a run for a report (.json), or every query (.csv)")
     group.add_argument("--traffic", metavar="SHAPE", default="", help=FORMS)
 
 
@@ -56,9 +60,39 @@ def prepare(environment: Environment, **_: Any) -> None:
                 if user in environment.user_classes:
                     user.source = Source(environment, loads[user.protocol])
         if options.record:
-            Recorder(Path(options.record)).listen(environment)
+            _recorder(options).listen(environment)
     except (ElasticRecError, OSError) as exc:
         _give_up(exc)
+
+
+def _recorder(options: Any) -> Recorder | RunRecorder:
+    """A run for a report where the file's name ends in .json, else a CSV."""
+    path = Path(options.record)
+    if path.suffix != ".json":
+        return Recorder(path)
+    manifest = load_manifest(Path(options.repository))
+    run = Run(
+        title=f"{manifest.name}, {manifest.layout}, locust",
+        tool="locust",
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=("locust", *sys.argv[1:]),
+        model=manifest.name,
+        layout=manifest.layout,
+        batch=manifest.batch,
+        sla_ms=manifest.sla_ms,
+        percentile=95,
+        machine=machine_facts("unknown"),
+    )
+    return RunRecorder(path, run, _expected_s(options))
+
+
+def _expected_s(options: Any) -> float | None:
+    """How long the run is to be: locust's own --run-time, else the traffic's end; None where neither ends it."""
+    if options.run_time:
+        run_time = options.run_time
+        return float(run_time if isinstance(run_time, int) else parse_timespan(run_time))
+    end_s = getattr(parse_traffic(options.traffic), "end_s", math.inf) if options.traffic else math.inf
+    return end_s if math.isfinite(end_s) else None
 
 
 def _give_up(error: Exception) -> NoReturn:

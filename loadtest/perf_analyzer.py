@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import importlib.util
 import json
@@ -10,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -84,7 +85,9 @@ def write_queries(path: Path, queries: Iterable[Mapping[str, NDArray[Any]]]) -> 
 
 
 def _content(array: NDArray[Any]) -> dict[str, Any]:
-    return {"content": array.reshape(-1).tolist(), "shape": list(array.shape)}
+    """Base64 of the array's bytes (little-endian): to write and to read, it is several times faster than numbers."""
+    data = base64.b64encode(array.tobytes()).decode("ascii")
+    return {"content": {"b64": data}, "shape": list(array.shape)}
 
 
 def run(
@@ -99,15 +102,23 @@ def run(
 
     A model with a `max_batch_size` is sent `rows` rows a query. Raises LoadTestError where it cannot be measured.
     """
+    words = ("-m", model, "-i", "grpc", "-u", grpc_address, "--input-data", str(input_data), "-b", str(rows))
+    report, _ = measure((*words, f"--concurrency-range={concurrency}", "--percentile=95"), seconds)
+    return _parse(report, rows)
+
+
+def measure(words: Sequence[str], seconds: float) -> tuple[str, str]:
+    """Run it with these options for about `seconds`; returns the text of its CSV file and what it printed.
+
+    Raises LoadTestError where it fails, or does not end.
+    """
     binary, environment = find()
+    windows, most_windows = 3, 9  # the fewest whose figures it compares; more where the machine stalls in one
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.csv"
-        windows, most_windows = 3, 9  # the fewest whose figures it compares; more where the machine stalls in one
         command = [
-            str(binary), "-m", model, "-i", "grpc", "-u", grpc_address,
-            "--input-data", str(input_data), "-f", str(report), "-b", str(rows),
-            f"--concurrency-range={concurrency}", f"--measurement-interval={int(1000 * seconds / windows)}",
-            f"--max-trials={most_windows}", "--stability-percentage=999", "--percentile=95",
+            str(binary), *words, "-f", str(report), f"--measurement-interval={int(1000 * seconds / windows)}",
+            f"--max-trials={most_windows}", "--stability-percentage=999",
         ]  # fmt: skip
         try:
             done = subprocess.run(  # noqa: S603 - a list of words, no shell
@@ -120,13 +131,12 @@ def run(
         if done.returncode or not report.is_file():
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise LoadTestError(f"perf_analyzer ended with status {done.returncode}: {' '.join(said[-3:])}")
-        return _parse(report, rows)
+        return report.read_text(encoding="utf-8"), done.stdout
 
 
-def _parse(report: Path, rows: int) -> Measurement:
+def _parse(report: str, rows: int) -> Measurement:
     """Read the report's one row; its inferences are rows, its latencies in microseconds."""
-    with report.open(newline="", encoding="utf-8") as file:
-        row = next(csv.DictReader(file), None)
+    row = next(csv.DictReader(report.splitlines()), None)
     if row is None:
         raise LoadTestError("perf_analyzer: expected a measurement in its report, got none; measure for longer")
     return Measurement(

@@ -1,16 +1,24 @@
-"""A CSV of every query of a locust run: exact times, where locust's own figures are rounded to two digits."""
+"""Records of a locust run from every query's exact times (locust's own figures are rounded to two digits): a CSV with a
+line a query, or a run for a report.
+"""
 
 from __future__ import annotations
 
 import csv
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from locust.env import Environment
+
+from loadtest.run import NOT_ENDED, Run, write_run
+from loadtest.timeline import timeline
 
 COLUMNS = ("due_unix_s", "latency_ms", "error")
 FLUSH_S = 1.0
+WRITE_S = 5.0
 
 
 class Recorder:
@@ -37,3 +45,48 @@ class Recorder:
     def close(self, **_: Any) -> None:
         """Write what is left."""
         self._file.close()
+
+
+class RunRecorder:
+    """Keeps every query's times, and writes the run's timeline every few seconds and at the end.
+
+    expected_s: how long the run is to be, None where whoever watches it ends it; a shorter one is told as incomplete.
+    """
+
+    def __init__(self, path: Path, run: Run, expected_s: float | None) -> None:
+        self._path, self._run, self._expected_s = path, run, expected_s
+        self._queries: list[tuple[float, float, bool]] = []
+        self._started_s = self._written_s = time.monotonic()
+        self._write(complete=False, why=NOT_ENDED)
+
+    def listen(self, environment: Environment) -> None:
+        """Record every query of a run until locust ends."""
+        environment.events.test_start.add_listener(self.start)
+        environment.events.request.add_listener(self.record)
+        environment.events.quitting.add_listener(self.close)
+
+    def start(self, **_: Any) -> None:
+        """The run's clock begins."""
+        self._started_s = time.monotonic()
+
+    def record(self, start_time: float, response_time: float, exception: Exception | None, **_: Any) -> None:
+        """One query: when it was due (Unix time), its latency from then on, and what went wrong."""
+        self._queries.append((start_time, response_time, exception is not None))
+        if (now := time.monotonic()) - self._written_s > WRITE_S:
+            self._written_s = now
+            self._write(complete=False, why=NOT_ENDED)
+
+    def close(self, **_: Any) -> None:
+        """Write the whole run, and whether it came to its end."""
+        ran_s = time.monotonic() - self._started_s
+        if self._expected_s is not None and ran_s < self._expected_s - 0.5:
+            self._write(complete=False, why=f"interrupted after {ran_s:.0f} of {self._expected_s:g} s")
+        elif not self._queries:
+            self._write(complete=False, why="no query was sent")
+        else:
+            self._write(complete=True, why=None)
+
+    def _write(self, complete: bool, why: str | None) -> None:
+        due_s, latency_ms, failed = np.array(self._queries, dtype=float).reshape(-1, 3).T
+        samples = timeline(due_s, latency_ms, failed.astype(bool))
+        write_run(self._path, replace(self._run, complete=complete, why=why, timeline=samples))

@@ -9,11 +9,49 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from repo_builder.commands import build, compare, demo, k8s, plan, profile, query, serve, simulate, verify, workload
+from repo_builder.commands import (
+    build,
+    compare,
+    demo,
+    down,
+    k8s,
+    loadtest,
+    logs,
+    plan,
+    profile,
+    ps,
+    query,
+    report,
+    scale,
+    serve,
+    simulate,
+    up,
+    verify,
+    workload,
+)
 from repo_builder.commands.common import err
 from repo_builder.errors import ElasticRecError
 
-_COMMANDS = (plan, profile, compare, simulate, build, verify, serve, query, workload, k8s, demo)
+_COMMANDS = (
+    plan,
+    profile,
+    compare,
+    simulate,
+    build,
+    verify,
+    serve,
+    query,
+    workload,
+    loadtest,
+    report,
+    k8s,
+    up,
+    ps,
+    scale,
+    logs,
+    down,
+    demo,
+)
 
 _EPILOG = """\
 examples:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from loadtest.report.charts import Chart, Key, axis, layout, text
+from loadtest.report.charts import MIB, Chart, Key, Legend, axis, layout, text
 from loadtest.report.summary import breakdown_point
 from loadtest.run import Point, Run
 
 QUEUE, COMPUTE, NETWORK = Key("queue", "--c1", "box"), Key("compute", "--c0", "box"), Key("network", "--c2", "box")
 MEMORY = Key("memory", "--c0", "box")
-MIB = 1024**2
+
 BAR_PX = 34
 LABEL = 24  # characters of a service's name beside its bar
 
 
 def breakdown_charts(runs: Sequence[Run]) -> list[Chart]:
-    """A query's milliseconds in each service's queue and compute, and on the network: a chart a run, on equal axes."""
+    """A request's mean ms in each service's queue and compute, and on the network: a chart a run, on equal axes."""
     picked = [(i, run, point) for i, run in enumerate(runs) if (point := breakdown_point(run)) is not None]
     most_ms = max((_longest_ms(point) for _, _, point in picked), default=0.0)
     return [_breakdown(i, run, point, most_ms) for i, run, point in picked]
@@ -39,7 +39,7 @@ def _breakdown(index: int, run: Run, point: Point, most_ms: float) -> Chart:
         data.append(_bars(NETWORK, ["network"], [point.network_ms], "ms"))
         keys, rows = (*keys, NETWORK), [*rows, "network"]
     title = f"{run.title} at {point.throughput_qps:,.0f} queries/s"
-    time_axis = axis("ms a query, mean", range=[0, most_ms * 1.05 or 1])
+    time_axis = axis("ms a request, mean", range=[0, most_ms * 1.05 or 1])
     return _stacked(f"services-{index}", title, keys, data, rows, time_axis)
 
 
@@ -75,6 +75,16 @@ def _stacked(
 ) -> Chart:
     height_px = 70 + BAR_PX * len(rows)
     labels = [text(row if len(row) <= LABEL else f"{row[: LABEL - 1]}…") for row in rows]
-    down = axis("", type="category", categoryarray=rows, autorange="reversed", tickvals=rows, ticktext=labels)
-    shown = layout(height_px, barmode="stack", bargap=0.35, xaxis=across, yaxis={**down, "showgrid": False, "ticksuffix": " "})
-    return Chart(name, title, keys, {"data": data, "layout": shown}, height_px, title)
+    down = axis(
+        "",
+        showgrid=False,
+        ticksuffix=" ",
+        type="category",
+        categoryarray=rows,
+        autorange="reversed",
+        tickvals=rows,
+        ticktext=labels,
+    )
+    legends = (Legend("", keys),) if keys else ()
+    shown = layout(height_px, barmode="stack", bargap=0.35, xaxis=across, yaxis=down)
+    return Chart(name, title, legends, {"data": data, "layout": shown}, height_px, title)

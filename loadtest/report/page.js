@@ -10,15 +10,17 @@ function coloured(value, style) {
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, coloured(item, style)]));
 }
 
-function draw() {
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+async function draw() {
+  const theme = dark.matches ? "dark" : "light";
   const style = getComputedStyle(document.documentElement);
   const config = { responsive: true, displaylogo: false, displayModeBar: false };
-  return Promise.all(
-    Object.entries(charts).map(([id, figure]) => {
-      const { data, layout } = coloured(figure, style);
-      return Plotly.react(id, data, layout, config);
-    }),
-  );
+  for (const [id, figure] of Object.entries(charts)) {
+    const { data, layout } = coloured(figure, style);
+    await Plotly.react(id, data, layout, config);
+  }
+  document.documentElement.dataset.drawn = theme;
 }
 
 async function copy(button) {
@@ -36,5 +38,5 @@ for (const button of document.querySelectorAll("button[data-copies]")) {
   button.addEventListener("click", () => copy(button));
 }
 
-draw().then(() => (document.documentElement.dataset.drawn = "yes"));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+draw();
+dark.addEventListener("change", draw);

@@ -9,11 +9,13 @@ from loadtest.run import Point, Run
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One run at its best point: the most queries/s within the SLA without an error; None where no point is."""
+    """One run at its best point: the most queries/s within the SLA without an error; None where no point is.
+
+    errors: the points', and the timeline's where there are no points; memory_bytes: of all services together.
+    """
 
     run: Run
     best: Point | None
-    queries: int
     errors: int
     memory_bytes: int | None
 
@@ -23,28 +25,21 @@ class Summary:
         return self.best.throughput_qps if self.best else None
 
 
-def latency_ms(point: Point, percentile: int) -> float:
-    """A point's latency at 50, 95 or 99."""
-    return {50: point.p50_ms, 95: point.p95_ms, 99: point.p99_ms}[percentile]
-
-
 def holds(run: Run, point: Point) -> bool:
-    """Whether a point has no error and meets the run's SLA at the run's percentile."""
-    return point.errors == 0 and (run.sla_ms is None or latency_ms(point, run.percentile) <= run.sla_ms)
+    """Whether a point has no error and meets the run's SLA, where it has one, at the run's percentile."""
+    return point.errors == 0 and (run.sla_ms is None or point.latency_ms(run.percentile) <= run.sla_ms)
 
 
 def summarize(run: Run) -> Summary:
-    """Pick out a run's figures. Errors and queries are the points', or the timeline's where there are no points."""
+    """Pick out a run's figures."""
     held = [point for point in run.points if holds(run, point)]
     best = max(held, key=lambda point: point.throughput_qps, default=None)
-    memory_bytes = sum(run.memory_bytes.values()) if run.memory_bytes else None
-    parts = run.points or run.timeline
-    queries = sum(point.queries for point in run.points)
-    return Summary(run, best, queries, sum(part.errors for part in parts), memory_bytes)
+    errors = sum(part.errors for part in run.points or run.timeline)
+    return Summary(run, best, errors, sum(run.memory_bytes.values()) if run.memory_bytes else None)
 
 
 def breakdown_point(run: Run) -> Point | None:
-    """The point whose services a report breaks down: the best one, else the first, if its services were measured."""
+    """The point whose services a report breaks down: the best one, else the first; None where none was measured."""
     measured = [point for point in run.points if point.services]
     best = summarize(run).best
     return best if best in measured else next(iter(measured), None)

@@ -42,8 +42,8 @@ def add(commands: Commands) -> None:
         "--layout",
         choices=["single", "fleet", "model-wise"],
         default="single",
-        help="single: one server, one ensemble; fleet: a repository and a server for each service; model-wise: one server "
-        "that holds every table whole, to compare with (default: %(default)s)",
+        help="single: one server, one ensemble; fleet: a repository and a server for each service; model-wise: one "
+        "server that holds every table whole, to compare with (default: %(default)s)",
     )
     parser.add_argument(
         "--shard-backend",

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from repo_builder.errors import ElasticRecError
+from repo_builder.fleet.ports import FreePorts
 from repo_builder.serving.install import Installation
-from repo_builder.serving.server import Server, free_ports, running, wait
+from repo_builder.serving.server import Server, running, wait
 
 State = Literal["starting", "ready", "draining", "ended"]
 
@@ -26,6 +27,7 @@ class Launch:
     flags: Sequence[str]
     environment: Mapping[str, str]
     slots: threading.Semaphore
+    ports: FreePorts
 
 
 class Replica:
@@ -77,6 +79,7 @@ class Replica:
 
     def _serve(self) -> None:
         launch = self._launch
+        ports = launch.ports.take()
         launch.slots.acquire()
         loading = True
         try:
@@ -85,7 +88,7 @@ class Replica:
             with running(
                 launch.installation,
                 launch.repository,
-                free_ports(),
+                ports,
                 self.log,
                 flags=launch.flags,
                 environment=launch.environment,
@@ -98,5 +101,6 @@ class Replica:
                 self._changed.set()
                 wait(server, self._stop)
         finally:
+            launch.ports.release(ports)
             if loading:
                 launch.slots.release()

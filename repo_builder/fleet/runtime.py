@@ -1,12 +1,12 @@
 """The folder beside a fleet's repository where a running fleet keeps its files, and the lock that says that it runs.
 
-    DIR.run/lock            held by `elasticrec up`
-    DIR.run/control.sock    how `ps`, `scale` and `down` reach it
-    DIR.run/addresses.json  every service's ready replicas, HOST:PORT of gRPC: front ends follow it, and clients may
-    DIR.run/targets.json    what Prometheus scrapes
-    DIR.run/prometheus/     its configuration and data
-    DIR.run/rules/          the ScaledObjects that were rendered for --autoscale
-    DIR.run/logs/           a file a replica, `fleet.log` and `prometheus.log`; they stay when the fleet ends
+DIR.run/lock            held by `elasticrec up`
+DIR.run/control.sock    how `ps`, `scale` and `down` reach it
+DIR.run/addresses.json  every service's ready replicas, HOST:PORT of gRPC: front ends follow it, and clients may
+DIR.run/targets.json    what Prometheus scrapes
+DIR.run/prometheus/     its configuration and data
+DIR.run/rules/          the ScaledObjects that were rendered for --autoscale
+DIR.run/logs/           a file a replica, `fleet.log` and `prometheus.log`; they stay when the fleet ends
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from k8s.fleet import Fleet
+from k8s.hpa import Pods
 from repo_builder.errors import InputError, ServerError
 from repo_builder.fleet.events import Events
 from repo_builder.fleet.replica import Launch, Replica
@@ -16,7 +17,7 @@ from repo_builder.fleet.runtime import RunFolder, swap
 from repo_builder.fleet.service import Service
 
 TICK_S = 0.2
-MOST_REPLICAS = 64
+Phase = Literal["starting", "up", "stopping"]
 
 
 class Supervisor:
@@ -40,7 +41,7 @@ class Supervisor:
             each.folder: Service(each, wanted[each.folder], launches[each.folder], events, self._changed)
             for each in fleet.services
         }
-        self.is_up = False
+        self.phase: Phase = "starting"
         self._run = run
         self._events = events
         self._namespace = namespace
@@ -66,14 +67,23 @@ class Supervisor:
         self._stopping = True
 
     def scale(self, service: str, replicas: int) -> None:
-        """Want so many replicas of a service. Raises InputError where there is none of that name, or no such number."""
-        if service not in self.services:
-            raise InputError(f"{service}: expected a service, one of {', '.join(self.services)}")
-        if not 1 <= replicas <= MOST_REPLICAS:
-            raise InputError(f"{service}: expected 1 to {MOST_REPLICAS} replicas, got {replicas}; none of a service "
-                             "would fail every query")  # fmt: skip
+        """Want so many replicas of a service. Raises InputError as `check` does."""
+        self.check({service: replicas})
         self.services[service].wanted = replicas
         self._changed.set()
+
+    def check(self, replicas: Mapping[str, int]) -> None:
+        """Raise InputError where there is no service of a name, or one is to have no replica."""
+        for service, number in replicas.items():
+            if service not in self.services:
+                raise InputError(f"{service}: expected a service, one of {', '.join(self.services)}")
+            if number < 1:
+                raise InputError(f"{service}: expected at least 1 replica, got {number}: without it every query fails")
+
+    def pods(self, service: str) -> Pods:
+        """A service's replicas as Kubernetes' autoscaler counts pods."""
+        found = self.services[service]
+        return Pods(found.wanted, len(found.alive), len(found.ready))
 
     def _step(self) -> None:
         now_s = time.monotonic()
@@ -82,11 +92,11 @@ class Supervisor:
         for service in self.services.values():
             may_start = reachable or not service.about.is_frontend or bool(service.alive)
             for failure in service.step(now_s, may_start):
-                if not self.is_up:
+                if self.phase == "starting":
                     raise ServerError(f"{failure}\nthe fleet was not up yet: all is stopped")
         self._publish()
-        if not self.is_up and all(len(service.ready) >= service.wanted for service in self.services.values()):
-            self.is_up = True
+        if self.phase == "starting" and all(len(service.ready) >= service.wanted for service in self.services.values()):
+            self.phase = "up"
             self._events.tell("all replicas are ready")
 
     def _publish(self) -> None:
@@ -116,6 +126,7 @@ class Supervisor:
 
     def _end(self) -> None:
         """Front ends first, so that no query is under way when the shards go."""
+        self.phase = "stopping"
         self._events.tell("stopping")
         for service in self.services.values():
             for replica in service.replicas:

@@ -1,46 +1,19 @@
-"""Facts of the machine that was measured, for whoever reads a profile later."""
+"""Facts of the machine and the server that were measured, for whoever reads a profile later."""
 
 from __future__ import annotations
 
-import os
-import platform
-import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from pathlib import Path
 
-import numpy as np
-import psutil
 import tritonclient.http
 
+from repo_builder import machine
 from repo_builder.serving.server import Server
 
 
-def machine_facts(server: Server, cpuinfo: Path = Path("/proc/cpuinfo")) -> Mapping[str, str | int]:
-    """Processor, cores that this process may use, memory, kernel, versions, and the date (UTC)."""
+def machine_facts(server: Server) -> Mapping[str, str | int]:
+    """Those of `repo_builder.machine`, with the running server's version."""
     client = tritonclient.http.InferenceServerClient(server.http)
     try:
-        tritonserver = client.get_server_metadata()["version"]
+        return machine.machine_facts(client.get_server_metadata()["version"])
     finally:
         client.close()
-    named = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
-    return {
-        "cpu": named.group(1) if named else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "cache_bytes": last_cache_bytes(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "kernel": platform.release(),
-        "tritonserver": tritonserver,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
-def last_cache_bytes(cache: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
-    """The size of the processor's last cache; 0 where the kernel does not tell."""
-    sizes = {
-        int((index / "level").read_text()): int((index / "size").read_text().strip().removesuffix("K")) * 1024
-        for index in cache.glob("index*")
-    }
-    return sizes[max(sizes)] if sizes else 0

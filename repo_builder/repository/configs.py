@@ -89,6 +89,7 @@ def ensemble_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.M
 def router_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.ModelConfig:
     """The router: always on the CPU; one instance, a thread of the server, for each of the dense service's."""
     config = _base(model_name(spec, "router"), metadata, max_batch_size=0)
+    config.dynamic_batching.SetInParent()  # joins nothing; without it Triton 2.51 corrupts its heap under a flood
     config.backend = native_backend("router")
     config.input.extend(
         [_input("dense", pb.TYPE_FP32, -1, spec.dense_features), _indices(spec, -1, spec.index_columns)]

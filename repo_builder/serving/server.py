@@ -116,7 +116,7 @@ def running(
         finally:
             with _undisturbed():
                 _stop(process, prefix)
-                _remove_caches(repository)
+                remove_caches(repository)
 
 
 @contextlib.contextmanager
@@ -162,7 +162,7 @@ def _undisturbed() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _remove_caches(repository: Path) -> None:
+def remove_caches(repository: Path) -> None:
     """The stubs' interpreters write bytecode beside `model.py`, whatever the environment says."""
     for cache in repository.glob("*/[0-9]*/**/__pycache__"):
         shutil.rmtree(cache, ignore_errors=True)

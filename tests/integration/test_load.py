@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.perf_analyzer import LoadTestError, run, write_input_data
+from loadtest.perf_analyzer import LoadTestError, measure, run, write_input_data
+from repo_builder.serving.client import score
 from repo_builder.serving.footprint import times_by_model
 from tests.integration.conftest import Served
-from tests.integration.models import random_query
+from tests.integration.models import pytorch_scores, random_query
 
 pytestmark = pytest.mark.server
 
@@ -45,3 +46,14 @@ def test_an_unreachable_server_is_told(served: Served, data: Path) -> None:
     with pytest.raises(LoadTestError, match=r"127\.0\.0\.1:9: Failed to connect") as caught:
         run("small", "127.0.0.1:9", data, 1, 1)
     assert "\n" not in str(caught.value)
+
+
+def test_a_flood_of_queries_leaves_the_server_whole(served: Served, data: Path) -> None:
+    """Thousands of queries in flight once broke the server's heap, where the router had no dynamic batching."""
+    words = ["-m", "small", "-i", "grpc", "-u", served.server.grpc, "--input-data", str(data), "--async"]
+    words += ["--request-rate-range=3000", "--request-distribution=poisson", "--measurement-interval=500"]
+    measure([*words, "--max-trials=3", "--stability-percentage=999"], 5)
+    assert served.server.process.poll() is None
+    query = random_query(served.spec, 8, seed=1)
+    scores = score("grpc", served.server.grpc, "small", *query)
+    assert abs(scores - pytorch_scores(served.spec, *query)).max() < 1e-5

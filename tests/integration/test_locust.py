@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
+from loadtest.run import read_run
 from tests.integration.conftest import Served, serve
 from tests.integration.models import pytorch_scores, random_query
 
@@ -125,3 +126,12 @@ def test_a_server_that_is_not_there_fails_every_query(own: Served, tmp_path: Pat
     done = locust(own, *words)
     due_s, _, errors = recorded(tmp_path / "run.csv")
     assert done.returncode == 1 and len(errors) == len(due_s) > 0
+
+
+def test_a_run_for_a_report_counts_every_query(own: Served, tmp_path: Path) -> None:
+    done = locust(own, "-u", "5", "-r", "100", "-t", "4s", "--record", str(tmp_path / "run.json"))
+    assert done.returncode == 0, done.stderr
+    run = read_run(tmp_path / "run.json")
+    assert run.complete and run.tool == "locust" and run.model == "small" and run.command[0] == "locust"
+    assert sum(sample.offered_qps for sample in run.timeline) == pytest.approx(200, rel=0.35)
+    assert sum(sample.errors for sample in run.timeline) == 0

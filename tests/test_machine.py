@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from repo_builder.profiling.machine import last_cache_bytes
+from repo_builder.machine import last_cache_bytes
 
 
 def test_the_last_cache_is_that_of_the_highest_level(tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""The record of a load test, whatever tool made it: what a report reads, as frozen values and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from repo_builder.documents import read_document, schema_problems
+from repo_builder.errors import InputError
+
+Tool = Literal["perf_analyzer", "locust"]
+LoadKind = Literal["concurrency", "request_rate"]
+Percentile = Literal[95, 99]
+NOT_ENDED = "it had not come to its end when this was written"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTimes:
+    """A Triton model's share of a point: its requests and executions in it, and a request's mean times in ms."""
+
+    requests: int
+    executions: int
+    queue_ms: float
+    compute_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One load and what was measured at it, as the client saw it.
+
+    load: queries in flight, or queries/s that were offered, as `load_kind` says. services: by Triton model, where the
+    servers' statistics could be read. network_ms: the mean time between client and server, which includes its HTTP or
+    gRPC endpoint; None where the tool does not tell.
+    """
+
+    load_kind: LoadKind
+    load: float
+    throughput_qps: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    mean_ms: float
+    queries: int
+    errors: int
+    services: Mapping[str, ServiceTimes]
+    network_ms: float | None
+
+    def latency_ms(self, percentile: int) -> float:
+        """The latency at 50, 95 or 99."""
+        return {50: self.p50_ms, 95: self.p95_ms, 99: self.p99_ms}[percentile]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A second or so of a run: traffic and latencies of the queries that were due in it; latencies None where no query
+    was answered. replicas, memory_bytes: by service, where somebody watched them.
+    """
+
+    time_s: float
+    offered_qps: float
+    answered_qps: float
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    errors: int
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    memory_bytes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of one tool on one served model.
+
+    started: ISO 8601 with its zone; command: the words as given; batch: rows a query; complete: whether it came to its
+    end, else `why` not; memory_bytes: PSS by model or process; found_qps: the latency-bounded throughput, queries/s,
+    where it was searched for and found.
+    """
+
+    title: str
+    tool: Tool
+    started: str
+    command: tuple[str, ...]
+    model: str
+    layout: str
+    batch: int
+    sla_ms: float | None
+    percentile: Percentile
+    machine: Mapping[str, str | int]
+    complete: bool = False
+    why: str | None = None
+    points: tuple[Point, ...] = ()
+    timeline: tuple[Sample, ...] = ()
+    memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    found_qps: float | None = None
+
+    def to_json(self) -> str:
+        """The run file's text."""
+        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+
+
+def write_run(path: Path, run: Run) -> None:
+    """Write a run whole: a reader, and whoever interrupts, finds the former file or this one."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(run.to_json(), encoding="utf-8")
+        part.replace(path)
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be written: {exc.strerror}; choose another file") from exc
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_run(path: Path) -> Run:
+    """Read a run file; raises InputError with one line a mistake."""
+    document: Any = read_document(path, InputError)
+    problems = schema_problems(document, "run.schema.json")
+    if problems:
+        raise InputError(*(f"{path}: {problem}" for problem in problems))
+    points = tuple(_point(point) for point in document.get("points", ()))
+    timeline = tuple(Sample(**sample) for sample in document.get("timeline", ()))
+    return Run(**{**document, "command": tuple(document["command"]), "points": points, "timeline": timeline})
+
+
+def _point(document: Mapping[str, Any]) -> Point:
+    services = {name: ServiceTimes(**times) for name, times in document["services"].items()}
+    return Point(**{**document, "services": services})

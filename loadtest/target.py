@@ -1,0 +1,70 @@
+"""The served model that a load test calls, and one measurement of it with perf_analyzer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import tritonclient.grpc
+import tritonclient.http
+from geventhttpclient.response import HTTPParseError
+from tritonclient.utils import InferenceServerException
+
+from loadtest import perf_analyzer
+from loadtest.loads import Load
+from loadtest.perf_analyzer import LoadTestError
+from loadtest.perf_report import read_report
+from loadtest.run import Percentile, Point
+from loadtest.sender import Protocol
+
+THREADS = 64  # of perf_analyzer at a request rate: queries in flight; more wait, and the rate falls behind
+_SDK: dict[Protocol, ModuleType] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model on a server, `address` is host:port; `input_data`: perf_analyzer's JSON; seconds: of a measurement."""
+
+    model: str
+    protocol: Protocol
+    address: str
+    input_data: Path
+    seconds: float
+    percentile: Percentile
+    shared_memory: bool = False
+
+    def check(self) -> str:
+        """The server's version; raises LoadTestError where none answers, or it does not serve the model."""
+        try:
+            with _SDK[self.protocol].InferenceServerClient(self.address) as client:
+                ready = client.is_model_ready(self.model)
+                metadata = client.get_server_metadata()
+        except (InferenceServerException, HTTPParseError, OSError, ValueError) as exc:
+            raise LoadTestError(
+                f"{self.address}: expected a server's {self.protocol} endpoint, none answers there; "
+                "start one with elasticrec serve DIR, or give its address with --url"
+            ) from exc
+        if not ready:
+            raise LoadTestError(
+                f"{self.address}: expected the model {self.model}, which this server does not serve; "
+                "give the repository that it serves"
+            )
+        return str(metadata["version"] if self.protocol == "http" else metadata.version)
+
+    def measure(self, load: Load) -> Point:
+        """Measure one load; raises LoadTestError where perf_analyzer fails."""
+        words = [
+            "-m", self.model, "-i", self.protocol, "-u", self.address, "--input-data", str(self.input_data),
+            f"--percentile={self.percentile}", "--verbose-csv", *_LOAD_WORDS[load.kind],
+            f"--{load.kind.replace('_', '-')}-range={load.value:g}",
+        ]  # fmt: skip
+        shared = ["--shared-memory=system"] if self.shared_memory else []
+        report, printed = perf_analyzer.measure([*words, *shared], self.seconds)
+        return read_report(report, printed, load, self.model)
+
+
+_LOAD_WORDS = {
+    "concurrency": (),
+    "request_rate": ("--request-distribution=poisson", f"--max-threads={THREADS}"),
+}

@@ -1,0 +1,33 @@
+"""`elasticrec scale`."""
+
+from __future__ import annotations
+
+import argparse
+
+from repo_builder.commands.common import Commands, add_command, add_repository, out
+from repo_builder.commands.fleet_arguments import service_replicas
+from repo_builder.fleet.control import ask
+from repo_builder.fleet.runtime import RunFolder
+
+
+def add(commands: Commands) -> None:
+    """The command's words and help."""
+    parser = add_command(
+        commands,
+        "scale",
+        "change the replicas of a running fleet",
+        "Have elasticrec up start or stop replicas of services; it returns at once. With --autoscale the rules have\n"
+        "the next word.",
+        "elasticrec scale fleet/rm1 tier0=3 frontend=2",
+    )
+    add_repository(parser)
+    parser.add_argument("replicas", type=service_replicas, nargs="+", metavar="SERVICE=N", help="N from 1 on")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what they ask for."""
+    wanted = dict(args.replicas)
+    ask(RunFolder.of(args.repository), {"do": "scale", "replicas": wanted})
+    out.print(f"scaling {', '.join(f'{service} to {number}' for service, number in wanted.items())}; "
+              f"see elasticrec ps {args.repository}", markup=False, soft_wrap=True)  # fmt: skip

@@ -1,0 +1,134 @@
+"""KEDA's and the HPA's stand-in on one machine: asks Prometheus the rendered queries, and has the services scaled.
+
+The arithmetic is `k8s.hpa`'s; here is only what surrounds it: a clock, Prometheus, and the log of decisions.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from k8s.hpa import Decision, Pods, State, Target, decide
+from k8s.hpa_keda import Query, ScaledObject, answer_milli, with_fallback
+from repo_builder.errors import ServerError
+
+Ask = Callable[[str], Sequence[float]]
+"""An instant query's values; raises ServerError."""
+
+Tell = Callable[[str], None]
+
+
+class Workloads(Protocol):
+    """What is scaled."""
+
+    def pods(self, service: str) -> Pods:
+        """A service's replicas: wanted, there, ready."""
+
+    def scale(self, service: str, replicas: int) -> None:
+        """Want so many."""
+
+
+@dataclass(slots=True)
+class _Memory:
+    """Of one service, from sync to sync; `failures` in a row by query, `failed`: the last decision lacked metrics."""
+
+    failures: list[int]
+    state: State = field(default_factory=State)
+    failed: bool = False
+
+
+class Autoscaler:
+    """Decides for every service at each `sync`; logs each change, and what keeps it from deciding."""
+
+    def __init__(self, rules: Mapping[str, ScaledObject], workloads: Workloads, ask: Ask, tell: Tell) -> None:
+        self._rules = rules
+        self._workloads = workloads
+        self._ask = ask
+        self._tell = tell
+        self._memory = {service: _Memory([0] * len(rule.queries)) for service, rule in rules.items()}
+        self._blind = False
+
+    def sync(self, now_s: float) -> None:
+        """One round. Metrics that cannot be had follow KEDA's fallback; the log says when that begins and ends."""
+        error: str | None = None
+        for service, rule in self._rules.items():
+            answers, failed = self._answers(rule)
+            error = error or failed
+            self._decide(service, rule, answers, now_s, told=failed is not None)
+        if error and not self._blind:
+            self._tell(f"autoscaler: {error}; no scaling by metrics until it answers")
+        if self._blind and not error:
+            self._tell("autoscaler: prometheus answers again")
+        self._blind = bool(error)
+
+    def _answers(self, rule: ScaledObject) -> tuple[list[int | None], str | None]:
+        """Each query's answer in thousandths, None for a failure; and why the first that raised did."""
+        answers: list[int | None] = []
+        error: str | None = None
+        for query in rule.queries:
+            try:
+                answers.append(answer_milli(query, self._ask(query.text)))
+            except ServerError as exc:
+                answers.append(None)
+                error = error or str(exc)
+        return answers, error
+
+    def _decide(
+        self, service: str, rule: ScaledObject, answers: Sequence[int | None], now_s: float, told: bool
+    ) -> None:
+        """`told`: why metrics are missing is told once for all services."""
+        memory, pods = self._memory[service], self._workloads.pods(service)
+        values: list[int | None] = []
+        for i, (target, answer) in enumerate(zip(rule.autoscaler.targets, answers, strict=True)):
+            value, memory.failures[i] = with_fallback(rule.fallback, target, pods, answer, memory.failures[i])
+            values.append(value)
+        decision, memory.state = decide(rule.autoscaler, memory.state, pods, values, now_s)
+        if decision.replicas != pods.wanted:
+            self._tell(_line(service, rule, pods, answers, decision))
+            self._workloads.scale(service, decision.replicas)
+        elif decision.reason == "metrics failed" and not memory.failed and not told:
+            self._tell(
+                f"autoscaler: {service}: stays at {pods.wanted}: prometheus has no values for it yet, or no more"
+            )
+        memory.failed = decision.reason == "metrics failed"
+
+
+def _line(service: str, rule: ScaledObject, pods: Pods, answers: Sequence[int | None], decision: Decision) -> str:
+    """A decision with its reason: what every query answered, beside its threshold."""
+    metrics = ", ".join(map(_metric, rule.queries, rule.autoscaler.targets, answers))
+    asked = "" if decision.proposal is None else f", {decision.proposal} asked for"
+    return f"autoscaler: {service}: {pods.wanted} -> {decision.replicas} ({decision.reason}{asked}): {metrics}"
+
+
+def _metric(query: Query, target: Target, answer: int | None) -> str:
+    value = "failed" if answer is None else f"{answer / 1000:,.1f}"
+    share = " a replica" if target.kind == "AverageValue" else ""
+    return f"{query.name or 'query'} {value} of {target.threshold_milli / 1000:,.1f}{share}"
+
+
+class Syncs:
+    """Calls an autoscaler every `period_s` while `is_up`, in a thread of its own, from `start` to `stop`."""
+
+    def __init__(self, autoscaler: Autoscaler, period_s: float, is_up: Callable[[], bool]) -> None:
+        self._is_up = is_up
+        self._autoscaler = autoscaler
+        self._period_s = period_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="autoscaler")
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._period_s):
+            if self._is_up():
+                self._autoscaler.sync(time.monotonic())

@@ -1,0 +1,119 @@
+"""What each service of a running fleet does and takes: queries a second, latency, memory; from its own servers."""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+import time
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import psutil
+
+from k8s.fleet import FleetService
+from repo_builder.fleet.replica import Replica
+from repo_builder.fleet.service import Service
+from repo_builder.serving.footprint import memory_by_model
+from repo_builder.serving.server import Server
+
+PERIOD_S = 2.0
+_SERIES = re.compile(r"^(\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A service over the last seconds: queries/s of all replicas, the slowest replica's 95th percentile (None before
+    any query), and memory (PSS: shared pages are counted once over all processes).
+    """
+
+    qps: float = 0.0
+    p95_ms: float | None = None
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A replica's counters and memory at one moment."""
+
+    successes: float
+    p95_us: float
+    memory_bytes: int
+
+
+class Sampler:
+    """Looks at every replica each PERIOD_S in a thread of its own, from `start` to `stop`."""
+
+    def __init__(self, services: Iterable[Service]) -> None:
+        self.samples: Mapping[str, Sample] = {}
+        self._services = tuple(services)
+        self._before: Mapping[str, Reading] = {}  # by replica
+        self._at_s = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sampler")
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(PERIOD_S):
+            now_s, readings = time.monotonic(), dict(self._read())
+            spent_s, before = now_s - self._at_s, self._before
+            self.samples = {
+                service.name: combine([(before.get(r.name), readings.get(r.name)) for r in service.replicas], spent_s)
+                for service in self._services
+            }
+            self._before, self._at_s = readings, now_s
+
+    def _read(self) -> Iterator[tuple[str, Reading]]:
+        for service in self._services:
+            for replica in service.replicas:
+                if reading := _reading(service.about, replica):
+                    yield replica.name, reading
+
+
+def combine(readings: Iterable[tuple[Reading | None, Reading | None]], spent_s: float) -> Sample:
+    """A sample of a service; `readings`: of each replica the one before and the one now, `spent_s` apart."""
+    successes, memory_bytes, p95_us = 0.0, 0, [0.0]
+    for before, now in readings:
+        if now is not None:
+            memory_bytes += now.memory_bytes
+            p95_us.append(now.p95_us)
+            successes += max(0.0, now.successes - before.successes) if before else 0.0
+    slowest_us = max(p95_us)
+    return Sample(successes / spent_s, slowest_us / 1000 if slowest_us else None, memory_bytes)
+
+
+def _reading(about: FleetService, replica: Replica) -> Reading | None:
+    """None where the replica is not there, or just goes."""
+    if replica.server is None or replica.state == "ended":
+        return None
+    try:
+        text = _text(replica.server)
+        memory_bytes = sum(memory_by_model(replica.server).values())
+    except (OSError, psutil.Error):
+        return None
+    successes = sum(metric(text, "nv_inference_request_success", model=about.model))
+    quantiles = metric(text, "nv_inference_request_summary_us", model=about.model, quantile="0.95")
+    return Reading(successes, max((value for value in quantiles if math.isfinite(value)), default=0.0), memory_bytes)
+
+
+def metric(text: str, name: str, **labels: str) -> Iterator[float]:
+    """The values of a metric's series that have these labels, in Prometheus's text format."""
+    wanted = {f'{key}="{value}"' for key, value in labels.items()}
+    for series, found, value in _SERIES.findall(text):
+        if series == name and wanted <= set(found.split(",")):
+            yield float(value)
+
+
+def _text(server: Server) -> str:
+    with urllib.request.urlopen(server.metrics, timeout=2) as answer:  # noqa: S310 - our own server
+        content: bytes = answer.read()
+    return content.decode()

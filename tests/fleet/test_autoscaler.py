@@ -1,0 +1,91 @@
+"""The autoscaler against a Prometheus and workloads that the tests make up."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from k8s.hpa import Autoscaler as Hpa
+from k8s.hpa import Behavior, Pods, Policy, ScalingRules, Target
+from k8s.hpa_keda import Fallback, Query, ScaledObject
+from repo_builder.errors import ServerError
+from repo_builder.fleet.autoscaler import Autoscaler
+
+QUICK = Behavior(
+    ScalingRules(window_s=0, policies=(Policy("Percent", 900, 15),)),
+    ScalingRules(window_s=0, policies=(Policy("Percent", 100, 15),)),
+)
+
+
+class Fleet:
+    """One service; what is wanted is ready at once."""
+
+    def __init__(self) -> None:
+        self.wanted = 2
+        self.told: list[str] = []
+        self.values: Sequence[float] | ServerError = [0.0]
+
+    def pods(self, service: str) -> Pods:
+        assert service == "tier0"
+        return Pods(self.wanted, self.wanted, self.wanted)
+
+    def scale(self, service: str, replicas: int) -> None:
+        assert service == "tier0"
+        self.wanted = replicas
+
+    def ask(self, query: str) -> Sequence[float]:
+        assert query == "sum(x)"
+        if isinstance(self.values, ServerError):
+            raise self.values
+        return self.values
+
+
+def autoscaler(fleet: Fleet, fallback: Fallback | None = None) -> Autoscaler:
+    hpa = Hpa(1, 10, (Target("AverageValue", 50_000),), QUICK)
+    query = Query("throughput", "http://unused", "sum(x)", ignore_null=False, cached=False)
+    rule = ScaledObject("small-tier0", "small-tier0", hpa, (query,), 30, fallback)
+    return Autoscaler({"tier0": rule}, fleet, fleet.ask, fleet.told.append)
+
+
+@pytest.mark.parametrize(("qps", "replicas"), [(100, 2), (109, 2), (111, 3), (400, 8), (5000, 10), (50, 1), (0, 1)])
+def test_replicas_follow_the_metric_by_the_hpas_arithmetic(qps: float, replicas: int) -> None:
+    fleet = Fleet()
+    fleet.values = [float(qps)]
+    autoscaler(fleet).sync(0.0)
+    assert fleet.wanted == replicas
+    assert len(fleet.told) == (replicas != 2)
+
+
+def test_a_decision_is_told_with_its_reason() -> None:
+    fleet = Fleet()
+    fleet.values = [400.0]
+    autoscaler(fleet).sync(0.0)
+    assert fleet.told == ["autoscaler: tier0: 2 -> 8 (metrics, 8 asked for): throughput 400.0 of 50.0 a replica"]
+
+
+@pytest.mark.parametrize("values", [[], [float("nan")], [1.0, 2.0]])
+def test_no_single_number_changes_nothing(values: list[float]) -> None:
+    fleet = Fleet()
+    fleet.values = values
+    scaler = autoscaler(fleet)
+    for i in range(5):
+        scaler.sync(15.0 * i)
+    assert fleet.wanted == 2
+    assert fleet.told == ["autoscaler: tier0: stays at 2: prometheus has no values for it yet, or no more"]
+
+
+def test_while_prometheus_is_away_it_is_told_once_and_kedas_fallback_counts() -> None:
+    fleet = Fleet()
+    fleet.values = ServerError("prometheus does not answer: gone")
+    scaler = autoscaler(fleet, Fallback(failure_threshold=3, replicas=5))
+    for i in range(3):
+        scaler.sync(15.0 * i)
+        assert fleet.wanted == 2
+    scaler.sync(45.0)
+    assert fleet.wanted == 5
+    fleet.values = [100.0]
+    scaler.sync(60.0)
+    assert fleet.wanted == 2
+    assert [line for line in fleet.told if "->" not in line] == [
+        "autoscaler: prometheus does not answer: gone; no scaling by metrics until it answers",
+        "autoscaler: prometheus answers again",
+    ]

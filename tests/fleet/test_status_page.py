@@ -1,0 +1,45 @@
+"""The status page over real HTTP."""
+
+import json
+import re
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+
+from repo_builder.errors import ServerError
+from repo_builder.fleet.status_page import status_page
+
+STATUS = {"model": "</script><b>x", "services": [], "events": ["<img>"]}
+
+
+def test_it_serves_one_page_that_needs_nothing_else() -> None:
+    with status_page(0, lambda: STATUS) as url:
+        assert url.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(url) as answer:  # noqa: S310
+            page, headers = answer.read().decode(), answer.headers
+        with urllib.request.urlopen(f"{url}status.json") as answer:  # noqa: S310
+            assert json.load(answer) == STATUS
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert not re.findall(r"(?:src|href)=|https?://|@import|url\(", page)
+    assert "width=device-width" in page and "prefers-color-scheme: dark" in page
+    assert "innerHTML" not in page and "document.write" not in page  # what comes from the fleet stays text
+
+
+@pytest.mark.parametrize(("path", "host", "code"), [("nothing", None, 404), ("", "evil.example", 403)])
+def test_what_is_refused(path: str, host: str | None, code: int) -> None:
+    with status_page(0, lambda: STATUS) as url:
+        request = urllib.request.Request(url + path, headers={"Host": host} if host else {})  # noqa: S310
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request)  # noqa: S310
+        refused.value.close()
+        assert refused.value.code == code
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        match = rf"127\.0\.0\.1:{port}: Address already in use; choose another with --status-port"
+        with pytest.raises(ServerError, match=match), status_page(port, lambda: STATUS):
+            pass

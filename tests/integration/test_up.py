@@ -1,0 +1,200 @@
+"""`elasticrec up`, `ps`, `scale`, `logs` and `down` as a user runs them, on real servers."""
+
+import json
+import os
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from repo_builder.cli import main
+from repo_builder.repository.manifest import MANIFEST, entry_of, load_manifest
+from repo_builder.serving.client import score
+from tests.integration.fleets import eventually
+from tests.integration.models import pytorch_scores, random_query
+from tests.integration.ups import Built, Up, built, following_load, ready, up
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return built(tmp_path_factory.mktemp("up"))
+
+
+@pytest.fixture(scope="module")
+def running(fleet: Built) -> Iterator[Up]:
+    with ready(fleet) as process:
+        yield process
+
+
+def elasticrec(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def test_it_prints_the_front_ends_and_scores_as_pytorch(fleet: Built, running: Up) -> None:
+    line = next(line for line in running.lines if line.startswith("frontend-1  grpc"))
+    address = line.split()[2]
+    query = random_query(fleet.spec, 4, seed=1)
+    np.testing.assert_allclose(score("grpc", address, "small", *query), pytorch_scores(fleet.spec, *query), atol=1e-5)
+    assert json.loads(fleet.run.addresses.read_text())["frontend"] == [address]
+
+
+def test_everything_listens_on_the_loopback_address_alone(running: Up) -> None:
+    listening = [
+        connection.laddr.ip
+        for process in [psutil.Process(running.process.pid), *running.children()]
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) >= 9 and {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+def test_only_the_owner_reaches_the_socket(fleet: Built, running: Up) -> None:
+    assert stat.S_IMODE(fleet.run.socket.stat().st_mode) == 0o600
+    assert stat.S_IMODE(fleet.run.path.stat().st_mode) == 0o700
+
+
+def test_ps_lists_replicas_with_traffic_and_memory(
+    fleet: Built, running: Up, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with following_load(fleet, 1, pause_s=0.02):
+        eventually(lambda: fleet.service("frontend")["qps"] > 5)
+        assert elasticrec("ps", fleet.folder, "--json") == 0
+    services = {service["name"]: service for service in json.loads(capsys.readouterr().out)["services"]}
+    assert set(services) == {"frontend", "tier0", "tier1"}
+    assert services["tier0"]["qps"] > 5 and services["frontend"]["p95_ms"] > 0
+    pid = services["tier0"]["replicas"][0]["pid"]
+    own_bytes = psutil.Process(pid).memory_full_info().pss
+    assert own_bytes * 0.8 < services["tier0"]["memory_bytes"] < 50 * own_bytes
+    assert elasticrec("ps", fleet.folder) == 0
+    text = capsys.readouterr().out
+    assert "tier1-1" in text and str(pid) in text
+
+
+def test_scores_stay_right_while_replicas_come_and_go(fleet: Built, running: Up) -> None:
+    """Front ends too; the second replica of a shard takes queries, and none fails when it leaves."""
+    with following_load(fleet, 2) as seen:
+        assert elasticrec("scale", fleet.folder, "tier0=2", "frontend=2") == 0
+        eventually(lambda: len(fleet.replicas("tier0")) == 2 and len(fleet.replicas("frontend")) == 2, 60)
+        time.sleep(1.5)
+        newest = fleet.replicas("tier0")[1]["name"]
+        assert elasticrec("scale", fleet.folder, "tier0=1", "frontend=1") == 0
+        eventually(lambda: sum(len(service["replicas"]) for service in fleet.status()["services"]) == 3, 60)
+        time.sleep(0.5)
+    assert seen.answers > 50 and not seen.errors and not seen.wrong
+    served = [line for line in (fleet.run.logs / "frontend-1.log").read_text().splitlines() if "serves" in line]
+    assert len(served) >= 3  # tier0-1, tier1-1 and the newcomer
+    assert f"{newest}: stopped" in fleet.events()
+
+
+def test_a_killed_replica_is_replaced_and_no_query_fails_beside_a_second(fleet: Built, running: Up) -> None:
+    fleet_scaled(fleet, tier1=2)
+    with following_load(fleet, 2) as seen:
+        time.sleep(0.5)
+        victim = fleet.replicas("tier1")[0]
+        os.kill(victim["pid"], signal.SIGKILL)
+        eventually(lambda: victim["name"] not in [r["name"] for r in fleet.replicas("tier1")], 20)
+        eventually(lambda: len(fleet.replicas("tier1")) == 2, 60)
+        time.sleep(0.5)
+    assert seen.answers > 50 and not seen.errors and not seen.wrong
+    assert f"{victim['name']}: tritonserver ended with status -9" in fleet.events()
+    fleet_scaled(fleet, tier1=1)
+
+
+def fleet_scaled(fleet: Built, **wanted: int) -> None:
+    assert elasticrec("scale", fleet.folder, *(f"{name}={count}" for name, count in wanted.items())) == 0
+    eventually(lambda: all(len(fleet.service(name)["replicas"]) == count for name, count in wanted.items()), 60)
+    eventually(lambda: all(len(fleet.replicas(name)) == count for name, count in wanted.items()), 60)
+
+
+def test_logs_of_all_of_a_service_and_of_a_replica(
+    fleet: Built, running: Up, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, names in (
+        ([], {"fleet", "frontend-1", "tier0-1", "tier1-1"}),
+        (["tier1"], {"tier1-1"}),
+        (["frontend-1"], {"frontend-1"}),
+    ):
+        assert elasticrec("logs", fleet.folder, *words) == 0
+        found = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+        assert found >= names and (not words or {name.rpartition("-")[0] for name in found} == {words[0].split("-")[0]})
+    assert elasticrec("logs", fleet.folder, "tier7") == 2
+    assert "tier7: expected a service or one of fleet, frontend-1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["scale", "tier9=2"], "tier9: expected a service, one of frontend, tier0, tier1"),
+        (["up"], "is up already; see elasticrec ps"),
+    ],
+)
+def test_what_is_refused(
+    words: list[str], message: str, fleet: Built, running: Up, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert elasticrec(words[0], fleet.folder, *words[1:]) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_down_leaves_nothing_but_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet = built(tmp_path)
+    with ready(fleet) as running:
+        started = running.children()
+        assert elasticrec("down", fleet.folder) == 0
+        assert not [process for process in started if process.is_running()]
+        assert running.process.wait(10) == 0
+    assert {path.name for path in fleet.run.path.iterdir()} == {"lock", "logs"}
+    assert not list(Path("/dev/shm").glob(f"elasticrec_{running.process.pid}_*"))  # noqa: S108
+    assert elasticrec("verify", fleet.folder) == 0
+    for command in ("ps", "down"):
+        assert elasticrec(command, fleet.folder) == 2
+        assert "expected a running fleet, found none; start it: elasticrec up" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_the_supervisor(tmp_path: Path, how: signal.Signals) -> None:
+    """And what a killed one leaves is no hindrance to the next."""
+    fleet = built(tmp_path)
+    with ready(fleet) as running:
+        started = running.children()
+        running.process.send_signal(how)
+        running.process.wait(60)
+        _, alive = psutil.wait_procs(started, 30)
+        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    if how == signal.SIGKILL:
+        with ready(fleet):
+            assert fleet.status()["phase"] == "up"
+
+
+def test_a_changed_weight_is_found_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet = built(tmp_path)
+    weights = next(fleet.folder.glob("tier0/*/*/*weights.bin"))
+    content = bytearray(weights.read_bytes())
+    content[5] ^= 1
+    weights.write_bytes(content)
+    assert elasticrec("up", fleet.folder) == 2
+    assert f"{weights}: expected SHA-256" in capsys.readouterr().err
+    assert not list(fleet.run.logs.glob("tier*"))
+
+
+def test_a_service_that_cannot_start_stops_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights cut short, by a build that says so itself; the server's own words are told."""
+    fleet = built(tmp_path)
+    weights = next(fleet.folder.glob("tier1/*/*/*weights.bin"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    path = weights.relative_to(fleet.folder).as_posix()
+    manifest = load_manifest(fleet.folder)
+    files = tuple(entry_of(fleet.folder, path) if entry.path == path else entry for entry in manifest.files)
+    (fleet.folder / MANIFEST).write_text(replace(manifest, files=files).to_json())
+    with up(fleet) as running:
+        assert running.process.wait(60) == 1
+    told = " ".join(running.lines)
+    assert "tier1-1: tritonserver" in told and "weights.bin" in told and "the fleet was not up yet" in told
+    assert "stopping" in fleet.events()

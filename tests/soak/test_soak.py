@@ -1,0 +1,139 @@
+"""Half an hour of traffic at 70% of what the server was found to hold: nothing fails, and nothing grows.
+
+    make soak                     # 30 minutes a shard backend
+    make soak MINUTES=5           # or ELASTICREC_SOAK_MINUTES=5 pytest -m soak
+
+The records, which `elasticrec report` shows, go to ELASTICREC_SOAK_RUNS, a folder, where it is set.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import tritonclient.http
+
+from loadtest.run import Run, read_run, write_run
+from loadtest.search import highest_rate, within
+from loadtest.sender import Load
+from repo_builder.access.draw import draw_queries
+from repo_builder.access.load import load_hotness
+from repo_builder.export.reference import reference_scores
+from repo_builder.export.weights import open_weights
+from repo_builder.machine import machine_facts
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
+from repo_builder.partition.planner import make_plan
+from repo_builder.repository.build import build
+from repo_builder.serving.footprint import memory_by_model
+from repo_builder.serving.install import installation
+from repo_builder.serving.server import Server, free_ports, running, stubs
+from repo_builder.spec import Spec, load_spec
+from tests.soak.traffic import SAMPLE_S, Answer, point, samples, send
+from tests.soak.watch import WARM_UP, Held, grown, held, pss_slope, watching
+
+MINUTES = float(os.environ.get("ELASTICREC_SOAK_MINUTES", "30"))
+SHARE = 0.7
+GUESS_QPS, PROBE_S = 200, 6
+QUERIES = 256
+EXAMPLE = Path(__file__).parents[2] / "examples/rm1.yaml"
+
+pytestmark = [pytest.mark.soak, pytest.mark.slow, pytest.mark.timeout(60 * MINUTES + 900)]
+
+
+@dataclass(frozen=True)
+class Soaked:
+    """A served model, and a workload with the scores that PyTorch gives it."""
+
+    spec: Spec
+    server: Server
+    workload: Path
+    prefix: str
+    backend: str
+
+
+@pytest.fixture(params=["python", "native"])
+def soaked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Soaked]:
+    spec = load_spec(EXAMPLE)
+    weights, hotness = open_weights(spec), load_hotness(spec)
+    profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
+    plan = make_plan(spec, hotness, profile, "tiered", 4)
+    build(spec, plan, hotness, weights, tmp_path / "rm1", shard_backend=request.param)
+    rows = QUERIES * spec.serving.batch
+    dense, indices = draw_queries(hotness, spec.tables, spec.dense_features, spec.index_dtype, rows, seed=0)
+    scores = reference_scores(spec, weights, dense, indices).reshape(-1)
+    np.savez(tmp_path / "workload.npz", dense=dense, indices=indices, scores=scores)
+    ports = free_ports()
+    with installation() as installed, running(installed, tmp_path / "rm1", ports, tmp_path / "server.log") as server:
+        prefix = f"elasticrec_{os.getpid()}_{ports.http}_"
+        yield Soaked(spec, server, tmp_path / "workload.npz", prefix, request.param)
+
+
+def test_it_holds_and_nothing_grows(soaked: Soaked, tmp_path: Path) -> None:
+    server, spec, seconds = soaked.server, soaked.spec, 60 * MINUTES
+    processes = [psutil.Process(server.process.pid), *stubs(server)]
+    load = Load("grpc", server.grpc, spec.name, str(soaked.workload), spec.serving.batch, timeout_s=30, seed=0)
+    found_qps = found_rate(load, spec.serving.sla_ms)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    with watching(lambda time_s: held(processes, soaked.prefix, time_s), SAMPLE_S / 2) as seen:
+        answers = send(load, SHARE * found_qps, seconds)
+    run = record(soaked, started, found_qps, answers, seen)
+    path = Path(os.environ.get("ELASTICREC_SOAK_RUNS", tmp_path)) / f"soak-{soaked.backend}.json"
+    write_run(path, run)
+    assert read_run(path) == run
+    tell(run, seen)
+    assert [answer.problem for answer in answers if answer.problem] == []
+    assert len(answers) == pytest.approx(SHARE * found_qps * seconds, rel=0.1)
+    assert grown(seen) == []
+    assert {process.pid for process in processes} == {server.process.pid, *(stub.pid for stub in stubs(server))}
+
+
+def found_rate(load: Load, sla_ms: float) -> float:
+    """The highest rate that this very sender gets answered within the SLA: it takes its own share of the machine."""
+
+    def holds(qps: float) -> bool:
+        return within(point(send(load, qps, PROBE_S), qps, PROBE_S), sla_ms, 95)
+
+    found_qps = highest_rate(holds, GUESS_QPS, precision=0.1)
+    assert found_qps
+    return found_qps
+
+
+def record(soaked: Soaked, started: str, found_qps: float, answers: Sequence[Answer], seen: Sequence[Held]) -> Run:
+    """What a report shows of the run."""
+    spec, qps = soaked.spec, SHARE * found_qps
+    with tritonclient.http.InferenceServerClient(soaked.server.http) as client:
+        version = str(client.get_server_metadata()["version"])
+    return Run(
+        title=f"soak, {soaked.backend} shards",
+        tool="locust",  # whose open-loop sender it is
+        started=started,
+        command=("make", "soak", f"MINUTES={MINUTES:g}"),
+        model=spec.name,
+        layout="single",
+        batch=spec.serving.batch,
+        sla_ms=spec.serving.sla_ms,
+        percentile=95,
+        machine=machine_facts(version),
+        complete=True,
+        points=(point(answers, qps, 60 * MINUTES),),
+        timeline=samples(answers, qps, {int(each.time_s / SAMPLE_S): each.pss_bytes for each in seen}),
+        memory_bytes=dict(memory_by_model(soaked.server)),
+        found_qps=found_qps,
+    )
+
+
+def tell(run: Run, seen: Sequence[Held]) -> None:
+    """Print the figures, for whoever runs it by hand."""
+    whole, first, last = run.points[0], seen[int(WARM_UP * len(seen))], seen[-1]
+    lines = (
+        f"{run.title}: {whole.queries:,} queries, {whole.load:.0f} of {run.found_qps:.0f} queries/s, "
+        f"p50 {whole.p50_ms:.2f} ms, p99 {whole.p99_ms:.2f} ms, {whole.errors} errors",
+        f"PSS {last.pss_bytes / 2**20:.1f} MiB, {pss_slope(seen) / 2**20:+.1f} MiB an hour",
+        f"after the warm-up {first}",
+        f"at the end        {last}",
+    )
+    print("", *lines, sep="\n")  # noqa: T201
