@@ -3,7 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
-DEBIAN_PACKAGES := python3-venv libpython3.11 libb64-0d prometheus chromium
+DEBIAN_PACKAGES := python3-venv libpython3.11 libb64-0d
+TEST_PACKAGES := prometheus chromium
 
 .PHONY: help setup demo test soak lint format types bench clean
 
@@ -24,6 +25,7 @@ demo: $(STAMP) ## build a model, serve it, compare its scores with PyTorch's, me
 	$(BIN)/elasticrec demo
 
 test: lint types ## lint, types and all tests
+	@sh tools/debian-packages.sh $(TEST_PACKAGES)
 	$(BIN)/pytest
 
 MINUTES ?= 30

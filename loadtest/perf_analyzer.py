@@ -85,7 +85,7 @@ def write_queries(path: Path, queries: Iterable[Mapping[str, NDArray[Any]]]) -> 
 
 
 def _content(array: NDArray[Any]) -> dict[str, Any]:
-    """Base64 of the array's bytes (little-endian): to write and to read, it is several times faster than numbers."""
+    """Base64 of the array's bytes (little-endian), written in less than half the time of numbers."""
     data = base64.b64encode(array.tobytes()).decode("ascii")
     return {"content": {"b64": data}, "shape": list(array.shape)}
 

@@ -18,7 +18,6 @@ from loadtest.perf_report import read_report
 from loadtest.run import Percentile, Point
 from loadtest.sender import Protocol
 
-THREADS = 64  # of perf_analyzer at a request rate: queries in flight; more wait, and the rate falls behind
 _SDK: dict[Protocol, ModuleType] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
 
 
@@ -66,5 +65,5 @@ class Target:
 
 _LOAD_WORDS = {
     "concurrency": (),
-    "request_rate": ("--request-distribution=poisson", f"--max-threads={THREADS}"),
+    "request_rate": ("--request-distribution=poisson", "--async"),  # as many in flight as it takes
 }

@@ -62,6 +62,7 @@ MAY_IMPORT = {
         "repo_builder.partition",
         "repo_builder.repository.files",
         "repo_builder.repository.manifest",
+        "loadtest.traffic_file",
     ),
 }
 OURS = ("repo_builder", "triton_backends", "loadtest", "k8s")

@@ -12,8 +12,8 @@ from k8s.simulation import simulate
 from k8s.simulation_models import Case, planned_fleet, whole_fleet
 from k8s.simulation_price import price_in_parts
 from k8s.simulation_report import Played, Summary, report_csv, report_json, summarize
-from k8s.simulation_traffic import load_traffic
 from k8s.simulation_types import DEFAULT_TIMING, SimulatedFleet, Timing
+from loadtest.traffic_file import load_traffic
 from repo_builder import tables
 from repo_builder.access.load import load_hotness
 from repo_builder.access.progress import progress_bar

@@ -16,8 +16,8 @@ from k8s.simulation_pods import Workload
 from k8s.simulation_price import price_in_parts
 from k8s.simulation_report import Played, report_csv, report_json, summarize
 from k8s.simulation_rules import Rule
-from k8s.simulation_traffic import Traffic
 from k8s.simulation_types import SimulatedFleet, SimulatedService, Timeline, Timing
+from loadtest.traffic_file import Traffic
 from repo_builder.cluster import Cluster, NodePool
 from repo_builder.errors import PlacementError
 from tests.k8s.hpa_oracle import Oracle

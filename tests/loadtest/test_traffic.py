@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.traffic import parse_traffic, read_traffic
+from loadtest.traffic import parse_traffic
 from repo_builder.errors import InputError
 
 
@@ -40,31 +40,10 @@ def test_csv_ends_with_its_last_line(tmp_path: Path) -> None:
         ("steps:1,,2@5", "QPS is no number from 0 on"),
         ("diurnal:1@60", "HIGH is no number from 0 on"),
         ("spike:1-2@3", "LENGTH is no number from 0 on"),
-        ("zigzag:1", "zigzag:1: expected a CSV file with the columns seconds,qps"),
+        ("zigzag:1", "zigzag:1: expected a traffic file, found none"),
     ],
 )
 def test_mistakes_in_a_shape(text: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_traffic(text)
     assert message in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "line 1: expected the columns seconds,qps, got nothing"),
-        ("time,qps\n0,1\n1,1\n", "line 1: expected the columns seconds,qps, got time,qps"),
-        ("seconds,qps\n0,1\n", "expected at least two lines"),
-        ("seconds,qps\n0,1\n0,2\n", "line 3: expected more than the 0 seconds before, got 0"),
-        ("seconds,qps\n0,1\n1,x\n", "line 3: expected two numbers from 0 on, got 1,x"),
-        ("seconds,qps\n0,1\n1,-1\n", "line 3: expected two numbers from 0 on, got 1,-1"),
-        ("seconds,qps\n0,1\n1,inf\n", "line 3: expected two numbers from 0 on, got 1,inf"),
-        ("seconds,qps\n0,1,2\n1,1\n", "line 2: expected two numbers from 0 on, got 0,1,2"),
-    ],
-)
-def test_mistakes_in_a_file(content: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "traffic.csv"
-    path.write_text(content)
-    with pytest.raises(InputError) as caught:
-        read_traffic(path)
-    assert str(caught.value).startswith(f"{path}: ") and message in str(caught.value)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from k8s.simulation_traffic import Traffic, load_traffic
+from loadtest.traffic_file import Traffic, load_traffic
 from repo_builder.errors import InputError
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "traffic"

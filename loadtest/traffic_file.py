@@ -26,6 +26,10 @@ class Traffic:
     rates_qps: tuple[float, ...]
     end_s: float
 
+    def at(self, seconds: float) -> float | None:
+        """Queries a second at one time; None after the end."""
+        return None if seconds >= self.end_s else float(self.rate(np.asarray([max(0.0, seconds)]))[0])
+
     def rate(self, times_s: Floats) -> Floats:
         """Queries a second at each time from 0 on; shape and type as `times_s`."""
         rates: Floats = np.asarray(self.rates_qps)[np.searchsorted(self.starts_s, times_s, side="right") - 1]
