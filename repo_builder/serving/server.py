@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import http.client
 import os
+import random
 import re
 import shutil
 import signal
@@ -29,6 +30,7 @@ EXIT_TIMEOUT_S = 10  # how long the server may finish what is in flight
 POLL_S = 0.05
 WATCH_S = 1.0
 REAP_S = 5.0
+FREE_PORTS = (15_000, 32_000)  # below those that the kernel gives to clients, which could take one before the server
 _NO_GPU = "CudaDriverHelper"  # an error to the server, and none to us
 
 
@@ -43,7 +45,10 @@ class Ports:
 
 def free_ports() -> Ports:
     """Ports of the loopback address that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    sockets: list[socket.socket] = []
+    while len(sockets) < 3:
+        with contextlib.suppress(OSError):
+            sockets.append(socket.create_server(("127.0.0.1", random.randrange(*FREE_PORTS))))  # noqa: S311
     numbers = [int(each.getsockname()[1]) for each in sockets]
     for each in sockets:
         each.close()
@@ -251,7 +256,10 @@ def _is_ready(server: Server) -> bool:
     connection = http.client.HTTPConnection(server.host, server.ports.http, timeout=1)
     try:
         connection.request("GET", "/v2/health/ready")
-        return connection.getresponse().status == 200
+        if connection.getresponse().status != 200:
+            return False
+        socket.create_connection((server.host, server.ports.metrics), timeout=1).close()  # opened last
+        return True
     except (OSError, http.client.HTTPException):
         return False
     finally:

@@ -48,11 +48,13 @@ def test_an_unreachable_server_is_told(served: Served, data: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_flood_of_queries_leaves_the_server_whole(served: Served, data: Path) -> None:
+def test_a_flood_of_queries_leaves_the_server_whole(own_server: Served, tmp_path: Path) -> None:
     """Thousands of queries in flight once broke the server's heap, where the router had no dynamic batching."""
-    words = ["-m", "small", "-i", "grpc", "-u", served.server.grpc, "--input-data", str(data), "--async"]
+    path = tmp_path / "data.json"
+    write_input_data(path, *random_query(own_server.spec, 40, seed=0), 8)
+    words = ["-m", "small", "-i", "grpc", "-u", own_server.server.grpc, "--input-data", str(path), "--async"]
     measure([*words, "--request-rate-range=3000", "--request-distribution=poisson"], 2)
-    assert served.server.process.poll() is None
-    query = random_query(served.spec, 8, seed=1)
-    scores = score("grpc", served.server.grpc, "small", *query)
-    assert abs(scores - pytorch_scores(served.spec, *query)).max() < 1e-5
+    assert own_server.server.process.poll() is None
+    query = random_query(own_server.spec, 8, seed=1)
+    scores = score("grpc", own_server.server.grpc, "small", *query)
+    assert abs(scores - pytorch_scores(own_server.spec, *query)).max() < 1e-5

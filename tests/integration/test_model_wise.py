@@ -19,7 +19,7 @@ from repo_builder.repository.manifest import load_manifest, read_queries
 from repo_builder.repository.model_wise import build_model_wise, model_wise_plan
 from repo_builder.serving.client import score
 from repo_builder.serving.install import installation
-from repo_builder.serving.server import Server, free_ports, running
+from repo_builder.serving.server import Server, free_ports, remove_caches, running
 from repo_builder.spec import Spec, load_spec
 from tests.integration.conftest import Served
 from tests.integration.models import document, make_spec, pytorch_scores, random_query
@@ -61,6 +61,7 @@ def whole(built: tuple[Spec, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_the_manifest_and_the_plan_say_what_it_is(built: tuple[Spec, Path]) -> None:
     _, repository = built
+    remove_caches(repository)  # it is being served, by Python
     assert main(["verify", str(repository)]) == 0
     assert load_manifest(repository).layout == "model-wise"
     assert load_plan(repository / "plan.json").grouping == "model_wise"

@@ -129,7 +129,7 @@ def test_a_call_ends_at_its_deadline() -> None:
     run(work)
 
 
-def test_a_slow_call_is_hedged_and_the_slower_one_cancelled() -> None:
+def test_a_slow_call_is_hedged_and_the_slower_one_goes_unheard() -> None:
     async def work() -> None:
         first, second = FakeShard(), FakeShard()
         async with serving(first, second):
@@ -146,7 +146,7 @@ def test_a_slow_call_is_hedged_and_the_slower_one_cancelled() -> None:
                 assert loop.time() - started < 0.6
             assert fleet.told("elasticrec_hedges_total") > hedges
             await asyncio.sleep(0.1)
-            assert first.cancelled >= 1
+            assert first.cancelled == 0  # a cancelled call may crash Triton
             assert all(replica.in_flight == 0 for replica in fleet.replicas)
             await fleet.close()
 
@@ -210,7 +210,7 @@ def test_a_service_without_ids_is_not_called() -> None:
 
 
 def test_a_missing_shard_fails_the_query_at_once() -> None:
-    """The other call is given up, not waited for."""
+    """The other call is not waited for."""
 
     async def work() -> None:
         a, b = FakeShard(delay_s=5), FakeShard(status=GONE)
@@ -222,7 +222,7 @@ def test_a_missing_shard_fails_the_query_at_once() -> None:
                 await fanout.sums([query(2, 0, 1)])
             assert loop.time() - started < 0.25
             await asyncio.sleep(0.1)
-            assert a.cancelled == 1
+            assert a.cancelled == 0  # a cancelled call may crash Triton
             await first.close()
             await second.close()
 

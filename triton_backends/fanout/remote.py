@@ -15,6 +15,7 @@ from triton_backends.fanout.latency import LatencyWindow
 from triton_backends.fanout.replicas import Balancer
 
 PROBE_TIMEOUT_S = 1.0
+LOST_S = 60.0  # after which a call that nobody waits for is given up
 Log = Callable[[str], None]
 
 
@@ -95,7 +96,7 @@ class RemoteService:
         started = loop.time()
         replica.in_flight += 1
         try:
-            response: bytes = await replica.infer(request, timeout=max(deadline - started, 0))
+            response: bytes = await _within(max(deadline - started, 0), replica.infer(request, timeout=LOST_S))
         except grpc.aio.AioRpcError as exc:
             raise self._failed(replica, exc, loop.time() - started) from None
         finally:
@@ -124,7 +125,7 @@ class RemoteService:
         """Ask a replica that is not ready whether it serves again."""
         replica.probing = True
         try:
-            await replica.infer(self._probe, timeout=PROBE_TIMEOUT_S)
+            await _within(PROBE_TIMEOUT_S, replica.infer(self._probe, timeout=LOST_S))
         except grpc.aio.AioRpcError:
             return
         finally:
@@ -132,6 +133,21 @@ class RemoteService:
         if not replica.ready:
             replica.ready = True
             self._log(f"service {self.name}: replica {replica.address} serves")
+
+
+async def _within(seconds: float, call: Any) -> bytes:
+    """The answer of a gRPC call that comes in so many seconds; a later one goes unheard.
+
+    The call is not cancelled, nor does its deadline tell the server: Triton 2.51 was seen to crash on cancelled calls.
+    """
+    answer = asyncio.ensure_future(call)
+    answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+    await asyncio.wait({answer}, timeout=seconds)
+    if not answer.done():
+        none = grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, none, none, "Deadline Exceeded")
+    response: bytes = answer.result()
+    return response
 
 
 async def _first_answer(attempts: Iterable[asyncio.Future[bytes]]) -> bytes:
