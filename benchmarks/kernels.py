@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def kernels() -> dict[str, tuple[Kernel, str]]:
         return found
 
     @numba.njit
-    def by_numba(weights, ids, lengths):  # noqa: ANN001, ANN202 - numba infers them
+    def by_numba(weights: Any, ids: Any, lengths: Any) -> Any:
         out = np.zeros((lengths.size, weights.shape[1]), np.float32)
         place = 0
         for bag in range(lengths.size):

@@ -166,8 +166,8 @@ def _volumes(fleet: Fleet, service: FleetService, options: Options) -> Iterator[
 
 
 def _mounts(service: FleetService, options: Options) -> Iterator[Mapping[str, Any]]:
-    yield {"name": "shm", "mountPath": "/dev/shm"}  # noqa: S108 - where Triton's Python backend wants it
-    yield {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108 - a volume of the pod's own
+    yield {"name": "shm", "mountPath": "/dev/shm"}  # noqa: S108 - a mount point in the pod, no temporary file here: Triton's Python backend looks there
+    yield {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108 - a mount point in the pod, whose root is read-only
     yield from options.source.mounts(service.folder)
     if service.is_frontend:
         yield {"name": "addresses", "mountPath": ADDRESSES_FOLDER, "readOnly": True}

@@ -67,7 +67,7 @@ def flags(fleet: Fleet, service: FleetService, model_repository: str, tls: bool)
 
 def environment(service: FleetService, tls: bool) -> Mapping[str, str]:
     """Environment variables, besides POD_UID; the router of the front end finds the embedding services by its own."""
-    words = {"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: S108 - a volume of the pod's own
+    words = {"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: S108 - a volume that no other pod sees
     if service.is_frontend:
         words["ELASTICREC_ADDRESSES"] = ADDRESSES
         if tls:

@@ -33,7 +33,6 @@ from repo_builder.repository.manifest import QUERIES, load_manifest
 __all__ = ["GrpcUser", "HttpUser"]
 
 
-@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator] # locust's events are untyped
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Our options beside locust's own."""
     group = parser.add_argument_group("elasticrec")
@@ -48,7 +47,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--traffic", metavar="SHAPE", default="", help=FORMS)
 
 
-@events.init.add_listener  # type: ignore[untyped-decorator] # likewise
 def prepare(environment: Environment, **_: Any) -> None:
     """Read what to send, and start what sends it, before any clock runs; a mistake ends locust with one line."""
     options: Any = environment.parsed_options
@@ -113,6 +111,10 @@ def _loads(options: Any) -> dict[Protocol, Load]:
         protocol: Load(protocol, address, manifest.name, str(workload), manifest.batch, options.timeout, options.seed)
         for protocol, address in addresses.items()
     }
+
+
+events.init_command_line_parser.add_listener(add_options)
+events.init.add_listener(prepare)
 
 
 def _traffic_option() -> tuple[str, float]:

@@ -121,7 +121,7 @@ def measure(words: Sequence[str], seconds: float) -> tuple[str, str]:
             f"--max-trials={most_windows}", "--stability-percentage=999",
         ]  # fmt: skip
         try:
-            done = subprocess.run(  # noqa: S603 - a list of words, no shell
+            done = subprocess.run(  # noqa: S603 - the binary of find(), its words one by one: no shell reads them
                 command, env=environment, capture_output=True, text=True, check=False, timeout=3 * seconds + 60
             )
         except subprocess.TimeoutExpired as exc:

@@ -31,7 +31,7 @@ def page(runs: Sequence[Run]) -> str:
     return environment.from_string(_file("page.html")).render(
         runs=runs,
         policy=_policy(library, script),
-        style=Markup(_file("style.css")),  # noqa: S704 - our own file
+        style=Markup(_file("style.css")),  # noqa: S704 - shipped beside this file: holds nothing of a run
         summary=summary_table([summarize(run) for run in runs]),
         run_legend=run_legend(runs),
         sweep=sweep,
@@ -42,8 +42,8 @@ def page(runs: Sequence[Run]) -> str:
         commands=[shlex.join(run.command) for run in runs],
         details=[_details(i, run) for i, run in enumerate(runs)],
         figures=_figures([*sweep, *timelines, *breakdowns, *memories]),
-        library=Markup(library),  # noqa: S704 - Plotly's, from its package
-        script=Markup(script),  # noqa: S704 - our own file
+        library=Markup(library),  # noqa: S704 - Plotly's own script; escaped it would not run, and holds nothing of a run
+        script=Markup(script),  # noqa: S704 - shipped beside this file: holds nothing of a run
     )
 
 

@@ -48,7 +48,7 @@ def free_ports() -> Ports:
     sockets: list[socket.socket] = []
     while len(sockets) < 3:
         with contextlib.suppress(OSError):
-            sockets.append(socket.create_server(("127.0.0.1", random.randrange(*FREE_PORTS))))  # noqa: S311
+            sockets.append(socket.create_server(("127.0.0.1", random.randrange(*FREE_PORTS))))  # noqa: S311 - a port, no secret
     numbers = [int(each.getsockname()[1]) for each in sockets]
     for each in sockets:
         each.close()

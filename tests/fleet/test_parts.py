@@ -98,7 +98,7 @@ def test_the_views_show_names_as_they_are() -> None:
 
 
 def console_text(view: object) -> str:
-    with open(os.devnull, "w") as sink:  # noqa: PTH123
+    with open(os.devnull, "w") as sink:  # noqa: PTH123 - os.devnull is a name, no Path
         console = Console(width=120, file=sink, record=True)
         console.print(view)
         return console.export_text()

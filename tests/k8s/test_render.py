@@ -340,7 +340,9 @@ def kustomize(folder: Path) -> list[dict[str, Any]]:
 
 @needs_kubectl
 def test_kustomize_renders_the_base_unchanged(written: tuple[Fleet, Path], rendered: tuple[Fleet, Objects]) -> None:
-    key = lambda item: (item["kind"], item["metadata"]["name"])  # noqa: E731
+    def key(item: Mapping[str, Any]) -> tuple[str, str]:
+        return item["kind"], item["metadata"]["name"]
+
     assert sorted(kustomize(written[1]), key=key) == sorted(rendered[1].values(), key=key)
 
 

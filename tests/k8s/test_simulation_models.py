@@ -18,7 +18,7 @@ CASE = Case("rm", 400.0, 1000.0, PROFILE)
 def service(name: str, kind: str, gathers: float, memory_bytes: int) -> Service:
     shards = (Shard("t", 0, 5),) if kind == "embedding" else ()
     qps = 1 / (0.002 + 1e-6 * gathers) if kind == "embedding" else 1000.0
-    return Service(name, kind, "cpu", 1, 2, memory_bytes, gathers, qps, shards)  # type: ignore[arg-type]
+    return Service(name, kind, "cpu", 1, 2, memory_bytes, gathers, qps, shards)  # type: ignore[arg-type] # the kind is a plain str
 
 
 DENSE, HOT, COLD = (

@@ -147,7 +147,7 @@ def test_what_was_measured_before_a_failure_is_kept() -> None:
     kept: list[Run] = []
     recording = Recording(RUN, kept.append)
     queue = Queue()
-    queue.measure = failing_after(2)  # type: ignore[method-assign]
+    queue.measure = failing_after(2)  # type: ignore[method-assign] # the fault
     with pytest.raises(LoadTestError):
         sweep(queue, [Load("concurrency", n) for n in (1, 2, 3)], recording)
     assert [point.load for point in kept[-1].points] == [1, 2]

@@ -136,4 +136,4 @@ def tell(run: Run, seen: Sequence[Held]) -> None:
         f"after the warm-up {first}",
         f"at the end        {last}",
     )
-    print("", *lines, sep="\n")  # noqa: T201
+    print("", *lines, sep="\n")  # noqa: T201 - the figures are for who runs it by hand
