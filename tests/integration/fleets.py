@@ -6,7 +6,7 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -116,6 +116,20 @@ class Load:
 
 
 @contextmanager
+def at_once(client: Callable[[int], None], clients: int, stop: threading.Event) -> Iterator[None]:
+    """Clients in threads of their own while the block runs; `stop` tells them of its end."""
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+@contextmanager
 def load(spec: Spec, server: Server, clients: int) -> Iterator[Load]:
     """Clients that send queries of their own, one after another, while the block runs; times count from its start."""
     seen, stop, start = Load(), threading.Event(), time.monotonic()
@@ -137,15 +151,8 @@ def load(spec: Spec, server: Server, clients: int) -> Iterator[Load]:
             seen.answers += 1
         sdk.close()
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
+    with at_once(client, clients, stop):
         yield seen
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
 
 
 def infer(

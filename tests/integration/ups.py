@@ -24,7 +24,7 @@ from tritonclient.utils import InferenceServerException
 from repo_builder.fleet.control import ask
 from repo_builder.fleet.runtime import RunFolder
 from repo_builder.spec import Spec
-from tests.integration.fleets import Load, infer, make_fleet, plan_for
+from tests.integration.fleets import Load, at_once, infer, make_fleet, plan_for
 from tests.integration.models import make_spec, pytorch_scores, random_query
 
 
@@ -147,12 +147,5 @@ def following_load(fleet: Built, clients: int, pause_s: float = 0.0) -> Iterator
         for sdk in sdks.values():
             sdk.close()
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
+    with at_once(client, clients, stop):
         yield seen
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
