@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,14 +52,26 @@ def replace_replica(fleet: Running, old: Server) -> None:
     fleet.start_shard("tier1", old.ports)
 
 
+def answered(server: Server) -> float:
+    """The calls that a replica of tier1 has answered."""
+    return metric(server, "nv_inference_request_success", model="small_tier1")
+
+
+def calls(replicas: Sequence[Server], ask: Callable[[], None]) -> list[float]:
+    """The calls that each replica of tier1 answers while `ask` runs."""
+    before = [answered(replica) for replica in replicas]
+    ask()
+    return [answered(replica) - count for replica, count in zip(replicas, before, strict=True)]
+
+
 def serves_from(fleet: Running, server: Server) -> None:
     """Wait until the front end's queries reach this replica again."""
-    before = metric(server, "nv_inference_request_success", model="small_tier1")
+    before = answered(server)
     query = random_query(fleet.spec, 2, seed=3)
 
     def reached() -> bool:
         score("grpc", fleet.frontend.grpc, "small", *query)
-        return metric(server, "nv_inference_request_success", model="small_tier1") > before + 5
+        return answered(server) > before + 5
 
     eventually(reached)
 
@@ -134,16 +146,18 @@ def test_the_address_file_is_followed(pair: Running) -> None:
     first, second = pair.shards["tier1"]
     query = random_query(pair.spec, 3, seed=6)
     expected = pytorch_scores(pair.spec, *query)
+
+    def ask_ten() -> None:
+        for _ in range(10):
+            np.testing.assert_allclose(score("grpc", pair.frontend.grpc, "small", *query), expected, atol=1e-5)
+
     for kept, gone, entry in (
         (first, second, [first.grpc]),
         (second, first, f"dns:///localhost:{second.ports.grpc}"),
     ):
         pair.write_addresses(tier1=entry)
-        serves_from(pair, kept)
-        before = metric(gone, "nv_inference_request_success", model="small_tier1")
-        for _ in range(10):
-            np.testing.assert_allclose(score("grpc", pair.frontend.grpc, "small", *query), expected, atol=1e-5)
-        assert metric(gone, "nv_inference_request_success", model="small_tier1") == before
+        eventually(lambda replicas=(kept, gone): calls(replicas, ask_ten) == [10, 0])  # until the file is read again
+        assert calls([gone], ask_ten) == [0]
     pair.addresses.write_text("{")
     time.sleep(0.6)
     np.testing.assert_allclose(score("grpc", pair.frontend.grpc, "small", *query), expected, atol=1e-5)
