@@ -8,10 +8,10 @@ import pytest
 
 from repo_builder.partition.plan import Plan
 from repo_builder.repository.configs import ShardBackend
-from repo_builder.serving.install import installation
-from repo_builder.serving.server import Server, free_ports, running
+from repo_builder.serving.server import Server
 from repo_builder.spec import Spec
 from tests.integration.models import make_repository
+from tests.servers import serving
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Served:
 def serve(folder: Path, grouping: str, index_dtype: str, shard_backend: ShardBackend) -> Iterator[Served]:
     spec, plan = make_repository(folder, grouping, index_dtype, shard_backend)
     repository = folder / "repository"
-    with installation() as installed, running(installed, repository, free_ports(), folder / "server.log") as server:
+    with serving(repository, folder / "server.log") as server:
         yield Served(spec, plan, server, repository)
 
 

@@ -21,10 +21,10 @@ from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.fleet import build_fleet
-from repo_builder.serving.install import installation
-from repo_builder.serving.server import Ports, Server, free_ports, running
+from repo_builder.serving.server import Ports, Server, free_ports
 from repo_builder.spec import Fleet, Spec
 from tests.integration.models import CHEAP, make_spec, pytorch_scores, random_query
+from tests.servers import serving
 
 
 @dataclass
@@ -46,18 +46,16 @@ class Running:
     def start_shard(self, service: str, ports: Ports | None = None, flags: Sequence[str] = ()) -> Server:
         ports = ports or free_ports()
         log = self.addresses.with_name(f"{service}-{ports.grpc}.log")
-        installed = self.stack.enter_context(installation())
-        server = self.stack.enter_context(running(installed, self.folder / service, ports, log, flags=flags))
+        server = self.stack.enter_context(serving(self.folder / service, log, ports=ports, flags=flags))
         self.shards.setdefault(service, []).append(server)
         return server
 
     def start_frontend(self, folder: Path | None = None, environment: Mapping[str, str] | None = None) -> Server:
         ports = free_ports()
         log = self.addresses.with_name(f"frontend-{ports.grpc}.log")
-        installed = self.stack.enter_context(installation())
         variables = {"ELASTICREC_ADDRESSES": str(self.addresses), **(environment or {})}
         frontend = (folder or self.folder) / "frontend"
-        server = self.stack.enter_context(running(installed, frontend, ports, log, environment=variables))
+        server = self.stack.enter_context(serving(frontend, log, ports=ports, environment=variables))
         self.frontends.append(server)
         return server
 

@@ -19,10 +19,10 @@ from repo_builder.export.weights import open_weights
 from repo_builder.repository.build import build
 from repo_builder.repository.manifest import load_manifest
 from repo_builder.serving.client import score
-from repo_builder.serving.install import installation
-from repo_builder.serving.server import Server, free_ports, running
+from repo_builder.serving.server import Server, free_ports
 from tests.integration.fleets import Running, load, metric, running_fleet
 from tests.integration.models import pytorch_scores, random_query
+from tests.servers import serving
 
 pytestmark = pytest.mark.server
 
@@ -42,10 +42,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     s_max = 3 if grouping == "tiered" else 1
     with running_fleet(folder, grouping, s_max, index_dtype=index_dtype, shard_backend=backend) as fleet:
         build(fleet.spec, fleet.plan, load_hotness(fleet.spec), open_weights(fleet.spec), folder / "single")
-        with (
-            installation() as installed,
-            running(installed, folder / "single", free_ports(), folder / "single.log") as single,
-        ):
+        with serving(folder / "single", folder / "single.log") as single:
             yield Both(fleet, single)
 
 

@@ -1,6 +1,7 @@
 """Replicas that die, freeze, leave and come back, under load: no wrong score ever, and no error while another lives."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -110,7 +111,7 @@ def check_only_up_to_the_deadline(seen: Load) -> None:
     """Of a fault half a second after the start: errors for those who waited for the replica then, none later."""
     assert not seen.wrong
     assert all(at < 0.5 + 2 * DEADLINE_S for at, _, _ in seen.errors), seen.errors
-    assert all("did not answer within 4" in text for _, _, text in seen.errors), seen.errors
+    assert all(re.search(r"did not answer within \d+ ms", text) for _, _, text in seen.errors), seen.errors
     assert all(latency < 2 * DEADLINE_S for _, latency, _ in seen.errors), seen.errors
     assert seen.answers > 100
 

@@ -18,11 +18,11 @@ from repo_builder.partition.planner import make_plan
 from repo_builder.repository.manifest import load_manifest, read_queries
 from repo_builder.repository.model_wise import build_model_wise, model_wise_plan
 from repo_builder.serving.client import score
-from repo_builder.serving.install import installation
-from repo_builder.serving.server import Server, free_ports, remove_caches, running
+from repo_builder.serving.server import Server, remove_caches
 from repo_builder.spec import Spec, load_spec
 from tests.integration.conftest import Served
 from tests.integration.models import document, make_spec, pytorch_scores, random_query
+from tests.servers import serving
 
 
 def write_spec(folder: Path) -> Path:
@@ -55,7 +55,7 @@ class Whole:
 def whole(built: tuple[Spec, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     spec, repository = built
     log = tmp_path_factory.mktemp("log") / "server.log"
-    with installation() as installed, running(installed, repository, free_ports(), log) as server:
+    with serving(repository, log) as server:
         yield Whole(spec, repository, server)
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from repo_builder.cli import main
-from repo_builder.serving.install import installation
-from repo_builder.serving.server import free_ports, running
+from tests.servers import serving
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,10 +25,7 @@ def test_the_readme_does_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["verify", repository]) == 0
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len([line for line in code.splitlines() if line]) <= 11
-    with (
-        installation() as installed,
-        running(installed, Path(repository), free_ports(), tmp_path / "log") as server,
-    ):
+    with serving(Path(repository), tmp_path / "log") as server:
         for protocol, address in (("grpc", server.grpc), ("http", server.http)):
             program = code.replace("tritonclient.grpc", f"tritonclient.{protocol}").replace("127.0.0.1:8001", address)
             done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

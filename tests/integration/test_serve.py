@@ -30,6 +30,7 @@ from repo_builder.serving.install import installation
 from repo_builder.serving.server import Ports, free_ports, running
 from tests.integration.conftest import Served
 from tests.integration.models import make_repository, pytorch_scores, random_query
+from tests.servers import serving
 
 pytestmark = pytest.mark.server
 
@@ -157,10 +158,7 @@ def test_a_hand_made_plan_with_awkward_names(tmp_path: Path) -> None:
         for service in plan.services
     )
     build(spec, replace(plan, services=services), load_hotness(spec), open_weights(spec), tmp_path / "named")
-    with (
-        installation() as installed,
-        running(installed, tmp_path / "named", free_ports(), tmp_path / "log", host="localhost") as server,
-    ):
+    with serving(tmp_path / "named", tmp_path / "log", host="localhost") as server:
         dense, indices = random_query(spec, 40, seed=4)
         scores = score("http", server.http, "small", dense, indices)
     np.testing.assert_allclose(scores, pytorch_scores(spec, dense, indices), atol=1e-5)
@@ -210,7 +208,7 @@ def test_instances_share_one_copy_of_the_weights(tmp_path: Path, shard_backend: 
     three = replace(plan, services=services)
     hotness, weights = load_hotness(spec), open_weights(spec)
     build(spec, three, hotness, weights, tmp_path / "three", shard_backend=shard_backend)
-    with installation() as installed, running(installed, tmp_path / "three", free_ports(), tmp_path / "log") as server:
+    with serving(tmp_path / "three", tmp_path / "log") as server:
         dense, indices = random_query(spec, 9, seed=1)
         expected = pytorch_scores(spec, dense, indices)
         for _ in range(12):

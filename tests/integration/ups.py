@@ -68,19 +68,21 @@ class Up:
 
     process: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
-    _fresh: queue.Queue[str] = field(default_factory=queue.Queue)
+    _fresh: queue.Queue[str | None] = field(default_factory=queue.Queue)
 
     def read(self) -> None:
         for line in self.process.stdout:
             self.lines.append(line.rstrip("\n"))
             self._fresh.put(self.lines[-1])
+        self._fresh.put(None)
 
     def wait_for(self, text: str, timeout_s: float = 60) -> str:
         """The next line that holds a text."""
         until = time.monotonic() + timeout_s
-        while text not in (line := self._fresh.get(timeout=max(0.1, until - time.monotonic()))):
-            pass
-        return line
+        while (line := self._fresh.get(timeout=max(0.1, until - time.monotonic()))) is not None:
+            if text in line:
+                return line
+        raise AssertionError(f"it ended without saying {text!r}: {self.lines}")
 
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)

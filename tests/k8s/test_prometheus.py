@@ -15,12 +15,12 @@ from k8s.fleet import Fleet
 from k8s.rules import SCRAPE_S, WINDOW_S, Metrics, Trigger, triggers
 from k8s.server import flags
 from repo_builder.serving.footprint import times_by_model
-from repo_builder.serving.install import installation
-from repo_builder.serving.server import Server, free_ports, running
+from repo_builder.serving.server import Server, free_ports
 from repo_builder.spec import Spec
 from tests.integration.models import make_repository
 from tests.k8s.fleets import Made, fleet
 from tests.k8s.prometheus import Load, Prometheus, needs_prometheus, scraping
+from tests.servers import serving
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, needs_prometheus]
 
@@ -36,7 +36,7 @@ class Replicas:
         (folder / "fleet").mkdir()
         self.spec: Spec = make_repository(folder, "tiered")[0]
         self.folder, self.ports = folder, (free_ports(), free_ports())
-        self._stack, self._installed = stack, stack.enter_context(installation())
+        self._stack = stack
         made = fleet(folder / "fleet", Made(model="small"))
         self._flags = [
             word
@@ -47,9 +47,7 @@ class Replicas:
     def start(self, place: int) -> Server:
         log = self.folder / f"log{place}"
         repository = self.folder / "repository"
-        return self._stack.enter_context(
-            running(self._installed, repository, self.ports[place], log, flags=self._flags)
-        )
+        return self._stack.enter_context(serving(repository, log, ports=self.ports[place], flags=self._flags))
 
     @property
     def metrics(self) -> list[str]:

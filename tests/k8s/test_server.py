@@ -13,11 +13,11 @@ import tritonclient.grpc
 from k8s.rules import Metrics, triggers
 from k8s.server import ADMIN_KEY, TLS_FOLDER, flags
 from repo_builder.serving.client import score
-from repo_builder.serving.install import installation
-from repo_builder.serving.server import Server, free_ports, running
+from repo_builder.serving.server import Server
 from tests.integration.models import make_repository, random_query
 from tests.k8s.fleets import Made, fleet
 from tests.k8s.prometheus import text_of
+from tests.servers import serving
 
 pytestmark = pytest.mark.server
 
@@ -45,12 +45,7 @@ def words(folder: Path, frontend: bool, tls: Path | None = None) -> list[str]:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
-    with (
-        installation() as installed,
-        running(
-            installed, folder / "repository", free_ports(), folder / "log", flags=words(folder, frontend=True)
-        ) as started,
-    ):
+    with serving(folder / "repository", folder / "log", flags=words(folder, frontend=True)) as started:
         yield started
 
 
@@ -119,10 +114,7 @@ def certificates(tmp_path: Path) -> Path:
 @pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl on PATH: no certificates to try mutual TLS with")
 def test_shards_refuse_who_has_no_certificate(certificates: Path, folder: Path) -> None:
     told = words(folder, frontend=False, tls=certificates)
-    with (
-        installation() as installed,
-        running(installed, folder / "repository", free_ports(), folder / "tls-log", flags=told) as server,
-    ):
+    with serving(folder / "repository", folder / "tls-log", flags=told) as server:
         address, ca = f"localhost:{server.ports.grpc}", str(certificates / "ca.crt")
         key, chain = str(certificates / "tls.key"), str(certificates / "tls.crt")
         for mutual in (True, False):
