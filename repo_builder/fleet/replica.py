@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from repo_builder.errors import ElasticRecError
+from repo_builder.errors import ElasticRecError, PortTakenError
 from repo_builder.fleet.ports import FreePorts
 from repo_builder.serving.install import Installation
 from repo_builder.serving.server import Server, running, wait
@@ -70,7 +70,10 @@ class Replica:
 
     def _run(self) -> None:
         try:
-            self._serve()
+            try:
+                self._serve()
+            except PortTakenError:  # since it was found free: others are
+                self._serve()
         except (ElasticRecError, OSError) as exc:
             self.error = str(exc)
         finally:

@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 import psutil
 
-from repo_builder.errors import InputError, ServerError
+from repo_builder.errors import InputError, PortTakenError, ServerError
 from repo_builder.serving.install import Installation
 
 EXIT_TIMEOUT_S = 10  # how long the server may finish what is in flight
@@ -98,7 +98,7 @@ def running(
     flags: more of tritonserver's own, such as --grpc-max-connection-age=30000; environment: more variables;
     stop: gives up waiting for a server that loads, once it is set.
 
-    Raises ServerError where a port is taken, or the server does not become ready, with what its log says of it.
+    Raises PortTakenError, or ServerError where the server does not become ready, with what its log says of it.
     """
     address = _numeric(host)
     _check_ports(address, ports)
@@ -179,7 +179,7 @@ def _check_ports(host: str, ports: Ports) -> None:
         try:
             socket.create_server((host, port)).close()
         except OSError as exc:
-            raise ServerError(
+            raise PortTakenError(
                 f"{host}:{port}: {os.strerror(exc.errno or 0)}; choose another with --{name}-port or --host"
             ) from exc
 
