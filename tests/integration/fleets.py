@@ -21,7 +21,7 @@ from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.fleet import build_fleet
-from repo_builder.serving.install import installation
+from repo_builder.serving.install import Installation, installation
 from repo_builder.serving.server import Ports, Server, free_ports, running
 from repo_builder.spec import Fleet, Spec
 from tests.integration.models import CHEAP, make_spec, pytorch_scores, random_query
@@ -43,11 +43,18 @@ class Running:
     def frontend(self) -> Server:
         return self.frontends[0]
 
-    def start_shard(self, service: str, ports: Ports | None = None, flags: Sequence[str] = ()) -> Server:
+    def start_shard(
+        self,
+        service: str,
+        ports: Ports | None = None,
+        flags: Sequence[str] = (),
+        host: str = "127.0.0.1",
+        changed: Callable[[Installation], Installation] = lambda installed: installed,
+    ) -> Server:
         ports = ports or free_ports()
         log = self.addresses.with_name(f"{service}-{ports.grpc}.log")
-        installed = self.stack.enter_context(installation())
-        server = self.stack.enter_context(running(installed, self.folder / service, ports, log, flags=flags))
+        installed = changed(self.stack.enter_context(installation()))
+        server = self.stack.enter_context(running(installed, self.folder / service, ports, log, host=host, flags=flags))
         self.shards.setdefault(service, []).append(server)
         return server
 
@@ -108,9 +115,10 @@ def running_fleet(
 
 @dataclass
 class Load:
-    """What clients in a loop saw: answers, errors with their time and latency, and wrong scores."""
+    """What clients in a loop saw: answers with their latencies, errors with their time and latency, wrong scores."""
 
     answers: int = 0
+    latencies_s: list[float] = field(default_factory=list)
     errors: list[tuple[float, float, str]] = field(default_factory=list)
     wrong: list[float] = field(default_factory=list)
 
@@ -130,12 +138,15 @@ def at_once(client: Callable[[int], None], clients: int, stop: threading.Event) 
 
 
 @contextmanager
-def load(spec: Spec, server: Server, clients: int) -> Iterator[Load]:
-    """Clients that send queries of their own, one after another, while the block runs; times count from its start."""
+def load(spec: Spec, server: Server, clients: int, rows: int = 5) -> Iterator[Load]:
+    """Clients that send queries of their own, one after another, while the block runs; times count from its start.
+
+    rows: by which each client's queries are longer than the last's; the first has one.
+    """
     seen, stop, start = Load(), threading.Event(), time.monotonic()
 
     def client(number: int) -> None:
-        query = random_query(spec, 1 + 5 * number, seed=number)
+        query = random_query(spec, 1 + rows * number, seed=number)
         expected = pytorch_scores(spec, *query)
         sdk = grpcclient.InferenceServerClient(server.grpc)
         while not stop.is_set():
@@ -149,6 +160,7 @@ def load(spec: Spec, server: Server, clients: int) -> Iterator[Load]:
             if not difference <= 1e-5:
                 seen.wrong.append(difference)
             seen.answers += 1
+            seen.latencies_s.append(time.monotonic() - asked)
         sdk.close()
 
     with at_once(client, clients, stop):
