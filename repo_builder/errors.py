@@ -11,6 +11,7 @@ ElasticRecError
 │   └── RepositoryError   a built repository: missing, changed, or not servable here
 ├── ExportError           the dense layers could not become a faithful ONNX file; exit code 1
 └── ServerError           tritonserver could not be found, started, reached or stopped; exit code 1
+    └── NoAnswerError     a server that was asked does not answer at all
 """
 
 from __future__ import annotations
@@ -68,3 +69,7 @@ class ExportError(ElasticRecError):
 
 class ServerError(ElasticRecError):
     """tritonserver could not be found, started, reached or stopped."""
+
+
+class NoAnswerError(ServerError):
+    """Nobody answers there: asking something else would not help."""
