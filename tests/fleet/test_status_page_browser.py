@@ -93,7 +93,12 @@ def test_it_shows_services_replicas_traffic_latency_and_memory(browser: Browser,
         "p95 ms": "12.35",
         "memory (PSS) MiB": "1,500.0",
     }
-    assert shown[3] == {"replicas ready": "0 of 1", "queries/s": "0.0", "p95 ms": "–", "memory (PSS) MiB": "5,300.0"}
+    assert shown[3] == {
+        "replicas ready": "0 of 1",
+        "queries/s": "0.0",
+        "p95 ms": "\u2013",
+        "memory (PSS) MiB": "5,300.0",
+    }
     assert cards[1].locator("li").all_inner_texts()[2].split() == ["tier0-3", "starting"]
     assert page.locator("#events").inner_text().splitlines()[2].endswith(EVIL)
     assert said == []

@@ -147,7 +147,7 @@ class Shm:
 
 def with_own_shm(installed: Installation, folder: Path, size_kib: int) -> Installation:
     """A tritonserver that sees a /dev/shm of its own, of this size; skips the test where none can be mounted."""
-    mounted = f"mount -t tmpfs -o size={size_kib}k tmpfs /dev/shm && exec \"$@\""
+    mounted = f'mount -t tmpfs -o size={size_kib}k tmpfs /dev/shm && exec "$@"'
     tried = subprocess.run(["unshare", "--mount", "sh", "-c", mounted, "sh", "true"], capture_output=True, text=True)
     if tried.returncode:
         pytest.skip(f"no private /dev/shm can be mounted (it takes root): {tried.stderr}")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import tritonclient.grpc as grpcclient
+from tritonclient.grpc import InferenceServerClient as Sdk
 from tritonclient.utils import InferenceServerException
 
 from repo_builder.access.load import load_hotness
@@ -138,17 +139,19 @@ def at_once(client: Callable[[int], None], clients: int, stop: threading.Event) 
 
 
 @contextmanager
-def load(spec: Spec, server: Server, clients: int, rows: int = 5) -> Iterator[Load]:
+def load(
+    spec: Spec, server: Server, clients: int, rows: int = 5, connect: Callable[[], Sdk] | None = None
+) -> Iterator[Load]:
     """Clients that send queries of their own, one after another, while the block runs; times count from its start.
 
-    rows: by which each client's queries are longer than the last's; the first has one.
+    rows: by which each client's queries are longer than the last's; the first has one. connect: how they reach it.
     """
     seen, stop, start = Load(), threading.Event(), time.monotonic()
 
     def client(number: int) -> None:
         query = random_query(spec, 1 + rows * number, seed=number)
         expected = pytorch_scores(spec, *query)
-        sdk = grpcclient.InferenceServerClient(server.grpc)
+        sdk = connect() if connect else Sdk(server.grpc)
         while not stop.is_set():
             asked = time.monotonic()
             try:
@@ -167,9 +170,7 @@ def load(spec: Spec, server: Server, clients: int, rows: int = 5) -> Iterator[Lo
         yield seen
 
 
-def infer(
-    sdk: grpcclient.InferenceServerClient, spec: Spec, query: tuple[np.ndarray, np.ndarray]
-) -> grpcclient.InferResult:
+def infer(sdk: Sdk, spec: Spec, query: tuple[np.ndarray, np.ndarray]) -> grpcclient.InferResult:
     inputs = []
     for name, array, kind in zip(("dense", "indices"), query, ("FP32", spec.index_dtype.upper()), strict=True):
         inputs.append(grpcclient.InferInput(name, array.shape, kind))

@@ -1,9 +1,8 @@
 """What surrounds the servers fails, under load beside a second replica: the network, /dev/shm, a front end."""
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,11 +10,12 @@ import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
+from repo_builder.errors import ServerError
 from repo_builder.serving.client import score
 from repo_builder.serving.server import Server
 from tests.integration.faults import Shm, cable, delay, with_own_shm
-from tests.integration.fleets import Load, Running, at_once, eventually, infer, load, make_fleet, metric, running_fleet
-from tests.integration.models import pytorch_scores, random_query
+from tests.integration.fleets import Load, Running, eventually, load, make_fleet, metric, running_fleet
+from tests.integration.models import random_query
 
 pytestmark = pytest.mark.server
 
@@ -118,23 +118,84 @@ def check_only_up_to_the_deadline(seen: Load, fault_s: float) -> None:
     assert seen.answers > 100
 
 
-def test_a_full_shm(fleet: Running) -> None:
-    """Queries that fit into what Triton's Python backend holds already are scored; larger ones are refused aloud."""
+def test_a_full_shm_refuses_large_calls_aloud_and_fails_none_that_fit(fleet: Running) -> None:
+    """What Triton's Python backend holds already goes on serving; a call that needs more is told why, and none after
+    there is room again.
+    """
     folder = fleet.folder.parent
     second = fleet.start_shard("tier1", changed=lambda installed: with_own_shm(installed, folder, 16 * 1024))
-    shm = Shm(second)
+    shm, large = Shm(second), 8 * 4096
     with beside(fleet, second.grpc):
         takes_queries(fleet, second)
         shm.fill()
-        with load(fleet.spec, fleet.frontend, clients=3) as seen:
+        before = answered(second)
+        with load(fleet.spec, fleet.frontend, clients=3, rows=500) as seen:
+            time.sleep(0.5)
+            assert "Failed to increase the shared memory pool size" in refusal(fleet, second, large)
             time.sleep(1)
-        print('SMALL', seen.answers, seen.errors[:2])
-        with load(fleet.spec, fleet.frontend, clients=3, rows=2000) as seen:
-            time.sleep(4)
-        print('LARGE', seen.answers, len(seen.errors), seen.errors[:2])
+        assert seen.answers > 50 and not seen.errors and not seen.wrong
+        assert answered(second) > before + 10
         shm.free()
-        with load(fleet.spec, fleet.frontend, clients=3, rows=2000) as seen:
-            time.sleep(2)
-        print('AFTER', seen.answers, len(seen.errors), seen.errors[:2])
-    print([l for l in second.log.read_text().splitlines() if l.startswith('E')][-3:])
+        assert refusal(fleet, second, large) == ""
+    assert "No space left on device" in second.log.read_text()
     fleet.shards["tier1"].remove(second)
+
+
+def test_without_room_in_shm_a_shard_does_not_start_and_says_why(fleet: Running) -> None:
+    folder = fleet.folder.parent
+    with pytest.raises(ServerError, match=r"(?s)Unable to initialize shared memory.*No space left on device"):
+        fleet.start_shard("tier1", changed=lambda installed: with_own_shm(installed, folder, 512))
+
+
+def refusal(fleet: Running, server: Server, rows: int) -> str:
+    """What tier1 says of a call of so many rows whose bags are empty; nothing where it answers."""
+    tables = len(fleet.plan.embedding_services[1].shards)
+    inputs = []
+    for name, values in (("ids", np.zeros((1, 1), np.int32)), ("lengths", np.eye(1, rows * tables, dtype=np.int32))):
+        inputs.append(grpcclient.InferInput(name, values.shape, "INT32").set_data_from_numpy(values))
+    with grpcclient.InferenceServerClient(server.grpc) as sdk:
+        try:
+            sums = sdk.infer("small_tier1", inputs).as_numpy("sums")
+        except InferenceServerException as exc:
+            return str(exc)
+    assert sums.shape[0] == rows and not sums[1:].any()
+    return ""
+
+
+RETRYING = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.01s",
+                "maxBackoff": "0.1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+
+
+def test_clients_of_two_front_ends_notice_nothing_when_one_is_killed(fleet: Running) -> None:
+    """gRPC itself spreads the queries, and asks the other: clients need no code of their own for it."""
+    victim = fleet.start_frontend()
+
+    def connect() -> grpcclient.InferenceServerClient:
+        options = [("grpc.service_config", json.dumps(RETRYING)), ("grpc.use_local_subchannel_pool", 1)]
+        return grpcclient.InferenceServerClient(f"ipv4:{fleet.frontend.grpc},{victim.grpc}", channel_args=options)
+
+    def taken() -> list[float]:
+        return [metric(server, "nv_inference_request_success", model="small") for server in (fleet.frontend, victim)]
+
+    before = taken()
+    with load(fleet.spec, victim, clients=3, connect=connect) as seen:
+        time.sleep(1)
+        shares = np.subtract(taken(), before)
+        victim.process.kill()
+        victim.process.wait()
+        time.sleep(1)
+    assert min(shares) > 20, shares
+    assert seen.answers > sum(shares) + 20 and not seen.errors and not seen.wrong, seen.errors
