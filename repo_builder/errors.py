@@ -11,7 +11,8 @@ ElasticRecError
 │   └── RepositoryError   a built repository: missing, changed, or not servable here
 ├── ExportError           the dense layers could not become a faithful ONNX file; exit code 1
 └── ServerError           tritonserver could not be found, started, reached or stopped; exit code 1
-    └── PortTakenError    another program listens where it should
+    ├── PortTakenError    another program listens where it should
+    └── NoAnswerError     a server that was asked does not answer at all
 """
 
 from __future__ import annotations
@@ -73,3 +74,7 @@ class ServerError(ElasticRecError):
 
 class PortTakenError(ServerError):
     """Another program listens on a port that the server should have."""
+
+
+class NoAnswerError(ServerError):
+    """Nobody answers there: asking something else would not help."""

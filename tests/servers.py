@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from repo_builder.serving.install import installation
+from repo_builder.serving.install import Installation, installation
 from repo_builder.serving.server import Ports, Server, free_ports, running
 
 _ends: list[threading.Thread] = []
@@ -22,10 +22,11 @@ def serving(
     host: str = "127.0.0.1",
     flags: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
+    changed: Callable[[Installation], Installation] = lambda installed: installed,
 ) -> Iterator[Server]:
     """`running` on free ports; the block's end is the server's, but does not wait for it."""
     with ExitStack() as stack:
-        installed = stack.enter_context(installation())
+        installed = changed(stack.enter_context(installation()))
         server = stack.enter_context(
             running(
                 installed, repository, ports or free_ports(), log, host=host, flags=flags, environment=environment or {}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from repo_builder.commands.common import Commands, add_command, add_repository, bounded
 from repo_builder.errors import InputError
-from repo_builder.repository.manifest import MANIFEST, Manifest, load_manifest
+from repo_builder.repository.manifest import MANIFEST, load_manifest, verify
 from repo_builder.serving.gpus import check_gpus
 from repo_builder.serving.install import installation
-from repo_builder.serving.server import Ports, running, wait
+from repo_builder.serving.server import Ports, remove_caches, running, wait
 
 
 def add(commands: Commands) -> None:
@@ -20,7 +20,8 @@ def add(commands: Commands) -> None:
         "serve",
         "run tritonserver on a repository",
         "Run tritonserver in the foreground: the one on PATH or in /opt/tritonserver, else that of PyPI's\n"
-        "nvidia-pytriton. Prints its addresses, and `ready` when it is; Ctrl-C stops it and leaves nothing behind.",
+        "nvidia-pytriton. First every file is checked against the manifest, as elasticrec verify does. Prints its\n"
+        "addresses, and `ready` when it is; Ctrl-C stops it and leaves nothing behind.",
         "elasticrec serve model_repository/rm1 --http-port 9000 --grpc-port 9001 --metrics-port 9002",
     )
     add_repository(parser)
@@ -35,13 +36,15 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Do what they ask for."""
-    manifest, whole = _servable(args.repository.resolve())
-    check_gpus(args.repository)
-    part = "".join(f"-{name}" for name in args.repository.resolve().relative_to(whole).parts)
-    log = args.log_file or whole.with_name(f"{whole.name}{part}.log")
     ports = Ports(args.http_port, args.grpc_port, args.metrics_port)
     if len({ports.http, ports.grpc, ports.metrics}) < 3:
         raise InputError(f"ports: expected three different ones, got {ports.http}, {ports.grpc} and {ports.metrics}")
+    whole = _servable(args.repository.resolve())
+    service = args.repository.resolve().relative_to(whole).as_posix().removeprefix(".")
+    check_gpus(args.repository)
+    remove_caches(args.repository)  # of a server that was killed
+    manifest = verify(whole, service)  # a flipped bit in a weight would make no error but wrong scores
+    log = args.log_file or whole.with_name(f"{whole.name}-{service}.log" if service else f"{whole.name}.log")
     with installation() as installed, running(installed, args.repository, ports, log, host=args.host) as server:
         print(f"model    {manifest.name}")
         print(f"http     {server.http}")
@@ -55,16 +58,16 @@ def run(args: argparse.Namespace) -> None:
             print("stopping", flush=True)
 
 
-def _servable(repository: Path) -> tuple[Manifest, Path]:
-    """The manifest of what one server can serve, and its folder: for a service of a fleet that is the fleet's."""
+def _servable(repository: Path) -> Path:
+    """The folder with the manifest of what one server can serve: for a service of a fleet that is the fleet's."""
     if not (repository / MANIFEST).is_file() and (repository.parent / MANIFEST).is_file():
         manifest = load_manifest(repository.parent)
         if manifest.layout == "fleet" and any(repository.glob("*/config.pbtxt")):
-            return manifest, repository.parent
+            return repository.parent
     manifest = load_manifest(repository)
     if manifest.layout == "fleet":
         raise InputError(
             f"{repository}: expected the repository of one server, got a fleet; run all of it with "
             f"elasticrec up {repository}, or one of its services, such as {repository / 'frontend'}"
         )
-    return manifest, repository
+    return repository

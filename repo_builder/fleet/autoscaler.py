@@ -13,10 +13,10 @@ from typing import Protocol
 
 from k8s.hpa import Decision, Pods, State, Target, decide
 from k8s.hpa_keda import Query, ScaledObject, answer_milli, with_fallback
-from repo_builder.errors import ServerError
+from repo_builder.errors import NoAnswerError, ServerError
 
 Ask = Callable[[str], Sequence[float]]
-"""An instant query's values; raises ServerError."""
+"""An instant query's values; raises ServerError, NoAnswerError where nobody answers."""
 
 Tell = Callable[[str], None]
 
@@ -53,10 +53,10 @@ class Autoscaler:
 
     def sync(self, now_s: float) -> None:
         """One round. Metrics that cannot be had follow KEDA's fallback; the log says when that begins and ends."""
-        error: str | None = None
+        error: ServerError | None = None
         for service, rule in self._rules.items():
-            answers, failed = self._answers(rule)
-            error = error or failed
+            answers, failed = self._answers(rule, error if isinstance(error, NoAnswerError) else None)
+            error = failed if isinstance(failed, NoAnswerError) else error or failed
             self._decide(service, rule, answers, now_s, told=failed is not None)
         if error and not self._blind:
             self._tell(f"autoscaler: {error}; no scaling by metrics until it answers")
@@ -64,17 +64,22 @@ class Autoscaler:
             self._tell("autoscaler: prometheus answers again")
         self._blind = bool(error)
 
-    def _answers(self, rule: ScaledObject) -> tuple[list[int | None], str | None]:
-        """Each query's answer in thousandths, None for a failure; and why the first that raised did."""
+    def _answers(self, rule: ScaledObject, silent: NoAnswerError | None) -> tuple[list[int | None], ServerError | None]:
+        """Each query's answer in thousandths, None for a failure; and why one failed.
+
+        silent: nobody answers in this round, so nobody is asked again: each time would be waited for in full.
+        """
         answers: list[int | None] = []
-        error: str | None = None
+        failed: ServerError | None = silent
         for query in rule.queries:
-            try:
-                answers.append(answer_milli(query, self._ask(query.text)))
-            except ServerError as exc:
-                answers.append(None)
-                error = error or str(exc)
-        return answers, error
+            answer = None
+            if not isinstance(failed, NoAnswerError):
+                try:
+                    answer = answer_milli(query, self._ask(query.text))
+                except ServerError as exc:
+                    failed = exc
+            answers.append(answer)
+        return answers, failed
 
     def _decide(
         self, service: str, rule: ScaledObject, answers: Sequence[int | None], now_s: float, told: bool

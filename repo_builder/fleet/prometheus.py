@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import yaml
 
 from k8s.rules import SCRAPE_S
-from repo_builder.errors import ServerError
+from repo_builder.errors import NoAnswerError, ServerError
 from repo_builder.fleet.backoff import Backoff
 from repo_builder.fleet.events import Events
 from repo_builder.fleet.ports import check_port
@@ -106,7 +106,10 @@ def _configuration(run: RunFolder) -> str:
 
 
 def ask_prometheus(url: str, query: str) -> Sequence[float]:
-    """An instant query's values, one an element. Raises ServerError, with Prometheus's own words where it answers."""
+    """An instant query's values, one an element.
+
+    Raises ServerError with Prometheus's own words where it refuses, NoAnswerError where it does not answer.
+    """
     asked = f"{url}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
     try:
         with urllib.request.urlopen(asked, timeout=ASK_TIMEOUT_S) as answer:  # noqa: S310 - our own server
@@ -117,7 +120,7 @@ def ask_prometheus(url: str, query: str) -> Sequence[float]:
             words = exc.read(500).decode(errors="replace")
         raise ServerError(f"prometheus refused a query: {words}; the query: {query}") from exc
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as exc:
-        raise ServerError(f"prometheus does not answer: {exc}") from exc
+        raise NoAnswerError(f"prometheus does not answer: {exc}") from exc
 
 
 def _die_with_parent() -> None:

@@ -6,9 +6,13 @@
 
 Each service is a server of its own, so instances are the plan's `instances` alone: a replica is a server more.
 
-No model has a queue policy of Triton's: with one, the dynamic batcher of 2.51 was seen to leave requests lying for
-500 ms (triton-inference-server/server issue 8870). The router bounds what is under way instead, and its deadlines
-cancel what waits on the shards.
+No model has a queue policy of Triton's, so a shard's queue has no bound of its own. Triton 2.51 refuses at once what
+`max_queue_size` has no place for, but leaves others lying until its batcher looks again after 500 ms (compare
+triton-inference-server/server issue 8870). Measured on a shard, bound 8, no timeout, 16 clients in a loop: 48 of 451
+answers took over 300 ms, where without the bound all 8,572 took less than 33 ms; native shards 48 of 1,048 against none
+of 16,156. With a bound of 2 even a lone client met it, and a timeout of 50 ms made errors of the same half seconds. So
+what may wait at a shard is bounded where queries come in: by `max_in_flight` of each front end, which answers one query
+more with an error at once.
 """
 
 from __future__ import annotations

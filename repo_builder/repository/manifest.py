@@ -126,14 +126,14 @@ def _path_problems(paths: Sequence[str]) -> Iterator[str]:
             yield f"files[{i}].path: expected each file once, got {path!r} twice"
 
 
-def verify(folder: Path) -> Manifest:
-    """Check that a repository holds exactly the files of its manifest, unchanged.
+def verify(folder: Path, service: str = "") -> Manifest:
+    """Check that a repository, or only the folder of one service, holds exactly its manifest's files, unchanged.
 
     Raises RepositoryError with one problem a line: missing, changed and unexpected files.
     """
     manifest = load_manifest(folder)
     try:
-        problems = _differences(folder, manifest)
+        problems = _differences(folder, manifest, f"{service}/" if service else "")
     except OSError as exc:
         raise RepositoryError(f"{exc.filename}: cannot be read: {exc.strerror}") from exc
     if problems:
@@ -141,11 +141,11 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
-def _differences(folder: Path, manifest: Manifest) -> list[str]:
-    listed = {entry.path: entry for entry in manifest.files}
+def _differences(folder: Path, manifest: Manifest, prefix: str) -> list[str]:
+    listed = {entry.path: entry for entry in manifest.files if entry.path.startswith(prefix)}
     folders = {parent.as_posix() for path in listed for parent in PurePosixPath(path).parents}
     emptied = {path for path in folders if not (folder / path).is_symlink()}  # told by the files that they lack
-    found = set(files_in(folder)) - {MANIFEST} - emptied
+    found = {f"{prefix}{path}" for path in files_in(folder / prefix)} - {MANIFEST} - emptied
     problems = [f"{folder / path}: expected this file, found none" for path in sorted(listed.keys() - found)]
     problems += [
         f"{folder / path}: not in the manifest; remove it or build again" for path in sorted(found - listed.keys())

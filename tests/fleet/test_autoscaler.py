@@ -1,13 +1,14 @@
 """The autoscaler against a Prometheus and workloads that the tests make up."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
 from k8s.hpa import Autoscaler as Hpa
 from k8s.hpa import Behavior, Pods, Policy, ScalingRules, Target
 from k8s.hpa_keda import Fallback, Query, ScaledObject
-from repo_builder.errors import ServerError
+from repo_builder.errors import NoAnswerError, ServerError
 from repo_builder.fleet.autoscaler import Autoscaler
 
 QUICK = Behavior(
@@ -89,3 +90,28 @@ def test_while_prometheus_is_away_it_is_told_once_and_kedas_fallback_counts() ->
         "autoscaler: prometheus does not answer: gone; no scaling by metrics until it answers",
         "autoscaler: prometheus answers again",
     ]
+
+
+def test_a_prometheus_that_is_silent_is_asked_once_a_round_and_one_that_refuses_for_every_query() -> None:
+    fleet, asked = Fleet(), []
+    rules = {
+        name: ScaledObject(
+            name,
+            name,
+            Hpa(1, 10, (Target("AverageValue", 50_000),) * 2, QUICK),
+            (Query("throughput", "http://unused", "sum(x)", ignore_null=False, cached=False),) * 2,
+            30,
+            None,
+        )
+        for name in ("tier0", "tier1")
+    }
+    fleet.pods = lambda _: Pods(2, 2, 2)  # type: ignore[method-assign]
+
+    def ask(error: ServerError, query: str) -> Sequence[float]:
+        asked.append(query)
+        raise error
+
+    for error, times in ((NoAnswerError("gone"), 1), (ServerError("refused"), 4)):
+        asked.clear()
+        Autoscaler(rules, fleet, partial(ask, error), fleet.told.append).sync(0.0)
+        assert len(asked) == times

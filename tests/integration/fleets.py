@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import tritonclient.grpc as grpcclient
+from tritonclient.grpc import InferenceServerClient as Sdk
 from tritonclient.utils import InferenceServerException
 
 from repo_builder.access.load import load_hotness
@@ -21,6 +22,7 @@ from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.fleet import build_fleet
+from repo_builder.serving.install import Installation
 from repo_builder.serving.server import Ports, Server, free_ports
 from repo_builder.spec import Fleet, Spec
 from tests.integration.models import CHEAP, make_spec, pytorch_scores, random_query
@@ -43,10 +45,18 @@ class Running:
     def frontend(self) -> Server:
         return self.frontends[0]
 
-    def start_shard(self, service: str, ports: Ports | None = None, flags: Sequence[str] = ()) -> Server:
+    def start_shard(
+        self,
+        service: str,
+        ports: Ports | None = None,
+        flags: Sequence[str] = (),
+        host: str = "127.0.0.1",
+        changed: Callable[[Installation], Installation] = lambda installed: installed,
+    ) -> Server:
         ports = ports or free_ports()
         log = self.addresses.with_name(f"{service}-{ports.grpc}.log")
-        server = self.stack.enter_context(serving(self.folder / service, log, ports=ports, flags=flags))
+        opened = serving(self.folder / service, log, ports=ports, host=host, flags=flags, changed=changed)
+        server = self.stack.enter_context(opened)
         self.shards.setdefault(service, []).append(server)
         return server
 
@@ -106,9 +116,10 @@ def running_fleet(
 
 @dataclass
 class Load:
-    """What clients in a loop saw: answers, errors with their time and latency, and wrong scores."""
+    """What clients in a loop saw: answers with their latencies, errors with their time and latency, wrong scores."""
 
     answers: int = 0
+    latencies_s: list[float] = field(default_factory=list)
     errors: list[tuple[float, float, str]] = field(default_factory=list)
     wrong: list[float] = field(default_factory=list)
 
@@ -128,14 +139,19 @@ def at_once(client: Callable[[int], None], clients: int, stop: threading.Event) 
 
 
 @contextmanager
-def load(spec: Spec, server: Server, clients: int) -> Iterator[Load]:
-    """Clients that send queries of their own, one after another, while the block runs; times count from its start."""
+def load(
+    spec: Spec, server: Server, clients: int, rows: int = 5, connect: Callable[[], Sdk] | None = None
+) -> Iterator[Load]:
+    """Clients that send queries of their own, one after another, while the block runs; times count from its start.
+
+    rows: by which each client's queries are longer than the last's; the first has one. connect: how they reach it.
+    """
     seen, stop, start = Load(), threading.Event(), time.monotonic()
 
     def client(number: int) -> None:
-        query = random_query(spec, 1 + 5 * number, seed=number)
+        query = random_query(spec, 1 + rows * number, seed=number)
         expected = pytorch_scores(spec, *query)
-        sdk = grpcclient.InferenceServerClient(server.grpc)
+        sdk = connect() if connect else Sdk(server.grpc)
         while not stop.is_set():
             asked = time.monotonic()
             try:
@@ -147,15 +163,14 @@ def load(spec: Spec, server: Server, clients: int) -> Iterator[Load]:
             if not difference <= 1e-5:
                 seen.wrong.append(difference)
             seen.answers += 1
+            seen.latencies_s.append(time.monotonic() - asked)
         sdk.close()
 
     with at_once(client, clients, stop):
         yield seen
 
 
-def infer(
-    sdk: grpcclient.InferenceServerClient, spec: Spec, query: tuple[np.ndarray, np.ndarray]
-) -> grpcclient.InferResult:
+def infer(sdk: Sdk, spec: Spec, query: tuple[np.ndarray, np.ndarray]) -> grpcclient.InferResult:
     inputs = []
     for name, array, kind in zip(("dense", "indices"), query, ("FP32", spec.index_dtype.upper()), strict=True):
         inputs.append(grpcclient.InferInput(name, array.shape, kind))

@@ -101,12 +101,3 @@ def ask(fleet: Built) -> list[float]:
         return list(ask_prometheus(fleet.status()["prometheus"], "sum(up)")) or [0.0]
     except Exception:  # noqa: BLE001 - it just starts
         return [0.0]
-
-
-def test_without_prometheus_the_fleet_runs_but_does_not_scale_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fleet = built(tmp_path)
-    monkeypatch.setattr("repo_builder.fleet.local.find_prometheus", lambda: None)
-    assert main(["up", str(fleet.folder), "--autoscale"]) == 1
-    assert "run: apt-get install prometheus" in capsys.readouterr().err.replace("\n", " ")

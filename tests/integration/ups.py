@@ -125,24 +125,34 @@ def ready(fleet: Built, *words: object) -> Iterator[Up]:
 
 
 @contextmanager
-def following_load(fleet: Built, clients: int, pause_s: float = 0.0) -> Iterator[Load]:
-    """Clients that ask the front ends of the addresses file, each time as it is then, and compare every score."""
+def following_load(fleet: Built, clients: int, pause_s: float = 0.0, tries: int = 1) -> Iterator[Load]:
+    """Clients that ask the front ends of the addresses file, each time as it is then, and compare every score.
+
+    tries: how often a query is sent where a front end is gone, each time to the next one.
+    """
     seen, stop, start = Load(), threading.Event(), time.monotonic()
 
     def client(number: int) -> None:
         query = random_query(fleet.spec, 1 + 3 * number, seed=number)
         expected = pytorch_scores(fleet.spec, *query)
         sdks: dict[str, grpcclient.InferenceServerClient] = {}
+        gone: list[str] = []  # who did not answer this query
         while not stop.wait(pause_s):
             addresses: Sequence[str] = json.loads(fleet.run.addresses.read_text())["frontend"]
-            address = addresses[seen.answers % len(addresses)]
-            sdk = sdks.setdefault(address, grpcclient.InferenceServerClient(address))
+            choice = [address for address in addresses if address not in gone] or addresses
+            address = choice[seen.answers % len(choice)]
+            if address not in sdks:
+                sdks[address] = grpcclient.InferenceServerClient(address)
             asked = time.monotonic()
             try:
-                scores = infer(sdk, fleet.spec, query).as_numpy("score")
+                scores = infer(sdks[address], fleet.spec, query).as_numpy("score")
             except InferenceServerException as exc:
-                seen.errors.append((asked - start, time.monotonic() - asked, str(exc)))
+                gone.append(address)
+                if len(gone) == tries or exc.status() != "StatusCode.UNAVAILABLE":
+                    seen.errors.append((asked - start, time.monotonic() - asked, str(exc)))
+                    gone.clear()
                 continue
+            gone.clear()
             if not np.abs(scores - expected).max() <= 1e-5:
                 seen.wrong.append(float(np.abs(scores - expected).max()))
             seen.answers += 1

@@ -84,7 +84,7 @@ def test_a_replica_is_a_server_and_no_instance(built: tuple[Path, Spec, Plan]) -
 
 
 def test_no_model_has_a_queue_policy(built: tuple[Path, Spec, Plan]) -> None:
-    """With one, Triton's dynamic batcher leaves requests lying for half a second (server issue 8870)."""
+    """With one, Triton's dynamic batcher leaves requests lying for half a second: `fleet_configs.py` has numbers."""
     for path in built[0].glob("*/*/config.pbtxt"):
         batching = text_format.Parse(path.read_text(), pb.ModelConfig()).dynamic_batching
         assert not batching.HasField("default_queue_policy")

@@ -178,6 +178,15 @@ def test_a_path_that_leads_out_is_refused(call: Callable[[Path], object], path: 
     ]
 
 
+def test_of_one_service_only_its_own_folder_is_looked_at(repository: Path) -> None:
+    (repository / "empty").write_bytes(b"more")
+    (repository / "small_router/1/extra").touch()
+    assert verify(repository, "small").name == "small"
+    assert problems(lambda folder: verify(folder, "small_router"), repository) == [
+        f"{repository}/small_router/1/extra: not in the manifest; remove it or build again"
+    ]
+
+
 def test_every_change_is_told_at_once(repository: Path) -> None:
     (repository / "empty").write_bytes(b"more")
     (repository / "small/config.pbtxt").write_bytes(b"name: 'smell'\n")
