@@ -46,13 +46,13 @@ def run(args: argparse.Namespace) -> None:
     manifest = verify(whole, service)  # a flipped bit in a weight would make no error but wrong scores
     log = args.log_file or whole.with_name(f"{whole.name}-{service}.log" if service else f"{whole.name}.log")
     with installation() as installed, running(installed, args.repository, ports, log, host=args.host) as server:
-        print(f"model    {manifest.name}")
-        print(f"http     {server.http}")
-        print(f"grpc     {server.grpc}")
-        print(f"metrics  {server.metrics}")
-        print(f"log      {log}")
-        print("ready", flush=True)
         try:
+            print(f"model    {manifest.name}")
+            print(f"http     {server.http}")
+            print(f"grpc     {server.grpc}")
+            print(f"metrics  {server.metrics}")
+            print(f"log      {log}")
+            print("ready", flush=True)
             wait(server)
         except KeyboardInterrupt:
             print("stopping", flush=True)
