@@ -67,17 +67,17 @@ def served_fleet(installed: Installation, name: str, repository: Path, services:
         for service in services:
             log = repository.with_name(f"{repository.name}-{service}.log")
             servers[service] = stack.enter_context(running(installed, repository / service, free_ports(), log))
-        addresses = {service: server.grpc for service, server in servers.items()}
+        addresses = {service: [server.grpc] for service, server in servers.items()}
         front = stack.enter_context(front_end(installed, repository, addresses))
         yield Contender(name, repository, front, {"frontend": front, **servers})
 
 
 @contextmanager
-def front_end(installed: Installation, repository: Path, addresses: Mapping[str, str]) -> Iterator[Server]:
-    """A fleet's front end, calling these addresses."""
+def front_end(installed: Installation, repository: Path, addresses: Mapping[str, Sequence[str]]) -> Iterator[Server]:
+    """A fleet's front end, calling these addresses of each service."""
     ports = free_ports()
     file = repository.with_name(f"{repository.name}-{ports.http}.json")
-    file.write_text(json.dumps({service: [address] for service, address in addresses.items()}))
+    file.write_text(json.dumps(addresses))
     environment = {"ELASTICREC_ADDRESSES": str(file)}
     log = file.with_suffix(".log")
     with running(installed, repository / "frontend", ports, log, environment=environment) as server:
@@ -109,7 +109,7 @@ def wire_bytes(installed: Installation, contender: Contender, spec: Spec, querie
         }
         asked = contender.asked
         if inner:
-            addresses = {service: wire.address for service, wire in inner.items()}
+            addresses = {service: [wire.address] for service, wire in inner.items()}
             asked = stack.enter_context(front_end(installed, contender.repository, addresses))
         outer = stack.enter_context(counting(asked.grpc))
         before = outer.crossed_bytes, sum(wire.crossed_bytes for wire in inner.values())

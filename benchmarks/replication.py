@@ -1,128 +1,220 @@
-"""Memory at equal traffic: the whole model replicated, and a fleet, as many replicas of each service as it needs.
+"""Memory at equal traffic, measured: replicas of the whole model, and a fleet with as many of each service as it needs.
 
-One replica of everything runs here, and what decides is measured: the CPU seconds that a query takes in each server
-(its process and its Python stubs), and the memory of each server. A replica has one core and uses a share of it, the
-same for all; the traffic is what so many whole models hold. From there on it is arithmetic: replicas of a service =
-traffic x CPU seconds a query / share, rounded up. CPU seconds are counted rather than queries/s because two cores
-cannot carry ten replicas and their clients at once, and since other programs' load hardly moves them.
+Every replica runs, under the traffic. A replica's machine is a share of this one: what the traffic takes of CPU through
+the whole model, divided among its replicas. A service then gets so many replicas that each stays within that share, by
+the CPU seconds that a query was measured to take in one of it. The traffic is what this machine carries through the
+fleet at 60% of its cores, client included; both layouts must hold it within the SLA, each with all its replicas
+running, and are asked by the same open loop, front ends in turn.
 
-A server's memory is what it would take alone on its machine: its mapped weights and its libraries in full. Replicas
-on one machine share these pages, so that PSS would flatter both sides, the whole model's ten copies most.
+Memory is summed over all servers of a layout, each as if it were alone on its machine: its own pages, and what it maps
+(weights, id maps, libraries) in full. Replicas on one machine share mapped pages, so that PSS would flatter both sides,
+the whole model's copies most; it is printed beside. Tables can be as large as this machine's memory holds once.
 
-    python benchmarks/replication.py [--rows 1000000] [--replicas 10] [--seconds 4] [--shard-backend native]
+    python benchmarks/replication.py [--rows 4000000] [--replicas 10] [--batch 32] [--seconds 10]
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from _contenders import Contender, Load, drawn, load, served, served_fleet, write_input_data
+import numpy as np
+import psutil
+from _contenders import drawn, front_end
 from latency import document
 
+from loadtest.open_loop import Answer, send
+from loadtest.sender import Load
 from repo_builder.access.load import load_hotness
 from repo_builder.export.weights import open_weights
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.fleet import build_fleet
 from repo_builder.repository.model_wise import build_model_wise, model_wise_plan
-from repo_builder.serving.footprint import memory_alone
-from repo_builder.serving.install import installation
-from repo_builder.spec import parse_spec
+from repo_builder.serving.footprint import memory_alone, memory_by_model
+from repo_builder.serving.install import Installation, installation
+from repo_builder.serving.server import Server, free_ports, running, stubs
+from repo_builder.spec import Spec, parse_spec
 
-QUERIES, IN_FLIGHT, GOAL = 64, 4, 3.3
+QUERIES, GOAL, SLA_MS, BUSY = 64, 3.3, 400.0, 0.6
 CALL = ServiceTime(fixed_s=3e-4, per_gather_s=1 / 40e6)  # of one embedding server; it places the cuts, no more
+PROBE_QPS, PROBE_S = 30.0, 4.0
+FRONT, CLIENT = "frontend", "client"
 
 
-@dataclass(frozen=True, slots=True)
-class Replicated:
-    """A server's measured figures, and how many of it the traffic needs."""
+@dataclass(frozen=True)
+class Layout:
+    """A layout's running servers by service; clients ask those of FRONT."""
 
     name: str
-    cpu_s: float
-    memory_bytes: int
-    replicas: int
+    servers: Mapping[str, Sequence[Server]]
+
+    def cpu_s(self) -> Mapping[str, float]:
+        """CPU seconds so far of all replicas of each service, their Python stubs' too."""
+        found = {}
+        for name, servers in self.servers.items():
+            processes = [each for server in servers for each in (psutil.Process(server.process.pid), *stubs(server))]
+            times = [process.cpu_times() for process in processes]
+            found[name] = float(sum(each.user + each.system for each in times))
+        return found
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a layout did with some traffic: answers, and CPU seconds a query by service and of the client."""
+
+    answers: Sequence[Answer]
+    cpu_s: Mapping[str, float]
 
     @property
-    def all_bytes(self) -> int:
-        """Memory of all replicas."""
-        return self.replicas * self.memory_bytes
+    def p95_ms(self) -> float:
+        """The latency that the SLA bounds."""
+        return float(np.percentile([answer.latency_ms for answer in self.answers], 95))
+
+    def holds(self, qps: float, seconds: float) -> bool:
+        """Whether every answer was right, all came, and the SLA was met."""
+        enough = len(self.answers) >= qps * seconds - 4 * math.sqrt(qps * seconds)
+        return enough and not any(answer.problem for answer in self.answers) and self.p95_ms <= SLA_MS
 
 
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of each of the ten tables, 128 bytes a row")
-    parser.add_argument("--replicas", type=int, default=10, help="the traffic: what so many whole models hold")
-    parser.add_argument("--share", type=float, default=0.7, help="of a replica's core that its queries may use")
-    parser.add_argument("--seconds", type=float, default=4, help="a measurement")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=4_000_000, help="of each of the ten tables, 128 bytes a row")
+    parser.add_argument("--replicas", type=int, default=10, help="of the whole model")
+    parser.add_argument("--batch", type=int, default=32, help="rows a query")
+    parser.add_argument("--seconds", type=float, default=10, help="under the traffic, each layout")
     parser.add_argument("--shard-backend", choices=["python", "native"], default="native")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        measure(Path(folder), args, stack)
+    with tempfile.TemporaryDirectory() as folder:
+        measure(Path(folder), args)
 
 
-def measure(folder: Path, args: argparse.Namespace, stack: ExitStack) -> None:
-    """First the whole model, whose capacity is the unit of the traffic; then the fleet that is planned for it."""
-    spec = parse_spec(document(100, args.rows), folder / "spec.yaml")
-    weights, hotness, backend = open_weights(spec), load_hotness(spec), args.shard_backend
-    data = write_input_data(folder / "queries.json", drawn(spec, hotness, QUERIES))
-    installed = stack.enter_context(installation())
-    profile = Profile("calls", CALL, 0, DEFAULT_DENSE_TIME)
-    build_model_wise(
-        spec, model_wise_plan(spec, hotness, profile), hotness, weights, folder / "whole", shard_backend=backend
-    )
-    with served(installed, "model-wise", folder / "whole") as contender:
-        whole_load = typical([load(contender, spec.name, data, IN_FLIGHT, args.seconds) for _ in range(args.rounds)])
-        whole_qps = args.replicas * args.share / whole_load.cpu_s["server"]
-        whole = replicated(contender, whole_load, whole_qps, args.share)
-    table_bytes = sum(table.rows * table.row_bytes for table in spec.tables)
-    profile = Profile("calls", CALL, max(0, whole[0].memory_bytes - table_bytes), DEFAULT_DENSE_TIME)
-    spec = parse_spec(document(whole_qps, args.rows), folder / "spec.yaml")
-    plan = make_plan(spec, hotness, profile, "tiered", 4, args.share)
-    build_fleet(spec, plan, hotness, weights, folder / "fleet", shard_backend=backend)
-    services = [service.name for service in plan.embedding_services]
-    with served_fleet(installed, "fleet", folder / "fleet", services) as contender:
-        fleet_load = typical([load(contender, spec.name, data, IN_FLIGHT, args.seconds) for _ in range(args.rounds)])
-        parts = replicated(contender, fleet_load, whole_qps, args.share)
-    report(whole_qps, (whole_load, whole), (fleet_load, parts))
-
-
-def typical(loads: list[Load]) -> Load:
-    """The one with the median CPU time."""
-    return sorted(loads, key=lambda each: sum(each.cpu_s.values()))[len(loads) // 2]
-
-
-def replicated(contender: Contender, measured: Load, qps: float, share: float) -> list[Replicated]:
-    """How many replicas of each server the traffic needs (to a relative 1e-9, as in the cost model)."""
-    found = []
-    for name, server in contender.servers.items():
-        cpu_s = measured.cpu_s[name]
-        replicas = max(1, math.ceil(qps * cpu_s / share * (1 - 1e-9)))
-        found.append(Replicated(name, cpu_s, memory_alone(server), replicas))
-    return found
-
-
-def report(qps: float, *layouts: tuple[Load, list[Replicated]]) -> None:
-    """Both, and the goal."""
-    totals = []
-    for name, (measured, servers) in zip(("model-wise", "fleet"), layouts, strict=True):
-        seen = measured.seen
-        print(f"{name} at {qps:,.0f} queries/s (one replica here, {IN_FLIGHT} in flight: p95 {seen.p95_ms:.1f} ms)")
-        for each in servers:
-            print(
-                f"  {each.name:<10} {1000 * each.cpu_s:6.2f} CPU ms a query  {each.replicas:3d} replicas of "
-                f"{each.memory_bytes / 2**20:8,.0f} MiB = {each.all_bytes / 2**20:9,.0f} MiB"
-            )
-        totals.append(sum(each.all_bytes for each in servers))
-    ratio = totals[0] / totals[1]
-    print(f"memory {totals[0] / 2**30:.1f} GiB against {totals[1] / 2**30:.1f} GiB: {ratio:.2f} times less")
+def measure(folder: Path, args: argparse.Namespace) -> None:
+    """One replica of everything, to know what a query takes; then all replicas, one layout after the other."""
+    spec = parse_spec(described(args, 100), folder / "spec.yaml")
+    hotness, weights = load_hotness(spec), open_weights(spec)
+    workload = write_workload(folder / "workload.npz", spec)
+    with installation() as installed:
+        whole_plan = model_wise_plan(spec, hotness, Profile("calls", CALL, 0, DEFAULT_DENSE_TIME))
+        build_model_wise(spec, whole_plan, hotness, weights, folder / "whole", shard_backend=args.shard_backend)
+        with whole_model(installed, folder / "whole", 1) as layout:
+            whole = carry(layout, spec, workload, PROBE_QPS, PROBE_S)
+            whole_bytes = memory_alone(layout.servers[FRONT][0])
+        spec, services = build_planned(spec, whole_bytes, whole.cpu_s[FRONT], folder / "fleet", args)
+        with fleet(installed, folder / "fleet", dict.fromkeys(services, 1)) as layout:
+            parts = carry(layout, spec, workload, PROBE_QPS, PROBE_S)
+        qps = BUSY * (os.cpu_count() or 1) / sum(parts.cpu_s.values())
+        share_s = whole.cpu_s[FRONT] / args.replicas  # of CPU that a replica gives each query of the whole traffic
+        replicas = {name: max(1, math.ceil(parts.cpu_s[name] / share_s * (1 - 1e-9))) for name in services}
+        print(
+            f"{qps:,.0f} queries/s of {args.batch} rows; ten tables of {args.rows:,} rows; {args.shard_backend} shards"
+        )
+        with whole_model(installed, folder / "whole", args.replicas) as layout:
+            whole_bytes = tell(layout, carry(layout, spec, workload, qps, args.seconds), qps, args.seconds)
+        with fleet(installed, folder / "fleet", replicas) as layout:
+            fleet_bytes = tell(layout, carry(layout, spec, workload, qps, args.seconds), qps, args.seconds)
+    ratio = whole_bytes / fleet_bytes
+    print(f"memory {whole_bytes / 2**30:.1f} GiB against {fleet_bytes / 2**30:.1f} GiB: {ratio:.2f} times less")
     print(f"goal {GOAL}: {'met' if ratio >= GOAL else 'missed'}")
+
+
+def described(args: argparse.Namespace, target_qps: float) -> dict[str, object]:
+    """The model, for so much traffic."""
+    serving = {"target_qps": target_qps, "batch": args.batch, "sla_ms": SLA_MS}
+    return {**document(target_qps, args.rows), "serving": serving}
+
+
+def write_workload(path: Path, spec: Spec) -> Path:
+    """Queries drawn from the model's accesses, as the open loop reads them."""
+    dense, indices = (np.concatenate(arrays) for arrays in zip(*drawn(spec, load_hotness(spec), QUERIES), strict=True))
+    np.savez(path, dense=dense, indices=indices)
+    return path
+
+
+def build_planned(
+    spec: Spec, whole_bytes: int, whole_s: float, target: Path, args: argparse.Namespace
+) -> tuple[Spec, list[str]]:
+    """Build the fleet that is planned for the traffic of so many whole models, a core each; returns its services."""
+    table_bytes = sum(table.rows * table.row_bytes for table in spec.tables)
+    profile = Profile("calls", CALL, max(0, whole_bytes - table_bytes), DEFAULT_DENSE_TIME)
+    spec = parse_spec(described(args, args.replicas / whole_s), target.with_suffix(".yaml"))
+    hotness = load_hotness(spec)
+    plan = make_plan(spec, hotness, profile, "tiered", 4)
+    build_fleet(spec, plan, hotness, open_weights(spec), target, shard_backend=args.shard_backend)
+    return spec, [FRONT, *(service.name for service in plan.embedding_services)]
+
+
+@contextmanager
+def whole_model(installed: Installation, repository: Path, replicas: int) -> Iterator[Layout]:
+    """So many servers of the whole model."""
+    with ExitStack() as stack:
+        yield Layout("model-wise", {FRONT: [start(stack, installed, repository) for _ in range(replicas)]})
+
+
+@contextmanager
+def fleet(installed: Installation, repository: Path, replicas: Mapping[str, int]) -> Iterator[Layout]:
+    """So many servers of each service; the front ends know all of the others."""
+    with ExitStack() as stack:
+        shards = {
+            service: [start(stack, installed, repository / service) for _ in range(count)]
+            for service, count in replicas.items()
+            if service != FRONT
+        }
+        addresses = {service: [server.grpc for server in servers] for service, servers in shards.items()}
+        fronts = [stack.enter_context(front_end(installed, repository, addresses)) for _ in range(replicas[FRONT])]
+        yield Layout("fleet", {FRONT: fronts, **shards})
+
+
+def start(stack: ExitStack, installed: Installation, repository: Path) -> Server:
+    """One server more."""
+    ports = free_ports()
+    log = repository.parent / f"{repository.name}-{ports.http}.log"
+    return stack.enter_context(running(installed, repository, ports, log))
+
+
+def carry(layout: Layout, spec: Spec, workload: Path, qps: float, seconds: float) -> Carried:
+    """Send the traffic, and count what it takes; the first second is not measured."""
+    addresses = ",".join(server.grpc for server in layout.servers[FRONT])
+    load = Load("grpc", addresses, spec.name, str(workload), spec.serving.batch, timeout_s=10, seed=0)
+    send(load, qps, 1)
+    before, own_s = layout.cpu_s(), children_s()
+    answers = send(load, qps, seconds)
+    spent = {name: spent_s - before[name] for name, spent_s in layout.cpu_s().items()}
+    spent[CLIENT] = children_s() - own_s
+    return Carried(answers, {name: spent_s / len(answers) for name, spent_s in spent.items()})
+
+
+def children_s() -> float:
+    """CPU seconds of this process's children that have ended: of senders."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def tell(layout: Layout, carried: Carried, qps: float, seconds: float) -> int:
+    """Print what a layout did and holds; returns its memory in bytes, each server as if alone."""
+    held = "held" if carried.holds(qps, seconds) else "NOT HELD"
+    problems = sum(bool(answer.problem) for answer in carried.answers)
+    print(f"{layout.name}: {held}, p95 {carried.p95_ms:.1f} ms within {SLA_MS:g}, {problems} errors")
+    total_bytes = 0
+    for name, servers in layout.servers.items():
+        alone_bytes = [memory_alone(server) for server in servers]
+        total_bytes += sum(alone_bytes)
+        print(
+            f"  {name:<10} {1000 * carried.cpu_s[name]:6.2f} CPU ms a query  {len(servers):3d} replicas of "
+            f"{max(alone_bytes) / 2**20:8,.0f} MiB = {sum(alone_bytes) / 2**20:9,.0f} MiB"
+        )
+    pss_bytes = sum(sum(memory_by_model(server).values()) for servers in layout.servers.values() for server in servers)
+    print(
+        f"  in all {total_bytes / 2**20:,.0f} MiB; PSS here, where replicas share pages, {pss_bytes / 2**20:,.0f} MiB"
+    )
+    return total_bytes
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from loadtest.queries import load_queries
 from loadtest.recording import Recorder, RunRecorder
 from loadtest.run import Run
 from loadtest.sender import Load, Protocol
+from loadtest.servers import Servers, behind
+from loadtest.target import check_server
 from loadtest.traffic import FORMS, parse_traffic
 from loadtest.users import GrpcUser, HttpUser, OpenLoopUser, Source
 from repo_builder.errors import ElasticRecError, InputError
@@ -31,6 +33,7 @@ from repo_builder.machine import machine_facts
 from repo_builder.repository.manifest import QUERIES, load_manifest
 
 __all__ = ["GrpcUser", "HttpUser"]
+PROTOCOLS: tuple[Protocol, ...] = ("grpc", "http")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +41,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("elasticrec")
     group.add_argument("--repository", metavar="DIR", default="", help="the served repository (needed)")
     group.add_argument("--workload", metavar="FILE", default="", help="queries from elasticrec workload")
-    group.add_argument("--grpc-url", metavar="HOST:PORT", default="127.0.0.1:8001", help="(default: %(default)s)")
-    group.add_argument("--http-url", metavar="HOST:PORT", default="127.0.0.1:8000", help="(default: %(default)s)")
+    where = "servers that take queries in turn, commas between (default: %s, of a running fleet all its front ends)"
+    group.add_argument("--grpc-url", metavar="HOST:PORT", default="", help=where % "127.0.0.1:8001")
+    group.add_argument("--http-url", metavar="HOST:PORT", default="", help=where % "127.0.0.1:8000")
     group.add_argument("--queries-per-user", metavar="QPS", type=float, default=10.0, help="(default: %(default)s)")
     group.add_argument("--timeout", metavar="S", type=float, default=10.0, help="of a query (default: %(default)s)")
     group.add_argument("--seed", metavar="N", type=int, default=0, help="of the arrivals (default: %(default)s)")
@@ -51,19 +55,26 @@ def prepare(environment: Environment, **_: Any) -> None:
     """Read what to send, and start what sends it, before any clock runs; a mistake ends locust with one line."""
     options: Any = environment.parsed_options
     try:
-        loads = _loads(options)
+        loads, servers = _loads(options)
+        users = [user for user in (GrpcUser, HttpUser) if user in environment.user_classes]
+        found = {_check(loads[user.protocol]) for user in users}
         if not isinstance(environment.runner, MasterRunner):
             OpenLoopUser.queries_per_user = options.queries_per_user
-            for user in (GrpcUser, HttpUser):
-                if user in environment.user_classes:
-                    user.source = Source(environment, loads[user.protocol])
+            for user in users:
+                user.source = Source(environment, loads[user.protocol])
         if options.record:
-            _recorder(options).listen(environment)
+            _recorder(options, servers, ", ".join(sorted(found))).listen(environment)
     except (ElasticRecError, OSError) as exc:
         _give_up(exc)
 
 
-def _recorder(options: Any) -> Recorder | RunRecorder:
+def _check(load: Load) -> str:
+    """The version of the servers; raises LoadTestError as `check_server` does."""
+    versions = {check_server(load.protocol, address, load.model) for address in load.address.split(",")}
+    return ", ".join(sorted(versions))
+
+
+def _recorder(options: Any, servers: Servers, version: str) -> Recorder | RunRecorder:
     """A run for a report where the file's name ends in .json, else a CSV."""
     path = Path(options.record)
     if path.suffix != ".json":
@@ -79,9 +90,9 @@ def _recorder(options: Any) -> Recorder | RunRecorder:
         batch=manifest.batch,
         sla_ms=manifest.sla_ms,
         percentile=95,
-        machine=machine_facts("unknown"),
+        machine=machine_facts(version),
     )
-    return RunRecorder(path, run, _expected_s(options))
+    return RunRecorder(path, run, servers, _expected_s(options))
 
 
 def _expected_s(options: Any) -> float | None:
@@ -98,7 +109,8 @@ def _give_up(error: Exception) -> NoReturn:
     raise SystemExit(2) from error
 
 
-def _loads(options: Any) -> dict[Protocol, Load]:
+def _loads(options: Any) -> tuple[dict[Protocol, Load], Servers]:
+    """What to send by each protocol, and the servers behind."""
     if not options.repository:
         raise InputError("--repository: expected the folder of the served repository, got none")
     if not options.queries_per_user > 0:
@@ -106,11 +118,15 @@ def _loads(options: Any) -> dict[Protocol, Load]:
     manifest = load_manifest(Path(options.repository))
     workload = Path(options.workload or Path(options.repository) / QUERIES)
     load_queries(workload, manifest.batch)  # what is wrong with it is told here and not by the sending process
-    addresses: dict[Protocol, str] = {"grpc": options.grpc_url, "http": options.http_url}
-    return {
-        protocol: Load(protocol, address, manifest.name, str(workload), manifest.batch, options.timeout, options.seed)
-        for protocol, address in addresses.items()
+    repository, given = Path(options.repository), {"grpc": options.grpc_url, "http": options.http_url}
+    found: dict[Protocol, tuple[str, Servers]] = {
+        protocol: behind(repository, manifest, protocol, given[protocol]) for protocol in PROTOCOLS
     }
+    loads = {
+        protocol: Load(protocol, address, manifest.name, str(workload), manifest.batch, options.timeout, options.seed)
+        for protocol, (address, _) in found.items()
+    }
+    return loads, found["grpc" if options.grpc_url or not options.http_url else "http"][1]
 
 
 events.init_command_line_parser.add_listener(add_options)

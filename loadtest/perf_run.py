@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from loadtest.loads import Load
 from loadtest.perf_analyzer import LoadTestError
 from loadtest.run import NOT_ENDED, Point, Run
 from loadtest.search import highest_rate, within
+from loadtest.servers import Seen
 
 
 class Measures(Protocol):
@@ -20,16 +21,19 @@ class Measures(Protocol):
 
 
 class Recording:
-    """A run that grows; `keep` is given it after every change, and writes it whole."""
+    """A run that grows; `keep` is given it after every change, and writes it whole; `look` sees the servers."""
 
-    def __init__(self, run: Run, keep: Callable[[Run], None]) -> None:
+    def __init__(self, run: Run, keep: Callable[[Run], None], look: Callable[[], Seen] = Seen) -> None:
         self.run = replace(run, complete=False, why=NOT_ENDED)
-        self._keep = keep
+        self._keep, self._look = keep, look
         keep(self.run)
 
     def add(self, point: Point) -> None:
-        """One point more."""
-        self._change(replace(self.run, points=(*self.run.points, point)))
+        """One point more, and what the servers hold after it."""
+        seen, points = self._look(), (*self.run.points, point)
+        memory_bytes = largest(self.run.memory_bytes, seen.memory_bytes)
+        replicas = largest(self.run.replicas, seen.replicas)
+        self._change(replace(self.run, points=points, memory_bytes=memory_bytes, replicas=replicas))
 
     def cut_off(self, why: str) -> None:
         """It ends before its time."""
@@ -42,6 +46,11 @@ class Recording:
     def _change(self, run: Run) -> None:
         self.run = run
         self._keep(run)
+
+
+def largest(former: Mapping[str, int], now: Mapping[str, int]) -> Mapping[str, int]:
+    """The larger of both, key by key."""
+    return {name: max(former.get(name, 0), now.get(name, 0)) for name in (*former, *now)}
 
 
 def sweep(target: Measures, loads: Iterable[Load], recording: Recording) -> None:

@@ -10,15 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gevent
 import numpy as np
 from locust.env import Environment
 
+from loadtest.perf_run import largest
 from loadtest.run import NOT_ENDED, Run, write_run
+from loadtest.servers import Seen, Servers
 from loadtest.timeline import timeline
 
 COLUMNS = ("due_unix_s", "latency_ms", "error")
 FLUSH_S = 1.0
 WRITE_S = 5.0
+LOOK_S = 1.0
 
 
 class Recorder:
@@ -50,11 +54,13 @@ class Recorder:
 class RunRecorder:
     """Keeps every query's times, and writes the run's timeline every few seconds and at the end.
 
-    expected_s: how long the run is to be, None where whoever watches it ends it; a shorter one is told as incomplete.
+    servers: those behind, looked at each second; expected_s: how long the run is to be, None where whoever watches it
+    ends it; a shorter one is told as incomplete.
     """
 
-    def __init__(self, path: Path, run: Run, expected_s: float | None) -> None:
-        self._path, self._run, self._expected_s = path, run, expected_s
+    def __init__(self, path: Path, run: Run, servers: Servers, expected_s: float | None) -> None:
+        self._path, self._run, self._servers, self._expected_s = path, run, servers, expected_s
+        self._looks: list[tuple[float, Seen]] = []
         self._queries: list[tuple[float, float, bool]] = []
         self._started_s = self._written_s = time.monotonic()
         self._write(complete=False, why=NOT_ENDED)
@@ -64,6 +70,7 @@ class RunRecorder:
         environment.events.test_start.add_listener(self.start)
         environment.events.request.add_listener(self.record)
         environment.events.quitting.add_listener(self.close)
+        gevent.spawn(self._look)
 
     def start(self, **_: Any) -> None:
         """The run's clock begins."""
@@ -86,7 +93,16 @@ class RunRecorder:
         else:
             self._write(complete=True, why=None)
 
+    def _look(self) -> None:
+        while True:
+            seen = self._servers.look()
+            self._looks.append((time.time(), seen))
+            memory_bytes = largest(self._run.memory_bytes, seen.memory_bytes)
+            replicas = largest(self._run.replicas, seen.replicas)
+            self._run = replace(self._run, memory_bytes=memory_bytes, replicas=replicas)
+            gevent.sleep(LOOK_S)
+
     def _write(self, complete: bool, why: str | None) -> None:
         due_s, latency_ms, failed = np.array(self._queries, dtype=float).reshape(-1, 3).T
-        samples = timeline(due_s, latency_ms, failed.astype(bool))
+        samples = timeline(due_s, latency_ms, failed.astype(bool), looks=self._looks)
         write_run(self._path, replace(self._run, complete=complete, why=why, timeline=samples))

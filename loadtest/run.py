@@ -76,8 +76,9 @@ class Run:
     """One run of one tool on one served model.
 
     started: ISO 8601 with its zone; command: the words as given; batch: rows a query; complete: whether it came to its
-    end, else `why` not; memory_bytes: PSS by model or process; found_qps: the latency-bounded throughput, queries/s,
-    where it was searched for and found.
+    end, else `why` not; memory_bytes: the most PSS seen, by model of a single server or by service of a fleet over all
+    its replicas, where the servers could be seen; replicas: of each service of a fleet; found_qps: the latency-bounded
+    throughput, queries/s, where it was searched for and found.
     """
 
     title: str
@@ -96,6 +97,7 @@ class Run:
     timeline: tuple[Sample, ...] = ()
     memory_bytes: Mapping[str, int] = field(default_factory=dict)
     found_qps: float | None = None
+    replicas: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The run file's text."""

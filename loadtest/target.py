@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -17,13 +17,35 @@ from loadtest.perf_analyzer import LoadTestError
 from loadtest.perf_report import read_report
 from loadtest.run import Percentile, Point
 from loadtest.sender import Protocol
+from loadtest.servers import ELSEWHERE, Servers, between
 
 _SDK: dict[Protocol, ModuleType] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
 
 
+def check_server(protocol: Protocol, address: str, model: str) -> str:
+    """The server's version; raises LoadTestError where none answers, or it does not serve the model."""
+    try:
+        with _SDK[protocol].InferenceServerClient(address) as client:
+            ready = client.is_model_ready(model)
+            metadata = client.get_server_metadata()
+    except (InferenceServerException, HTTPParseError, OSError, ValueError) as exc:
+        raise LoadTestError(
+            f"{address}: expected a server's {protocol} endpoint, none answers there; "
+            "start one with elasticrec serve DIR, or give its address"
+        ) from exc
+    if not ready:
+        raise LoadTestError(
+            f"{address}: expected the model {model}, which this server does not serve; "
+            "give the repository that it serves"
+        )
+    return str(metadata["version"] if protocol == "http" else metadata.version)
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A model on a server, `address` is host:port; `input_data`: perf_analyzer's JSON; seconds: of a measurement."""
+    """A model on a server, `address` is host:port; `input_data`: perf_analyzer's JSON; seconds: of a measurement;
+    servers: those behind, whose statistics perf_analyzer does not read.
+    """
 
     model: str
     protocol: Protocol
@@ -32,35 +54,27 @@ class Target:
     seconds: float
     percentile: Percentile
     shared_memory: bool = False
+    servers: Servers = ELSEWHERE
 
     def check(self) -> str:
-        """The server's version; raises LoadTestError where none answers, or it does not serve the model."""
-        try:
-            with _SDK[self.protocol].InferenceServerClient(self.address) as client:
-                ready = client.is_model_ready(self.model)
-                metadata = client.get_server_metadata()
-        except (InferenceServerException, HTTPParseError, OSError, ValueError) as exc:
-            raise LoadTestError(
-                f"{self.address}: expected a server's {self.protocol} endpoint, none answers there; "
-                "start one with elasticrec serve DIR, or give its address with --url"
-            ) from exc
-        if not ready:
-            raise LoadTestError(
-                f"{self.address}: expected the model {self.model}, which this server does not serve; "
-                "give the repository that it serves"
-            )
-        return str(metadata["version"] if self.protocol == "http" else metadata.version)
+        """As `check_server`."""
+        return check_server(self.protocol, self.address, self.model)
 
     def measure(self, load: Load) -> Point:
-        """Measure one load; raises LoadTestError where perf_analyzer fails."""
+        """Measure one load, in the servers behind too (there all of it, with perf_analyzer's first queries).
+
+        Raises LoadTestError where perf_analyzer fails.
+        """
         words = [
             "-m", self.model, "-i", self.protocol, "-u", self.address, "--input-data", str(self.input_data),
             f"--percentile={self.percentile}", "--verbose-csv", *_LOAD_WORDS[load.kind],
             f"--{load.kind.replace('_', '-')}-range={load.value:g}",
         ]  # fmt: skip
         shared = ["--shared-memory=system"] if self.shared_memory else []
+        before = self.servers.times()
         report, printed = perf_analyzer.measure([*words, *shared], self.seconds)
-        return read_report(report, printed, load, self.model)
+        point = read_report(report, printed, load, self.model)
+        return replace(point, services={**point.services, **between(before, self.servers.times())})
 
 
 _LOAD_WORDS = {

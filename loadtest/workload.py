@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,12 @@ def write_workload(path: Path, workload: Arrays, batch: int) -> None:
         path.mkdir(exist_ok=True)
         for name in ("dense", "indices"):
             (path / name).write_bytes(workload[name][:batch].tobytes())
+
+
+def binary_words(path: Path, dense: NDArray[np.float32], indices: NDArray[Any], batch: int) -> Sequence[str]:
+    """perf_analyzer's options for a folder of binary files, which do not say their shapes."""
+    shapes = (f"--shape={name}:{batch},{array.shape[1]}" for name, array in (("dense", dense), ("indices", indices)))
+    return ("--input-data", str(path), *shapes)
 
 
 def _tables(manifest: Manifest) -> list[Table]:

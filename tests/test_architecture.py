@@ -50,6 +50,8 @@ MAY_IMPORT = {
         *BASE,
         "loadtest",
         "repo_builder.access",
+        "repo_builder.fleet.control",
+        "repo_builder.fleet.runtime",
         "repo_builder.machine",
         "repo_builder.repository.manifest",
         "repo_builder.serving.footprint",

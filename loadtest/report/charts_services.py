@@ -51,11 +51,15 @@ def memory_charts(runs: Sequence[Run]) -> list[Chart]:
 
 
 def _memory(index: int, run: Run, most_mib: float) -> Chart:
-    rows = list(run.memory_bytes)
+    rows = [_counted(name, run.replicas.get(name)) for name in run.memory_bytes]
     data = [_bars(MEMORY, rows, [held_bytes / MIB for held_bytes in run.memory_bytes.values()], "MiB")]
     title = f"{run.title}: {sum(run.memory_bytes.values()) / MIB:,.1f} MiB in all"
     size_axis = axis("MiB", range=[0, most_mib * 1.05 or 1], tickformat=",")
     return _stacked(f"memory-{index}", title, (), data, rows, size_axis)
+
+
+def _counted(name: str, replicas: int | None) -> str:
+    return name if replicas is None else f"{name} x {replicas}"
 
 
 def _bars(key: Key, rows: list[str], values: list[float], unit: str) -> dict[str, Any]:

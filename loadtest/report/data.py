@@ -55,3 +55,4 @@ def _lines(run: Run) -> Iterator[tuple[str, str, float | str, str, str, float | 
         yield from (("replicas", "time_s", time_s, name, "replicas", count) for name, count in replicas.items())
         yield from (("memory", "time_s", time_s, name, "memory_bytes", held) for name, held in memory_bytes.items())
     yield from (("memory", "", "", name, "memory_bytes", held) for name, held in run.memory_bytes.items())
+    yield from (("replicas", "", "", name, "replicas", count) for name, count in run.replicas.items())

@@ -111,6 +111,10 @@ def services_table(point: Point) -> Table:
 
 
 def memory_table(run: Run) -> Table:
-    """Memory by service, MiB."""
-    rows = [Row((Cell(name), Cell(number(held / MIB, 1)))) for name, held in run.memory_bytes.items()]
-    return Table(("service", "MiB"), tuple(rows))
+    """Memory by service, MiB; of a fleet's services with the number of their replicas."""
+    columns = ("service", "MiB", "replicas") if run.replicas else ("service", "MiB")
+    rows = []
+    for name, held in run.memory_bytes.items():
+        replicas = [Cell(str(run.replicas.get(name, NONE)))] if run.replicas else []
+        rows.append(Row((Cell(name), Cell(number(held / MIB, 1)), *replicas)))
+    return Table(columns, tuple(rows))

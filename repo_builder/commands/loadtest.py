@@ -18,13 +18,12 @@ from loadtest.perf_analyzer import LoadTestError
 from loadtest.perf_run import Recording, search, sweep
 from loadtest.queries import load_queries
 from loadtest.run import Run, write_run
+from loadtest.servers import PORTS, behind
 from loadtest.target import Target
 from repo_builder.commands.common import Commands, add_command, add_repository, bounded, err, out
 from repo_builder.errors import InputError
 from repo_builder.machine import machine_facts
 from repo_builder.repository.manifest import QUERIES, Manifest, load_manifest
-
-_PORTS = {"grpc": 8001, "http": 8000}
 
 
 def add(commands: Commands) -> None:
@@ -45,12 +44,18 @@ def _add_perf(tools: Commands) -> None:
         "perf",
         "with NVIDIA's perf_analyzer",
         "Measure at each load asked for, and search for the highest request rate whose percentile stays within the\n"
-        "SLA (latency-bounded throughput). Without any of them: one and two queries in flight.",
+        "SLA (latency-bounded throughput). Without any of them: one and two queries in flight. Of a fleet that\n"
+        "elasticrec up runs it asks a front end; all services' times and memory are recorded. Memory is known of\n"
+        "servers on this machine.",
         "elasticrec loadtest perf model_repository/rm1 --concurrency 1:4 --request-rate 100:400:100 -o run.json",
     )
     add_repository(parser)
-    parser.add_argument("--url", metavar="HOST:PORT", help="the server (default: 127.0.0.1:8001, http: 8000)")
-    parser.add_argument("--protocol", choices=list(_PORTS), default="grpc", help="(default: %(default)s)")
+    parser.add_argument(
+        "--url",
+        metavar="HOST:PORT",
+        help="the server (default: 127.0.0.1:8001, http: 8000; of a running fleet its first front end)",
+    )
+    parser.add_argument("--protocol", choices=list(PORTS), default="grpc", help="(default: %(default)s)")
     parser.add_argument("--concurrency", metavar="FIRST[:LAST[:STEP]]", help="queries always in flight")
     parser.add_argument("--request-rate", metavar="FIRST[:LAST[:STEP]]", help="queries/s, at Poisson times")
     parser.add_argument("--search", action="store_true", help="search for the highest rate within the SLA")
@@ -87,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         target = _target(args, manifest, data)
         version = target.check()
         perf_analyzer.write_input_data(data, queries.dense, queries.indices, manifest.batch)
-        recording = Recording(_run(args, manifest, version), partial(write_run, args.output))
+        recording = Recording(_run(args, manifest, version), partial(write_run, args.output), target.servers.look)
         _measure(args, target, loads, recording)
     if args.json:
         print(recording.run.to_json(), end="")
@@ -112,11 +117,16 @@ def _measure(args: argparse.Namespace, target: Target, loads: list[Load], record
 
 
 def _target(args: argparse.Namespace, manifest: Manifest, data: Path) -> Target:
-    address = args.url or f"127.0.0.1:{_PORTS[args.protocol]}"
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise InputError(f"--url: expected HOST:PORT, such as 127.0.0.1:{_PORTS[args.protocol]}, got {address}")
-    return Target(manifest.name, args.protocol, address, data, args.seconds, args.percentile, args.shared_memory)
+    if args.url:
+        host, _, port = args.url.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise InputError(f"--url: expected HOST:PORT, such as 127.0.0.1:{PORTS[args.protocol]}, got {args.url}")
+    addresses, servers = behind(args.repository, manifest, args.protocol, args.url)
+    asked, *others = addresses.split(",")
+    if others:
+        err.print(f"asking {asked}, one of {1 + len(others)} front ends: locust asks all", markup=False, soft_wrap=True)
+    seconds, percentile, shared = args.seconds, args.percentile, args.shared_memory
+    return Target(manifest.name, args.protocol, asked, data, seconds, percentile, shared, servers)
 
 
 def _run(args: argparse.Namespace, manifest: Manifest, version: str) -> Run:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
-from loadtest.workload import draw_workload, replay_workload, write_workload
+from loadtest.workload import binary_words, draw_workload, replay_workload, write_workload
 from repo_builder.access.draw import draw_queries
 from repo_builder.access.load import load_hotness
 from repo_builder.access.progress import progress_bar
@@ -60,7 +61,12 @@ def run(args: argparse.Namespace) -> None:
     else:
         workload = draw_workload(manifest, args.queries, args.seed)
     _write(args.output, workload, manifest.batch)
-    out.print(f"wrote {args.output}: {args.queries} queries of {manifest.batch} rows", markup=False, soft_wrap=True)
+    if args.output.suffix:
+        said = f"{args.queries} queries of {manifest.batch} rows"
+    else:
+        words = binary_words(args.output, workload["dense"], workload["indices"], manifest.batch)
+        said = f"a query of {manifest.batch} rows; perf_analyzer -m {manifest.name} {shlex.join(words)}"
+    out.print(f"wrote {args.output}: {said}", markup=False, soft_wrap=True)
 
 
 def _of_spec(args: argparse.Namespace, manifest: Manifest, spec: Spec) -> dict[str, Any]:

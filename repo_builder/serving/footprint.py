@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,16 +35,41 @@ def memory_by_model(server: Server) -> Mapping[str, int]:
     A model's is the sum over its Python stubs, and over the files that it maps into the server's process where it is
     native. PSS counts a page shared by n processes as 1/n of it in each: the sum over all is what the machine spends.
     """
-    process = psutil.Process(server.process.pid)
+    return memory_of_process(server.process.pid)
+
+
+def memory_of_process(pid: int) -> Mapping[str, int]:
+    """The same of a server that somebody else started; raises psutil.Error where it has gone, or is another user's."""
+    process = psutil.Process(pid)
     memory = Counter({SERVER: process.memory_full_info().pss})
     for mapped in process.memory_maps(grouped=True):
         path = Path(mapped.path)
         if path.name in _MAPPED:
             memory[path.parent.parent.name] += mapped.pss
             memory[SERVER] -= mapped.pss
-    for stub in stubs(server):
+    for stub in process.children(recursive=True):
         memory[_model(stub.cmdline())] += stub.memory_full_info().pss
-    return memory
+    return dict(memory)
+
+
+def find_server(address: str) -> int | None:
+    """The process id of the tritonserver on this machine that listens on `address`, HOST:PORT; None where none does."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return None
+    try:
+        wanted = socket.gethostbyname(host)
+    except OSError:
+        return None
+    listens_at = {wanted, "0.0.0.0", "::"} if wanted.startswith("127.") else {wanted}  # noqa: S104 - compared, not bound
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] == SERVER:
+            with contextlib.suppress(psutil.Error):
+                for connection in process.net_connections("inet"):
+                    ip, own_port = connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port
+                    if connection.status == psutil.CONN_LISTEN and own_port == int(port) and ip in listens_at:
+                        return process.pid
+    return None
 
 
 def memory_alone(server: Server) -> int:
@@ -67,7 +94,12 @@ def _model(command: list[str]) -> str:
 
 def times_by_model(server: Server) -> Mapping[str, ModelTimes]:
     """Triton's own statistics of every model."""
-    client = tritonclient.http.InferenceServerClient(server.http)
+    return times_at(server.http)
+
+
+def times_at(http_address: str) -> Mapping[str, ModelTimes]:
+    """The same of a server at HOST:PORT; raises OSError where none answers."""
+    client = tritonclient.http.InferenceServerClient(http_address)
     try:
         statistics = client.get_inference_statistics()["model_stats"]
     finally:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.perf_analyzer import LoadTestError, measure, run, write_input_data
+from loadtest.workload import binary_words, write_workload
 from repo_builder.serving.client import score
 from repo_builder.serving.footprint import times_by_model
 from tests.integration.conftest import Served
@@ -34,6 +35,19 @@ def test_figures_agree_with_the_servers_counts(served: Served, data: Path) -> No
     assert 0 < measured.p50_ms <= measured.p95_ms <= measured.p99_ms
     in_flight = measured.throughput_qps * measured.p50_ms / 1000
     assert 0.3 * concurrency < in_flight < 1.5 * concurrency
+
+
+def test_a_folder_of_binary_files_is_taken(served: Served, tmp_path: Path) -> None:
+    """The form for large inputs: `elasticrec workload -o FOLDER` writes it, and says these words."""
+    dense, indices = random_query(served.spec, 8, seed=0)
+    write_workload(tmp_path / "w", {"dense": dense, "indices": indices}, 8)
+    words = ["-m", "small", "-i", "grpc", "-u", served.server.grpc, *binary_words(tmp_path / "w", dense, indices, 8)]
+    report, _ = measure(words, 0.9)
+    assert len(report.splitlines()) == 2
+    indices[5, 2] = 123456
+    write_workload(tmp_path / "wrong", {"dense": dense, "indices": indices}, 8)
+    with pytest.raises(LoadTestError, match="id 123456 in row 5, column 2"):
+        measure([*words[:6], *binary_words(tmp_path / "wrong", dense, indices, 8)], 0.9)
 
 
 def test_an_unknown_model_is_named(served: Served, data: Path) -> None:

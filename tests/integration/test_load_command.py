@@ -1,11 +1,13 @@
 """`elasticrec loadtest perf` on a real server: figures, the run file, a search, an interruption, mistakes in a line."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,8 @@ def test_sweeps_are_recorded(served: Served, tmp_path: Path) -> None:
     for point in found.points:
         assert 0 < point.p50_ms <= point.p95_ms <= point.p99_ms and point.queries > 0
         assert {"small_router", "small_dense"} <= set(point.services)
+    assert {"small_router", "small_tier0", "tritonserver"} <= set(found.memory_bytes)
+    assert 2**20 < sum(found.memory_bytes.values()) < 2**31 and not found.replicas
     assert found.points[2].throughput_qps == pytest.approx(40, rel=0.5)
 
 
@@ -75,6 +79,29 @@ def test_ctrl_c_leaves_what_was_measured(served: Served, tmp_path: Path) -> None
     assert process.returncode == 1 and "interrupted" in said and "Traceback" not in said
     found = read_run(output)
     assert not found.complete and found.why == "interrupted" and found.points
+
+
+def test_a_server_that_dies_leaves_what_was_measured(own_server: Served, tmp_path: Path) -> None:
+    output = tmp_path / "run.json"
+    process = subprocess.Popen(words(own_server, output, "--concurrency", "1:50"), stderr=subprocess.PIPE, text=True)
+    while not (output.exists() and read_run(output).points):
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.kill(own_server.server.process.pid, signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and "perf_analyzer" in said and "Traceback" not in said
+    found = read_run(output)
+    assert not found.complete and found.why and found.points
+
+
+def test_another_model_than_the_servers_is_told(served: Served, tmp_path: Path) -> None:
+    manifest = json.loads((served.repository / "manifest.json").read_text())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/manifest.json").write_text(json.dumps({**manifest, "name": "other"}))
+    (tmp_path / "other/queries.npz").write_bytes((served.repository / "queries.npz").read_bytes())
+    done = perf(replace(served, repository=tmp_path / "other"), tmp_path / "run.json")
+    assert done.returncode == 1 and "expected the model other, which this server does not serve" in done.stderr
+    assert not (tmp_path / "run.json").exists()
 
 
 @pytest.mark.parametrize(

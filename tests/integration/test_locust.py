@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from loadtest.run import read_run
+from loadtest.run import NOT_ENDED, read_run
 from tests.integration.conftest import Served, serve
 from tests.integration.models import pytorch_scores, random_query
 
@@ -113,6 +113,10 @@ def test_traffic_follows_its_shape_and_ends_with_it(own: Served, tmp_path: Path)
         (("--workload", "/nowhere.npz"), "elasticrec: /nowhere.npz: expected a workload"),
         (("--traffic", "steps:1@x"), "elasticrec: traffic: SECONDS is no number"),
         (("--queries-per-user", "0"), "elasticrec: --queries-per-user: expected more than 0, got 0.0"),
+        (
+            ("--grpc-url", "127.0.0.1:9"),
+            "elasticrec: 127.0.0.1:9: expected a server's grpc endpoint, none answers there",
+        ),
     ],
 )
 def test_mistakes_are_one_line(own: Served, words: tuple[str, ...], message: str) -> None:
@@ -121,11 +125,36 @@ def test_mistakes_are_one_line(own: Served, words: tuple[str, ...], message: str
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_server_that_is_not_there_fails_every_query(own: Served, tmp_path: Path) -> None:
-    words = ("-u", "2", "-t", "2s", "--grpc-url", "127.0.0.1:9", "--record", str(tmp_path / "run.csv"))
-    done = locust(own, *words)
-    due_s, _, errors = recorded(tmp_path / "run.csv")
-    assert done.returncode == 1 and len(errors) == len(due_s) > 0
+def test_ctrl_c_leaves_a_partial_run_that_says_so(own: Served, tmp_path: Path) -> None:
+    record = tmp_path / "run.json"
+    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--repository", str(own.repository)]
+    command += ["--grpc-url", own.server.grpc, "-u", "5", "-r", "100", "-t", "60s", "--record", str(record), "GrpcUser"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (record.exists() and read_run(record).timeline):
+        assert process.poll() is None
+        time.sleep(0.1)
+    assert read_run(record).why == NOT_ENDED
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    run = read_run(record)
+    assert not run.complete and run.why and run.why.startswith("interrupted after") and run.why.endswith("of 60 s")
+    assert sum(sample.answered_qps for sample in run.timeline) > 50 and "Traceback" not in said
+
+
+def test_a_server_that_dies_fails_what_comes_after(own_server: Served, tmp_path: Path) -> None:
+    record = tmp_path / "run.csv"
+
+    def kill() -> None:
+        while not (record.exists() and record.stat().st_size > 100):
+            time.sleep(0.1)
+        os.kill(own_server.server.process.pid, signal.SIGKILL)
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    done = locust(own_server, "-u", "5", "-r", "100", "-t", "5s", "--record", str(record))
+    killing.join()
+    due_s, _, errors = recorded(record)
+    assert done.returncode == 1 and 0 < len(errors) < len(due_s)
 
 
 def test_a_run_for_a_report_counts_every_query(own: Served, tmp_path: Path) -> None:
@@ -135,3 +164,5 @@ def test_a_run_for_a_report_counts_every_query(own: Served, tmp_path: Path) -> N
     assert run.complete and run.tool == "locust" and run.model == "small" and run.command[0] == "locust"
     assert sum(sample.offered_qps for sample in run.timeline) == pytest.approx(200, rel=0.35)
     assert sum(sample.errors for sample in run.timeline) == 0
+    assert run.machine["tritonserver"] == "2.51.0" and run.memory_bytes["tritonserver"] > 2**20
+    assert run.timeline[-1].memory_bytes.keys() == run.memory_bytes.keys()

@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
+from loadtest.run import read_run
 from repo_builder.cli import main
 from repo_builder.repository.manifest import MANIFEST, entry_of, load_manifest
 from repo_builder.serving.client import score
@@ -20,6 +23,7 @@ from tests.integration.fleets import eventually
 from tests.integration.models import pytorch_scores, random_query
 from tests.integration.ups import Built, Up, built, following_load, ready, up
 
+LOCUSTFILE = Path(__file__).parents[2] / "loadtest" / "locustfile.py"
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 
@@ -54,6 +58,32 @@ def test_everything_listens_on_the_loopback_address_alone(running: Up) -> None:
         if connection.status == psutil.CONN_LISTEN
     ]
     assert len(listening) >= 9 and {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+def test_a_load_test_records_every_service(fleet: Built, running: Up, tmp_path: Path) -> None:
+    """perf_analyzer knows the front end alone; the rest is read from the fleet's own servers."""
+    loads = ("--concurrency", 2, "--seconds", 0.9, "-o", tmp_path / "run.json")
+    assert elasticrec("loadtest", "perf", fleet.folder, *loads) == 0
+    run = read_run(tmp_path / "run.json")
+    (point,) = run.points
+    assert set(point.services) == {"small_router", "small_dense", "small_tier0", "small_tier1"}
+    for times in point.services.values():
+        assert times.requests >= times.executions > 0 and times.compute_ms > 0
+    assert point.services["small_tier0"].requests > point.queries / 2  # queries that wait share a call
+    assert set(run.memory_bytes) == {"frontend", "tier0", "tier1"} == set(run.replicas)
+    assert all(held > 2**20 for held in run.memory_bytes.values())
+
+
+def test_locust_asks_the_front_ends_that_are_up_and_records_replicas(fleet: Built, running: Up, tmp_path: Path) -> None:
+    words = ["-f", str(LOCUSTFILE), "--headless", "--only-summary", "--repository", str(fleet.folder)]
+    load = ["-u", "3", "-r", "100", "-t", "5s", "--record", str(tmp_path / "run.json"), "GrpcUser"]
+    done = subprocess.run([sys.executable, "-m", "locust", *words, *load], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    run = read_run(tmp_path / "run.json")
+    last = run.timeline[-1]
+    assert last.replicas == {"frontend": 1, "tier0": 1, "tier1": 1} == run.replicas
+    assert all(held > 2**20 for held in last.memory_bytes.values())
+    assert sum(sample.errors for sample in run.timeline) == 0 < sum(sample.answered_qps for sample in run.timeline)
 
 
 def test_only_the_owner_reaches_the_socket(fleet: Built, running: Up) -> None:

@@ -29,7 +29,9 @@ RUN = Run(
     "run",
     [
         replace(RUN, why="interrupted"),
-        replace(RUN, complete=True, points=(POINT, POINT), found_qps=49.0, memory_bytes={"rm1": 5}),
+        replace(
+            RUN, complete=True, points=(POINT, POINT), found_qps=49.0, memory_bytes={"rm1": 5}, replicas={"rm1": 2}
+        ),
         replace(RUN, complete=True, timeline=(SAMPLE,), sla_ms=None),
     ],
 )

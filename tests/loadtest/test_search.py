@@ -11,6 +11,7 @@ from loadtest.perf_analyzer import LoadTestError
 from loadtest.perf_run import Recording, search, sweep
 from loadtest.run import NOT_ENDED, Point, Run
 from loadtest.search import highest_rate, within
+from loadtest.servers import Seen
 from tests.loadtest.test_run import POINT, RUN
 
 SERVICE_S = 0.004
@@ -130,6 +131,13 @@ def test_an_sla_that_an_idle_server_misses_is_one_line() -> None:
 def test_what_counts(change: dict[str, float], counts: bool) -> None:
     point = replace(POINT, load=100.0, throughput_qps=100.0, p95_ms=39.0, queries=1000, errors=0)
     assert within(replace(point, **change), 40, 95) == counts
+
+
+def test_memory_is_the_most_that_was_seen() -> None:
+    looks = iter([Seen({"a": 5, "b": 1}, {"a": 1}), Seen({"a": 3, "b": 2}, {"a": 2})])
+    recording = Recording(RUN, lambda _: None, looks.__next__)
+    sweep(Queue(), [Load("concurrency", n) for n in (1, 2)], recording)
+    assert (recording.run.memory_bytes, recording.run.replicas) == ({"a": 5, "b": 2}, {"a": 2})
 
 
 def failing_after(points: int) -> Callable[[Load], Point]:

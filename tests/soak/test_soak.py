@@ -7,6 +7,7 @@ The records, which `elasticrec report` shows, go to ELASTICREC_SOAK_RUNS, a fold
 """
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ import psutil
 import pytest
 import tritonclient.http
 
+from loadtest.open_loop import Answer, send
 from loadtest.run import Run, read_run, write_run
 from loadtest.search import highest_rate, within
 from loadtest.sender import Load
@@ -32,16 +34,20 @@ from repo_builder.serving.footprint import memory_by_model
 from repo_builder.serving.install import installation
 from repo_builder.serving.server import Server, free_ports, running, stubs
 from repo_builder.spec import Spec, load_spec
-from tests.soak.traffic import SAMPLE_S, Answer, point, samples, send
-from tests.soak.watch import WARM_UP, Held, grown, held, pss_slope, watching
+from tests.soak.traffic import SAMPLE_S, point, samples
+from tests.soak.watch import Held, grown, held, pss_slope, watching
 
 MINUTES = float(os.environ.get("ELASTICREC_SOAK_MINUTES", "30"))
 SHARE = 0.7
+WARM_UP = 0.2  # of the time, more, at the same rate before anything is compared
 GUESS_QPS, PROBE_S = 200, 6
+FLOOD, FLOOD_S = 5, 1  # times the found rate: as many queries under way as the sender can have
+MOST_FLOODS = 12
+SETTLED_S = 2
 QUERIES = 256
 EXAMPLE = Path(__file__).parents[2] / "examples/rm1.yaml"
 
-pytestmark = [pytest.mark.soak, pytest.mark.slow, pytest.mark.timeout(60 * MINUTES + 900)]
+pytestmark = [pytest.mark.soak, pytest.mark.slow, pytest.mark.timeout(75 * MINUTES + 900)]
 
 
 @dataclass(frozen=True)
@@ -77,18 +83,40 @@ def test_it_holds_and_nothing_grows(soaked: Soaked, tmp_path: Path) -> None:
     processes = [psutil.Process(server.process.pid), *stubs(server)]
     load = Load("grpc", server.grpc, spec.name, str(soaked.workload), spec.serving.batch, timeout_s=30, seed=0)
     found_qps = found_rate(load, spec.serving.sla_ms)
+    flooded(load, FLOOD * found_qps, processes, soaked.prefix)
+    send(load, SHARE * found_qps, WARM_UP * seconds)
+    before = at_rest(processes, soaked.prefix)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with watching(lambda time_s: held(processes, soaked.prefix, time_s), SAMPLE_S / 2) as seen:
         answers = send(load, SHARE * found_qps, seconds)
+    after = at_rest(processes, soaked.prefix)
     run = record(soaked, started, found_qps, answers, seen)
     path = Path(os.environ.get("ELASTICREC_SOAK_RUNS", tmp_path)) / f"soak-{soaked.backend}.json"
     write_run(path, run)
     assert read_run(path) == run
-    tell(run, seen)
+    tell(run, seen, before, after)
     assert [answer.problem for answer in answers if answer.problem] == []
     assert len(answers) == pytest.approx(SHARE * found_qps * seconds, rel=0.1)
-    assert grown(seen) == []
+    assert grown(before, after) == []
     assert {process.pid for process in processes} == {server.process.pid, *(stub.pid for stub in stubs(server))}
+
+
+def flooded(load: Load, qps: float, processes: Sequence[psutil.Process], prefix: str) -> None:
+    """Flood the server until one more flood does not make it grow."""
+    before = at_rest(processes, prefix)
+    for _ in range(MOST_FLOODS):
+        assert [answer.problem for answer in send(load, qps, FLOOD_S) if answer.problem] == []
+        after = at_rest(processes, prefix)
+        if after.pss_bytes - before.pss_bytes < 2**20 and after.region_bytes == before.region_bytes:
+            return
+        before = after
+    raise AssertionError(f"it still grows after {MOST_FLOODS} floods: {before}")
+
+
+def at_rest(processes: Sequence[psutil.Process], prefix: str) -> Held:
+    """What is held when no query is under way."""
+    time.sleep(SETTLED_S)
+    return held(processes, prefix, 0.0)
 
 
 def found_rate(load: Load, sla_ms: float) -> float:
@@ -126,14 +154,14 @@ def record(soaked: Soaked, started: str, found_qps: float, answers: Sequence[Ans
     )
 
 
-def tell(run: Run, seen: Sequence[Held]) -> None:
+def tell(run: Run, seen: Sequence[Held], before: Held, after: Held) -> None:
     """Print the figures, for whoever runs it by hand."""
-    whole, first, last = run.points[0], seen[int(WARM_UP * len(seen))], seen[-1]
+    whole = run.points[0]
     lines = (
         f"{run.title}: {whole.queries:,} queries, {whole.load:.0f} of {run.found_qps:.0f} queries/s, "
         f"p50 {whole.p50_ms:.2f} ms, p99 {whole.p99_ms:.2f} ms, {whole.errors} errors",
-        f"PSS {last.pss_bytes / 2**20:.1f} MiB, {pss_slope(seen) / 2**20:+.1f} MiB an hour",
-        f"after the warm-up {first}",
-        f"at the end        {last}",
+        f"PSS {after.pss_bytes / 2**20:.1f} MiB, {pss_slope(seen) / 2**20:+.1f} MiB an hour while it ran",
+        f"at rest before {before}",
+        f"at rest after  {after}",
     )
     print("", *lines, sep="\n")  # noqa: T201 - the figures are for who runs it by hand

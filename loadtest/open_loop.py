@@ -1,0 +1,46 @@
+"""Queries at Poisson times for so long, from a process of their own (`sender.py`), and every answer in hand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loadtest.perf_analyzer import LoadTestError
+from loadtest.sender import Load
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A query: when it was due, s since the start; its latency from then on; what was wrong with it, or nothing."""
+
+    due_s: float
+    latency_ms: float
+    problem: str
+
+
+def send(load: Load, qps: float, seconds: float) -> Sequence[Answer]:
+    """Send for so long; returns when the last answer has come, ordered as they were due.
+
+    Raises LoadTestError where the process does not start, or fails; what it says of it goes to standard error.
+    """
+    command = [sys.executable, "-m", "loadtest.sender", load.to_json()]
+    with subprocess.Popen(  # noqa: S603 - our own words
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as sender:
+        if not sender.stdin or not sender.stdout or sender.stdout.readline() != "ready\n":
+            raise LoadTestError("expected the process that sends the queries to start; its error stands above")
+        start_s = time.time()
+        sender.stdin.write(f"{qps}\n")
+        sender.stdin.flush()
+        lines = []
+        while line := sender.stdout.readline():  # read as they come, or its pipe fills
+            lines.append(line.rstrip("\n").split(" ", 2))
+            if time.time() >= start_s + seconds and not sender.stdin.closed:
+                sender.stdin.close()
+    if sender.returncode:
+        raise LoadTestError(f"the process that sends the queries ended with status {sender.returncode}")
+    answers = [Answer(float(due) - start_s, float(latency_ms), problem) for due, latency_ms, problem in lines]
+    return sorted(answers, key=lambda answer: answer.due_s)

@@ -1,0 +1,94 @@
+"""The open loop on a server of a known service time: arrivals, latencies, and what a stall costs what comes meanwhile."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from scipy.stats import kstest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from loadtest.open_loop import send
+from loadtest.perf_analyzer import LoadTestError
+from loadtest.sender import Load
+
+SERVICE_S, BATCH = 0.01, 8
+
+
+class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Answers a query's first dense feature as every score, SERVICE_S after it came; none while `open` is not set."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.answered = 0
+
+    def ModelInfer(  # noqa: N802 - the service's own name
+        self, request: service_pb2.ModelInferRequest, context: object
+    ) -> service_pb2.ModelInferResponse:
+        self.open.wait()
+        time.sleep(SERVICE_S)
+        self.answered += 1
+        first = np.frombuffer(request.raw_input_contents[0], np.float32)[0]
+        answer = service_pb2.ModelInferResponse(model_name=request.model_name)
+        answer.outputs.add(name="score", datatype="FP32", shape=[BATCH, 1])
+        answer.raw_output_contents.append(np.full((BATCH, 1), first, np.float32).tobytes())
+        return answer
+
+
+@pytest.fixture
+def fakes() -> Iterator[list[tuple[str, Fake]]]:
+    """Two servers with their addresses."""
+    started, found = [], []
+    for _ in range(2):
+        server, fake = grpc.server(ThreadPoolExecutor(300)), Fake()
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake, server)
+        found.append((f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", fake))
+        server.start()
+        started.append(server)
+    yield found
+    for server in started:
+        server.stop(0)
+
+
+def load(folder: Path, *addresses: str) -> Load:
+    """Ten queries, whose scores are their first dense feature but for the last query's."""
+    dense = np.repeat(np.arange(10, dtype=np.float32), BATCH)[:, None] * np.ones(3, np.float32)
+    scores = np.where(dense[:, 0] == 9, 0.5, dense[:, 0])
+    np.savez(folder / "w.npz", dense=dense, indices=np.zeros((10 * BATCH, 4), np.int64), scores=scores)
+    return Load("grpc", ",".join(addresses), "m", str(folder / "w.npz"), BATCH, timeout_s=5, seed=0)
+
+
+def test_arrivals_are_poisson_in_turns_and_wrong_scores_are_found(
+    fakes: list[tuple[str, Fake]], tmp_path: Path
+) -> None:
+    answers = send(load(tmp_path, *(address for address, _ in fakes)), 200, 2)
+    gaps = np.diff([answer.due_s for answer in answers])
+    assert len(answers) == pytest.approx(400, abs=5 * 20)
+    assert kstest(gaps, "expon", args=(0, gaps.mean())).pvalue > 0.001
+    assert min(answer.latency_ms for answer in answers) >= 1000 * SERVICE_S
+    wrong = [answer.problem for answer in answers if answer.problem]
+    assert set(wrong) == {"wrong score: off by 8.5"} and len(wrong) == pytest.approx(len(answers) / 10, abs=35)
+    (_, first), (_, second) = fakes
+    assert abs(first.answered - second.answered) <= 1
+
+
+def test_queries_that_come_during_a_stall_wait_for_its_end(fakes: list[tuple[str, Fake]], tmp_path: Path) -> None:
+    """All of them are under way meanwhile, and each counts from its own time."""
+    address, fake = fakes[0]
+    fake.open.clear()
+    threading.Timer(1.0, fake.open.set).start()
+    answers = send(load(tmp_path, address), 100, 2)
+    stalled = [answer for answer in answers if answer.due_s < 0.7]
+    ends_s = np.array([answer.due_s + answer.latency_ms / 1000 for answer in stalled])
+    assert len(stalled) > 30 and np.ptp(ends_s) < 0.5
+
+
+def test_a_sender_that_cannot_start_is_told(tmp_path: Path) -> None:
+    missing = Load("grpc", "127.0.0.1:9", "m", str(tmp_path / "none.npz"), BATCH, timeout_s=1, seed=0)
+    with pytest.raises(LoadTestError, match="expected the process that sends the queries to start"):
+        send(missing, 10, 1)
