@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from repo_builder.errors import RepositoryError
+from repo_builder.repository.durable import sync_parents, sync_tree
 from repo_builder.repository.manifest import MANIFEST, FileEntry
 from repo_builder.repository.temporary import NEW, OLD, temporary_beside
 
@@ -77,7 +78,8 @@ def new_folder(
 ) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place when the block ends well, and vanishes when it does not.
 
-    Missing parents of `target` are made, and vanish with it. A folder at `target` for which `is_former` holds, in
+    It is on the disk before it is renamed, so that a power cut leaves the former one or the new one, whole. Missing
+    parents of `target` are made, and vanish with it. A folder at `target` for which `is_former` holds, in
     words `former`, is replaced; anything else there is refused. Raises RepositoryError.
     """
 
@@ -105,6 +107,7 @@ def new_folder(
             new = temporary / NEW
             new.mkdir()
             yield new
+            sync_tree(new)
             check_replaceable()  # again: a build may take an hour
             _replace(target, new, temporary / OLD)
         except OSError as exc:
@@ -121,6 +124,7 @@ def _replace(target: Path, new: Path, old: Path) -> None:
         if old.exists() and not target.exists():
             old.rename(target)
         raise
+    sync_parents(target)
 
 
 def _check_kind(target: Path) -> None:

@@ -89,6 +89,32 @@ def test_success_puts_the_new_folder_in_place(before: str, tmp_path: Path) -> No
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_everything_is_on_the_disk_before_the_rename_and_the_rename_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen by listening to the calls: no program can see what a disk would keep."""
+    calls: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def listened_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        calls.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+
+    def listened_rename(path: Path, target: Path) -> Path:
+        calls.append("renamed")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", listened_fsync)
+    monkeypatch.setattr(Path, "rename", listened_rename)
+    target = tmp_path / "up/target"
+    with new_folder(target) as folder:
+        repository(folder / "a/b", "new")
+        written = {str(path) for path in (folder, *folder.rglob("*"))}
+    split = calls.index("renamed")
+    assert set(calls[:split]) == written and len(written) == 4
+    assert calls[split + 1 : split + 3] == [str(tmp_path / "up"), str(tmp_path)]
+
+
 def test_the_new_folder_can_be_read_by_others(tmp_path: Path) -> None:
     """As any folder made here, unlike Python's temporary ones: the server may run under another user."""
     (tmp_path / "plain").mkdir()
@@ -127,8 +153,7 @@ def test_a_system_error_in_the_block_says_so(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
-def test_the_former_content_comes_back_when_the_new_cannot_be_put_in_place(tmp_path: Path) -> None:
-    """By then the former one is already moved away; here the new one is gone."""
+def test_the_former_content_stays_when_the_new_one_is_gone(tmp_path: Path) -> None:
     repository(tmp_path / "target", "old")
     with pytest.raises(RepositoryError, match="nothing was changed there"), new_folder(tmp_path / "target") as folder:
         folder.rmdir()
