@@ -1,4 +1,4 @@
-"""The open loop on a server of a known service time: arrivals, latencies, and what a stall costs what comes meanwhile."""
+"""The open loop on a server of a known service time: arrivals, latencies, and what a stall costs what comes in it."""
 
 import threading
 import time
