@@ -57,11 +57,11 @@ def prepare(environment: Environment, **_: Any) -> None:
     try:
         loads, servers = _loads(options)
         users = [user for user in (GrpcUser, HttpUser) if user in environment.user_classes]
-        found = {_check(loads[user.protocol]) for user in users}
         if not isinstance(environment.runner, MasterRunner):
             OpenLoopUser.queries_per_user = options.queries_per_user
             for user in users:
                 user.source = Source(environment, loads[user.protocol])
+        found = {_check(loads[user.protocol]) for user in users}  # last: who has used gRPC must not fork under gevent
         if options.record:
             _recorder(options, servers, ", ".join(sorted(found))).listen(environment)
     except (ElasticRecError, OSError) as exc:
