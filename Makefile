@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 DEBIAN_PACKAGES := python3-venv libpython3.11 libb64-0d
-TEST_PACKAGES := prometheus chromium
+TEST_PACKAGES := prometheus chromium iproute2
 
 .PHONY: help setup demo test soak lint format types bench clean
 

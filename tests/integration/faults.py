@@ -142,7 +142,8 @@ class Shm:
         self._run("rm /dev/shm/filler")
 
     def _run(self, script: str) -> None:
-        subprocess.run(["nsenter", f"--mount=/proc/{self.server.process.pid}/ns/mnt", "sh", "-c", script], check=True)
+        inside = ["nsenter", f"--mount=/proc/{self.server.process.pid}/ns/mnt"]
+        subprocess.run([*inside, "sh", "-c", script], check=True, capture_output=True)
 
 
 def with_own_shm(installed: Installation, folder: Path, size_kib: int) -> Installation:

@@ -1,9 +1,10 @@
 """What surrounds the servers fails, under load beside a second replica: the network, /dev/shm, a front end."""
 
-import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from tests.integration.models import random_query
 
 pytestmark = pytest.mark.server
 
+ROOT = Path(__file__).parents[2]
 DEADLINE_S = 0.4  # the spec's SLA
 SLOW_S = 0.2
 
@@ -162,29 +164,13 @@ def refusal(fleet: Running, server: Server, rows: int) -> str:
     return ""
 
 
-RETRYING = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "methodConfig": [
-        {
-            "name": [{}],
-            "retryPolicy": {
-                "maxAttempts": 3,
-                "initialBackoff": "0.01s",
-                "maxBackoff": "0.1s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-}
-
-
 def test_clients_of_two_front_ends_notice_nothing_when_one_is_killed(fleet: Running) -> None:
-    """gRPC itself spreads the queries, and asks the other: clients need no code of their own for it."""
+    """gRPC itself spreads the queries and asks the other, by the README's words: clients need no code for it."""
     victim = fleet.start_frontend()
+    (retrying,) = re.findall(r"```json\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
     def connect() -> grpcclient.InferenceServerClient:
-        options = [("grpc.service_config", json.dumps(RETRYING)), ("grpc.use_local_subchannel_pool", 1)]
+        options = [("grpc.service_config", retrying), ("grpc.use_local_subchannel_pool", 1)]
         return grpcclient.InferenceServerClient(f"ipv4:{fleet.frontend.grpc},{victim.grpc}", channel_args=options)
 
     def taken() -> list[float]:

@@ -56,19 +56,22 @@ def test_traffic_steps_up_and_down_and_prometheus_dies(tmp_path: Path) -> None:
         with following_load(fleet, 1, pause_s=0.05) as calm:
             time.sleep(WINDOW_S + 4)
             assert wanted(fleet) == {"frontend": 1, "tier0": 1, "tier1": 1}, fleet.events()
-            rate_is_counted(fleet, calm)
+            calm_qps = rate_is_counted(fleet, calm)
             before = memory(fleet)
-        with following_load(fleet, 4, pause_s=0.04) as busy:
+        with following_load(fleet, 6, pause_s=0.04) as busy:
             eventually(lambda: len(fleet.replicas("tier0")) >= 2 and len(fleet.replicas("frontend")) >= 2, 60)
             assert wanted(fleet)["tier1"] == 1, fleet.events()
-            time.sleep(3)
+            assert counted_qps(busy, 3) > 4 * calm_qps
             after = memory(fleet)
         with following_load(fleet, 1, pause_s=0.1) as quiet:
             prometheus_dies_and_returns(fleet, running)
             eventually(lambda: wanted(fleet) == {"frontend": 1, "tier0": 1, "tier1": 1}, 90)
+            eventually(lambda: all(len(service["replicas"]) == 1 for service in fleet.status()["services"]), 20)
             time.sleep(4)
+            rested = memory(fleet)
     assert after["tier0"] > 1.5 * before["tier0"] and after["frontend"] > 1.3 * before["frontend"]
     assert after["tier1"] < 1.3 * before["tier1"]
+    assert all(rested[name] < 1.3 * before[name] for name in before), (before, rested)
     for seen in (calm, busy, quiet):
         assert seen.answers > 50 and not seen.errors and not seen.wrong, seen.errors
     events = fleet.events()
@@ -76,14 +79,21 @@ def test_traffic_steps_up_and_down_and_prometheus_dies(tmp_path: Path) -> None:
     assert "by hand" not in events
 
 
-def rate_is_counted(fleet: Built, seen: Load) -> None:
-    """What the status and Prometheus call queries/s, against the client's own count."""
-    url, before, start = fleet.status()["prometheus"], seen.answers, time.monotonic()
-    time.sleep(WINDOW_S)
-    counted = (seen.answers - before) / (time.monotonic() - start)
+def counted_qps(seen: Load, seconds: float) -> float:
+    """What the clients count from now on."""
+    before, start = seen.answers, time.monotonic()
+    time.sleep(seconds)
+    return (seen.answers - before) / (time.monotonic() - start)
+
+
+def rate_is_counted(fleet: Built, seen: Load) -> float:
+    """What the status and Prometheus call queries/s, against the client's own count; returns that."""
+    url = fleet.status()["prometheus"]
+    counted = counted_qps(seen, WINDOW_S)
     query = f'sum(rate(nv_inference_request_success{{namespace="elasticrec",model="small"}}[{WINDOW_S}s]))'
     assert ask_prometheus(url, query)[0] == pytest.approx(counted, rel=0.2)
     assert fleet.service("frontend")["qps"] == pytest.approx(counted, rel=0.5)
+    return counted
 
 
 def prometheus_dies_and_returns(fleet: Built, running: Up) -> None:

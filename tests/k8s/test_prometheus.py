@@ -87,10 +87,13 @@ def test_every_query_says_what_happened(replicas: Replicas, tmp_path: Path) -> N
 
             second = replicas.start(1)
             prometheus.wait_until_up(2)  # a pod's first query comes after its readiness, the DNS and a first scrape
+            check_latency(prometheus, load, front, idle_front)  # the new pod has no quantile yet: NaN
             load.addresses = [first.grpc, second.grpc]
             for _ in range(3):
                 time.sleep(1.5)
                 check_rates(prometheus, load, front, shard)
+                check_latency(prometheus, load, front, idle_front)
+                check_queues_are_short(prometheus, front, shard)
             assert prometheus.one(METRICS.pods("small")) == 2
 
             load.addresses = [second.grpc]
@@ -98,6 +101,8 @@ def test_every_query_says_what_happened(replicas: Replicas, tmp_path: Path) -> N
             for _ in range(3):
                 time.sleep(1.5)
                 check_rates(prometheus, load, front, shard)
+                check_latency(prometheus, load, front, idle_front)
+                check_queues_are_short(prometheus, front, shard)
             assert prometheus.one(METRICS.pods("small")) == 1
         second.process.kill()
         time.sleep(WINDOW + 3)
@@ -131,6 +136,12 @@ def check_queue_times(
     assert len(load.done) > QPS
     assert values["front"] == pytest.approx(max(mean_us("small_router"), mean_us("small_dense")), rel=0.05)
     assert values["shard"] == pytest.approx(mean_us("small_tier0"), rel=0.05)
+
+
+def check_queues_are_short(prometheus: Prometheus, front: dict[str, Trigger], shard: dict[str, Trigger]) -> None:
+    """A mean over the pods that come and go is a mean still: far below what the clients see of the whole."""
+    for rule in (front["queue"], shard["queue"]):
+        assert 0 < prometheus.one(rule.query) < rule.threshold, rule.query
 
 
 def check_latency(
