@@ -2,9 +2,9 @@
 
 Every replica runs, under the traffic. A replica's machine is a share of this one: what the traffic takes of CPU through
 the whole model, divided among its replicas. A service then gets so many replicas that each stays within that share, by
-the CPU seconds that a query was measured to take in one of it. The traffic is what this machine carries through the
-fleet at 60% of its cores, client included; both layouts must hold it within the SLA, each with all its replicas
-running, and are asked by the same open loop, front ends in turn.
+the CPU seconds that a query takes in one of it, beyond what it takes when idle. The traffic is what this machine
+carries through the fleet at 60% of its cores, client included; both layouts must hold it within the SLA, with all their
+replicas running, and are asked by the same open loop, front ends in turn.
 
 Memory is summed over all servers of a layout, each as if it were alone on its machine: its own pages, and what it maps
 (weights, id maps, libraries) in full. Replicas on one machine share mapped pages, so that PSS would flatter both sides,
@@ -19,6 +19,7 @@ import argparse
 import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ from repo_builder.spec import Spec, parse_spec
 
 QUERIES, GOAL, SLA_MS, BUSY = 64, 3.3, 400.0, 0.6
 CALL = ServiceTime(fixed_s=3e-4, per_gather_s=1 / 40e6)  # of one embedding server; it places the cuts, no more
-PROBE_QPS, PROBE_S = 30.0, 4.0
+PROBE_QPS, PROBE_S, IDLE_S = 30.0, 5.0, 3.0
 FRONT, CLIENT = "frontend", "client"
 
 
@@ -180,13 +181,19 @@ def start(stack: ExitStack, installed: Installation, repository: Path) -> Server
 
 
 def carry(layout: Layout, spec: Spec, workload: Path, qps: float, seconds: float) -> Carried:
-    """Send the traffic, and count what it takes; the first second is not measured."""
+    """Send the traffic, and count what it takes more than idle servers do; the first second is not measured."""
     addresses = ",".join(server.grpc for server in layout.servers[FRONT])
     load = Load("grpc", addresses, spec.name, str(workload), spec.serving.batch, timeout_s=10, seed=0)
     send(load, qps, 1)
-    before, own_s = layout.cpu_s(), children_s()
+    resting, own_s, began_s = layout.cpu_s(), children_s(), time.monotonic()
+    time.sleep(IDLE_S)
+    before, idle_s, begun_s = layout.cpu_s(), time.monotonic() - began_s, time.monotonic()
     answers = send(load, qps, seconds)
-    spent = {name: spent_s - before[name] for name, spent_s in layout.cpu_s().items()}
+    times_idle = (time.monotonic() - begun_s) / idle_s
+    spent = {
+        name: max(0.0, spent_s - before[name] - times_idle * (before[name] - resting[name]))
+        for name, spent_s in layout.cpu_s().items()
+    }
     spent[CLIENT] = children_s() - own_s
     return Carried(answers, {name: spent_s / len(answers) for name, spent_s in spent.items()})
 

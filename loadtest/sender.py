@@ -134,7 +134,7 @@ class Sender:
     """Sends queries at Poisson times of a rate that may change, and writes a line for each answer.
 
     Of the threads that have no query one waits until the next is due and sends it itself; then another waits. So
-    between a query's time and its sending no thread has to wake another, which took a tenth of a ms.
+    between a query's time and its sending no thread has to wake another.
     """
 
     def __init__(self, load: Load, queries: Queries, out: TextIO) -> None:

@@ -27,6 +27,7 @@ from repo_builder.spec import Spec
 MAX_BATCH_ROWS = 4096  # rows of one query (native/router_model.c), and of all in one call of the dense model
 MAX_BATCH_QUERIES = 64  # queries in one call of an embedding service
 MAX_INSTANCES = 64  # processes of one model in one server
+LEAST_ROUTERS = 2
 
 ShardBackend = Literal["python", "native"]  # what serves embedding services on the CPU
 
@@ -87,7 +88,10 @@ def ensemble_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.M
 
 
 def router_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.ModelConfig:
-    """The router: always on the CPU; one instance, a thread of the server, for each of the dense service's."""
+    """The router: always on the CPU; as many threads of the server as the dense service has instances, two at least.
+
+    Queries that wait for one router's thread reach the shards one by one, and are not joined there.
+    """
     config = _base(model_name(spec, "router"), metadata, max_batch_size=0)
     config.dynamic_batching.SetInParent()  # joins nothing; without it Triton 2.51 corrupts its heap under a flood
     config.backend = native_backend("router")
@@ -97,7 +101,8 @@ def router_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.Mod
     for service in plan.embedding_services:
         config.output.extend(_output(f"{service.name}_{kind}", pb.TYPE_INT32, 1, -1) for kind in ("ids", "lengths"))
     dense = dense_service(plan)
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=dense.instances * dense.deployed)
+    threads = max(LEAST_ROUTERS, dense.instances * dense.deployed)
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=threads)
     rows = min(spec.serving.batch, MAX_BATCH_ROWS)
     _warm_up(config, 1, {item.name: (item.data_type, [rows, item.dims[1]]) for item in config.input})
     return config

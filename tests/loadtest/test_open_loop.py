@@ -1,4 +1,4 @@
-"""The open loop on a server of a known service time: arrivals, latencies, and what a stall costs what comes in it."""
+"""The open loop on a server of known service time: arrivals, latencies, and a stall charged to what comes meanwhile."""
 
 import threading
 import time
