@@ -7,8 +7,8 @@
 Each service is a server of its own, so instances are the plan's `instances` alone: a replica is a server more.
 
 No model has a queue policy of Triton's: with one, the dynamic batcher of 2.51 was seen to leave requests lying for
-500 ms (triton-inference-server/server issue 8870). The router bounds what is under way instead, and its deadlines
-cancel what waits on the shards.
+500 ms (triton-inference-server/server issue 8870). The router bounds what is under way instead, and gives up on what
+waits on the shards at the deadline.
 """
 
 from __future__ import annotations
