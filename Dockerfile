@@ -7,12 +7,13 @@
 # A server of a fleet is the same image with another folder mounted; a front end needs -e ELASTICREC_ADDRESSES too.
 #
 # The models' code and kernels lie in the repository itself; they need Python >= 3.10, glibc >= 2.17, x86-64 and NumPy,
-# and a fleet's router gRPC and Triton's own messages.
+# and a fleet's router libnghttp2, and OpenSSL 3 where it is to speak TLS: the image has that.
 FROM nvcr.io/nvidia/tritonserver:25.08-py3
 
 # with torch, embedding services can be placed on GPUs: docker build --build-arg EMBEDDINGS_ON_GPU=1
 ARG EMBEDDINGS_ON_GPU=0
-RUN pip install --no-cache-dir "numpy>=1.26,<3" "grpcio==1.85.1" "protobuf==6.33.6" "tritonclient[grpc]==2.73.0" \
+RUN apt-get update && apt-get install --yes --no-install-recommends libnghttp2-14 && rm -rf /var/lib/apt/lists/* \
+    && pip install --no-cache-dir "numpy>=1.26,<3" \
     && if [ "$EMBEDDINGS_ON_GPU" = 1 ]; then pip install --no-cache-dir "torch>=2.9"; fi
 
 USER 1000

@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
-DEBIAN_PACKAGES := python3-venv libpython3.11 libb64-0d
+DEBIAN_PACKAGES := python3-venv libpython3.11 libb64-0d libnghttp2-14
 TEST_PACKAGES := prometheus chromium iproute2
 
 .PHONY: help setup demo test soak lint format types bench clean

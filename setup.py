@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -13,6 +14,8 @@ TARGET = ["-target", "x86_64-linux-gnu.2.17", "-mcpu=x86_64_v2"]
 
 KERNELS = "triton_backends/kernels/kernels.c"
 NATIVE = "triton_backends/native"
+ANSWERS = f"{NATIVE}/answers.c"
+ROUTER = [f"{NATIVE}/queries.c", f"{NATIVE}/router.c", KERNELS]
 
 
 class BuildLibraries(build_ext):
@@ -32,19 +35,20 @@ class BuildLibraries(build_ext):
 
 def native_backend(library: str, *sources: str) -> Extension:
     """A backend that Triton loads into its own process, whose functions it finds then; `$ORIGIN` is its own folder."""
-    shared = [f"{NATIVE}/shell.c", f"{NATIVE}/files.c"]
+    shared = [f"{NATIVE}/{name}.c" for name in ("shell", "tensors", "files")]
     name = f"{NATIVE}/libtriton_{library}".replace("/", ".")
     return Extension(
-        name, [*shared, *sources], extra_compile_args=["-fvisibility=hidden", "-Wl,-rpath,$ORIGIN", "-ldl"]
+        name, [*shared, *sources], extra_compile_args=["-fvisibility=hidden", "-Wl,-rpath,$ORIGIN", "-ldl", "-lpthread"]
     )
 
 
 setup(
     ext_modules=[
         Extension("triton_backends.kernels.kernels", [KERNELS]),
-        native_backend("elasticrec_router", f"{NATIVE}/router.c", f"{NATIVE}/router_model.c", KERNELS),
-        native_backend("elasticrec_shard", f"{NATIVE}/shard.c", f"{NATIVE}/shard_model.c", KERNELS),
-        native_backend("onnxruntime", f"{NATIVE}/onnxruntime_model.c"),
+        native_backend("elasticrec_router", ANSWERS, f"{NATIVE}/router_model.c", *ROUTER),
+        native_backend("elasticrec_fanout", *sorted(map(str, Path("triton_backends/fanout").glob("*.c"))), *ROUTER),
+        native_backend("elasticrec_shard", ANSWERS, f"{NATIVE}/shard.c", f"{NATIVE}/shard_model.c", KERNELS),
+        native_backend("onnxruntime", ANSWERS, f"{NATIVE}/onnxruntime_model.c"),
     ],
     cmdclass={"build_ext": BuildLibraries},
 )

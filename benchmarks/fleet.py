@@ -1,7 +1,8 @@
 """What a fleet costs beside a single server: the same shards in one server, in a `tiered` and in a `per_table` fleet.
 
 All three run at once on this machine and take turns, a slice of time each. CPU is that of all processes by what they
-do, from /proc, a query; the shards of a fleet would be other machines'.
+do, from /proc, a query; the shards of a fleet would be other machines'. `calls` is the part of a front end's server in
+the router's thread: it makes the calls and hands on their answers, while Triton's own thread has routed the ids.
 
     python benchmarks/fleet.py [--rounds 5] [--seconds 4] [--target-qps 800]
 """
@@ -36,6 +37,8 @@ from repo_builder.serving.server import Server, free_ports, running, stubs
 from repo_builder.spec import parse_spec
 
 QUERIES = 64
+THREAD = "elasticrec-fan"  # of the router, as the kernel has its name
+CALLS = "calls"
 GOAL_MS = 1.5  # more at p50 than the single layout
 GOAL_CPU = 0.25  # of per_table's CPU in the front end
 
@@ -148,7 +151,8 @@ def turn(layout: Layout, queries: list[tuple[NDArray[np.float32], NDArray[np.int
 def cpu_s(servers: Mapping[str, Server]) -> dict[str, float]:
     """CPU seconds so far: of the asked server, of each of its Python models, and of all shards together."""
     (first, asked), *shards = servers.items()
-    found = {f"{first} server": _cpu_s(psutil.Process(asked.process.pid))}
+    process = psutil.Process(asked.process.pid)
+    found = {f"{first} server": _cpu_s(process), CALLS: _thread_cpu_s(process, THREAD)}
     for stub in stubs(asked):
         model = Path(stub.cmdline()[1]).parent.parent.name
         found[model] = found.get(model, 0) + _cpu_s(stub)
@@ -163,6 +167,12 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
+def _thread_cpu_s(process: psutil.Process, name: str) -> float:
+    tasks = Path(f"/proc/{process.pid}/task")
+    named = {int(task.name) for task in tasks.iterdir() if (task / "comm").read_text().strip() == name}
+    return float(sum(times.user_time + times.system_time for times in process.threads() if times.id in named))
+
+
 def report(layouts: list[Layout]) -> None:
     """The comparison."""
     single, tiered, per_table = layouts
@@ -174,8 +184,9 @@ def report(layouts: list[Layout]) -> None:
         print("   CPU ms a query: " + ", ".join(f"{part} {ms:.2f}" for part, ms in parts.items() if ms >= 0.005))
     added_ms = float(np.median(tiered.spent_ms) - np.median(single.spent_ms))
     print(f"tiered fleet adds {added_ms:.2f} ms at p50; goal {GOAL_MS}: {verdict(added_ms <= GOAL_MS)}")
-    ratio = router_ms(tiered) / router_ms(per_table)
-    print(f"CPU of the calls, tiered / per_table: {ratio:.2f}; goal {GOAL_CPU}: {verdict(ratio <= GOAL_CPU)}")
+    for part, what in ((CALLS, "CPU of the calls"), ("frontend server", "CPU of the whole front end")):
+        ratio = part_ms(tiered, part) / part_ms(per_table, part)
+        print(f"{what}, tiered / per_table: {ratio:.2f}; goal {GOAL_CPU}: {verdict(ratio <= GOAL_CPU)}")
 
 
 def verdict(met: bool) -> str:
@@ -183,9 +194,9 @@ def verdict(met: bool) -> str:
     return "met" if met else "missed"
 
 
-def router_ms(layout: Layout) -> float:
-    """CPU a query of the process that calls the embedding services."""
-    return 1000 * layout.cpu_s["rm1_router"] / len(layout.spent_ms)
+def part_ms(layout: Layout, part: str) -> float:
+    """CPU a query of a part."""
+    return 1000 * layout.cpu_s[part] / len(layout.spent_ms)
 
 
 if __name__ == "__main__":

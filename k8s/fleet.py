@@ -92,7 +92,6 @@ def load_fleet(folder: Path) -> Fleet:
     names = service_names(manifest.name, list(planned))
     configs = {key: tuple(_configs(folder / key)) for key in planned}
     calls = {key: _call_row_bytes(manifest, planned[key], configs[key]) for key in planned}
-    calls[FRONTEND] = _query_row_bytes(manifest) + sum(calls.values())
     services = [
         _service(manifest, names[key], key, service, configs[key], calls[key]) for key, service in planned.items()
     ]
@@ -134,12 +133,6 @@ def _instances(config: pb.ModelConfig) -> int:
     """Instances that Triton starts of a model: on GPUs, a group's count is of each."""
     counts: list[int] = [max(1, group.count) * max(1, len(group.gpus)) for group in config.instance_group]
     return max(1, sum(counts))
-
-
-def _query_row_bytes(manifest: Manifest) -> int:
-    """Bytes of a candidate row as the client sends it."""
-    id_bytes = 8 if manifest.index_dtype == "int64" else 4
-    return 4 * manifest.dense_features + id_bytes * sum(table.pooling for table in manifest.tables)
 
 
 def _call_row_bytes(manifest: Manifest, service: Service, configs: tuple[pb.ModelConfig, ...]) -> int:

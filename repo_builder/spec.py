@@ -70,7 +70,7 @@ class Fleet:
 
     missing_shard: a query fails where a service gives no answer, or is scored without it and flagged `degraded`.
     hedge_quantile: a call slower than this quantile of the latest ones goes to a second replica too; None: never.
-    max_in_flight: queries under way in one router instance; more are refused.
+    max_in_flight: queries under way in one front end; more are refused.
     sums_dtype: partial sums on the wire.
     """
 

@@ -106,12 +106,12 @@ def library_file(model: str, backend: str) -> tuple[str, bytes]:
     return f"{model}/{name}", (resources.files("triton_backends") / "native" / name).read_bytes()
 
 
-def code_files(folder: str, backend: str, *uses: str) -> Iterator[tuple[str, bytes]]:
-    """`model.py` of a backend, and beside it the packages that it imports: the kernels, its own, and those it uses."""
+def code_files(folder: str, backend: str) -> Iterator[tuple[str, bytes]]:
+    """`model.py` of a backend, and beside it the packages that it imports: the kernels and its own."""
     package = resources.files("triton_backends")
     yield f"{folder}/model.py", (package / backend / "model.py").read_bytes()
     yield f"{folder}/triton_backends/__init__.py", (package / "__init__.py").read_bytes()
-    for part in ("kernels", backend, *uses):
+    for part in ("kernels", backend):
         for file in sorted((package / part).iterdir(), key=lambda item: item.name):
             if _is_shipped(file):
                 yield f"{folder}/triton_backends/{part}/{file.name}", file.read_bytes()

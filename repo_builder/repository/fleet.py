@@ -27,7 +27,7 @@ from repo_builder.export.weights import WeightSource
 from repo_builder.partition.check import check_plan
 from repo_builder.partition.plan import Plan, plan_sha256, plan_to_json
 from repo_builder.repository import configs, fleet_configs
-from repo_builder.repository.build import code_files, embedding_files, sample_queries
+from repo_builder.repository.build import embedding_files, library_file, sample_queries
 from repo_builder.repository.embeddings import write_bytes
 from repo_builder.repository.files import new_folder
 from repo_builder.repository.manifest import MANIFEST, PLAN, QUERIES, FileEntry, Manifest, describe
@@ -125,7 +125,7 @@ def _frontend_files(spec: Spec, plan: Plan, about: Mapping[str, str], version: s
     for config in (fleet_configs.ensemble_config(spec, plan, about), router, dense):
         yield f"{config.name}/config.pbtxt", configs.to_text(config).encode()
     yield f"{spec.name}/1/README", b"An ensemble has no files of its own, but Triton wants its version's folder.\n"
-    yield from code_files(f"{router.name}/1", "fanout", "router")
+    yield library_file(router.name, router.backend)
     yield f"{router.name}/1/fanout.json", _json(fleet_configs.fanout_settings(spec, plan, version))
     yield f"{router.name}/1/fleet.json", _json(fleet_configs.default_addresses(spec, plan))
 

@@ -51,7 +51,7 @@ def ensemble_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.M
 def router_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.ModelConfig:
     """The fan-out router: queries that wait for it are joined, and those under way do not block it."""
     config = pb.ModelConfig(name=configs.model_name(spec, "router"), max_batch_size=configs.MAX_BATCH_ROWS)
-    config.backend = "python"
+    config.backend = configs.native_backend("fanout")
     for item in configs.ensemble_config(spec, plan, {}).input:
         config.input.append(pb.ModelInput(name=item.name, data_type=item.data_type, dims=item.dims[1:]))
     config.output.append(pb.ModelOutput(name=SUMS, data_type=pb.TYPE_FP32, dims=[len(spec.tables) * spec.dim]))
@@ -80,20 +80,28 @@ def embedding_config(
 
 
 def fanout_settings(spec: Spec, plan: Plan, version: str) -> dict[str, Any]:
-    """`fanout.json`: what the router must know of its fleet (`triton_backends/fanout/settings.py`)."""
+    """`fanout.json`: what the router must know of its fleet, as `triton_backends/fanout/settings.c` reads it.
+
+    Whole numbers alone; `hedge_quantile_ppm` is in millionths, and 0 where nothing is to be hedged.
+    """
     return {
-        "model": spec.name,
+        "name": configs.model_name(spec, "router"),
         "version": version,
         "tables": len(spec.tables),
         "dim": spec.dim,
-        "services": [
-            {"name": service.name, "tables": configs.held_tables(spec, service)} for service in plan.embedding_services
-        ],
-        "deadline_ms": spec.serving.sla_ms,
-        "missing_shard": spec.fleet.missing_shard,
-        "hedge_quantile": spec.fleet.hedge_quantile,
+        "deadline_us": round(1000 * spec.serving.sla_ms),
+        "hedge_quantile_ppm": round(1_000_000 * (spec.fleet.hedge_quantile or 0)),
         "max_in_flight": spec.fleet.max_in_flight,
-        "sums_dtype": spec.fleet.sums_dtype,
+        "degrade": int(spec.fleet.missing_shard == "degrade"),
+        "half_sums": int(spec.fleet.sums_dtype == "fp16"),
+        "services": [
+            {
+                "name": service.name,
+                "model": configs.model_name(spec, service.name),
+                "tables": configs.held_tables(spec, service),
+            }
+            for service in plan.embedding_services
+        ],
     }
 
 

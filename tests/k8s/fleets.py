@@ -53,8 +53,8 @@ def plan_of(made: Made) -> Plan:
 def write_fleet(folder: Path, made: Made = Made()) -> Path:
     """Write the repository; the manifest tells sizes of files that are not there."""
     plan, files = plan_of(made), []
-    for name in (made.model, f"{made.model}_router", f"{made.model}_dense"):
-        _config(folder / "frontend" / name, made, name, "ensemble" if name == made.model else made.backend)
+    for part, kind in (("", "ensemble"), ("_router", "elasticrec_fanout"), ("_dense", "onnxruntime")):
+        _config(folder / "frontend" / f"{made.model}{part}", made, f"{made.model}{part}", kind)
     files.append(FileEntry(f"frontend/{made.model}_router/1/idmap.bin", 40 * MB, "0" * 64))
     for service in plan.embedding_services:
         name = f"{made.model}_{service.name}"

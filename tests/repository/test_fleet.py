@@ -19,8 +19,6 @@ from repo_builder.repository.fleet_configs import kubernetes_name
 from repo_builder.repository.manifest import load_manifest, verify
 from repo_builder.spec import Fleet, Spec, parse_spec
 from tests.integration.models import CHEAP, document
-from triton_backends.fanout.addresses import Endpoint, parse_addresses
-from triton_backends.fanout.settings import RemoteShard, Settings
 from triton_backends.router.routing import Router
 
 
@@ -92,13 +90,25 @@ def test_no_model_has_a_queue_policy(built: tuple[Path, Spec, Plan]) -> None:
 
 def test_the_router_knows_its_fleet(built: tuple[Path, Spec, Plan]) -> None:
     folder, _, plan = built
-    settings = Settings.open(folder / "frontend/small_router/1/fanout.json")
-    assert settings.services == (RemoteShard("tier0", (0, 1, 2, 3)), RemoteShard("tier1", (0, 1, 2)))
-    assert (settings.tables, settings.dim, settings.deadline_ms) == (4, 8, 400)
-    assert (settings.missing_shard, settings.hedge_quantile, settings.max_in_flight) == ("fail", None, 256)
-    assert all(version(folder, service.name) == settings.version for service in plan.embedding_services)
-    addresses = parse_addresses((folder / "frontend/small_router/1/fleet.json").read_text(), ["tier0", "tier1"])
-    assert addresses["tier1"] == (Endpoint("small-tier1", 8001, resolve=True),)
+    settings = json.loads((folder / "frontend/small_router/1/fanout.json").read_text())
+    assert settings == {
+        "name": "small_router",
+        "version": version(folder, "tier0"),
+        "tables": 4,
+        "dim": 8,
+        "deadline_us": 400_000,
+        "hedge_quantile_ppm": 0,
+        "max_in_flight": 256,
+        "degrade": 0,
+        "half_sums": 0,
+        "services": [
+            {"name": "tier0", "model": "small_tier0", "tables": [0, 1, 2, 3]},
+            {"name": "tier1", "model": "small_tier1", "tables": [0, 1, 2]},
+        ],
+    }
+    assert all(version(folder, service.name) == settings["version"] for service in plan.embedding_services)
+    addresses = json.loads((folder / "frontend/small_router/1/fleet.json").read_text())
+    assert addresses == {name: f"dns:///small-{name}:8001" for name in ("tier0", "tier1")}
     router = Router.open(folder / "frontend/small_router/1")
     assert [service.name for service in router.services] == ["tier0", "tier1"]
     assert sum(ids.size for ids, _ in router.route(np.zeros((2, 23), np.int64))) == 46
@@ -136,7 +146,8 @@ def test_the_options_reach_the_configs(tmp_path: Path) -> None:
     ]
     assert config(tmp_path / "small", "tier0/small_tier0").output[0].data_type == pb.TYPE_FP16
     settings = json.loads((tmp_path / "small/frontend/small_router/1/fanout.json").read_text())
-    assert (settings["hedge_quantile"], settings["max_in_flight"], settings["sums_dtype"]) == (0.95, 7, "fp16")
+    assert (settings["hedge_quantile_ppm"], settings["max_in_flight"]) == (950_000, 7)
+    assert (settings["degrade"], settings["half_sums"]) == (1, 1)
 
 
 def test_a_service_may_not_take_the_front_ends_place(built: tuple[Path, Spec, Plan], tmp_path: Path) -> None:

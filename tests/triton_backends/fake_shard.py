@@ -2,68 +2,92 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
-from triton_backends.fanout.channels import INFER
+SERVICE, METHOD = "inference.GRPCInferenceService", "ModelInfer"
+DTYPES = {"FP32": np.float32, "FP16": np.float16}
 
 
 @dataclass
 class FakeShard:
-    """Answers each call with sums of one value, after `delay_s`, or with `status`."""
+    """Sums bags to (sum of its ids, `value` an id), after `delay_s`; or ends with `status`, or answers with `spoilt`.
 
+    spoilt: makes other bytes of the right answer's.
+    """
+
+    tables: int
     value: float = 1.0
-    width: int = 2
+    datatype: str = "FP32"
     delay_s: float = 0.0
     status: tuple[grpc.StatusCode, str] | None = None
-    calls: int = 0
+    spoilt: Callable[[bytes], bytes] | None = None
+    rows: list[int] = field(default_factory=list)  # of each call that holds ids
     cancelled: int = 0
     address: str = ""
+    ended: threading.Event = field(default_factory=threading.Event)
 
-    async def infer(self, request: bytes, context: Any) -> bytes:
-        self.calls += 1
-        try:
-            await asyncio.sleep(self.delay_s)
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        if self.status:
-            await context.abort(*self.status)
+    @property
+    def calls(self) -> int:
+        """But for probes."""
+        return len(self.rows)
+
+    def infer(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         message = pb.ModelInferRequest.FromString(request)
-        lengths = np.frombuffer(message.raw_input_contents[1], np.int32)
-        sums = np.full((lengths.size, self.width), self.value, np.float32)  # one table: a bag is a row
-        answer = pb.ModelInferResponse(model_name=message.model_name)
-        answer.outputs.add(name="sums", datatype="FP32", shape=sums.shape)
+        ids, lengths = (np.frombuffer(raw, np.int32) for raw in message.raw_input_contents)
+        assert [list(item.shape) for item in message.inputs] == [[1, ids.size], [1, lengths.size]]
+        if ids.size:
+            self.rows.append(lengths.size // self.tables)
+        context.add_callback(lambda: self.count_cancelled(context))
+        self.ended.wait(self.delay_s)
+        if self.status:
+            context.abort(*self.status)
+        answer = self.answer(ids, lengths)
+        return self.spoilt(answer) if self.spoilt and ids.size else answer
+
+    def count_cancelled(self, context: grpc.ServicerContext) -> None:
+        self.cancelled += context.code() is grpc.StatusCode.CANCELLED
+
+    def answer(self, ids: np.ndarray, lengths: np.ndarray) -> bytes:
+        ends = np.cumsum(lengths)
+        totals = np.concatenate([[0], np.cumsum(ids, dtype=np.int64)])
+        sums = np.stack([totals[ends] - totals[ends - lengths], lengths * self.value], axis=1)  # (bags, 2)
+        sums = sums.astype(DTYPES[self.datatype]).reshape(-1, 2 * self.tables)
+        answer = pb.ModelInferResponse(model_name="m")
+        answer.outputs.add(name="sums", datatype=self.datatype, shape=sums.shape)
         answer.raw_output_contents.append(sums.tobytes())
         return bytes(answer.SerializeToString())
 
 
-@asynccontextmanager
-async def serving(*shards: FakeShard) -> AsyncIterator[None]:
+@contextmanager
+def serving(
+    *shards: FakeShard,
+    options: Sequence[tuple[str, int]] = (),
+    credentials: grpc.ServerCredentials | None = None,
+) -> Iterator[None]:
     """Give each shard a server and its address while the block runs."""
     servers = []
     for shard in shards:
-        server = grpc.aio.server()
+        server = grpc.server(ThreadPoolExecutor(8), options=options)
         handler = grpc.unary_unary_rpc_method_handler(shard.infer)
-        service, method = INFER.strip("/").split("/")
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
-        shard.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-        await server.start()
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+        if credentials:
+            shard.address = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}"
+        else:
+            shard.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
         servers.append(server)
     try:
         yield
     finally:
+        for shard in shards:
+            shard.ended.set()
         for server in servers:
-            await server.stop(None)
-
-
-def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a test's coroutine."""
-    asyncio.run(asyncio.wait_for(work(), 20))
+            server.stop(None).wait()

@@ -1,8 +1,11 @@
-/* Triton's backend API for one request at a time, held in plain structs that a test fills in and reads (fake_triton.py).
+/* Triton's backend API, held in plain structs that a test fills in and reads (fake_triton.py).
  *
- * Only what `triton_backends/native` calls. Whatever it allocates is counted, so that a test sees what was not freed. */
+ * Only what our backends call, from any thread. Errors and metrics are counted, so that a test sees what was not freed. */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,7 +40,8 @@ typedef struct {
     int32_t output_memory_type, output_offset; /* what OutputBuffer answers with */
     Output outputs[MOST_OUTPUTS];
     char error[1024]; /* of the response */
-    int32_t sent, released;
+    int32_t sent;
+    atomic_int released;
 } Request;
 
 typedef struct {
@@ -52,7 +56,11 @@ typedef struct {
 } Instance;
 
 uint32_t fake_api_major = 1;
-int32_t fake_live_errors = 0;
+atomic_int fake_live_errors = 0;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* ---- errors and logs ---- */
 
 Error *TRITONSERVER_ErrorNew(int code, const char *message) {
     (void)code;
@@ -69,10 +77,93 @@ void TRITONSERVER_ErrorDelete(Error *error) {
 
 const char *TRITONSERVER_ErrorMessage(Error *error) { return error->message; }
 
+char fake_log[1 << 20];
+
 Error *TRITONSERVER_LogMessage(int level, const char *file, int line, const char *message) {
-    (void)level, (void)file, (void)line, (void)message;
+    (void)level, (void)file, (void)line;
+    pthread_mutex_lock(&lock);
+    const size_t length = strlen(fake_log);
+    if (length + strlen(message) + 2 < sizeof fake_log) sprintf(fake_log + length, "%s\n", message);
+    pthread_mutex_unlock(&lock);
     return NULL;
 }
+
+/* ---- metrics ---- */
+
+typedef struct {
+    char name[64], value[64];
+} Parameter;
+
+typedef struct {
+    char name[64];
+} Family;
+
+/* A metric's family and labels, as Prometheus writes them, and its value. */
+typedef struct {
+    char series[256];
+    double value;
+    int32_t alive;
+} Metric;
+
+Metric fake_metrics[1024];
+int32_t fake_metric_count = 0;
+atomic_int fake_live_metrics = 0; /* families and parameters too */
+
+Error *TRITONSERVER_MetricFamilyNew(Family **family, int kind, const char *name, const char *description) {
+    (void)description;
+    if (kind != 0) return TRITONSERVER_ErrorNew(3, "no counter");
+    *family = calloc(1, sizeof **family);
+    strncpy((*family)->name, name, sizeof (*family)->name - 1);
+    fake_live_metrics++;
+    return NULL;
+}
+
+Error *TRITONSERVER_MetricFamilyDelete(Family *family) {
+    free(family);
+    fake_live_metrics--;
+    return NULL;
+}
+
+Parameter *TRITONSERVER_ParameterNew(const char *name, int type, const void *value) {
+    (void)type;
+    Parameter *parameter = calloc(1, sizeof *parameter);
+    strncpy(parameter->name, name, sizeof parameter->name - 1);
+    strncpy(parameter->value, value, sizeof parameter->value - 1);
+    fake_live_metrics++;
+    return parameter;
+}
+
+void TRITONSERVER_ParameterDelete(Parameter *parameter) {
+    free(parameter);
+    fake_live_metrics--;
+}
+
+Error *TRITONSERVER_MetricNew(Metric **metric, Family *family, const Parameter **labels, uint64_t label_count) {
+    if (fake_metric_count == sizeof fake_metrics / sizeof *fake_metrics) fake_metric_count = 0; /* of ended models */
+    *metric = fake_metrics + fake_metric_count++;
+    **metric = (Metric){.alive = 1};
+    char *at = (*metric)->series;
+    at += sprintf(at, "%s", family->name);
+    for (uint64_t i = 0; i < label_count; i++)
+        at += sprintf(at, "%s%s=%s", i > 0 ? "," : " ", labels[i]->name, labels[i]->value);
+    fake_live_metrics++;
+    return NULL;
+}
+
+Error *TRITONSERVER_MetricDelete(Metric *metric) {
+    metric->alive = 0;
+    fake_live_metrics--;
+    return NULL;
+}
+
+Error *TRITONSERVER_MetricIncrement(Metric *metric, double amount) {
+    pthread_mutex_lock(&lock);
+    metric->value += amount;
+    pthread_mutex_unlock(&lock);
+    return NULL;
+}
+
+/* ---- models, requests, responses ---- */
 
 Error *TRITONBACKEND_ApiVersion(uint32_t *major, uint32_t *minor) {
     *major = fake_api_major;
@@ -179,8 +270,10 @@ Error *TRITONBACKEND_ModelInstanceReportStatistics(Instance *instance, Request *
     if (request->released || begin_ns == 0 || begin_ns > compute_begin_ns || compute_begin_ns > compute_end_ns ||
         compute_end_ns > end_ns)
         return TRITONSERVER_ErrorNew(3, "times out of order");
+    pthread_mutex_lock(&lock);
     instance->good += success;
     instance->bad += !success;
+    pthread_mutex_unlock(&lock);
     return NULL;
 }
 
@@ -188,8 +281,10 @@ Error *TRITONBACKEND_ModelInstanceReportBatchStatistics(Instance *instance, uint
                                                         uint64_t compute_begin_ns, uint64_t compute_end_ns,
                                                         uint64_t end_ns) {
     (void)begin_ns, (void)compute_begin_ns, (void)compute_end_ns, (void)end_ns;
+    pthread_mutex_lock(&lock);
     instance->executions++;
     instance->executed += batch_size;
+    pthread_mutex_unlock(&lock);
     return NULL;
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from ctypes import POINTER, Structure, byref, c_char, c_char_p, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
@@ -15,7 +16,13 @@ import numpy as np
 import triton_backends.native
 
 LIBRARIES = Path(triton_backends.native.__file__).parent
-TYPES = {np.dtype(np.int32): 8, np.dtype(np.int64): 9, np.dtype(np.float32): 11, np.dtype(np.float64): 12}
+TYPES = {
+    np.dtype(np.bool_): 1,
+    np.dtype(np.int32): 8,
+    np.dtype(np.int64): 9,
+    np.dtype(np.float32): 11,
+    np.dtype(np.float64): 12,
+}
 GPU = 2
 
 
@@ -102,7 +109,19 @@ def compile_fake(folder: Path) -> Path:
     """The stand-in's library."""
     library = folder / "libfake_triton.so"
     source = Path(__file__).with_name("fake_triton.c")
-    words = ["-O1", "-g0", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", str(source), "-o", str(library)]
+    words = [
+        "-O1",
+        "-pthread",
+        "-g0",
+        "-shared",
+        "-fPIC",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        str(source),
+        "-o",
+        str(library),
+    ]
     subprocess.run([sys.executable, "-m", "ziglang", "cc", *words], check=True)
     return library
 
@@ -128,6 +147,27 @@ class Backend:
         self.check(self.library.TRITONBACKEND_Initialize(None))
 
 
+@dataclass
+class Pending:
+    """Requests of one call, and the memory that they point at."""
+
+    fake: ctypes.CDLL
+    requests: list[_Request]
+    offset: int
+    kept: list[object]
+
+    def answers(self, timeout_s: float = 20) -> list[dict[str, np.ndarray] | BackendError]:
+        """What each gets, once all have been let go."""
+        until = time.monotonic() + timeout_s
+        while not all(request.released for request in self.requests):
+            assert time.monotonic() < until, "no answer"
+            time.sleep(0.0005)
+        found = [_answer(request, self.offset) for request in self.requests]
+        for request in self.requests:
+            self.fake.fake_free_outputs(byref(request))
+        return found
+
+
 class Model:
     """A model of a folder, with one instance; use it in a `with`."""
 
@@ -143,6 +183,17 @@ class Model:
     def __exit__(self, *_: object) -> None:
         self.backend.check(self.backend.library.TRITONBACKEND_ModelFinalize(byref(self._model)))
 
+    def submit(self, requests: Sequence[Mapping[str, Given | np.ndarray]], asked: Asked | None = None) -> Pending:
+        """Hand requests over in one call; their answers may come later."""
+        asked = asked or Asked()
+        kept: list[object] = []
+        made = [_request(inputs, asked, kept) for inputs in requests]
+        pointers = (POINTER(_Request) * len(made))(*(ctypes.pointer(request) for request in made))
+        self.backend.check(
+            self.backend.library.TRITONBACKEND_ModelInstanceExecute(byref(self.instance), pointers, len(made))
+        )
+        return Pending(self.backend.fake, made, asked.offset, kept)
+
     def infer(self, inputs: Mapping[str, Given | np.ndarray], asked: Asked | None = None) -> dict[str, np.ndarray]:
         """The outputs of one request."""
         (answer,) = self.infer_all([inputs], asked)
@@ -154,16 +205,7 @@ class Model:
         self, requests: Sequence[Mapping[str, Given | np.ndarray]], asked: Asked | None = None
     ) -> list[dict[str, np.ndarray] | BackendError]:
         """What each request of one call gets: each is answered once and released."""
-        asked = asked or Asked()
-        kept: list[object] = []
-        made = [_request(inputs, asked, kept) for inputs in requests]
-        pointers = (POINTER(_Request) * len(made))(*(ctypes.pointer(request) for request in made))
-        self.backend.check(
-            self.backend.library.TRITONBACKEND_ModelInstanceExecute(byref(self.instance), pointers, len(made))
-        )
-        answers = [_answer(request, asked.offset) for request in made]
-        for request in made:
-            self.backend.fake.fake_free_outputs(byref(request))
+        answers = self.submit(requests, asked).answers()
         assert c_int32.in_dll(self.backend.fake, "fake_live_errors").value == 0
         return answers
 

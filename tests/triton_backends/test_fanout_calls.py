@@ -1,266 +1,287 @@
 """The router's calls on servers that fail on command: retries, deadlines, hedges, missing shards, joined queries."""
 
-import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
+import ctypes
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2 as pb
 
-from tests.triton_backends.fake_shard import FakeShard, run, serving
-from triton_backends.fanout.addresses import Endpoint
-from triton_backends.fanout.channels import open_channel
-from triton_backends.fanout.counters import Counters
-from triton_backends.fanout.failures import CallFailedError
-from triton_backends.fanout.fanout import FanOut, Query
-from triton_backends.fanout.latency import LEAST
-from triton_backends.fanout.messages import Part, probe_request
-from triton_backends.fanout.remote import RemoteService, Replica
-from triton_backends.fanout.settings import RemoteShard, Settings
+from tests.triton_backends.fake_shard import FakeShard, serving
+from tests.triton_backends.fake_triton import Backend, BackendError
+from tests.triton_backends.fanouts import eventually, make
 
-REQUEST = probe_request("m_a", "1", 1)
 GONE = (grpc.StatusCode.UNAVAILABLE, "stopping")
-SETTINGS = Settings(
-    model="m",
-    version="1",
-    tables=2,
-    dim=2,
-    services=(RemoteShard("a", (0,)), RemoteShard("b", (1,))),
-    deadline_ms=300,
-    missing_shard="fail",
-    hedge_quantile=None,
-    max_in_flight=8,
-    sums_dtype="fp32",
-)
+LEAST = 64  # calls before a quantile means anything
 
 
-class Fleet:
-    """A service over fake shards, and what it counted and logged."""
-
-    def __init__(self, shards: Sequence[FakeShard], hedge_quantile: float | None = None, name: str = "a") -> None:
-        self.counts: dict[str, float] = {}
-        self.log: list[str] = []
-        self.counters = Counters()
-        self.service = RemoteService(name, REQUEST, hedge_quantile, self.counters, self.log.append)
-        self.replicas = []
-        for shard in shards:
-            host, port = shard.address.split(":")
-            replica = Replica(shard.address, open_channel(Endpoint(host, int(port)), host, None))
-            replica.ready = True
-            self.replicas.append(replica)
-        self.service.replicas.replace(self.replicas)
-
-    async def call(self, deadline_s: float = 1.0) -> bytes:
-        return await self.service.call(REQUEST, asyncio.get_running_loop().time() + deadline_s)
-
-    async def close(self) -> None:
-        for replica in self.replicas:
-            await replica.channel.close()
-
-    def told(self, name: str) -> float:
-        found: dict[str, float] = {}
-        self.counters.tell(lambda key, _labels, amount: found.update({key: found.get(key, 0) + amount}))
-        self.counts.update({key: self.counts.get(key, 0) + amount for key, amount in found.items()})
-        return self.counts.get(name, 0)
+@pytest.fixture(scope="module")
+def backend(fake: ctypes.CDLL) -> Backend:
+    loaded = Backend(fake, "elasticrec_fanout")
+    loaded.initialize()
+    return loaded
 
 
-def test_a_gone_replica_is_replaced_once_and_set_aside() -> None:
-    async def work() -> None:
-        gone, good = FakeShard(status=GONE), FakeShard()
-        async with serving(gone, good):
-            fleet = Fleet([gone, good])
-            for _ in range(6):
-                await fleet.call()
-            assert gone.calls == 1 and good.calls == 6
-            assert fleet.told("elasticrec_retries_total") == 1
-            assert fleet.told("elasticrec_remote_calls_total") == 6
-            assert fleet.log == [
-                f"service a: replica {gone.address}: UNAVAILABLE: stopping; set aside until it answers"
-            ]
+def shards(count: int = 2, **options: object) -> list[FakeShard]:
+    return [FakeShard(2, **options) for _ in range(count)]
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP16"])
+@pytest.mark.parametrize("dtype", [np.int64, np.int32])
+def test_sums_are_added_up(backend: Backend, tmp_path: Path, datatype: str, dtype: type) -> None:
+    a, b = FakeShard(2, 1, datatype), FakeShard(2, 4, datatype)
+    with serving(a, b):
+        fanout = make(backend, tmp_path, [a], [b], half_sums=int(datatype == "FP16"))
+        with fanout.running() as model:
+            for batch in (1, 7, 600):  # the last one's request is larger than a server's first window
+                query = fanout.query(batch, batch, dtype)
+                outputs = model.infer(query)
+                assert list(outputs) == ["sums"]
+                np.testing.assert_array_equal(outputs["sums"], fanout.sums(query))
+            assert fanout.metric("remote_calls") == 6 and fanout.metric("remote_call_duration_us") > 0
+            assert model.instance.good == 3
+
+
+def test_queries_are_joined_into_one_call_a_service(backend: Backend, tmp_path: Path) -> None:
+    """Each gets its own rows; one with a bad id gets its error alone."""
+    a, b = shards()
+    with serving(a, b):
+        fanout = make(backend, tmp_path, [a], [b])
+        with fanout.running() as model:
+            queries = [fanout.query(rows, rows) for rows in (2, 3, 4)]
+            queries[1]["indices"][1, 4] = 9
+            first, bad, last = model.infer_all(queries)
+            np.testing.assert_array_equal(first["sums"], fanout.sums(queries[0]))
+            np.testing.assert_array_equal(last["sums"], fanout.sums(queries[2]))
+            assert "table t1: id 9 in row 1, column 4 of indices is out of range; expected 0 to 8" in str(bad)
+            assert a.rows == b.rows == [6]
+            assert (model.instance.good, model.instance.bad, model.instance.executions) == (2, 1, 1)
+
+
+def test_a_service_without_ids_is_not_called(backend: Backend, tmp_path: Path) -> None:
+    a, b = shards()
+    with serving(a, b):
+        fanout = make(backend, tmp_path, [a], [b])
+        with fanout.running() as model:
+            query = fanout.without(fanout.query(4, 1), 0)
+            np.testing.assert_array_equal(model.infer(query)["sums"], fanout.sums(query))
+            assert (a.calls, b.calls) == (0, 1)
+            query["indices"][:] = -1
+            assert not model.infer(query)["sums"].any()
+            assert (a.calls, b.calls) == (0, 1)
+            assert fanout.metric("remote_skipped") == 3
+
+
+def test_a_gone_replica_is_replaced_once_and_set_aside(backend: Backend, tmp_path: Path) -> None:
+    a, b, gone = shards(3)
+    with serving(a, b, gone):
+        fanout = make(backend, tmp_path, [a], [b, gone])
+        with fanout.running() as model:
+            eventually(lambda: f"replica {gone.address} serves" in fanout.log)
+            gone.status = GONE
+            fanout.check(model, *range(6))
+            assert (gone.calls, b.calls) == (1, 6)
+            assert fanout.metric("retries", service="tier1") == 1
+            assert fanout.metric("remote_failures", service="tier1", reason="gone") == 1
+            aside = f"service tier1: replica {gone.address}: UNAVAILABLE: stopping; set aside until it answers"
+            assert aside in fanout.log
             gone.status = None
-            await fleet.service.probe(fleet.replicas[0])
-            assert fleet.replicas[0].ready
-            await fleet.close()
-
-    run(work)
+            eventually(lambda: fanout.log.count(f"replica {gone.address} serves") == 2)
+            fanout.check(model, *range(6))
+            assert gone.calls > 1
 
 
-def test_where_all_are_gone_the_error_names_service_and_replica() -> None:
-    async def work() -> None:
-        shards = [FakeShard(status=GONE) for _ in range(3)]
-        async with serving(*shards):
-            fleet = Fleet(shards)
-            with pytest.raises(CallFailedError, match=r"service a: replica 127.0.0.1:\d+: UNAVAILABLE: stopping"):
-                await fleet.call()
-            assert sum(shard.calls for shard in shards) == 2  # one retry, not one each
-            await fleet.close()
-
-    run(work)
-
-
-def test_a_refused_call_is_not_sent_again() -> None:
-    async def work() -> None:
-        shards = [FakeShard(status=(grpc.StatusCode.INVALID_ARGUMENT, "ids")) for _ in range(2)]
-        async with serving(*shards):
-            fleet = Fleet(shards)
-            with pytest.raises(CallFailedError, match="INVALID_ARGUMENT: ids"):
-                await fleet.call()
-            assert sum(shard.calls for shard in shards) == 1
-            assert all(replica.ready for replica in fleet.replicas)
-            await fleet.close()
-
-    run(work)
+def test_where_all_are_gone_the_error_names_service_and_replica(backend: Backend, tmp_path: Path) -> None:
+    a, *gone = shards(4)
+    with serving(a, *gone):
+        fanout = make(backend, tmp_path, [a], gone)
+        with fanout.running() as model:
+            for shard in gone:
+                shard.status = GONE
+            with pytest.raises(BackendError, match=r"service tier1: replica 127.0.0.1:\d+: UNAVAILABLE: stopping"):
+                model.infer(fanout.query(2))
+            assert sum(shard.calls for shard in gone) == 2  # one retry, not one each
 
 
-def test_a_call_ends_at_its_deadline() -> None:
-    async def work() -> None:
-        slow, good = FakeShard(delay_s=5), FakeShard()
-        async with serving(slow, good):
-            fleet = Fleet([slow])
-            loop = asyncio.get_running_loop()
-            started = loop.time()
-            with pytest.raises(CallFailedError, match=r"service a: replica .* did not answer within 2\d\d ms"):
-                await fleet.call(0.2)
-            assert 0.2 <= loop.time() - started < 0.6
-            assert not fleet.replicas[0].ready and fleet.replicas[0].in_flight == 0
-            await fleet.close()
-
-    run(work)
-
-
-def test_a_slow_call_is_hedged_and_the_slower_one_goes_unheard() -> None:
-    async def work() -> None:
-        first, second = FakeShard(), FakeShard()
-        async with serving(first, second):
-            fleet = Fleet([first, second], hedge_quantile=0.9)
-            for _ in range(LEAST):
-                await fleet.call()
-            assert fleet.told("elasticrec_hedges_total") < LEAST / 2
-            hedges = fleet.told("elasticrec_hedges_total")
-            first.delay_s = 0.8
-            loop = asyncio.get_running_loop()
-            for _ in range(4):
-                started = loop.time()
-                await fleet.call()
-                assert loop.time() - started < 0.6
-            assert fleet.told("elasticrec_hedges_total") > hedges
-            await asyncio.sleep(0.1)
-            assert first.cancelled == 0  # a cancelled call may crash Triton
-            assert all(replica.in_flight == 0 for replica in fleet.replicas)
-            await fleet.close()
-
-    run(work)
+def test_a_refused_call_is_not_sent_again(backend: Backend, tmp_path: Path) -> None:
+    a, *refusing = shards(3)
+    with serving(a, *refusing):
+        fanout = make(backend, tmp_path, [a], refusing)
+        with fanout.running() as model:
+            for shard in refusing:
+                shard.status = (grpc.StatusCode.INVALID_ARGUMENT, "ids: 100% ünknown")
+            with pytest.raises(BackendError, match="INVALID_ARGUMENT: ids: 100% ünknown"):
+                model.infer(fanout.query(2))
+            assert sum(shard.calls for shard in refusing) == 1
+            for shard in refusing:
+                shard.status = None
+            fanout.check(model)
 
 
-def test_without_a_quantile_nothing_is_hedged() -> None:
-    async def work() -> None:
-        first, second = FakeShard(delay_s=0.05), FakeShard(delay_s=0.05)
-        async with serving(first, second):
-            fleet = Fleet([first, second])
-            for _ in range(4):
-                await fleet.call()
-            assert first.calls + second.calls == 4
-            await fleet.close()
-
-    run(work)
-
-
-def query(rows: int, *held: int) -> Query:
-    """A query of `rows` whose services `held` get one id a row; the others none."""
-    parts: list[Part] = [
-        (np.zeros(rows if k in held else 0, np.int32), np.full(rows, k in held, np.int32)) for k in range(2)
-    ]
-    return Query(rows, parts)
+def test_a_query_ends_at_its_deadline(backend: Backend, tmp_path: Path) -> None:
+    """The call goes unheard, and is not cancelled: that may crash Triton."""
+    a, b = shards()
+    with serving(a, b):
+        fanout = make(backend, tmp_path, [a], [b])
+        with fanout.running() as model:
+            b.delay_s = 0.8
+            started = time.monotonic()
+            with pytest.raises(BackendError, match=r"service tier1: replica .* did not answer within 3\d\d ms"):
+                model.infer(fanout.query(2))
+            assert 0.3 <= time.monotonic() - started < 0.7
+            assert fanout.metric("remote_failures", service="tier1", reason="timeout") == 1
+            time.sleep(0.8)
+            assert b.cancelled == 0
+            b.delay_s = 0
+            eventually(lambda: fanout.log.count(f"replica {b.address} serves") == 2)
+            fanout.check(model)
 
 
-async def two_services(a: FakeShard, b: FakeShard, settings: Settings) -> tuple[FanOut, Fleet, Fleet]:
-    first, second = Fleet([a]), Fleet([b], name="b")
-    return FanOut(settings, {"a": first.service, "b": second.service}, first.counters), first, second
-
-
-def test_queries_are_joined_into_one_call_a_service() -> None:
-    async def work() -> None:
-        a, b = FakeShard(value=1), FakeShard(value=2)
-        async with serving(a, b):
-            fanout, first, second = await two_services(a, b, SETTINGS)
-            sums = await fanout.sums([query(2, 0, 1), query(3, 0, 1)])
-            np.testing.assert_array_equal(sums.values, np.tile(np.float32([1, 1, 2, 2]), (5, 1)))
-            assert (a.calls, b.calls, sums.missing) == (1, 1, ())
-            await first.close()
-            await second.close()
-
-    run(work)
-
-
-def test_a_service_without_ids_is_not_called() -> None:
-    async def work() -> None:
-        a, b = FakeShard(value=1), FakeShard(value=2)
-        async with serving(a, b):
-            fanout, first, second = await two_services(a, b, SETTINGS)
-            sums = await fanout.sums([query(2, 1)])
-            np.testing.assert_array_equal(sums.values, np.tile(np.float32([0, 0, 2, 2]), (2, 1)))
-            assert (a.calls, b.calls) == (0, 1)
-            assert not (await fanout.sums([query(2)])).values.any()
-            assert (a.calls, b.calls) == (0, 1)
-            await first.close()
-            await second.close()
-
-    run(work)
-
-
-def test_a_missing_shard_fails_the_query_at_once() -> None:
+def test_a_missing_shard_fails_the_query_at_once(backend: Backend, tmp_path: Path) -> None:
     """The other call is not waited for."""
-
-    async def work() -> None:
-        a, b = FakeShard(delay_s=5), FakeShard(status=GONE)
-        async with serving(a, b):
-            fanout, first, second = await two_services(a, b, SETTINGS)
-            loop = asyncio.get_running_loop()
-            started = loop.time()
-            with pytest.raises(CallFailedError, match=r"service b: replica .*: UNAVAILABLE"):
-                await fanout.sums([query(2, 0, 1)])
-            assert loop.time() - started < 0.25
-            await asyncio.sleep(0.1)
-            assert a.cancelled == 0  # a cancelled call may crash Triton
-            await first.close()
-            await second.close()
-
-    run(work)
+    a, b = shards()
+    with serving(a, b):
+        fanout = make(backend, tmp_path, [a], [b])
+        with fanout.running() as model:
+            a.delay_s, b.status = 0.6, GONE
+            started = time.monotonic()
+            with pytest.raises(BackendError, match=r"service tier1: replica .*: UNAVAILABLE"):
+                model.infer(fanout.query(2))
+            assert time.monotonic() - started < 0.25
+            time.sleep(0.6)
+            assert a.cancelled == 0
 
 
-@pytest.mark.parametrize("b", [FakeShard(status=GONE), FakeShard(delay_s=5)], ids=["gone", "frozen"])
-def test_a_missing_shard_is_left_out_where_that_is_asked_for(b: FakeShard) -> None:
-    async def work() -> None:
-        a = FakeShard(value=1)
-        async with serving(a, b):
-            fanout, first, second = await two_services(a, b, replace(SETTINGS, missing_shard="degrade"))
-            sums = await fanout.sums([query(2, 0, 1)])
-            assert sums.missing == ("b",)
-            np.testing.assert_array_equal(sums.values, np.tile(np.float32([1, 1, 0, 0]), (2, 1)))
-            loop = asyncio.get_running_loop()
-            started = loop.time()
-            assert (await fanout.sums([query(2, 0, 1)])).missing == ("b",)
-            assert loop.time() - started < 0.2  # known by now: not waited for again
-            await first.close()
-            await second.close()
+def test_a_slow_call_is_hedged_and_the_slower_one_goes_unheard(backend: Backend, tmp_path: Path) -> None:
+    a, b, second = shards(3)
+    with serving(a, b, second):
+        fanout = make(backend, tmp_path, [a], [b, second], hedge_quantile_ppm=900_000, deadline_us=2_000_000)
+        with fanout.running() as model:
+            for _ in range(LEAST):
+                model.infer(fanout.query(2))
+            hedges = fanout.metric("hedges", service="tier1")
+            assert hedges < LEAST / 2
+            b.delay_s = 0.8
+            started = time.monotonic()
+            fanout.check(model, *range(4))
+            assert time.monotonic() - started < 0.7
+            assert fanout.metric("hedges", service="tier1") > hedges
+            time.sleep(0.9)
+            assert b.cancelled == 0
 
-    run(work)
+
+@pytest.mark.parametrize("how", [{"status": GONE}, {"delay_s": 0.8}], ids=["gone", "frozen"])
+def test_a_missing_shard_is_left_out_where_that_is_asked_for(
+    backend: Backend, tmp_path: Path, how: dict[str, object]
+) -> None:
+    a, b = shards()
+    with serving(a, b):
+        fanout = make(backend, tmp_path, [a], [b], degrade=1)
+        with fanout.running() as model:
+            query = fanout.query(3, 1)
+            whole = model.infer(query)
+            assert whole["degraded"].shape == (3, 1) and not whole["degraded"].any()
+            for name, value in how.items():
+                setattr(b, name, value)
+            for longest_s in (0.7, 0.2):  # known by the second time: not waited for again
+                started = time.monotonic()
+                outputs = model.infer(query)
+                assert outputs["degraded"].all()
+                np.testing.assert_array_equal(outputs["sums"], fanout.sums(fanout.without(query, 1)))
+                assert time.monotonic() - started < longest_s
+            assert fanout.metric("degraded_queries", service="tier1") == 2
 
 
-@pytest.mark.parametrize(
-    "b", [FakeShard(status=(grpc.StatusCode.INVALID_ARGUMENT, "ids: expected rows")), FakeShard(width=3)]
-)
-def test_a_shard_that_does_not_fit_is_an_error_even_then(b: FakeShard) -> None:
+def reshaped(*shape: int, datatype: str = "FP32", size: int | None = None) -> Callable[[bytes], bytes]:
+    def spoil(answer: bytes) -> bytes:
+        message = pb.ModelInferResponse.FromString(answer)
+        message.outputs[0].shape[:] = shape
+        message.outputs[0].datatype = datatype
+        if size is not None:
+            message.raw_output_contents[0] = bytes(size)
+        return bytes(message.SerializeToString())
+
+    return spoil
+
+
+SPOILT = {
+    "other rows": (reshaped(3, 4), "sums: expected FP32 of 2 x 4, got FP32 of 2 dimensions, 3 x 4"),
+    "other width": (reshaped(2, 5), "sums: expected FP32 of 2 x 4"),
+    "a dimension more": (reshaped(2, 2, 2), "got FP32 of 3 dimensions"),
+    "dimensions without end": (reshaped(*range(99)), "expected an inference response"),
+    "other type": (reshaped(2, 4, datatype="FP16"), "got FP16"),
+    "a long type": (reshaped(2, 4, datatype="F" * 400), "expected an inference response"),
+    "fewer bytes": (reshaped(2, 4, size=31), "in 31 bytes"),
+    "too long": (reshaped(2, 4, size=10_000_000), "the answer is too long"),
+    "no numbers": (lambda answer: answer[:-34], "expected an inference response"),
+    "nothing": (lambda _: b"", "expected an inference response, got 0"),
+    "no message": (lambda _: b"\xff" * 40, "expected an inference response"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_an_answer_that_does_not_fit_is_an_error_even_where_a_shard_may_be_missing(
+    backend: Backend, tmp_path: Path, case: str
+) -> None:
     """It is no outage: leaving it out would hide that the fleet was put together wrongly."""
+    spoilt, message = SPOILT[case]
+    a, b = shards()
+    with serving(a, b):
+        fanout = make(backend, tmp_path, [a], [b], degrade=1)
+        with fanout.running() as model:
+            b.spoilt = spoilt
+            with pytest.raises(BackendError, match=f"INTERNAL: .*{message}"):
+                model.infer(fanout.query(2))
+            b.spoilt = None
+            fanout.check(model)
 
-    async def work() -> None:
-        a = FakeShard(value=1)
-        async with serving(a, b):
-            fanout, first, second = await two_services(a, b, replace(SETTINGS, missing_shard="degrade"))
-            with pytest.raises((CallFailedError, ValueError)):
-                await fanout.sums([query(2, 0, 1)])
-            await first.close()
-            await second.close()
 
-    run(work)
+def test_answers_with_any_bytes_changed_crash_nothing(backend: Backend, tmp_path: Path) -> None:
+    """Each is the right shape's, whatever its numbers are, or an error."""
+    rng = np.random.default_rng(0)
+
+    def spoil(answer: bytes) -> bytes:
+        changed = bytearray(answer[: rng.integers(len(answer) // 2, len(answer) + 1)])
+        for _ in range(rng.integers(1, 4)):
+            changed[rng.integers(0, min(len(changed), 50))] = rng.integers(256)
+        return bytes(changed)
+
+    a, b = shards()
+    with serving(a, b):
+        fanout = make(backend, tmp_path, [a], [b])
+        with fanout.running() as model:
+            b.spoilt = spoil
+            answers = [model.infer_all([fanout.query(2)])[0] for _ in range(400)]
+            refused = [answer for answer in answers if isinstance(answer, BackendError)]
+            assert all("sums: expected" in str(error) for error in refused) and len(refused) > 100
+            assert all(answer["sums"].shape == (2, 4) for answer in answers if isinstance(answer, dict))
+
+
+def test_one_query_too_many_is_refused_at_once(backend: Backend, tmp_path: Path) -> None:
+    a, b = shards()
+    with serving(a, b):
+        fanout = make(backend, tmp_path, [a], [b], max_in_flight=2)
+        with fanout.running() as model:
+            a.delay_s = 0.15
+            waiting = [model.submit([fanout.query(2)]) for _ in range(2)]
+            with pytest.raises(BackendError, match="overloaded: 2 queries are under way and max_in_flight is 2"):
+                model.infer(fanout.query(2))
+            assert all(isinstance(answer, dict) for pending in waiting for answer in pending.answers())
+            fanout.check(model)
+            assert fanout.metric("overloaded_queries") == 1
+
+
+def test_queries_under_way_get_an_error_when_the_model_ends(backend: Backend, tmp_path: Path) -> None:
+    a, b = shards()
+    with serving(a, b):
+        fanout = make(backend, tmp_path, [a], [b])
+        with fanout.running() as model:
+            b.delay_s = 0.25
+            pending = model.submit([fanout.query(2), fanout.query(1)])
+            time.sleep(0.05)
+        assert all("the router stops" in str(answer) for answer in pending.answers(1))
+    assert ctypes.c_int32.in_dll(backend.fake, "fake_live_metrics").value == 0
+    assert ctypes.c_int32.in_dll(backend.fake, "fake_live_errors").value == 0

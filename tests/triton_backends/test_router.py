@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.triton_backends.tiered import draw_indices, make_tiered
 from triton_backends.router.idmap import build_id_map, shard_bits
-from triton_backends.router.routing import Placement, RoutedService, RoutedTable, Router, check_dense
+from triton_backends.router.routing import Placement, RoutedService, RoutedTable, Router
 
 
 def local_rows(shard_of_row: np.ndarray) -> list[int]:
@@ -123,12 +123,3 @@ def test_a_router_is_opened_from_its_files(tmp_path: Path) -> None:
     (tmp_path / "idmap.bin").write_bytes(b"".join(maps)[:-64])
     with pytest.raises(ValueError, match=r"idmap.bin: expected \d+ bytes for table large"):
         Router.open(tmp_path)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_dense_must_be_finite(bad: float) -> None:
-    dense = np.zeros((3, 4), np.float32)
-    check_dense(dense)
-    dense[2, 1] = bad
-    with pytest.raises(ValueError, match=r"dense: expected finite numbers, got .* in row 2, column 1"):
-        check_dense(dense)

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "onnxruntime.h"
-#include "shell.h"
+#include "answers.h"
 
 static const char *const LIBRARY = "libonnxruntime.so.1";
 

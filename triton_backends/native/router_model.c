@@ -3,10 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "router.h"
-#include "shell.h"
-
-enum { MAX_BATCH_ROWS = 4096 }; /* configs.py has the same limit */
+#include "answers.h"
+#include "queries.h"
 
 void *model_open(const char *folder, Problem *problem) {
     return router_open(folder, problem);
@@ -14,19 +12,6 @@ void *model_open(const char *folder, Problem *problem) {
 
 void model_close(void *model) {
     router_close(model);
-}
-
-static bool check_shapes(const Router *router, const Tensor *dense, const Tensor *indices, Problem *problem) {
-    if (dense->type != TRITON_TYPE_FP32) return fail(problem, "dense: expected FP32");
-    if (indices->type == TRITON_TYPE_FP32) return fail(problem, "indices: expected INT64 or INT32, got FP32");
-    if (dense->rows != indices->rows)
-        return fail(problem, "dense, indices: expected the same number of rows in each, got %lld and %lld",
-                    (long long)dense->rows, (long long)indices->rows);
-    if (dense->rows < 1 || dense->rows > MAX_BATCH_ROWS)
-        return fail(problem, "dense, indices: expected 1 to %d rows, got %lld", MAX_BATCH_ROWS, (long long)dense->rows);
-    return indices->columns == router->columns ||
-           fail(problem, "indices: expected %lld columns, got %lld", (long long)router->columns,
-                (long long)indices->columns);
 }
 
 static bool put_output(TRITONBACKEND_Response *response, const char *name, const int32_t *numbers, int64_t count,
@@ -56,8 +41,7 @@ static bool route(const Router *router, const Tensor *indices, TRITONBACKEND_Res
         next_lengths += batch * service->tables;
         next_ids += batch * service->capacity;
     }
-    const int64_t index_bytes = indices->type == TRITON_TYPE_INT64 ? 8 : 4;
-    bool good = router_route(router, indices->data, index_bytes, batch, outputs, problem);
+    bool good = query_route(router, indices, outputs, problem);
     for (int64_t k = 0; good && k < router->service_count; k++) {
         const RoutedService *service = router->services + k;
         good = put_output(response, service->ids_name, outputs[k].ids, outputs[k].count, problem) &&
@@ -70,16 +54,12 @@ static bool route(const Router *router, const Tensor *indices, TRITONBACKEND_Res
 bool model_answer(const void *model, TRITONBACKEND_Request *request, TRITONBACKEND_Response *response,
                   Problem *problem) {
     const Router *router = model;
-    Tensor dense = {0}, indices = {0};
+    Tensor indices = {0};
     Service *outputs = malloc((size_t)router->service_count * sizeof *outputs);
     const bool good = (outputs != NULL || fail(problem, "out of memory")) &&
-                      tensor_open(request, "dense", &dense, problem) &&
-                      tensor_open(request, "indices", &indices, problem) &&
-                      check_shapes(router, &dense, &indices, problem) &&
-                      router_check_dense(dense.data, dense.rows, dense.columns, problem) &&
+                      query_open(router, request, &indices, problem) &&
                       route(router, &indices, response, outputs, problem);
     free(outputs);
     tensor_close(&indices);
-    tensor_close(&dense);
     return good;
 }

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "shard.h"
-#include "shell.h"
+#include "answers.h"
 
 void *model_open(const char *folder, Problem *problem) {
     return shard_open(folder, problem);

@@ -1,6 +1,6 @@
-/* Between Triton and a model: shell.c has Triton's entry points and knows tensors; the model answers a request.
+/* Between Triton and a model: shell.c has Triton's entry points, tensors.c knows requests and responses.
  *
- * A backend library holds shell.c and one of router_model.c and shard_model.c, which define the three functions. */
+ * A backend library holds both and a model, which defines the three functions. */
 #ifndef ELASTICREC_SHELL_H
 #define ELASTICREC_SHELL_H
 
@@ -11,9 +11,20 @@
 void *model_open(const char *folder, Problem *problem);
 void model_close(void *model);
 
-/* Put the outputs of a request into its response. Called by several threads at once. */
-bool model_answer(const void *model, TRITONBACKEND_Request *request, TRITONBACKEND_Response *response,
-                  Problem *problem);
+/* Answer and release all these requests, now or later. Called by several threads at once. */
+void model_execute(void *model, TRITONBACKEND_ModelInstance *instance, TRITONBACKEND_Request **requests,
+                   uint32_t request_count);
+
+/* Whether a call of Triton's went well; else what it says is the problem. */
+bool passed(TRITONSERVER_Error *error, Problem *problem);
+
+/* Where nobody is left to be told. */
+void log_error(TRITONSERVER_Error *error);
+
+/* A warning in the server's log, as printf would. */
+void log_warning(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+uint64_t now_ns(void); /* of CLOCK_MONOTONIC, as Triton's statistics want it */
 
 /* A request's input of two dimensions: all of it in one place, aligned. */
 typedef struct {
@@ -26,7 +37,7 @@ typedef struct {
 bool tensor_open(TRITONBACKEND_Request *request, const char *name, Tensor *tensor, Problem *problem);
 void tensor_close(Tensor *tensor);
 
-/* A new output of four bytes a number; its buffer need not be aligned. */
+/* A new output; its buffer need not be aligned. */
 bool add_output(TRITONBACKEND_Response *response, const char *name, int type, int64_t rows, int64_t columns,
                 void **data, Problem *problem);
 

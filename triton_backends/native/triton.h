@@ -14,6 +14,9 @@
 #define TRITON_ENTRY_POINT __attribute__((visibility("default")))
 
 typedef struct TRITONSERVER_Error TRITONSERVER_Error;
+typedef struct TRITONSERVER_Metric TRITONSERVER_Metric;
+typedef struct TRITONSERVER_MetricFamily TRITONSERVER_MetricFamily;
+typedef struct TRITONSERVER_Parameter TRITONSERVER_Parameter;
 typedef struct TRITONBACKEND_Backend TRITONBACKEND_Backend;
 typedef struct TRITONBACKEND_Model TRITONBACKEND_Model;
 typedef struct TRITONBACKEND_ModelInstance TRITONBACKEND_ModelInstance;
@@ -23,18 +26,35 @@ typedef struct TRITONBACKEND_Input TRITONBACKEND_Input;
 typedef struct TRITONBACKEND_Output TRITONBACKEND_Output;
 
 /* Values of TRITONBACKEND_API_VERSION_MAJOR, TRITONSERVER_Error_Code, _DataType, _MemoryType, _LogLevel,
- * _RequestReleaseFlag and _ResponseCompleteFlag. */
+ * _RequestReleaseFlag, _ResponseCompleteFlag, TRITONSERVER_MetricKind and _ParameterType. */
 enum { TRITON_API_MAJOR = 1 };
-enum { TRITON_ERROR_INTERNAL = 1, TRITON_ERROR_INVALID_ARG = 3, TRITON_ERROR_UNSUPPORTED = 5 };
-enum { TRITON_TYPE_INT32 = 8, TRITON_TYPE_INT64 = 9, TRITON_TYPE_FP32 = 11 };
+enum {
+    TRITON_ERROR_INTERNAL = 1,
+    TRITON_ERROR_INVALID_ARG = 3,
+    TRITON_ERROR_UNAVAILABLE = 4,
+    TRITON_ERROR_UNSUPPORTED = 5
+};
+enum { TRITON_TYPE_BOOL = 1, TRITON_TYPE_INT32 = 8, TRITON_TYPE_INT64 = 9, TRITON_TYPE_FP32 = 11 };
 enum { TRITON_MEMORY_CPU = 0, TRITON_MEMORY_CPU_PINNED = 1, TRITON_MEMORY_GPU = 2 };
-enum { TRITON_LOG_ERROR = 2 };
+enum { TRITON_LOG_WARN = 1, TRITON_LOG_ERROR = 2 };
+enum { TRITON_METRIC_COUNTER = 0, TRITON_PARAMETER_STRING = 0 };
 enum { TRITON_RELEASE_ALL = 1, TRITON_RESPONSE_FINAL = 1 };
 
 TRITONSERVER_Error *TRITONSERVER_ErrorNew(int code, const char *message);
 void TRITONSERVER_ErrorDelete(TRITONSERVER_Error *error);
 const char *TRITONSERVER_ErrorMessage(TRITONSERVER_Error *error);
 TRITONSERVER_Error *TRITONSERVER_LogMessage(int level, const char *file, int line, const char *message);
+
+/* metrics live until they are deleted, before their family; labels are copied */
+TRITONSERVER_Error *TRITONSERVER_MetricFamilyNew(TRITONSERVER_MetricFamily **family, int kind, const char *name,
+                                                 const char *description);
+TRITONSERVER_Error *TRITONSERVER_MetricFamilyDelete(TRITONSERVER_MetricFamily *family);
+TRITONSERVER_Error *TRITONSERVER_MetricNew(TRITONSERVER_Metric **metric, TRITONSERVER_MetricFamily *family,
+                                           const TRITONSERVER_Parameter **labels, uint64_t label_count);
+TRITONSERVER_Error *TRITONSERVER_MetricDelete(TRITONSERVER_Metric *metric);
+TRITONSERVER_Error *TRITONSERVER_MetricIncrement(TRITONSERVER_Metric *metric, double amount);
+TRITONSERVER_Parameter *TRITONSERVER_ParameterNew(const char *name, int type, const void *value);
+void TRITONSERVER_ParameterDelete(TRITONSERVER_Parameter *parameter);
 
 TRITONSERVER_Error *TRITONBACKEND_ApiVersion(uint32_t *major, uint32_t *minor);
 

@@ -120,11 +120,3 @@ class Router:
         if end > self._id_maps.nbytes:
             raise ValueError(f"idmap.bin: expected {end} bytes for table {table.name}, got {self._id_maps.nbytes}")
         return routed
-
-
-def check_dense(dense: NDArray[np.float32]) -> None:
-    """Raise ValueError naming the first row and column of `dense` (batch, features) that is NaN or infinite."""
-    finite = np.isfinite(dense)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0]
-        raise ValueError(f"dense: expected finite numbers, got {dense[row, column]} in row {row}, column {column}")

@@ -1,0 +1,53 @@
+/* A query's calls, one to each embedding service that holds an id of it, all at the same time. A call survives the loss
+ * of a replica: where one is gone another is asked, once; where one is slow a second is asked too, if that is wanted. */
+#ifndef ELASTICREC_CALLS_H
+#define ELASTICREC_CALLS_H
+
+#include "replicas.h"
+
+enum { MOST_ATTEMPTS = 3 }; /* the first, its hedge, and the retry */
+
+typedef struct Attempt Attempt; /* a call as one replica gets it */
+typedef struct Query Query;
+
+typedef struct {
+    Query *query;
+    RemoteService *service;
+    Message message;
+    SumsShape shape;
+    Timer hedge;
+    Attempt *attempts[MOST_ATTEMPTS]; /* whose answers are waited for */
+    int attempt_count;
+    int64_t tried[MOST_ATTEMPTS];
+    int tried_count;
+    bool under_way, retried, missing;
+    uint8_t *answer;  /* holds the sums */
+    const void *sums; /* NULL: not asked, or missing */
+} Call;
+
+/* A query under way. Its memory stays until the last attempt ends: late ones go unheard, but are not cancelled, since
+ * Triton 2.51 was seen to crash on cancelled calls. */
+struct Query {
+    Query *next;
+    void (*answered)(Query *query); /* `failed`, `problem`, `degraded` and the calls' sums are known; in any order */
+    void (*freed)(Query *query);    /* frees the query and what its messages point to */
+    int64_t references, left;       /* left: calls under way */
+    int64_t call_count;
+    bool degrade, beginning, ended, failed, degraded;
+    Problem problem;
+    Timer deadline;
+    uint64_t begin_ns;
+    Call *calls; /* one a service; the message and shape of each are the caller's to fill in */
+};
+
+/* Make the calls; where none is needed it is answered at once. */
+void query_begin(Query *query, uint64_t deadline_ns);
+void query_release(Query *query);
+
+/* An error for all who wait for it: the router stops. */
+void query_fail(Query *query, const char *why);
+
+/* Ask a replica that is not ready whether it serves again. */
+void probe(Replica *replica);
+
+#endif

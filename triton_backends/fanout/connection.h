@@ -1,0 +1,69 @@
+/* Inside a connection: `transport.c` moves its bytes, `http2.c` makes frames and calls of them. */
+#ifndef ELASTICREC_CONNECTION_H
+#define ELASTICREC_CONNECTION_H
+
+#include "http2.h"
+
+typedef enum { CONNECTING, SHAKING_HANDS, OPEN, ENDED } State;
+
+struct Connection {
+    Wire *wire;
+    ConnectionOwner *owner; /* NULL once it has let go */
+    State state;
+    int socket;
+    uint32_t events; /* that epoll waits for */
+    Secured *secured;
+    nghttp2_session *session;
+    Stream *streams; /* all of its calls */
+    char *out;       /* to be sent from `out_sent` on */
+    size_t out_bytes, out_sent, out_room;
+    bool heard, leaving; /* the server has spoken; no new calls */
+    bool touched;
+    Connection *next_touched, *next;
+    Timer patience; /* to connect */
+    Place place;
+    Problem problem;
+};
+
+/* The connection is gone: its calls end, and it is freed at the next flush. */
+void connection_end(Connection *connection, const char *why);
+
+/* A call ends; its connection knows it no longer. */
+void stream_end(Stream *stream, const Outcome *outcome);
+
+/* Likewise, but later: what makes a call must not see it end. */
+void connection_break(Connection *connection, const char *why);
+
+/* Note that there may be something to send. */
+void connection_touch(Connection *connection);
+
+/* ---- transport.c ---- */
+
+bool transport_open(Connection *connection); /* false and the problem where there is no socket */
+void transport_close(Connection *connection);
+
+/* Go on connecting; 1: it is open, 0: later, -1: it failed, and the problem says why. */
+int transport_connect(Connection *connection);
+
+/* Bytes read; 0: none now; -1: the connection is gone, and the problem says why. */
+ssize_t transport_read(Connection *connection, void *bytes, size_t room);
+
+/* Send of `out` what can be sent; false where the connection is gone. */
+bool transport_send(Connection *connection);
+bool transport_append(Connection *connection, const void *bytes, size_t size);
+char *transport_room(Connection *connection, size_t size); /* behind `out`, which is so much longer then */
+
+/* ---- http2.c ---- */
+
+bool http2_load(Problem *problem);
+bool http2_begin(Connection *connection); /* on an open transport */
+void http2_end(Connection *connection);
+void http2_submit(Connection *connection, Stream *stream);
+bool http2_received(Connection *connection, const uint8_t *bytes, size_t size);
+bool http2_fill(Connection *connection); /* put frames into `out`; false where the connection is broken */
+bool http2_idle(const Connection *connection); /* nothing to be read or sent any more */
+bool http2_wants_to_send(const Connection *connection);
+void http2_cancel(Connection *connection, const Stream *stream);
+void http2_forget(Connection *connection, const Stream *stream); /* its frames go unheard from now on */
+
+#endif

@@ -1,0 +1,176 @@
+/* Connections from their first packet to their last, and the epoll that waits for all. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "connection.h"
+#include "failures.h"
+
+enum { READ_BYTES = 1 << 18 };
+static const uint64_t CONNECT_NS = 1000000000; /* until the server speaks */
+
+bool wire_open(Wire *wire, const Tls *tls, Problem *problem) {
+    *wire = (Wire){.epoll = -1, .tls = tls};
+    if (!http2_load(problem)) return false;
+    wire->epoll = epoll_create1(EPOLL_CLOEXEC);
+    wire->buffer = malloc(READ_BYTES);
+    if (wire->epoll >= 0 && wire->buffer != NULL) return true;
+    wire_close(wire);
+    return fail(problem, "no epoll, or out of memory");
+}
+
+void wire_close(Wire *wire) {
+    if (wire->epoll >= 0) close(wire->epoll);
+    free(wire->buffer);
+    timers_free(&wire->timers);
+}
+
+static void out_of_patience(Timer *timer) {
+    Connection *connection = OWNER(timer, Connection, patience);
+    if (connection->problem.text[0] == '\0')
+        fail(&connection->problem, "failed to connect: the server %s in time",
+             connection->state == CONNECTING ? "does not accept" : "says nothing");
+    connection_end(connection, connection->problem.text);
+}
+
+Connection *connection_open(Wire *wire, const Place *place, ConnectionOwner *owner) {
+    Connection *connection = calloc(1, sizeof *connection);
+    if (connection == NULL) return NULL;
+    connection->wire = wire;
+    connection->owner = owner;
+    connection->place = *place;
+    connection->next = wire->connections;
+    wire->connections = connection;
+    const bool opened = transport_open(connection);
+    /* where it failed already that is told later, as any failure is */
+    timer_set(&wire->timers, &connection->patience, wire->now_ns + (opened ? CONNECT_NS : 0), out_of_patience);
+    return connection;
+}
+
+void connection_touch(Connection *connection) {
+    if (connection->touched || connection->state == ENDED) return;
+    connection->touched = true;
+    connection->next_touched = connection->wire->touched;
+    connection->wire->touched = connection;
+}
+
+void connection_call(Connection *connection, Stream *stream) {
+    stream->status = -1;
+    stream->connection = connection;
+    stream->next = connection->streams;
+    stream->previous = NULL;
+    if (stream->next != NULL) stream->next->previous = stream;
+    connection->streams = stream;
+    if (connection->heard) http2_submit(connection, stream);
+}
+
+void connection_cancel(Stream *stream) {
+    Connection *connection = stream->connection;
+    const Outcome outcome = {GRPC_UNKNOWN, false, "cancelled"};
+    if (connection->state == OPEN) http2_cancel(connection, stream);
+    stream_end(stream, &outcome);
+    connection_touch(connection);
+}
+
+void stream_end(Stream *stream, const Outcome *outcome) {
+    Connection *connection = stream->connection;
+    if (stream->id > 0) http2_forget(connection, stream);
+    *(stream->previous != NULL ? &stream->previous->next : &connection->streams) = stream->next;
+    if (stream->next != NULL) stream->next->previous = stream->previous;
+    stream->connection = NULL;
+    stream->ended(stream, outcome);
+}
+
+void connection_leave(Connection *connection) {
+    connection->owner = NULL;
+    connection->leaving = true;
+    connection_touch(connection);
+    if (connection->streams == NULL && connection->state != OPEN) connection_end(connection, "closed");
+}
+
+void connection_break(Connection *connection, const char *why) {
+    if (connection->state == ENDED) return;
+    fail(&connection->problem, "%s", why);
+    timer_set(&connection->wire->timers, &connection->patience, connection->wire->now_ns, out_of_patience);
+}
+
+void connection_end(Connection *connection, const char *why) {
+    if (connection->state == ENDED) return;
+    Outcome outcome = {GRPC_UNAVAILABLE, false, ""};
+    snprintf(outcome.details, sizeof outcome.details, "%s", why);
+    connection->state = ENDED;
+    timer_stop(&connection->wire->timers, &connection->patience);
+    ConnectionOwner *owner = connection->owner;
+    connection->owner = NULL;
+    if (owner != NULL) owner->lost(owner, outcome.details);
+    while (connection->streams != NULL) stream_end(connection->streams, &outcome);
+}
+
+static void begin(Connection *connection) {
+    connection->state = OPEN;
+    if (!http2_begin(connection)) return connection_end(connection, connection->problem.text);
+    connection_touch(connection);
+}
+
+static void receive(Connection *connection) {
+    for (ssize_t got = READ_BYTES; got == READ_BYTES || (got > 0 && connection->secured != NULL);) {
+        got = transport_read(connection, connection->wire->buffer, READ_BYTES);
+        if (got < 0 || (got > 0 && !http2_received(connection, connection->wire->buffer, (size_t)got)))
+            return connection_end(connection, connection->problem.text);
+    }
+    connection_touch(connection);
+}
+
+void connection_ready(Connection *connection, uint32_t events) {
+    if (connection->state == ENDED) return;
+    if (connection->state != OPEN) {
+        const int done = transport_connect(connection);
+        if (done > 0) begin(connection);
+        if (done < 0) connection_end(connection, connection->problem.text);
+        return;
+    }
+    if (events & ~(uint32_t)EPOLLOUT) receive(connection);
+    connection_touch(connection);
+}
+
+static void flush(Connection *connection) {
+    if (connection->state != OPEN) return;
+    do {
+        if (!http2_fill(connection) || !transport_send(connection))
+            return connection_end(connection, connection->problem.text);
+    } while (connection->out_bytes == 0 && http2_wants_to_send(connection));
+    const bool done = connection->leaving && connection->streams == NULL && connection->out_bytes == 0;
+    if (done || http2_idle(connection)) connection_end(connection, "the server closed the connection");
+}
+
+static void connection_free(Connection *connection) {
+    http2_end(connection);
+    transport_close(connection);
+    free(connection);
+}
+
+void wire_flush(Wire *wire) {
+    while (wire->touched != NULL) {
+        Connection *connection = wire->touched;
+        wire->touched = connection->next_touched;
+        connection->touched = false;
+        flush(connection);
+    }
+    for (Connection **place = &wire->connections; *place != NULL;) {
+        Connection *connection = *place;
+        if (connection->state != ENDED) {
+            place = &connection->next;
+            continue;
+        }
+        *place = connection->next;
+        connection_free(connection);
+    }
+}
+
+void wire_hang_up(Wire *wire, const char *why) {
+    for (Connection *connection = wire->connections; connection != NULL; connection = connection->next)
+        connection_end(connection, why);
+    wire_flush(wire);
+}

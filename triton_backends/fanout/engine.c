@@ -1,0 +1,208 @@
+#include "engine.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "../native/shell.h"
+
+enum { MOST_EVENTS = 64 };
+static const uint64_t TICK_NS = 250000000; /* between two looks for replicas that are back */
+
+typedef struct News News;
+struct News {
+    News *next;
+    int64_t service, count;
+    Place *places;
+};
+
+struct Engine {
+    const Settings *settings;
+    Wire wire;
+    RemoteService *services;
+    int64_t service_count; /* that are open */
+    Timer tick;
+    pthread_t thread;
+    int wake; /* an eventfd: there is something below */
+    pthread_mutex_t lock;
+    Query *queries, **last_query;
+    News *news, **last_news;
+    bool stopping;
+};
+
+RemoteService *engine_service(Engine *engine, int64_t place) {
+    return engine->services + place;
+}
+
+/* ---- handed over by other threads ---- */
+
+static void wake(Engine *engine) {
+    const uint64_t one = 1;
+    if (write(engine->wake, &one, sizeof one) < 0) log_warning("the router's thread: %s", strerror(errno));
+}
+
+void engine_submit(Engine *engine, Query *query) {
+    query->next = NULL;
+    pthread_mutex_lock(&engine->lock);
+    const bool first = engine->queries == NULL;
+    *engine->last_query = query;
+    engine->last_query = &query->next;
+    pthread_mutex_unlock(&engine->lock);
+    if (first) wake(engine);
+}
+
+void engine_set_places(Engine *engine, int64_t service, Place *places, int64_t count) {
+    News *news = malloc(sizeof *news);
+    if (news == NULL) {
+        free(places);
+        return log_warning("service %s: out of memory", engine->settings->services[service].name);
+    }
+    *news = (News){NULL, service, count, places};
+    pthread_mutex_lock(&engine->lock);
+    *engine->last_news = news;
+    engine->last_news = &news->next;
+    pthread_mutex_unlock(&engine->lock);
+    wake(engine);
+}
+
+/* ---- the thread ---- */
+
+static void look(Engine *engine) {
+    for (int64_t k = 0; k < engine->service_count; k++)
+        for (int64_t i = 0; i < engine->services[k].replica_count; i++) {
+            Replica *replica = engine->services[k].replicas[i];
+            if (!replica->ready && !replica->probing) probe(replica);
+        }
+}
+
+static void tick(Timer *timer) {
+    Engine *engine = OWNER(timer, Engine, tick);
+    look(engine);
+    timer_set(&engine->wire.timers, timer, engine->wire.now_ns + TICK_NS, tick);
+}
+
+/* Take over what other threads left; false once the engine is to stop. */
+static bool take_over(Engine *engine) {
+    pthread_mutex_lock(&engine->lock);
+    Query *query = engine->queries;
+    News *news = engine->news;
+    const bool stopping = engine->stopping;
+    engine->queries = NULL;
+    engine->news = NULL;
+    engine->last_query = &engine->queries;
+    engine->last_news = &engine->news;
+    pthread_mutex_unlock(&engine->lock);
+    if (news != NULL) timer_set(&engine->wire.timers, &engine->tick, engine->wire.now_ns, tick);
+    for (News *next; news != NULL; news = next) {
+        next = news->next;
+        service_set_places(engine->services + news->service, news->places, news->count);
+        free(news->places);
+        free(news);
+    }
+    for (Query *next; query != NULL; query = next) {
+        next = query->next;
+        query_begin(query, query->begin_ns + 1000 * (uint64_t)engine->settings->deadline_us);
+    }
+    return !stopping;
+}
+
+static void finish(Engine *engine) {
+    timer_stop(&engine->wire.timers, &engine->tick);
+    for (int64_t k = 0; k < engine->service_count; k++) service_close(engine->services + k);
+    wire_hang_up(&engine->wire, "the router stops");
+    timers_run(&engine->wire.timers, engine->wire.now_ns); /* calls that found no connection */
+}
+
+static void *run(void *argument) {
+    Engine *engine = argument;
+    Wire *wire = &engine->wire;
+    struct epoll_event events[MOST_EVENTS];
+    bool goes_on = true;
+    prctl(PR_SET_NAME, "elasticrec-fan");
+    while (goes_on) {
+        wire_flush(wire);
+        const int count = epoll_wait(wire->epoll, events, MOST_EVENTS, timers_wait_ms(&wire->timers, now_ns()));
+        wire->now_ns = now_ns();
+        for (int i = 0; i < count; i++) {
+            uint64_t rung;
+            if (events[i].data.ptr != NULL) connection_ready(events[i].data.ptr, events[i].events);
+            else if (read(engine->wake, &rung, sizeof rung) > 0) goes_on = take_over(engine);
+        }
+        timers_run(&wire->timers, wire->now_ns);
+    }
+    finish(engine);
+    return NULL;
+}
+
+/* ---- its beginning and end ---- */
+
+static bool open_services(Engine *engine, Counters *counters, Problem *problem) {
+    const int64_t count = engine->settings->service_count;
+    engine->services = calloc((size_t)count, sizeof *engine->services);
+    if (engine->services == NULL) return fail(problem, "out of memory");
+    for (int64_t k = 0; k < count; k++, engine->service_count++)
+        if (!service_open(engine->services + k, &engine->wire, engine->settings, k, counters, problem)) return false;
+    return true;
+}
+
+/* Signals are the server's, not this thread's: none of them, nor one of a broken connection, reaches it. */
+static bool start_thread(Engine *engine, Problem *problem) {
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    const int error = pthread_create(&engine->thread, NULL, run, engine);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return error == 0 || fail(problem, "no thread: %s", strerror(error));
+}
+
+static void engine_free(Engine *engine) {
+    for (int64_t k = 0; k < engine->service_count; k++) service_free(engine->services + k);
+    free(engine->services);
+    if (engine->wake >= 0) close(engine->wake);
+    wire_close(&engine->wire);
+    pthread_mutex_destroy(&engine->lock);
+    free(engine);
+}
+
+static bool open_all(Engine *engine, const Tls *tls, Counters *counters, Problem *problem) {
+    struct epoll_event event = {EPOLLIN, {.ptr = NULL}};
+    if (!wire_open(&engine->wire, tls, problem) || !open_services(engine, counters, problem)) return false;
+    engine->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    engine->wire.now_ns = now_ns();
+    if (engine->wake < 0 || epoll_ctl(engine->wire.epoll, EPOLL_CTL_ADD, engine->wake, &event) != 0)
+        return fail(problem, "no eventfd: %s", strerror(errno));
+    return (timer_set(&engine->wire.timers, &engine->tick, engine->wire.now_ns, tick) ||
+            fail(problem, "out of memory")) &&
+           start_thread(engine, problem);
+}
+
+Engine *engine_open(const Settings *settings, const Tls *tls, Counters *counters, Problem *problem) {
+    Engine *engine = calloc(1, sizeof *engine);
+    if (engine == NULL) {
+        fail(problem, "out of memory");
+        return NULL;
+    }
+    engine->settings = settings;
+    engine->wake = -1;
+    engine->last_query = &engine->queries;
+    engine->last_news = &engine->news;
+    pthread_mutex_init(&engine->lock, NULL);
+    if (open_all(engine, tls, counters, problem)) return engine;
+    engine_free(engine);
+    return NULL;
+}
+
+void engine_close(Engine *engine) {
+    pthread_mutex_lock(&engine->lock);
+    engine->stopping = true;
+    pthread_mutex_unlock(&engine->lock);
+    wake(engine);
+    pthread_join(engine->thread, NULL);
+    engine_free(engine);
+}

@@ -1,0 +1,324 @@
+/* Frames by nghttp2, and gRPC's few rules upon them: a message behind a prefix each way, the status in the trailers. */
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "connection.h"
+#include "failures.h"
+
+static const char *const LIBRARY = "libnghttp2.so.14";
+enum { WINDOW_BYTES = 1 << 30, STREAM_WINDOW_BYTES = 1 << 26, FRAME_BYTES = 1 << 20, MOST_OUT_BYTES = 1 << 20 };
+
+#define DECLARE(type, name, ...) type (*name)(__VA_ARGS__);
+static struct {
+    NGHTTP2_FUNCTIONS(DECLARE)
+} h2;
+static nghttp2_session_callbacks *callbacks;
+
+/* ---- a call's request ---- */
+
+static ssize_t read_length(nghttp2_session *session, uint8_t type, int32_t id, int32_t session_window,
+                           int32_t stream_window, uint32_t max_frame_size, void *user) {
+    (void)session, (void)type, (void)id, (void)user;
+    ssize_t length = session_window < stream_window ? session_window : stream_window;
+    if (length > (ssize_t)max_frame_size) length = max_frame_size;
+    return length < FRAME_BYTES ? length : FRAME_BYTES;
+}
+
+static ssize_t on_read(nghttp2_session *session, int32_t id, uint8_t *buffer, size_t room, uint32_t *flags,
+                       nghttp2_data_source *source, void *user) {
+    (void)session, (void)id, (void)buffer, (void)user;
+    const Stream *stream = source->ptr;
+    const size_t left = message_bytes(stream->message) - stream->sent, size = left < room ? left : room;
+    *flags = NGHTTP2_DATA_FLAG_NO_COPY | (size == left ? NGHTTP2_DATA_FLAG_EOF : 0);
+    return (ssize_t)size;
+}
+
+static int on_send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *head, size_t size,
+                        nghttp2_data_source *source, void *user) {
+    (void)session, (void)frame;
+    Connection *connection = user;
+    Stream *stream = source->ptr;
+    if (connection->out_bytes > MOST_OUT_BYTES) return NGHTTP2_ERR_WOULDBLOCK;
+    char *out = transport_room(connection, 9 + size);
+    if (out == NULL) return NGHTTP2_ERR_CALLBACK_FAILURE;
+    memcpy(out, head, 9);
+    message_copy(stream->message, stream->sent, size, out + 9);
+    stream->sent += size;
+    return 0;
+}
+
+static nghttp2_nv header(const char *name, const char *value) {
+    return (nghttp2_nv){(uint8_t *)name, (uint8_t *)value, strlen(name), strlen(value),
+                        NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE};
+}
+
+void http2_submit(Connection *connection, Stream *stream) {
+    const nghttp2_nv headers[] = {
+        header(":method", "POST"),
+        header(":scheme", connection->secured != NULL ? "https" : "http"),
+        header(":path", "/inference.GRPCInferenceService/ModelInfer"),
+        header(":authority", connection->place.text),
+        header("te", "trailers"),
+        header("content-type", "application/grpc"),
+        header("user-agent", "elasticrec"),
+    };
+    const nghttp2_data_provider body = {{.ptr = stream}, on_read};
+    stream->id = h2.submit_request(connection->session, NULL, headers, sizeof headers / sizeof *headers, &body, stream);
+    if (stream->id < 0) connection_break(connection, h2.strerror(stream->id));
+    connection_touch(connection);
+}
+
+/* ---- a call's answer; nothing is trusted ---- */
+
+static void breaks(Stream *stream, const char *why) {
+    if (stream->broken) return;
+    stream->broken = true;
+    snprintf(stream->details, sizeof stream->details, "%s", why);
+}
+
+static int hexadecimal(uint8_t figure) {
+    if (figure >= '0' && figure <= '9') return figure - '0';
+    figure |= 32;
+    return figure >= 'a' && figure <= 'f' ? figure - 'a' + 10 : -1;
+}
+
+/* A status message, percent-encoded. */
+static void read_details(Stream *stream, const uint8_t *text, size_t size) {
+    size_t length = 0;
+    for (size_t i = 0; i < size && length + 1 < sizeof stream->details; i++) {
+        uint8_t letter = text[i];
+        if (letter == '%' && i + 2 < size && hexadecimal(text[i + 1]) >= 0 && hexadecimal(text[i + 2]) >= 0) {
+            letter = (uint8_t)(16 * hexadecimal(text[i + 1]) + hexadecimal(text[i + 2]));
+            i += 2;
+        }
+        stream->details[length++] = (char)(letter < ' ' ? ' ' : letter);
+    }
+    stream->details[length] = '\0';
+}
+
+/* A number of at most three figures, or -1. */
+static int read_number(const uint8_t *text, size_t size) {
+    int value = 0;
+    if (size < 1 || size > 3) return -1;
+    for (size_t i = 0; i < size; i++) {
+        if (text[i] < '0' || text[i] > '9') return -1;
+        value = 10 * value + (text[i] - '0');
+    }
+    return value;
+}
+
+static bool is(const uint8_t *name, size_t size, const char *wanted) {
+    return size == strlen(wanted) && memcmp(name, wanted, size) == 0;
+}
+
+static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t name_size,
+                     const uint8_t *value, size_t value_size, uint8_t flags, void *user) {
+    (void)flags, (void)user;
+    Stream *stream = h2.session_get_stream_user_data(session, frame->stream_id);
+    if (stream == NULL || stream->broken) return 0;
+    if (is(name, name_size, ":status")) stream->http_status = read_number(value, value_size);
+    if (is(name, name_size, "grpc-status")) stream->status = read_number(value, value_size);
+    if (is(name, name_size, "grpc-message")) read_details(stream, value, value_size);
+    return 0;
+}
+
+/* The message's length is known: make room for it, if it can be an answer. */
+static void begin_answer(Stream *stream) {
+    for (int i = 1; i < PREFIX_BYTES; i++) stream->answer_bytes = stream->answer_bytes << 8 | stream->prefix[i];
+    if (stream->prefix[0] != 0) return breaks(stream, "expected an answer that is not compressed");
+    if (stream->answer_bytes > stream->limit) return breaks(stream, "the answer is too long");
+    stream->answer = malloc(stream->answer_bytes + 1);
+    if (stream->answer == NULL) breaks(stream, "out of memory");
+}
+
+static void take_data(Stream *stream, const uint8_t *data, size_t size) {
+    while (size > 0 && stream->prefix_got < PREFIX_BYTES) {
+        stream->prefix[stream->prefix_got++] = *data++;
+        size--;
+        if (stream->prefix_got == PREFIX_BYTES) begin_answer(stream);
+    }
+    if (size == 0 || stream->broken) return;
+    if (size > stream->answer_bytes - stream->answer_got) return breaks(stream, "expected one message");
+    memcpy(stream->answer + stream->answer_got, data, size);
+    stream->answer_got += size;
+}
+
+static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *data, size_t size, void *user) {
+    (void)flags, (void)user;
+    Stream *stream = h2.session_get_stream_user_data(session, id);
+    if (stream != NULL && !stream->broken) take_data(stream, data, size);
+    return 0;
+}
+
+/* gRPC's status where the server gave none of its own. */
+static int http_outcome(int http_status) {
+    switch (http_status) {
+        case 401: return GRPC_UNAUTHENTICATED;
+        case 403: return GRPC_PERMISSION_DENIED;
+        case 404: return GRPC_UNIMPLEMENTED;
+        case 429:
+        case 502:
+        case 503:
+        case 504: return GRPC_UNAVAILABLE;
+        default: return GRPC_UNKNOWN;
+    }
+}
+
+static void judge(const Stream *stream, uint32_t code, Outcome *outcome) {
+    memcpy(outcome->details, stream->details, sizeof outcome->details);
+    if (code == NGHTTP2_REFUSED_STREAM) {
+        *outcome = (Outcome){GRPC_UNAVAILABLE, true, "the server refused the call"};
+    } else if (stream->broken) {
+        outcome->status = GRPC_INTERNAL;
+    } else if (stream->status > 0) {
+        outcome->status = stream->status;
+    } else if (stream->http_status != 200 && stream->http_status != 0) {
+        outcome->status = http_outcome(stream->http_status);
+        snprintf(outcome->details, sizeof outcome->details, "HTTP status %d", stream->http_status);
+    } else if (stream->status < 0) {
+        *outcome = (Outcome){code == NGHTTP2_NO_ERROR ? GRPC_UNKNOWN : GRPC_UNAVAILABLE, false, "the stream was broken off"};
+    } else if (stream->prefix_got < PREFIX_BYTES || stream->answer_got < stream->answer_bytes) {
+        *outcome = (Outcome){GRPC_INTERNAL, false, "the answer is cut short"};
+    }
+}
+
+static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t code, void *user) {
+    Connection *connection = user;
+    Stream *stream = h2.session_get_stream_user_data(session, id);
+    if (stream != NULL) {
+        Outcome outcome = {0};
+        judge(stream, code, &outcome);
+        stream_end(stream, &outcome);
+    }
+    connection_touch(connection);
+    return 0;
+}
+
+/* A request that could not be begun: the server goes away. */
+static int on_frame_not_sent(nghttp2_session *session, const nghttp2_frame *frame, int code, void *user) {
+    (void)session;
+    Connection *connection = user;
+    if (frame->type != NGHTTP2_HEADERS) return 0;
+    for (Stream *stream = connection->streams; stream != NULL; stream = stream->next)
+        if (stream->id == frame->stream_id) {
+            Outcome outcome = {GRPC_UNAVAILABLE, true, ""};
+            snprintf(outcome.details, sizeof outcome.details, "%s", h2.strerror(code));
+            stream_end(stream, &outcome);
+            break;
+        }
+    return 0;
+}
+
+/* Make calls of what waited for the server's first word. */
+static void heard(Connection *connection) {
+    connection->heard = true;
+    timer_stop(&connection->wire->timers, &connection->patience);
+    for (Stream *stream = connection->streams; stream != NULL; stream = stream->next)
+        http2_submit(connection, stream);
+}
+
+static void goes_away(Connection *connection) {
+    ConnectionOwner *owner = connection->owner;
+    connection->leaving = true;
+    connection->owner = NULL;
+    connection_touch(connection);
+    if (owner != NULL) owner->leaving(owner);
+}
+
+static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
+    (void)session;
+    Connection *connection = user;
+    if (frame->type == NGHTTP2_SETTINGS && !connection->heard) heard(connection);
+    if (frame->type == NGHTTP2_GOAWAY && !connection->leaving) goes_away(connection);
+    return 0;
+}
+
+void http2_cancel(Connection *connection, const Stream *stream) {
+    h2.submit_rst_stream(connection->session, 0, stream->id, NGHTTP2_CANCEL);
+}
+
+void http2_forget(Connection *connection, const Stream *stream) {
+    h2.session_set_stream_user_data(connection->session, stream->id, NULL);
+}
+
+/* ---- a session ---- */
+
+static void load_functions(void *library, const char **missing) {
+#define LOAD(type, name, ...)                                                                                         \
+    *(void **)&h2.name = dlsym(library, "nghttp2_" #name);                                                            \
+    if (h2.name == NULL) *missing = #name;
+    NGHTTP2_FUNCTIONS(LOAD)
+}
+
+static pthread_mutex_t loading = PTHREAD_MUTEX_INITIALIZER;
+
+static bool load(Problem *problem) {
+    if (callbacks != NULL) return true;
+    /* DEEPBIND: the server may hold another version for libcurl, whose functions this one must not call */
+    void *library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
+    if (library == NULL) return fail(problem, "%s; install Debian's libnghttp2-14", dlerror());
+    const char *missing = NULL;
+    load_functions(library, &missing);
+    if (missing != NULL) return fail(problem, "%s: nghttp2_%s is not there", LIBRARY, missing);
+    if (h2.session_callbacks_new(&callbacks) != 0) return fail(problem, "%s: out of memory", LIBRARY);
+    h2.session_callbacks_set_on_header_callback(callbacks, on_header);
+    h2.session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data);
+    h2.session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
+    h2.session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
+    h2.session_callbacks_set_on_frame_not_send_callback(callbacks, on_frame_not_sent);
+    h2.session_callbacks_set_send_data_callback(callbacks, on_send_data);
+    h2.session_callbacks_set_data_source_read_length_callback(callbacks, read_length);
+    return true;
+}
+
+bool http2_load(Problem *problem) {
+    pthread_mutex_lock(&loading);
+    const bool loaded = load(problem);
+    pthread_mutex_unlock(&loading);
+    return loaded;
+}
+
+bool http2_begin(Connection *connection) {
+    const nghttp2_settings_entry settings[] = {
+        {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
+        {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, STREAM_WINDOW_BYTES},
+        {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, FRAME_BYTES},
+    };
+    nghttp2_session *session = NULL;
+    int code = h2.session_client_new(&session, callbacks, connection);
+    connection->session = session;
+    if (code == 0) code = h2.submit_settings(session, 0, settings, sizeof settings / sizeof *settings);
+    if (code == 0) code = h2.session_set_local_window_size(session, 0, 0, WINDOW_BYTES);
+    return code == 0 || fail(&connection->problem, "%s", h2.strerror(code));
+}
+
+void http2_end(Connection *connection) {
+    if (connection->session != NULL) h2.session_del(connection->session);
+}
+
+bool http2_received(Connection *connection, const uint8_t *bytes, size_t size) {
+    const ssize_t used = h2.session_mem_recv(connection->session, bytes, size);
+    return used >= 0 || fail(&connection->problem, "broken HTTP/2: %s", h2.strerror((int)used));
+}
+
+bool http2_fill(Connection *connection) {
+    while (connection->out_bytes <= MOST_OUT_BYTES) {
+        const uint8_t *bytes;
+        const ssize_t size = h2.session_mem_send(connection->session, &bytes);
+        if (size < 0) return fail(&connection->problem, "broken HTTP/2: %s", h2.strerror((int)size));
+        if (size == 0) return true;
+        if (!transport_append(connection, bytes, (size_t)size)) return false;
+    }
+    return true;
+}
+
+bool http2_wants_to_send(const Connection *connection) {
+    return h2.session_want_write(connection->session) != 0;
+}
+
+bool http2_idle(const Connection *connection) {
+    return !h2.session_want_read(connection->session) && !h2.session_want_write(connection->session);
+}

@@ -1,0 +1,92 @@
+/* gRPC calls over HTTP/2 connections, for one thread that waits for all of them in one epoll. */
+#ifndef ELASTICREC_HTTP2_H
+#define ELASTICREC_HTTP2_H
+
+#include <sys/socket.h>
+
+#include "messages.h"
+#include "nghttp2.h"
+#include "timers.h"
+#include "tls.h"
+
+enum { DETAILS_BYTES = 256, ADDRESS_BYTES = 300 };
+
+typedef struct Connection Connection;
+typedef struct Stream Stream;
+typedef struct Wire Wire;
+
+/* How a call ended. */
+typedef struct {
+    int status; /* gRPC's; with 0 there is an answer */
+    bool unseen; /* the server says that it has not looked at the call: it may be sent again */
+    char details[DETAILS_BYTES];
+} Outcome;
+
+/* One call; who makes it fills in the first part, zeroes the second, and keeps it until `ended` is called: once. */
+struct Stream {
+    const Message *message;
+    size_t limit; /* of the answer's bytes */
+    void (*ended)(Stream *stream, const Outcome *outcome);
+
+    Connection *connection; /* NULL where it is not under way */
+    Stream *previous, *next;
+    int32_t id;             /* 0: not sent yet */
+    size_t sent;
+    uint8_t prefix[PREFIX_BYTES];
+    size_t prefix_got, answer_bytes, answer_got;
+    uint8_t *answer; /* the server's message; to be freed by who made the call */
+    int http_status, status;
+    bool broken; /* the answer is none; `details` says why */
+    char details[DETAILS_BYTES];
+};
+
+/* Who holds a connection is told of what becomes of it. */
+typedef struct ConnectionOwner ConnectionOwner;
+struct ConnectionOwner {
+    void (*leaving)(ConnectionOwner *owner); /* it takes no new calls; those under way go on. No longer the owner's. */
+    void (*lost)(ConnectionOwner *owner, const char *why); /* it is gone; its calls end. No longer the owner's. */
+};
+
+/* What the connections of one thread share. */
+struct Wire {
+    int epoll;
+    Timers timers;
+    const Tls *tls; /* NULL: plain text */
+    Connection *connections, *touched; /* all; those to be flushed */
+    uint8_t *buffer;             /* for what is read */
+    uint64_t now_ns;
+};
+
+bool wire_open(Wire *wire, const Tls *tls, Problem *problem);
+void wire_close(Wire *wire); /* after its connections */
+
+/* Where a server is, as `connect` takes it. */
+typedef struct {
+    struct sockaddr_storage address;
+    socklen_t address_bytes;
+    char text[ADDRESS_BYTES]; /* HOST:PORT */
+    char host[ADDRESS_BYTES]; /* that the server's certificate must be for */
+} Place;
+
+/* Begin to connect; NULL where memory is out. Calls wait until the server has spoken: none is sent before. */
+Connection *connection_open(Wire *wire, const Place *place, ConnectionOwner *owner);
+
+/* Make a call; it ends later, never within this function. */
+void connection_call(Connection *connection, Stream *stream);
+
+/* Tell the server that a call's answer is no longer wanted; it ends as cancelled. */
+void connection_cancel(Stream *stream);
+
+/* The owner lets go of it: it closes once no call is under way. */
+void connection_leave(Connection *connection);
+
+/* A connection's socket is ready, as epoll said. */
+void connection_ready(Connection *connection, uint32_t events);
+
+/* Send what is to be sent, and free what has ended: to be called before waiting. */
+void wire_flush(Wire *wire);
+
+/* End all connections and their calls. */
+void wire_hang_up(Wire *wire, const char *why);
+
+#endif

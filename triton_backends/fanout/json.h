@@ -1,0 +1,17 @@
+/* Reading JSON that people write: any value, any order, any white space. Nothing is trusted. */
+#ifndef ELASTICREC_JSON_H
+#define ELASTICREC_JSON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef struct {
+    const char *at, *end;
+} Json;
+
+char json_peek(Json *json);                              /* the next character after white space; 0 at the end */
+bool json_mark(Json *json, char mark);                   /* take this character, after white space */
+bool json_string(Json *json, char *text, size_t room);   /* take a string; what has no room is left out */
+bool json_value(Json *json, const char **from, size_t *size); /* take any value, and where it stands */
+
+#endif

@@ -1,0 +1,64 @@
+/* The replicas of one embedding service, each behind one connection that is kept open, and which of them takes a call. */
+#ifndef ELASTICREC_REPLICAS_H
+#define ELASTICREC_REPLICAS_H
+
+#include <stdatomic.h>
+
+#include "counters.h"
+#include "http2.h"
+#include "latency.h"
+
+typedef struct RemoteService RemoteService;
+
+/* A server. Not ready until it has answered a first call. */
+typedef struct {
+    ConnectionOwner owner; /* of `connection`, which is NULL where there is none */
+    Connection *connection;
+    RemoteService *service;
+    Place place;
+    int64_t number;    /* no other replica ever has it */
+    int64_t in_flight; /* calls whose answers are waited for */
+    int64_t references; /* the service's list, and calls */
+    bool listed, ready, probing;
+    uint64_t connect_at_ns; /* not sooner again */
+    Problem problem;        /* why there is no connection */
+} Replica;
+
+struct RemoteService {
+    Wire *wire;
+    const RemoteShard *shard;
+    int64_t place; /* among the services */
+    int64_t hedge_ppm;
+    Counters *counters;
+    Replica **replicas;
+    int64_t replica_count, next_number;
+    uint64_t turn;
+    LatencyWindow window;
+    Message probe; /* the cheapest call that goes all the way: one row whose bags are empty */
+    int32_t *probe_lengths;
+    SumsShape probe_shape;
+    atomic_bool ready; /* some replica answers; read by other threads too */
+};
+
+bool service_open(RemoteService *service, Wire *wire, const Settings *settings, int64_t place, Counters *counters,
+                  Problem *problem);
+void service_close(RemoteService *service); /* it has no replicas any more; its memory stays until its calls have ended */
+void service_free(RemoteService *service);
+
+/* These are its replicas from now on: those that stay keep their connections, those that leave finish their calls. */
+void service_set_places(RemoteService *service, const Place *places, int64_t count);
+
+/* The ready replica with the fewest calls under way; where none is ready, one that was set aside; equals take turns.
+ * A slow or frozen replica gathers calls and is so avoided before anything has timed out. NULL where all are `tried`,
+ * by their numbers. */
+Replica *service_pick(RemoteService *service, const int64_t *tried, int tried_count);
+
+/* Whether a replica answers; told to the log with the reason. */
+void replica_set_ready(Replica *replica);
+void replica_set_aside(Replica *replica, const char *why);
+
+/* The connection to make a call on; NULL where there is none, and the replica's problem says why. */
+Connection *replica_connection(Replica *replica);
+void replica_release(Replica *replica);
+
+#endif

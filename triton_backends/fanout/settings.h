@@ -1,0 +1,31 @@
+/* What the fan-out router must know of its fleet, as the build wrote it (`fanout.json`). */
+#ifndef ELASTICREC_SETTINGS_H
+#define ELASTICREC_SETTINGS_H
+
+#include "../native/files.h"
+#include "../native/router.h"
+
+typedef struct {
+    char name[NAME_BYTES], model[NAME_BYTES]; /* in the plan, and on its own server */
+    int64_t *tables;                          /* places in the spec of those whose bags it sums, ascending */
+    int64_t table_count;
+} RemoteShard;
+
+typedef struct {
+    char name[NAME_BYTES];    /* the router's model */
+    char version[NAME_BYTES]; /* that every embedding service of this build has, and none of another */
+    int64_t tables, dim;
+    RemoteShard *services; /* as the router has them */
+    int64_t service_count;
+    int64_t deadline_us;   /* how long a query may wait for its embedding services, retries included */
+    int64_t hedge_ppm;     /* a call slower than this quantile of the latest, in millionths, is sent twice; 0: never */
+    int64_t max_in_flight; /* queries that may be under way; one more gets an error at once */
+    int64_t degrade;       /* 1: a query is scored without a service that gives no answer; 0: it fails */
+    int64_t half;          /* 1: sums travel as FP16 */
+} Settings;
+
+/* Open `fanout.json`, whose services must be the router's; false and the problem where it is wrong. */
+bool settings_open(const char *folder, const Router *router, Settings *settings, Problem *problem);
+void settings_close(Settings *settings);
+
+#endif

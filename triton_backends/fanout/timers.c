@@ -1,0 +1,74 @@
+#include "timers.h"
+
+#include <limits.h>
+#include <stdlib.h>
+
+static void put(Timers *timers, Timer *timer, size_t place) {
+    timers->heap[place - 1] = timer;
+    timer->place = place;
+}
+
+static void rise(Timers *timers, Timer *timer, size_t place) {
+    for (; place > 1 && timers->heap[place / 2 - 1]->at_ns > timer->at_ns; place /= 2)
+        put(timers, timers->heap[place / 2 - 1], place);
+    put(timers, timer, place);
+}
+
+static void sink(Timers *timers, Timer *timer, size_t place) {
+    for (size_t child; (child = 2 * place) <= timers->count; place = child) {
+        if (child < timers->count && timers->heap[child]->at_ns < timers->heap[child - 1]->at_ns) child++;
+        if (timers->heap[child - 1]->at_ns >= timer->at_ns) break;
+        put(timers, timers->heap[child - 1], place);
+    }
+    put(timers, timer, place);
+}
+
+static bool make_room(Timers *timers) {
+    if (timers->count < timers->room) return true;
+    const size_t room = 2 * timers->room + 64;
+    Timer **heap = realloc(timers->heap, room * sizeof *heap);
+    if (heap == NULL) return false;
+    timers->heap = heap;
+    timers->room = room;
+    return true;
+}
+
+bool timer_set(Timers *timers, Timer *timer, uint64_t at_ns, void (*ring)(Timer *timer)) {
+    timer_stop(timers, timer);
+    if (!make_room(timers)) return false;
+    timer->at_ns = at_ns;
+    timer->ring = ring;
+    rise(timers, timer, ++timers->count);
+    return true;
+}
+
+void timer_stop(Timers *timers, Timer *timer) {
+    const size_t place = timer->place;
+    if (place == 0) return;
+    timer->place = 0;
+    Timer *last = timers->heap[--timers->count];
+    if (last == timer) return;
+    rise(timers, last, place);
+    sink(timers, last, last->place);
+}
+
+void timers_run(Timers *timers, uint64_t now_ns) {
+    while (timers->count > 0 && timers->heap[0]->at_ns <= now_ns) {
+        Timer *timer = timers->heap[0];
+        timer_stop(timers, timer);
+        timer->ring(timer);
+    }
+}
+
+int timers_wait_ms(const Timers *timers, uint64_t now_ns) {
+    if (timers->count == 0) return -1;
+    const uint64_t at_ns = timers->heap[0]->at_ns;
+    if (at_ns <= now_ns) return 0;
+    const uint64_t wait_ms = (at_ns - now_ns + 999999) / 1000000;
+    return wait_ms > INT_MAX ? INT_MAX : (int)wait_ms;
+}
+
+void timers_free(Timers *timers) {
+    free(timers->heap);
+    *timers = (Timers){0};
+}
