@@ -20,7 +20,7 @@ from repo_builder.repository.build import build
 from repo_builder.repository.manifest import load_manifest
 from repo_builder.serving.client import score
 from repo_builder.serving.server import Server, free_ports
-from tests.integration.fleets import Running, load, metric, running_fleet
+from tests.integration.fleets import Running, eventually, load, metric, running_fleet
 from tests.integration.models import pytorch_scores, random_query
 from tests.servers import serving
 
@@ -58,13 +58,25 @@ def test_scores_are_those_of_the_single_layout_bit_for_bit(both: Both, protocol:
 
 
 def test_padding_alone_asks_no_service(both: Both) -> None:
-    """Rows, and a whole query, without any id; the router's count of calls proves that none was made."""
+    """A whole query, and rows, without any id; the services' own counts prove that the former asked none."""
     fleet = both.fleet
     dense, indices = random_query(fleet.spec, 6, seed=1)
     indices[2:4] = -1
-    for rows in (slice(0, 6), slice(2, 4)):
+    before = asked(fleet)
+    for rows, calls in ((slice(2, 4), 0), (slice(0, 6), len(fleet.shards))):
         scores = score("grpc", fleet.frontend.grpc, "small", dense[rows], indices[rows])
         np.testing.assert_allclose(scores, pytorch_scores(fleet.spec, dense[rows], indices[rows]), atol=1e-5)
+        eventually(lambda calls=calls: asked(fleet) >= before + calls)
+        assert asked(fleet) == before + calls
+
+
+def asked(fleet: Running) -> float:
+    """The calls that all embedding services have answered."""
+    return sum(
+        metric(server, "nv_inference_request_success", model=f"small_{name}")
+        for name, servers in fleet.shards.items()
+        for server in servers
+    )
 
 
 def test_a_service_without_an_id_is_not_asked(both: Both) -> None:
