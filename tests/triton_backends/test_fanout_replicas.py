@@ -83,7 +83,7 @@ def test_no_query_fails_while_servers_end_connections_of_old_age(backend: Backen
             until = time.monotonic() + 2
             while time.monotonic() < until:
                 fanout.check(model)
-            assert a.calls > 100
+            assert a.calls > 20
             assert fanout.metric("remote_failures") == 0
 
 
