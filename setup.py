@@ -15,6 +15,7 @@ TARGET = ["-target", "x86_64-linux-gnu.2.17", "-mcpu=x86_64_v2"]
 KERNELS = "triton_backends/kernels/kernels.c"
 NATIVE = "triton_backends/native"
 ANSWERS = f"{NATIVE}/answers.c"
+FANOUT = sorted(str(path) for path in Path("triton_backends/fanout").glob("*.c"))
 ROUTER = [f"{NATIVE}/queries.c", f"{NATIVE}/router.c", KERNELS]
 
 
@@ -46,7 +47,7 @@ setup(
     ext_modules=[
         Extension("triton_backends.kernels.kernels", [KERNELS]),
         native_backend("elasticrec_router", ANSWERS, f"{NATIVE}/router_model.c", *ROUTER),
-        native_backend("elasticrec_fanout", *sorted(map(str, Path("triton_backends/fanout").glob("*.c"))), *ROUTER),
+        native_backend("elasticrec_fanout", *FANOUT, *ROUTER),
         native_backend("elasticrec_shard", ANSWERS, f"{NATIVE}/shard.c", f"{NATIVE}/shard_model.c", KERNELS),
         native_backend("onnxruntime", ANSWERS, f"{NATIVE}/onnxruntime_model.c"),
     ],

@@ -111,6 +111,7 @@ def compile_fake(folder: Path) -> Path:
     source = Path(__file__).with_name("fake_triton.c")
     words = [
         "-O1",
+        "-mcpu=x86_64_v2",
         "-pthread",
         "-g0",
         "-shared",

@@ -121,6 +121,21 @@ def test_a_refused_call_is_not_sent_again(backend: Backend, tmp_path: Path) -> N
             fanout.check(model)
 
 
+def test_a_replica_without_room_for_a_call_is_replaced_once_and_kept(backend: Backend, tmp_path: Path) -> None:
+    """Triton's words of a full /dev/shm: smaller calls may fit, so it is not set aside."""
+    a, b, full = shards(3)
+    with serving(a, b, full):
+        fanout = make(backend, tmp_path, [a], [b, full])
+        with fanout.running() as model:
+            eventually(lambda: f"replica {full.address} serves" in fanout.log)
+            full.status = (grpc.StatusCode.INTERNAL, "Failed to increase the shared memory pool size for key 'x'")
+            fanout.check(model, *range(6))
+            assert full.calls > 1
+            assert fanout.metric("retries", service="tier1") == full.calls
+            assert fanout.metric("remote_failures", service="tier1", reason="full") == full.calls
+            assert "set aside" not in fanout.log
+
+
 def test_a_query_ends_at_its_deadline(backend: Backend, tmp_path: Path) -> None:
     """The call goes unheard, and is not cancelled: that may crash Triton."""
     a, b = shards()

@@ -46,7 +46,7 @@ static void failed(Attempt *attempt, int status, const char *details) {
     fail(&problem, "service %s: replica %s: %s: %s", service->shard->name, replica->place.text, status_name(status),
          details);
     count(service->counters, FAILURES + reason, service->place, 1);
-    if (reason != REFUSED) replica_set_aside(replica, problem.text);
+    if (reason == GONE || reason == TIMEOUT) replica_set_aside(replica, problem.text);
     attempt_leave(attempt);
     free_attempt(attempt);
     call_attempt_failed(call, reason, problem.text);

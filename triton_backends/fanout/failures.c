@@ -5,18 +5,23 @@
 /* Triton, with INTERNAL: "Stub process 'rm1_tier0_0_0' is not healthy" */
 static const char *const DEAD_STUB = "is not healthy";
 
+/* Likewise: "Failed to increase the shared memory pool size for key ...: No space left on device" */
+static const char *const FULL_SHM = "shared memory pool";
+
 Reason failure_reason(int status, const char *details) {
     switch (status) {
         case GRPC_DEADLINE_EXCEEDED: return TIMEOUT;
         case GRPC_UNAVAILABLE:
         case GRPC_NOT_FOUND:
         case GRPC_UNIMPLEMENTED: return GONE;
-        default: return strstr(details, DEAD_STUB) != NULL ? GONE : REFUSED;
+        default: break;
     }
+    if (strstr(details, DEAD_STUB) != NULL) return GONE;
+    return strstr(details, FULL_SHM) != NULL ? FULL : REFUSED;
 }
 
 const char *reason_label(Reason reason) {
-    static const char *const labels[REASONS] = {"gone", "timeout", "refused"};
+    static const char *const labels[REASONS] = {"gone", "timeout", "full", "refused"};
     return labels[reason];
 }
 

@@ -20,6 +20,7 @@ enum {
 typedef enum {
     GONE,    /* no connection, shutting down, a dead Python stub, or another build's model: another may answer */
     TIMEOUT, /* no answer before the deadline */
+    FULL,    /* this call is too large for the room that it has: another may answer, and it goes on serving others */
     REFUSED, /* it understood and said no: another replica would too */
     REASONS
 } Reason;

@@ -243,8 +243,9 @@ static bool execute(Job *job, TRITONBACKEND_Request **requests, uint32_t request
         job->member_count = 0;
     }
     free(outputs);
-    if (job->member_count > 0) submit(job);
-    return job->member_count > 0;
+    if (job->member_count == 0) return false;
+    submit(job); /* and it may be gone by now */
+    return true;
 }
 
 void model_execute(void *state, TRITONBACKEND_ModelInstance *instance, TRITONBACKEND_Request **requests,

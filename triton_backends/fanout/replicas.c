@@ -10,10 +10,12 @@ static const uint64_t RETRY_NS = 1000000000, FIRST_RETRY_NS = 100000000; /* betw
 
 /* ---- a replica and its connection ---- */
 
-/* The next one is opened at once, so that no call waits for it. */
+/* The next one is opened at once, so that no call waits for it; a server that has answered may end them as it likes. */
 static void leaving(ConnectionOwner *owner) {
     Replica *replica = OWNER(owner, Replica, owner);
     replica->connection = NULL;
+    fail(&replica->problem, "the server closed the connection");
+    if (replica->ready) replica->connect_at_ns = 0;
     if (replica->listed) replica_connection(replica);
 }
 
