@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.triton_backends.processors import BOTH, processor
 from tests.triton_backends.tiered import draw_indices, make_tiered
-from triton_backends.router.idmap import build_id_map, shard_bits
+from triton_backends.router.idmap import build_id_map, id_map_bytes, shard_bits
 from triton_backends.router.routing import Placement, RoutedService, RoutedTable, Router
 
 
@@ -24,14 +25,15 @@ def local_rows(shard_of_row: np.ndarray) -> list[int]:
     return places
 
 
+@BOTH
 @given(
     seed=st.integers(0, 10_000),
-    shapes=st.lists(st.tuples(st.integers(1, 1500), st.integers(1, 5), st.integers(1, 16)), min_size=1, max_size=4),
+    shapes=st.lists(st.tuples(st.integers(1, 1500), st.integers(1, 20), st.integers(1, 16)), min_size=1, max_size=4),
     batch=st.integers(0, 6),
     dtype=st.sampled_from([np.int32, np.int64]),
 )
 def test_every_id_reaches_its_row(
-    seed: int, shapes: list[tuple[int, int, int]], batch: int, dtype: type[np.signedinteger]
+    vectors: bool, seed: int, shapes: list[tuple[int, int, int]], batch: int, dtype: type[np.signedinteger]
 ) -> None:
     """Tables of any size and number of shards, tiered: shard s of every table lies in service s."""
     rng = np.random.default_rng(seed)
@@ -39,7 +41,8 @@ def test_every_id_reaches_its_row(
     tables, services = made.tables, made.services
     indices = draw_indices(rng, tables, batch)
     columns = np.split(indices, np.cumsum([pooling for _, pooling, _ in shapes])[:-1], 1)
-    routed = made.router().route(indices.astype(dtype))
+    with processor(vectors):
+        routed = made.router().route(indices.astype(dtype))
 
     expected_ids: list[list[int]] = [[] for _ in services]
     expected_lengths = [[0] * (batch * service.tables) for service in services]
@@ -60,6 +63,24 @@ def test_the_map_is_small(shards: int, limit: float) -> None:
     rows = 1_000_000
     id_map = build_id_map(np.arange(rows, dtype=np.uint32).astype(np.uint8) % shards, shards)
     assert 8 * id_map.nbytes / rows <= limit
+
+
+@BOTH
+@pytest.mark.parametrize(("shards", "block_ids"), [(2, 448), (4, 192), (8, 256), (16, 384)])
+def test_the_ids_of_the_largest_table_are_found(vectors: bool, shards: int, block_ids: int, tmp_path: Path) -> None:
+    """In a map of zeros, a file without a page, all rows lie in shard 0 and no block counts any before it."""
+    rows = 2**31 - 1
+    with (tmp_path / "idmap.bin").open("wb") as file:
+        file.truncate(id_map_bytes(rows, shards))
+    zeros = np.memmap(tmp_path / "idmap.bin", np.uint64, mode="r")
+    table = RoutedTable("large", rows, 16, 0, tuple(Placement(s, 0, 0) for s in range(shards)))
+    router = Router([table], [RoutedService(f"tier{s}", 1) for s in range(shards)], zeros)
+    blocks = np.arange(0, rows // block_ids, 9973)
+    ids = np.concatenate([blocks * block_ids, blocks * block_ids + block_ids - 1, [rows - 1]])
+    indices = np.resize(ids, (len(ids) // 16 + 1, 16))
+    with processor(vectors):
+        found = router.route(indices)
+    np.testing.assert_array_equal(found[0][0], indices.reshape(-1) % block_ids)
 
 
 @pytest.mark.parametrize("shards", [0, 17])

@@ -1,4 +1,4 @@
-"""Bindings of `kernels.c`: routing ids to shards, and summing the rows of bags. Needs numpy alone."""
+"""Bindings of the C kernels: routing ids to shards, and summing the rows of bags. Needs numpy alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIBRARY = Path(__file__).with_name("kernels.so")
 
 
 class RouteTable(ctypes.Structure):
-    """`Table` of kernels.c: a table's id map and where its shards' rows lie."""
+    """`Table` of kernels.h: a table's id map and where its shards' rows lie."""
 
     _fields_ = (
         ("map", c_void_p),
@@ -29,7 +29,7 @@ class RouteTable(ctypes.Structure):
 
 
 class RouteService(ctypes.Structure):
-    """`Service` of kernels.c: where a service's ids and lengths are written."""
+    """`Service` of kernels.h: where a service's ids and lengths are written."""
 
     _fields_ = (("ids", c_void_p), ("lengths", c_void_p), ("tables", c_int64), ("count", c_int64))
 

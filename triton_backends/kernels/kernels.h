@@ -1,4 +1,4 @@
-/* What `kernels.c` offers. */
+/* The hot loops of serving: routing ids to shards (route.c), and summing the rows of bags (bags.c). */
 #ifndef ELASTICREC_KERNELS_H
 #define ELASTICREC_KERNELS_H
 

@@ -10,7 +10,7 @@ enum { MAX_TABLES = 1 << 16, MAX_SERVICES = 1 << 16 };
 static const int64_t MAX_ROWS = INT32_MAX, MAX_FILE_BYTES = (int64_t)1 << 40;
 
 static int64_t id_map_bytes(int64_t rows, int64_t bits) {
-    static const int64_t plane_words[] = {0, 7, 3, 4, 6}; /* see kernels.c */
+    static const int64_t plane_words[] = {0, 7, 3, 4, 6}; /* see id_map.h */
     if (bits == 0) return 0;
     const int64_t block_ids = 64 * plane_words[bits];
     return (rows + block_ids - 1) / block_ids * (4 * (1 << bits) + 8 * bits * plane_words[bits]);

@@ -1,0 +1,86 @@
+/* Summing the rows of bags. No call allocates, and none trusts its ids: a bad one is reported by its place. */
+#include "kernels.h"
+#include "processor.h"
+
+#include <string.h>
+
+#define PREFETCH(address) __builtin_prefetch((const void *)(address), 0, 3)
+
+enum { PREFETCH_ROWS = 16 };
+
+static int64_t first_bad_id(const int32_t *ids, int64_t count, int64_t rows) {
+    const uint32_t end = rows > INT32_MAX ? (uint32_t)INT32_MAX + 1 : (uint32_t)rows; /* a negative id is above it */
+    uint32_t highest = 0;
+    for (int64_t i = 0; i < count; i++) highest = (uint32_t)ids[i] > highest ? (uint32_t)ids[i] : highest;
+    if (highest < end) return -1;
+    for (int64_t i = 0; i < count; i++)
+        if ((uint32_t)ids[i] >= end) return i;
+    return -1;
+}
+
+/* One bag's sum over `width` columns that stay in registers; `next` is how many ids follow, for the prefetch. */
+#define SUM_COLUMNS(WIDTH)                                                                                    \
+    do {                                                                                                    \
+        float sum[WIDTH] = {0};                                                                             \
+        for (int64_t i = 0; i < length; i++) {                                                              \
+            if (i + PREFETCH_ROWS < next) {                                                                 \
+                const char *ahead = (const char *)(weights + (int64_t)ids[i + PREFETCH_ROWS] * dim + column); \
+                for (int line = 0; line < 4 * WIDTH; line += 64) PREFETCH(ahead + line);                    \
+            }                                                                                               \
+            const float *row = weights + (int64_t)ids[i] * dim + column;                                    \
+            for (int c = 0; c < WIDTH; c++) sum[c] += row[c];                                               \
+        }                                                                                                   \
+        memcpy(out + column, sum, sizeof sum);                                                              \
+        column += WIDTH;                                                                                    \
+    } while (0)
+
+static inline __attribute__((always_inline)) void add_rows(const float *weights, int64_t dim, const int32_t *ids,
+                                                           int64_t count, const int32_t *lengths, int64_t bags,
+                                                           float *out) {
+    const int32_t *end = ids + count;
+    for (int64_t bag = 0; bag < bags; bag++, out += dim) {
+        const int64_t length = lengths[bag], next = end - ids;
+        int64_t column = 0;
+        while (dim - column >= 64) SUM_COLUMNS(64);
+        if (dim - column >= 32) SUM_COLUMNS(32);
+        if (dim - column >= 16) SUM_COLUMNS(16);
+        if (dim - column >= 8) SUM_COLUMNS(8);
+        while (column < dim) SUM_COLUMNS(1);
+        ids += length;
+    }
+}
+
+/* The same additions in the same order, whatever the registers' width. */
+__attribute__((target("avx2"))) static void sum_bags_avx2(const float *weights, int64_t dim, const int32_t *ids,
+                                                          int64_t count, const int32_t *lengths, int64_t bags,
+                                                          float *out) {
+    add_rows(weights, dim, ids, count, lengths, bags, out);
+}
+
+static void sum_bags_plain(const float *weights, int64_t dim, const int32_t *ids, int64_t count,
+                           const int32_t *lengths, int64_t bags, float *out) {
+    add_rows(weights, dim, ids, count, lengths, bags, out);
+}
+
+/* Whether bags can be summed: ids (count) all in [0, rows), lengths (bags) adding up to count.
+ * Returns -1 if so, the place of the first bad id, or -2 where the lengths do not fit. */
+int64_t elasticrec_check_bags(int64_t rows, const int32_t *ids, int64_t count, const int32_t *lengths, int64_t bags) {
+    int64_t total = 0, negative = 0;
+    for (int64_t bag = 0; bag < bags; bag++) {
+        total += lengths[bag];
+        negative |= lengths[bag] < 0;
+    }
+    return negative || total != count ? -2 : first_bad_id(ids, count, rows);
+}
+
+/* out[bag] = the sum of weights[id] over the bag's ids, in their order; an empty bag is zeros.
+ * weights (rows, dim), out (bags, dim). Returns what elasticrec_check_bags does, and sums where that is -1. */
+int64_t elasticrec_sum_bags(const float *weights, int64_t rows, int64_t dim, const int32_t *ids, int64_t count,
+                            const int32_t *lengths, int64_t bags, float *out) {
+    const int64_t bad = elasticrec_check_bags(rows, ids, count, lengths, bags);
+    if (bad != -1) return bad;
+    void (*sum_bags)(const float *, int64_t, const int32_t *, int64_t, const int32_t *, int64_t, float *) =
+        elasticrec_processor.avx2 ? sum_bags_avx2 : sum_bags_plain;
+    sum_bags(weights, dim, ids, count, lengths, bags, out);
+    return -1;
+}
