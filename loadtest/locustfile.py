@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+import gevent
 from locust import LoadTestShape, events
 from locust.env import Environment
 from locust.runners import MasterRunner
@@ -54,6 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def prepare(environment: Environment, **_: Any) -> None:
     """Read what to send, and start what sends it, before any clock runs; a mistake ends locust with one line."""
     options: Any = environment.parsed_options
+    gevent.signal_handler(signal.SIGINT, _interrupt)
     try:
         loads, servers = _loads(options)
         users = [user for user in (GrpcUser, HttpUser) if user in environment.user_classes]
@@ -66,6 +69,11 @@ def prepare(environment: Environment, **_: Any) -> None:
             _recorder(options, servers, ", ".join(sorted(found))).listen(environment)
     except (ElasticRecError, OSError) as exc:
         _give_up(exc)
+
+
+def _interrupt() -> None:
+    """Ctrl-C reaches locust's main greenlet; not whatever runs just then, which would die of it with a traceback."""
+    gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
 
 
 def _check(load: Load) -> str:

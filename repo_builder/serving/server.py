@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import psutil
 
@@ -32,6 +32,11 @@ WATCH_S = 1.0
 REAP_S = 5.0
 FREE_PORTS = (15_000, 32_000)  # below those that the kernel gives to clients, which could take one before the server
 _NO_GPU = "CudaDriverHelper"  # an error to the server, and none to us
+
+
+# glibc gives freed memory back to the kernel early, and takes it again for the next query: 14 to 47 page faults each.
+# Kept, it is some 20 MB a server, for 6 to 16% more queries/s; the Dockerfile says the same.
+ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 20)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,7 @@ def running(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **installation.environment, **environment},
+            env={**ALLOCATOR, **os.environ, **installation.environment, **environment},
             start_new_session=True,  # a group of its own: Ctrl-C reaches us alone, and the stubs end with it
             preexec_fn=_die_with_parent,
         )
