@@ -20,8 +20,8 @@ import numpy as np
 from _contenders import drawn, write_input_data
 from latency import document
 
+from loadtest.clients import Protocol
 from loadtest.loads import Load
-from loadtest.sender import Protocol
 from loadtest.target import Target
 from repo_builder.access.load import load_hotness
 from repo_builder.export.weights import open_weights

@@ -30,8 +30,8 @@ import psutil
 from _contenders import drawn, front_end
 from latency import document
 
+from loadtest.clients import Load
 from loadtest.open_loop import Answer, send
-from loadtest.sender import Load
 from repo_builder.access.load import load_hotness
 from repo_builder.export.weights import open_weights
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime

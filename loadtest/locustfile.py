@@ -22,10 +22,10 @@ from locust.env import Environment
 from locust.runners import MasterRunner
 from locust.util.timespan import parse_timespan
 
+from loadtest.clients import Load, Protocol
 from loadtest.queries import load_queries
 from loadtest.recording import Recorder, RunRecorder
 from loadtest.run import Run
-from loadtest.sender import Load, Protocol
 from loadtest.servers import Servers, behind
 from loadtest.target import check_server
 from loadtest.traffic import FORMS, parse_traffic

@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from loadtest.clients import Load
 from loadtest.perf_analyzer import LoadTestError
-from loadtest.sender import Load
 
 
 @dataclass(frozen=True, slots=True)

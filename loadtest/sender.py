@@ -13,157 +13,60 @@ query that came meanwhile (no coordinated omission).
 
 from __future__ import annotations
 
-import itertools
+import ctypes
 import json
 import random
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypeAlias
+from typing import Any, TextIO
 
-import grpc
-import numpy as np
-import tritonclient.grpc
-import tritonclient.http
-from geventhttpclient.response import HTTPParseError
-from numpy.typing import NDArray
-from tritonclient.grpc import service_pb2
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
-
+from loadtest.arrivals import Arrivals
+from loadtest.clients import Load, QueryError, client
 from loadtest.queries import Queries, load_queries
 
-Protocol = Literal["grpc", "http"]
 THREADS = 256  # queries in flight; more wait, and that counts as their latency
+SPARE = 3  # threads that wait for a query's time, at first
 PAUSE_S = 3600.0
-INFER = "/inference.GRPCInferenceService/ModelInfer"
-Answer: TypeAlias = Any  # of tritonclient, which has no types
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What to send, and where to; `address` is host:port, or several with commas between; `batch` rows make a query."""
-
-    protocol: Protocol
-    address: str
-    model: str
-    workload: str
-    batch: int
-    timeout_s: float
-    seed: int
-
-    def to_json(self) -> str:
-        """What the process is started with."""
-        return json.dumps(asdict(self))
-
-
-class _GrpcClient:
-    """Asks the addresses in turn, over a channel each that the threads share; a query is serialized only once."""
-
-    def __init__(self, load: Load) -> None:
-        self._load = load
-        sizes = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-        channels = [grpc.insecure_channel(address, options=sizes) for address in load.address.split(",")]
-        answer = service_pb2.ModelInferResponse.FromString
-        self._turn = itertools.count()
-        self._calls: list[Any] = [channel.unary_unary(INFER, response_deserializer=answer) for channel in channels]
-
-    def prepare(self, dense: NDArray[np.float32], indices: NDArray[Any]) -> bytes:
-        """A query as it goes over the wire."""
-        request = service_pb2.ModelInferRequest(model_name=self._load.model)
-        for name, array in (("dense", dense), ("indices", indices)):
-            request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
-            request.raw_input_contents.append(array.tobytes())
-        return bytes(request.SerializeToString())
-
-    def infer(self, query: bytes) -> Answer:
-        """Its answer; raises grpc.RpcError."""
-        call = self._calls[next(self._turn) % len(self._calls)]
-        return call(query, timeout=self._load.timeout_s)
-
-    def scores(self, answer: Answer) -> NDArray[np.float32] | None:
-        """The scores of an answer."""
-        return _scores(tritonclient.grpc.InferResult(answer))
-
-
-class _HttpClient:
-    """Asks the addresses in turn, each thread by clients of its own: they may not be shared."""
-
-    def __init__(self, load: Load) -> None:
-        self._load = load
-        self._local = threading.local()
-        self._addresses, self._turn = load.address.split(","), itertools.count()
-
-    def prepare(self, dense: NDArray[np.float32], indices: NDArray[Any]) -> list[tritonclient.http.InferInput]:
-        """A query's inputs."""
-        tensors = []
-        for name, array in (("dense", dense), ("indices", indices)):
-            tensor = tritonclient.http.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-            tensor.set_data_from_numpy(array)
-            tensors.append(tensor)
-        return tensors
-
-    def infer(self, query: list[tritonclient.http.InferInput]) -> Answer:
-        """Its answer; raises InferenceServerException, HTTPParseError or OSError."""
-        return self._client(self._addresses[next(self._turn) % len(self._addresses)]).infer(self._load.model, query)
-
-    def scores(self, answer: Answer) -> NDArray[np.float32] | None:
-        """The scores of an answer."""
-        return _scores(answer)
-
-    def _client(self, address: str) -> Any:
-        clients: dict[str, Any] = self._local.__dict__.setdefault("clients", {})
-        if address not in clients:
-            timeout_s = self._load.timeout_s
-            clients[address] = tritonclient.http.InferenceServerClient(
-                address, network_timeout=timeout_s, connection_timeout=timeout_s
-            )
-        return clients[address]
-
-
-def _scores(result: Any) -> NDArray[np.float32] | None:
-    scores: NDArray[np.float32] | None = result.as_numpy("score")
-    return scores
-
-
-_CLIENTS: dict[Protocol, type[Any]] = {"grpc": _GrpcClient, "http": _HttpClient}
+PR_SET_TIMERSLACK = 29
 
 
 class Sender:
     """Sends queries at Poisson times of a rate that may change, and writes a line for each answer.
 
-    Of the threads that have no query one waits until the next is due and sends it itself; then another waits. So
-    between a query's time and its sending no thread has to wake another.
+    Each thread without a query under way waits for an arrival of its own and sends it itself, so that at a query's time
+    no thread has to wake another. What can be done before that time is done before.
     """
 
     def __init__(self, load: Load, queries: Queries, out: TextIO) -> None:
-        self._client: Any = _CLIENTS[load.protocol](load)
+        self._client: Any = client(load)
         self._queries = queries
         self._prepared = [self._client.prepare(*queries.query(number)) for number in range(len(queries))]
         self._out = out
         self._random = random.Random(load.seed)  # noqa: S311 - traffic, no secret
+        self._arrivals = Arrivals(load.seed)
         self._threads: list[threading.Thread] = []  # no more than it takes: over HTTP each has a connection to open
-        self._waiting = threading.Lock()  # held by who waits for the next query's time
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.Lock())
         self._telling = threading.Lock()
-        self._qps = 0.0
         self._ended = False
-        self._in_flight = 0
-        self._now_s, self._left = time.perf_counter(), self._random.expovariate(1)
+        self._waiting = self._in_flight = 0  # threads
 
     def change(self, qps: float | None) -> None:
         """Send so many queries a second from now on; None: no more at all."""
         with self._changed:
             self._ended = qps is None
-            self._qps = qps or 0.0
+            self._arrivals.change(qps or 0.0)
             self._changed.notify_all()
+            if qps == 0:
+                self._changed.wait_for(lambda: self._in_flight == 0)
         if qps == 0:
-            self._tell_idle()
+            self._tell("idle")
 
     def run(self) -> None:
         """Send until `change(None)`; returns when the last answer has come."""
-        self._start_thread()
+        for _ in range(SPARE):
+            self._start_thread()
         for thread in self._threads:  # which grow in number meanwhile
             thread.join()
 
@@ -173,64 +76,46 @@ class Sender:
 
     def _send_all(self) -> None:
         while True:
-            with self._waiting:
-                due_s = self._next()
-                if due_s is None:
-                    return
-                number = self._random.randrange(len(self._queries))
-                if self._in_flight == len(self._threads) < THREADS:  # nobody is left to wait for the next
-                    self._start_thread()
+            number = self._random.randrange(len(self._queries))
+            due_s = self._wait_for_one()
+            if due_s is None:
+                return
             self._send(number, due_s)
 
-    def _next(self) -> float | None:
-        """Wait until a query is due, and say when it was; None at the end.
-
-        Arrivals are those of a Poisson process: one comes when the rate, summed up over time since the one before,
-        reaches a unit exponential.
-        """
-        while not self._ended:
-            qps = self._qps
-            due_s = self._now_s + (self._left / qps if qps else PAUSE_S)
-            if self._changes_before(due_s, qps):
-                self._left -= qps * (time.perf_counter() - self._now_s)
-                self._now_s = time.perf_counter()
-            elif qps:
-                self._in_flight_changes(1)
-                self._now_s, self._left = due_s, self._random.expovariate(1)
-                return due_s
-        return None
-
-    def _changes_before(self, due_s: float, qps: float) -> bool:
-        """Wait until `due_s`, or until the rate is no longer `qps`."""
+    def _wait_for_one(self) -> float | None:
+        """Wait until a query is due, and say when it was; None at the end."""
         with self._changed:
-            return self._changed.wait_for(
-                lambda: self._ended or self._qps != qps, max(0.0, due_s - time.perf_counter())
-            )
-
-    def _in_flight_changes(self, by: int) -> None:
-        with self._changed:
-            self._in_flight += by
-            if self._in_flight == 0 and self._qps == 0:
-                self._changed.notify_all()  # who tells that it is idle; who waits for a query's time need not wake
+            self._waiting += 1
+            arrival = self._arrivals.take()
+            while not self._ended:
+                if self._arrivals.is_forgotten(arrival):
+                    arrival = self._arrivals.take()
+                due_s = self._arrivals.due_s(arrival)
+                left_s = due_s - time.perf_counter()
+                if left_s <= 0:
+                    break
+                self._changed.wait(min(left_s, PAUSE_S))
+            self._waiting -= 1
+            if self._ended:
+                return None
+            self._in_flight += 1
+            if self._waiting == 0 and len(self._threads) < THREADS:  # nobody is left to wait for the next
+                self._start_thread()
+        return due_s
 
     def _send(self, number: int, due_s: float) -> None:
         try:
             answer = self._client.infer(self._prepared[number])
             latency_s = time.perf_counter() - due_s
             problem = self._queries.wrong(number, self._client.scores(answer))
-        except (InferenceServerException, HTTPParseError, OSError) as exc:
-            latency_s, problem = time.perf_counter() - due_s, str(exc) or type(exc).__name__
-        except grpc.RpcError as exc:
-            latency_s, problem = time.perf_counter() - due_s, f"[{exc.code()}] {exc.details()}"
+        except QueryError as exc:
+            latency_s, problem = time.perf_counter() - due_s, str(exc)
         due_unix_s = time.time() - (time.perf_counter() - due_s)
-        line = f"{due_unix_s:.6f} {1000 * latency_s:.3f} {' '.join((problem or '').split())}"
-        self._tell(line)
-        self._in_flight_changes(-1)
-
-    def _tell_idle(self) -> None:
+        self._tell(f"{due_unix_s:.6f} {1000 * latency_s:.3f} {' '.join((problem or '').split())}")
         with self._changed:
-            self._changed.wait_for(lambda: self._in_flight == 0)
-        self._tell("idle")
+            self._in_flight -= 1
+            if self._in_flight == 0 and self._arrivals.paused:
+                self._changed.notify_all()  # who tells that it is idle; who waits for a query's time need not wake
 
     def _tell(self, line: str) -> None:
         with self._telling:
@@ -241,6 +126,8 @@ class Sender:
 def main() -> None:
     """Serve the input until it ends."""
     load = Load(**json.loads(sys.argv[1]))
+    # threads inherit it: wake at a query's time, and not up to 50 us later, as Linux otherwise may
+    ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
     sender = Sender(load, load_queries(Path(load.workload), load.batch), sys.stdout)
     sys.stdout.write("ready\n")
     sys.stdout.flush()

@@ -12,8 +12,8 @@ import psutil
 from geventhttpclient.response import HTTPParseError
 from tritonclient.utils import InferenceServerException
 
+from loadtest.clients import Protocol as Endpoint
 from loadtest.run import ServiceTimes
-from loadtest.sender import Protocol as Endpoint
 from repo_builder.errors import InputError, ServerError
 from repo_builder.fleet.control import ask
 from repo_builder.fleet.runtime import RunFolder

@@ -12,11 +12,11 @@ from geventhttpclient.response import HTTPParseError
 from tritonclient.utils import InferenceServerException
 
 from loadtest import perf_analyzer
+from loadtest.clients import Protocol
 from loadtest.loads import Load
 from loadtest.perf_analyzer import LoadTestError
 from loadtest.perf_report import read_report
 from loadtest.run import Percentile, Point
-from loadtest.sender import Protocol
 from loadtest.servers import ELSEWHERE, Servers, between
 
 _SDK: dict[Protocol, ModuleType] = {"grpc": tritonclient.grpc, "http": tritonclient.http}

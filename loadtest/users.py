@@ -15,8 +15,8 @@ from gevent.event import Event
 from locust import User, task
 from locust.env import Environment
 
+from loadtest.clients import Load, Protocol
 from loadtest.perf_analyzer import LoadTestError
-from loadtest.sender import Load, Protocol
 
 
 class Source:

@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
@@ -12,9 +14,9 @@ import pytest
 from scipy.stats import kstest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from loadtest.clients import Load
 from loadtest.open_loop import send
 from loadtest.perf_analyzer import LoadTestError
-from loadtest.sender import Load
 
 SERVICE_S, BATCH = 0.01, 8
 
@@ -92,3 +94,34 @@ def test_a_sender_that_cannot_start_is_told(tmp_path: Path) -> None:
     missing = Load("grpc", "127.0.0.1:9", "m", str(tmp_path / "none.npz"), BATCH, timeout_s=1, seed=0)
     with pytest.raises(LoadTestError, match="expected the process that sends the queries to start"):
         send(missing, 10, 1)
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers the first query with an error as Triton words it, and cuts the connection at the others."""
+
+    asked = 0
+
+    def do_POST(self) -> None:
+        Refusing.asked += 1
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if Refusing.asked > 1:
+            return
+        body = b'{"error":"full"}'
+        self.send_response(503)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_what_http_servers_answer_wrongly_is_told(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever).start()
+        asked = replace(load(tmp_path, f"127.0.0.1:{server.server_port}"), protocol="http")
+        answers = send(asked, 50, 1)
+        server.shutdown()
+    told = [answer.problem for answer in answers]
+    assert told.count('[503] {"error":"full"}') == 1
+    assert set(told) == {'[503] {"error":"full"}', "Remote end closed connection without response"}

@@ -18,10 +18,10 @@ import psutil
 import pytest
 import tritonclient.http
 
+from loadtest.clients import Load
 from loadtest.open_loop import Answer, send
 from loadtest.run import Run, read_run, write_run
 from loadtest.search import highest_rate, within
-from loadtest.sender import Load
 from repo_builder.access.draw import draw_queries
 from repo_builder.access.load import load_hotness
 from repo_builder.export.reference import reference_scores
