@@ -73,7 +73,8 @@ void call_attempt_failed(Call *call, Reason reason, const char *why) {
     if (call->attempt_count > 0) return; /* the other one may still answer */
     timer_stop(&call->service->wire->timers, &call->hedge);
     Replica *other = NULL;
-    if ((reason == GONE || reason == FULL) && !call->retried) other = service_pick(call->service, call->tried, call->tried_count);
+    if ((reason == GONE || reason == FULL) && !call->retried)
+        other = service_pick(call->service, call->tried, call->tried_count);
     if (other == NULL) return call_failed(call, reason, why);
     call->retried = true;
     count(call->service->counters, RETRIES, call->service->place, 1);

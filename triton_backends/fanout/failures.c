@@ -27,8 +27,8 @@ const char *reason_label(Reason reason) {
 
 const char *status_name(int status) {
     static const char *const names[GRPC_STATUSES] = {
-        "OK",           "CANCELLED",        "UNKNOWN",         "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",   "NOT_FOUND",
-        "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED",        "OUT_OF_RANGE",
-        "UNIMPLEMENTED", "INTERNAL",        "UNAVAILABLE",     "DATA_LOSS",          "UNAUTHENTICATED"};
+        "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+        "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
+        "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"};
     return status >= 0 && status < GRPC_STATUSES ? names[status] : "UNKNOWN";
 }

@@ -179,7 +179,8 @@ static void judge(const Stream *stream, uint32_t code, Outcome *outcome) {
         outcome->status = http_outcome(stream->http_status);
         snprintf(outcome->details, sizeof outcome->details, "HTTP status %d", stream->http_status);
     } else if (stream->status < 0) {
-        *outcome = (Outcome){code == NGHTTP2_NO_ERROR ? GRPC_UNKNOWN : GRPC_UNAVAILABLE, false, "the stream was broken off"};
+        const int status = code == NGHTTP2_NO_ERROR ? GRPC_UNKNOWN : GRPC_UNAVAILABLE;
+        *outcome = (Outcome){status, false, "the stream was broken off"};
     } else if (stream->prefix_got < PREFIX_BYTES || stream->answer_got < stream->answer_bytes) {
         *outcome = (Outcome){GRPC_INTERNAL, false, "the answer is cut short"};
     }

@@ -118,7 +118,8 @@ static bool take_field(Bytes *bytes, Field *field) {
         case VARINT: return take_varint(bytes, &field->value);
         case FIXED64: return take_bytes(bytes, 8, &field->content);
         case FIXED32: return take_bytes(bytes, 4, &field->content);
-        case LENGTH_DELIMITED: return take_varint(bytes, &field->value) && take_bytes(bytes, field->value, &field->content);
+        case LENGTH_DELIMITED:
+            return take_varint(bytes, &field->value) && take_bytes(bytes, field->value, &field->content);
         default: return false;
     }
 }

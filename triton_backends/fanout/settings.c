@@ -55,7 +55,8 @@ static bool read_services(Reader *reader, Settings *settings, const Router *rout
 static bool read_settings(Reader *reader, Settings *settings, const Router *router) {
     return read_mark(reader, '{') && name(reader, "name", settings->name) && read_mark(reader, ',') &&
            name(reader, "version", settings->version) && number(reader, "tables", 1, MOST_PLACES, &settings->tables) &&
-           number(reader, "dim", 1, MOST_PLACES, &settings->dim) && number(reader, "deadline_us", 1, INT32_MAX, &settings->deadline_us) &&
+           number(reader, "dim", 1, MOST_PLACES, &settings->dim) &&
+           number(reader, "deadline_us", 1, INT32_MAX, &settings->deadline_us) &&
            number(reader, "hedge_quantile_ppm", 0, 1000000, &settings->hedge_ppm) &&
            number(reader, "max_in_flight", 1, INT32_MAX, &settings->max_in_flight) &&
            number(reader, "degrade", 0, 1, &settings->degrade) && number(reader, "half_sums", 0, 1, &settings->half) &&

@@ -46,7 +46,8 @@ bool shard_check_bags(const Shard *shard, int64_t bags, Problem *problem) {
 
 bool shard_sums(const Shard *shard, const int32_t *ids, int64_t count, const int32_t *lengths, int64_t bags,
                 float *sums, Problem *problem) {
-    const int64_t bad = elasticrec_sum_bags(shard->weights.bytes, shard->rows, shard->dim, ids, count, lengths, bags, sums);
+    const int64_t bad =
+        elasticrec_sum_bags(shard->weights.bytes, shard->rows, shard->dim, ids, count, lengths, bags, sums);
     if (bad >= 0)
         return fail(problem, "ids: expected rows in [0, %lld), got %d at place %lld", (long long)shard->rows, ids[bad],
                     (long long)bad);

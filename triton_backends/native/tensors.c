@@ -113,8 +113,8 @@ bool add_output(TRITONBACKEND_Response *response, const char *name, int type, in
     int memory = TRITON_MEMORY_CPU;
     int64_t device = 0;
     TRITONBACKEND_Output *output;
+    const uint64_t size = number_bytes(type) * (uint64_t)(rows * columns);
     return passed(TRITONBACKEND_ResponseOutput(response, &output, name, type, shape, 2), problem) &&
-           passed(TRITONBACKEND_OutputBuffer(output, data, number_bytes(type) * (uint64_t)(rows * columns), &memory, &device),
-                  problem) &&
+           passed(TRITONBACKEND_OutputBuffer(output, data, size, &memory, &device), problem) &&
            (memory != TRITON_MEMORY_GPU || fail(problem, "%s: expected CPU memory, got GPU memory", name));
 }
