@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -48,7 +49,7 @@ def write_weights(
         done += block_bytes
         progress(done, total_bytes)
 
-    with ThreadPoolExecutor(1) as worker, _short_turns():
+    with ThreadPoolExecutor(1) as worker, _short_turns(), _no_collections():
         tables = worker.submit(write_embeddings, spec, plan, hotness, weights, folder, pool, advance)
         try:
             dense = _write_dense(spec, weights, partials, folder)
@@ -67,6 +68,18 @@ def _short_turns() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(before_s)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Let Python not look for reference cycles: torch's exporter makes so many objects that it takes half a second."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _write_dense(spec: Spec, weights: WeightSource, partials: Sequence[Partial], folder: Path) -> FileEntry:
