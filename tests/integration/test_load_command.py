@@ -11,9 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tritonclient.http
 
 from loadtest.perf_analyzer import LoadTestError, run, write_input_data
 from loadtest.run import NOT_ENDED, read_run
+from loadtest.search import within
 from tests.integration.conftest import Served, serve
 from tests.integration.models import random_query
 
@@ -53,11 +55,34 @@ def test_sweeps_are_recorded(served: Served, tmp_path: Path) -> None:
     assert found.points[2].throughput_qps == pytest.approx(40, rel=0.5)
 
 
-def test_http_and_shared_memory(served: Served, tmp_path: Path) -> None:
-    more = ("--protocol", "http", "--url", served.server.http, "--shared-memory", "--concurrency", "1")
-    done = perf(served, tmp_path / "run.json", *more)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_shared_memory(served: Served, tmp_path: Path, protocol: str) -> None:
+    """The server knows the client's regions while it runs, and none afterwards."""
+    address = served.server.grpc if protocol == "grpc" else served.server.http
+    more = ("--protocol", protocol, "--url", address, "--concurrency", "1", "--shared-memory")
+    server = tritonclient.http.InferenceServerClient(served.server.http)
+    process = subprocess.Popen(words(served, tmp_path / "run.json", *more), stderr=subprocess.PIPE, text=True)
+    seen = 0
+    while process.poll() is None:
+        seen = max(seen, len(server.get_system_shared_memory_status()))
+        time.sleep(0.02)
+    assert process.returncode == 0 and process.stderr, process.stderr
+    process.stderr.close()
     assert read_run(tmp_path / "run.json").points[0].throughput_qps > 0
+    assert seen >= 2 and not server.get_system_shared_memory_status()  # dense, indices
+
+
+@pytest.mark.slow
+def test_a_search_finds_a_rate_that_the_server_holds(served: Served, tmp_path: Path) -> None:
+    done = perf(served, tmp_path / "run.json", "--search", "--sla-ms", "20")
+    assert done.returncode == 0, done.stderr
+    found = read_run(tmp_path / "run.json")
+    assert found.complete and found.found_qps is not None
+    held = next(point for point in found.points if point.throughput_qps == found.found_qps)
+    assert held.load_kind == "request_rate" and held.p95_ms <= 20
+    assert held.throughput_qps == pytest.approx(held.load, rel=0.15)
+    failed = [point.load for point in found.points if not within(point, 20, 95)]
+    assert any(held.load < load < 1.2 * held.load for load in failed)  # a little more was too much
 
 
 def test_an_sla_that_an_idle_server_misses(served: Served, tmp_path: Path) -> None:
