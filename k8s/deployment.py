@@ -75,9 +75,9 @@ def _pod(fleet: Fleet, service: FleetService, options: Options) -> Mapping[str, 
         "containers": [_container(fleet, service, options, resources)],
         "volumes": list(_volumes(fleet, service, options)),
     }
-    copies = options.source.init_containers(service.folder, resources, _CONTAINER_SECURITY)
-    if copies:
-        pod["initContainers"] = copies
+    first = options.source.init_containers(service.folder, options.image, resources, _CONTAINER_SECURITY)
+    if first:
+        pod["initContainers"] = first
     if options.priority_class:
         pod["priorityClassName"] = options.priority_class
     if service.planned.device == "gpu":

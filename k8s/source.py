@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from k8s.objects import mebibytes
 from repo_builder.errors import InputError
+from repo_builder.repository.manifest import CHECKSUMS
 
 MODELS = "/models"
 CARRIED = "/repository"
@@ -56,21 +57,29 @@ class Source:
         return [mount]
 
     def init_containers(
-        self, folder: str, resources: Mapping[str, Any], security: Mapping[str, Any]
+        self, folder: str, image: str, resources: Mapping[str, Any], security: Mapping[str, Any]
     ) -> Sequence[Mapping[str, Any]]:
-        """What copies the models before the server starts: `image` only."""
-        if self.kind != "image":
-            return []
-        return [
-            {
-                "name": "models",
-                "image": self.place,
-                "command": ["cp", "-R", f"{CARRIED}/{folder}/.", f"{MODELS}/"],
-                "resources": dict(resources),
-                "securityContext": dict(security),
-                "volumeMounts": [{"name": "models", "mountPath": MODELS}],
-            }
-        ]
+        """What runs before the server starts: `image` is copied, and every file's SHA-256 is checked.
+
+        `image`: the server's, for its `sha256sum`. A store's files never lie in the pod before Triton copies them.
+        """
+        common = {"resources": dict(resources), "securityContext": dict(security)}
+        copy = {
+            "name": "models",
+            "image": self.place,
+            "command": ["cp", "-R", f"{CARRIED}/{folder}/.", f"{MODELS}/"],
+            "volumeMounts": [{"name": "models", "mountPath": MODELS}],
+            **common,
+        }
+        check = {
+            "name": "check",
+            "image": image,
+            "command": ["sha256sum", "--quiet", "--check", CHECKSUMS],
+            "workingDir": MODELS,
+            "volumeMounts": list(self.mounts(folder)),
+            **common,
+        }
+        return {"store": [], "claim": [check], "image": [copy, check]}[self.kind]
 
     @property
     def egress_ports(self) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
     DIR/manifest.json  plan.json  queries.npz               what it is, why it is so, and rows to try it with
     DIR/frontend/NAME/  NAME_router/  NAME_dense/           the ensemble that clients call; its router calls the others
     DIR/<service>/NAME_<service>/VERSION/                   an embedding service
+    DIR/frontend/SHA256SUMS  DIR/<service>/SHA256SUMS       what a pod checks before its server starts
 
 VERSION is a number made of the build's weights and cuts. The router asks for it by name, so that a front end and a
 shard of two builds, as they meet in a rolling update, never make a score together: it is an error, and the router
@@ -30,7 +31,7 @@ from repo_builder.repository import configs, fleet_configs
 from repo_builder.repository.build import embedding_files, library_file, sample_queries
 from repo_builder.repository.embeddings import write_bytes
 from repo_builder.repository.files import new_folder
-from repo_builder.repository.manifest import MANIFEST, PLAN, QUERIES, FileEntry, Manifest, describe
+from repo_builder.repository.manifest import CHECKSUMS, MANIFEST, PLAN, QUERIES, FileEntry, Manifest, describe
 from repo_builder.repository.weights import write_weights
 from repo_builder.spec import Spec
 
@@ -60,6 +61,8 @@ def build_fleet(
         places = _places(spec, plan, version)
         files = _moved(folder, written, places)
         for path, data in _small_files(spec, plan, hotness, shard_backend, version):
+            files.append(write_bytes(folder, path, data, pool))
+        for path, data in _checksums(files):
             files.append(write_bytes(folder, path, data, pool))
         generator = f"elasticrec {metadata.version('elasticrec')}"
         manifest = describe(spec, "fleet", plan_sha256(plan), generator, files)
@@ -117,6 +120,18 @@ def _small_files(
         config = fleet_configs.embedding_config(spec, service, about, shard_backend)
         for path, data in embedding_files(config, service, version):
             yield f"{service.name}/{path}", data
+
+
+def _checksums(files: Sequence[FileEntry]) -> Iterator[tuple[str, bytes]]:
+    """A list for `sha256sum --check` in each server's folder: a pod has that, and nothing of ours."""
+    by_folder: dict[str, list[FileEntry]] = {}
+    for entry in files:
+        server, slash, _ = entry.path.partition("/")
+        if slash:
+            by_folder.setdefault(server, []).append(entry)
+    for server, entries in by_folder.items():
+        lines = [f"{entry.sha256}  {entry.path.removeprefix(f'{server}/')}\n" for entry in entries]
+        yield f"{server}/{CHECKSUMS}", "".join(lines).encode()
 
 
 def _frontend_files(spec: Spec, plan: Plan, about: Mapping[str, str], version: str) -> Iterator[tuple[str, bytes]]:

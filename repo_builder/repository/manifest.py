@@ -19,6 +19,7 @@ from repo_builder.errors import RepositoryError
 from repo_builder.spec import AccessSource, IndexDtype, Spec
 
 MANIFEST = "manifest.json"
+CHECKSUMS = "SHA256SUMS"
 PLAN = "plan.json"
 QUERIES = "queries.npz"
 

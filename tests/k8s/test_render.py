@@ -72,6 +72,17 @@ def closed(schema: Any) -> Any:
     return {**inner, "additionalProperties": False} if "properties" in schema else inner
 
 
+def test_files_are_checked_before_the_server_starts(rendered: tuple[Fleet, Objects]) -> None:
+    """Where they lie in the pod: last of what runs before, by the server's own image."""
+    for item in of_kind(rendered[1], "Deployment").values():
+        pod = item["spec"]["template"]["spec"]
+        first = [each["command"][0] for each in pod.get("initContainers", [])]
+        mounted = any(mount["name"] == "models" for mount in pod["containers"][0]["volumeMounts"])
+        assert first in ([["sha256sum"], ["cp", "sha256sum"]] if mounted else [[]])
+        if mounted:
+            assert pod["initContainers"][-1]["image"] == pod["containers"][0]["image"]
+
+
 @pytest.mark.parametrize("version", ["1.30", "1.37"])
 def test_core_objects_are_valid(version: str, rendered: tuple[Fleet, Objects]) -> None:
     checked = 0

@@ -1,14 +1,19 @@
 """Building the fleet layout: what lies where, what the configs say, and what is refused."""
 
 import json
+import shutil
+import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from k8s.source import Source
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import PlanError, SpecError
 from repo_builder.export.weights import open_weights
@@ -57,9 +62,42 @@ def test_each_service_has_a_repository_of_its_own(built: tuple[Path, Spec, Plan]
         "frontend",
         *services,
     }
-    assert {path.name for path in (folder / "frontend").iterdir()} == {"small", "small_router", "small_dense"}
+    assert {path.name for path in (folder / "frontend").iterdir()} == {
+        "small",
+        "small_router",
+        "small_dense",
+        "SHA256SUMS",
+    }
     for service in services:
-        assert [path.name for path in (folder / service).iterdir()] == [f"small_{service}"]
+        assert {path.name for path in (folder / service).iterdir()} == {f"small_{service}", "SHA256SUMS"}
+
+
+@pytest.mark.parametrize("source", [Source("claim", "models/rm1"), Source("image", "registry/rm1:1")])
+def test_a_pod_refuses_what_is_not_as_it_was_built(
+    built: tuple[Path, Spec, Plan], tmp_path: Path, source: Source
+) -> None:
+    """The rendered command, run in each server's folder: good as built; not with a bit flipped, nor a file short."""
+    for server in ("frontend", *(service.name for service in built[2].embedding_services)):
+        folder = shutil.copytree(built[0] / server, tmp_path / server)
+        check = source.init_containers(server, "triton:1", {}, {})[-1]
+        assert check["image"] == "triton:1" and check["volumeMounts"][0]["mountPath"] == check["workingDir"]
+
+        def told(check: Mapping[str, Any] = check, folder: Path = folder) -> tuple[int, str]:
+            done = subprocess.run(check["command"], cwd=folder, capture_output=True, text=True, check=False)
+            return done.returncode, done.stdout + done.stderr
+
+        assert told() == (0, "")
+        files = [path for path in folder.rglob("*") if path.is_file() and path.name != "SHA256SUMS"]
+        assert len((folder / "SHA256SUMS").read_text().splitlines()) == len(files)
+        for path in files:
+            content = path.read_bytes()
+            path.write_bytes(bytes([content[0] ^ 1]) + content[1:] if content else b"1")
+            code, text = told()
+            assert code == 1 and f"{path.relative_to(folder)}: FAILED" in text
+            path.unlink()
+            assert told()[0] == 1
+            path.write_bytes(content)
+        assert told() == (0, "")
 
 
 def test_the_ensemble_keeps_the_contract(built: tuple[Path, Spec, Plan]) -> None:
