@@ -80,15 +80,18 @@ def demo_table(report: Report) -> Table:
     table = plain_table(
         "model", "instances", "rows", "memory (PSS)", "requests", "requests/call", "queue ms", "compute ms"
     )
+    from repo_builder.repository.configs import router_threads  # imports Triton's protobuf: only where it is needed
+
     services = {f"{report.spec.name}_{service.name}": service for service in report.plan.services}
-    dense = services[f"{report.spec.name}_dense"]
-    for name in [f"{report.spec.name}_router", *services, report.spec.name, "tritonserver"]:
+    instances = {name: service.instances * service.deployed for name, service in services.items()}
+    router = f"{report.spec.name}_router"
+    instances[router] = router_threads(report.plan)
+    for name in [router, *services, report.spec.name, "tritonserver"]:
         service, times = services.get(name), report.times.get(name)
-        shown = service or (dense if name.endswith("_router") else None)
         rows = sum(shard.rows for shard in service.shards) if service else 0
         table.add_row(
             name,
-            str(shown.instances * shown.deployed) if shown else "",
+            str(instances.get(name, "")),
             f"{rows:,}" if rows else "",
             size(report.memory[name]) if name in report.memory else "",
             f"{times.requests:,}" if times else "",

@@ -88,10 +88,7 @@ def ensemble_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.M
 
 
 def router_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.ModelConfig:
-    """The router: always on the CPU; as many threads of the server as the dense service has instances, two at least.
-
-    Queries that wait for one router's thread reach the shards one by one, and are not joined there.
-    """
+    """The router: always on the CPU, in `router_threads` threads of the server."""
     config = _base(model_name(spec, "router"), metadata, max_batch_size=0)
     config.dynamic_batching.SetInParent()  # joins nothing; without it Triton 2.51 corrupts its heap under a flood
     config.backend = native_backend("router")
@@ -100,12 +97,19 @@ def router_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.Mod
     )
     for service in plan.embedding_services:
         config.output.extend(_output(f"{service.name}_{kind}", pb.TYPE_INT32, 1, -1) for kind in ("ids", "lengths"))
-    dense = dense_service(plan)
-    threads = max(LEAST_ROUTERS, dense.instances * dense.deployed)
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=threads)
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=router_threads(plan))
     rows = min(spec.serving.batch, MAX_BATCH_ROWS)
     _warm_up(config, 1, {item.name: (item.data_type, [rows, item.dims[1]]) for item in config.input})
     return config
+
+
+def router_threads(plan: Plan) -> int:
+    """As many as the dense service has instances, two at least.
+
+    Queries that wait for one router's thread reach the shards one by one, and are not joined there.
+    """
+    dense = dense_service(plan)
+    return max(LEAST_ROUTERS, dense.instances * dense.deployed)
 
 
 def embedding_config(
