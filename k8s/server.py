@@ -67,7 +67,7 @@ def flags(fleet: Fleet, service: FleetService, model_repository: str, tls: bool)
 
 def environment(service: FleetService, tls: bool) -> Mapping[str, str]:
     """Environment variables, besides POD_UID; the router of the front end finds the embedding services by its own."""
-    words = {"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: S108 - a volume that no other pod sees
+    words = {"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: S108 - a path in the pod: its own emptyDir, seen by no other
     if service.is_frontend:
         words["ELASTICREC_ADDRESSES"] = ADDRESSES
         if tls:

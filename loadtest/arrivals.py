@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import bisect
 import math
-import random
 import time
+
+import numpy as np
 
 
 class Arrivals:
@@ -16,7 +17,7 @@ class Arrivals:
     """
 
     def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)  # noqa: S311 - traffic, no secret
+        self._random = np.random.default_rng(seed)
         self._last = 0.0
         self._since_s, self._reached, self._qps = [time.perf_counter()], [0.0], [0.0]  # a change of the rate each
 
@@ -30,7 +31,7 @@ class Arrivals:
     def take(self) -> float:
         """The next arrival."""
         while True:
-            self._last += self._random.expovariate(1)
+            self._last += self._random.exponential()
             if not self.is_forgotten(self._last):
                 return self._last
 

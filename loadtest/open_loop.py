@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loadtest.clients import Load
 from loadtest.perf_analyzer import LoadTestError
+from loadtest.sending import start_sender
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +25,9 @@ def send(load: Load, qps: float, seconds: float) -> Sequence[Answer]:
 
     Raises LoadTestError where the process does not start, or fails; what it says of it goes to standard error.
     """
-    command = [sys.executable, "-m", "loadtest.sender", load.to_json()]
-    with subprocess.Popen(  # noqa: S603 - our own words
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as sender:
-        if not sender.stdin or not sender.stdout or sender.stdout.readline() != "ready\n":
-            raise LoadTestError("expected the process that sends the queries to start; its error stands above")
+    with start_sender(load) as sender:
+        if not sender.stdin or not sender.stdout:
+            raise LoadTestError("expected pipes to the process that sends the queries")
         start_s = time.time()
         sender.stdin.write(f"{qps}\n")
         sender.stdin.flush()

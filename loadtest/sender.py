@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import ctypes
 import json
-import random
 import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any, TextIO
+
+import numpy as np
 
 from loadtest.arrivals import Arrivals
 from loadtest.clients import Load, QueryError, client
@@ -44,7 +45,7 @@ class Sender:
         self._queries = queries
         self._prepared = [self._client.prepare(*queries.query(number)) for number in range(len(queries))]
         self._out = out
-        self._random = random.Random(load.seed)  # noqa: S311 - traffic, no secret
+        self._random = np.random.default_rng([load.seed, 1])  # not the arrivals' numbers
         self._arrivals = Arrivals(load.seed)
         self._threads: list[threading.Thread] = []  # no more than it takes: over HTTP each has a connection to open
         self._changed = threading.Condition(threading.Lock())
@@ -76,7 +77,7 @@ class Sender:
 
     def _send_all(self) -> None:
         while True:
-            number = self._random.randrange(len(self._queries))
+            number = int(self._random.integers(len(self._queries)))
             due_s = self._wait_for_one()
             if due_s is None:
                 return

@@ -7,7 +7,6 @@ locust's requests.
 from __future__ import annotations
 
 import subprocess
-import sys
 from typing import Any, ClassVar
 
 import gevent
@@ -16,7 +15,7 @@ from locust import User, task
 from locust.env import Environment
 
 from loadtest.clients import Load, Protocol
-from loadtest.perf_analyzer import LoadTestError
+from loadtest.sending import start_sender
 
 
 class Source:
@@ -30,12 +29,7 @@ class Source:
         self._load = load
         self._qps = 0.0
         self._idle = Event()
-        command = [sys.executable, "-m", "loadtest.sender", load.to_json()]
-        self._process = subprocess.Popen(  # noqa: S603 - our own words
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True
-        )
-        if not self._process.stdout or self._process.stdout.readline() != "ready\n":
-            raise LoadTestError("locust: expected the process that sends the queries to start; its error stands above")
+        self._process = start_sender(load)
         gevent.spawn(self._read)
         environment.events.quitting.add_listener(self._close)
 

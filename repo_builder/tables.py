@@ -77,11 +77,11 @@ def _latency(plan: Plan, spec: Spec) -> str:
 
 def demo_table(report: Report) -> Table:
     """The served models: what each holds, its processes' memory, and a request's mean times."""
+    from repo_builder.repository.configs import router_threads  # imports Triton's protobuf: only where it is needed
+
     table = plain_table(
         "model", "instances", "rows", "memory (PSS)", "requests", "requests/call", "queue ms", "compute ms"
     )
-    from repo_builder.repository.configs import router_threads  # imports Triton's protobuf: only where it is needed
-
     services = {f"{report.spec.name}_{service.name}": service for service in report.plan.services}
     instances = {name: service.instances * service.deployed for name, service in services.items()}
     router = f"{report.spec.name}_router"

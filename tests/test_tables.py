@@ -14,6 +14,7 @@ from repo_builder.demo import Report
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Grouping, Plan, Service, Shard
 from repo_builder.partition.planner import make_plan
+from repo_builder.repository.configs import router_config
 from repo_builder.serving.footprint import ModelTimes
 from repo_builder.spec import Spec
 from repo_builder.tables import demo_summary, demo_table, plan_summary, plan_table, size
@@ -138,6 +139,15 @@ def test_a_demo_fits_the_terminal(grouping: Grouping, name: str) -> None:
     for i, line in enumerate(lines[: len(found.plan.services) + 1]):
         assert line[-6:] == [f"{i + 1}.0", "MiB", f"{1000 * i:,}", f"{2 * i}.00", f"{0.125 * i:.2f}", "12345.68"]
     assert lines[-1] == ["tritonserver", *size(found.memory["tritonserver"]).split()]
+
+
+def test_a_demo_shows_the_instances_that_the_configs_ask_for() -> None:
+    found = report("tiered", "demo")
+    (group,) = router_config(found.spec, found.plan, {}).instance_group
+    shown = {line[0]: line[1] for line in rendered(demo_table(found))}
+    dense = next(service for service in found.plan.services if service.kind == "dense")
+    assert shown["demo_router"] == str(group.count) != "0"
+    assert shown["demo_dense"] == str(dense.instances * dense.deployed)
 
 
 def test_a_demo_model_without_requests_divides_by_nothing() -> None:
