@@ -6,7 +6,14 @@
 
 #define PREFETCH(address) __builtin_prefetch((const void *)(address), 0, 3)
 
-enum { PREFETCH_ROWS = 16 };
+/* How many rows ahead to fetch: `nearest` bytes of rows stay in a core's own caches without; what fits into a `last`
+ * cache comes soon; what does not needs many rows under way, all the more since skewed ids hit caches in between. */
+enum { FEW_ROWS = 16, MANY_ROWS = 128, NEAREST_BYTES = 1 << 17, LAST_BYTES = 1 << 24 };
+
+static int64_t rows_ahead(int64_t rows, int64_t dim) {
+    const int64_t bytes = 4 * rows * dim;
+    return bytes <= NEAREST_BYTES ? INT32_MAX : bytes <= LAST_BYTES ? FEW_ROWS : MANY_ROWS;
+}
 
 static int64_t first_bad_id(const int32_t *ids, int64_t count, int64_t rows) {
     const uint32_t end = rows > INT32_MAX ? (uint32_t)INT32_MAX + 1 : (uint32_t)rows; /* a negative id is above it */
@@ -18,14 +25,25 @@ static int64_t first_bad_id(const int32_t *ids, int64_t count, int64_t rows) {
     return -1;
 }
 
-/* One bag's sum over `width` columns that stay in registers; `next` is how many ids follow, for the prefetch. */
-#define SUM_COLUMNS(WIDTH)                                                                                    \
+typedef struct {
+    const float *weights; /* (rows, dim) */
+    int64_t dim;
+    const int32_t *ids;
+    int64_t count;
+    const int32_t *lengths;
+    int64_t bags;
+    int64_t ahead; /* rows */
+    float *out;
+} Sums;
+
+/* One bag's sum over WIDTH columns that stay in registers; `next` is how many ids follow, for the prefetch. */
+#define SUM_COLUMNS(WIDTH)                                                                                  \
     do {                                                                                                    \
         float sum[WIDTH] = {0};                                                                             \
         for (int64_t i = 0; i < length; i++) {                                                              \
-            if (i + PREFETCH_ROWS < next) {                                                                 \
-                const char *ahead = (const char *)(weights + (int64_t)ids[i + PREFETCH_ROWS] * dim + column); \
-                for (int line = 0; line < 4 * WIDTH; line += 64) PREFETCH(ahead + line);                    \
+            if (i + ahead < next) {                                                                         \
+                const char *later = (const char *)(weights + (int64_t)ids[i + ahead] * dim + column);       \
+                for (int line = 0; line < 4 * WIDTH; line += 64) PREFETCH(later + line);                    \
             }                                                                                               \
             const float *row = weights + (int64_t)ids[i] * dim + column;                                    \
             for (int c = 0; c < WIDTH; c++) sum[c] += row[c];                                               \
@@ -34,12 +52,13 @@ static int64_t first_bad_id(const int32_t *ids, int64_t count, int64_t rows) {
         column += WIDTH;                                                                                    \
     } while (0)
 
-static inline __attribute__((always_inline)) void add_rows(const float *weights, int64_t dim, const int32_t *ids,
-                                                           int64_t count, const int32_t *lengths, int64_t bags,
-                                                           float *out) {
-    const int32_t *end = ids + count;
-    for (int64_t bag = 0; bag < bags; bag++, out += dim) {
-        const int64_t length = lengths[bag], next = end - ids;
+static inline __attribute__((always_inline)) void add_rows(const Sums *sums) {
+    const float *weights = sums->weights;
+    const int32_t *ids = sums->ids, *end = ids + sums->count;
+    const int64_t dim = sums->dim, ahead = sums->ahead;
+    float *out = sums->out;
+    for (int64_t bag = 0; bag < sums->bags; bag++, out += dim) {
+        const int64_t length = sums->lengths[bag], next = end - ids;
         int64_t column = 0;
         while (dim - column >= 64) SUM_COLUMNS(64);
         if (dim - column >= 32) SUM_COLUMNS(32);
@@ -51,15 +70,12 @@ static inline __attribute__((always_inline)) void add_rows(const float *weights,
 }
 
 /* The same additions in the same order, whatever the registers' width. */
-__attribute__((target("avx2"))) static void sum_bags_avx2(const float *weights, int64_t dim, const int32_t *ids,
-                                                          int64_t count, const int32_t *lengths, int64_t bags,
-                                                          float *out) {
-    add_rows(weights, dim, ids, count, lengths, bags, out);
+__attribute__((target("avx2"))) static void add_rows_avx2(const Sums *sums) {
+    add_rows(sums);
 }
 
-static void sum_bags_plain(const float *weights, int64_t dim, const int32_t *ids, int64_t count,
-                           const int32_t *lengths, int64_t bags, float *out) {
-    add_rows(weights, dim, ids, count, lengths, bags, out);
+static void add_rows_plain(const Sums *sums) {
+    add_rows(sums);
 }
 
 /* Whether bags can be summed: ids (count) all in [0, rows), lengths (bags) adding up to count.
@@ -79,8 +95,7 @@ int64_t elasticrec_sum_bags(const float *weights, int64_t rows, int64_t dim, con
                             const int32_t *lengths, int64_t bags, float *out) {
     const int64_t bad = elasticrec_check_bags(rows, ids, count, lengths, bags);
     if (bad != -1) return bad;
-    void (*sum_bags)(const float *, int64_t, const int32_t *, int64_t, const int32_t *, int64_t, float *) =
-        elasticrec_processor.avx2 ? sum_bags_avx2 : sum_bags_plain;
-    sum_bags(weights, dim, ids, count, lengths, bags, out);
+    const Sums sums = {weights, dim, ids, count, lengths, bags, rows_ahead(rows, dim), out};
+    (elasticrec_processor.avx2 ? add_rows_avx2 : add_rows_plain)(&sums);
     return -1;
 }
