@@ -35,6 +35,21 @@ def test_sums_equal_pytorch(vectors: bool, seed: int, rows: int, dim: int, count
     np.testing.assert_array_equal(sums, sum_bags(weights, ids, lengths))  # to the bit, whatever the processor
 
 
+@BOTH
+@pytest.mark.parametrize(("rows", "dim"), [(33_000, 1), (5_000, 70), (32_768, 128), (32_769, 128)])
+@pytest.mark.parametrize("counts", [[16], [17, 0, 1], [128, 1], [300, 5, 300]])
+def test_matrices_of_all_caches_are_summed_alike(vectors: bool, rows: int, dim: int, counts: list[int]) -> None:
+    """What is fetched ahead of its turn depends on the matrix's size: 128 KiB and 16 MiB are the limits."""
+    ids, lengths = bags(rows, rows, counts)
+    ids[-1] = rows - 1
+    weights = np.zeros((rows, dim), np.float32)
+    weights[ids] = ids[:, None] % 1000 + np.arange(dim)
+    with processor(vectors):
+        sums = sum_bags(weights, ids, lengths)
+    expected = [weights[bag].sum(axis=0) for bag in np.split(ids, np.cumsum(counts)[:-1])]
+    np.testing.assert_array_equal(sums, expected)  # whole numbers below 2^24: exact
+
+
 def test_rows_are_added_in_the_order_of_the_ids() -> None:
     weights = np.array([[1e8], [1.0], [-1e8]], np.float32)
     assert sum_bags(weights, np.array([0, 1, 2], np.int32), np.array([3], np.int32))[0, 0] == 0  # 1e8 swallows the 1

@@ -55,14 +55,14 @@ INLINE void look_up_eight(const uint64_t *map, int bits, int words, __m512i id, 
     const __m512i number = _mm512_srli_epi64(id, 6), block = divided(number, words);
     const __m512i word = _mm512_sub_epi64(number, _mm512_mullo_epi64(block, _mm512_set1_epi64(words)));
     const __m512i bit = _mm512_and_si512(id, _mm512_set1_epi64(63));
-    const __m512i before = _mm512_sub_epi64(_mm512_sllv_epi64(one, bit), one);
-    uint64_t blocks[8];
-    _mm512_storeu_si512(blocks, block);
+    const __m512i place = _mm512_add_epi64(_mm512_slli_epi64(word, 6), bit);
+    uint64_t starts[8];
+    _mm512_storeu_si512(starts, _mm512_mullo_epi64(block, _mm512_set1_epi64(size)));
     __m512i column[32], flips[4];
     EACH (int part = 0; part < size; part += 8) {
         Square square;
         EACH (int i = 0; i < 8; i++)
-            square.lane[i] = _mm512_loadu_si512(map + blocks[i] * (uint64_t)size + part);
+            square.lane[i] = _mm512_loadu_si512(map + starts[i] + part);
         square = transposed(square);
         EACH (int i = 0; i < 8; i++) column[part + i] = square.lane[i];
     }
@@ -82,8 +82,9 @@ INLINE void look_up_eight(const uint64_t *map, int bits, int words, __m512i id, 
             counter, _mm512_cmpeq_epi64_mask(_mm512_srli_epi64(*shard, 1), _mm512_set1_epi64(c)), column[c]);
     *local = _mm512_srlv_epi64(counter, _mm512_slli_epi64(_mm512_and_si512(*shard, one), 5)); /* its low 32 bits */
     EACH (int w = 0; w < words; w++) {
-        __m512i same = _mm512_maskz_set1_epi64(_mm512_cmpgt_epi64_mask(word, _mm512_set1_epi64(w)), -1);
-        same = _mm512_mask_mov_epi64(same, _mm512_cmpeq_epi64_mask(word, _mm512_set1_epi64(w)), before);
+        /* the word's ids from the id on; a shift by 64 or more leaves none */
+        const __m512i into = _mm512_max_epi64(_mm512_sub_epi64(place, _mm512_set1_epi64(64 * w)), zero);
+        __m512i same = _mm512_xor_si512(_mm512_sllv_epi64(_mm512_set1_epi64(-1), into), _mm512_set1_epi64(-1));
         EACH (int p = 0; p < bits; p++)
             same = _mm512_ternarylogic_epi64(same, column[counters + p * words + w], flips[p], A_AND_B_XOR_C);
         *local = _mm512_add_epi64(*local, _mm512_popcnt_epi64(same));
@@ -129,13 +130,37 @@ INLINE __m512i joined(__m512i low, __m512i high) {
         }                                                                                                             \
     }
 
+/* One shard: the row is the id. */
+#define DEFINE_COPY(INDEX)                                                                                            \
+    WIDE static void wide_look_up_0_##INDEX(const Table *table, const INDEX *bag, Service *services, int64_t row) {   \
+        Service *service = services + table->service[0];                                                              \
+        const int64_t first = service->count;                                                                         \
+        int64_t count = first;                                                                                        \
+        for (int64_t start = 0; start < table->pooling; start += 16) {                                                \
+            const int64_t left = table->pooling - start;                                                              \
+            const __mmask16 in_bag = left < 16 ? (__mmask16)((1 << left) - 1) : 0xffff;                               \
+            const __m512i ids = joined(load_##INDEX((__mmask8)in_bag, bag + start),                                   \
+                                       load_##INDEX((__mmask8)(in_bag >> 8), bag + start + 8));                       \
+            const __mmask16 real = _mm512_mask_cmpge_epi32_mask(in_bag, ids, _mm512_setzero_si512());                 \
+            const __m512i rows = _mm512_add_epi32(ids, _mm512_set1_epi32((int)table->base[0]));                       \
+            const int there = __builtin_popcount(real);                                                               \
+            _mm512_mask_storeu_epi32(service->ids + count, (__mmask16)((1 << there) - 1),                             \
+                                     _mm512_maskz_compress_epi32(real, rows));                                        \
+            count += there;                                                                                           \
+        }                                                                                                             \
+        service->count = count;                                                                                       \
+        service->lengths[row * service->tables + table->place[0]] = (int32_t)(count - first);                         \
+    }
+
 #define DEFINE_LOOK_UPS(INDEX)                                                                                        \
+    DEFINE_COPY(INDEX)                                                                                                \
     DEFINE_LOOK_UP(INDEX, 1, 7)                                                                                       \
     DEFINE_LOOK_UP(INDEX, 2, 3)                                                                                       \
     DEFINE_LOOK_UP(INDEX, 3, 4)                                                                                       \
     DEFINE_LOOK_UP(INDEX, 4, 6)                                                                                       \
-    LookUp_##INDEX wide_look_ups_##INDEX[] = {NULL, wide_look_up_1_##INDEX, wide_look_up_2_##INDEX,                   \
-                                              wide_look_up_3_##INDEX, wide_look_up_4_##INDEX};
+    LookUp_##INDEX wide_look_ups_##INDEX[] = {wide_look_up_0_##INDEX, wide_look_up_1_##INDEX,                     \
+                                              wide_look_up_2_##INDEX, wide_look_up_3_##INDEX,                         \
+                                              wide_look_up_4_##INDEX};
 
 DEFINE_LOOK_UPS(int64_t)
 DEFINE_LOOK_UPS(int32_t)

@@ -24,8 +24,11 @@ enum { PREFETCH_IDS = 128, WORTH_WIDE = 6 };
 
 #define DEFINE_ROUTE(INDEX)                                                                                           \
     static int64_t check_bag_0_##INDEX(const Table *table, const INDEX *bag) {                                        \
+        bool bad = false; /* no branch, so that the compiler checks several at a time: padding + 1 is 0 */            \
         for (int64_t i = 0; i < table->pooling; i++)                                                                  \
-            if ((uint64_t)(int64_t)bag[i] >= (uint64_t)table->rows && bag[i] != PADDING) return i;                    \
+            bad |= (uint64_t)(int64_t)bag[i] + 1 > (uint64_t)table->rows;                                             \
+        for (int64_t i = 0; bad; i++)                                                                                 \
+            if ((uint64_t)(int64_t)bag[i] + 1 > (uint64_t)table->rows) return i;                                      \
         return -1;                                                                                                    \
     }                                                                                                                 \
     DEFINE_CHECK(INDEX, 1, 7)                                                                                         \
@@ -48,7 +51,7 @@ enum { PREFETCH_IDS = 128, WORTH_WIDE = 6 };
                 ahead += table->pooling;                                                                              \
             }                                                                                                         \
             const Table *table = tables + n % table_count;                                                            \
-            const bool wider = wide && table->bits > 0 && table->pooling >= WORTH_WIDE;                               \
+            const bool wider = wide && table->pooling >= WORTH_WIDE;                                                  \
             (wider ? wide_look_ups_##INDEX : look_ups_##INDEX)[table->bits](table, bag, services, n / table_count);   \
             bag += table->pooling;                                                                                    \
         }                                                                                                             \
