@@ -8,6 +8,8 @@ they have no such goal and are not measured here.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -50,7 +52,14 @@ def measure(folder: Path, rows: int, rounds: int) -> None:
     profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
     plan = make_plan(spec, hotness, profile, "tiered", 4)
     size_mb = checkpoint.stat().st_size / 1e6
-    spent: dict[str, list[float]] = {"cp": [], "cp + sync": [], "build": [], "its tables": []}
+    spent: dict[str, list[float]] = {
+        "cp": [],
+        "cp + sync": [],
+        "SHA-256": [],
+        "build": [],
+        "its tables": [],
+        "its CPU": [],
+    }
     streaming = spent["its tables"]
     copy = folder / "copy.pt"
     for _ in range(rounds):
@@ -61,11 +70,16 @@ def measure(folder: Path, rows: int, rounds: int) -> None:
         spent["cp + sync"].append(time.perf_counter() - start)
         copy.unlink()
         start = time.perf_counter()
+        with checkpoint.open("rb") as file:
+            hashlib.file_digest(file, "sha256")
+        spent["SHA-256"].append(time.perf_counter() - start)
+        start, cpu = time.perf_counter(), time.process_time()
         ends: list[float] = []
         note = partial(note_time, ends)
         build(spec, plan, hotness, open_weights(spec), folder / "repository", note)
         streaming.append(ends[-1] - start)
         spent["build"].append(time.perf_counter() - start)
+        spent["its CPU"].append(time.process_time() - cpu)
         shutil.rmtree(folder / "repository")
     print(f"{size_mb:.0f} MB in ten tables, {len(plan.embedding_services)} tiers, medians of {rounds}")
     for name, times in spent.items():
@@ -73,6 +87,10 @@ def measure(folder: Path, rows: int, rounds: int) -> None:
     for name, peer in (("build", "cp + sync"), ("build", "cp"), ("its tables", "cp")):
         ratio = float(np.median(np.array(spent[peer]) / np.array(spent[name])))
         print(f"  throughput of {name} / {peer}: {ratio:.2f} (goal 0.5)")
+    cores = os.cpu_count() or 1
+    copy_s, hash_s, cpu_s = (float(np.median(spent[name])) for name in ("cp", "SHA-256", "its CPU"))
+    for name, bound_s in (("what cp and SHA-256 take", copy_s + hash_s), ("what the build takes", cpu_s)):
+        print(f"  {name}, spread evenly over {cores} cores: {cores * copy_s / bound_s:.2f} of cp at most")
 
 
 def note_time(times: list[float], done: int, total: int) -> None:

@@ -1,6 +1,7 @@
 """The shard kernel: rows a second on one core, and what a process that serves it holds in memory, beside its rivals.
 
-All are timed in turn on fresh ids of a power law, whose hottest 10% of the rows take 90%. numba is measured where it is installed.
+All are timed in turn on fresh ids of a power law, whose hottest 10% of the rows take 90%. numba is measured where it is
+installed.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def main() -> None:
     """Print speeds by table size, then memory."""
     torch.set_num_threads(1)
     rivals = kernels()
-    print(f"sums of {BAGS} bags of {POOLING} rows, dim {DIM}, power law {LOCALITY}, one core; M rows/s, medians of {REPEATS}")
+    print(
+        f"sums of {BAGS} bags of {POOLING} rows, dim {DIM}, locality {LOCALITY}; M rows/s a core, medians of {REPEATS}"
+    )
     sizes = (2_000, 200_000, 2_000_000, 8_000_000)
     speeds = {rows: speeds_at(rows, {name: kernel for name, (kernel, _) in rivals.items()}) for rows in sizes}
     base = resident_mb("import sys")

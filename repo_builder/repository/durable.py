@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from contextlib import suppress
 from pathlib import Path
 
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # some network file systems, of folders
+
+_SYNC_FILE_RANGE_WRITE = 2
+_libc = ctypes.CDLL(None)
+
+
+def start_sync(descriptor: int, begin: int, end: int) -> None:
+    """Have the disk take a part of a file already, without waiting for it, so that `sync` has less to wait for.
+
+    It promises nothing: where it cannot, `sync` does all and says what is wrong.
+    """
+    _libc.sync_file_range(descriptor, ctypes.c_int64(begin), ctypes.c_int64(end - begin), _SYNC_FILE_RANGE_WRITE)
 
 
 def sync_tree(folder: Path) -> None:

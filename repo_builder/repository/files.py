@@ -14,11 +14,12 @@ from types import TracebackType
 from typing import Any
 
 from repo_builder.errors import RepositoryError
-from repo_builder.repository.durable import sync_parents, sync_tree
+from repo_builder.repository.durable import start_sync, sync_parents, sync_tree
 from repo_builder.repository.manifest import MANIFEST, FileEntry
 from repo_builder.repository.temporary import NEW, OLD, temporary_beside
 
 MAX_WAITING = 8  # writes of a file that may wait to be hashed: they hold their memory
+SYNC_BYTES = 1 << 25  # so much of a file is sent to the disk while the rest is made
 
 
 class HashedFile(RawIOBase):
@@ -31,7 +32,7 @@ class HashedFile(RawIOBase):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         self._file = (folder / path).open("xb", buffering=0)
         self._path, self._pool = path, pool
-        self._size_bytes, self._sha256 = 0, hashlib.sha256()
+        self._size_bytes, self._syncing_bytes, self._sha256 = 0, 0, hashlib.sha256()
         self._hashing: deque[Future[None]] = deque()
 
     def write(self, data: Any) -> int:
@@ -47,6 +48,9 @@ class HashedFile(RawIOBase):
         while written < len(view):
             written += self._file.write(view[written:])
         self._size_bytes += written
+        if self._size_bytes - self._syncing_bytes >= SYNC_BYTES:
+            start_sync(self._file.fileno(), self._syncing_bytes, self._size_bytes)
+            self._syncing_bytes = self._size_bytes
         return written
 
     def __exit__(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from repo_builder.errors import RepositoryError
+from repo_builder.repository import files
 from repo_builder.repository.files import HashedFile, new_folder
 from repo_builder.repository.manifest import FileEntry
 
@@ -53,6 +54,20 @@ def test_an_entry_half_way_is_of_what_was_written_so_far(tmp_path: Path, pool: T
         assert file.entry() == FileEntry("file", 5, hashlib.sha256(b"first").hexdigest())
         file.write(b"second")
     assert file.entry() == FileEntry("file", 11, hashlib.sha256(b"firstsecond").hexdigest())
+
+
+def test_the_disk_gets_all_of_a_large_file_but_its_end_meanwhile(
+    tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[int, int]] = []
+    monkeypatch.setattr(files, "start_sync", lambda descriptor, begin, end: begun.append((begin, end)))
+    with HashedFile(tmp_path, "file", pool) as file:
+        file.write(bytes(files.SYNC_BYTES - 1))
+        assert begun == []
+        file.write(bytes(2))
+        file.write(bytes(3 * files.SYNC_BYTES))
+        file.write(bytes(5))
+    assert begun == [(0, files.SYNC_BYTES + 1), (files.SYNC_BYTES + 1, 4 * files.SYNC_BYTES + 1)]
 
 
 def test_a_file_is_never_written_over(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
