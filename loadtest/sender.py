@@ -30,7 +30,7 @@ from loadtest.queries import Queries, load_queries
 THREADS = 256  # queries in flight; more wait, and that counts as their latency
 SPARE = 3  # threads that wait for a query's time, at first
 PAUSE_S = 3600.0
-AWAKE_S = 0.0003  # before a query's time, where nothing is under way: a thread on an idle core takes some 0.1 ms to wake
+AWAKE_S = 0.0003  # before a query's time, where nothing is under way: a thread on an idle core wakes 0.1 ms late
 PR_SET_TIMERSLACK = 29
 
 
