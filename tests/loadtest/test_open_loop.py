@@ -1,5 +1,6 @@
 """The open loop on a server of known service time: arrivals, latencies, and a stall charged to what comes meanwhile."""
 
+import io
 import threading
 import time
 from collections.abc import Iterator
@@ -14,9 +15,11 @@ import pytest
 from scipy.stats import kstest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from loadtest import sender
 from loadtest.clients import Load
 from loadtest.open_loop import send
 from loadtest.perf_analyzer import LoadTestError
+from loadtest.queries import load_queries
 
 SERVICE_S, BATCH = 0.01, 8
 
@@ -88,6 +91,38 @@ def test_queries_that_come_during_a_stall_wait_for_its_end(fakes: list[tuple[str
     stalled = [answer for answer in answers if answer.due_s < 0.7]
     ends_s = np.array([answer.due_s + answer.latency_ms / 1000 for answer in stalled])
     assert len(stalled) > 30 and np.ptp(ends_s) < 0.5
+
+
+class Noting:
+    """In place of a client: notes when it is asked, and answers at once."""
+
+    def __init__(self) -> None:
+        self.asked_s: list[float] = []
+
+    def prepare(self, dense: object, indices: object) -> None:
+        """Nothing to prepare."""
+
+    def infer(self, query: object) -> None:
+        self.asked_s.append(time.time())
+
+    def scores(self, answer: object) -> np.ndarray:
+        return np.zeros((BATCH, 1), np.float32)
+
+
+def test_a_query_is_sent_at_its_time_and_not_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noting, out = Noting(), io.StringIO()
+    monkeypatch.setattr(sender, "client", lambda _: noting)
+    of = load(tmp_path, "127.0.0.1:9")
+    sending = sender.Sender(of, load_queries(Path(of.workload), BATCH), out)
+    running = threading.Thread(target=sending.run)
+    running.start()
+    sending.change(100)
+    time.sleep(1)
+    sending.change(None)
+    running.join()
+    due_s = sorted(float(line.split()[0]) for line in out.getvalue().splitlines())
+    waited_s = np.array(sorted(noting.asked_s)) - due_s
+    assert len(due_s) > 50 and waited_s.min() > -sender.AWAKE_S / 5 and np.median(waited_s) < 0.05
 
 
 def test_a_sender_that_cannot_start_is_told(tmp_path: Path) -> None:
