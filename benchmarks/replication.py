@@ -1,10 +1,10 @@
 """Memory at equal traffic, measured: replicas of the whole model, and a fleet with as many of each service as it needs.
 
 Every replica runs, under the traffic. A replica's machine is a share of this one: what the traffic takes of CPU through
-the whole model, divided among its replicas. A service then gets so many replicas that each stays within that share, by
-the CPU seconds that a query takes in one of it, beyond what it takes when idle. The traffic is what this machine
-carries through the fleet at 60% of its cores, client included; both layouts must hold it within the SLA, with all their
-replicas running, and are asked by the same open loop, front ends in turn.
+the replicas of the whole model, beyond what they take when idle, divided by their number. A service then gets so many
+replicas that each stays within that share, under the same traffic; where one does not, the fleet runs again with more.
+The traffic is what this machine carries through the fleet at 60% of its cores, client included; both layouts must hold
+it within the SLA, with all their replicas running, and are asked by the same open loop, front ends in turn.
 
 Memory is summed over all servers of a layout, each as if it were alone on its machine: its own pages, and what it maps
 (weights, id maps, libraries) in full. Replicas on one machine share mapped pages, so that PSS would flatter both sides,
@@ -111,19 +111,29 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
         spec, services = build_planned(spec, whole_bytes, whole.cpu_s[FRONT], folder / "fleet", args)
         with fleet(installed, folder / "fleet", dict.fromkeys(services, 1)) as layout:
             parts = carry(layout, spec, workload, PROBE_QPS, PROBE_S)
-        qps = BUSY * (os.cpu_count() or 1) / sum(parts.cpu_s.values())
-        share_s = whole.cpu_s[FRONT] / args.replicas  # of CPU that a replica gives each query of the whole traffic
-        replicas = {name: max(1, math.ceil(parts.cpu_s[name] / share_s * (1 - 1e-9))) for name in services}
+            qps = BUSY * (os.cpu_count() or 1) / sum(parts.cpu_s.values())
+            parts = carry(layout, spec, workload, qps, PROBE_S)
         print(
             f"{qps:,.0f} queries/s of {args.batch} rows; ten tables of {args.rows:,} rows; {args.shard_backend} shards"
         )
         with whole_model(installed, folder / "whole", args.replicas) as layout:
-            whole_bytes = tell(layout, carry(layout, spec, workload, qps, args.seconds), qps, args.seconds)
-        with fleet(installed, folder / "fleet", replicas) as layout:
-            fleet_bytes = tell(layout, carry(layout, spec, workload, qps, args.seconds), qps, args.seconds)
+            whole = carry(layout, spec, workload, qps, args.seconds)
+            whole_bytes = tell(layout, whole, qps, args.seconds)
+        share_s = whole.cpu_s[FRONT] / args.replicas  # of CPU that a replica gives each query of the whole traffic
+        replicas = dict.fromkeys(services, 0)
+        while any(count > replicas[name] for name, count in needed(parts, services, share_s).items()):
+            replicas = {name: max(replicas[name], count) for name, count in needed(parts, services, share_s).items()}
+            with fleet(installed, folder / "fleet", replicas) as layout:
+                parts = carry(layout, spec, workload, qps, args.seconds)
+                fleet_bytes = tell(layout, parts, qps, args.seconds)
     ratio = whole_bytes / fleet_bytes
     print(f"memory {whole_bytes / 2**30:.1f} GiB against {fleet_bytes / 2**30:.1f} GiB: {ratio:.2f} times less")
     print(f"goal {GOAL}: {'met' if ratio >= GOAL else 'missed'}")
+
+
+def needed(parts: Carried, services: Sequence[str], share_s: float) -> Mapping[str, int]:
+    """How many replicas of each service stay within their share."""
+    return {name: max(1, math.ceil(parts.cpu_s[name] / share_s * (1 - 1e-9))) for name in services}
 
 
 def described(args: argparse.Namespace, target_qps: float) -> dict[str, object]:
