@@ -20,6 +20,7 @@ import math
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -120,9 +121,9 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
             whole = carry(layout, spec, workload, qps, args.seconds)
             whole_bytes = tell(layout, whole, qps, args.seconds)
         share_s = whole.cpu_s[FRONT] / args.replicas  # of CPU that a replica gives each query of the whole traffic
-        replicas = dict.fromkeys(services, 0)
-        while any(count > replicas[name] for name, count in needed(parts, services, share_s).items()):
-            replicas = {name: max(replicas[name], count) for name, count in needed(parts, services, share_s).items()}
+        replicas: Counter[str] = Counter()
+        while (more := replicas | needed(parts, services, share_s)) != replicas:  # the greater number of each
+            replicas = more
             with fleet(installed, folder / "fleet", replicas) as layout:
                 parts = carry(layout, spec, workload, qps, args.seconds)
                 fleet_bytes = tell(layout, parts, qps, args.seconds)
@@ -131,9 +132,9 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     print(f"goal {GOAL}: {'met' if ratio >= GOAL else 'missed'}")
 
 
-def needed(parts: Carried, services: Sequence[str], share_s: float) -> Mapping[str, int]:
+def needed(parts: Carried, services: Sequence[str], share_s: float) -> Counter[str]:
     """How many replicas of each service stay within their share."""
-    return {name: max(1, math.ceil(parts.cpu_s[name] / share_s * (1 - 1e-9))) for name in services}
+    return Counter({name: max(1, math.ceil(parts.cpu_s[name] / share_s * (1 - 1e-9))) for name in services})
 
 
 def described(args: argparse.Namespace, target_qps: float) -> dict[str, object]:

@@ -7,7 +7,7 @@ import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,11 @@ _BROKEN = (
     SyntaxError,
     ValueError,
 )
-_READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+_READ_MAGIC: Callable[[IO[bytes]], tuple[int, int]] = npy.read_magic
+_READ_HEADER: Mapping[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
+    (1, 0): npy.read_array_header_1_0,
+    (2, 0): npy.read_array_header_2_0,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +126,10 @@ def name_problems(path: Path, kind: str, names: Sequence[str], expected: Sequenc
 
 
 def _read_header(member: IO[bytes]) -> Header:
-    version: tuple[int, int] = npy.read_magic(member)  # type: ignore[no-untyped-call] # numpy leaves it untyped
+    version = _READ_MAGIC(member)
     if version not in _READ_HEADER:
         raise ValueError(f"it has version {version} of numpy's format, for structured arrays")
-    shape, fortran, dtype = _READ_HEADER[version](member)  # type: ignore[no-untyped-call] # as above
+    shape, fortran, dtype = _READ_HEADER[version](member)
     if dtype.hasobject:
         raise ValueError("it holds pickled Python objects, which are never loaded")
     if dtype.itemsize == 0 or min(shape, default=0) < 0:

@@ -92,7 +92,9 @@ def test_while_prometheus_is_away_it_is_told_once_and_kedas_fallback_counts() ->
     ]
 
 
-def test_a_prometheus_that_is_silent_is_asked_once_a_round_and_one_that_refuses_for_every_query() -> None:
+def test_a_prometheus_that_is_silent_is_asked_once_a_round_and_one_that_refuses_for_every_query(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     fleet, asked = Fleet(), []
     rules = {
         name: ScaledObject(
@@ -105,7 +107,7 @@ def test_a_prometheus_that_is_silent_is_asked_once_a_round_and_one_that_refuses_
         )
         for name in ("tier0", "tier1")
     }
-    fleet.pods = lambda _: Pods(2, 2, 2)  # type: ignore[method-assign]
+    monkeypatch.setattr(fleet, "pods", lambda _: Pods(2, 2, 2))
 
     def ask(error: ServerError, query: str) -> Sequence[float]:
         asked.append(query)

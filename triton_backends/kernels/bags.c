@@ -6,8 +6,9 @@
 
 #define PREFETCH(address) __builtin_prefetch((const void *)(address), 0, 3)
 
-/* How many rows ahead to fetch: `nearest` bytes of rows stay in a core's own caches without; what fits into a `last`
- * cache comes soon; what does not needs many rows under way, all the more since skewed ids hit caches in between. */
+/* How many rows ahead to fetch: none of a matrix that stays in a core's own caches anyway (NEAREST_BYTES); few of one
+ * that fits into the last cache (LAST_BYTES); many of a larger one, since memory is slow, and most skewed ids hit a
+ * cache, so that only some of the rows ahead are under way. */
 enum { FEW_ROWS = 16, MANY_ROWS = 128, NEAREST_BYTES = 1 << 17, LAST_BYTES = 1 << 24 };
 
 static int64_t rows_ahead(int64_t rows, int64_t dim) {

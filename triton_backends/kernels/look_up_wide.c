@@ -82,7 +82,7 @@ INLINE void look_up_eight(const uint64_t *map, int bits, int words, __m512i id, 
             counter, _mm512_cmpeq_epi64_mask(_mm512_srli_epi64(*shard, 1), _mm512_set1_epi64(c)), column[c]);
     *local = _mm512_srlv_epi64(counter, _mm512_slli_epi64(_mm512_and_si512(*shard, one), 5)); /* its low 32 bits */
     EACH (int w = 0; w < words; w++) {
-        /* the word's ids from the id on; a shift by 64 or more leaves none */
+        /* the word's ids before the id: none, some, or, where a shift by 64 or more leaves nothing to flip, all */
         const __m512i into = _mm512_max_epi64(_mm512_sub_epi64(place, _mm512_set1_epi64(64 * w)), zero);
         __m512i same = _mm512_xor_si512(_mm512_sllv_epi64(_mm512_set1_epi64(-1), into), _mm512_set1_epi64(-1));
         EACH (int p = 0; p < bits; p++)
