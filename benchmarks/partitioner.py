@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 from repo_builder.partition.bounds import coarse_bounds
 from repo_builder.partition.cost import DEFAULT_PROFILE, CostModel, ServiceTime
 from repo_builder.partition.dp import S_MAX, partition
+from repo_builder.partition.merge import Order
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import make_plan
 from repo_builder.spec import Table, load_spec
 
 SPEC = Path(__file__).parent.parent / "examples" / "paper" / "rm1.yaml"
 
-MODEL = CostModel(100_000.0, ServiceTime(2e-5, 5e-8), 128, 10**6)  # some 200 replicas of a whole table
+ROW_BYTES = 128
+MODEL = CostModel(100_000.0, ServiceTime(2e-5, 5e-8), 10**6)  # some 200 replicas of a whole table
 GATHERS = 41_000
 
 
@@ -45,7 +47,7 @@ def binned_cost(prefix: NDArray[np.float64], bins: int) -> float:
     for _ in range(S_MAX):
         new = np.full_like(best, np.inf)
         for j in range(1, len(best)):
-            sizes = (places[j] - places[:j]) * MODEL.row_bytes + MODEL.min_memory_bytes
+            sizes = (places[j] - places[:j]) * ROW_BYTES + MODEL.min_memory_bytes
             new[j] = np.min(best[:j] + MODEL.replica_counts(gathers[j] - gathers[:j]) * sizes)
         best, answer = new, min(answer, float(new[-1]))
     return answer
@@ -108,10 +110,11 @@ def one_table(sizes: list[int]) -> None:
     before = None
     for rows in sizes:
         prefix = zipf_prefix(rows)
+        order = Order(prefix, ROW_BYTES)
         started = time.perf_counter()
-        ours = partition(prefix, MODEL, S_MAX)
+        ours = partition(order, MODEL, S_MAX)
         seconds = time.perf_counter() - started
-        assert coarse_bounds(prefix, MODEL, S_MAX, 256).prefix[S_MAX, -1] <= ours.cost_bytes * (1 + 1e-9)
+        assert coarse_bounds(order, MODEL, S_MAX, 256).prefix[S_MAX, -1] <= ours.cost_bytes * (1 + 1e-9)
         ratios = [binned_cost(prefix, bins) / ours.cost_bytes for bins in (64, 1024)]
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         growth = f"{seconds / before:.2f}" if before else "-"

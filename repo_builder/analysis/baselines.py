@@ -89,7 +89,7 @@ def gpu_cached(spec: Spec, workload: Workload, profile: Profile, gpu_memory_byte
     room = gpu_memory_bytes - GPU_RESERVE_BYTES - dense_parameter_bytes(spec)
     if room < 0:
         raise PlanError(f"gpu_memory_gb: expected room for the dense layers, got {gpu_memory_bytes / 1e9:g} GB")
-    rows = min(sum(table.rows for table in workload.tables), room // spec.tables[0].row_bytes)
+    rows = workload.rows_within(room)
     places = places_in_tables(workload.tables, [rows])[0]
     hits = sum(table.gathers * float(table.cdf[place]) for table, place in zip(workload.tables, places, strict=True))
     misses = max(0.0, spec.serving.batch * spec.index_columns - hits)

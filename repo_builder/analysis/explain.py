@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from repo_builder.partition.cost import CostModel, Profile
-from repo_builder.partition.merge import Floats
+from repo_builder.partition.merge import Order
 from repo_builder.partition.plan import Plan, Service
 from repo_builder.partition.workload import Workload
 from repo_builder.spec import Spec
@@ -73,59 +75,58 @@ class Chain:
 
 def explain(spec: Spec, workload: Workload, profile: Profile, plan: Plan, utilisation: float) -> tuple[Chain, ...]:
     """The chains of a plan that `plan_workload` made of the same arguments."""
-    model = CostModel(
-        spec.serving.target_qps / utilisation, profile.service_time, spec.tables[0].row_bytes, profile.min_memory_bytes
-    )
+    model = CostModel(spec.serving.target_qps / utilisation, profile.service_time, profile.min_memory_bytes)
     if plan.grouping == "tiered":
         tables = tuple(table.table for table in workload.tables)
-        return (_chain(tables, plan.embedding_services, workload.prefix(workload.tables), model),)
+        return (_chain(tables, plan.embedding_services, workload.order(workload.tables), model),)
     return tuple(_per_table(workload, plan, model))
 
 
 def _per_table(workload: Workload, plan: Plan, model: CostModel) -> list[Chain]:
-    alike: dict[tuple[int, int], list[str]] = {}
+    alike: dict[tuple[int, int, int], list[str]] = {}
     for table in workload.tables:
         alike.setdefault(table.key, []).append(table.table)
     chains = []
     for names in alike.values():
         first = next(table for table in workload.tables if table.table == names[0])
         services = [service for service in plan.embedding_services if service.shards[0].table == names[0]]
-        chains.append(_chain(tuple(names), services, workload.prefix([first]), model))
+        chains.append(_chain(tuple(names), services, workload.order([first]), model))
     return chains
 
 
-def _chain(tables: tuple[str, ...], services: Sequence[Service], prefix: Floats, model: CostModel) -> Chain:
+def _chain(tables: tuple[str, ...], services: Sequence[Service], rows: Order, model: CostModel) -> Chain:
     places = [0]
     for service in services:
         places.append(places[-1] + sum(shard.rows for shard in service.shards))
-    order = _Order(prefix, model)
+    priced = _Priced(rows, model)
     segments = [
-        order.segment(service.name, begin, end)
+        priced.segment(service.name, begin, end)
         for service, (begin, end) in zip(services, pairwise(places), strict=True)
     ]
     cuts = [
-        order.cut(places[i], places[i + 1], places[i + 2], left, right)
+        priced.cut(places[i], places[i + 1], places[i + 2], left, right)
         for i, (left, right) in enumerate(pairwise(segments))
     ]
     return Chain(tables, tuple(services), tuple(cuts))
 
 
 @dataclass(frozen=True, slots=True)
-class _Order:
-    """A hotness order, `prefix` (rows + 1,) float64, and what its segments cost."""
+class _Priced:
+    """Rows in their order, and what segments of it cost."""
 
-    prefix: Floats
+    order: Order
     model: CostModel
 
     def segment(self, name: str, begin: int, end: int) -> Segment:
-        gathers = float(self.prefix[end] - self.prefix[begin])
+        gathers = float(self.order.gathers[end] - self.order.gathers[begin])
+        before = self.order.bytes_before(np.array([begin, end]))
         return Segment(
             name=name,
             rows=end - begin,
             gathers=gathers,
             load=self.model.load(gathers),
-            replicas=int(self.model.replicas(gathers)),
-            cost_bytes=int(self.model.cost(end - begin, gathers)),
+            replicas=self.model.replicas(gathers),
+            cost_bytes=self.model.cost(int(before[1] - before[0]), gathers),
         )
 
     def cut(self, begin: int, place: int, end: int, left: Segment, right: Segment) -> Cut:
@@ -138,4 +139,6 @@ class _Order:
                 change = hotter.cost_bytes + colder.cost_bytes - now
                 moves.append(Move(rows, change, hotter.replicas, colder.replicas))
         joined_bytes = self.segment("", begin, end).cost_bytes - now
-        return Cut(place, float(self.prefix[place] / self.prefix[-1]), left, right, tuple(moves), joined_bytes)
+        return Cut(
+            place, float(self.order.gathers[place] / self.order.gathers[-1]), left, right, tuple(moves), joined_bytes
+        )

@@ -47,9 +47,9 @@ def plot_explanation(title: str, workload: Workload, chains: Sequence[Chain], pa
 
 
 def _prefix(workload: Workload, chain: Chain) -> Floats:
-    """The hotness order that the chain cuts: of all its tables merged, or of the first one of those alike."""
+    """The gathers of the order that the chain cuts: of all its tables merged, or of the first one of those alike."""
     held = {shard.table for service in chain.services for shard in service.shards}
-    return workload.prefix([table for table in workload.tables if table.table in held])
+    return workload.order([table for table in workload.tables if table.table in held]).gathers
 
 
 def _gib(service: Service) -> float:

@@ -66,30 +66,34 @@ class UtilityModel:
 
     tables: Sequence[Accesses]
     queries: int = FIRST_QUERIES
-    _touched: dict[tuple[int, int], TouchedRows] = field(default_factory=dict, init=False, compare=False)
+    _touched: dict[tuple[int, int, int], TouchedRows] = field(default_factory=dict, init=False, compare=False)
 
-    def touched_rows(self, shards: Sequence[Shard]) -> float:
-        """The rows that a replica's first queries are expected to touch in these shards."""
+    def touched_bytes(self, shards: Sequence[Shard]) -> float:
+        """Bytes of the rows that a replica's first queries are expected to touch in these shards."""
         by_name = {table.table: table for table in self.tables}
-        return sum(self._in_shard(by_name[shard.table], shard) for shard in shards)
+        return sum(by_name[shard.table].row_bytes * self._rows(by_name[shard.table], shard) for shard in shards)
 
     def of_replica(self, service: Service) -> float:
-        """The touched share of one replica's rows; the service must hold some."""
-        return self.touched_rows(service.shards) / sum(shard.rows for shard in service.shards)
+        """The touched share of one replica's bytes of rows; the service must hold some."""
+        return self.touched_bytes(service.shards) / self._held_bytes(service)
 
     def of_fleet(self, services: Sequence[Service]) -> Utility:
-        """The utility of all services that hold rows; at least one must. All rows have the same bytes."""
+        """The utility of all services that hold rows; at least one must."""
         holding = [service for service in services if service.shards]
-        rows = [sum(shard.rows for shard in service.shards) for service in holding]
-        touched = [self.touched_rows(service.shards) for service in holding]
+        held = [self._held_bytes(service) for service in holding]
+        touched = [self.touched_bytes(service.shards) for service in holding]
         replicas = [service.deployed for service in holding]
-        shares = [t / n for t, n in zip(touched, rows, strict=True)]
+        shares = [t / n for t, n in zip(touched, held, strict=True)]
         return Utility(
             by_replica=float(np.average(shares, weights=replicas)),
-            by_bytes=float(np.dot(replicas, touched) / np.dot(replicas, rows)),
+            by_bytes=float(np.dot(replicas, touched) / np.dot(replicas, held)),
         )
 
-    def _in_shard(self, table: Accesses, shard: Shard) -> float:
+    def _held_bytes(self, service: Service) -> int:
+        by_name = {table.table: table for table in self.tables}
+        return sum(by_name[shard.table].row_bytes * shard.rows for shard in service.shards)
+
+    def _rows(self, table: Accesses, shard: Shard) -> float:
         if table.key not in self._touched:
             self._touched[table.key] = TouchedRows(table.cdf, table.gathers * self.queries)
         touched = self._touched[table.key]

@@ -118,7 +118,7 @@ def _options(args: argparse.Namespace, spec: Spec) -> Options:
     effort = QUICK if args.quick else STANDARD
     if args.seconds:
         effort = replace(effort, seconds=args.seconds)
-    held_rows = (QUICK_HELD_BYTES if args.quick else HELD_BYTES) // spec.tables[0].row_bytes
+    held_rows = (QUICK_HELD_BYTES if args.quick else HELD_BYTES) // max(table.row_bytes for table in spec.tables)
     return Options(args.grouping, args.shard_backend, args.rows or held_rows, effort)
 
 

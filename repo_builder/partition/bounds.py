@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.partition.cost import CostModel
+from repo_builder.partition.merge import Order
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -30,14 +31,12 @@ class Bounds:
     prefix  (s_max + 1, blocks) float64: no cover of the rows up to a place of block J by at most s services costs less
     windows (s_max, 2) int64: with u services after it, an optimal cut lies in windows[u, 0] <= place <= windows[u, 1];
             the place 0 counts as a cut
-    inner_windows  the same for inner cuts only: from 1 on; empty (1, 0) where there is none
     upper   the cost of some partition
     """
 
     first: Places
     prefix: Floats
     windows: Places
-    inner_windows: Places
     upper: float
 
     def below(self, services: int, place: Places) -> Floats:
@@ -47,40 +46,37 @@ class Bounds:
         return bounds
 
 
-def coarse_bounds(prefix: Floats, model: CostModel, s_max: int, blocks: int) -> Bounds:
-    """Bounds from about so many blocks; `prefix` is (N + 1,) float64. O(N + s_max * blocks^2) time."""
-    first = _grid(prefix, blocks)
+def coarse_bounds(order: Order, model: CostModel, s_max: int, blocks: int) -> Bounds:
+    """Bounds from about so many blocks. O(N + s_max * blocks^2) time."""
+    first = grid(order.gathers, blocks)
     last = np.append(first[1:] - 1, first[-1])
-    upper = float(_at_most(_segment_costs(prefix, model, first, first), s_max)[s_max, -1])
-    low = _segment_costs(prefix, model, last, first)
+    upper = float(_at_most(segment_costs(order, model, first, first), s_max)[s_max, -1])
+    low = segment_costs(order, model, last, first)
     forward = _at_most(low, s_max)
     backward = _exactly(low.T[::-1, ::-1], s_max)[:, ::-1]
-    windows, inner_windows = np.zeros((s_max, 2), np.int64), np.tile(np.array([1, 0]), (s_max, 1))
+    windows = np.zeros((s_max, 2), np.int64)
     windows[0] = first[-1], first[-1]
     for after in range(1, s_max):
         alive = np.flatnonzero(forward[s_max - after] + backward[after] <= upper * (1 + MARGIN))
         if len(alive):
             windows[after] = first[alive[0]], last[alive[-1]]
-        inner = alive[(alive > 0) & (alive < len(first) - 1)]
-        if len(inner):
-            inner_windows[after] = first[inner[0]], last[inner[-1]]
-    return Bounds(first, forward, windows, inner_windows, upper)
+    return Bounds(first, forward, windows, upper)
 
 
-def _grid(prefix: Floats, blocks: int) -> Places:
-    """The first place of each block: even steps by accesses and by rows; 0, 1 and N are in."""
-    rows = len(prefix) - 1
+def grid(gathers: Floats, blocks: int) -> Places:
+    """The first place of each block: even steps by gathers and by rows; 0, 1 and N are in. `gathers` is (N + 1,)."""
+    rows = len(gathers) - 1
     even = np.linspace(0, rows, max(2, blocks // 2)).astype(np.int64)
-    hot = np.searchsorted(prefix, np.linspace(0, prefix[-1], max(2, blocks // 2)))
-    grid: Places = np.unique(np.concatenate([even, hot, np.array([0, min(1, rows), rows])]))
-    return grid
+    hot = np.searchsorted(gathers, np.linspace(0, gathers[-1], max(2, blocks // 2)))
+    first: Places = np.unique(np.concatenate([even, hot, np.array([0, min(1, rows), rows])]))
+    return first
 
 
-def _segment_costs(prefix: Floats, model: CostModel, begins: Places, ends: Places) -> Floats:
+def segment_costs(order: Order, model: CostModel, begins: Places, ends: Places) -> Floats:
     """Cost of the rows from each begin (down) to each end (across), infinite where a block comes before itself."""
-    gathers = np.maximum(prefix[ends][None, :] - prefix[begins][:, None], 0.0)
-    rows = np.maximum(ends[None, :] - begins[:, None], 0)
-    costs = model.replica_counts(gathers) * (rows * float(model.row_bytes) + float(model.min_memory_bytes))
+    gathers = np.maximum(order.gathers[ends][None, :] - order.gathers[begins][:, None], 0.0)
+    held = np.maximum(order.bytes_before(ends)[None, :] - order.bytes_before(begins)[:, None], 0)
+    costs = model.replica_counts(gathers) * (held + float(model.min_memory_bytes))
     costs[np.tril_indices(len(costs), -1)] = np.inf
     return costs
 

@@ -1,4 +1,4 @@
-"""The exact optimum with whole replicas, found over the few cuts that can be optimal.
+"""The exact optimum for rows of one size, found over the few cuts that can be optimal.
 
 Problem. Rows 1 ... N stand hottest first; G[j] is what the first j of them gather in a query (non-decreasing, concave).
 Cut them into at most S services; one that holds rows (k, j] with r replicas costs r * ((j - k) * row_bytes +
@@ -43,6 +43,7 @@ from numpy.typing import NDArray
 
 from repo_builder.partition.bounds import MARGIN, Bounds
 from repo_builder.partition.cost import REPLICA_TOLERANCE, CostModel
+from repo_builder.partition.merge import Order
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -74,14 +75,14 @@ class _Layer:
     origin: Ints  # row of the layer `used` before
 
 
-def best_chain(prefix: Floats, model: CostModel, s_max: int, bounds: Bounds | None) -> tuple[int, list[int]]:
-    """The least cost in bytes and its inner cuts, ascending; `prefix` is (N + 1,) float64, from 0, concave, N >= 1.
+def best_chain(order: Order, model: CostModel, s_max: int, bounds: Bounds | None) -> tuple[int, list[int]]:
+    """The least cost in bytes and its inner cuts, ascending; N >= 1.
 
     Needs `per_gather_s` > 0. Of equal costs the fewest services win, then the step that comes first: singles before
     pairs, colder places before hotter ones, fewer replicas before more.
     """
-    search = _Search(prefix, model, s_max, bounds)
-    start = np.array([len(prefix) - 1])
+    search = _Search(order, model, s_max, bounds)
+    start = np.array([order.rows])
     none = np.array([-1])
     layers = [_Layer(start, np.zeros(1, np.int64), none, none, none)]
     best, best_used = np.iinfo(np.int64).max, 0
@@ -99,9 +100,9 @@ def best_chain(prefix: Floats, model: CostModel, s_max: int, bounds: Bounds | No
 class _Search:
     """The steps of the recurrence, for one table and cost model."""
 
-    def __init__(self, prefix: Floats, model: CostModel, s_max: int, bounds: Bounds | None) -> None:
-        self.prefix, self.model, self.s_max, self.bounds = prefix, model, s_max, bounds
-        self.noise = NOISE * float(prefix[-1])
+    def __init__(self, order: Order, model: CostModel, s_max: int, bounds: Bounds | None) -> None:
+        self.order, self.prefix, self.model, self.s_max, self.bounds = order, order.gathers, model, s_max, bounds
+        self.noise = NOISE * float(self.prefix[-1])
 
     def singles(self, layer: _Layer, used: int) -> _Steps:
         """Every step by one service from a layer to the layer `used`; to the last layer only steps to the place 0."""
@@ -111,7 +112,7 @@ class _Search:
         least = most if used == self.s_max else self._replicas(end, np.minimum(end, high))
         origin, replicas = _ragged(least, most)
         place = self._tight(end[origin], replicas, 1)
-        cost = layer.cost[origin] + replicas * self._bytes(end[origin] - place)
+        cost = layer.cost[origin] + replicas * self._bytes(place, end[origin])
         keep = place < end[origin]
         if used == self.s_max:
             keep &= place == 0
@@ -155,14 +156,14 @@ class _Search:
         keep = place < end[origin]
         if used == self.s_max:
             keep &= place == 0
-        cost = layer.cost[origin] + self._bytes(end[origin] - place) + self.model.min_memory_bytes
+        cost = layer.cost[origin] + self._bytes(place, end[origin]) + self.model.min_memory_bytes
         keep &= self._within(cost, place, used)
         return origin[keep], total[keep], place[keep]
 
     def _pair_steps(self, layer: _Layer, origin: Ints, place: Ints, end: Ints, first: Ints, second: Ints) -> _Steps:
         """The feasible ones of these pairs: the left service takes all rows it can, the right one the rest."""
         inner = self._left_tight(place, first)
-        cost = layer.cost[origin] + first * self._bytes(inner - place) + second * self._bytes(end - inner)
+        cost = layer.cost[origin] + first * self._bytes(place, inner) + second * self._bytes(inner, end)
         steps = _Steps(origin, place, cost, inner)
         return steps.where((inner > place) & (inner < end) & self._fits(inner, end, second, 1))
 
@@ -186,8 +187,9 @@ class _Search:
         bound = cost + self.bounds.below(self.s_max - used, place)
         return (place >= low) & (place <= high) & (bound <= self.bounds.upper * (1 + MARGIN))
 
-    def _bytes(self, rows: Ints) -> Ints:
-        return rows * self.model.row_bytes + self.model.min_memory_bytes
+    def _bytes(self, begin: Ints, end: Ints) -> Ints:
+        held: Ints = self.order.bytes_before(end) - self.order.bytes_before(begin) + self.model.min_memory_bytes
+        return held
 
     def _replicas(self, end: Ints, begin: Ints) -> Ints:
         return self.model.replica_counts(self.prefix[end] - self.prefix[begin]).astype(np.int64)

@@ -172,39 +172,31 @@ def replicas_for(load: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Prices a segment of a hotness order: `replicas * (rows * row_bytes + min_memory_bytes)`.
-
-    With `ceiling`, replicas are whole and costs are ints (bytes); without it, replicas are the real `max(1, load)`.
-    """
+    """Prices the rows of a service: `replicas * (their bytes + min_memory_bytes)`, a whole number of bytes."""
 
     target_qps: float
     service_time: ServiceTime
-    row_bytes: int
     min_memory_bytes: int
-    ceiling: bool = True
 
     def load(self, gathers: float) -> float:
         """The service's time per second of traffic, in replicas."""
         return self.target_qps * (self.service_time.fixed_s + self.service_time.per_gather_s * gathers)
 
-    def replicas(self, gathers: float) -> float:
-        """Replicas of a service that gathers so many rows in a query: an int with the ceiling."""
-        load = self.load(gathers)
-        return replicas_for(load) if self.ceiling else max(1.0, load)
+    def replicas(self, gathers: float) -> int:
+        """Whole replicas of a service that gathers so many rows in a query."""
+        return replicas_for(self.load(gathers))
 
-    def cost(self, rows: int, gathers: float) -> float:
-        """Bytes over all replicas of a segment: an int with the ceiling."""
-        return self.replicas(gathers) * (rows * self.row_bytes + self.min_memory_bytes)
+    def cost(self, rows_bytes: int, gathers: float) -> int:
+        """Bytes over all replicas of a service whose rows take `rows_bytes`."""
+        return self.replicas(gathers) * (rows_bytes + self.min_memory_bytes)
 
     def loads(self, gathers: NDArray[np.float64]) -> NDArray[np.float64]:
         """`load` of many services at once, equal to it bit for bit; same shape as `gathers`."""
         return self.target_qps * (self.service_time.fixed_s + self.service_time.per_gather_s * gathers)
 
     def replica_counts(self, gathers: NDArray[np.float64]) -> NDArray[np.float64]:
-        """`replicas` of many services at once, whole numbers with the ceiling; same shape as `gathers`."""
+        """`replicas` of many services at once, whole numbers; same shape as `gathers`."""
         loads = self.loads(gathers)
-        if not self.ceiling:
-            return np.maximum(loads, 1.0)
         below = np.floor(loads)
         below += loads > below * (1 + REPLICA_TOLERANCE)
         return np.maximum(below, 1.0)

@@ -1,13 +1,16 @@
-"""The partition of a hotness order into services with the least memory (ElasticRec, ISCA 2024, algorithm 2), exactly.
+"""The partition of an order of rows into services with the least memory (ElasticRec, ISCA 2024, algorithm 2), exactly.
 
-Problem. Given G[j], the rows gathered in a query from the j hottest rows, find cuts 0 = c_0 < c_1 < ... < c_s = N,
-s <= s_max, with the least sum of `CostModel.cost` over the segments (c_{i-1}, c_i].
+Problem. Given G[j], the rows gathered in a query from the first j rows, and W[j], their bytes, find cuts
+0 = c_0 < c_1 < ... < c_s = N, s <= s_max, with the least sum of `CostModel.cost` over the segments (c_{i-1}, c_i].
 State: best[s][j], the least cost of the rows 1 ... j in s services.
 Recurrence: best[s][j] = min over k < j of best[s - 1][k] + cost(k, j), best[0][0] = 0; answer: the least best[s][N].
 Complexity: as written, O(s_max * N^2). The paper coarsens the rows into bins; here every row stays a possible cut:
-  whole replicas   `chain.py`: only cuts that fill a service to the row are worth looking at
-  real replicas    `divide.py`: the cost obeys the quadrangle inequality
-both within windows from a coarse grid (`bounds.py`) that provably hold every optimal cut.
+`chain.py` looks only at cuts that fill a service to the row, within windows from a coarse grid (`bounds.py`) that
+provably hold every optimal cut.
+
+Where rows differ in size, a service may be left with room for part of a large row, and the proof of `chain.py` holds
+only up to that. There the recurrence is run over the rows near the cuts found, and the grid: all rows up to
+SMALL_ROWS, so that these are exact too; beyond, what is missed is a few rows' bytes a replica.
 """
 
 from __future__ import annotations
@@ -19,62 +22,90 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.errors import PlanError
-from repo_builder.partition.bounds import coarse_bounds
+from repo_builder.partition.bounds import coarse_bounds, grid, segment_costs
 from repo_builder.partition.chain import best_chain
 from repo_builder.partition.cost import CostModel
+from repo_builder.partition.merge import Order
 
 S_MAX = 16
 """The most services that a table, or the merged tables, may be cut into."""
 
 SMALL_ROWS = 512
 GRID_BLOCKS = 1024
+NEAR_ROWS = 32
 LARGEST_COST_BYTES = 2**62
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """The cheapest cuts of a hotness order.
+    """The cheapest cuts of an order.
 
-    cost_bytes  over all replicas: an int with whole replicas
+    cost_bytes  over all replicas
     cuts        0 = c_0 < c_1 < ... < c_s = N: service i holds the rows c_i + 1 ... c_{i+1}
-    replicas    of each service, ints with whole replicas
+    replicas    of each service
     """
 
-    cost_bytes: float
+    cost_bytes: int
     cuts: tuple[int, ...]
-    replicas: tuple[float, ...]
+    replicas: tuple[int, ...]
 
 
-def partition(prefix: NDArray[np.float64], model: CostModel, s_max: int) -> Partition:
-    """Cut a hotness order at the least cost.
+def partition(order: Order, model: CostModel, s_max: int) -> Partition:
+    """Cut N >= 1 rows at the least cost.
 
-    `prefix` is (N + 1,) float64, N >= 1: the gathers of a query among the j hottest rows, from 0, non-decreasing and
-    concave up to rounding. Of equal costs the fewest services win, then the choice that `chain.py` and `divide.py`
-    state.
+    Of equal costs the fewest services win, then the choice that `chain.py` states.
     Raises PlanError for s_max outside 1 ... 16, or costs beyond 64 bits.
     """
     if not 1 <= s_max <= S_MAX:
         raise PlanError(f"s_max: expected 1 to {S_MAX} services, got {s_max}")
-    rows = len(prefix) - 1
-    whole = model.cost(rows, float(prefix[-1]))
-    if whole >= LARGEST_COST_BYTES:
-        raise PlanError(f"target_qps: expected a fleet under 2^62 bytes, got {whole:.3g} bytes; lower the traffic")
+    whole = _partition(order, model, [])
+    if whole.cost_bytes >= LARGEST_COST_BYTES:
+        raise PlanError(
+            f"target_qps: expected a fleet under 2^62 bytes, got {float(whole.cost_bytes):.3g} bytes; lower the traffic"
+        )
     if model.service_time.per_gather_s == 0 or s_max == 1:  # every service has the same replicas: cuts only cost
-        return _partition(prefix, model, [])
-    return _partition(prefix, model, _inner_cuts(prefix, model, s_max))
+        return whole
+    bounds = coarse_bounds(order, model, s_max, GRID_BLOCKS) if order.rows > SMALL_ROWS else None
+    found = _partition(order, model, best_chain(order, model, s_max, bounds)[1])
+    if isinstance(order.row_bytes, int):
+        return found
+    near = _partition(order, model, _best_among(_near(order, found.cuts), order, model, s_max))
+    return min(found, near, key=lambda choice: (choice.cost_bytes, len(choice.cuts)))
 
 
-def _inner_cuts(prefix: NDArray[np.float64], model: CostModel, s_max: int) -> list[int]:
-    bounds = coarse_bounds(prefix, model, s_max, GRID_BLOCKS) if len(prefix) > SMALL_ROWS else None
-    if model.ceiling:
-        return best_chain(prefix, model, s_max, bounds)[1]
-    from repo_builder.partition.divide import best_real  # numba takes half a second to import
-
-    return best_real(prefix, model, s_max, bounds)
-
-
-def _partition(prefix: NDArray[np.float64], model: CostModel, inner: list[int]) -> Partition:
-    cuts = (0, *inner, len(prefix) - 1)
-    gathers = [float(prefix[end] - prefix[begin]) for begin, end in pairwise(cuts)]
-    costs = [model.cost(end - begin, g) for (begin, end), g in zip(pairwise(cuts), gathers, strict=True)]
+def _partition(order: Order, model: CostModel, inner: list[int]) -> Partition:
+    cuts = (0, *inner, order.rows)
+    gathers = [float(order.gathers[end] - order.gathers[begin]) for begin, end in pairwise(cuts)]
+    held_bytes = np.diff(order.bytes_before(np.array(cuts))).tolist()
+    costs = [model.cost(held, g) for held, g in zip(held_bytes, gathers, strict=True)]
     return Partition(sum(costs), cuts, tuple(model.replicas(g) for g in gathers))
+
+
+def _near(order: Order, cuts: tuple[int, ...]) -> NDArray[np.int64]:
+    """Places worth another look, ascending: all of a short order; of a long one those near the cuts, and the grid's."""
+    if order.rows <= SMALL_ROWS:
+        return np.arange(order.rows + 1)
+    near = (np.array(cuts)[:, None] + np.arange(-NEAR_ROWS, NEAR_ROWS + 1)).ravel()
+    places: NDArray[np.int64] = np.unique(np.clip([*near, *grid(order.gathers, GRID_BLOCKS)], 0, order.rows))
+    return places
+
+
+def _best_among(places: NDArray[np.int64], order: Order, model: CostModel, s_max: int) -> list[int]:
+    """The inner cuts of the cheapest partition whose cuts are among these places, by the recurrence as it stands."""
+    costs = segment_costs(order, model, places, places)
+    np.fill_diagonal(costs, np.inf)  # a service holds a row at least
+    best = np.full(len(places), np.inf)
+    best[0] = 0.0
+    begins: list[NDArray[np.intp]] = []
+    least, services = np.inf, 0
+    for s in range(1, s_max + 1):
+        totals = best[:, None] + costs
+        begins.append(totals.argmin(axis=0))
+        best = totals.min(axis=0)
+        if best[-1] < least:
+            least, services = float(best[-1]), s
+    cuts, end = [], len(places) - 1
+    for s in range(services, 1, -1):
+        end = int(begins[s - 1][end])
+        cuts.append(int(places[end]))
+    return cuts[::-1]

@@ -1,13 +1,14 @@
-"""One hotness order out of many tables', and its places taken back to each table.
+"""One order out of many tables' rows, hottest first, and its places taken back to each table.
 
-The merged order takes the rows of all tables by gathers a query, most first; all rows have the same bytes, so this is
-also the order by gathers a query and byte. Ties go to the earlier table, then to the earlier place in its order.
+The rows of all tables stand by gathers a query and byte, most first; a table's own rows keep their hotness order.
+Ties go to the size of row that comes first among the tables, then to the earlier table, then to the hotter place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from repo_builder.errors import PlanError
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 CONCAVITY_TOLERANCE = 1e-9
 """A CDF may lie this far under its least concave majorant: room for rounding, not for another order of the rows."""
@@ -24,11 +26,14 @@ CHUNK_ROWS = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Accesses:
-    """A table's accesses: `cdf` (rows + 1,) float64 over its hotness order, and the rows a query gathers in all."""
+    """A table's accesses: `cdf` (rows + 1,) float64 over its hotness order, the rows a query gathers in all, and the
+    bytes of each row.
+    """
 
     table: str
     cdf: Floats
     gathers: int
+    row_bytes: int
 
     @property
     def rows(self) -> int:
@@ -36,9 +41,9 @@ class Accesses:
         return len(self.cdf) - 1
 
     @property
-    def key(self) -> tuple[int, int]:
-        """Equal for tables alike: of one CDF and as many gathers. Good for as long as the table lives."""
-        return id(self.cdf), self.gathers
+    def key(self) -> tuple[int, int, int]:
+        """Equal for tables alike: of one CDF, as many gathers, rows as large. Good while the table lives."""
+        return id(self.cdf), self.gathers, self.row_bytes
 
     def row_gathers(self) -> Floats:
         """What a query gathers of each row, hottest first: (rows,) float64, never increasing.
@@ -55,6 +60,33 @@ class Accesses:
         return steps
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """N rows in the order in which they are cut.
+
+    gathers  (N + 1,) float64: what a query gathers of the first j rows; from 0, non-decreasing, and concave over their
+             bytes up to rounding
+    row_bytes  the bytes of every row; or, where rows differ, (N + 1,) int64, the bytes of the first j rows
+    """
+
+    gathers: Floats
+    row_bytes: int | Ints
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return len(self.gathers) - 1
+
+    @property
+    def largest_row_bytes(self) -> int:
+        """Bytes of its largest row."""
+        return self.row_bytes if isinstance(self.row_bytes, int) else int(np.diff(self.row_bytes).max())
+
+    def bytes_before(self, place: Ints) -> Ints:
+        """Bytes of the rows before each place, 0 to N; same shape as `place`."""
+        return place * self.row_bytes if isinstance(self.row_bytes, int) else self.row_bytes[place]
+
+
 def check_cdf(accesses: Accesses, rows: int) -> None:
     """Raise PlanError unless the CDF has rows + 1 values from 0 to 1, finite and non-decreasing."""
     cdf, where = accesses.cdf, f"table {accesses.table}: cdf"
@@ -69,49 +101,81 @@ def check_cdf(accesses: Accesses, rows: int) -> None:
         raise PlanError(f"{where}: expected non-decreasing values, got a fall after place {falls.argmax()}")
 
 
-def merged_prefix(tables: Sequence[Accesses]) -> Floats:
-    """The gathers of a query among the j first rows of the merged order: (all rows + 1,) float64, from 0.
+def merged_order(tables: Sequence[Accesses]) -> Order:
+    """The rows of all tables in one order.
 
     O(n) for n rows of one table or of tables alike, O(n * log(tables)) otherwise; 8 bytes a row, half as much again
-    while sorting.
+    while sorting. Where rows differ in size 16 bytes a row, and 32 while sorting.
     """
     alike = _alike(tables)
+    unit = _unit(tables)
     prefix = np.empty(1 + sum(table.rows for table in tables))
     prefix[0] = 0.0
     begin = 1
     for table, count in alike:
         end = begin + count * table.rows
-        prefix[begin:end].reshape(table.rows, count)[:] = -table.row_gathers()[:, None]
+        prefix[begin:end].reshape(table.rows, count)[:] = _ascending(table, unit)[:, None]
         begin = end
+    sizes = [table.row_bytes for table, _ in alike]
+    if len(set(sizes)) > 1:
+        return _mixed(prefix, np.repeat(sizes, [count * table.rows for table, count in alike]), unit)
     if len(alike) > 1:
         prefix[1:].sort(kind="stable")  # merges the runs
     _accumulate(prefix)
-    return prefix
+    return Order(prefix, sizes[0])
+
+
+def _mixed(prefix: Floats, sizes: Ints, unit: int) -> Order:
+    """The order of rows that differ in size: `prefix[1:]` and `sizes` are (rows,), not sorted yet."""
+    places = np.argsort(prefix[1:], kind="stable")
+    sizes = sizes[places]
+    prefix[1:] = prefix[1:][places] * (sizes // unit)
+    del places
+    _accumulate(prefix)
+    return Order(prefix, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]))
 
 
 def places_in_tables(tables: Sequence[Accesses], cuts: Sequence[int]) -> list[list[int]]:
     """For each cut of the merged order how many rows of each table come before it: over the cuts, then the tables."""
-    steps = {table.key: -table.row_gathers() for table, _ in _alike(tables)}  # ascending
+    unit = _unit(tables)
+    steps = {table.key: _ascending(table, unit) for table, _ in _alike(tables)}
     ascending = [steps[table.key] for table in tables]
-    return [_split(ascending, cut) for cut in cuts]
+    sizes = list(dict.fromkeys(table.row_bytes for table in tables))
+    ties = sorted(range(len(tables)), key=lambda i: sizes.index(tables[i].row_bytes))
+    return [_split(ascending, ties, cut) for cut in cuts]
+
+
+def _ascending(table: Accesses, unit: int) -> Floats:
+    """The negated gathers of each row and `unit` bytes: (rows,) float64, ascending from the hottest row on."""
+    steps = table.row_gathers()
+    steps /= -(table.row_bytes // unit)
+    return steps
+
+
+def _unit(tables: Sequence[Accesses]) -> int:
+    """The largest number of bytes of which every row is a multiple: with rows of one size no gathers are rounded."""
+    return gcd(*(table.row_bytes for table in tables))
 
 
 def _alike(tables: Sequence[Accesses]) -> list[tuple[Accesses, int]]:
-    """The tables that differ in cdf or gathers, and how many there are of each."""
-    counts: dict[tuple[int, int], int] = {}
-    first: dict[tuple[int, int], Accesses] = {}
+    """The tables that differ in CDF, gathers or size of row, and how many there are of each; by size, as they come."""
+    counts: dict[tuple[int, int, int], int] = {}
+    first: dict[tuple[int, int, int], Accesses] = {}
     for table in tables:
         counts[table.key] = counts.get(table.key, 0) + 1
         first.setdefault(table.key, table)
-    return [(first[key], count) for key, count in counts.items()]
+    sizes = list(dict.fromkeys(table.row_bytes for table in tables))
+    return sorted(
+        ((first[key], count) for key, count in counts.items()), key=lambda item: sizes.index(item[0].row_bytes)
+    )
 
 
-def _split(ascending: Sequence[Floats], cut: int) -> list[int]:
-    """The first `cut` rows of the merged order, by table; each table's negated row gathers ascend."""
+def _split(ascending: Sequence[Floats], ties: Sequence[int], cut: int) -> list[int]:
+    """The first `cut` rows of the merged order, by table; `ties` says whose rows come first among equals."""
     if cut == 0:
         return [0] * len(ascending)
     low, high = 0, int(np.array(np.inf).view(np.int64))  # floats >= 0 are ordered as their bits are
-    while low < high:  # the largest value that at least `cut` rows reach: the gathers of the last row before the cut
+    while low < high:  # the largest value that at least `cut` rows reach: that of the last row before the cut
         middle = (low + high + 1) // 2
         value = -np.array(middle, np.int64).view(np.float64)
         if sum(int(np.searchsorted(steps, value, side="right")) for steps in ascending) >= cut:
@@ -121,8 +185,8 @@ def _split(ascending: Sequence[Floats], cut: int) -> list[int]:
     value = -np.array(low, np.int64).view(np.float64)
     places = [int(np.searchsorted(steps, value, side="left")) for steps in ascending]
     missing = cut - sum(places)
-    for i, steps in enumerate(ascending):
-        tied = min(missing, int(np.searchsorted(steps, value, side="right")) - places[i])
+    for i in ties:
+        tied = min(missing, int(np.searchsorted(ascending[i], value, side="right")) - places[i])
         places[i] += tied
         missing -= tied
     return places
@@ -149,7 +213,11 @@ def _concave_steps(cdf: Floats) -> tuple[Floats, float]:
     steps = np.diff(cdf)
     if not (steps[1:] > steps[:-1]).any():
         return steps, 0.0
-    from repo_builder.partition.pooling import pool_rising  # numba takes half a second to import
+    from scipy.optimize import isotonic_regression  # slow to import, and rarely wanted
 
-    gap = float(pool_rising(cdf, steps, np.empty(len(cdf), np.int64)))
-    return steps, gap
+    pools = np.asarray(isotonic_regression(steps, increasing=False).blocks, np.intp)  # first row of each, then the end
+    sizes = np.diff(pools)
+    steps = np.repeat(np.diff(cdf[pools]) / sizes, sizes)
+    begins = np.repeat(pools[:-1], sizes)
+    gap = float(np.max(cdf[begins] + (np.arange(len(steps)) - begins) * steps - cdf[:-1]))
+    return steps, max(gap, 0.0)

@@ -43,7 +43,7 @@ def plan_workload(
     if grouping not in _GROUPINGS:
         raise PlanError(f"grouping: expected one of {', '.join(_GROUPINGS)}, got {grouping!r}")
     target_qps = spec.serving.target_qps / utilisation
-    model = CostModel(target_qps, profile.service_time, spec.tables[0].row_bytes, profile.min_memory_bytes)
+    model = CostModel(target_qps, profile.service_time, profile.min_memory_bytes)
     embedding = _GROUPINGS[grouping](workload, model, profile, s_max)
     plan = Plan(
         spec=spec.name,
@@ -59,17 +59,17 @@ def plan_workload(
 
 
 def _per_table(workload: Workload, model: CostModel, profile: Profile, s_max: int) -> Iterator[Service]:
-    solved: dict[tuple[int, int], tuple[int, ...]] = {}
+    solved: dict[tuple[int, int, int], tuple[int, ...]] = {}
     for table in workload.tables:
         if table.key not in solved:
-            solved[table.key] = partition(workload.prefix([table]), model, s_max).cuts
+            solved[table.key] = partition(workload.order([table]), model, s_max).cuts
         for i, (begin, end) in enumerate(pairwise(solved[table.key])):
             yield _embedding_service(f"{table.table}_s{i}", [(table, begin, end)], model, profile)
 
 
 def _tiered(workload: Workload, model: CostModel, profile: Profile, s_max: int) -> Iterator[Service]:
     tables = workload.tables
-    cuts = partition(workload.prefix(tables), model, s_max).cuts
+    cuts = partition(workload.order(tables), model, s_max).cuts
     inner = places_in_tables(tables, cuts[1:-1])
     places = [[0] * len(tables), *inner, [table.rows for table in tables]]
     for i, (begins, ends) in enumerate(pairwise(places)):
@@ -85,7 +85,7 @@ def _embedding_service(
     """A service holding the places begin ... end - 1 of each table; tables without rows in it are left out."""
     held = [(table, begin, end) for table, begin, end in held if begin < end]
     gathers = sum(table.gathers * float(table.cdf[end] - table.cdf[begin]) for table, begin, end in held)
-    rows_bytes = sum(end - begin for _, begin, end in held) * model.row_bytes
+    rows_bytes = sum((end - begin) * table.row_bytes for table, begin, end in held)
     seconds = profile.seconds(gathers, rows_bytes)
     return Service(
         name=name,

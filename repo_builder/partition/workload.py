@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from repo_builder.access.hotness import Hotness
-from repo_builder.partition.merge import Accesses, Floats, check_cdf, merged_prefix
+from repo_builder.partition.merge import Accesses, Order, check_cdf, merged_order
 from repo_builder.spec import Spec
 
 
@@ -20,17 +22,24 @@ class Workload:
 
     tables: tuple[Accesses, ...]
     keep: bool = False
-    _kept: dict[tuple[tuple[int, int], ...], Floats] = field(default_factory=dict, init=False, compare=False)
+    _kept: dict[tuple[tuple[int, int, int], ...], Order] = field(default_factory=dict, init=False, compare=False)
 
-    def prefix(self, tables: Sequence[Accesses]) -> Floats:
-        """`merged_prefix` of some of the tables: (their rows + 1,) float64; not to be written into."""
+    def order(self, tables: Sequence[Accesses]) -> Order:
+        """`merged_order` of some of the tables; not to be written into."""
         key = tuple(table.key for table in tables)
-        prefix = self._kept.get(key)
-        if prefix is None:
-            prefix = merged_prefix(tables)
+        order = self._kept.get(key)
+        if order is None:
+            order = merged_order(tables)
             if self.keep:
-                self._kept[key] = prefix
-        return prefix
+                self._kept[key] = order
+        return order
+
+    def rows_within(self, size_bytes: int) -> int:
+        """How many of the hottest rows of all tables fit into so many bytes, 0 or more."""
+        sizes = {table.row_bytes for table in self.tables}
+        if len(sizes) == 1:  # no order needed
+            return min(sum(table.rows for table in self.tables), size_bytes // sizes.pop())
+        return int(np.searchsorted(self.order(self.tables).row_bytes, size_bytes, side="right")) - 1
 
 
 def read_workload(spec: Spec, hotness: Hotness, keep: bool = False) -> Workload:
@@ -41,7 +50,7 @@ def read_workload(spec: Spec, hotness: Hotness, keep: bool = False) -> Workload:
     checked: dict[int, int] = {}
     tables = []
     for table in spec.tables:
-        accesses = Accesses(table.name, hotness.cdf(table), table.pooling * spec.serving.batch)
+        accesses = Accesses(table.name, hotness.cdf(table), table.pooling * spec.serving.batch, table.row_bytes)
         if checked.get(id(accesses.cdf)) != table.rows:
             check_cdf(accesses, table.rows)
             checked[id(accesses.cdf)] = table.rows

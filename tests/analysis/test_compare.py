@@ -78,7 +78,7 @@ def test_a_fleet_that_does_not_fit_says_why() -> None:
 def test_a_workload_is_let_go_at_once() -> None:
     """It may be of many gigabytes: no reference cycle may keep it until the garbage collector comes by."""
     held = workload()
-    gone = weakref.ref(held.prefix(held.tables))
+    gone = weakref.ref(held.order(held.tables).gathers)
     gc.disable()
     try:
         compare(Case(SPEC, held, PROFILE, GPUS, s_max=4), 3, (1, 2))

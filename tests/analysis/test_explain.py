@@ -37,12 +37,12 @@ def test_figures_are_those_of_the_recurrence_and_no_move_is_cheaper(
     spec = replace(SPEC, serving=replace(SPEC.serving, target_qps=target_qps))
     profile = replace(PROFILE, min_memory_bytes=min_memory)
     plan = plan_workload(spec, WORKLOAD, profile, grouping, s_max, utilisation)
-    model = CostModel(target_qps / utilisation, profile.service_time, 16, min_memory)
+    model = CostModel(target_qps / utilisation, profile.service_time, min_memory)
     chains = explain(spec, WORKLOAD, profile, plan, utilisation)
     assert sorted(name for chain in chains for name in chain.tables) == ["A", "B_0", "B_1"]
     for chain in chains:
         assert len(chain.cuts) == len(chain.services) - 1
-        prefix = WORKLOAD.prefix(WORKLOAD.tables if grouping == "tiered" else [_table(chain.tables[0])])
+        prefix = WORKLOAD.order(WORKLOAD.tables if grouping == "tiered" else [_table(chain.tables[0])]).gathers
         places = [0, *(cut.place for cut in chain.cuts), len(prefix) - 1]
         for i, cut in enumerate(chain.cuts):
             begin, place, end = places[i : i + 3]
@@ -54,7 +54,9 @@ def test_figures_are_those_of_the_recurrence_and_no_move_is_cheaper(
 
 
 def _cost(model: CostModel, prefix: Floats, *places: int) -> float:
-    return sum(plain_cost(model, end - begin, float(prefix[end] - prefix[begin])) for begin, end in pairwise(places))
+    return sum(
+        plain_cost(model, 16 * (end - begin), float(prefix[end] - prefix[begin])) for begin, end in pairwise(places)
+    )
 
 
 def _table(name: str) -> Accesses:

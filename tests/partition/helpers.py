@@ -12,37 +12,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.partition.cost import CostModel
+from repo_builder.partition.merge import Order
 from repo_builder.spec import Spec, Table, parse_spec
 
 
-def plain_cost(model: CostModel, rows: int, gathers: float) -> float:
+def plain_cost(model: CostModel, rows_bytes: int, gathers: float) -> int:
     """The paper's cost, written out anew."""
     load = model.target_qps * (model.service_time.fixed_s + model.service_time.per_gather_s * gathers)
     whole = round(load) if load <= round(load) * (1 + 1e-9) and load >= round(load) else math.ceil(load)
-    replicas = max(1, whole) if model.ceiling else max(1.0, load)
-    return replicas * (rows * model.row_bytes + model.min_memory_bytes)
+    return max(1, whole) * (rows_bytes + model.min_memory_bytes)
 
 
-def brute_force(prefix: NDArray[np.float64], model: CostModel, s_max: int) -> tuple[float, int]:
+def _segment(order: Order, model: CostModel, begin: int, end: int) -> int:
+    before = [
+        order.row_bytes * place if isinstance(order.row_bytes, int) else int(order.row_bytes[place])
+        for place in (begin, end)
+    ]
+    return plain_cost(model, before[1] - before[0], float(order.gathers[end] - order.gathers[begin]))
+
+
+def brute_force(order: Order, model: CostModel, s_max: int) -> tuple[float, int]:
     """The least cost over all sets of cuts, and the fewest services that reach it."""
-    rows = len(prefix) - 1
+    rows = order.rows
     best = (math.inf, 0)
     for services in range(1, min(s_max, rows) + 1):
         for inner in combinations(range(1, rows), services - 1):
             cuts = pairwise((0, *inner, rows))
-            cost = sum(plain_cost(model, end - begin, float(prefix[end] - prefix[begin])) for begin, end in cuts)
+            cost = sum(_segment(order, model, begin, end) for begin, end in cuts)
             best = min(best, (cost, services))
     return best
 
 
-def quadratic(prefix: NDArray[np.float64], model: CostModel, s_max: int) -> tuple[float, int]:
+def quadratic(order: Order, model: CostModel, s_max: int) -> tuple[float, int]:
     """The same by the recurrence over all rows."""
-    rows = len(prefix) - 1
+    rows = order.rows
     best, answer = [0.0] + [math.inf] * rows, (math.inf, 0)
     for services in range(1, s_max + 1):
         best = [
-            min((best[k] + plain_cost(model, j - k, float(prefix[j] - prefix[k])) for k in range(j)), default=math.inf)
-            for j in range(rows + 1)
+            min((best[k] + _segment(order, model, k, j) for k in range(j)), default=math.inf) for j in range(rows + 1)
         ]
         answer = min(answer, (best[rows], services))
     return answer

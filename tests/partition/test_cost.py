@@ -86,11 +86,10 @@ def test_replicas_round_up_with_a_relative_tolerance(load: float, replicas: int)
 
 def test_arrays_and_scalars_price_alike() -> None:
     gathers = np.random.default_rng(0).uniform(0, 1e5, 1000)
-    for ceiling in (True, False):
-        model = CostModel(777.0, ServiceTime(3e-4, 7e-8), 128, 10, ceiling)
-        assert model.replica_counts(gathers).tolist() == [model.replicas(g) for g in gathers.tolist()]
+    model = CostModel(777.0, ServiceTime(3e-4, 7e-8), 10)
+    assert model.replica_counts(gathers).tolist() == [model.replicas(g) for g in gathers.tolist()]
 
 
-def test_cost_is_whole_bytes_under_the_ceiling() -> None:
-    cost = CostModel(1000.0, ServiceTime(1e-3, 1e-6), 8, 100).cost(10, 1500.0)
+def test_cost_is_whole_bytes() -> None:
+    cost = CostModel(1000.0, ServiceTime(1e-3, 1e-6), 100).cost(80, 1500.0)
     assert (cost, type(cost)) == (3 * 180, int)

@@ -6,25 +6,27 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from repo_builder.errors import PlanError
 from repo_builder.partition import dp
 from repo_builder.partition.cost import CostModel, ServiceTime
+from repo_builder.partition.merge import Order
 from tests.partition.helpers import brute_force, quadratic, zipf_cdf
 
 
-def _prefix(row_gathers: list[float]) -> NDArray[np.float64]:
-    return np.concatenate([[0.0], np.cumsum(sorted(row_gathers, reverse=True))])
+def _order(row_gathers: list[float], row_bytes: int | list[int] = 1) -> Order:
+    """The rows by gathers and byte; `row_bytes` of all, or of each as given."""
+    if isinstance(row_bytes, int):
+        return Order(np.concatenate([[0.0], np.cumsum(sorted(row_gathers, reverse=True))]), row_bytes)
+    rows = sorted(zip(row_gathers, row_bytes, strict=True), key=lambda row: -row[0] / row[1])
+    gathers, sizes = np.cumsum([(0.0, 0), *rows], axis=0).T
+    return Order(gathers, sizes.astype(np.int64))
 
 
-def _check(prefix: NDArray[np.float64], model: CostModel, s_max: int, expected: tuple[float, int]) -> dp.Partition:
-    found = dp.partition(prefix, model, s_max)
-    if model.ceiling:
-        assert (found.cost_bytes, len(found.replicas)) == expected
-    else:
-        assert found.cost_bytes == pytest.approx(expected[0], rel=1e-11)
-    assert found.cuts[0] == 0 and found.cuts[-1] == len(prefix) - 1
+def _check(order: Order, model: CostModel, s_max: int, expected: tuple[float, int]) -> dp.Partition:
+    found = dp.partition(order, model, s_max)
+    assert (found.cost_bytes, len(found.replicas)) == expected
+    assert found.cuts[0] == 0 and found.cuts[-1] == order.rows
     assert all(begin < end for begin, end in zip(found.cuts, found.cuts[1:], strict=False))
     return found
 
@@ -33,18 +35,20 @@ models = st.builds(
     CostModel,
     target_qps=st.sampled_from([1.0, 2.0, 5.0, 10.0, 7.3]),
     service_time=st.builds(ServiceTime, st.sampled_from([1e-4, 0.1, 1.0]), st.sampled_from([0.0, 0.003, 0.02, 0.1])),
-    row_bytes=st.sampled_from([1, 2, 7]),
     min_memory_bytes=st.sampled_from([0, 1, 3, 10, 40]),
-    ceiling=st.booleans(),
 )
+sizes = st.one_of(st.sampled_from([1, 2, 7]), st.lists(st.sampled_from([1, 2, 3, 8]), min_size=8, max_size=8))
 counts = st.lists(st.sampled_from([0, 0, 1, 1, 2, 3, 5, 8, 40]), min_size=1, max_size=8).filter(any)
 
 
 @settings(max_examples=300, deadline=None)
-@given(counts, models, st.integers(1, 9))
-def test_equals_brute_force_over_all_cut_sets(hits: list[int], model: CostModel, s_max: int) -> None:
-    prefix = _prefix([float(hit) for hit in hits])
-    _check(prefix, model, s_max, brute_force(prefix, model, s_max))
+@given(counts, sizes, models, st.integers(1, 9))
+def test_equals_brute_force_over_all_cut_sets(
+    hits: list[int], row_bytes: int | list[int], model: CostModel, s_max: int
+) -> None:
+    """With rows of one size and of several."""
+    order = _order([float(hit) for hit in hits], row_bytes if isinstance(row_bytes, int) else row_bytes[: len(hits)])
+    _check(order, model, s_max, brute_force(order, model, s_max))
 
 
 def _random_rows(rng: random.Random, rows: int) -> list[float]:
@@ -62,68 +66,89 @@ def _random_rows(rng: random.Random, rows: int) -> list[float]:
 
 
 @pytest.mark.parametrize("blocks", [None, 4, 10])
-@pytest.mark.parametrize("ceiling", [True, False])
-def test_equals_the_recurrence_on_random_rows(
-    monkeypatch: pytest.MonkeyPatch, blocks: int | None, ceiling: bool
-) -> None:
+def test_equals_the_recurrence_on_random_rows(monkeypatch: pytest.MonkeyPatch, blocks: int | None) -> None:
     """With no grid, and with grids so coarse that their bounds cut into every case."""
     monkeypatch.setattr(dp, "SMALL_ROWS", 10**9 if blocks is None else 0)
     monkeypatch.setattr(dp, "GRID_BLOCKS", blocks)
     rng, rising = random.Random(7), 0
     for _ in range(250):
-        prefix = _prefix(_random_rows(rng, rng.randint(1, 30)))
-        per_gather = rng.choice([0.003, 0.01, 0.1, 1.0])
-        qps = min(rng.choice([1.0, 2.0, 10.0, rng.uniform(0.5, 20)]), 60 / (per_gather * float(prefix[-1])))
-        time = ServiceTime(rng.choice([1e-4, 0.01, 0.1, 1.0]), per_gather)
-        model = CostModel(qps, time, rng.choice([1, 2, 7]), rng.choice([0, 1, 3, 10, 40]), ceiling)
-        s_max = rng.randint(1, 6)
-        found = _check(prefix, model, s_max, quadratic(prefix, model, s_max))
+        order = _order(_random_rows(rng, rng.randint(1, 30)), rng.choice([1, 2, 7]))
+        model, s_max = _random_model(rng, order), rng.randint(1, 6)
+        found = _check(order, model, s_max, quadratic(order, model, s_max))
         rising += any(left < right for left, right in zip(found.replicas, found.replicas[1:], strict=False))
-    assert rising > 0 or not ceiling  # the cases in which a hotter service has fewer replicas are among them
+    assert rising > 0  # the cases in which a hotter service has fewer replicas are among them
+
+
+def _random_model(rng: random.Random, order: Order) -> CostModel:
+    per_gather = rng.choice([0.003, 0.01, 0.1, 1.0])
+    qps = min(rng.choice([1.0, 2.0, 10.0, rng.uniform(0.5, 20)]), 60 / (per_gather * float(order.gathers[-1])))
+    time = ServiceTime(rng.choice([1e-4, 0.01, 0.1, 1.0]), per_gather)
+    return CostModel(qps, time, rng.choice([0, 1, 3, 10, 40]))
+
+
+def test_rows_of_several_sizes_equal_the_recurrence() -> None:
+    """Up to SMALL_ROWS rows, whatever their sizes."""
+    rng = random.Random(11)
+    for _ in range(150):
+        gathers = _random_rows(rng, rng.randint(1, 30))
+        order = _order(gathers, [rng.choice([1, 4, 16, 64]) for _ in gathers])
+        model, s_max = _random_model(rng, order), rng.randint(1, 6)
+        _check(order, model, s_max, quadratic(order, model, s_max))
+
+
+@pytest.mark.parametrize("blocks", [16, 128])
+def test_many_rows_of_several_sizes_miss_the_optimum_by_a_few_rows(
+    monkeypatch: pytest.MonkeyPatch, blocks: int
+) -> None:
+    """Beyond SMALL_ROWS the optimum is missed by no more than a row's bytes in each replica, and rarely by that."""
+    monkeypatch.setattr(dp, "SMALL_ROWS", 0)
+    monkeypatch.setattr(dp, "GRID_BLOCKS", blocks)
+    monkeypatch.setattr(dp, "NEAR_ROWS", 2)
+    rng, missed = random.Random(13), 0
+    for _ in range(40):
+        gathers = _random_rows(rng, rng.randint(100, 200))
+        order = _order(gathers, [rng.choice([1, 4, 16, 64]) for _ in gathers])
+        model, s_max = _random_model(rng, order), rng.randint(1, 5)
+        found, best = dp.partition(order, model, s_max), quadratic(order, model, s_max)[0]
+        assert best <= found.cost_bytes <= best + 64 * sum(found.replicas)
+        missed += found.cost_bytes > best
+    assert missed <= 4
 
 
 def test_cost_never_rises_with_s_max_and_is_reproducible() -> None:
-    prefix = zipf_cdf(100_000) * 4096
-    model = CostModel(20_000.0, ServiceTime(2e-5, 5e-8), 128, 10**5)
-    found = [dp.partition(prefix, model, s_max) for s_max in range(1, 17)]
+    order = Order(zipf_cdf(100_000) * 4096, 128)
+    model = CostModel(20_000.0, ServiceTime(2e-5, 5e-8), 10**5)
+    found = [dp.partition(order, model, s_max) for s_max in range(1, 17)]
     costs = [partition.cost_bytes for partition in found]
     assert costs == sorted(costs, reverse=True) and costs[-1] < costs[0]
-    assert found[-1] == dp.partition(prefix.copy(), model, 16)
+    assert found[-1] == dp.partition(Order(order.gathers.copy(), 128), model, 16)
 
 
-@pytest.mark.parametrize("ceiling", [True, False])
-def test_grid_changes_nothing_at_scale(monkeypatch: pytest.MonkeyPatch, ceiling: bool) -> None:
-    prefix = zipf_cdf(20_000, 0.9) * 4096
-    model = CostModel(20_000.0, ServiceTime(2e-5, 5e-8), 128, 10**5, ceiling)
+def test_grid_changes_nothing_at_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = Order(zipf_cdf(20_000, 0.9) * 4096, 128)
+    model = CostModel(20_000.0, ServiceTime(2e-5, 5e-8), 10**5)
     costs = []
     for small_rows, blocks in ((10**9, 0), (0, 64), (0, 1024)):
         monkeypatch.setattr(dp, "SMALL_ROWS", small_rows)
         monkeypatch.setattr(dp, "GRID_BLOCKS", blocks)
-        costs.append(dp.partition(prefix, model, 5).cost_bytes)
-    assert costs == pytest.approx([costs[0]] * 3, rel=0 if ceiling else 1e-12)
-
-
-def test_cost_without_ceiling_is_a_lower_bound() -> None:
-    prefix = zipf_cdf(50_000) * 4096
-    whole = dp.partition(prefix, CostModel(20_000.0, ServiceTime(2e-5, 5e-8), 128, 10**5), 8)
-    real = dp.partition(prefix, CostModel(20_000.0, ServiceTime(2e-5, 5e-8), 128, 10**5, ceiling=False), 8)
-    assert real.cost_bytes < whole.cost_bytes
+        costs.append(dp.partition(order, model, 5).cost_bytes)
+    assert costs == [costs[0]] * 3
 
 
 def test_a_rising_pair_can_be_optimal() -> None:
     """Rounding to whole rows: 1 then 2 replicas hold 3 + 6 gathers exactly, 2 then 1 do not."""
-    prefix = _prefix([3.0, 2.0, 2.0, 2.0])
-    model = CostModel(1.0, ServiceTime(1e-9, 1 / 3), 1, 0)
-    found = _check(prefix, model, 2, brute_force(prefix, model, 2))
+    order = _order([3.0, 2.0, 2.0, 2.0])
+    model = CostModel(1.0, ServiceTime(1e-9, 1 / 3), 0)
+    found = _check(order, model, 2, brute_force(order, model, 2))
     assert found.cuts == (0, 1, 4) and found.replicas == (1, 2)
 
 
 @pytest.mark.parametrize("s_max", [0, 17, -1])
 def test_s_max_out_of_range_is_an_error(s_max: int) -> None:
     with pytest.raises(PlanError, match="s_max: expected 1 to 16"):
-        dp.partition(_prefix([1.0]), CostModel(1.0, ServiceTime(1.0, 1.0), 1, 1), s_max)
+        dp.partition(_order([1.0]), CostModel(1.0, ServiceTime(1.0, 1.0), 1), s_max)
 
 
 def test_costs_beyond_64_bits_are_an_error() -> None:
     with pytest.raises(PlanError, match="lower the traffic"):
-        dp.partition(_prefix([1.0, 1.0]), CostModel(1e18, ServiceTime(1.0, 1.0), 128, 1), 4)
+        dp.partition(_order([1.0, 1.0], 128), CostModel(1e18, ServiceTime(1.0, 1.0), 1), 4)

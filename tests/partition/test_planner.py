@@ -9,6 +9,7 @@ import pytest
 
 from repo_builder.errors import PlanError
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, CostModel, Profile, RowCache, ServiceTime
+from repo_builder.partition.merge import Order
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import dense_flops, dense_parameter_bytes, make_plan
 from tests.partition.helpers import GivenHotness, quadratic, small_spec, zipf_cdf
@@ -39,18 +40,38 @@ def test_tiers_cost_what_the_recurrence_over_all_rows_costs() -> None:
     plan = make_plan(spec, HOTNESS, PROFILE, "tiered", 3)
     rows = np.concatenate([np.diff(HOTNESS.cdf(table)) * table.pooling * 32 for table in spec.tables])
     prefix = np.concatenate([[0.0], np.cumsum(np.sort(rows)[::-1])])
-    model = CostModel(3000.0, PROFILE.service_time, 16, 5000)
-    assert (plan.embedding_memory_bytes, len(plan.embedding_services)) == quadratic(prefix, model, 3)
+    model = CostModel(3000.0, PROFILE.service_time, 5000)
+    assert (plan.embedding_memory_bytes, len(plan.embedding_services)) == quadratic(Order(prefix, 16), model, 3)
     assert [service.name for service in plan.embedding_services] == ["tier0", "tier1", "tier2"]
 
 
 def test_per_table_costs_what_each_tables_recurrence_costs() -> None:
     spec = small_spec(TABLES)
     plan = make_plan(spec, HOTNESS, PROFILE, "per_table", 3)
-    model = CostModel(3000.0, PROFILE.service_time, 16, 5000)
-    expected = sum(quadratic(HOTNESS.cdf(table) * table.pooling * 32, model, 3)[0] for table in spec.tables)
+    model = CostModel(3000.0, PROFILE.service_time, 5000)
+    expected = sum(quadratic(Order(HOTNESS.cdf(table) * table.pooling * 32, 16), model, 3)[0] for table in spec.tables)
     assert plan.embedding_memory_bytes == expected
     assert plan.services[1].name == "A_s0"
+
+
+def test_tables_of_several_dims_are_cut_by_their_own_bytes() -> None:
+    """Tiers cost what the recurrence costs over all rows by gathers and byte; a table alone what it costs alone."""
+    spec = small_spec(TABLES)
+    dims = [4, 32, 2]
+    spec = replace(spec, tables=tuple(replace(t, dim=dim) for t, dim in zip(spec.tables, dims, strict=True)))
+    model = CostModel(3000.0, PROFILE.service_time, 5000)
+    gathers = [np.diff(HOTNESS.cdf(table)) * table.pooling * 32 for table in spec.tables]
+    sizes = [np.full(table.rows, 4 * table.dim) for table in spec.tables]
+    order = np.argsort(-np.concatenate([g / s for g, s in zip(gathers, sizes, strict=True)]), kind="stable")
+    held = [np.concatenate([[0], np.cumsum(np.concatenate(values)[order])]) for values in (gathers, sizes)]
+    tiers = make_plan(spec, HOTNESS, PROFILE, "tiered", 3)
+    best = quadratic(Order(held[0], held[1].astype(np.int64)), model, 3)
+    assert (tiers.embedding_memory_bytes, len(tiers.embedding_services)) == best
+    alone = [
+        quadratic(Order(np.concatenate([[0.0], np.cumsum(g)]), int(s[0])), model, 3)[0]
+        for g, s in zip(gathers, sizes, strict=True)
+    ]
+    assert make_plan(spec, HOTNESS, PROFILE, "per_table", 3).embedding_memory_bytes == sum(alone)
 
 
 def test_a_tier_leaves_out_tables_without_rows_in_it() -> None:

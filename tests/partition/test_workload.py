@@ -1,11 +1,14 @@
 """A workload that keeps what it merged gives the plans of one that does not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.errors import PlanError
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
-from repo_builder.partition.merge import merged_prefix
+from repo_builder.partition.merge import merged_order
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import make_plan, plan_workload
 from repo_builder.partition.workload import read_workload
@@ -13,6 +16,7 @@ from tests.partition.helpers import GivenHotness, small_spec, zipf_cdf
 
 SPEC = small_spec([{"name": "A", "rows": 90, "pooling": 128}, {"name": "B", "rows": 60, "pooling": 512, "count": 2}])
 HOTNESS = GivenHotness({"A": zipf_cdf(90), "": zipf_cdf(60, 0.7)})
+
 PROFILE = Profile("fast", ServiceTime(2e-5, 5e-8), 5000, DEFAULT_DENSE_TIME)
 GROUPINGS: tuple[Grouping, ...] = ("tiered", "per_table")
 
@@ -20,10 +24,10 @@ GROUPINGS: tuple[Grouping, ...] = ("tiered", "per_table")
 def test_prefixes_are_the_merged_ones_and_kept_only_when_asked() -> None:
     for keep in (True, False):
         workload = read_workload(SPEC, HOTNESS, keep)
-        first = workload.prefix(workload.tables)
-        assert np.array_equal(first, merged_prefix(workload.tables))
-        assert (workload.prefix(workload.tables) is first) == keep
-        assert (workload.prefix(workload.tables[1:2]) is workload.prefix(workload.tables[2:3])) == keep  # alike
+        first = workload.order(workload.tables)
+        assert np.array_equal(first.gathers, merged_order(workload.tables).gathers)
+        assert (workload.order(workload.tables) is first) == keep
+        assert (workload.order(workload.tables[1:2]) is workload.order(workload.tables[2:3])) == keep  # alike
 
 
 @pytest.mark.parametrize("grouping", GROUPINGS)
@@ -37,3 +41,14 @@ def test_plans_do_not_depend_on_what_was_planned_before(grouping: Grouping) -> N
 def test_a_bad_cdf_is_an_error() -> None:
     with pytest.raises(PlanError, match="table A: cdf: expected 91 values"):
         read_workload(SPEC, GivenHotness({"": zipf_cdf(60)}))
+
+
+def test_rows_within_a_size_are_the_first_of_the_order() -> None:
+    """By the order itself, and by division where all rows are alike."""
+    spec = small_spec([{"name": "A", "rows": 30, "pooling": 2}, {"name": "B", "rows": 20, "pooling": 9}])
+    for dims in ((4, 4), (4, 16)):
+        tables = tuple(replace(table, dim=dim) for table, dim in zip(spec.tables, dims, strict=True))
+        workload = read_workload(replace(spec, tables=tables), PowerLawHotness(0.9, 0))
+        before = workload.order(workload.tables).bytes_before(np.arange(51))
+        for size in range(0, int(before[-1]) + 20, 7):
+            assert workload.rows_within(size) == int((before <= size).sum()) - 1
