@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,9 +16,8 @@ from k8s.objects import Object, metadata, selector
 from k8s.options import Options
 from k8s.scaling import disruption_budget, scaled_object
 from k8s.server import ADDRESSES_FILE
-from repo_builder.documents import read_document
-from repo_builder.errors import InputError
 from repo_builder.repository.files import new_folder
+from repo_builder.repository.manifest import CHECKSUMS
 
 KUSTOMIZATION = "kustomization.yaml"
 DOCUMENT = "SCALING.md"
@@ -37,14 +37,18 @@ def render(fleet: Fleet, options: Options) -> Mapping[str, Object]:
 def write(fleet: Fleet, options: Options, target: Path) -> Mapping[str, Object]:
     """Write `render`'s objects and SCALING.md into a folder that appears whole or not at all; returns the objects.
 
-    What a former run wrote there is replaced. Raises RepositoryError where the folder holds anything else.
+    SHA256SUMS beside them says what was written, so that the next run replaces that and nothing else. Raises
+    RepositoryError where the folder holds another file, or one that was edited.
     """
     objects = render(fleet, options)
-    former = f"what elasticrec k8s wrote before (with {KUSTOMIZATION}, and nothing beside what it lists)"
-    with new_folder(target, _is_former, former) as folder:
-        for name, content in objects.items():
-            (folder / name).write_text(to_yaml(content), encoding="utf-8")
-        (folder / DOCUMENT).write_text(scaling_document(fleet, options), encoding="utf-8")
+    texts = {
+        **{name: to_yaml(content) for name, content in objects.items()},
+        DOCUMENT: scaling_document(fleet, options),
+    }
+    texts[CHECKSUMS] = "".join(f"{_sha256(text.encode())}  {name}\n" for name, text in texts.items())
+    with new_folder(target, _foreign) as folder:
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
     return objects
 
 
@@ -92,13 +96,20 @@ def _addresses(fleet: Fleet, options: Options) -> Object:
     }
 
 
-def _is_former(folder: Path) -> bool:
-    """Whether everything there is what a former run wrote: an overlay put beside it must not be lost."""
+def _foreign(folder: Path) -> str | None:
+    """Why a folder may not be replaced: it is not what a former run wrote, to the byte; None where it is."""
     try:
-        document = read_document(folder / KUSTOMIZATION, InputError)
-    except InputError:
-        return False
-    resources = document.get("resources") if isinstance(document, Mapping) else None
-    if not isinstance(resources, list):
-        return False
-    return {path.name for path in folder.iterdir()} <= {KUSTOMIZATION, DOCUMENT, *map(str, resources)}
+        lines = (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return f"expected what elasticrec k8s wrote before, with its {CHECKSUMS}, or nothing, got other files"
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for path in sorted(folder.iterdir()):
+        if path.name != CHECKSUMS and (path.name not in sums or path.is_symlink() or not path.is_file()):
+            return f"expected elasticrec k8s's own files alone, got {path.name} too; keep overlays in their own folder"
+        if path.name != CHECKSUMS and _sha256(path.read_bytes()) != sums[path.name]:
+            return f"{path.name} was edited since elasticrec k8s wrote it; keep changes in an overlay of their own"
+    return None
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 
 from repo_builder.commands import (
     build,
@@ -30,7 +31,7 @@ from repo_builder.commands import (
     workload,
 )
 from repo_builder.commands.common import err
-from repo_builder.errors import ElasticRecError
+from repo_builder.errors import ElasticRecError, InputError
 
 _COMMANDS = (
     plan,
@@ -53,6 +54,9 @@ _COMMANDS = (
     demo,
 )
 
+_WRITTEN = {"output", "plot", "json", "csv", "log_file"}
+"""The arguments that name files to write."""
+
 _EPILOG = """\
 examples:
   elasticrec plan rm1.yaml                                what would be built, and why
@@ -73,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)  # what is under way is undone, as on Ctrl-C
     try:
+        _check_outputs(args)
         args.run(args)
     except ElasticRecError as exc:
         for line in str(exc).splitlines():
@@ -88,6 +93,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         err.print(f"elasticrec: {exc}", markup=False, soft_wrap=True)
         return 1
     return 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """No command writes over what it reads."""
+    given = {name: value for name, value in vars(args).items() if isinstance(value, Path)}
+    given.update(
+        {
+            f"{name}[{i}]": value
+            for name, values in vars(args).items()
+            if isinstance(values, list)
+            for i, value in enumerate(values)
+            if isinstance(value, Path)
+        }
+    )
+    for name in _WRITTEN & given.keys():
+        for other in given.keys() - _WRITTEN:
+            if given[name].exists() and given[other].exists() and given[name].samefile(given[other]):
+                raise InputError(f"{given[name]}: expected another file to write than one that is read; choose another")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -31,6 +31,7 @@ from repo_builder.serving.server import free_ports, running
 from repo_builder.spec import Spec, load_spec
 
 TOLERANCE = 1e-5
+_MARK = ".elasticrec-demo"  # the folder is a demo's own
 LOAD_ROWS = 1024  # what perf_analyzer sends again and again; more only makes its JSON long
 
 
@@ -113,6 +114,12 @@ def _spec(options: Options) -> Spec:
     path = options.folder / "demo.yaml"
     try:
         options.folder.mkdir(parents=True, exist_ok=True)
+        if any(options.folder.iterdir()) and not (options.folder / _MARK).is_file():
+            raise InputError(
+                f"{options.folder}: expected an empty folder, or that of a former demo, got other files; "
+                "choose another with -o"
+            )
+        (options.folder / _MARK).touch()
     except OSError as exc:
         raise InputError(f"{options.folder}: cannot be a folder: {exc.strerror}; choose another with -o") from exc
     path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")

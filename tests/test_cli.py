@@ -50,6 +50,22 @@ def test_plan_build_and_verify(spec_file: Path, tmp_path: Path, capsys: pytest.C
     assert run("verify", repository) == 0
 
 
+def test_no_command_writes_over_what_it_reads(
+    spec_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = spec_file.read_bytes()
+    (tmp_path / "link.json").symlink_to(spec_file)
+    for output in (
+        spec_file,
+        tmp_path / "link.json",
+        tmp_path / "nowhere" / ".." / "small.yaml",
+        tmp_path / "small.pt",
+    ):
+        assert run("plan", spec_file, "-o", output) == 2
+        assert "expected" in capsys.readouterr().err
+    assert spec_file.read_bytes() == before
+
+
 def test_plan_as_json_is_the_plan_file(spec_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("plan", spec_file, "--json", "-o", tmp_path / "plan.json") == 0
     printed = capsys.readouterr().out

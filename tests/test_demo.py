@@ -59,7 +59,7 @@ def test_the_tour(tmp_path: Path) -> None:
         assert 0 < times.executions <= times.requests and times.compute_ms > 0, model
     assert demo_table(report).row_count == len(models) + 2
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "demo.yaml", "demo.pt", "demo", "demo.log", "queries.json"
+        ".elasticrec-demo", "demo.yaml", "demo.pt", "demo", "demo.log", "queries.json"
     }  # fmt: skip
 
 
@@ -72,6 +72,14 @@ def test_the_command_line_takes_a_single_row(capsys: pytest.CaptureFixture[str])
     assert found and float(found[1]) <= 1e-5
     for model in ("demo_router", "demo_tier0", "tritonserver"):
         assert re.search(rf"^{model} .* [KM]iB", told.out, re.MULTILINE), model
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/demo.pt").write_text("mine")
+    assert main(["demo", "--rows", "1000", "-o", str(tmp_path / "mine")]) == 2
+    assert "expected an empty folder, or that of a former demo, got other files" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["demo.pt"]
 
 
 def test_one_wrong_score_fails_it_in_one_line(

@@ -22,8 +22,8 @@ from repo_builder.commands.common import (
     json_or_csv,
     out,
     png,
-    write_text,
 )
+from repo_builder.output import write_whole
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.workload import read_workload
 from repo_builder.spec import load_spec
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     comparisons, sweeps = zip(*found, strict=True)
     report = Report(profile, cluster, args.s_max, args.replicas, comparisons, sweeps)
     if args.output:
-        write_text(args.output, report_csv(report) if args.output.suffix == ".csv" else report_json(report))
+        write_whole(args.output, (report_csv(report) if args.output.suffix == ".csv" else report_json(report)).encode())
     if args.plot:
         from repo_builder.analysis.compare_plot import plot_comparison  # matplotlib is slow to import
 

@@ -25,10 +25,10 @@ from repo_builder.commands.common import (
     err,
     out,
     png,
-    write_text,
 )
 from repo_builder.commands.native_output import stdout_to_stderr
 from repo_builder.errors import InputError
+from repo_builder.output import write_whole
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.placement import Placement, place, placement_document
 from repo_builder.partition.plan import Plan, plan_to_json
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     plan = placement.plan if placement else plan
     text = _placed_json(placement) if placement else plan_to_json(plan)
     if args.output:
-        write_text(args.output, text)
+        write_whole(args.output, text.encode())
     if args.plot:
         _plot(args.plot, spec, hotness, workload, plan, chains)
     if args.json:
@@ -149,7 +149,7 @@ def _sweep(args: argparse.Namespace, sweep: Sweep) -> None:
     points = run_sweep(sweep, setting, _hotness)
     if args.output:
         as_csv = args.output.name.lower().endswith(".csv")
-        write_text(args.output, sweep_csv(sweep, points) if as_csv else sweep_json(sweep, setting, points))
+        write_whole(args.output, (sweep_csv(sweep, points) if as_csv else sweep_json(sweep, setting, points)).encode())
     if args.plot:
         from repo_builder.analysis.sweep_plot import plot_sweep
 

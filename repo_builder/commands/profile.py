@@ -13,8 +13,9 @@ from rich.table import Table
 
 from repo_builder.access.load import load_hotness
 from repo_builder.access.progress import progress_bar
-from repo_builder.commands.common import Commands, add_command, add_spec, bounded, err, out, png, write_text
+from repo_builder.commands.common import Commands, add_command, add_spec, bounded, err, out, png
 from repo_builder.errors import InputError
+from repo_builder.output import write_whole
 from repo_builder.spec import Spec, load_spec
 from repo_builder.tables import plain_table, size
 
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(f"{path}: expected a folder that exists, got {path.parent}; make it first")
     document = _profile(args, spec)
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    write_text(args.output, text)
+    write_whole(args.output, text.encode())
     if args.json:
         print(text, end="")
     else:

@@ -30,8 +30,8 @@ from repo_builder.commands.common import (
     json_or_csv,
     out,
     png,
-    write_text,
 )
+from repo_builder.output import write_whole
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.planner import make_plan
 from repo_builder.spec import Spec, load_spec
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     about = _about(args, spec, profile, cluster)
     if args.output:
         csv = args.output.suffix.lower() == ".csv"
-        write_text(args.output, report_csv(played) if csv else report_json(played, about, series=True))
+        write_whole(args.output, (report_csv(played) if csv else report_json(played, about, series=True)).encode())
     if args.plot:
         from k8s.simulation_plot import plot_simulation  # matplotlib is slow to import
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
-import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from loadtest.workload import binary_words, draw_workload, replay_workload, write_workload
+from loadtest.workload import FOLDER_MARK, binary_words, draw_workload, replay_workload, write_workload
 from repo_builder.access.draw import draw_queries
 from repo_builder.access.load import load_hotness
 from repo_builder.access.progress import progress_bar
@@ -88,18 +89,21 @@ def _of_spec(args: argparse.Namespace, manifest: Manifest, spec: Spec) -> dict[s
 
 
 def _write(path: Path, workload: Any, batch: int) -> None:
-    """Whole or not at all."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    """Whole or not at all; of folders only a former workload is replaced."""
+    target = Path(os.path.realpath(path))
     try:
-        if path.is_dir():
-            if {each.name for each in path.iterdir()} - {"dense", "indices"}:
-                raise InputError(f"{path}: expected a former workload's folder, or none; choose another with -o")
-            shutil.rmtree(path)
-        write_workload(part, workload, batch)
-        part.replace(path)
+        with tempfile.TemporaryDirectory(prefix=".elasticrec-", dir=target.parent) as scratch:
+            part = Path(scratch) / f"workload{path.suffix}"
+            write_workload(part, workload, batch)
+            if target.is_dir():
+                _check_former(path)
+                target.rename(Path(scratch) / "former")
+            part.replace(target)
     except OSError as exc:
         raise InputError(f"{path}: cannot be written: {exc.strerror}; choose another file with -o") from exc
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part)
-        part.unlink(missing_ok=True)
+
+
+def _check_former(path: Path) -> None:
+    found = {each.name for each in path.iterdir()}
+    if path.suffix or (found and (FOLDER_MARK not in found or not found <= {"dense", "indices", FOLDER_MARK})):
+        raise InputError(f"{path}: expected a former workload's folder, or none; choose another with -o")

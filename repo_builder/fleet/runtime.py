@@ -22,6 +22,16 @@ from pathlib import Path
 from repo_builder.errors import InputError
 
 _KEPT = {"lock", "logs"}
+_SWEPT = {
+    "control.sock",
+    "addresses.json",
+    "targets.json",
+    "prometheus",
+    "rules",
+    ".addresses.json.part",
+    ".targets.json.part",
+}
+_MARK = b"elasticrec up\n"  # in the lock file: the folder is ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +90,18 @@ class RunFolder:
 def claimed(run: RunFolder) -> Iterator[None]:
     """Hold the folder, emptied, for as long as the block lasts; only the logs stay.
 
-    Raises InputError where another process holds it, or where it cannot be written.
+    Raises InputError where another process holds it, where it is not a fleet's, or where it cannot be written.
     """
     try:
         run.path.mkdir(mode=0o700, exist_ok=True)
+        _check_ours(run.path)
         run.path.chmod(0o700)  # whoever reaches the socket commands the fleet
         lock = os.open(run.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise InputError(f"{run.path}: expected a folder to run in, but: {exc.strerror}; check its parent") from exc
     try:
         _lock(lock, run)
+        os.pwrite(lock, _MARK, 0)
         shutil.rmtree(run.logs, ignore_errors=True)
         _sweep(run)
         run.logs.mkdir()
@@ -118,9 +130,23 @@ def _lock(lock: int, run: RunFolder) -> None:
         ) from exc
 
 
+def _check_ours(folder: Path) -> None:
+    """A folder of that name may be somebody else's, who would lose what is in it."""
+    found = {path.name for path in folder.iterdir()}
+    if not found:
+        return
+    lock = folder / "lock"
+    if not lock.is_file() or lock.read_bytes() != _MARK:
+        raise InputError(
+            f"{folder}: expected no such folder, or that of a former elasticrec up, got other files; move it away"
+        )
+    if strangers := sorted(found - _KEPT - _SWEPT):
+        raise InputError(f"{folder}: expected a fleet's own files alone, got {strangers[0]} too; move it away")
+
+
 def _sweep(run: RunFolder) -> None:
     for path in run.path.iterdir():
-        if path.name in _KEPT:
+        if path.name not in _SWEPT:
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

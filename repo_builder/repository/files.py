@@ -15,7 +15,7 @@ from typing import Any
 
 from repo_builder.errors import RepositoryError
 from repo_builder.repository.durable import start_sync, sync_parents, sync_tree
-from repo_builder.repository.manifest import MANIFEST, FileEntry
+from repo_builder.repository.manifest import FileEntry, load_manifest, unlisted
 from repo_builder.repository.temporary import NEW, OLD, temporary_beside
 
 MAX_WAITING = 8  # writes of a file that may wait to be hashed: they hold their memory
@@ -70,29 +70,32 @@ class HashedFile(RawIOBase):
         return FileEntry(self._path, self._size_bytes, self._sha256.hexdigest())
 
 
-def _is_repository(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file()
+def foreign_to_repository(folder: Path) -> str | None:
+    """Why a folder is no former repository of ours that may be replaced; None where it is one."""
+    try:
+        manifest = load_manifest(folder)
+    except RepositoryError as exc:
+        return f"expected a former repository or nothing, got other files ({exc.problems[0]})"
+    strangers = unlisted(folder, manifest)
+    if strangers:
+        more = f" and {len(strangers) - 3} more" if len(strangers) > 3 else ""
+        return f"expected nothing beside a former repository's own files, got {', '.join(strangers[:3])}{more}"
+    return None
 
 
 @contextmanager
-def new_folder(
-    target: Path,
-    is_former: Callable[[Path], bool] = _is_repository,
-    former: str = f"a former repository (with {MANIFEST})",
-) -> Iterator[Path]:
+def new_folder(target: Path, foreign: Callable[[Path], str | None] = foreign_to_repository) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place when the block ends well, and vanishes when it does not.
 
     It is on the disk before it is renamed, so that a power cut leaves the former one or the new one, whole. Missing
-    parents of `target` are made, and vanish with it. A folder at `target` for which `is_former` holds, in
-    words `former`, is replaced; anything else there is refused. Raises RepositoryError.
+    parents of `target` are made, and vanish with it. What is at `target` is replaced where it is empty, or `foreign`
+    finds it to be all ours; else that says why it is refused. Raises RepositoryError.
     """
 
     def check_replaceable() -> None:
         _check_kind(target)
-        if target.is_dir() and any(target.iterdir()) and not is_former(target):
-            raise RepositoryError(
-                f"{target}: expected {former} or nothing, got other files; choose another folder with -o"
-            )
+        if target.is_dir() and any(target.iterdir()) and (why := foreign(target)):
+            raise RepositoryError(f"{target}: {why}; nothing was changed: choose another folder with -o")
 
     target = Path(os.path.abspath(target))  # noqa: PTH100 - the working folder may move with the target
     if Path.cwd().is_relative_to(target):

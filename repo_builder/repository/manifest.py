@@ -6,7 +6,7 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -22,6 +22,8 @@ MANIFEST = "manifest.json"
 CHECKSUMS = "SHA256SUMS"
 PLAN = "plan.json"
 QUERIES = "queries.npz"
+FORMAT = 1
+"""Of the manifest file; one of another number is refused by name."""
 
 Layout = Literal["single", "fleet", "model-wise"]
 
@@ -71,6 +73,7 @@ class Manifest:
     files: tuple[FileEntry, ...]
     sla_ms: float
     access: AccessEntry
+    format: int = FORMAT
 
     def to_json(self) -> str:
         """The manifest file's text."""
@@ -106,6 +109,7 @@ def load_manifest(folder: Path) -> Manifest:
             f"{folder}: expected a built repository with a {MANIFEST}, found none; run elasticrec build"
         )
     document: Any = read_document(path, RepositoryError)
+    _check_format(path, document)
     problems = schema_problems(document, "manifest.schema.json")
     if not problems:
         problems = list(_path_problems([entry["path"] for entry in document["files"]]))
@@ -115,6 +119,18 @@ def load_manifest(folder: Path) -> Manifest:
     files = tuple(FileEntry(**entry) for entry in document["files"])
     access = AccessEntry(**document["access"])
     return Manifest(**{**document, "tables": tables, "files": files, "access": access})
+
+
+def _check_format(path: Path, document: Any) -> None:
+    """Other programs have files of that name too, and other versions of this one may have other keys."""
+    generator = document.get("generator") if isinstance(document, Mapping) else None
+    if not isinstance(generator, str) or not generator.startswith("elasticrec "):
+        raise RepositoryError(f"{path}: expected the manifest of a built repository, got another program's file")
+    if document.get("format") != FORMAT:
+        raise RepositoryError(
+            f"{path}: format: expected {FORMAT}, got {document.get('format')}; it was built by {generator}: "
+            "build it again, into another folder"
+        )
 
 
 def _path_problems(paths: Sequence[str]) -> Iterator[str]:
@@ -161,6 +177,19 @@ def files_in(folder: Path) -> Iterator[str]:
     for path in folder.rglob("*"):
         if path.is_symlink() or not path.is_dir() or not any(path.iterdir()):
             yield path.relative_to(folder).as_posix()
+
+
+def unlisted(folder: Path, manifest: Manifest) -> list[str]:
+    """What lies in a repository without being in its manifest, but for the bytecode that Python writes beside code."""
+    listed = {entry.path for entry in manifest.files}
+    known = listed | {parent.as_posix() for path in listed for parent in PurePosixPath(path).parents} | {MANIFEST}
+    code = {PurePosixPath(path).parent.as_posix() for path in listed if path.endswith(".py")}
+    return sorted(path for path in files_in(folder) if path not in known and not _is_bytecode(path, code))
+
+
+def _is_bytecode(path: str, code_folders: Set[str]) -> bool:
+    pure = PurePosixPath(path)
+    return pure.suffix == ".pyc" and pure.parent.name == "__pycache__" and str(pure.parent.parent) in code_folders
 
 
 def entry_of(folder: Path, path: str) -> FileEntry:

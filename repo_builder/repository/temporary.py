@@ -1,6 +1,7 @@
 """A temporary folder beside a target. What a killed process leaves of one is swept by the next for that target.
 
-Its owner holds a lock on it, which the system takes back when the owner ends, however it ends.
+Its owner holds a lock on it, which the system takes back when the owner ends, however it ends. A file in it says that
+it is ours: nothing else is ever swept, whatever its name.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ NEW = "new"
 OLD = "old"
 """The target's former content, while it is replaced."""
 
+MARK = ".made-by-elasticrec"
+"""The entry that says whose the folder is."""
+
 _SUFFIX = ".tmp"
 _RANDOM = 8  # characters that `mkdtemp` puts between prefix and suffix
 
 
 @contextmanager
 def temporary_beside(target: Path) -> Iterator[Path]:
-    """A new folder in the target's parent, for NEW and OLD; it is removed at the end.
+    """A new folder in the target's parent, for NEW and OLD beside MARK; it is removed at the end.
 
     Parents that are missing are made, and removed again where they stay empty. Leftovers of killed processes are
     removed first; where one holds the OLD of a target that is gone, that goes back. Raises OSError.
@@ -54,6 +58,7 @@ def _claimed(target: Path) -> tuple[Path, int]:
             with suppress(OSError):  # a file system without locks; nothing is ever swept there
                 fcntl.flock(lock, fcntl.LOCK_SH)
             if temporary.exists():
+                (temporary / MARK).touch()
                 return temporary, lock
             os.close(lock)
 
@@ -71,7 +76,8 @@ def _sweep_one(folder: Path, target: Path) -> None:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where its owner lives
-            if not {NEW, OLD}.issuperset(path.name for path in folder.iterdir()):
+            found = {path.name for path in folder.iterdir()}
+            if MARK not in found or not found <= {NEW, OLD, MARK}:
                 return  # not ours after all
             if (folder / OLD).exists() and not target.exists():
                 (folder / OLD).rename(target)

@@ -20,9 +20,11 @@ def test_only_one_owner_at_a_time(tmp_path: Path) -> None:
 
 def test_leftovers_of_a_killed_owner_go_and_the_logs_of_the_last_run_stay(tmp_path: Path) -> None:
     run = RunFolder.of(tmp_path / "fleet")
+    with claimed(run):
+        pass
     run.prometheus.mkdir(parents=True)
     run.socket.touch()
-    (run.path / "link").symlink_to(tmp_path)
+    run.rules.symlink_to(tmp_path)
     with claimed(run):
         assert {path.name for path in run.path.iterdir()} == {"lock", "logs"}
         swap(run.addresses, "{}")
@@ -40,3 +42,24 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         claimed(run),
     ):
         pass
+
+
+@pytest.mark.parametrize("theirs", ["notes.txt", "lock", "logs/monday.log", "prometheus/data"])
+def test_a_folder_of_somebody_elses_is_left_alone(theirs: str, tmp_path: Path) -> None:
+    """It has the name that a run would take, and may have files of the names that a run has."""
+    run = RunFolder.of(tmp_path / "fleet")
+    (run.path / theirs).parent.mkdir(parents=True)
+    (run.path / theirs).write_text("mine")
+    with pytest.raises(InputError, match=r"fleet\.run: expected no such folder, .* got other files"), claimed(run):
+        pass
+    assert (run.path / theirs).read_text() == "mine"
+
+
+def test_what_somebody_put_beside_a_runs_files_is_left_alone(tmp_path: Path) -> None:
+    run = RunFolder.of(tmp_path / "fleet")
+    with claimed(run):
+        pass
+    (run.path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"expected a fleet's own files alone, got notes\.txt too"), claimed(run):
+        pass
+    assert (run.path / "notes.txt").read_text() == "mine"

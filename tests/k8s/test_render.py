@@ -327,16 +327,28 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_what_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
-    """A former run is; an overlay that someone put beside it is not."""
+    """A former run is; an overlay that someone put beside it is not, nor is an edited file, nor another's base."""
     (tmp_path / "fleet").mkdir()
     built, out = fleet(tmp_path / "fleet"), tmp_path / "out"
     write(built, options(), out)
     write(built, options(namespace="second"), out)
     assert "second" in (out / "podmonitor.yaml").read_text()
     (out / "mine.yaml").write_text("kind: Mine\n")
-    with pytest.raises(RepositoryError, match=r"expected what elasticrec k8s wrote before .* got other files"):
+    with pytest.raises(RepositoryError, match=r"expected elasticrec k8s's own files alone, got mine\.yaml too"):
         write(built, options(), out)
     assert (out / "mine.yaml").read_text() == "kind: Mine\n"
+    (out / "mine.yaml").unlink()
+    rule = out / "rm1-tier0-scaledobject.yaml"
+    rule.write_text(rule.read_text().replace("maxReplicaCount: ", "maxReplicaCount: 1"))
+    with pytest.raises(RepositoryError, match=r"rm1-tier0-scaledobject\.yaml was edited since elasticrec k8s wrote it"):
+        write(built, options(), out)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "kustomization.yaml").write_text("resources: [deployment.yaml]\n")
+    (theirs / "deployment.yaml").write_text("kind: Deployment\n")
+    with pytest.raises(RepositoryError, match=r"expected what elasticrec k8s wrote before.*got other files"):
+        write(built, options(), theirs)
+    assert {path.name for path in theirs.iterdir()} == {"kustomization.yaml", "deployment.yaml"}
 
 
 needs_kubectl = pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl on PATH: `kustomize` is not tried")

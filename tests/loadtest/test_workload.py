@@ -88,6 +88,7 @@ def test_the_same_queries_as_json_and_as_binary_files(built: Path, tmp_path: Pat
         assert raw == array.tobytes() == (tmp_path / "w" / name).read_bytes()
         assert data[0][name]["shape"] == list(array.shape)
     assert workload(built, "-o", tmp_path / "w", "--queries", 1) == 0  # again, in place
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w", "w.json", "w.npz"]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,7 @@ def test_the_same_queries_as_json_and_as_binary_files(built: Path, tmp_path: Pat
         (("-o", "w.txt"), "w.txt: expected a name ending in .npz or .json"),
         (("-o", "w.npz", "--expected", 1), "--expected: expected --spec with it"),
         (("-o", "missing/w.npz"), "cannot be written: No such file or directory"),
+        (("-o", "alike"), "alike: expected a former workload's folder, or none"),
         (("-o", "other"), "other: expected a former workload's folder, or none"),
         (("-o", "w.npz", "--trace", "none.npz"), "none.npz: expected a .npz file, found none"),
     ],
@@ -107,9 +109,12 @@ def test_mistakes(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "precious").touch()
+    (tmp_path / "alike" / "dense").mkdir(parents=True)  # of the names that a workload has
+    (tmp_path / "alike" / "dense" / "precious").touch()
     assert workload(built, *words) == 2
     assert message in capsys.readouterr().err.replace("\n", " ")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["other"] and (tmp_path / "other" / "precious").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alike", "other"]
+    assert (tmp_path / "other" / "precious").exists() and (tmp_path / "alike" / "dense" / "precious").exists()
 
 
 def test_accesses_from_a_file_need_the_spec(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

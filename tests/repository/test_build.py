@@ -206,7 +206,9 @@ def test_a_gpu_plan_builds_anywhere(tmp_path: Path) -> None:
 
 def test_a_former_repository_is_replaced(tmp_path: Path) -> None:
     spec, plan = make_repository(tmp_path, "tiered")
-    (tmp_path / "repository" / "stale").write_text("of an earlier build")
+    (cache,) = (tmp_path / "repository").glob("small_tier0/1/")
+    (cache / "__pycache__").mkdir()
+    (cache / "__pycache__/model.cpython-311.pyc").write_text("written by a server that was killed")
     build(spec, plan, load_hotness(spec), open_weights(spec), tmp_path / "repository")
     verify(tmp_path / "repository")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["repository", "small.pt"]

@@ -13,7 +13,7 @@ import pytest
 from repo_builder.errors import RepositoryError
 from repo_builder.repository import files
 from repo_builder.repository.files import HashedFile, new_folder
-from repo_builder.repository.manifest import FileEntry
+from repo_builder.repository.manifest import AccessEntry, FileEntry, Manifest, TableEntry, entry_of
 
 
 @pytest.fixture
@@ -79,14 +79,20 @@ def test_a_file_is_never_written_over(tmp_path: Path, pool: ThreadPoolExecutor) 
 
 
 def repository(folder: Path, content: str) -> Path:
-    """What counts as a former repository."""
+    """What counts as a former repository: a manifest, and the one file that it lists."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").write_text(content)
+    (folder / "content").write_text(content)
+    access, tables = AccessEntry("powerlaw", 0.9, 0), (TableEntry("A", 3, 1),)
+    facts = ("elasticrec 0", "m", "single", "0" * 64, 1, "int64", 1)
+    manifest = Manifest(*facts, tables, (entry_of(folder, "content"),), 10.0, access)
+    (folder / "manifest.json").write_text(manifest.to_json())
     return folder
 
 
 def tree(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    """Every file's text, but for manifests."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
 
 
 @pytest.mark.parametrize("before", ["nothing", "an empty folder", "a former repository", "missing parents"])
@@ -96,11 +102,10 @@ def test_success_puts_the_new_folder_in_place(before: str, tmp_path: Path) -> No
         target.mkdir()
     elif before == "a former repository":
         repository(target, "old")
-        (target / "stale").write_text("old")
     with new_folder(target) as folder:
         repository(folder, "new")
         assert folder != target and folder.parent.parent == target.parent  # so that a rename is enough
-    assert tree(target) == {"manifest.json": "new"}
+    assert tree(target) == {"content": "new"}
     assert list(target.parent.iterdir()) == [target]
 
 
@@ -126,7 +131,7 @@ def test_everything_is_on_the_disk_before_the_rename_and_the_rename_after_it(
         repository(folder / "a/b", "new")
         written = {str(path) for path in (folder, *folder.rglob("*"))}
     split = calls.index("renamed")
-    assert set(calls[:split]) == written and len(written) == 4
+    assert set(calls[:split]) == written and len(written) == 5
     assert calls[split + 1 : split + 3] == [str(tmp_path / "up"), str(tmp_path)]
 
 
@@ -164,7 +169,7 @@ def test_a_system_error_in_the_block_says_so(tmp_path: Path) -> None:
         new_folder(tmp_path / "target") as folder,
     ):
         folder.write_text("")
-    assert tree(tmp_path) == {"target/manifest.json": "old"}
+    assert tree(tmp_path) == {"target/content": "old"}
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
@@ -172,7 +177,7 @@ def test_the_former_content_stays_when_the_new_one_is_gone(tmp_path: Path) -> No
     repository(tmp_path / "target", "old")
     with pytest.raises(RepositoryError, match="nothing was changed there"), new_folder(tmp_path / "target") as folder:
         folder.rmdir()
-    assert tree(tmp_path) == {"target/manifest.json": "old"}
+    assert tree(tmp_path) == {"target/content": "old"}
 
 
 def test_the_former_content_comes_back_when_interrupted_between_the_renames(
@@ -191,7 +196,7 @@ def test_the_former_content_comes_back_when_interrupted_between_the_renames(
     with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "target") as folder:
         repository(folder, "new")
     assert renamed == ["target", "new", "old"]
-    assert tree(tmp_path) == {"target/manifest.json": "old"}
+    assert tree(tmp_path) == {"target/content": "old"}
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
@@ -225,13 +230,47 @@ def a_foreign_folder(target: Path) -> None:
     (target / "notes").write_text("mine")
 
 
+def a_web_app(target: Path) -> None:
+    """Browsers read a manifest.json as well."""
+    (target / ".git").mkdir(parents=True)
+    (target / ".git/HEAD").write_text("mine")
+    (target / "manifest.json").write_text('{"name": "photos", "icons": []}')
+
+
+def a_repository_with_notes(target: Path) -> None:
+    (repository(target, "mine") / "notes.txt").write_text("mine")
+
+
+def a_repository_with_an_empty_folder(target: Path) -> None:
+    (repository(target, "mine") / "drafts").mkdir()
+
+
+def a_repository_with_foreign_bytecode(target: Path) -> None:
+    """Python's own beside a listed model.py goes with it; this is beside nothing of ours."""
+    (repository(target, "mine") / "tools/__pycache__").mkdir(parents=True)
+    (target / "tools/__pycache__/mine.pyc").write_text("mine")
+
+
+def a_repository_of_another_format(target: Path) -> None:
+    manifest = repository(target, "mine") / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+
+
 @pytest.mark.parametrize(
     ("put", "told"),
     [
         (a_file, "expected a folder to build, got a file or link"),
         (a_link_to_a_repository, "expected a folder to build, got a file or link"),
         (a_dangling_link, "expected a folder to build, got a file or link"),
-        (a_foreign_folder, "expected a former repository .with manifest.json. or nothing, got other files"),
+        (a_web_app, "expected a former repository or nothing, got other files .*another program's file.*"),
+        (a_repository_with_notes, "expected nothing beside a former repository's own files, got notes.txt"),
+        (a_repository_with_an_empty_folder, "expected nothing beside a former repository's own files, got drafts"),
+        (a_repository_with_foreign_bytecode, "expected nothing beside .* got tools/__pycache__/mine.pyc"),
+        (
+            a_repository_of_another_format,
+            "expected a former .*format: expected 1, got 2; it was built by elasticrec 0.*",
+        ),
+        (a_foreign_folder, "expected a former repository or nothing, got other files .*"),
     ],
 )
 def test_anything_else_at_the_target_is_refused_and_kept(
@@ -241,7 +280,9 @@ def test_anything_else_at_the_target_is_refused_and_kept(
     before, names = tree(tmp_path), sorted(tmp_path.iterdir())
     entered = False
     with (
-        pytest.raises(RepositoryError, match=f"{tmp_path}/target: {told}; choose another.* with -o"),
+        pytest.raises(
+            RepositoryError, match=f"{tmp_path}/target: {told}; (nothing was changed: )?choose another.* with -o"
+        ),
         new_folder(tmp_path / "target"),
     ):
         entered = True

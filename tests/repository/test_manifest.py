@@ -34,6 +34,7 @@ def entry(path: str, content: bytes) -> dict[str, Any]:
 
 def manifest_document() -> dict[str, Any]:
     return {
+        "format": 1,
         "generator": "elasticrec 0",
         "name": "small",
         "layout": "single",
@@ -94,7 +95,7 @@ def test_an_entry_is_the_files_size_and_hash(path: str, repository: Path) -> Non
     assert entry_of(repository, path) == FileEntry(**entry(path, FILES[path]))
 
 
-@pytest.mark.parametrize("key", manifest_document())
+@pytest.mark.parametrize("key", manifest_document().keys() - {"format", "generator"})
 def test_every_field_is_needed(key: str, repository: Path) -> None:
     document = manifest_document()
     del document[key]
@@ -102,8 +103,24 @@ def test_every_field_is_needed(key: str, repository: Path) -> None:
     assert problems(load_manifest, repository) == [f"{repository}/manifest.json: {key}: expected this field, got none"]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("format", 2), ("format", None), ("generator", None), ("generator", "vite")]
+)
+def test_another_versions_or_programs_manifest_is_told_as_such(key: str, value: object, repository: Path) -> None:
+    """In one line, whatever else is in it."""
+    document = {**manifest_document(), "unheard_of": 1, key: value}
+    told = {
+        "format": f"format: expected 1, got {value}; it was built by elasticrec 0: build it again, into another folder",
+        "generator": "expected the manifest of a built repository, got another program's file",
+    }
+    for each in (document, {name: item for name, item in document.items() if name != key}):
+        write(repository, each)
+        (problem,) = problems(load_manifest, repository)
+        if key in each:
+            assert problem == f"{repository}/manifest.json: {told[key]}"
+
+
 VIOLATIONS = {
-    "generator": (lambda d: d.update(generator=None), "generator: expected a string"),
     "name": (lambda d: d.update(name="9lives"), "name: expected a name like"),
     "name that is a path": (lambda d: d.update(name="../small"), "name: expected a name like"),
     "layout": (lambda d: d.update(layout="round"), "layout: expected one of single"),
@@ -119,7 +136,7 @@ VIOLATIONS = {
     "sha256": (lambda d: d["files"][0].update(sha256=SHA.upper() + "A"), "files[0].sha256: expected"),
     "path": (lambda d: d["files"][2].update(path=""), "files[2].path: expected at least 1 character"),
     "a list of files": (lambda d: d.update(files={}), "files: expected a list, got {}"),
-    "unknown key": (lambda d: d.update(bogus=1), "bogus: unknown field; expected one of generator, name"),
+    "unknown key": (lambda d: d.update(bogus=1), "bogus: unknown field; expected one of format, generator, name"),
     "unknown key of a table": (lambda d: d["tables"][0].update(dim=8), "tables[0].dim: unknown field"),
     "unknown key of a file": (lambda d: d["files"][0].update(mode=7), "files[0].mode: unknown field"),
     "a file twice": (

@@ -74,6 +74,8 @@ def test_other_folders_stay(tmp_path: Path) -> None:
     killed(tmp_path / "target", "notes")
     (tmp_path / ".target.abcdefgh.tmp").symlink_to(tmp_path)
     (tmp_path / ".target.ijklmnop.tmp").write_text("mine")
+    (tmp_path / ".target.mnopqrst.tmp/new").mkdir(parents=True)  # of the very form, but nobody says that it is ours
+    (tmp_path / ".target.mnopqrst.tmp/new/photo").write_text("mine")
     before = names(tmp_path)
     with temporary_beside(tmp_path / "target"):
         pass
@@ -88,7 +90,7 @@ def test_a_former_folder_comes_back_when_it_was_not_yet_replaced(replaced: bool,
     if replaced:
         target.mkdir()
         (target / "manifest.json").write_text("new")
-    with pytest.raises(KeyError), new_folder(target):
+    with pytest.raises(KeyError), temporary_beside(target):
         raise KeyError
     assert names(tmp_path) == ["target"]
     assert (target / "manifest.json").read_text() == ("new" if replaced else "of the owner")
