@@ -17,18 +17,23 @@ from repo_builder.errors import SpecError
 WeightsSource = Literal["random", "dlrm", "torchrec"]
 AccessSource = Literal["powerlaw", "counts", "trace"]
 IndexDtype = Literal["int64", "int32"]
+PoolingMode = Literal["sum", "mean"]
 MissingShard = Literal["fail", "degrade"]
 SumsDtype = Literal["fp32", "fp16"]
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One embedding table, (rows, dim) float32; a query row brings up to `pooling` ids, whose rows are summed."""
+    """One embedding table, (rows, dim) float32; a query row brings up to `pooling` ids, whose rows are pooled.
+
+    mode: a bag's rows are summed, or averaged over the ids that it has; an empty bag is zeros either way.
+    """
 
     name: str
     rows: int
     dim: int
     pooling: int
+    mode: PoolingMode = "sum"
 
     @property
     def row_bytes(self) -> int:
@@ -38,11 +43,15 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Where the trained weights come from; `path` is None for `random`."""
+    """Where the trained weights come from; `path` is None for `random`.
+
+    tables_in_order: the spec says that it lists the tables as TorchRec's EmbeddingBagCollection does.
+    """
 
     source: WeightsSource
     path: Path | None = None
     seed: int = 0
+    tables_in_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +110,11 @@ class Spec:
         return self.tables[0].dim
 
     @property
+    def has_means(self) -> bool:
+        """Whether a table's bags are averaged."""
+        return any(table.mode == "mean" for table in self.tables)
+
+    @property
     def index_columns(self) -> int:
         """Width of the wire's `indices`: the sum of the tables' pooling."""
         return sum(table.pooling for table in self.tables)
@@ -133,7 +147,12 @@ def _spec(document: Mapping[str, Any], folder: Path) -> Spec:
         top_mlp=tuple(document["top_mlp"]),
         tables=tuple(table for entry in document["tables"] for table in _expand(entry)),
         index_dtype=document.get("index_dtype", "int64"),
-        weights=Weights(weights["source"], _path(weights, folder), weights.get("seed", 0)),
+        weights=Weights(
+            weights["source"],
+            _path(weights, folder),
+            weights.get("seed", 0),
+            weights.get("tables_in_order", False),
+        ),
         access=Access(access["source"], _path(access, folder), access.get("locality"), access.get("seed", 0)),
         serving=Serving(float(serving["target_qps"]), serving.get("batch", 32), float(serving.get("sla_ms", 400.0))),
         fleet=Fleet(**document.get("fleet", {})),
@@ -146,14 +165,15 @@ def _path(source: Mapping[str, Any], folder: Path) -> Path | None:
 
 def _expand(entry: Mapping[str, Any]) -> Iterator[Table]:
     names = [entry["name"]] if "count" not in entry else [f"{entry['name']}_{i}" for i in range(entry["count"])]
-    return (Table(name, entry["rows"], entry["dim"], entry["pooling"]) for name in names)
+    mode = entry.get("mode", "sum")
+    return (Table(name, entry["rows"], entry["dim"], entry["pooling"], mode) for name in names)
 
 
 def _cross_field_problems(document: object) -> list[str]:
     """What the schema cannot say; fields that already break the schema are passed over."""
     if not isinstance(document, Mapping):
         return []
-    return [*_width_problems(document), *_table_problems(document)]
+    return [*_width_problems(document), *_table_problems(document), *_mode_problems(document)]
 
 
 def _width_problems(document: Mapping[str, Any]) -> Iterator[str]:
@@ -164,6 +184,20 @@ def _width_problems(document: Mapping[str, Any]) -> Iterator[str]:
         dim = entry.get("dim")
         if bottom and _is_int(dim) and 1 <= dim <= 65_536 and dim != bottom[-1]:
             yield f"tables[{i}].dim: expected {bottom[-1]}, the last width of bottom_mlp (dot interaction), got {dim}"
+
+
+def _mode_problems(document: Mapping[str, Any]) -> Iterator[str]:
+    """A TorchRec checkpoint has the same keys whether bags are summed or averaged: the spec must say it."""
+    weights = document.get("weights")
+    if not isinstance(weights, Mapping) or weights.get("source") != "torchrec":
+        return
+    for i, entry in enumerate(_entries(document)):
+        pooling = entry.get("pooling")
+        if _is_int(pooling) and pooling > 1 and "mode" not in entry:
+            yield (
+                f"tables[{i}].mode: expected sum or mean, the pooling of its EmbeddingBagConfig, got none; a TorchRec "
+                "checkpoint does not hold it, and the scores differ"
+            )
 
 
 def _table_problems(document: Mapping[str, Any]) -> Iterator[str]:

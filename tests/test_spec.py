@@ -157,7 +157,7 @@ def test_paths_are_taken_from_the_files_folder(tmp_path: Path, field: str) -> No
         ("tables.1.count", 1),
         ("tables.1.count", 100_000),
         ("index_dtype", "int32"),
-        ("weights", {"source": "torchrec", "path": "w.pt"}),
+        ("tables.0.mode", "mean"),
         ("weights.seed", 2**40),
         ("access.locality", 0.1),
         ("access.locality", 0.999999),
@@ -260,15 +260,31 @@ def test_values_out_of_bounds(field: str, value: object, problem: str) -> None:
     assert got.startswith(f"{where}: {problem}")
 
 
-@pytest.mark.parametrize("source", ["dlrm", "torchrec"])
-def test_trained_weights_need_a_path_and_no_seed(source: str) -> None:
-    assert problems_of(changed("weights", {"source": source})) == ["weights.path: expected this field, got none"]
-    with_seed = changed("weights", {"source": source, "path": "w.pt", "seed": 1})
-    assert problems_of(with_seed) == ["weights.seed: unknown field; expected one of source, path"]
-    assert (
-        "weights.path: expected at least 1 character"
-        in problems_of(changed("weights", {"source": source, "path": ""}))[0]
-    )
+@pytest.mark.parametrize(("source", "more"), [("dlrm", ""), ("torchrec", ", tables_in_order")])
+def test_trained_weights_need_a_path_and_no_seed(source: str, more: str) -> None:
+    def of(**weights: object) -> list[str]:
+        wrong = changed("weights", {"source": source, **weights})
+        for table in wrong["tables"]:
+            table["mode"] = "sum"
+        return problems_of(wrong)
+
+    assert of() == ["weights.path: expected this field, got none"]
+    assert of(path="w.pt", seed=1) == [f"weights.seed: unknown field; expected one of source, path{more}"]
+    assert "weights.path: expected at least 1 character" in of(path="")[0]
+
+
+def test_torchrec_needs_the_mode_of_bags_of_several_ids() -> None:
+    """Its checkpoints are the same for both; a bag of one id is the same for both, too."""
+    document = changed("weights", {"source": "torchrec", "path": "w.pt"})
+    document["tables"] = [{"name": name, "rows": 9, "dim": 32, "pooling": n} for name, n in (("A", 1), ("B", 2))]
+    (problem,) = problems_of(document)
+    assert problem.startswith("tables[1].mode: expected sum or mean, the pooling of its EmbeddingBagConfig, got none")
+    for mode in ("sum", "mean"):
+        document["tables"][1]["mode"] = mode
+        assert [table.mode for table in parse_spec(document, Path("m.yaml")).tables] == ["sum", mode]
+    document["weights"]["source"] = "dlrm"  # plain sums
+    del document["tables"][1]["mode"]
+    assert not parse_spec(document, Path("m.yaml")).has_means
 
 
 @pytest.mark.parametrize("source", ["counts", "trace"])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from repo_builder.errors import CheckpointError
-from repo_builder.export.safetensors_file import read_safetensors
+from repo_builder.export.safetensors_file import read_safetensors, read_sharded_safetensors
 from repo_builder.export.stored import Checkpoint
 
 
@@ -20,7 +20,22 @@ _FORMATS: Mapping[str, Callable[[Path], Checkpoint]] = {
     ".pt": _read_torch,
     ".pth": _read_torch,
     ".safetensors": read_safetensors,
+    ".safetensors.index.json": read_sharded_safetensors,
 }
+
+
+def _what_of_folder(path: Path) -> str:
+    """What to name in place of a folder."""
+    if (path / ".metadata").is_file():
+        return (
+            "expected a checkpoint file, got the folder of a distributed checkpoint (torch.distributed.checkpoint), "
+            "whose index is a pickle; merge it where it was trained: "
+            f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} model.pt"
+        )
+    found = sorted(each.name for each in path.iterdir() if each.name.endswith(tuple(_FORMATS)))
+    index = [name for name in found if name.endswith(".index.json")]
+    named = f"{path / (index or found)[0]}" if found else "the file in it"
+    return f"expected a checkpoint file, got a folder; name {named}"
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -28,14 +43,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
     Raises CheckpointError when there is no such file, or it is not a checkpoint of that format.
     """
-    reader = _FORMATS.get(path.suffix)
-    if reader is None:
-        raise CheckpointError(
-            f"{path}: expected a name ending in {', '.join(_FORMATS)}, got {path.name!r}; rename the file"
-        )
     try:
         if path.is_dir():
-            raise CheckpointError(f"{path}: expected a checkpoint file, got a folder; name the file in it")
+            raise CheckpointError(f"{path}: {_what_of_folder(path)}")
+        reader = next((read for suffix, read in _FORMATS.items() if path.name.endswith(suffix)), None)
+        if reader is None:
+            raise CheckpointError(f"{path}: expected a name ending in {', '.join(_FORMATS)}, got {path.name!r}")
         return reader(path)
     except FileNotFoundError as exc:
         raise CheckpointError(f"{path}: expected a file, found none; check weights.path in the spec") from exc

@@ -19,7 +19,7 @@ from onnxruntime import InferenceSession, SessionOptions
 
 from repo_builder.errors import ExportError
 from repo_builder.export.dense_module import DenseModule
-from repo_builder.export.layers import DenseWeights, Partial
+from repo_builder.export.layers import DIVISORS, DenseWeights, Partial
 from repo_builder.export.reference import score_pooled
 from repo_builder.spec import Spec
 
@@ -38,7 +38,8 @@ def export_dense(spec: Spec, weights: DenseWeights, partials: Sequence[Partial],
     """Write the dense layers to one ONNX file and check it against plain PyTorch.
 
     Inputs, in order: `dense` FP32 [batch, dense_features], then each partial under its name, FP32
-    [batch, len(tables) * dim]. Output: `score` FP32 [batch, 1]. The same weights give the same bytes.
+    [batch, len(tables) * dim]; where tables are averaged also `divisors` FP32 [batch, tables], what each bag's sum is
+    divided by. Output: `score` FP32 [batch, 1]. The same weights give the same bytes.
     Raises ExportError when the partials do not make up the model, the file would pass 2 GiB, or its scores differ.
     """
     _check_partials(spec, partials)
@@ -57,9 +58,9 @@ def export_dense(spec: Spec, weights: DenseWeights, partials: Sequence[Partial],
 def _check_partials(spec: Spec, partials: Sequence[Partial]) -> None:
     names = [partial.name for partial in partials]
     problems = [
-        f"partial {name!r}: expected names that differ, and not dense or score, got {names}"
+        f"partial {name!r}: expected names that differ, and not dense, divisors or score, got {names}"
         for name in sorted(set(names))
-        if names.count(name) > 1 or name in {"dense", "score"}
+        if names.count(name) > 1 or name in {"dense", DIVISORS, "score"}
     ]
     problems += [
         f"partial {partial.name!r}: expected ascending table numbers below {len(spec.tables)}, got {partial.tables}"
@@ -96,9 +97,9 @@ def _traced(module: DenseModule, spec: Spec, partials: Sequence[Partial]) -> onn
             tuple(inputs),
             dynamo=True,
             opset_version=OPSET,
-            input_names=["dense", *(partial.name for partial in partials)],
+            input_names=[name for name, _ in _inputs(spec, partials)],
             output_names=["score"],
-            dynamic_shapes=(batch, (batch,) * len(partials)),
+            dynamic_shapes=(batch, (batch,) * (len(inputs) - 1)),
             external_data=False,
             verbose=False,
         )
@@ -137,10 +138,18 @@ def _clean(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _example(spec: Spec, partials: Sequence[Partial], batch: int) -> list[torch.Tensor]:
-    """The graph's inputs, drawn from a fixed seed: dense (batch, dense_features), partials (batch, tables * dim)."""
+    """The graph's inputs, drawn from a fixed seed."""
     rng = np.random.default_rng(batch)
-    widths = [spec.dense_features, *(len(partial.tables) * spec.dim for partial in partials)]
-    return [torch.from_numpy(rng.random((batch, width), dtype=np.float32) - 0.5) for width in widths]
+    drawn = [rng.random((batch, width), dtype=np.float32) - 0.5 for _, width in _inputs(spec, partials)]
+    if spec.has_means:
+        drawn[-1] = np.ceil(4 * drawn[-1] + 2).clip(1)  # whole numbers, as bags have ids
+    return [torch.from_numpy(values) for values in drawn]
+
+
+def _inputs(spec: Spec, partials: Sequence[Partial]) -> list[tuple[str, int]]:
+    """The graph's inputs in order, and their widths."""
+    sums = [(partial.name, len(partial.tables) * spec.dim) for partial in partials]
+    return [("dense", spec.dense_features), *sums, *([(DIVISORS, len(spec.tables))] if spec.has_means else [])]
 
 
 def _check_scores(spec: Spec, weights: DenseWeights, partials: Sequence[Partial], content: bytes, path: Path) -> None:
@@ -149,10 +158,10 @@ def _check_scores(spec: Spec, weights: DenseWeights, partials: Sequence[Partial]
     options.log_severity_level = 3  # errors only
     session = InferenceSession(content, options, providers=["CPUExecutionProvider"])
     for batch in (1, _TRACE_BATCH + 1):
-        dense, *sums = _example(spec, partials, batch)
-        expected = score_pooled(weights, dense, _pooled(spec, partials, sums)).numpy()
+        dense, *others = _example(spec, partials, batch)
+        expected = score_pooled(weights, dense, _pooled(spec, partials, others)).numpy()
         names = [entry.name for entry in session.get_inputs()]
-        inputs = (dense, *sums)
+        inputs = (dense, *others)
         (got,) = session.run(["score"], {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
         error = float(np.max(np.abs(got - expected)))
         if got.shape != (batch, 1) or not error <= _TOLERANCE:  # written so that NaN fails too
@@ -162,10 +171,12 @@ def _check_scores(spec: Spec, weights: DenseWeights, partials: Sequence[Partial]
             )
 
 
-def _pooled(spec: Spec, partials: Sequence[Partial], sums: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Each table's sum over its partials, (B, dim), added up one by one."""
-    pooled = [torch.zeros(len(sums[0]), spec.dim) for _ in spec.tables]
-    for partial, values in zip(partials, sums, strict=True):
+def _pooled(spec: Spec, partials: Sequence[Partial], others: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Each table's sum over its partials, (B, dim), added up one by one, and divided where there are divisors."""
+    pooled = [torch.zeros(len(others[0]), spec.dim) for _ in spec.tables]
+    for partial, values in zip(partials, others, strict=False):
         for place, table in enumerate(partial.tables):
             pooled[table] = pooled[table] + values[:, place * spec.dim : (place + 1) * spec.dim]
+    if spec.has_means:
+        pooled = [sums / others[-1][:, table : table + 1] for table, sums in enumerate(pooled)]
     return pooled

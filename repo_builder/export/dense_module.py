@@ -32,13 +32,19 @@ class DenseModule(nn.Module):
         lower = [i * self.vectors + j for i in range(self.vectors) for j in range(i)]
         self.register_buffer("pairs", torch.tensor(lower))  # places in the flattened (F+1, F+1) products
         self.runs = _runs(partials, len(spec.tables), spec.dim)
+        self.averages = spec.has_means
 
-    def forward(self, dense: torch.Tensor, *partials: torch.Tensor) -> torch.Tensor:
-        """Dense (B, dense_features) and partials (B, tables * dim), all float32, to scores (B, 1) float32."""
+    def forward(self, dense: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
+        """Dense (B, dense_features), partials (B, tables * dim), and with means divisors (B, F), all float32, to scores
+        (B, 1) float32.
+        """
         bottom = dense
         for layer in self.bottom:
             bottom = torch.relu(layer(bottom))  # (B, D)
-        pooled = [_sum_of_run(run, partials) for run in self.runs]  # together (B, F*D)
+        pooled = [_sum_of_run(run, inputs) for run in self.runs]  # together (B, F*D)
+        if self.averages:
+            sums = torch.cat(pooled, dim=1).reshape(-1, self.vectors - 1, self.dim)
+            pooled = [(sums / inputs[-1].unsqueeze(2)).reshape(-1, (self.vectors - 1) * self.dim)]
         vectors = torch.cat([bottom, *pooled], dim=1).reshape(-1, self.vectors, self.dim)  # (B, F+1, D)
         products = torch.matmul(vectors, vectors.transpose(1, 2)).reshape(-1, self.vectors**2)
         interaction = torch.index_select(products, 1, self.get_buffer("pairs"))  # (B, F(F+1)/2)

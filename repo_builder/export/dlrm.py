@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
-from repo_builder.export.trained import KeyLayout, TrainedWeights, Variant
+from repo_builder.export.mismatch import KeyLayout
+from repo_builder.export.stored import Checkpoint
+from repo_builder.export.trained import KeyFamily, TrainedWeights, Variant
 from repo_builder.spec import Spec
 
 _VARIANTS = (
@@ -32,6 +33,12 @@ _VARIANTS = (
 )
 
 
+_OTHER_WIDTH = (
+    "a table more than the checkpoint holds, or trained with --arch-interaction-itself, which is not supported: "
+    "save all tables, or train without it"
+)
+
+
 def open_dlrm(spec: Spec) -> TrainedWeights:
     """Open the checkpoint of a spec with `weights.source: dlrm`; table i of the spec is `emb_l.{i}.weight`.
 
@@ -39,13 +46,21 @@ def open_dlrm(spec: Spec) -> TrainedWeights:
     """
     if spec.weights.path is None:
         raise ValueError("weights.source dlrm comes with a path; load_spec checks it")
-    return TrainedWeights(spec, spec.weights.path, _VARIANTS, _layout)
+    return TrainedWeights(spec, spec.weights.path, KeyFamily(re.compile(r"(emb|bot|top)_l\."), _VARIANTS, _layout))
 
 
-def _layout(spec: Spec, _keys: Sequence[str]) -> KeyLayout:
+def _layout(spec: Spec, checkpoint: Checkpoint) -> KeyLayout:
     """Linear layers take the even places of `bot_l` and `top_l`, activations the odd ones."""
     return KeyLayout(
         tables=tuple(f"emb_l.{i}.weight" for i in range(len(spec.tables))),
-        bottom=tuple(f"bot_l.{2 * i}" for i in range(len(spec.bottom_mlp))),
-        top=tuple(f"top_l.{2 * i}" for i in range(len(spec.top_mlp))),
+        stored_tables=tuple(key for key in checkpoint.tensors if re.fullmatch(r"emb_l\.\d+\.weight", key)),
+        bottom=_stems(checkpoint, "bot_l"),
+        top=_stems(checkpoint, "top_l"),
+        other_width=_OTHER_WIDTH,
     )
+
+
+def _stems(checkpoint: Checkpoint, part: str) -> tuple[str, ...]:
+    """The linear layers of a part, first to last."""
+    places = {int(found[1]) for key in checkpoint.tensors if (found := re.match(rf"{part}\.(\d+)\.", key))}
+    return tuple(f"{part}.{place}" for place in sorted(places))

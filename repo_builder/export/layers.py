@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.spec import Spec, Table
+
+DIVISORS = "divisors"
+"""The dense graph's input with what each bag's sum is divided by, where tables are averaged."""
 
 CHUNK_BYTES = 4 * 1024**2
 """Bytes of float32 rows that a table's row block holds, about: what is read, sorted, hashed and written in one go.
@@ -46,7 +49,12 @@ class Partial:
 
 
 class WeightSource(Protocol):
-    """Trained (or random) weights of a whole model, checked against its spec."""
+    """Trained (or random) weights of a whole model, checked against its spec.
+
+    notes: what its owner may want to know of how they were read, a line each.
+    """
+
+    notes: Sequence[str]
 
     def dense(self) -> DenseWeights:
         """The linear layers, in memory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ class RandomWeights:
     Each table and layer has a stream of its own, seeded by its name, so it does not depend on what else the model
     holds or on the order of reading. The same seed gives the same weights on the same numpy release.
     """
+
+    notes: Sequence[str] = ()
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec

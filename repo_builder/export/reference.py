@@ -33,7 +33,7 @@ def reference_scores(
 
 
 def score_pooled(weights: DenseWeights, dense: torch.Tensor, pooled: list[torch.Tensor]) -> torch.Tensor:
-    """The dense layers: dense (B, dense_features) and a (B, dim) sum a table, all float32, to scores (B, 1)."""
+    """The dense layers: dense (B, dense_features) and a pooled (B, dim) a table, all float32, to scores (B, 1)."""
     bottom = dense
     for layer in weights.bottom:
         bottom = torch.relu(_linear(layer, bottom))
@@ -51,7 +51,7 @@ def _linear(layer: Layer, inputs: torch.Tensor) -> torch.Tensor:
 
 
 def _pooled(source: WeightSource, table: Table, ids: NDArray[np.integer[Any]]) -> torch.Tensor:
-    """Sums of the table's rows, (B, dim) float32, for ids (B, pooling) with -1 for an empty place."""
+    """Each bag of the table's rows pooled, (B, dim) float32, for ids (B, pooling) with -1 for an empty place."""
     weight = np.empty((table.rows, table.dim), np.float32)
     begin = 0
     for block in source.table_chunks(table):
@@ -64,7 +64,7 @@ def _pooled(source: WeightSource, table: Table, ids: NDArray[np.integer[Any]]) -
         torch.from_numpy(ids[filled].astype(np.int64)),
         torch.from_numpy(weight),
         torch.from_numpy(offsets.astype(np.int64)),
-        mode="sum",
+        mode=table.mode,
     )
 
 

@@ -30,11 +30,46 @@ def read_safetensors(path: Path) -> Checkpoint:
         (header_bytes,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(header_bytes))
     header.pop("__metadata__", None)
-    return Checkpoint(path, {key: _stored(key, entry, 8 + header_bytes) for key, entry in header.items()})
+    tensors = {key: _stored(path, key, entry, 8 + header_bytes) for key, entry in header.items()}
+    return Checkpoint(path, tensors, ordered=False)
 
 
-def _stored(key: str, entry: dict[str, object], base_bytes: int) -> StoredTensor:
+def read_sharded_safetensors(path: Path) -> Checkpoint:
+    """The tensors of a `.safetensors.index.json`: a `weight_map` from each key to one of the files beside it.
+
+    Raises CheckpointError for an index that is none, names a file elsewhere, or a key that its file has not.
+    """
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        places = {str(key): str(name) for key, name in weight_map.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
+        raise CheckpointError(
+            f"{path}: expected a safetensors index with a weight_map from keys to files, got another ({exc})"
+        ) from exc
+    files: dict[str, Checkpoint] = {}
+    tensors = {}
+    for key, name in places.items():
+        if Path(name).name != name or Path(name).suffix != ".safetensors":
+            raise CheckpointError(
+                f"{path}: weight_map: expected the name of a .safetensors file beside it, got {name!r}"
+            )
+        if name not in files:
+            files[name] = _beside(path, name)
+        if key not in files[name].tensors:
+            raise CheckpointError(f"{path}: weight_map: expected {key} in {name}, found none; copy all files again")
+        tensors[key] = files[name].tensors[key]
+    return Checkpoint(path, tensors, ordered=False)
+
+
+def _beside(index: Path, name: str) -> Checkpoint:
+    try:
+        return read_safetensors(index.with_name(name))
+    except FileNotFoundError as exc:
+        raise CheckpointError(f"{index.with_name(name)}: expected this file of {index.name}, found none") from exc
+
+
+def _stored(path: Path, key: str, entry: dict[str, object], base_bytes: int) -> StoredTensor:
     dtype, shape, offsets = str(entry["dtype"]), entry["shape"], entry["data_offsets"]
     if not isinstance(shape, list) or not isinstance(offsets, list):
         raise TypeError(f"the safetensors library let pass a header entry that is not one: {entry}")
-    return StoredTensor(key, _DTYPES.get(dtype, dtype), tuple(shape), base_bytes + offsets[0])
+    return StoredTensor(key, _DTYPES.get(dtype, dtype), tuple(shape), path, base_bytes + offsets[0])

@@ -21,11 +21,12 @@ from repo_builder.export.layers import rows_per_chunk
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where a tensor's values lie in its file, in row-major order; `flaw` says why they cannot be read, if so."""
+    """Where a tensor's values lie in a file, in row-major order; `flaw` says why they cannot be read, if so."""
 
     key: str
     dtype: str
     shape: tuple[int, ...]
+    file: Path
     offset_bytes: int
     flaw: str | None = None
 
@@ -43,10 +44,14 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint file's tensors by key; nothing of their values is in memory."""
+    """A checkpoint's tensors by key, in one file or in several; nothing of their values is in memory.
+
+    ordered: whether the keys stand in the order in which the model has them.
+    """
 
     path: Path
     tensors: Mapping[str, StoredTensor]
+    ordered: bool
 
     def blocks(self, key: str) -> Iterator[NDArray[np.float32]]:
         """A matrix (rows, dim) in consecutive blocks (n, dim) float32 of about CHUNK_BYTES, in row order.
@@ -66,7 +71,7 @@ class Checkpoint:
     def _read(self, key: str, rows: int, dim: int) -> Iterator[NDArray[np.float32]]:
         tensor, step = self.tensors[key], rows_per_chunk(dim)
         stored_dtype, to_float32 = _READERS[tensor.dtype]
-        with FileIO(self.path) as file:
+        with FileIO(tensor.file) as file:
             file.seek(tensor.offset_bytes)
             for begin in range(0, rows, step):
                 raw = np.empty((min(step, rows - begin), dim), stored_dtype)
@@ -82,7 +87,7 @@ class Checkpoint:
             count = file.readinto(view[filled:])
             if not count:
                 raise CheckpointError(
-                    f"{self.path}: {key}: expected {len(view) - filled} more bytes, got the file's end"
+                    f"{self.tensors[key].file}: {key}: expected {len(view) - filled} more bytes, got the file's end"
                 )
             filled += count
 

@@ -72,7 +72,7 @@ def read_torch(path: Path) -> Checkpoint:
     _check_format(path)
     records = _record_sizes(path)
     state = _state_dict(path, _load_without_values(path))
-    return Checkpoint(path, {key: _stored(key, tensor, records) for key, tensor in state.items()})
+    return Checkpoint(path, {key: _stored(path, key, tensor, records) for key, tensor in state.items()}, ordered=True)
 
 
 def _check_format(path: Path) -> None:
@@ -153,17 +153,17 @@ def _state_dict(path: Path, loaded: object) -> dict[str, torch.Tensor]:
     return {str(key): value for key, value in state.items() if isinstance(value, torch.Tensor)}
 
 
-def _stored(key: str, tensor: torch.Tensor, records: Mapping[int, int]) -> StoredTensor:
+def _stored(path: Path, key: str, tensor: torch.Tensor, records: Mapping[int, int]) -> StoredTensor:
     dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
     if tensor.layout != torch.strided:
         return StoredTensor(
-            key, dtype, shape, 0, f"expected a dense tensor, got {tensor.layout}; save it with .to_dense()"
+            key, dtype, shape, path, 0, f"expected a dense tensor, got {tensor.layout}; save it with .to_dense()"
         )
     if not tensor.is_contiguous():
         flaw = (
             f"expected a contiguous tensor, got strides {tensor.stride()} for shape {shape}; save it with .contiguous()"
         )
-        return StoredTensor(key, dtype, shape, 0, flaw)
+        return StoredTensor(key, dtype, shape, path, 0, flaw)
     storage: Any = tensor.untyped_storage()
     record_offset = storage._checkpoint_offset
     begin_bytes = tensor.storage_offset() * tensor.element_size()
@@ -172,4 +172,4 @@ def _stored(key: str, tensor: torch.Tensor, records: Mapping[int, int]) -> Store
     if end_bytes > records.get(record_offset, -1):
         got = records.get(record_offset, "a compressed record")
         record_flaw = f"expected a stored record of at least {end_bytes} bytes, got {got}; re-save it with torch.save"
-    return StoredTensor(key, dtype, shape, record_offset + begin_bytes, record_flaw)
+    return StoredTensor(key, dtype, shape, path, record_offset + begin_bytes, record_flaw)

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.export.trained import KeyLayout, TrainedWeights, Variant
+from repo_builder.errors import CheckpointError
+from repo_builder.export.mismatch import KeyLayout
+from repo_builder.export.stored import Checkpoint
+from repo_builder.export.trained import KeyFamily, TrainedWeights, Variant
 from repo_builder.spec import Spec
 
 _VARIANTS = (
@@ -34,34 +37,77 @@ _VARIANTS = (
 )
 
 
+_TABLES = "sparse_arch.embedding_bag_collection.embedding_bags"
+_OTHER_WIDTH = (
+    "more features than tables: a table that several features share, which the keys do not tell; "
+    "not supported from a state_dict: give each feature a table of its own"
+)
+
+
 def open_torchrec(spec: Spec) -> TrainedWeights:
     """Open the checkpoint of a spec with `weights.source: torchrec`; tables go by their names.
 
+    The interaction takes the tables as the EmbeddingBagCollection lists them, which is the order of the file's keys.
     Raises CheckpointError with all its problems at once. TorchRec's model returns logits; ours ends in a sigmoid.
     """
     if spec.weights.path is None:
         raise ValueError("weights.source torchrec comes with a path; load_spec checks it")
-    return TrainedWeights(spec, spec.weights.path, _VARIANTS, _layout)
+    family = KeyFamily(re.compile(r"(sparse|dense|over)_arch\."), _VARIANTS, _layout)
+    return TrainedWeights(spec, spec.weights.path, family)
 
 
-def _layout(spec: Spec, keys: Sequence[str]) -> KeyLayout:
-    """`model.` stands before every key when the model was saved inside DLRMTrain."""
-    head = "model." if any(key.startswith("model.") for key in keys) else ""
-    tables = "sparse_arch.embedding_bag_collection.embedding_bags"
-    last = len(spec.top_mlp) - 1
+def _layout(spec: Spec, checkpoint: Checkpoint) -> KeyLayout:
+    tables = tuple(f"{_TABLES}.{table.name}.weight" for table in spec.tables)
+    stored = tuple(key for key in checkpoint.tensors if re.fullmatch(rf"{re.escape(_TABLES)}\..+\.weight", key))
+    over = _stems(checkpoint, "over_arch.model.0._mlp")
+    last = ("over_arch.model.1",) if "over_arch.model.1.weight" in checkpoint.tensors else ()
     return KeyLayout(
-        tables=tuple(f"{head}{tables}.{table.name}.weight" for table in spec.tables),
-        bottom=tuple(f"{head}dense_arch.model._mlp.{i}._linear" for i in range(len(spec.bottom_mlp))),
-        top=(*(f"{head}over_arch.model.0._mlp.{i}._linear" for i in range(last)), f"{head}over_arch.model.1"),
-        top_columns=_top_columns(spec.dim, len(spec.tables) + 1),
+        tables=tables,
+        stored_tables=stored,
+        bottom=_stems(checkpoint, "dense_arch.model._mlp"),
+        top=(*over, *last),
+        other_width=_OTHER_WIDTH,
+        top_columns=_top_columns(spec.dim, _places(spec, checkpoint, tables, stored)),
     )
 
 
-def _top_columns(dim: int, vectors: int) -> NDArray[np.intp]:
-    """TorchRec's column for each of ours: (dim + n(n-1)/2,) for n interacting vectors.
+def _stems(checkpoint: Checkpoint, part: str) -> tuple[str, ...]:
+    """The linear layers of a part, first to last."""
+    places = {int(found[1]) for key in checkpoint.tensors if (found := re.match(rf"{re.escape(part)}\.(\d+)\.", key))}
+    return tuple(f"{part}.{place}._linear" for place in sorted(places))
 
-    Both begin with the bottom output. Then pair i < j stands in ours at D + j(j-1)/2 + i (lower triangle, row by row)
-    and in TorchRec's at D + i*n - i(i+1)/2 + (j-i-1) (upper triangle, row by row).
+
+def _places(spec: Spec, checkpoint: Checkpoint, tables: Sequence[str], stored: Sequence[str]) -> list[int]:
+    """Where each of the spec's tables stands in the EmbeddingBagCollection; raises CheckpointError if nobody says."""
+    listed = list(range(len(tables)))
+    if set(tables) != set(stored) or len(tables) == 1:
+        return listed  # a mismatch, told elsewhere
+    if not checkpoint.ordered:
+        if spec.weights.tables_in_order:
+            return listed
+        raise CheckpointError(
+            f"{checkpoint.path}: expected a file that keeps the tables' order, which the interaction depends on, got "
+            "safetensors, which sorts its keys; list the spec's tables as the EmbeddingBagCollection does and say "
+            "weights.tables_in_order: true, or save with torch.save"
+        )
+    places = [stored.index(table) for table in tables]
+    if spec.weights.tables_in_order and places != listed:
+        raise CheckpointError(
+            f"{checkpoint.path}: weights.tables_in_order: expected the spec's tables in the file's order, "
+            f"{', '.join(key.split('.')[-2] for key in stored)}, got another; leave it out: the file's order is known"
+        )
+    return places
+
+
+def _top_columns(dim: int, places: Sequence[int]) -> NDArray[np.intp]:
+    """TorchRec's column for each of ours: (dim + n(n-1)/2,) for n interacting vectors; `places` of the tables in its.
+
+    Both begin with the bottom output, vector 0. Then the pair of our vectors i < j stands in ours at D + j(j-1)/2 + i
+    (lower triangle, row by row). In TorchRec the pair of its vectors a < b stands at D + a*n - a(a+1)/2 + (b-a-1)
+    (upper triangle, row by row).
     """
-    pairs = [i * vectors - i * (i + 1) // 2 + (j - i - 1) for j in range(vectors) for i in range(j)]
-    return np.array([*range(dim), *(dim + pair for pair in pairs)], dtype=np.intp)
+    vectors = [0, *(1 + place for place in places)]
+    n = len(vectors)
+    pairs = [sorted((vectors[i], vectors[j])) for j in range(n) for i in range(j)]
+    columns = [a * n - a * (a + 1) // 2 + (b - a - 1) for a, b in pairs]
+    return np.array([*range(dim), *(dim + column for column in columns)], dtype=np.intp)

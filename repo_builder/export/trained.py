@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from repo_builder.errors import CheckpointError
 from repo_builder.export.checkpoint import open_checkpoint
-from repo_builder.export.layers import DenseWeights, Layer, bottom_shapes, top_shapes
+from repo_builder.export.layers import DenseWeights, Layer
+from repo_builder.export.mismatch import KeyLayout, mismatches
 from repo_builder.export.stored import Checkpoint
 from repo_builder.spec import Spec, Table
 
@@ -27,44 +28,31 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyLayout:
-    """The keys under which a checkpoint holds a spec's model.
+class KeyFamily:
+    """The checkpoints of one library: a key that all have, variants that are other models, and the keys' layout.
 
-    `tables` are whole keys; `bottom` and `top` lack `.weight` and `.bias`. `top_columns` says which column of the
-    stored first top layer stands at each place of ours; None when they agree.
+    `layout` takes the spec and the checkpoint, whose keys stand in the file's order; it may raise CheckpointError.
     """
 
-    tables: tuple[str, ...]
-    bottom: tuple[str, ...]
-    top: tuple[str, ...]
-    top_columns: NDArray[np.intp] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Expected:
-    """What the spec wants under one key, and what to do when the checkpoint holds something else."""
-
-    shape: tuple[int, ...]
-    part: str
-    remedy: Callable[[tuple[int, ...]], str]
+    anchor: re.Pattern[str]
+    variants: Sequence[Variant]
+    layout: Callable[[Spec, Checkpoint], KeyLayout]
 
 
 class TrainedWeights:
-    """A checkpoint's weights; tables are streamed from the file, which must stay as it is meanwhile."""
+    """A checkpoint's weights; tables are streamed from the file, which must stay as it is meanwhile.
 
-    def __init__(
-        self,
-        spec: Spec,
-        path: Path,
-        variants: Sequence[Variant],
-        layout_of: Callable[[Spec, Sequence[str]], KeyLayout],
-    ) -> None:
+    notes: what was done to read it that its owner may want to know, a line each.
+    """
+
+    def __init__(self, spec: Spec, path: Path, family: KeyFamily) -> None:
         """Open and check; raises CheckpointError with all problems of keys, shapes, dtypes and dense values."""
-        self._checkpoint = open_checkpoint(path)
-        keys = list(self._checkpoint.tensors)
-        _raise_if_any(path, _variant_problems(keys, variants))
-        layout = layout_of(spec, keys)
-        _raise_if_any(path, _key_problems(self._checkpoint, _expected(spec, layout), spec))
+        self._checkpoint, prefix = _without_prefix(open_checkpoint(path), family.anchor)
+        self.notes: Sequence[str] = (f"{path}: every key begins with {prefix}: read without it",) if prefix else ()
+        where = f"{path} (keys without {prefix})" if prefix else str(path)
+        _raise_if_any(where, _variant_problems(list(self._checkpoint.tensors), family.variants))
+        layout = family.layout(spec, self._checkpoint)
+        _raise_if_any(where, mismatches(self._checkpoint, layout, spec))
         self._table_keys = {table.name: key for table, key in zip(spec.tables, layout.tables, strict=True)}
         self._dense = _read_dense(self._checkpoint, layout)
 
@@ -77,79 +65,28 @@ class TrainedWeights:
         return self._checkpoint.blocks(self._table_keys[table.name])
 
 
-def _raise_if_any(path: Path, problems: Sequence[str]) -> None:
+def _without_prefix(checkpoint: Checkpoint, anchor: re.Pattern[str]) -> tuple[Checkpoint, str]:
+    """The checkpoint without what wrappers put before every key: `module.`, `_orig_mod.`, `model.` or the like."""
+    first, last = min(checkpoint.tensors, default=""), max(checkpoint.tensors, default="")
+    common = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    while common and not any(anchor.match(key[len(common) :]) for key in checkpoint.tensors):
+        common = common[: common.rstrip(".").rfind(".") + 1]
+    if not common.endswith("."):
+        return checkpoint, ""
+    named = {key[len(common) :]: tensor for key, tensor in checkpoint.tensors.items()}
+    tensors = {key: replace(tensor, key=key) for key, tensor in named.items()}
+    return replace(checkpoint, tensors=tensors), common
+
+
+def _raise_if_any(where: str, problems: Sequence[str]) -> None:
     if problems:
-        raise CheckpointError(*(f"{path}: {problem}" for problem in problems))
+        raise CheckpointError(*(f"{where}: {problem}" for problem in problems))
 
 
 def _variant_problems(keys: Sequence[str], variants: Sequence[Variant]) -> list[str]:
     """One line a variant, with the first of its keys: its other keys would only repeat the same reason."""
     first = ((next((key for key in keys if variant.pattern.search(key)), None), variant) for variant in variants)
     return [f"{key}: {variant.reason}" for key, variant in first if key is not None]
-
-
-def _expected(spec: Spec, layout: KeyLayout) -> dict[str, _Expected]:
-    expected = {
-        key: _Expected((table.rows, table.dim), f"table {table.name}", partial(_table_remedy, table))
-        for table, key in zip(spec.tables, layout.tables, strict=True)
-    }
-    for part, stems, shapes in (
-        ("bottom_mlp", layout.bottom, bottom_shapes(spec)),
-        ("top_mlp", layout.top, top_shapes(spec)),
-    ):
-        for i, (stem, shape) in enumerate(zip(stems, shapes, strict=True)):
-            remedy = _layer_remedy(spec, part, i)
-            expected[f"{stem}.weight"] = _Expected(shape, f"{part}[{i}]", remedy)
-            expected[f"{stem}.bias"] = _Expected(shape[:1], f"{part}[{i}]", remedy)
-    return expected
-
-
-def _table_remedy(table: Table, got: tuple[int, ...]) -> str:
-    if len(got) == 2 and got[1] == table.dim:
-        return f"set rows: {got[0]} for table {table.name} in the spec"
-    return f"set the rows and dim of table {table.name} to the checkpoint's, and check the tables' order in the spec"
-
-
-def _layer_remedy(spec: Spec, part: str, index: int) -> Callable[[tuple[int, ...]], str]:
-    """The remedy for a layer; a first top layer of a telling width gets the reason named."""
-    vectors, dim = len(spec.tables) + 1, spec.dim
-    reasons = {
-        dim + vectors * (vectors + 1) // 2: "was trained with --arch-interaction-itself, which is not supported",
-        dim * vectors: "was trained with --arch-interaction-op=cat; only the dot interaction is supported",
-    }
-
-    def remedy(got: tuple[int, ...]) -> str:
-        if part == "top_mlp" and index == 0 and len(got) == 2 and got[1] in reasons:
-            return f"the model {reasons[got[1]]}"
-        inputs = "dense_features" if part == "bottom_mlp" else "the tables (their number and dim set the input width)"
-        return f"set {part} in the spec to the checkpoint's widths, and check {inputs}"
-
-    return remedy
-
-
-def _key_problems(checkpoint: Checkpoint, expected: Mapping[str, _Expected], spec: Spec) -> list[str]:
-    problems = []
-    for key, want in expected.items():
-        tensor = checkpoint.tensors.get(key)
-        if tensor is None:
-            problems.append(
-                f"{key}: expected {want.shape} for {want.part}, got no such key; "
-                f"take {want.part} out of the spec, or check weights.source and weights.path"
-            )
-        elif tensor.shape != want.shape:
-            problems.append(
-                f"{key}: expected {want.shape} for {want.part}, got {tensor.shape}; {want.remedy(tensor.shape)}"
-            )
-        elif (flaw := tensor.problem()) is not None:
-            problems.append(flaw)
-    have = f"{len(spec.tables)} tables, {len(spec.bottom_mlp)} bottom and {len(spec.top_mlp)} top layers"
-    problems += [
-        f"{key}: expected only the keys of the spec's {have}, got this {tensor.shape} too; "
-        "add its table or layer to the spec, or save the checkpoint without it"
-        for key, tensor in checkpoint.tensors.items()
-        if key not in expected
-    ]
-    return problems
 
 
 def _read_dense(checkpoint: Checkpoint, layout: KeyLayout) -> DenseWeights:

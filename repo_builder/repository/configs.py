@@ -7,6 +7,9 @@ All shapes on the wire and between the steps, for B candidate rows:
     NAME_S             ids, lengths -> sums FP32 [B, T * dim], where S holds a shard of T tables
     NAME_dense         dense, S_sums of every service S -> score FP32 [B, 1]
 
+Where tables are averaged, the router also gives NAME_dense divisors FP32 [B, tables]: the number of a bag's ids where
+its table is averaged, else 1; so sums over shards are divided once, when they are whole.
+
 The ensemble and the router do not batch: the router is native code in the server's own process, so that a call costs
 next to nothing. The dense model joins the rows of several queries, and an embedding service takes several queries, each
 with its own number of ids, in one call (ragged batches).
@@ -21,6 +24,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from repo_builder.errors import PlanError
+from repo_builder.export.layers import DIVISORS
 from repo_builder.partition.plan import Plan, Service
 from repo_builder.spec import Spec
 
@@ -77,12 +81,13 @@ def ensemble_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.M
     )
     config.output.append(_output("score", pb.TYPE_FP32, -1, 1))
     routed = {f"{name}_{kind}": f"{name}_{kind}" for name in names for kind in ("ids", "lengths")}
-    steps = [_step(model_name(spec, "router"), {"dense": "dense", "indices": "indices"}, routed)]
+    divisors = {name: name for name in divisors_inputs(spec)}
+    steps = [_step(model_name(spec, "router"), {"dense": "dense", "indices": "indices"}, {**routed, **divisors})]
     for name in names:
         inputs = {kind: f"{name}_{kind}" for kind in ("ids", "lengths")}
         steps.append(_step(model_name(spec, name), inputs, {"sums": f"{name}_sums"}))
     sums = {sums_name(name): f"{name}_sums" for name in names}
-    steps.append(_step(model_name(spec, "dense"), {"dense": "dense", **sums}, {"score": "score"}))
+    steps.append(_step(model_name(spec, "dense"), {"dense": "dense", **sums, **divisors}, {"score": "score"}))
     config.ensemble_scheduling.step.extend(steps)
     return config
 
@@ -97,6 +102,7 @@ def router_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.Mod
     )
     for service in plan.embedding_services:
         config.output.extend(_output(f"{service.name}_{kind}", pb.TYPE_INT32, 1, -1) for kind in ("ids", "lengths"))
+    config.output.extend(_output(name, pb.TYPE_FP32, -1, width) for name, width in divisors_inputs(spec).items())
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=router_threads(plan))
     rows = min(spec.serving.batch, MAX_BATCH_ROWS)
     _warm_up(config, 1, {item.name: (item.data_type, [rows, item.dims[1]]) for item in config.input})
@@ -147,6 +153,11 @@ def sums_widths(spec: Spec, plan: Plan) -> Mapping[str, int]:
     return {sums_name(service.name): len(service.shards) * spec.dim for service in plan.embedding_services}
 
 
+def divisors_inputs(spec: Spec) -> Mapping[str, int]:
+    """The dense model's input for what bags' sums are divided by, and its width; none where all are sums."""
+    return {DIVISORS: len(spec.tables)} if spec.has_means else {}
+
+
 def dense_config(spec: Spec, plan: Plan, sums: Mapping[str, int], metadata: Mapping[str, str]) -> pb.ModelConfig:
     """The dense layers in ONNX; one thread an instance on the CPU, since instances are what scales.
 
@@ -155,7 +166,7 @@ def dense_config(spec: Spec, plan: Plan, sums: Mapping[str, int], metadata: Mapp
     config = _base(model_name(spec, "dense"), metadata, MAX_BATCH_ROWS)
     config.backend = "onnxruntime"
     config.input.append(_input("dense", pb.TYPE_FP32, spec.dense_features))
-    config.input.extend(_input(name, pb.TYPE_FP32, width) for name, width in sums.items())
+    config.input.extend(_input(name, pb.TYPE_FP32, width) for name, width in {**sums, **divisors_inputs(spec)}.items())
     config.output.append(_output("score", pb.TYPE_FP32, 1))
     _place(config, dense_service(plan))
     config.dynamic_batching.SetInParent()

@@ -69,7 +69,9 @@ def write_embeddings(
         for t, placed in enumerate(placed_tables):
             table = placed.table
             shards = tuple(Placement(k, rows[k], held_tables(spec, services[k]).index(t)) for k, _ in placed.shards)
-            routed.append(RoutedTable(table.name, table.rows, table.pooling, map_offset, shards))
+            routed.append(
+                RoutedTable(table.name, table.rows, table.pooling, map_offset, shards, int(table.mode == "mean"))
+            )
             map_offset += id_maps.write(placed.id_map)
             blocks = _counted(weights.table_chunks(table), done_bytes)
             write_shards(blocks, placed.shard_of_row, [files[k] for k, _ in placed.shards])

@@ -41,8 +41,7 @@ def ensemble_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.M
     """The model that clients call: the contract of the single layout, by two steps."""
     config = configs.ensemble_config(spec, replace(plan, services=(configs.dense_service(plan),)), metadata)
     router, dense = config.ensemble_scheduling.step
-    outputs = [SUMS, *_flags(spec)]
-    router.output_map.update({name: name for name in outputs})
+    router.output_map.update({name: name for name in (SUMS, *_flags(spec))})
     dense.input_map[SUMS] = SUMS
     config.output.extend(pb.ModelOutput(name=name, data_type=pb.TYPE_BOOL, dims=[-1, 1]) for name in _flags(spec))
     return config
@@ -55,6 +54,8 @@ def router_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.Mod
     for item in configs.ensemble_config(spec, plan, {}).input:
         config.input.append(pb.ModelInput(name=item.name, data_type=item.data_type, dims=item.dims[1:]))
     config.output.append(pb.ModelOutput(name=SUMS, data_type=pb.TYPE_FP32, dims=[len(spec.tables) * spec.dim]))
+    divisors = configs.divisors_inputs(spec).items()
+    config.output.extend(pb.ModelOutput(name=name, data_type=pb.TYPE_FP32, dims=[width]) for name, width in divisors)
     config.output.extend(pb.ModelOutput(name=name, data_type=pb.TYPE_BOOL, dims=[1]) for name in _flags(spec))
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=configs.dense_service(plan).instances)
     for key, value in metadata.items():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from repo_builder.export.layers import DenseWeights
-from repo_builder.spec import Access, Serving, Spec, Table, Weights, WeightsSource
+from repo_builder.spec import Access, PoolingMode, Serving, Spec, Table, Weights, WeightsSource
 
 
 def make_spec(
@@ -22,8 +22,13 @@ def make_spec(
     dense_features: int = 3,
     pooling: int = 3,
     seed: int = 0,
+    modes: tuple[PoolingMode, ...] = (),
 ) -> Spec:
-    tables = tuple(Table(f"C{i + 1}", count, dim, pooling) for i, count in enumerate(rows))
+    """Tables C1, C2, ...; those beyond `modes` are summed."""
+    pooled = (*modes, *("sum" for _ in rows[len(modes) :]))
+    tables = tuple(
+        Table(f"C{i + 1}", count, dim, pooling, mode) for i, (count, mode) in enumerate(zip(rows, pooled, strict=True))
+    )
     weights = Weights(source, Path(path) if path else None, seed)
     access = Access("powerlaw", None, 0.9)
     return Spec("m", dense_features, (*bottom, dim), top, tables, "int64", weights, access, Serving(10.0))
@@ -35,7 +40,7 @@ class OracleDlrm(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.emb_l = nn.ModuleList(
-            nn.EmbeddingBag(table.rows, table.dim, mode="sum", include_last_offset=True) for table in spec.tables
+            nn.EmbeddingBag(table.rows, table.dim, mode=table.mode, include_last_offset=True) for table in spec.tables
         )
         self.bot_l = _mlp([spec.dense_features, *spec.bottom_mlp], nn.ReLU())
         count = len(spec.tables)
@@ -64,7 +69,7 @@ class OracleTorchRec(nn.Module):
         super().__init__()
         self.tables = nn.ModuleDict(
             {
-                table.name: nn.EmbeddingBag(table.rows, table.dim, mode="sum", include_last_offset=True)
+                table.name: nn.EmbeddingBag(table.rows, table.dim, mode=table.mode, include_last_offset=True)
                 for table in spec.tables
             }
         )

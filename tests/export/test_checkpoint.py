@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import re
 import subprocess
 import sys
 import zipfile
@@ -16,6 +18,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from torch.distributed.checkpoint import save as save_distributed
 
 from repo_builder.errors import CheckpointError
 from repo_builder.export.checkpoint import open_checkpoint
@@ -81,6 +84,67 @@ def test_a_table_of_many_blocks_is_read_in_order(tmp_path: Path) -> None:
     blocks = list(open_checkpoint(path).blocks("a"))
     assert len(blocks) == 5
     np.testing.assert_array_equal(np.concatenate(blocks), table.numpy())
+
+
+def test_sharded_safetensors_are_read_by_their_index(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors.index.json"
+    spec = make_spec(source="dlrm", path=path)
+    state = dlrm_state(spec)
+    keys = sorted(state)
+    places = {key: f"model-0000{1 + i % 3}-of-00003.safetensors" for i, key in enumerate(keys)}
+    for name in set(places.values()):
+        save_file({key: state[key] for key in keys if places[key] == name}, tmp_path / name)
+    path.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+    source = open_weights(spec)
+    for i, table in enumerate(spec.tables):
+        np.testing.assert_array_equal(whole(source, table), state[f"emb_l.{i}.weight"].numpy())
+    np.testing.assert_array_equal(source.dense().top[0][0], state["top_l.0.weight"].numpy())
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({"weight_map": {"a": "../elsewhere.safetensors"}}, "expected the name of a .safetensors file beside it"),
+        ({"weight_map": {"a": "/etc/passwd"}}, "expected the name of a .safetensors file beside it"),
+        ({"weight_map": {"a": "model.pt"}}, "expected the name of a .safetensors file beside it"),
+        (
+            {"weight_map": {"a": "none.safetensors"}},
+            r"none\.safetensors: expected this file of .*index\.json, found none",
+        ),
+        ({"weight_map": {"b": "one.safetensors"}}, r"expected b in one\.safetensors, found none"),
+        ({"weight_map": ["a"]}, "expected a safetensors index with a weight_map"),
+        ([], "expected a safetensors index with a weight_map"),
+    ],
+)
+def test_a_broken_index_is_refused(index: object, message: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    save_file({"a": torch.ones(1)}, tmp_path / "elsewhere.safetensors")
+    save_file({"a": torch.ones(1)}, tmp_path / "folder/one.safetensors")
+    path = tmp_path / "folder/model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(path)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_distributed_checkpoint_is_told_how_to_be_merged(tmp_path: Path) -> None:
+    """Its index is a pickle, which is not read; the command is torch's own."""
+    touched = tmp_path / "touched"
+    save_distributed({"emb_l.0.weight": torch.ones(3, 2)}, checkpoint_id=tmp_path / "dcp")
+    command = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {tmp_path}/dcp model.pt"
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/dcp: .*{re.escape(command)}"):
+        open_checkpoint(tmp_path / "dcp")
+    (tmp_path / "dcp/.metadata").write_bytes(pickle.dumps(Hostile(touched)))
+    with pytest.raises(CheckpointError, match="dcp_to_torch"):
+        open_checkpoint(tmp_path / "dcp")
+    assert not touched.exists()
+
+
+def test_a_folder_is_told_which_of_its_files_to_name(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "model-1.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=rf"got a folder; name {tmp_path}/model\.safetensors\.index\.json"):
+        open_checkpoint(tmp_path)
 
 
 class Hostile:

@@ -172,7 +172,8 @@ def test_another_process_writes_the_same_bytes_and_nothing_to_the_console(
         ([Partial("a", (0, 0, 1, 2))], "ascending"),
         ([Partial("a", (0, 1, 2)), Partial("b", ())], "partial 'b'"),
         ([Partial("a", (0, 1, 2)), Partial("a", (0,))], "names that differ"),
-        ([Partial("dense", (0, 1, 2))], "not dense or score"),
+        ([Partial("dense", (0, 1, 2))], "not dense, divisors or score"),
+        ([Partial("divisors", (0, 1, 2))], "not dense, divisors or score"),
     ],
 )
 def test_partials_that_do_not_make_up_the_model_are_refused(

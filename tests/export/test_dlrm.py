@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,46 @@ def test_all_problems_of_keys_and_shapes_come_at_once(spec: Spec) -> None:
 def test_other_interactions_are_told_by_the_width_of_the_top_mlp(width: int, reason: str, spec: Spec) -> None:
     (problem,) = problems_of(dlrm_state(spec) | {"top_l.0.weight": torch.ones(8, width)}, spec)
     assert re.match(r"top_l\.0\.weight: expected \(8, 10\) ", problem) and reason in problem
+
+
+def test_a_table_too_few_in_the_spec_is_told_as_that(spec: Spec) -> None:
+    """Its width is that of --arch-interaction-itself as well: the tables in the file decide."""
+    (problem,) = problems_of(dlrm_state(spec), replace(spec, tables=spec.tables[:-1]))
+    assert problem.startswith("emb_l.2.weight: expected only the keys of the spec's 2 tables, got this (5, 4) too")
+
+
+def test_a_width_that_says_two_things_names_both_the_likelier_first(spec: Spec) -> None:
+    (problem,) = problems_of(dlrm_state(spec) | {"top_l.0.weight": torch.ones(8, 4 + 10)}, spec)
+    assert re.search("a table more than the checkpoint holds, or trained with --arch-interaction-itself", problem)
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "told"),
+    [
+        (
+            "bottom_mlp",
+            (7, 4),
+            "bottom_mlp: expected the checkpoint's widths [6, 4], got [7, 4]; set bottom_mlp: [6, 4]",
+        ),
+        ("bottom_mlp", (4,), "bottom_mlp: expected the checkpoint's widths [6, 4], got [4]; set bottom_mlp: [6, 4]"),
+        ("top_mlp", (8, 3, 1), "top_mlp: expected the checkpoint's widths [8, 1], got [8, 3, 1]; set top_mlp: [8, 1]"),
+        ("dense_features", 5, "dense_features: expected 3, which bot_l.0 takes, got 5; set dense_features: 3"),
+    ],
+)
+def test_a_wrong_width_is_one_line_that_names_the_field(field: str, wrong: object, told: str, spec: Spec) -> None:
+    (problem,) = problems_of(dlrm_state(spec), replace(spec, **{field: wrong}))
+    assert problem == f"{told} in the spec"
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "net.ranker.", "_orig_mod.module."])
+def test_a_wrappers_prefix_is_stripped_and_said(prefix: str, spec: Spec) -> None:
+    state = dlrm_state(spec)
+    save_file({prefix + key: value for key, value in state.items()}, spec.weights.path)
+    source = open_weights(spec)
+    assert list(source.notes) == [f"{spec.weights.path}: every key begins with {prefix}: read without it"]
+    np.testing.assert_array_equal(np.concatenate(list(source.table_chunks(spec.tables[1]))), state["emb_l.1.weight"])
+    save_file(state, spec.weights.path)
+    assert not open_weights(spec).notes
 
 
 def test_a_table_of_another_dim_is_refused(spec: Spec) -> None:

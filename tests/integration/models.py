@@ -21,7 +21,7 @@ CHEAP = Profile("tests", ServiceTime(fixed_s=1e-5, per_gather_s=1e-4), 2_000, DE
 
 
 def document(index_dtype: str = "int64") -> dict:
-    """A spec with tables of different sizes and pooling, one of a single row."""
+    """A spec with tables of different sizes and pooling, summed and averaged, one of a single row."""
     return {
         "name": "small",
         "dense_features": 5,
@@ -29,7 +29,7 @@ def document(index_dtype: str = "int64") -> dict:
         "top_mlp": [16, 1],
         "tables": [
             {"name": "users", "rows": 3000, "dim": 8, "pooling": 4},
-            {"name": "items", "rows": 517, "dim": 8, "pooling": 9, "count": 2},
+            {"name": "items", "rows": 517, "dim": 8, "pooling": 9, "count": 2, "mode": "mean"},
             {"name": "flag", "rows": 1, "dim": 8, "pooling": 1},
         ],
         "index_dtype": index_dtype,
@@ -88,7 +88,7 @@ def pytorch_scores(spec: Spec, dense: np.ndarray, indices: np.ndarray) -> np.nda
     features = [x]
     begin = 0
     for i, table in enumerate(spec.tables):
-        bag = torch.nn.EmbeddingBag.from_pretrained(state[f"emb_l.{i}.weight"], mode="sum")
+        bag = torch.nn.EmbeddingBag.from_pretrained(state[f"emb_l.{i}.weight"], mode=table.mode)
         column = indices[:, begin : begin + table.pooling].astype(np.int64)
         begin += table.pooling
         used = column >= 0

@@ -5,6 +5,7 @@ import ctypes
 import re
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,24 @@ def assert_routed(tiered: Tiered, indices: np.ndarray, outputs: dict[str, np.nda
             found = outputs[f"{service.name}_{kind}"]
             assert found.dtype == np.int32 and found.shape == (1, wanted.size)
             np.testing.assert_array_equal(found[0], wanted)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32])
+def test_sums_of_averaged_tables_are_to_be_divided_by_their_bags_ids(
+    backend: Backend, tiered: Tiered, tmp_path: Path, dtype: type
+) -> None:
+    """By 1 where a bag is empty, or its table is summed."""
+    averaged = replace(tiered, tables=[replace(tiered.tables[0], mean=1), *tiered.tables[1:]])
+    averaged.write(tmp_path / "1")
+    inputs = query(tiered, 9, dtype)
+    inputs["indices"][3, :4] = -1
+    with Model(backend, tmp_path) as model:
+        outputs = model.infer(inputs)
+    counts = np.maximum((inputs["indices"][:, :4] >= 0).sum(axis=1), 1)
+    divisors = outputs.pop("divisors")
+    assert divisors.dtype == np.float32
+    np.testing.assert_array_equal(divisors, np.stack([counts, np.ones(9)], axis=1))
+    assert_routed(averaged, inputs["indices"], outputs)
 
 
 @settings(deadline=None)

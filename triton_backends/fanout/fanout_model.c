@@ -1,5 +1,5 @@
-/* `dense` (B, features), `indices` (B, columns) -> `sums` (B, tables * dim), asked of the embedding services; with
- * `missing_shard: degrade` also `degraded` (B, 1). Queries that Triton hands over together are asked as one. */
+/* `dense` (B, features), `indices` (B, columns) -> `sums` (B, tables * dim), asked of the embedding services; `divisors`
+ * (B, tables) where some are averaged; with `missing_shard: degrade` also `degraded` (B, 1). Queries that Triton hands over together are asked as one. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +39,7 @@ typedef struct {
     int64_t rows; /* of all */
     Service *parts;   /* their ids, one a service */
     int32_t *numbers; /* that the parts point to */
+    float *divisors;  /* (rows, tables), where tables are averaged */
 } Job;
 
 /* ---- answers ---- */
@@ -81,11 +82,22 @@ static bool put_sums(const Job *job, int64_t begin, int64_t rows, TRITONBACKEND_
     return true;
 }
 
+static bool put_divisors(const Job *job, int64_t begin, int64_t rows, TRITONBACKEND_Response *response,
+                         Problem *problem) {
+    const int64_t tables = job->model->router->table_count;
+    void *divisors;
+    if (job->divisors == NULL) return true;
+    if (!add_output(response, "divisors", TRITON_TYPE_FP32, rows, tables, &divisors, problem)) return false;
+    memcpy(divisors, job->divisors + begin * tables, sizeof(float) * (size_t)(rows * tables));
+    return true;
+}
+
 static void answer(Job *job, const Member *member, int64_t begin) {
     Problem problem;
     TRITONBACKEND_Response *response = NULL;
     const bool good = passed(TRITONBACKEND_ResponseNew(&response, member->request), &problem) &&
-                      put_sums(job, begin, member->indices.rows, response, &problem);
+                      put_sums(job, begin, member->indices.rows, response, &problem) &&
+                      put_divisors(job, begin, member->indices.rows, response, &problem);
     respond(job, member, response, TRITON_ERROR_INTERNAL, good ? NULL : problem.text);
 }
 
@@ -112,6 +124,7 @@ static void job_free(Job *job) {
     free(job->parts);
     free(job->members);
     free(job->numbers);
+    free(job->divisors);
     free(job);
 }
 
@@ -167,6 +180,10 @@ static bool make_room(Job *job) {
     job->numbers = malloc(4 * (lengths + ids));
     job->parts = calloc((size_t)router->service_count, sizeof *job->parts);
     job->query.calls = calloc((size_t)router->service_count, sizeof *job->query.calls);
+    if (router->mean_count > 0) {
+        job->divisors = malloc(sizeof(float) * (size_t)(job->rows * router->table_count) + 1);
+        if (job->divisors == NULL) return false;
+    }
     if (job->numbers == NULL || job->parts == NULL || job->query.calls == NULL) return false;
     memset(job->numbers, 0, 4 * lengths);
     int32_t *next_lengths = job->numbers, *next_ids = job->numbers + lengths;
@@ -205,6 +222,8 @@ static void route_all(Job *job, Service *outputs) {
             leave(job, &member, TRITON_ERROR_INVALID_ARG, problem.text);
             continue;
         }
+        if (job->divisors != NULL)
+            query_divide(job->model->router, &member.indices, job->divisors + rows * job->model->router->table_count);
         tensor_close(&member.indices);
         rows += member.indices.rows;
         job->members[kept++] = member;

@@ -76,7 +76,9 @@ bool read_name(Reader *reader, char name[NAME_BYTES]) {
     if (!read_mark(reader, '"')) return false;
     while (reader->at < reader->end && length + 1 < NAME_BYTES) {
         const char letter = *reader->at | 32, figure = *reader->at;
-        if (!(letter >= 'a' && letter <= 'z') && !(figure >= '0' && figure <= '9') && figure != '_') break;
+        if (!(letter >= 'a' && letter <= 'z') && !(figure >= '0' && figure <= '9') && figure != '_' && figure != '-' &&
+            figure != '.')
+            break;
         name[length++] = *reader->at++;
     }
     name[length] = '\0';

@@ -56,6 +56,9 @@ static bool read_table(Reader *reader, Router *router) {
     void *names = grown(router->table_names, t, sizeof *router->table_names, reader);
     if (names == NULL) return false;
     router->table_names = names;
+    int64_t *means = grown(router->means, t, sizeof *means, reader);
+    if (means == NULL) return false;
+    router->means = means;
     Table *table = tables + t;
     if (!read_mark(reader, '{') || !read_key(reader, "name") || !read_name(reader, router->table_names[t]) ||
         !read_mark(reader, ',') || !read_key(reader, "rows") || !read_count(reader, 1, MAX_ROWS, &table->rows) ||
@@ -63,6 +66,7 @@ static bool read_table(Reader *reader, Router *router) {
         !read_count(reader, 1, MAX_ROWS, &table->pooling) || !read_mark(reader, ',') ||
         !read_key(reader, "map_offset") || !read_count(reader, 0, MAX_FILE_BYTES, &offset) ||
         !read_mark(reader, ',') || !read_key(reader, "shards") || !read_shards(reader, table) ||
+        !read_mark(reader, ',') || !read_key(reader, "mean") || !read_count(reader, 0, 1, means + t) ||
         !read_mark(reader, '}'))
         return false;
     const int64_t end = offset + id_map_bytes(table->rows, table->bits);
@@ -71,6 +75,7 @@ static bool read_table(Reader *reader, Router *router) {
                     router->table_names[t], router->id_maps.size);
     table->map = table->bits == 0 ? NULL : (const uint64_t *)router->id_maps.bytes + offset / 8;
     router->columns += table->pooling;
+    router->mean_count += means[t];
     router->table_count++;
     return true;
 }
@@ -144,6 +149,7 @@ void router_close(Router *router) {
     unmap_file(&router->id_maps);
     free(router->tables);
     free(router->table_names);
+    free(router->means);
     free(router->services);
     free(router);
 }
@@ -173,4 +179,29 @@ bool router_route(const Router *router, const void *indices, int64_t index_bytes
                 "an empty slot",
                 router->table_names[t], (long long)id, (long long)row, (long long)column,
                 (long long)router->tables[t].rows - 1);
+}
+
+#define DEFINE_COUNT(INDEX)                                                                                           \
+    static int64_t count_##INDEX(const INDEX *bag, int64_t pooling) {                                                 \
+        int64_t count = 0;                                                                                            \
+        for (int64_t i = 0; i < pooling; i++) count += bag[i] != PADDING;                                             \
+        return count;                                                                                                 \
+    }
+
+DEFINE_COUNT(int64_t)
+DEFINE_COUNT(int32_t)
+
+void router_divide(const Router *router, const void *indices, int64_t index_bytes, int64_t batch, float *divisors) {
+    int64_t begin = 0;
+    for (int64_t row = 0; row < batch; row++) {
+        for (int64_t t = 0; t < router->table_count; t++) {
+            const int64_t pooling = router->tables[t].pooling;
+            int64_t count = 1;
+            if (router->means[t])
+                count = index_bytes == 8 ? count_int64_t((const int64_t *)indices + begin, pooling)
+                                         : count_int32_t((const int32_t *)indices + begin, pooling);
+            *divisors++ = count > 0 ? (float)count : 1.0f;
+            begin += pooling;
+        }
+    }
 }

@@ -14,6 +14,8 @@ typedef struct {
 typedef struct {
     Table *tables;
     char (*table_names)[NAME_BYTES];
+    int64_t *means;               /* 1 where a table's bags are averaged */
+    int64_t mean_count;
     int64_t table_count, columns; /* columns: the sum of the tables' pooling */
     RoutedService *services;
     int64_t service_count;
@@ -32,5 +34,9 @@ bool router_check_dense(const float *dense, int64_t rows, int64_t features, Prob
  * outputs: one a service, in their order, with room for batch * capacity ids and batch * tables zeroed lengths. */
 bool router_route(const Router *router, const void *indices, int64_t index_bytes, int64_t batch, Service *outputs,
                   Problem *problem);
+
+/* What each bag's sum is to be divided by: divisors (batch, tables), the bag's ids where its table is averaged and it has
+ * any, else 1. */
+void router_divide(const Router *router, const void *indices, int64_t index_bytes, int64_t batch, float *divisors);
 
 #endif

@@ -1,5 +1,5 @@
 /* `dense` (B, features), `indices` (B, columns) -> for each embedding service NAME: `NAME_ids` (1, nnz) and
- * `NAME_lengths` (1, B * T), T the tables of which it holds a shard. */
+ * `NAME_lengths` (1, B * T), T the tables of which it holds a shard; and `divisors` (B, tables) where some are averaged. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,6 +51,16 @@ static bool route(const Router *router, const Tensor *indices, TRITONBACKEND_Res
     return good;
 }
 
+static bool put_divisors(const Router *router, const Tensor *indices, TRITONBACKEND_Response *response,
+                         Problem *problem) {
+    void *divisors;
+    if (router->mean_count == 0) return true;
+    if (!add_output(response, "divisors", TRITON_TYPE_FP32, indices->rows, router->table_count, &divisors, problem))
+        return false;
+    query_divide(router, indices, divisors);
+    return true;
+}
+
 bool model_answer(const void *model, TRITONBACKEND_Request *request, TRITONBACKEND_Response *response,
                   Problem *problem) {
     const Router *router = model;
@@ -58,7 +68,8 @@ bool model_answer(const void *model, TRITONBACKEND_Request *request, TRITONBACKE
     Service *outputs = malloc((size_t)router->service_count * sizeof *outputs);
     const bool good = (outputs != NULL || fail(problem, "out of memory")) &&
                       query_open(router, request, &indices, problem) &&
-                      route(router, &indices, response, outputs, problem);
+                      route(router, &indices, response, outputs, problem) &&
+                      put_divisors(router, &indices, response, problem);
     free(outputs);
     tensor_close(&indices);
     return good;

@@ -28,13 +28,17 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class RoutedTable:
-    """A table as the router sees it; `map_offset` is where its id map begins in the map file, in bytes."""
+    """A table as the router sees it; `map_offset` is where its id map begins in the map file, in bytes.
+
+    mean: 1 where its bags are averaged.
+    """
 
     name: str
     rows: int
     pooling: int
     map_offset: int
     shards: tuple[Placement, ...]
+    mean: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,146 @@
+"""How a checkpoint differs from its spec: a line a mistake, each naming the key or field and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repo_builder.export.stored import Checkpoint
+from repo_builder.spec import Spec, Table
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLayout:
+    """The keys under which a checkpoint holds a model.
+
+    tables         of the spec's tables, whole keys, whether they are there or not
+    stored_tables  of all tables that are there
+    bottom, top    of the linear layers that are there, first to last, without `.weight` and `.bias`
+    top_columns    which column of the stored first top layer stands at each place of ours; None when they agree
+    other_width    what a first top layer says by the inputs that it has beyond the pairs of the stored tables
+    """
+
+    tables: tuple[str, ...]
+    stored_tables: tuple[str, ...]
+    bottom: tuple[str, ...]
+    top: tuple[str, ...]
+    other_width: str
+    top_columns: NDArray[np.intp] | None = None
+
+
+def mismatches(checkpoint: Checkpoint, layout: KeyLayout, spec: Spec) -> list[str]:
+    """Everything of names, shapes and dtypes in which the checkpoint is not the spec's model; tables first."""
+    return [
+        *_table_names(checkpoint, layout, spec),
+        *_tables(checkpoint, layout, spec),
+        *_layers(checkpoint, "bottom_mlp", layout.bottom, spec.bottom_mlp),
+        *_layers(checkpoint, "top_mlp", layout.top, spec.top_mlp),
+        *_inputs(checkpoint, layout, spec),
+        *_other_keys(checkpoint, layout),
+    ]
+
+
+def _table_names(checkpoint: Checkpoint, layout: KeyLayout, spec: Spec) -> Iterator[str]:
+    for table, key in zip(spec.tables, layout.tables, strict=True):
+        if key not in checkpoint.tensors:
+            yield (
+                f"{key}: expected {(table.rows, table.dim)} for table {table.name}, got no such key; "
+                f"take table {table.name} out of the spec, or check weights.source and weights.path"
+            )
+    for key in layout.stored_tables:
+        if key not in layout.tables:
+            yield (
+                f"{key}: expected only the keys of the spec's {len(spec.tables)} tables, got this "
+                f"{checkpoint.tensors[key].shape} too; add its table to the spec"
+            )
+
+
+def _tables(checkpoint: Checkpoint, layout: KeyLayout, spec: Spec) -> Iterator[str]:
+    for table, key in zip(spec.tables, layout.tables, strict=True):
+        tensor = checkpoint.tensors.get(key)
+        if tensor is None:
+            continue
+        if (flaw := tensor.problem()) is not None:
+            yield flaw
+        elif tensor.shape != (table.rows, table.dim):
+            yield (
+                f"{key}: expected {(table.rows, table.dim)} for table {table.name}, got {tensor.shape}; "
+                f"{_table_remedy(table, tensor.shape)}"
+            )
+
+
+def _table_remedy(table: Table, got: tuple[int, ...]) -> str:
+    if len(got) == 2 and got[1] == table.dim:
+        return f"set rows: {got[0]} for table {table.name} in the spec"
+    return f"set the rows and dim of table {table.name} to the checkpoint's, and check the tables' order in the spec"
+
+
+def _layers(checkpoint: Checkpoint, part: str, stems: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    """One line for wrong widths, however many keys they show in; else a line a key that is missing or no layer."""
+    stored = _weights(checkpoint, stems)
+    problems = []
+    for i, stem in enumerate(stems):
+        weight, bias = checkpoint.tensors.get(f"{stem}.weight"), checkpoint.tensors.get(f"{stem}.bias")
+        for kind, tensor in (("weight", weight), ("bias", bias)):
+            if tensor is None:
+                shape = weight.shape[:1] if weight is not None else f"a {kind}"
+                problems.append(
+                    f"{stem}.{kind}: expected {shape} for {part}[{i}], got no such key; save the whole state_dict"
+                )
+            elif (flaw := tensor.problem()) is not None:
+                problems.append(flaw)
+        inputs = stored[i - 1][0] if i and len(stored) == len(stems) else None
+        if weight is not None and inputs is not None and weight.shape[1:] != (inputs,):
+            problems.append(
+                f"{stem}.weight: expected {(weight.shape[0], inputs)} for {part}[{i}], got {weight.shape}; "
+                f"the layer before gives {inputs}: save the whole state_dict of one model"
+            )
+        if weight is not None and bias is not None and weight.shape[:1] != bias.shape:
+            problems.append(f"{stem}.bias: expected {weight.shape[:1]} for {part}[{i}], got {bias.shape}")
+    yield from problems
+    if not problems and [outputs for outputs, _ in stored] != list(widths):
+        found = [outputs for outputs, _ in stored]
+        yield f"{part}: expected the checkpoint's widths {found}, got {list(widths)}; set {part}: {found} in the spec"
+
+
+def _weights(checkpoint: Checkpoint, stems: Sequence[str]) -> list[tuple[int, int]]:
+    """(out, in) of the weights that are matrices."""
+    shapes = [checkpoint.tensors[f"{stem}.weight"].shape for stem in stems if f"{stem}.weight" in checkpoint.tensors]
+    return [(shape[0], shape[1]) for shape in shapes if len(shape) == 2]
+
+
+def _inputs(checkpoint: Checkpoint, layout: KeyLayout, spec: Spec) -> Iterator[str]:
+    """What the first layers take: the dense features below; above, what the stored tables and the bottom MLP make."""
+    bottom, top = _weights(checkpoint, layout.bottom), _weights(checkpoint, layout.top)
+    if bottom and bottom[0][1] != spec.dense_features:
+        yield (
+            f"dense_features: expected {bottom[0][1]}, which {layout.bottom[0]} takes, got {spec.dense_features}; "
+            f"set dense_features: {bottom[0][1]} in the spec"
+        )
+    if not bottom or not top:
+        return
+    dim, vectors = bottom[-1][0], len(layout.stored_tables) + 1
+    expected = dim + vectors * (vectors - 1) // 2
+    outputs, got = top[0]
+    if got == expected:
+        return
+    reason = "check that the checkpoint holds all tables of one model"
+    if got == dim * vectors:
+        reason = "the model was trained with --arch-interaction-op=cat; only the dot interaction is supported"
+    elif got > expected:
+        reason = layout.other_width
+    yield f"{layout.top[0]}.weight: expected {(outputs, expected)} for top_mlp[0], got {(outputs, got)}; {reason}"
+
+
+def _other_keys(checkpoint: Checkpoint, layout: KeyLayout) -> Iterator[str]:
+    known = {*layout.tables, *layout.stored_tables}
+    known |= {f"{stem}.{kind}" for stem in (*layout.bottom, *layout.top) for kind in ("weight", "bias")}
+    for key, tensor in checkpoint.tensors.items():
+        if key not in known:
+            yield (
+                f"{key}: expected only tables and linear layers, got this {tensor.shape} too; "
+                "it is of another model: save the checkpoint of the model that the spec describes"
+            )
