@@ -53,12 +53,17 @@ static bool route(const Router *router, const Tensor *indices, TRITONBACKEND_Res
 
 static bool put_divisors(const Router *router, const Tensor *indices, TRITONBACKEND_Response *response,
                          Problem *problem) {
-    void *divisors;
+    void *data;
     if (router->mean_count == 0) return true;
-    if (!add_output(response, "divisors", TRITON_TYPE_FP32, indices->rows, router->table_count, &divisors, problem))
-        return false;
+    const size_t size = sizeof(float) * (size_t)(indices->rows * router->table_count);
+    float *divisors = malloc(size); /* an output's buffer need not be aligned */
+    if (divisors == NULL) return fail(problem, "divisors: out of memory for %lld rows", (long long)indices->rows);
     query_divide(router, indices, divisors);
-    return true;
+    const bool good =
+        add_output(response, "divisors", TRITON_TYPE_FP32, indices->rows, router->table_count, &data, problem);
+    if (good) memcpy(data, divisors, size);
+    free(divisors);
+    return good;
 }
 
 bool model_answer(const void *model, TRITONBACKEND_Request *request, TRITONBACKEND_Response *response,
