@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 DEBIAN_PACKAGES := python3-venv libpython3.11 libb64-0d libnghttp2-14
 TEST_PACKAGES := prometheus chromium iproute2
+SANITIZER_PACKAGES := gcc libc6-dev
 
-.PHONY: help setup demo test soak lint format types bench clean
+.PHONY: help setup demo test sanitize soak lint format types bench clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +28,11 @@ demo: $(STAMP) ## build a model, serve it, compare its scores with PyTorch's, me
 test: lint types ## lint, types and all tests
 	@sh tools/debian-packages.sh $(TEST_PACKAGES)
 	$(BIN)/pytest
+
+sanitize: $(STAMP) ## the C code's tests on builds with sanitizers of memory, undefined behaviour and threads
+	@sh tools/debian-packages.sh $(SANITIZER_PACKAGES)
+	sh tools/sanitize.sh address,undefined tests/triton_backends
+	sh tools/sanitize.sh thread $(wildcard tests/triton_backends/test_fanout_*.py)
 
 MINUTES ?= 30
 soak: $(STAMP) ## half an hour of traffic a shard backend, MINUTES=5 for less; records go to build/soak

@@ -1,5 +1,6 @@
 """Compiles the C sources into plain shared libraries, with the compiler that the build requirements bring along."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,11 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 # an old glibc and a common x86-64 level: the libraries are copied into repositories that run elsewhere
-FLAGS = ["-O3", "-g0", "-s", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
 # (the second feature set is tuning: without it AVX2 code loads 16 bytes at a time)
 TARGET = ["-target", "x86_64-linux-gnu.2.17", "-mcpu=x86_64_v2-slow_unaligned_mem_32"]
-
+COMPILER = [sys.executable, "-m", "ziglang", "cc", *TARGET, "-O3", "-g0", "-s", "-Wall", "-Wextra", "-Werror"]
+if words := os.environ.get("SANITIZED_CC"):  # of `make sanitize`: zig has not all of the sanitizers' libraries
+    COMPILER = words.split()
 
 KERNELS = sorted(str(path) for path in Path("triton_backends/kernels").glob("*.c"))
 NATIVE = "triton_backends/native"
@@ -31,8 +33,8 @@ class BuildLibraries(build_ext):
         """Compile all sources at once."""
         output = self.get_ext_fullpath(ext.name)
         self.mkpath(output.rpartition("/")[0])
-        words = [*FLAGS, *TARGET, *ext.extra_compile_args, *ext.sources, "-o", output]
-        subprocess.run([sys.executable, "-m", "ziglang", "cc", *words], check=True)  # noqa: S603 - our own words
+        words = [*COMPILER, "-shared", "-fPIC", *ext.sources, *ext.extra_compile_args, "-o", output]
+        subprocess.run(words, check=True)  # noqa: S603 - our own words
 
 
 def native_backend(library: str, *sources: str) -> Extension:

@@ -18,6 +18,7 @@ from repo_builder.repository.configs import ShardBackend, model_name
 from repo_builder.spec import Access, Spec, Table, Weights
 
 _PARTS = ("rows", "empty", "dense")
+LEAST_POOLING = 64  # a shard bounds a query's ids by its tables' pooling: room for queries of any size that is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,10 @@ def build_models(spec: Spec, grouping: Grouping, max_rows: int, backend: ShardBa
     even = PowerLawHotness(locality=0.0, seed=0)  # all rows alike: the hotness order is that of the ids
     small = replace(
         spec,
-        tables=tuple(replace(table, rows=1 + rows_of.get(table.name, 0)) for table in spec.tables),
+        tables=tuple(
+            replace(table, rows=1 + rows_of.get(table.name, 0), pooling=max(table.pooling, LEAST_POOLING))
+            for table in spec.tables
+        ),
         weights=Weights("random"),
         access=Access("powerlaw", locality=even.locality),
     )

@@ -28,7 +28,7 @@ from repo_builder.export.layers import DIVISORS
 from repo_builder.partition.plan import Plan, Service
 from repo_builder.spec import Spec
 
-MAX_BATCH_ROWS = 4096  # rows of one query (native/router_model.c), and of all in one call of the dense model
+MAX_BATCH_ROWS = 4096  # rows of one query (native/queries.h, shard.json), and of all in one call of the dense model
 MAX_BATCH_QUERIES = 64  # queries in one call of an embedding service
 MAX_INSTANCES = 64  # processes of one model in one server
 LEAST_ROUTERS = 2

@@ -22,7 +22,7 @@ from repo_builder.export.ahead import one_ahead
 from repo_builder.export.shards import write_shards
 from repo_builder.export.weights import WeightSource
 from repo_builder.partition.plan import Plan, Shard
-from repo_builder.repository.configs import held_tables, model_name
+from repo_builder.repository.configs import MAX_BATCH_ROWS, held_tables, model_name
 from repo_builder.repository.files import HashedFile
 from repo_builder.repository.manifest import FileEntry
 from repo_builder.spec import Spec, Table
@@ -84,7 +84,14 @@ def write_embeddings(
     }
     entries.append(write_json(folder, f"{router}/router.json", description, pool))
     for path, service, count in zip(paths, services, rows, strict=True):
-        shard_description = {"rows": count, "dim": spec.dim, "tables": len(service.shards)}
+        held = held_tables(spec, service)
+        shard_description = {
+            "rows": count,
+            "dim": spec.dim,
+            "tables": len(held),
+            "columns": sum(spec.tables[t].pooling for t in held),
+            "max_batch_rows": MAX_BATCH_ROWS,
+        }
         entries.append(write_json(folder, f"{path}/shard.json", shard_description, pool))
     return entries
 

@@ -17,14 +17,14 @@ pytestmark = pytest.mark.server
 Arrays = dict[str, np.ndarray]
 
 
-def infer(sdk: object, address: str, arrays: Arrays) -> np.ndarray:
+def infer(sdk: object, address: str, arrays: Arrays, model: str = "small", output: str = "score") -> np.ndarray:
     inputs = []
     for name, array in arrays.items():
         inputs.append(sdk.InferInput(name, array.shape, np_to_triton_dtype(array.dtype)))
         inputs[-1].set_data_from_numpy(array)
     client = sdk.InferenceServerClient(address)
     try:
-        return client.infer("small", inputs).as_numpy("score")
+        return client.infer(model, inputs).as_numpy(output)
     finally:
         client.close()
 
@@ -100,12 +100,25 @@ def test_a_shard_called_directly_never_reads_out_of_bounds(served: Served) -> No
     service = next(service for service in served.plan.services if service.kind == "embedding")
     rows = sum(shard.rows for shard in service.shards)
     tables = len(service.shards)
-    client = grpcclient.InferenceServerClient(served.server.grpc)
     for bad in (rows, -1):
-        inputs = []
-        for name, array in (("ids", np.array([[bad]])), ("lengths", np.eye(1, tables))):
-            inputs.append(grpcclient.InferInput(name, array.shape, "INT32"))
-            inputs[-1].set_data_from_numpy(array.astype(np.int32))
+        arrays = {"ids": np.array([[bad]], np.int32), "lengths": np.eye(1, tables, dtype=np.int32)}
         with pytest.raises(InferenceServerException, match=rf"ids: expected rows in \[0, {rows}\), got {bad}"):
-            client.infer(f"small_{service.name}", inputs)
-    client.close()
+            infer(grpcclient, served.server.grpc, arrays, f"small_{service.name}", "sums")
+
+
+@pytest.mark.parametrize("sdk", [grpcclient, httpclient], ids=["grpc", "http"])
+def test_a_shard_called_directly_never_makes_more_room_than_for_a_batch(served: Served, sdk: object) -> None:
+    """Some megabytes of zeros ask for sums of hundreds."""
+    service = next(service for service in served.plan.services if service.kind == "embedding")
+    address = served.server.grpc if sdk is grpcclient else served.server.http
+    tables, model = len(service.shards), f"small_{service.name}"
+    for batch, told in (
+        (4096, None),
+        (1_000_000, rf"expected at most {4096 * tables} \(4096 rows of {tables} tables\)"),
+    ):
+        arrays = {"ids": np.zeros((1, 1), np.int32), "lengths": np.eye(1, batch * tables, dtype=np.int32)}
+        if told is None:
+            assert infer(sdk, address, arrays, model, "sums").shape[0] == batch
+            continue
+        with pytest.raises(InferenceServerException, match=rf"lengths: {told}, got {batch * tables}"):
+            infer(sdk, address, arrays, model, "sums")

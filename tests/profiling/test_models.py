@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from repo_builder.profiling.models import Model, build_models
+from repo_builder.profiling.effort import STANDARD
+from repo_builder.profiling.models import LEAST_POOLING, Model, build_models
+from repo_builder.repository.configs import MAX_BATCH_ROWS
 from repo_builder.spec import Spec, parse_spec
 from tests.integration.models import document
+
+BOUNDS = {"columns": 4 * LEAST_POOLING, "max_batch_rows": MAX_BATCH_ROWS}
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +33,8 @@ def test_a_service_of_all_tables_with_the_same_share_of_each(spec: Spec, tmp_pat
     models = build_models(spec, "tiered", 403, "python", tmp_path)
     assert models.tables == spec.tables
     assert models.held_rows == (299, 51, 51, 1)  # a tenth
-    assert shard(models.rows) == {"rows": 402, "dim": 8, "tables": 4}
-    assert shard(models.empty) == {"rows": 4, "dim": 8, "tables": 4}
+    assert shard(models.rows) == {"rows": 402, "dim": 8, "tables": 4, **BOUNDS}
+    assert shard(models.empty) == {"rows": 4, "dim": 8, "tables": 4, **BOUNDS}
     for model in (models.rows, models.empty, models.dense):
         assert [path.name for path in model.repository.iterdir()] == [model.name]
         assert (model.repository / model.name / "config.pbtxt").is_file()
@@ -41,5 +45,9 @@ def test_the_largest_table_alone_and_whole_where_rows_suffice(spec: Spec, tmp_pa
     models = build_models(spec, "per_table", 10_000, "python", tmp_path)
     assert [table.name for table in models.tables] == ["users"]
     assert models.held_rows == (3000,)
-    assert shard(models.rows) == {"rows": 3000, "dim": 8, "tables": 1}
+    assert shard(models.rows) == {"rows": 3000, "dim": 8, "tables": 1, **BOUNDS, "columns": LEAST_POOLING}
     assert shard(models.empty)["tables"] == 4
+
+
+def test_a_shard_takes_queries_of_every_size_that_is_measured() -> None:
+    assert max(*STANDARD.gathers, STANDARD.end_gathers) <= MAX_BATCH_ROWS * LEAST_POOLING

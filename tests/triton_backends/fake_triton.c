@@ -294,5 +294,6 @@ Error *TRITONBACKEND_RequestRelease(Request *request, uint32_t flags) {
 }
 
 void fake_free_outputs(Request *request) {
+    if (atomic_load(&request->released) == 0) abort(); /* and what was written before it is visible from here on */
     for (uint32_t i = 0; i < request->output_count; i++) free(request->outputs[i].memory);
 }

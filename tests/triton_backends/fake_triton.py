@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 import sys
 import time
@@ -109,21 +110,12 @@ def compile_fake(folder: Path) -> Path:
     """The stand-in's library."""
     library = folder / "libfake_triton.so"
     source = Path(__file__).with_name("fake_triton.c")
-    words = [
-        "-O1",
-        "-mcpu=x86_64_v2",
-        "-pthread",
-        "-g0",
-        "-shared",
-        "-fPIC",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        str(source),
-        "-o",
-        str(library),
-    ]
-    subprocess.run([sys.executable, "-m", "ziglang", "cc", *words], check=True)
+    compiler = [sys.executable, "-m", "ziglang", "cc", "-mcpu=x86_64_v2", "-g0", "-Wall", "-Wextra", "-Werror"]
+    if words := os.environ.get("SANITIZED_CC"):  # of `make sanitize`
+        compiler = words.split()
+    flags = ["-O1", "-pthread", "-shared", "-fPIC"]
+    environment = {**os.environ, "LD_PRELOAD": ""}  # a sanitizer looks at us, not at the compiler
+    subprocess.run([*compiler, *flags, str(source), "-o", str(library)], env=environment, check=True)
     return library
 
 

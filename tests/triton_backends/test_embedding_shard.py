@@ -9,12 +9,14 @@ import pytest
 from triton_backends.embedding_shard.shard import Shard, open_shard
 from triton_backends.embedding_shard.torch_shard import TorchShard
 
+DESCRIPTION = {"rows": 50, "dim": 6, "tables": 2, "columns": 9, "max_batch_rows": 16}
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     weights = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
     weights.tofile(tmp_path / "weights.bin")
-    (tmp_path / "shard.json").write_text(json.dumps({"rows": 50, "dim": 6, "tables": 2}))
+    (tmp_path / "shard.json").write_text(json.dumps(DESCRIPTION))
     return tmp_path
 
 
@@ -41,6 +43,18 @@ def test_the_torch_shard_gives_the_same_sums(folder: Path) -> None:
 def test_lengths_must_fit_the_tables(folder: Path) -> None:
     with pytest.raises(ValueError, match="expected a multiple of 2, the tables held here, got 3"):
         Shard.open(folder).sums(np.zeros((1, 3), np.int32), np.ones((1, 3), np.int32))
+
+
+def test_a_query_of_more_than_a_batch_is_refused_before_its_sums_have_room(folder: Path) -> None:
+    """16 rows are as much as the model takes: 32 lengths of 2 tables, 144 ids of 9 columns."""
+    shard = Shard.open(folder)
+    for each in (shard, TorchShard(shard, "cpu")):
+        most = each.sums(np.zeros((1, 144), np.int32), np.repeat([[4, 5]], 16, axis=1).astype(np.int32))
+        assert most.shape == (16, 12)
+        with pytest.raises(ValueError, match=r"^lengths: expected at most 32 \(16 rows of 2 tables\), got 3000000$"):
+            each.sums(np.zeros((1, 0), np.int32), np.zeros((1, 3_000_000), np.int32))
+        with pytest.raises(ValueError, match=r"^ids: expected at most 144 \(16 rows of 9 columns\), got 145$"):
+            each.sums(np.zeros((1, 145), np.int32), np.array([[145, 0]], np.int32))
 
 
 def test_a_truncated_file_is_refused(folder: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.triton_backends.fake_triton import GPU, Asked, Backend, BackendError, Given, Model
 from triton_backends.embedding_shard.shard import Shard
 
-ROWS, DIM, TABLES = 50, 6, 2
+ROWS, DIM, TABLES, COLUMNS, MAX_BATCH_ROWS = 50, 6, 2, 9, 16
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,13 @@ def write(folder: Path) -> Path:
     (folder / "1").mkdir()
     weights = np.random.default_rng(0).standard_normal((ROWS, DIM)).astype(np.float32)
     weights.tofile(folder / "1/weights.bin")
-    description = {"rows": ROWS, "dim": DIM, "tables": TABLES}
+    description = {
+        "rows": ROWS,
+        "dim": DIM,
+        "tables": TABLES,
+        "columns": COLUMNS,
+        "max_batch_rows": MAX_BATCH_ROWS,
+    }
     (folder / "1/shard.json").write_text(json.dumps(description, indent=1) + "\n")
     return folder
 
@@ -79,6 +85,9 @@ def test_it_sums_as_the_python_shard(
         ([3], [-1, 2]),
         ([3, 4, 5], [1, 1, 1]),
         ([], [2**31 - 1, 2**31 - 1]),
+        ([], [0] * (TABLES * MAX_BATCH_ROWS + TABLES)),
+        ([], [0] * 3_000_000),
+        ([7] * (COLUMNS * MAX_BATCH_ROWS + 1), [COLUMNS * MAX_BATCH_ROWS + 1, 0]),
     ],
 )
 def test_a_bad_query_is_told_as_by_the_python_shard_and_fails_alone(
@@ -93,6 +102,13 @@ def test_a_bad_query_is_told_as_by_the_python_shard_and_fails_alone(
     assert isinstance(failed, BackendError) and str(failed) == str(told.value)
     assert not isinstance(good, BackendError) and not isinstance(also_good, BackendError)
     assert (good["sums"].shape, also_good["sums"].shape) == ((2, TABLES * DIM), (3, TABLES * DIM))
+
+
+def test_a_query_as_large_as_a_batch_may_be_is_summed(backend: Backend, folder: Path) -> None:
+    lengths = np.repeat([[4, 5]], MAX_BATCH_ROWS, axis=1).astype(np.int32)
+    with Model(backend, folder) as model:
+        sums = model.infer({"ids": np.zeros((1, MAX_BATCH_ROWS * COLUMNS), np.int32), "lengths": lengths})["sums"]
+    assert sums.shape == (MAX_BATCH_ROWS, TABLES * DIM) and sums.all()
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,13 @@ class TorchShard(Shard):
     """The same rows and answers as `shard`, held by and summed on `device` (`cuda:0`, ...)."""
 
     def __init__(self, shard: Shard, device: str) -> None:
-        super().__init__(shard.weights, shard.tables)
+        super().__init__(shard.weights, shard.tables, shard.columns, shard.max_batch_rows)
         self.device = torch.device(device)
         self._rows = torch.tensor(shard.weights, device=self.device)
 
     def sums(self, ids: NDArray[np.int32], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
         """As `Shard.sums`."""
+        self.check_size(ids.size, lengths.size)
         check_bags(len(self.weights), ids.reshape(-1), lengths.reshape(-1))
         ends = np.cumsum(lengths.reshape(-1), dtype=np.int64)
         offsets = np.concatenate([[0], ends]).astype(np.int32)

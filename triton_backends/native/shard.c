@@ -4,14 +4,19 @@
 
 #include "../kernels/kernels.h"
 
-static const int64_t MAX_ROWS = INT32_MAX, MAX_DIM = 1 << 20, MAX_TABLES = 1 << 16;
+static const int64_t MAX_ROWS = INT32_MAX, MAX_DIM = 1 << 20, MAX_TABLES = 1 << 16, MAX_COLUMNS = INT32_MAX;
+static const int64_t MAX_BATCH = 1 << 16; /* far above what is built; products stay within 64 bits */
 
 static bool read_shard(Shard *shard, const char *folder, const Mapping *text, Problem *problem) {
     Reader reader = {text->bytes, text->bytes, (const char *)text->bytes + text->size, "shard.json", problem};
     if (!read_mark(&reader, '{') || !read_key(&reader, "rows") || !read_count(&reader, 1, MAX_ROWS, &shard->rows) ||
         !read_mark(&reader, ',') || !read_key(&reader, "dim") || !read_count(&reader, 1, MAX_DIM, &shard->dim) ||
         !read_mark(&reader, ',') || !read_key(&reader, "tables") ||
-        !read_count(&reader, 1, MAX_TABLES, &shard->tables) || !read_mark(&reader, '}') || !read_end(&reader) ||
+        !read_count(&reader, 1, MAX_TABLES, &shard->tables) || !read_mark(&reader, ',') ||
+        !read_key(&reader, "columns") || !read_count(&reader, 1, MAX_COLUMNS, &shard->columns) ||
+        !read_mark(&reader, ',') || !read_key(&reader, "max_batch_rows") ||
+        !read_count(&reader, 1, MAX_BATCH, &shard->max_batch_rows) || !read_mark(&reader, '}') ||
+        !read_end(&reader) ||
         !map_file(folder, "weights.bin", &shard->weights, problem))
         return false;
     const int64_t expected = 4 * shard->rows * shard->dim;
@@ -38,10 +43,17 @@ void shard_close(Shard *shard) {
     free(shard);
 }
 
-bool shard_check_bags(const Shard *shard, int64_t bags, Problem *problem) {
-    return bags % shard->tables == 0 ||
-           fail(problem, "lengths: expected a multiple of %lld, the tables held here, got %lld",
-                (long long)shard->tables, (long long)bags);
+bool shard_check_size(const Shard *shard, int64_t count, int64_t bags, Problem *problem) {
+    const int64_t rows = shard->max_batch_rows, tables = shard->tables, columns = shard->columns;
+    if (bags % tables != 0)
+        return fail(problem, "lengths: expected a multiple of %lld, the tables held here, got %lld", (long long)tables,
+                    (long long)bags);
+    if (bags > rows * tables)
+        return fail(problem, "lengths: expected at most %lld (%lld rows of %lld tables), got %lld",
+                    (long long)(rows * tables), (long long)rows, (long long)tables, (long long)bags);
+    return count <= rows * columns ||
+           fail(problem, "ids: expected at most %lld (%lld rows of %lld columns), got %lld",
+                (long long)(rows * columns), (long long)rows, (long long)columns, (long long)count);
 }
 
 bool shard_sums(const Shard *shard, const int32_t *ids, int64_t count, const int32_t *lengths, int64_t bags,

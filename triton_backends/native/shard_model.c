@@ -19,7 +19,7 @@ static bool put_sums(const Shard *shard, const Tensor *ids, const Tensor *length
                      Problem *problem) {
     const int64_t count = ids->rows * ids->columns, bags = lengths->rows * lengths->columns;
     void *output;
-    if (!shard_check_bags(shard, bags, problem) ||
+    if (!shard_check_size(shard, count, bags, problem) ||
         !add_output(response, "sums", TRITON_TYPE_FP32, bags / shard->tables, shard->tables * shard->dim, &output,
                     problem))
         return false;
