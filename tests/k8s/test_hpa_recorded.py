@@ -1,7 +1,7 @@
 """The real controller's decisions, recorded: kube-controller-manager's own code under 500 random autoscalers.
 
-`data/hpa_decisions.jsonl.gz` has a JSON line for each: its bounds, its metrics' targets, its `behavior` if any, and rows
-of [t seconds, spec.replicas, current pods, ready pods, metric values in thousandths or null, replicas decided, 1 if an
+`data/hpa_decisions.jsonl.gz` has a JSON line for each: its bounds, its metrics' targets, its `behavior` if any, rows of
+[t seconds, spec.replicas, current pods, ready pods, metric values in thousandths or null, replicas decided, 1 if an
 error was raised], t from the start.
 """
 
