@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from k8s.fleet import Fleet, FleetService
+from k8s.hpa import SYNC_S
+from k8s.objects import KEDA, KUBERNETES
 from k8s.options import Options
-from k8s.rules import GROWTH, SCRAPE_S, WINDOW_S, Metrics, bounds, triggers
-from k8s.scaling import DOWN_PERCENT, DOWN_WINDOW_S, POLLING_S, UP_PERIOD_S
+from k8s.rules import DOUBLED_S, GROWTH, SCRAPE_S, WINDOW_S, Metrics, bounds, triggers
+from k8s.scaling import DOWN_PERCENT, DOWN_WINDOW_S, FAILURES, UP_PERIOD_S
 from k8s.server import load_s
 
 
@@ -24,10 +26,14 @@ def _lines(fleet: Fleet, options: Options) -> Iterator[str]:
     yield "ready pods are multiplied, so its query is cut off at two thresholds."
     yield ""
     yield f"- **Up**: at once, at most twice the pods (or 4 more) in {UP_PERIOD_S} s. Rates are over {WINDOW_S} s,"
-    yield f"  scraped every {SCRAPE_S} s: pods for doubled traffic are asked for within {POLLING_S} s; then they load."
+    yield f"  scraped every {SCRAPE_S} s: pods for doubled traffic are asked for within {DOUBLED_S} s; then they load."
     yield f"- **Down**: the most that was asked for in {DOWN_WINDOW_S} s, at most {DOWN_PERCENT}% of the pods a minute."
-    yield "- **Blind** (Prometheus away, no pod scraped): what the plan's target traffic needs, or what runs if more."
+    yield "- **Blind** (Prometheus away, no pod scraped): what the plan's target traffic needs, or what runs if more,"
+    yield f"  after {FAILURES + 1} failures in a row: 30 to 45 s; the HPA asks every {SYNC_S:.0f} s, KEDA each 30 s."
     yield f"- **At most** {GROWTH} times what the target traffic needs: a bound on cost; set your own in an overlay."
+    yield f"- **Needs** Kubernetes {KUBERNETES} (native `preStop` sleep) and KEDA {KEDA}: `fallback.behavior` is of"
+    yield "  2.17, and dropped silently before; a fallback for `Value` metrics is of 2.18. With less, an outage of Prometheus would"
+    yield "  scale a busy fleet down. Before 2.19 KEDA's own polls do not count: 45 to 60 s."
     for service in fleet.services:
         yield ""
         yield from _section(fleet, service, options)

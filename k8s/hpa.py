@@ -4,13 +4,14 @@ Pure: `decide` takes what the controller would see at one sync (every 15 s in Ku
 before it returned, and answers the number of replicas and the new state. Nothing here reads a clock.
 
 Source: kubernetes/pkg/controller/podautoscaler (horizontal.go, replica_calculator.go) of Kubernetes 1.33 and later, and
-its documentation, "Horizontal Pod Autoscaling". Metrics and targets are integers in thousandths, as there. Ratios and
-percentages are exact here and float64 there, which may round a whole number up: 100 pods + 10% are 110 here, 111 there.
+its documentation, "Horizontal Pod Autoscaling". Metrics and targets are integers in thousandths, as there; ratios and
+percentages are float64, as there, though that may turn a whole number into its neighbour: 50 pods + 10% are 56.
 Scaling to and from zero is KEDA's own work, not the HPA's, and not here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -28,7 +29,6 @@ TargetKind = Literal["AverageValue", "Value"]
 PolicyKind = Literal["Pods", "Percent"]
 SelectPolicy = Literal["Max", "Min", "Disabled"]
 Reason = Literal["metrics", "stabilized", "limited", "bounds", "metrics failed", "disabled"]
-_MILLION = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,10 @@ class Stamped:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the controller remembers of one workload; a new one for a workload that it sees for the first time."""
+    """What the controller remembers of one workload; a new one for a workload that it sees for the first time.
+
+    `added` and `removed` are the changes that policies look back to, in the order of the controller's slots.
+    """
 
     recommendations: tuple[Stamped, ...] = ()
     added: tuple[Stamped, ...] = ()
@@ -144,33 +147,39 @@ def propose(autoscaler: Autoscaler, pods: Pods, values_milli: Sequence[int | Non
     None where all failed, or where some failed and the others would scale down.
     """
     proposals = [
-        _metric_replicas(autoscaler, target, pods, value)
+        None if value is None else _metric_replicas(autoscaler, target, pods, value)
         for target, value in zip(autoscaler.targets, values_milli, strict=True)
-        if value is not None
     ]
-    if not proposals or (len(proposals) < len(values_milli) and max(proposals) < pods.wanted):
+    known = [proposal for proposal in proposals if proposal is not None]
+    if not known or (len(known) < len(proposals) and max(known) < pods.wanted):
         return None
-    return max(0, *proposals)
+    return max(0, *known)
 
 
-def _metric_replicas(autoscaler: Autoscaler, target: Target, pods: Pods, value: int) -> int:
-    threshold = target.threshold_milli
+def _metric_replicas(autoscaler: Autoscaler, target: Target, pods: Pods, value_milli: int) -> int | None:
+    """What one metric asks for; a Value beyond its tolerance fails, None, while there is no pod to multiply."""
+    value, threshold = float(value_milli), float(target.threshold_milli)
     if target.kind == "AverageValue":
-        if _within_tolerance(autoscaler, value, threshold * pods.current):
+        if pods.current and _within_tolerance(autoscaler, value / (threshold * pods.current)):
             return pods.current
-        return -(-value // threshold)
-    if _within_tolerance(autoscaler, value, threshold):
+        return math.ceil(value / threshold)
+    if _within_tolerance(autoscaler, value / threshold):
         return pods.wanted
-    return -(-value * pods.ready // threshold)
+    return math.ceil(value / threshold * pods.ready) if pods.current or pods.ready else None
 
 
-def _within_tolerance(autoscaler: Autoscaler, value: int, wanted: int) -> bool:
-    """Whether value / wanted is so close to 1 that nothing changes; the bounds count as close."""
+def _within_tolerance(autoscaler: Autoscaler, ratio: float) -> bool:
+    """Whether a metric is so close to its target that nothing changes; the bounds count as close."""
     behavior, down, up = autoscaler.behavior, autoscaler.tolerance_ppm, autoscaler.tolerance_ppm
     if behavior is not None:
         down = down if behavior.down.tolerance_ppm is None else behavior.down.tolerance_ppm
         up = up if behavior.up.tolerance_ppm is None else behavior.up.tolerance_ppm
-    return wanted > 0 and (_MILLION - down) * wanted <= value * _MILLION <= (_MILLION + up) * wanted
+    return 1 - _share(down) <= ratio <= 1 + _share(up)
+
+
+def _share(ppm: int) -> float:
+    """As Kubernetes makes a float of a quantity: so many thousandths, or millionths where it has those."""
+    return ppm * 1e-6 if ppm % 1000 else ppm // 1000 * 0.001
 
 
 def _normalize_plainly(
@@ -217,7 +226,8 @@ def _limit(rules: ScalingRules, state: State, wanted: int, now_s: float, up: boo
 def _policy_limit(policy: Policy, base: int, up: bool) -> int:
     if policy.kind == "Pods":
         return base + policy.value if up else base - policy.value
-    return -(-base * (100 + policy.value) // 100) if up else base * (100 - policy.value) // 100
+    share = policy.value / 100
+    return math.ceil(base * (1 + share)) if up else int(base * (1 - share))
 
 
 def _changed(changes: Iterable[Stamped], after_s: float) -> int:
@@ -240,15 +250,21 @@ def _remember_recommendation(autoscaler: Autoscaler, state: State, proposal: int
 
 
 def _remember_change(autoscaler: Autoscaler, state: State, before: int, after: int, now_s: float) -> State:
-    """The state with a change of replicas, less the changes that no policy looks back to any more."""
+    """The state with a change of replicas; without a behaviour there is no policy that asks for it."""
     behavior = autoscaler.behavior
     if behavior is None or before == after:
         return state
-    period_s = max(policy.period_s for rules in (behavior.up, behavior.down) for policy in rules.policies)
-    added, removed = (
-        tuple(change for change in changes if change.time_s > now_s - period_s)
-        for changes in (state.added, state.removed)
-    )
     if after > before:
-        return replace(state, added=(*added, Stamped(now_s, after - before)), removed=removed)
-    return replace(state, added=added, removed=(*removed, Stamped(now_s, before - after)))
+        return replace(state, added=_store(state.added, Stamped(now_s, after - before), behavior.up))
+    return replace(state, removed=_store(state.removed, Stamped(now_s, before - after), behavior.down))
+
+
+def _store(changes: tuple[Stamped, ...], new: Stamped, rules: ScalingRules) -> tuple[Stamped, ...]:
+    """The changes with a new one, in the place of the last that no policy of its own direction looks back to any more.
+
+    Others as old keep their places, and count where the other direction looks back further.
+    """
+    oldest_s = new.time_s - max(policy.period_s for policy in rules.policies)
+    old = [i for i, change in enumerate(changes) if change.time_s < oldest_s]
+    place = old[-1] if old else len(changes)
+    return (*changes[:place], new, *changes[place + 1 :])

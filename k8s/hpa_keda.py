@@ -1,7 +1,7 @@
 """What KEDA puts before the HPA: a ScaledObject's settings, what a query's answer counts as, and the fallback.
 
-Source: KEDA 2.20: apis/keda/v1alpha1, pkg/scalers/prometheus_scaler.go, pkg/fallback/fallback.go. Pure: the caller
-reads the files and asks Prometheus.
+Source: KEDA 2.20: apis/keda/v1alpha1, pkg/scalers/prometheus_scaler.go, pkg/fallback/fallback.go and
+pkg/scaling/scale_handler.go. Pure: the caller reads the files and asks Prometheus.
 """
 
 from __future__ import annotations
@@ -68,17 +68,23 @@ def answer_milli(query: Query, values: Sequence[float]) -> int | None:
     return int(values[0] * 1000)
 
 
-def with_fallback(
-    fallback: Fallback | None, target: Target, pods: Pods, value_milli: int | None, failures: int
-) -> tuple[int | None, int]:
-    """What KEDA hands the HPA for one metric, and its failures in a row, `failures` before this one.
+def own_polls(polling_s: int, before_s: float, now_s: float) -> int:
+    """How often KEDA asked for itself after one time, until another: at the multiples of its interval."""
+    return int(now_s // polling_s - before_s // polling_s)
 
-    After more than the threshold a failure becomes the value that makes the HPA ask for the fallback's replicas: for a
-    Value target, which the HPA multiplies with the ready pods, there must be one.
+
+def with_fallback(
+    fallback: Fallback | None, target: Target, pods: Pods, value_milli: int | None, failures: int, polls: int
+) -> tuple[int | None, int]:
+    """What KEDA hands the HPA for one metric, and its failures in a row, `failures` before this request.
+
+    A failure stands for the `own_polls` since the request before, too: from 2.19 on, KEDA counts both. After more than
+    the threshold a failure becomes the value that makes the HPA ask for the fallback's replicas: for a Value target,
+    which the HPA multiplies with the ready pods, there must be one.
     """
     if value_milli is not None:
         return value_milli, 0
-    failures += 1
+    failures += 1 + polls
     if fallback is None or failures <= fallback.failure_threshold:
         return None, failures
     wanted = target.threshold_milli * _fallback_replicas(fallback, pods.wanted)
@@ -116,7 +122,7 @@ def from_scaled_object(document: object, file: str) -> ScaledObject:
             min_replicas=spec["minReplicaCount"],
             max_replicas=spec.get("maxReplicaCount", _MAX_REPLICAS),
             targets=tuple(_target(trigger) for trigger in spec["triggers"]),
-            behavior=_behavior(_given_behavior(spec)),
+            behavior=behavior(_given_behavior(spec)),
         ),
         queries=tuple(_query(trigger) for trigger in spec["triggers"]),
         polling_s=spec.get("pollingInterval", 30),
@@ -140,7 +146,7 @@ def _further_problems(spec: Mapping[str, Any]) -> Iterator[str]:
             got = trigger["metadata"]["threshold"]
             yield f"spec.triggers[{i}].metadata.threshold: expected a number over 0 of at most 3 decimals, got {got!r}"
     for direction in ("scaleUp", "scaleDown"):
-        rules = _given_behavior(spec).get(direction, {})
+        rules = (_given_behavior(spec) or {}).get(direction, {})
         if _decimal(rules.get("tolerance", 0)) is None:
             where = f"spec.advanced.horizontalPodAutoscalerConfig.behavior.{direction}.tolerance"
             yield f"{where}: expected a number from 0 on, such as '0.05', got {rules['tolerance']!r}"
@@ -170,14 +176,14 @@ def _query(trigger: Mapping[str, Any]) -> Query:
     )
 
 
-def _given_behavior(spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    given: Mapping[str, Any] = spec.get("advanced", {}).get("horizontalPodAutoscalerConfig", {}).get("behavior", {})
+def _given_behavior(spec: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    given: Mapping[str, Any] | None = spec.get("advanced", {}).get("horizontalPodAutoscalerConfig", {}).get("behavior")
     return given
 
 
-def _behavior(given: Mapping[str, Any]) -> Behavior | None:
-    """The behaviour with its defaults; one that says nothing is none."""
-    if not given:
+def behavior(given: Mapping[str, Any] | None) -> Behavior | None:
+    """A `behavior` with its defaults filled in, as an empty one is too; where there is none, none."""
+    if given is None:
         return None
     return Behavior(_rules(given.get("scaleUp", {}), DEFAULT_UP), _rules(given.get("scaleDown", {}), DEFAULT_DOWN))
 

@@ -45,6 +45,7 @@ def network_policy(fleet: Fleet, each: FleetService, options: Options) -> Object
     Prometheus's. A node's own probes pass, as Kubernetes has it.
     """
     labels = selector(fleet, each)
+    egress = list(_egress(fleet, each, options))
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -53,7 +54,7 @@ def network_policy(fleet: Fleet, each: FleetService, options: Options) -> Object
             "podSelector": {"matchLabels": labels},
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [_callers(fleet, each), _prometheus(options)],
-            "egress": list(_egress(fleet, each, options)),
+            **({"egress": egress} if egress else {}),  # an empty list would be gone on the server, and a diff for ever
         },
     }
 

@@ -13,6 +13,13 @@ Object = Mapping[str, Any]
 HTTP, GRPC, METRICS = 8000, 8001, 8002
 PORTS = {"http": HTTP, "grpc": GRPC, "metrics": METRICS}
 
+KUBERNETES, KEDA = "1.30", "2.18"
+"""The oldest versions that keep every field: Kubernetes 1.30 has `preStop.sleep` on by default; KEDA 2.17 knows
+`fallback.behavior`, which an older one drops silently, and 2.18 falls back for metrics of type Value too.
+"""
+
+_REQUIRES = {"elasticrec/requires": f"Kubernetes >= {KUBERNETES}, KEDA >= {KEDA}"}
+
 
 def fleet_labels(fleet: Fleet) -> dict[str, str]:
     """What selects every pod of the fleet."""
@@ -25,8 +32,8 @@ def selector(fleet: Fleet, service: FleetService) -> dict[str, str]:
 
 
 def metadata(name: str, namespace: str, labels: Mapping[str, str]) -> dict[str, Any]:
-    """An object's metadata."""
-    return {"name": name, "namespace": namespace, "labels": dict(labels)}
+    """An object's metadata; as an annotation, what the objects need of the cluster."""
+    return {"name": name, "namespace": namespace, "labels": dict(labels), "annotations": dict(_REQUIRES)}
 
 
 def mebibytes(size_bytes: int) -> str:

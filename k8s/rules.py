@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from k8s.fleet import Fleet, FleetService
+from k8s.hpa import SYNC_S
 
 WINDOW_S = 30
 """Over which rates are taken."""
@@ -31,8 +32,13 @@ QUANTILE = 0.95
 THROUGHPUT_SHARE = 0.65
 """Of the planned capacity, at which pods are added.
 
-Traffic that doubles asks for 1.3 times the capacity, which the HPA sees as soon as 30% of the window lie after the
-step: 9 s, a scrape (2 s) and a sync of the HPA (15 s) are within one polling interval (30 s).
+Traffic that doubles asks for 1.3 times the capacity: the HPA sees it as soon as 30% of the window lie after the step.
+"""
+
+DOUBLED_S = round((2 * THROUGHPUT_SHARE - 1) * WINDOW_S + SCRAPE_S + SYNC_S)
+"""Within which pods for doubled traffic are asked for: that part of the window, a scrape and a sync of the HPA.
+
+KEDA asks Prometheus whenever the HPA asks it: its own polling interval does not matter.
 """
 
 LATENCY_SHARE = 0.65

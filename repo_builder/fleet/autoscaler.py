@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from k8s.hpa import Decision, Pods, State, Target, decide
-from k8s.hpa_keda import Query, ScaledObject, answer_milli, with_fallback
+from k8s.hpa_keda import Query, ScaledObject, answer_milli, own_polls, with_fallback
 from repo_builder.errors import NoAnswerError, ServerError
 
 Ask = Callable[[str], Sequence[float]]
@@ -50,6 +50,7 @@ class Autoscaler:
         self._tell = tell
         self._memory = {service: _Memory([0] * len(rule.queries)) for service, rule in rules.items()}
         self._blind = False
+        self._synced_s: float | None = None
 
     def sync(self, now_s: float) -> None:
         """One round. Metrics that cannot be had follow KEDA's fallback; the log says when that begins and ends."""
@@ -57,7 +58,9 @@ class Autoscaler:
         for service, rule in self._rules.items():
             answers, failed = self._answers(rule, error if isinstance(error, NoAnswerError) else None)
             error = failed if isinstance(failed, NoAnswerError) else error or failed
-            self._decide(service, rule, answers, now_s, told=failed is not None)
+            polls = 0 if self._synced_s is None else own_polls(rule.polling_s, self._synced_s, now_s)
+            self._decide(service, rule, answers, polls, now_s, told=failed is not None)
+        self._synced_s = now_s
         if error and not self._blind:
             self._tell(f"autoscaler: {error}; no scaling by metrics until it answers")
         if self._blind and not error:
@@ -82,13 +85,13 @@ class Autoscaler:
         return answers, failed
 
     def _decide(
-        self, service: str, rule: ScaledObject, answers: Sequence[int | None], now_s: float, told: bool
+        self, service: str, rule: ScaledObject, answers: Sequence[int | None], polls: int, now_s: float, told: bool
     ) -> None:
-        """`told`: why metrics are missing is told once for all services."""
+        """`polls`: what KEDA would have asked since the last sync; `told`: why metrics are missing, once for all."""
         memory, pods = self._memory[service], self._workloads.pods(service)
         values: list[int | None] = []
         for i, (target, answer) in enumerate(zip(rule.autoscaler.targets, answers, strict=True)):
-            value, memory.failures[i] = with_fallback(rule.fallback, target, pods, answer, memory.failures[i])
+            value, memory.failures[i] = with_fallback(rule.fallback, target, pods, answer, memory.failures[i], polls)
             values.append(value)
         decision, memory.state = decide(rule.autoscaler, memory.state, pods, values, now_s)
         if decision.replicas != pods.wanted:

@@ -25,7 +25,7 @@ from repo_builder.partition.cost import Profile
 from repo_builder.partition.plan import Latency, Plan, Service
 
 HORIZON_S = 60.0
-"""How long the target traffic lasts before the autoscaler has answered a growing queue: polling and a pod's start."""
+"""How long the target traffic lasts before the autoscaler has answered a growing queue: a sync and a pod's start."""
 
 MAX_ADDED = 1000
 _VARIABILITY = 2.0  # ca2 + cs2

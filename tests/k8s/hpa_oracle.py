@@ -1,8 +1,7 @@
-"""The HPA written down a second time, from the rules' words alone: whole histories, fractions, no state passed on."""
+"""The HPA written down a second time, from the controller's own words: all that it ever saw, nothing passed on."""
 
 from dataclasses import dataclass, field
-from fractions import Fraction
-from math import ceil, floor
+from math import ceil, inf, trunc
 
 from k8s.hpa import Autoscaler, Behavior, ScalingRules
 
@@ -13,7 +12,8 @@ class Oracle:
 
     autoscaler: Autoscaler
     proposals: list[tuple[float, int]] = field(default_factory=list)
-    sizes: list[tuple[float, int]] = field(default_factory=list)  # (time, change) of every rescale
+    ups: list[tuple[float, int]] = field(default_factory=list)  # slots of (time, pods that came), reused when outdated
+    downs: list[tuple[float, int]] = field(default_factory=list)  # and of those that went
 
     def sync(self, wanted: int, current: int, ready: int, values_milli: list[int | None], now_s: float) -> int:
         hpa = self.autoscaler
@@ -35,25 +35,33 @@ class Oracle:
         return self._resize(wanted, result, now_s)
 
     def _resize(self, before: int, after: int, now_s: float) -> int:
-        if before != after:
-            self.sizes.append((now_s, after - before))
+        behavior = self.autoscaler.behavior
+        if before != after and behavior:
+            slots, rules = (self.ups, behavior.up) if after > before else (self.downs, behavior.down)
+            longest_s, event = max(policy.period_s for policy in rules.policies), (now_s, abs(after - before))
+            for k in reversed(range(len(slots))):
+                if slots[k][0] + longest_s < now_s:
+                    slots[k] = event
+                    return after
+            slots.append(event)
         return after
 
     def _ask(self, i: int, value: int | None, wanted: int, current: int, ready: int) -> int | None:
         if value is None:
             return None
         hpa, target = self.autoscaler, self.autoscaler.targets[i]
-        down = up = Fraction(hpa.tolerance_ppm, 10**6)
+        down, up = 0.1, 0.1
         if hpa.behavior and hpa.behavior.down.tolerance_ppm is not None:
-            down = Fraction(hpa.behavior.down.tolerance_ppm, 10**6)
+            down = hpa.behavior.down.tolerance_ppm / 1000 * 0.001
         if hpa.behavior and hpa.behavior.up.tolerance_ppm is not None:
-            up = Fraction(hpa.behavior.up.tolerance_ppm, 10**6)
-        per_target = Fraction(value, target.threshold_milli)
+            up = hpa.behavior.up.tolerance_ppm / 1000 * 0.001
+        ratio = value / target.threshold_milli
         if target.kind == "Value":
-            return wanted if 1 - down <= per_target <= 1 + up else ceil(per_target * ready)
-        if current and 1 - down <= per_target / current <= 1 + up:
-            return current
-        return ceil(per_target)
+            if 1 - down <= ratio <= 1 + up:
+                return wanted
+            return ceil(ratio * ready) if current + ready > 0 else None
+        a_pod = value / (target.threshold_milli * current) if current else inf
+        return current if 1 - down <= a_pod <= 1 + up else ceil(ratio)
 
     def _plain(self, wanted: int, proposal: int, now_s: float) -> int:
         highest = max([proposal] + [count for then, count in self.proposals if now_s - then <= 300])
@@ -81,11 +89,14 @@ class Oracle:
             return wanted
         reaches = []
         for policy in rules.policies:
-            start = wanted - sum(change for then, change in self.sizes if now_s - then < policy.period_s)
+            came, went = (
+                sum(n for then, n in slots if now_s - then < policy.period_s) for slots in (self.ups, self.downs)
+            )
+            start = wanted - came + went
             if policy.kind == "Pods":
                 reaches.append(start + sign * policy.value)
             else:
-                exact = start * (1 + sign * Fraction(policy.value, 100))
-                reaches.append(ceil(exact) if sign > 0 else floor(exact))
+                reach = start * (1 + sign * (policy.value / 100))
+                reaches.append(ceil(reach) if sign > 0 else trunc(reach))
         furthest = (rules.select == "Max") == (sign > 0)
         return max(reaches) if furthest else min(reaches)

@@ -74,11 +74,26 @@ def test_average_value_divides_the_total_by_the_target(current: int, value: int,
         (4, 4, 105_000, 4),  # within the tolerance: what is asked for stays
         (8, 4, 105_000, 8),  # also while only some of it is ready
         (8, 2, 200_000, 4),  # replica_calculator: the ratio is multiplied by the *ready* pods: few ready, fewer asked
-        (8, 0, 200_000, 0),
+        (8, 0, 200_000, 0),  # there are pods, none of them ready
     ],
 )
 def test_value_multiplies_the_ready_pods(wanted: int, ready: int, value: int, expected: int) -> None:
     assert propose(hpa(LATENCY), Pods(wanted, wanted, ready), [value]) == expected
+
+
+def test_a_value_while_no_pod_exists_keeps_the_replicas() -> None:
+    """replica_calculator, getReadyPodsCount: "no pods returned by selector", an error, but not within the tolerance."""
+    autoscaler = hpa(LATENCY, behavior=Behavior(DEFAULT_UP, AT_ONCE))
+    assert decide(autoscaler, State(), Pods(5, 0, 0), [200_000], 0)[0] == Decision(5, None, "metrics failed")
+    assert decide(autoscaler, State(), Pods(5, 0, 0), [100_000], 0)[0] == Decision(5, 5, "metrics")
+    assert decide(hpa(LATENCY, RATE), State(), Pods(5, 0, 0), [200_000, 900_000], 0)[0].replicas == 9
+    assert propose(autoscaler, Pods(5, 0, 4), [200_000]) == 8  # status.replicas lags behind the pods
+
+
+def test_a_tolerance_is_thousandths_in_floating_point() -> None:
+    """118m is 118 x 0.001, to which 1 makes 1.118: close. With 0.118 it would be 1.1179999999999999."""
+    behavior = Behavior(replace(DEFAULT_UP, tolerance_ppm=118_000), DEFAULT_DOWN)
+    assert propose(hpa(LATENCY, behavior=behavior), steady(10), [111_800]) == 10
 
 
 @pytest.mark.parametrize(
@@ -196,9 +211,34 @@ def test_percent_is_rounded_up_on_the_way_up_and_down_on_the_way_down() -> None:
     # horizontal.go: ceil up ("might not increase the count, causing the target to never scale up"), truncation down
     up = Behavior(ScalingRules(0, (Policy("Percent", 10, 15),)), AT_ONCE)
     assert play(hpa(behavior=up), 1, [900] * 3) == [2, 3, 4]
-    assert play(hpa(behavior=up), 100, [90_000]) == [110]
+    # float64 turns whole numbers into neighbours: 50 x 1.1 = 55.00000000000001, 60 x (1 - 0.55) = 26.999999999999996
+    assert play(hpa(behavior=up), 100, [90_000]) == [111]
+    assert play(hpa(behavior=up), 50, [90_000]) == [56]
+    assert play(hpa(behavior=Behavior(DEFAULT_UP, ScalingRules(0, (Policy("Percent", 55, 15),)))), 60, [0]) == [26]
     down = Behavior(DEFAULT_UP, ScalingRules(0, (Policy("Percent", 10, 15),)))
     assert play(hpa(behavior=down), 11, [0, 0]) == [9, 8]
+
+
+def test_a_changes_slot_is_reused_once_older_than_its_own_directions_policies() -> None:
+    """horizontal.go, storeScaleEvent: the 4 pods of t = 15 are forgotten at 45, though 120 s count on the way down."""
+    rules = Behavior(ScalingRules(0, (Policy("Pods", 4, 15),)), ScalingRules(0, (Policy("Pods", 3, 120),)))
+    autoscaler, state, seen = hpa(Target("AverageValue", 1000), behavior=rules), State(), []
+    for now_s, pods, value in ((0, 1, 1000), (15, 1, 9000), (45, 5, 10_000), (60, 9, 900)):
+        decision, state = decide(autoscaler, state, steady(pods), [value], now_s)
+        seen.append(decision.replicas)
+    assert seen == [1, 5, 9, 2]  # 9 - 4 of t = 45, less 3: not 9 - 8, less 3
+    assert len(state.added) == 1
+
+
+def test_the_slot_that_is_reused_is_the_last_outdated_one_in_place() -> None:
+    """Of the slots [25, 20] the second is the last: at 60 it is taken, and what came at 25 counts in 40 s to come."""
+    rules = Behavior(ScalingRules(0, (Policy("Pods", 4, 10),)), ScalingRules(0, (Policy("Pods", 1, 60),)))
+    autoscaler, state, pods = hpa(Target("AverageValue", 1000), behavior=rules), State(), 1
+    for now_s, value in ((0, 1), (10, 2), (20, 4), (25, 7), (60, 11)):
+        decision, state = decide(autoscaler, state, steady(pods), [1000 * value], now_s)
+        pods = decision.replicas
+    assert [(change.time_s, change.count) for change in state.added] == [(25, 2), (60, 4)]
+    assert decide(autoscaler, state, steady(pods), [1000], 61)[0].replicas == 3  # 10 - 4 - 2, less 1
 
 
 def test_the_reason_says_what_decided() -> None:
@@ -257,6 +297,7 @@ def test_it_equals_the_oracle_and_stays_within_its_bounds(
         replicas = decision.replicas
         assert autoscaler.min_replicas <= replicas <= autoscaler.max_replicas or not started
         assert len(state.recommendations) <= 31
+        assert len(state.added) + len(state.removed) <= 10  # one a sync of the longest period, 90 s
 
 
 @given(AUTOSCALERS, st.integers(1, 65), st.lists(st.integers(0, 60_000), min_size=3, max_size=3), st.integers(0, 5000))

@@ -2,14 +2,14 @@
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import yaml
 
 from k8s.hpa import DEFAULT_DOWN, DEFAULT_UP, Autoscaler, Behavior, Pods, Policy, ScalingRules, State, Target, decide
-from k8s.hpa_keda import Fallback, Query, answer_milli, from_scaled_object, with_fallback
+from k8s.hpa_keda import Fallback, Query, answer_milli, from_scaled_object, own_polls, with_fallback
 from repo_builder.errors import InputError
 
 FULL = yaml.safe_load(
@@ -74,6 +74,20 @@ def test_one_direction_alone_gets_the_defaults_of_the_other() -> None:
     del document["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleUp"]
     behavior = from_scaled_object(document, "so.yaml").autoscaler.behavior
     assert behavior is not None and behavior.up == DEFAULT_UP
+
+
+def test_an_empty_behaviour_is_filled_in_and_is_not_none() -> None:
+    """Live: 1 -> 5 -> 10, by the defaults' 4 pods or 100% in 15 s; without a behaviour 4, 8."""
+    document = copy.deepcopy(FULL)
+    document["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] = {}
+    autoscaler = from_scaled_object(document, "so.yaml").autoscaler
+    assert autoscaler.behavior == Behavior()
+    autoscaler, state, pods, seen = replace(autoscaler, min_replicas=1, targets=autoscaler.targets[:1]), State(), 1, []
+    for i in range(2):
+        decision, state = decide(autoscaler, state, Pods(pods, pods, pods), [30 * 650_500], 15.0 * i)
+        pods = decision.replicas
+        seen.append(pods)
+    assert seen == [5, 10]
 
 
 def setting(path: str, value: object) -> Callable[[Any], None]:
@@ -147,11 +161,29 @@ def test_an_answer_is_one_number_or_a_failure(values: list[float], ignoring: int
 def test_the_fallback_makes_the_hpa_ask_for_its_replicas(target: Target) -> None:
     fallback, pods, failures, seen = Fallback(3, 7), Pods(4, 4, 3), 0, []
     for _ in range(5):
-        value, failures = with_fallback(fallback, target, pods, None, failures)
+        value, failures = with_fallback(fallback, target, pods, None, failures, 0)
         decision, _ = decide(Autoscaler(1, 100, (target,), Behavior()), State(), pods, [value], 0)
         seen.append(decision.replicas)
     assert seen == [4, 4, 4, 7, 7]  # "more than failureThreshold consecutive times"
-    assert with_fallback(fallback, target, pods, 5, failures) == (5, 0)
+    assert with_fallback(fallback, target, pods, 5, failures, 1) == (5, 0)
+
+
+def test_kedas_own_polls_count_as_failures_too() -> None:
+    """Live, KEDA 2.20.2, with syncs 25 s and polls 30 s apart: beyond 3 after 45 s, not with the sync at 76 s."""
+    fallback, target, pods, failures, seen = Fallback(3, 7), Target("AverageValue", 100_000), Pods(4, 4, 4), 0, []
+    before_s = 1015.0
+    for now_s in (1015.0, 1040.3, 1065.7, 1091.0):
+        value, failures = with_fallback(fallback, target, pods, None, failures, own_polls(30, before_s, now_s))
+        before_s = now_s
+        seen.append((failures, value))
+    assert seen == [(1, None), (3, None), (5, 700_000), (7, 700_000)]
+
+
+@pytest.mark.parametrize(
+    ("polling_s", "before_s", "now_s", "expected"), [(30, 0, 15, 0), (30, 15, 30, 1), (30, 29.9, 95, 3), (5, 0, 15, 3)]
+)
+def test_polls_come_at_the_interval(polling_s: int, before_s: float, now_s: float, expected: int) -> None:
+    assert own_polls(polling_s, before_s, now_s) == expected
 
 
 @pytest.mark.parametrize(
@@ -160,22 +192,11 @@ def test_the_fallback_makes_the_hpa_ask_for_its_replicas(target: Target) -> None
 )
 def test_fallback_behaviours(behavior: Any, expected: int) -> None:
     target = Target("AverageValue", 100_000)
-    value, _ = with_fallback(Fallback(0, 7, behavior), target, Pods(4, 4, 4), None, 0)
+    value, _ = with_fallback(Fallback(0, 7, behavior), target, Pods(4, 4, 4), None, 0, 0)
     assert value == expected * 100_000
 
 
 def test_without_a_fallback_or_a_ready_pod_a_failure_stays_one() -> None:
     value = Target("Value", 100_000)
-    assert with_fallback(None, value, Pods(4, 4, 4), None, 9) == (None, 10)
-    assert with_fallback(Fallback(0, 7), value, Pods(4, 4, 0), None, 0) == (None, 1)
-
-
-def test_it_reads_what_kedas_own_crd_accepts(pytestconfig: pytest.Config) -> None:
-    """Every field that is read stands in KEDA's CRD, where that file is at hand."""
-    crd = Path(pytestconfig.rootpath).parent / "shared" / "schemas" / "keda.sh_scaledobjects.yaml"
-    if not crd.exists():
-        pytest.skip("KEDA's CRD is not here")
-    from jsonschema import Draft202012Validator
-
-    version = yaml.safe_load(crd.read_text())["spec"]["versions"][0]
-    assert not list(Draft202012Validator(version["schema"]["openAPIV3Schema"]).iter_errors(FULL))
+    assert with_fallback(None, value, Pods(4, 4, 4), None, 9, 0) == (None, 10)
+    assert with_fallback(Fallback(0, 7), value, Pods(4, 4, 0), None, 0, 0) == (None, 1)
