@@ -100,7 +100,7 @@ class _Places:
 
 def field_path(parts: list[str | int]) -> str:
     """`["tables", 1, "rows"]` as `tables[1].rows`; the top level is `(top level)`."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{shortened(part)}" for part in parts)
     return text.lstrip(".") or "(top level)"
 
 

@@ -120,9 +120,11 @@ def _refuse_duplicates(keys: Iterable[Any], where: str) -> None:
 
 
 def shortened(value: object, most: int = 60) -> str:
-    """A value as a message may quote it."""
+    """A value as a message may quote it: on one line, and not too long."""
     try:
         text = str(value)
     except ValueError:  # an integer of thousands of digits
         return "a number of thousands of digits"
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[: most + 1])
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -230,3 +230,9 @@ def test_placing_problems_is_linear() -> None:
     problems = schema_problems({"memory_bytes": wrong}, "run.schema.json")
     assert sum(p.startswith("memory_bytes.key") for p in problems) == 300
     assert Counted.walks < 10
+
+
+def test_keys_of_several_lines_stay_on_one() -> None:
+    problems = schema_problems({"a\nb\x1b[31m": 1}, "spec.schema.json")
+    assert any(p.startswith("a\\nb\\x1b[31m: unknown field; ") for p in problems)
+    assert all("\n" not in p for p in problems)
