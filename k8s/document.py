@@ -32,8 +32,8 @@ def _lines(fleet: Fleet, options: Options) -> Iterator[str]:
     yield f"  after {FAILURES + 1} failures in a row: 30 to 45 s; the HPA asks every {SYNC_S:.0f} s, KEDA each 30 s."
     yield f"- **At most** {GROWTH} times what the target traffic needs: a bound on cost; set your own in an overlay."
     yield f"- **Needs** Kubernetes {KUBERNETES} (native `preStop` sleep) and KEDA {KEDA}: `fallback.behavior` is of"
-    yield "  2.17, and dropped silently before; a fallback for `Value` metrics is of 2.18. With less, an outage of Prometheus would"
-    yield "  scale a busy fleet down. Before 2.19 KEDA's own polls do not count: 45 to 60 s."
+    yield "  2.17, and dropped silently before; a fallback for `Value` metrics is of 2.18. With less, an outage"
+    yield "  of Prometheus would scale a busy fleet down. Before 2.19 KEDA's own polls do not count: 45 to 60 s."
     for service in fleet.services:
         yield ""
         yield from _section(fleet, service, options)

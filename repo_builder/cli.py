@@ -1,133 +1,90 @@
-"""The command line: parses, calls a command, and turns errors into one line each and an exit code."""
+"""The command line: runs a command, and turns errors into one line each and an exit code.
+
+Little is imported here, and the rest only once Ctrl-C is one line: reading the commands' modules takes seconds.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib import metadata
-from pathlib import Path
+from types import FrameType
 
-from repo_builder.commands import (
-    build,
-    compare,
-    demo,
-    down,
-    k8s,
-    loadtest,
-    logs,
-    plan,
-    profile,
-    ps,
-    query,
-    report,
-    scale,
-    serve,
-    simulate,
-    up,
-    verify,
-    workload,
-)
-from repo_builder.commands.common import err
 from repo_builder.errors import ElasticRecError, InputError
 
-_COMMANDS = (
-    plan,
-    profile,
-    compare,
-    simulate,
-    build,
-    verify,
-    serve,
-    query,
-    workload,
-    loadtest,
-    report,
-    k8s,
-    up,
-    ps,
-    scale,
-    logs,
-    down,
-    demo,
-)
+_MOST_LINES = 20
+_MOST_CHARS = 1000
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-_WRITTEN = {"output", "plot", "json", "csv", "log_file"}
-"""The arguments that name files to write."""
 
-_EPILOG = """\
-examples:
-  elasticrec plan rm1.yaml                                what would be built, and why
-  elasticrec compare rm1.yaml --cluster cpu.yaml          beside replicating the whole model
-  elasticrec build rm1.yaml -o model_repository/rm1       write the model repository
-  elasticrec serve model_repository/rm1                   run tritonserver on it; Ctrl-C stops it
-  elasticrec query model_repository/rm1                   send it sample rows, print the scores
-  elasticrec demo                                         all of the above on a model made up for it
-
-exit codes: 0 done, 2 bad input (one line a mistake, with the fix), 1 anything else.
-Any Triton client works: the ensemble takes `dense` FP32 [B, dense_features] and `indices` INT64 [B, sum of pooling]
-(-1 = an empty slot) and answers `score` FP32 [B, 1]."""
+def console() -> int:
+    """The console script: `main`, and a Ctrl-C that comes after it ends the interpreter without a word."""
+    try:
+        return main()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0 done, 2 bad input, 1 anything else."""
-    args = _parse(arguments)
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.default_int_handler)  # what is under way is undone, as on Ctrl-C
+    """Run one command; returns its exit code: 0 done, 2 bad input, 128 + signal interrupted, 1 anything else."""
+    endings = _Endings()
+    endings.handle(endings.leave)
+    from repo_builder.command_line import check_outputs, parse
+
+    args = parse(arguments)
+    endings.handle(endings.undo)
     try:
-        _check_outputs(args)
+        check_outputs(args)
         args.run(args)
     except ElasticRecError as exc:
-        for line in str(exc).splitlines():
-            err.print(f"elasticrec: {line}", markup=False, soft_wrap=True)
+        _say(str(exc), most_lines=_MOST_LINES if isinstance(exc, InputError) else None)
         return exc.exit_code
-    except KeyboardInterrupt:
-        err.print("elasticrec: interrupted; nothing was left behind")
-        return 1
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to say
-        return 1
-    except OSError as exc:
-        err.print(f"elasticrec: {exc}", markup=False, soft_wrap=True)
-        return 1
+    except BaseException as exc:
+        if endings.came:  # whatever a module that was interrupted made of it
+            _say("interrupted; nothing was left behind")
+            return 128 + endings.came
+        if isinstance(exc, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to say
+            return 1
+        if isinstance(exc, OSError | MemoryError):
+            _say(str(exc) or "this machine's memory does not suffice")
+            return 1
+        raise
     return 0
 
 
-def _check_outputs(args: argparse.Namespace) -> None:
-    """No command writes over what it reads."""
-    given = {name: value for name, value in vars(args).items() if isinstance(value, Path)}
-    given.update(
-        {
-            f"{name}[{i}]": value
-            for name, values in vars(args).items()
-            if isinstance(values, list)
-            for i, value in enumerate(values)
-            if isinstance(value, Path)
-        }
-    )
-    for name in _WRITTEN & given.keys():
-        for other in given.keys() - _WRITTEN:
-            if given[name].exists() and given[other].exists() and given[name].samefile(given[other]):
-                raise InputError(f"{given[name]}: expected another file to write than one that is read; choose another")
+class _Endings:
+    """What Ctrl-C and its kin do; `came` is the signal that came while the command ran."""
+
+    def __init__(self) -> None:
+        self.came = 0
+
+    def handle(self, handler: object) -> None:
+        """Have `handler` called; a terminal's end means nothing to what nohup started."""
+        for ending in _ENDINGS:
+            if ending != signal.SIGHUP or signal.getsignal(ending) != signal.SIG_IGN:
+                signal.signal(ending, handler)  # type: ignore[arg-type] # a bound method
+
+    def leave(self, number: int, _: FrameType | None) -> None:
+        """End at once: nothing is under way, and modules that are being imported take exceptions for their own."""
+        os.write(2, b"elasticrec: interrupted\n")
+        os._exit(128 + number)
+
+    def undo(self, number: int, _: FrameType | None) -> None:
+        """End by an exception, so that what is under way is undone."""
+        self.came = number
+        raise KeyboardInterrupt
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the words after `elasticrec`; on a mistake argparse prints the usage and exits with 2."""
-    parser = argparse.ArgumentParser(
-        prog="elasticrec",
-        description="Serve a recommendation model on NVIDIA Triton as services that scale alone: the dense layers, and "
-        "embedding shards cut by hotness.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"elasticrec {metadata.version('elasticrec')}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in _COMMANDS:
-        command.add(commands)
-    return parser.parse_args(arguments)
+def _say(text: str, most_lines: int | None = None) -> None:
+    """Each line on standard error; of too many the first, and how many more."""
+    lines = text.splitlines()
+    for line in lines[:most_lines]:
+        sys.stderr.write(f"elasticrec: {line if len(line) <= _MOST_CHARS else f'{line[:_MOST_CHARS]}...'}\n")
+    if most_lines is not None and len(lines) > most_lines:
+        sys.stderr.write(f"elasticrec: and {len(lines) - most_lines:,} more like these\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,7 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError, validators
 
 from repo_builder.errors import InputError
+from repo_builder.parsing import RefusedError, parse_json, parse_yaml, shortened
 
 
 def _matches_whole(_: object, pattern: str, instance: object, __: object) -> Iterator[ValidationError]:
@@ -32,34 +34,20 @@ _StrictValidator = validators.extend(  # type: ignore[no-untyped-call] # jsonsch
 )
 
 
-class _DuplicateKeyError(ValueError):
-    pass
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader, but a key that comes twice is an error instead of silently the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        keys = [self.construct_object(key, deep=True) for key in own]
-        _refuse_duplicates(keys, f" at line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
-
-
 def read_document(path: Path, error: type[InputError]) -> object:
     """Parse a `.json` file, or any other as YAML; raises `error` naming the file, and the line where there is one."""
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
-            return json.loads(text, object_pairs_hook=_unique_object)
-        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader that also refuses duplicates
+            return parse_json(text)
+        return parse_yaml(text)
     except FileNotFoundError as exc:
         raise error(f"{path}: expected a file, found none; check the path") from exc
     except OSError as exc:
         raise error(f"{path}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise error(f"{path}: expected UTF-8 text, got byte {exc.object[exc.start]:#x} at offset {exc.start}") from exc
-    except _DuplicateKeyError as exc:
+    except RefusedError as exc:
         raise error(f"{path}: {exc}") from exc
     except json.JSONDecodeError as exc:
         raise error(f"{path}: expected JSON, but line {exc.lineno}: {exc.msg}") from exc
@@ -72,17 +60,6 @@ def read_document(path: Path, error: type[InputError]) -> object:
         raise error(f"{path}: cannot be parsed: {exc}") from exc
 
 
-def _unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    _refuse_duplicates([key for key, _ in pairs], "")
-    return dict(pairs)
-
-
-def _refuse_duplicates(keys: list[Any], where: str) -> None:
-    for i, key in enumerate(keys):
-        if key in keys[:i]:
-            raise _DuplicateKeyError(f"{key}: expected each key once, got it twice{where}")
-
-
 def schema(name: str) -> dict[str, Any]:
     """A JSON Schema shipped in `repo_builder/schemas`."""
     text = resources.files("repo_builder").joinpath("schemas", name).read_text(encoding="utf-8")
@@ -93,23 +70,37 @@ def schema(name: str) -> dict[str, Any]:
 def schema_problems(document: object, schema_name: str) -> list[str]:
     """Every place where a document breaks a shipped schema, as `field.path: expected ..., got ...`, in file order."""
     validator = _StrictValidator(schema(schema_name))
-    errors = sorted(validator.iter_errors(document), key=lambda error: _place(document, error.absolute_path))
+    places = _Places(document)
+    errors = sorted(validator.iter_errors(document), key=lambda error: places.of(error.absolute_path))
     problems = [problem for error in errors for problem in _describe(error)]
-    return problems + list(_not_finite(document, "", set()))
+    return problems + list(_unusable(document, "", set()))
 
 
-def _place(document: Any, parts: Iterable[str | int]) -> list[int]:
-    """Where a field stands in its file: its position among its siblings, at each level down to it."""
-    place: list[int] = []
-    for part in parts:
-        place.append(int(part) if isinstance(document, list) else list(document).index(part))
-        document = document[part]
-    return place
+class _Places:
+    """Where fields stand in their file; each mapping's keys are numbered once, however many of them are wrong."""
+
+    def __init__(self, document: Any) -> None:
+        self._document = document
+        self._numbers: dict[int, Mapping[Any, int]] = {}  # by mapping: the place of each of its keys
+
+    def of(self, parts: Iterable[str | int]) -> list[int]:
+        """A field's position among its siblings, at each level down to it."""
+        place: list[int] = []
+        value = self._document
+        for part in parts:
+            if isinstance(value, list):
+                place.append(int(part))
+            else:
+                if id(value) not in self._numbers:
+                    self._numbers[id(value)] = {key: number for number, key in enumerate(value)}
+                place.append(self._numbers[id(value)][part])
+            value = value[part]
+        return place
 
 
 def field_path(parts: list[str | int]) -> str:
     """`["tables", 1, "rows"]` as `tables[1].rows`; the top level is `(top level)`."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{shortened(part)}" for part in parts)
     return text.lstrip(".") or "(top level)"
 
 
@@ -125,15 +116,36 @@ def _describe(error: ValidationError) -> list[str]:
         ]
     if error.validator == "additionalProperties":
         known = list(schema_here["properties"])
-        unknown = [str(key) for key in instance if key not in known]
-        return [f"{field_path([*parts, key])}: unknown field; expected one of {', '.join(known)}" for key in unknown]
+        unknown = [shortened(key) for key in instance if key not in known]
+        return [f"{field_path([*parts, key])}: unknown field; {_remedy(key, known)}" for key in unknown]
     describe = _EXPECTED.get(str(error.validator), lambda value: f"{error.validator} {value}")
     return [f"{field_path(parts)}: expected {describe(error.validator_value)}, got {_got(error.instance)}"]
 
 
-_TYPES = {"object": "a mapping", "array": "a list", "integer": "an integer", "number": "a number", "string": "a string"}
+def _remedy(unknown: str, known: Sequence[str]) -> str:
+    """What a field that no schema knows was probably meant to be."""
+    close = difflib.get_close_matches(unknown.lower(), known, n=1, cutoff=0.7)
+    return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
+
+
+_TYPES = {
+    "object": "a mapping",
+    "array": "a list",
+    "integer": "an integer",
+    "number": "a number",
+    "string": "a string",
+    "boolean": "true or false",
+    "null": "null",
+}
+
+
+def _types(value: str | Sequence[str]) -> str:
+    """JSON Schema's `type`: one name, or a list of them."""
+    return " or ".join(_TYPES[name] for name in ([value] if isinstance(value, str) else value))
+
+
 _EXPECTED: Mapping[str, Callable[[Any], str]] = {
-    "type": lambda value: _TYPES.get(value, value),
+    "type": _types,
     "minimum": lambda value: f"at least {value}",
     "maximum": lambda value: f"at most {value}",
     "exclusiveMinimum": lambda value: f"more than {value}",
@@ -151,22 +163,35 @@ _EXPECTED: Mapping[str, Callable[[Any], str]] = {
 def _got(value: object) -> str:
     try:
         text = json.dumps(value, default=str)
-    except (TypeError, ValueError):  # keys that JSON has not, such as dates
-        text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    except (TypeError, ValueError):  # keys that JSON has not, such as dates; an integer of thousands of digits
+        return shortened(value)
+    return shortened(text)
 
 
-def _not_finite(value: object, path: str, seen: set[int]) -> Iterator[str]:
-    """NaN and infinity pass every bound of a schema, so they are looked for on their own.
+def _unusable(value: object, path: str, seen: set[int]) -> Iterator[str]:
+    """NaN, infinity and text that no file can hold pass every bound of a schema, so they are looked for on their own.
 
-    `seen` holds the containers visited: with YAML's anchors one may stand in many places, or inside itself.
+    `seen` holds the containers visited: with YAML's anchors one may stand in many places.
     """
+    here = path.lstrip(".") or "(top level)"
     if isinstance(value, float) and not math.isfinite(value):
-        yield f"{path.lstrip('.') or '(top level)'}: expected a finite number, got {value}"
+        yield f"{here}: expected a finite number, got {value}"
     if isinstance(value, int) and abs(value) > sys.float_info.max:
-        yield f"{path.lstrip('.') or '(top level)'}: expected a number below 1.8e308, got a larger one"
+        yield f"{here}: expected a number below 1.8e308, got a larger one"
+    if isinstance(value, str) and _NO_TEXT.search(value):
+        yield f"{here}: expected text, got {shortened(ascii(value))}"
     if not isinstance(value, (Mapping, list)) or id(value) in seen:
         return
     seen.add(id(value))
-    for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-        yield from _not_finite(item, f"{path}.{key}" if isinstance(value, Mapping) else f"{path}[{key}]", seen)
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _unusable(item, f"{path}[{i}]", seen)
+        return
+    for key, item in value.items():
+        if isinstance(key, str) and _NO_TEXT.search(key):
+            yield f"{here}: expected text for a key, got {shortened(ascii(key))}"
+        yield from _unusable(item, f"{path}.{shortened(key)}", seen)
+
+
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+"""Halves of surrogate pairs: JSON and YAML can write them, UTF-8 cannot."""

@@ -173,7 +173,16 @@ def _cross_field_problems(document: object) -> list[str]:
     """What the schema cannot say; fields that already break the schema are passed over."""
     if not isinstance(document, Mapping):
         return []
-    return [*_width_problems(document), *_table_problems(document), *_mode_problems(document)]
+    checks = (_width_problems, _table_problems, _mode_problems, _path_problems)
+    return [problem for check in checks for problem in check(document)]
+
+
+def _path_problems(document: Mapping[str, Any]) -> Iterator[str]:
+    for key in ("weights", "access"):
+        source = document.get(key)
+        path = source.get("path") if isinstance(source, Mapping) else None
+        if isinstance(path, str) and "\0" in path:
+            yield f"{key}.path: expected a file's path, got {path!r}"
 
 
 def _width_problems(document: Mapping[str, Any]) -> Iterator[str]:

@@ -7,10 +7,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BASE = ("repo_builder.spec", "repo_builder.documents", "repo_builder.errors", "repo_builder.output")
+READING = (*BASE, "repo_builder.parsing")
 ABOVE = ("repo_builder.access", "repo_builder.partition", "repo_builder.export")
 MAY_IMPORT = {
     "repo_builder/spec.py": BASE,
-    "repo_builder/documents.py": BASE,
+    "repo_builder/documents.py": READING,
+    "repo_builder/parsing.py": (),
     "repo_builder/errors.py": (),
     "repo_builder/output.py": ("repo_builder.errors",),
     "repo_builder/cluster.py": BASE,

@@ -1,6 +1,7 @@
 """The command line: what it prints and how it exits."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_wrong_dims_name_the_keys(spec_file: Path, tmp_path: Path, capsys: pytes
     spec_file.write_text(yaml.safe_dump(other))
     assert run("build", spec_file, "-o", tmp_path / "out") == 2
     told = capsys.readouterr().err
-    assert "emb_l.0.weight" in told and "bot_l.0.weight" in told
+    assert "emb_l.0.weight" in told and "dense_features: expected 5, which bot_l.0 takes, got 6" in told
 
 
 def test_query_without_a_server_says_how_to_start_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,3 +154,30 @@ def test_output_into_a_closed_pipe_is_no_traceback(spec_file: Path) -> None:
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
+
+
+def test_many_mistakes_are_twenty_lines_and_a_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = document()
+    wrong["tables"] = [{"name": f"t{i}", "rows": 0, "dim": 4, "pooling": 1} for i in range(5000)]
+    path = tmp_path / "wrong.json"
+    path.write_text(json.dumps(wrong))
+    assert run("plan", path) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 21 and lines[0].startswith(f"elasticrec: {path}: tables[0].")
+    assert re.fullmatch(r"elasticrec: and [\d,]{5,} more like these", lines[-1])
+
+
+def test_a_line_has_an_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("verify", tmp_path / ("x" * 200) / ("y" * 200) / "/".join(["z" * 200] * 12)) == 2
+    assert all(len(line) < 1100 for line in capsys.readouterr().err.splitlines())
+
+
+def test_no_memory_is_one_line(
+    spec_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none_left(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("repo_builder.commands.plan.load_hotness", none_left)
+    assert run("plan", spec_file) == 1
+    assert capsys.readouterr().err == "elasticrec: this machine's memory does not suffice\n"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from repo_builder.documents import field_path, read_document, schema, schema_problems
 from repo_builder.errors import InputError, SpecError
+from repo_builder.parsing import unique_object
 
 
 def refusal(folder: Path, name: str, content: bytes | str) -> str:
@@ -113,7 +115,7 @@ def test_long_values_are_shortened() -> None:
 
 
 def test_values_that_json_cannot_write(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("interaction: {2020-01-02: x}\nserving: &me [*me]\n")
+    (tmp_path / "a.yaml").write_text("interaction: {2020-01-02: x}\nserving: [2020-01-02]\n")
     problems = schema_problems(read_document(tmp_path / "a.yaml", InputError), "spec.schema.json")
     assert any(p.startswith("interaction: expected one of dot, got") for p in problems)
     assert any(p.startswith("serving: expected a mapping, got") for p in problems)
@@ -124,3 +126,113 @@ def test_problems_come_in_file_order() -> None:
     problems = schema_problems({"top_mlp": [], "tables": tables, "bottom_mlp": []}, "spec.schema.json")
     fields = [p.split(":")[0] for p in problems if "got none" not in p]
     assert fields == ["top_mlp", *(f"tables[{i}].rows" for i in range(12)), "bottom_mlp"]
+
+
+def test_alias_inside_what_it_names(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "a.yaml", "a: 1\nb: &me [*me]\n") == "an alias stands inside what it names, at line 2"
+
+
+@pytest.mark.parametrize(
+    "link", ["a{n}: &a{n} [{aliases}]\n", "a{n}: &a{n} {{{keyed}}}\n", "a{n}: &a{n} {{<<: [{aliases}]}}\n"]
+)
+def test_alias_bomb(tmp_path: Path, link: str) -> None:
+    """Nine aliases a level, seven levels: 9**7 values, as items, as values of keys, as merged mappings."""
+    text = "a0: &a0 {k: v}\n"
+    for n in range(1, 8):
+        aliases = [f"*a{n - 1}"] * 9
+        keyed = ", ".join(f"k{i}: {alias}" for i, alias in enumerate(aliases))
+        text += link.format(n=n, aliases=", ".join(aliases), keyed=keyed)
+    assert refusal(tmp_path, "a.yaml", text).startswith("its aliases stand for ")
+
+
+def test_many_aliases_of_small_things_are_allowed(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"a: &a [1, 2, 3]\nb: [{', '.join(['*a'] * 1000)}]\n")
+    assert read_document(tmp_path / "a.yaml", InputError) == {"a": [1, 2, 3], "b": [[1, 2, 3]] * 1000}
+
+
+@pytest.mark.parametrize("name", ["a.yaml", "a.json"])
+def test_nested_deeper_than_anything_of_ours(tmp_path: Path, name: str) -> None:
+    assert "nested deeper than 100 levels" in refusal(tmp_path, name, "[" * 120 + "]" * 120)
+
+
+class _CountedKey(str):
+    """A key that counts how often it is compared."""
+
+    __slots__ = ()
+    comparisons = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        _CountedKey.comparisons += 1
+        return str.__eq__(self, str(other))
+
+
+def test_looking_for_duplicate_keys_is_linear() -> None:
+    _CountedKey.comparisons = 0
+    unique_object([(_CountedKey(f"key{i}"), i) for i in range(20_000)])
+    assert _CountedKey.comparisons < 200_000
+
+
+@pytest.mark.parametrize("schema_name", ["manifest", "run", "plan", "profile", "cluster", "scaledobject", "spec"])
+@pytest.mark.parametrize("wrong", [None, True, [], {}, "text", -1, 1.5, [[]], {"a": {}}])
+def test_every_field_of_every_schema_says_its_types(schema_name: str, wrong: object) -> None:
+    """Types that are lists, such as number or null, too: whatever the schema says, the wrong value is a message."""
+    name = f"{schema_name}.schema.json"
+    whole = schema(name)
+    for place in [whole, *whole.get("$defs", {}).values()]:
+        for field in place.get("properties", {}):
+            assert all(": " in problem for problem in schema_problems({field: wrong}, name))
+
+
+def test_types_that_are_a_list() -> None:
+    problems = schema_problems({"sla_ms": "soon", "machine": {"cores": []}}, "run.schema.json")
+    assert 'sla_ms: expected a number or null, got "soon"' in problems
+    assert "machine.cores: expected a string or an integer, got []" in problems
+
+
+def test_unknown_field_that_is_a_slip() -> None:
+    problems = schema_problems({"bottom_mpl": [1], "Serving": 1, "colour": 1}, "spec.schema.json")
+    assert "bottom_mpl: unknown field; did you mean bottom_mlp?" in problems
+    assert "Serving: unknown field; did you mean serving?" in problems
+    assert any(p.startswith("colour: unknown field; expected one of name, ") for p in problems)
+
+
+@pytest.mark.parametrize("number", [f"0x{'f' * 3000}", f"-0x{'f' * 3000}", ".inf", ".nan"])
+def test_numbers_beyond_all_bounds(tmp_path: Path, number: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"serving: {{target_qps: {number}, batch: {number}}}\ndense_features: {number}\n")
+    problems = schema_problems(read_document(tmp_path / "a.yaml", InputError), "spec.schema.json")
+    assert any(p.startswith("serving.batch: ") for p in problems) and max(map(len, problems)) < 200
+
+
+def test_yaml_integer_of_thousands_of_digits(tmp_path: Path) -> None:
+    told = refusal(tmp_path, "a.yaml", f"a: 1\nb: 0x{'f' * 5000}\n")
+    assert told == "expected a number of at most 4300 digits at line 2"
+
+
+@pytest.mark.parametrize("text", ['{"a": "\\ud800"}', '{"\\udfff": 1}'])
+def test_text_that_utf8_cannot_hold(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    problems = schema_problems(read_document(tmp_path / "a.json", InputError), "profile.schema.json")
+    assert any("expected text" in p for p in problems)
+
+
+def test_placing_problems_is_linear() -> None:
+    """The keys of a mapping are gone through once, not once for each that is wrong."""
+
+    class Counted(dict[str, object]):
+        walks = 0
+
+        def __iter__(self) -> Iterator[str]:
+            Counted.walks += 1
+            return super().__iter__()
+
+    wrong = Counted({f"key{i}": "no count" for i in range(300)})
+    problems = schema_problems({"memory_bytes": wrong}, "run.schema.json")
+    assert sum(p.startswith("memory_bytes.key") for p in problems) == 300
+    assert Counted.walks < 10
+
+
+def test_keys_of_several_lines_stay_on_one() -> None:
+    problems = schema_problems({"a\nb\x1b[31m": 1}, "spec.schema.json")
+    assert any(p.startswith("a\\nb\\x1b[31m: unknown field; ") for p in problems)
+    assert all("\n" not in p for p in problems)

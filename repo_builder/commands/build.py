@@ -24,7 +24,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "build",
-        "write a Triton model repository",
         "Export the dense layers to ONNX, write the embedding shards, and wire them into a Triton ensemble. The\n"
         "folder appears whole or not at all; a former repository there is replaced.",
         "elasticrec build rm1.yaml -o model_repository/rm1 --plan plan.json",

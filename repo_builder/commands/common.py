@@ -10,17 +10,21 @@ from typing import TypeAlias
 
 from rich.console import Console
 
+from repo_builder.commands import SUMMARIES
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
 
 out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False, emoji=False)
 
 
-def add_command(commands: Commands, name: str, summary: str, description: str, example: str) -> argparse.ArgumentParser:
-    """A command's parser: its line in the list of commands, its own help and an example."""
+def add_command(
+    commands: Commands, name: str, description: str, example: str, summary: str | None = None
+) -> argparse.ArgumentParser:
+    """A command's parser: its line in the list of commands (default: SUMMARIES), its own help and an example."""
     return commands.add_parser(
         name,
-        help=summary,
+        help=summary or SUMMARIES[name],
         description=description,
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -34,7 +34,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "compare",
-        "beside replicating the whole model: memory, utility, price",
         "Compare ElasticRec's plans with replicating the whole model, with and without a GPU embedding cache, at\n"
         "equal traffic on one cluster; and sweep the traffic from 1 to 100 model-wise replicas.\n\n"
         + "\n".join(f"- {assumption}" for assumption in ASSUMPTIONS),

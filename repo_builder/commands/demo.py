@@ -15,7 +15,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "demo",
-        "train-free tour: build, serve, query, compare, measure",
         "Write a DLRM checkpoint of ten tables, build it, serve it, compare its scores with PyTorch's over gRPC and\n"
         "HTTP, measure it with perf_analyzer, and stop. Exits with 1 where a score differs.",
         "elasticrec demo --rows 50000",

@@ -14,7 +14,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "down",
-        "stop a running fleet",
         "Have elasticrec up stop every server, and wait until it has; the logs stay.",
         "elasticrec down fleet/rm1",
     )

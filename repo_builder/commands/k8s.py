@@ -19,7 +19,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "k8s",
-        "render Kubernetes manifests of a fleet",
         "Write a fleet's Deployments, Services, KEDA ScaledObjects, NetworkPolicies and what belongs to them as a\n"
         "Kustomize base, one object a file, and SCALING.md with the reason for every threshold. The folder appears\n"
         "whole or not at all; what a former run wrote there is replaced.",

@@ -31,7 +31,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "loadtest",
-        "measure a served repository with perf_analyzer",
         "Measure a served repository and record the run for a report. With locust: locust -f loadtest/locustfile.py.",
         "elasticrec loadtest perf model_repository/rm1 --search --sla-ms 50 -o run.json",
     )
@@ -42,12 +41,12 @@ def _add_perf(tools: Commands) -> None:
     parser = add_command(
         tools,
         "perf",
-        "with NVIDIA's perf_analyzer",
         "Measure at each load asked for, and search for the highest request rate whose percentile stays within the\n"
         "SLA (latency-bounded throughput). Without any of them: one and two queries in flight. Of a fleet that\n"
         "elasticrec up runs it asks a front end; all services' times and memory are recorded. Memory is known of\n"
         "servers on this machine.",
         "elasticrec loadtest perf model_repository/rm1 --concurrency 1:4 --request-rate 100:400:100 -o run.json",
+        summary="with NVIDIA's perf_analyzer",
     )
     add_repository(parser)
     parser.add_argument(

@@ -16,7 +16,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "logs",
-        "print the logs of a fleet's replicas",
         "The logs of the fleet that runs, or ran last, for DIR: of every replica, of `fleet` (what happened to it)\n"
         "and of `prometheus`; each line begins with its log's name.",
         "elasticrec logs fleet/rm1 tier0 -f",

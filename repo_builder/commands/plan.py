@@ -42,7 +42,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "plan",
-        "cut the tables into shards and print the plan",
         "Cut the embedding tables by hotness so that the fleet's memory is smallest at the spec's target traffic: the\n"
         "exact optimum of ElasticRec's dynamic program (ISCA 2024), at full row resolution.",
         "elasticrec plan rm1.yaml --grouping tiered --s-max 4 -o plan.json --plot hotness.png",

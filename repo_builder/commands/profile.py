@@ -31,7 +31,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "profile",
-        "measure what services cost on this machine",
         "Start real Triton servers with services like the spec's, measure them with perf_analyzer, and fit the cost\n"
         "model that `elasticrec plan --profile` takes. A replica is one server with one instance. It takes some 3\n"
         "minutes, with --quick less than one; let nothing else run. The client runs on the same machine, so that its\n"

@@ -16,7 +16,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "ps",
-        "list the replicas of a running fleet",
         "What elasticrec up runs for DIR: services and replicas with their state, addresses, traffic and memory.",
         "elasticrec ps fleet/rm1 --json",
     )

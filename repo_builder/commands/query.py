@@ -15,7 +15,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "query",
-        "send sample rows to a served model",
         "Send the repository's sample rows, which were drawn from the model's accesses, in one query, and\n"
         "print the scores.",
         "elasticrec query model_repository/rm1 --protocol http --rows 4",

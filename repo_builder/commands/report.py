@@ -17,7 +17,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "report",
-        "load tests as one HTML page, side by side",
         "Show one or several load tests on one HTML page that needs no network: latency against throughput and over\n"
         "time, each service's share, memory, errors, the machine and the commands.",
         "elasticrec report model-wise.json single.json fleet.json -o report.html --csv report.csv",

@@ -15,7 +15,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "scale",
-        "change the replicas of a running fleet",
         "Have elasticrec up start or stop replicas of services; it returns at once. With --autoscale the rules have\n"
         "the next word.",
         "elasticrec scale fleet/rm1 tier0=3 frontend=2",

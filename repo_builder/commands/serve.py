@@ -18,7 +18,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "serve",
-        "run tritonserver on a repository",
         "Run tritonserver in the foreground: the one on PATH or in /opt/tritonserver, else that of PyPI's\n"
         "nvidia-pytriton. First every file is checked against the manifest, as elasticrec verify does. Prints its\n"
         "addresses, and `ready` when it is; Ctrl-C stops it and leaves nothing behind.",

@@ -42,7 +42,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "simulate",
-        "play hours of traffic against the scaling rules, in seconds",
         "Play a traffic file against the plan's fleet and against replicas of the whole model, both scaled by the\n"
         "rules that `elasticrec k8s` renders and by Kubernetes' own arithmetic: replicas, memory, price and SLA\n"
         "misses over time, cold starts included.\n\n"

@@ -23,7 +23,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "up",
-        "run a whole fleet on this machine",
         "Start one tritonserver a replica of every service, on free ports of 127.0.0.1, and keep them running: one\n"
         "that dies is replaced. Prints the front ends' addresses, and `ready` when all are. Ctrl-C, or elasticrec\n"
         "down, stops all; the logs stay, in DIR.run/logs. Clients may follow DIR.run/addresses.json, where the ready\n"

@@ -13,7 +13,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "verify",
-        "check a repository's files against its manifest",
         "Check that every file is there with the size and SHA-256 that the manifest lists, and that there is no other.",
         "elasticrec verify model_repository/rm1",
     )

@@ -24,7 +24,6 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "workload",
-        "write queries for load tests",
         "Draw queries from the model's accesses, or replay those of a trace. The file's suffix says for\n"
         "whom: .npz for locust, .json for perf_analyzer's --input-data, none for its folder of binary files.",
         "elasticrec workload model_repository/rm1 -o workload.npz --queries 2000 --spec rm1.yaml --expected 200",

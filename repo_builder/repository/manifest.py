@@ -135,12 +135,14 @@ def _check_format(path: Path, document: Any) -> None:
 
 def _path_problems(paths: Sequence[str]) -> Iterator[str]:
     """A manifest may come from elsewhere: none of its paths may lead out of the repository, or stand there twice."""
+    seen: set[str] = set()
     for i, path in enumerate(paths):
         pure = PurePosixPath(path)
         if not pure.parts or pure.is_absolute() or ".." in pure.parts or str(pure) != path or "\0" in path:
             yield f"files[{i}].path: expected a path below the repository, such as a/b, got {path!r}"
-        elif path in paths[:i]:
+        elif path in seen:
             yield f"files[{i}].path: expected each file once, got {path!r} twice"
+        seen.add(path)
 
 
 def verify(folder: Path, service: str = "") -> Manifest:
