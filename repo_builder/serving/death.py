@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _LINES = 3
-_FRAMES = 8
+_FRAMES = 12
 _STARTED = "Started Metrics Service"  # the last thing that Triton says before it serves
 _NO_GPU = ("CudaDriverHelper", "CUDA driver version is insufficient")  # errors to the server, and none to us
 _ERROR = re.compile(r"^E\d{4} [^\]]*\] (.*)$")  # glog's
