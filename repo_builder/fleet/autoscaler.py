@@ -98,7 +98,8 @@ class Autoscaler:
         replicas, full = min(decision.replicas, room), decision.replicas > room
         if replicas != pods.wanted or (full and not memory.full):
             told_room = f"; this machine has room for {room}" if full else ""
-            self._tell(_line(service, rule, pods, answers, decision) + told_room)
+            line = _line(service, rule, pods, answers, replicas, decision)
+            self._tell(line + told_room)
             self._workloads.scale(service, replicas)
         elif decision.reason == "metrics failed" and not memory.failed and not told:
             self._tell(
@@ -108,11 +109,13 @@ class Autoscaler:
         memory.failed = decision.reason == "metrics failed"
 
 
-def _line(service: str, rule: ScaledObject, pods: Pods, answers: Sequence[int | None], decision: Decision) -> str:
+def _line(
+    service: str, rule: ScaledObject, pods: Pods, answers: Sequence[int | None], replicas: int, decision: Decision
+) -> str:
     """A decision with its reason: what every query answered, beside its threshold."""
     metrics = ", ".join(map(_metric, rule.queries, rule.autoscaler.targets, answers))
     asked = "" if decision.proposal is None else f", {decision.proposal} asked for"
-    return f"autoscaler: {service}: {pods.wanted} -> {decision.replicas} ({decision.reason}{asked}): {metrics}"
+    return f"autoscaler: {service}: {pods.wanted} -> {replicas} ({decision.reason}{asked}): {metrics}"
 
 
 def _metric(query: Query, target: Target, answer: int | None) -> str:

@@ -54,7 +54,8 @@ class Capacity:
         servers, needed_bytes = sum(wanted.values()), self._bytes(wanted)
         over = []
         if servers > self.servers:
-            over.append(f"{servers:,} servers, and {self.cores} cores are to run {self.servers} at most")
+            cores = "1 core runs" if self.cores == 1 else f"{self.cores} cores run"
+            over.append(f"{servers:,} servers, and {cores} {self.servers} at most")
         if needed_bytes > self.memory_bytes:
             over.append(f"{needed_bytes / GIB:,.1f} GiB, and this machine has {self.memory_bytes / GIB:,.1f}")
         if over:

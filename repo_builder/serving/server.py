@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, Final
@@ -64,12 +64,16 @@ def free_ports() -> Ports:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server; its process leads a process group that holds its Python stubs too."""
+    """A running server; its process leads a process group that holds its Python stubs too.
+
+    models: what those that it had when it became ready serve, by process id.
+    """
 
     process: subprocess.Popen[bytes]
     host: str
     ports: Ports
     log: Path
+    models: Mapping[int, str] = MappingProxyType({})
 
     @property
     def http(self) -> str:
@@ -127,7 +131,7 @@ def running(
             guardian = start_guardian(process.pid, PATIENCE_S, prefix, folders)
             server = Server(process, address, ports, log)
             _wait_until_ready(server, load_timeout_s, stop)
-            yield server
+            yield replace(server, models=stub_models(process.pid))
         finally:
             with _undisturbed():
                 _stop(process, prefix)
@@ -202,15 +206,14 @@ def wait(server: Server, stop: threading.Event | None = None) -> None:
     Triton (2.51) does not replace a dead stub: it stays ready and fails each query after a second. A server that has
     ended instead is restarted by whatever supervises it.
     """
-    models = stub_models(server.process.pid)
     while server.process.poll() is None:
         if stop is not None and stop.is_set():
             return
-        dead = models.keys() & dead_children(server.process.pid)
+        dead = server.models.keys() & dead_children(server.process.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.process.wait(WATCH_S)
         if dead and server.process.poll() is None:  # else they went down with the server
-            names = ", ".join(sorted({models[pid] for pid in dead}))
+            names = ", ".join(sorted({server.models[pid] for pid in dead}))
             raise ServerError(f"the process that serves {names} died; Triton would not replace it: start again")
     raise ServerError(why_ended(server.process.returncode, server.log))
 
