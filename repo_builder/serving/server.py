@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, Final
@@ -73,7 +73,7 @@ class Server:
     host: str
     ports: Ports
     log: Path
-    models: Mapping[int, str] = MappingProxyType({})
+    models: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def http(self) -> str:
