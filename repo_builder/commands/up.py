@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.live import Live
 
 from k8s.hpa import SYNC_S
-from repo_builder.commands.common import Commands, add_command, add_repository, bounded, out
-from repo_builder.commands.fleet_arguments import service_replicas
+from repo_builder.commands.common import Commands, add_command, add_repository, bounded, out, warn
+from repo_builder.commands.fleet_arguments import add_force, service_replicas
 from repo_builder.fleet.local import LocalFleet, Wishes, local_fleet
 from repo_builder.fleet.view import live_view
 
@@ -54,6 +54,7 @@ def add(commands: Commands) -> None:
         metavar="S",
         help="seconds between the autoscaler's decisions (default: %(default)g, Kubernetes' own)",
     )
+    add_force(parser)
     for name, what in (("prometheus", "Prometheus"), ("status", "the status page")):
         parser.add_argument(
             f"--{name}-port",
@@ -74,17 +75,32 @@ def run(args: argparse.Namespace) -> None:
         sync_s=args.sync_s,
         prometheus_port=args.prometheus_port,
         status_port=args.status_port,
+        force=args.force,
     )
     with local_fleet(wishes) as fleet:
         for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(ending, lambda *_: fleet.supervisor.stop())
         if sys.stdout.isatty():
             with Live(get_renderable=lambda: live_view(fleet.status()), console=out, refresh_per_second=2):
-                fleet.serve(lambda: None)
+                fleet.serve(_Warning(fleet).show)
         else:
             plain = _Plain(fleet)
             fleet.serve(plain.show)
             plain.show()
+
+
+class _Warning:
+    """Says once, when all is up, what is known to end servers of this version."""
+
+    def __init__(self, fleet: LocalFleet) -> None:
+        self._fleet = fleet
+        self._asked = False
+
+    def show(self) -> None:
+        if self._fleet.supervisor.phase == "up" and not self._asked:
+            self._asked = True
+            if told := self._fleet.warning():
+                warn(told)
 
 
 class _Plain:
@@ -93,8 +109,10 @@ class _Plain:
     def __init__(self, fleet: LocalFleet) -> None:
         self._fleet = fleet
         self._announced = False
+        self._warning = _Warning(fleet)
 
     def show(self) -> None:
+        self._warning.show()
         for line in self._fleet.events.new():
             print(line, flush=True)
         if self._fleet.supervisor.phase == "up" and not self._announced:
