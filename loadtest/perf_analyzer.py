@@ -26,6 +26,10 @@ INSTALL_HINT = (
     "(or: pip install --no-deps --target perf tritonclient==2.51.0, and put perf/bin on PATH)"
 )
 
+RESTRICTED = "is restricted"
+"""In what Triton answers where a header is wanted; it names the header."""
+HEADER_HINT = "; give it with --header"
+
 
 class LoadTestError(ElasticRecError):
     """A load generator could not be found or run."""
@@ -130,7 +134,9 @@ def measure(words: Sequence[str], seconds: float) -> tuple[str, str]:
             ) from exc
         if done.returncode or not report.is_file():
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-            raise LoadTestError(f"perf_analyzer ended with status {done.returncode}: {' '.join(said[-3:])}")
+            told = " ".join(said[-3:])
+            hint = HEADER_HINT if RESTRICTED in told else ""
+            raise LoadTestError(f"perf_analyzer ended with status {done.returncode}: {told}{hint}")
         return report.read_text(encoding="utf-8"), done.stdout
 
 
