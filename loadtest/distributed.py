@@ -25,6 +25,7 @@ from loadtest.perf_analyzer import LoadTestError
 from loadtest.queries import load_queries
 from loadtest.users import GrpcUser, HttpUser, Source
 from repo_builder.errors import ElasticRecError
+from repo_builder.words import count
 
 ASK, LOADS, PREPARED = "elasticrec_ask", "elasticrec_loads", "elasticrec_prepared"
 FINISH, FINISHED = "elasticrec_finish", "elasticrec_finished"
@@ -55,7 +56,9 @@ class Master:
         since_s = time.monotonic()
         while len(self._prepared) < workers and self._problem is None:
             if most_s and time.monotonic() - since_s > most_s:
-                raise LoadTestError(f"expected {workers} workers within {most_s:g} s, got {len(self._prepared)}")
+                raise LoadTestError(
+                    f"expected {count(workers, 'worker')} within {most_s:g} s, got {len(self._prepared)}"
+                )
             gevent.sleep(POLL_S)
         if self._problem is not None:
             raise LoadTestError(self._problem)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.errors import ElasticRecError
+from repo_builder.words import count
 
 INSTALL_HINT = (
     "perf_analyzer: not on PATH and not in this environment; run: make setup "
@@ -71,7 +72,7 @@ def write_input_data(path: Path, dense: NDArray[np.float32], indices: NDArray[An
     Raises LoadTestError where there is no whole query: perf_analyzer would find no data.
     """
     if len(dense) < batch:
-        raise LoadTestError(f"load: expected at least {batch} rows, those of one query, got {len(dense)}")
+        raise LoadTestError(f"load: expected at least {count(batch, 'row')}, those of one query, got {len(dense)}")
     starts = range(0, len(dense) - batch + 1, batch)
     return write_queries(
         path, ({"dense": dense[start : start + batch], "indices": indices[start : start + batch]} for start in starts)

@@ -29,7 +29,7 @@ from repo_builder.commands import (
     verify,
     workload,
 )
-from repo_builder.commands.common import err
+from repo_builder.commands.common import err, on_ending
 from repo_builder.errors import ElasticRecError
 
 _COMMANDS = (
@@ -70,8 +70,7 @@ Any Triton client works: the ensemble takes `dense` FP32 [B, dense_features] and
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 2 bad input, 1 anything else."""
     args = _parse(arguments)
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.default_int_handler)  # what is under way is undone, as on Ctrl-C
+    on_ending(signal.default_int_handler)  # what is under way is undone, as on Ctrl-C
     try:
         args.run(args)
     except ElasticRecError as exc:

@@ -29,6 +29,7 @@ from repo_builder.serving.footprint import ModelTimes, memory_by_model, times_by
 from repo_builder.serving.install import installation
 from repo_builder.serving.server import free_ports, running
 from repo_builder.spec import Spec, load_spec
+from repo_builder.words import count
 
 TOLERANCE = 1e-5
 LOAD_ROWS = 1024  # what perf_analyzer sends again and again; more only makes its JSON long
@@ -69,7 +70,7 @@ def run_demo(options: Options, say: Callable[[str], None]) -> Report:
     plan = make_plan(spec, hotness, PROFILE, "tiered", 4)
     build(spec, plan, hotness, weights, repository)
     files = len(verify(repository).files)
-    say(f"2. repository  {repository}: {len(plan.services)} services, {files} files, verified")
+    say(f"2. repository  {repository}: {count(len(plan.services), 'service')}, {count(files, 'file')}, verified")
     with (
         installation() as installed,
         running(installed, repository, free_ports(), options.folder / "demo.log") as server,

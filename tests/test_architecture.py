@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASE = ("repo_builder.spec", "repo_builder.documents", "repo_builder.errors")
+BASE = ("repo_builder.spec", "repo_builder.documents", "repo_builder.errors", "repo_builder.words")
 ABOVE = ("repo_builder.access", "repo_builder.partition", "repo_builder.export")
 MAY_IMPORT = {
     "repo_builder/spec.py": BASE,
     "repo_builder/documents.py": BASE,
     "repo_builder/errors.py": (),
+    "repo_builder/words.py": (),
     "repo_builder/cluster.py": BASE,
     "repo_builder/figures.py": BASE,
     "repo_builder/machine.py": (),

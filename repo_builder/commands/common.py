@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TypeAlias
 
 from rich.console import Console
@@ -88,6 +90,17 @@ def bounded(kind: Callable[[str], float], low: float, high: float) -> Callable[[
         return value
 
     return parse
+
+
+def on_ending(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Have the signals that ask for an end handled so.
+
+    SIGINT too where it is ignored, as a shell starts what a script puts into the background; an ignored SIGHUP stays
+    ignored: that is nohup.
+    """
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if ending != signal.SIGHUP or signal.getsignal(ending) is not signal.SIG_IGN:
+            signal.signal(ending, handler)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -27,6 +27,7 @@ from repo_builder.commands.common import Commands, add_command, add_repository, 
 from repo_builder.errors import InputError
 from repo_builder.machine import machine_facts
 from repo_builder.repository.manifest import QUERIES, Manifest, load_manifest
+from repo_builder.words import count
 
 
 def add(commands: Commands) -> None:
@@ -130,7 +131,7 @@ def _measure(args: argparse.Namespace, target: Target, loads: list[Load], record
         recording.finish(found_qps)
     except KeyboardInterrupt as exc:
         recording.cut_off("interrupted")
-        raise LoadTestError(f"interrupted; {args.output} holds {len(recording.run.points)} points") from exc
+        raise LoadTestError(f"interrupted; {args.output} holds {count(len(recording.run.points), 'point')}") from exc
     except LoadTestError as exc:
         recording.cut_off(str(exc))
         raise

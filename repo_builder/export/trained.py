@@ -16,6 +16,7 @@ from repo_builder.export.checkpoint import open_checkpoint
 from repo_builder.export.layers import DenseWeights, Layer, bottom_shapes, top_shapes
 from repo_builder.export.stored import Checkpoint
 from repo_builder.spec import Spec, Table
+from repo_builder.words import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,9 @@ def _key_problems(checkpoint: Checkpoint, expected: Mapping[str, _Expected], spe
             )
         elif (flaw := tensor.problem()) is not None:
             problems.append(flaw)
-    have = f"{len(spec.tables)} tables, {len(spec.bottom_mlp)} bottom and {len(spec.top_mlp)} top layers"
+    have = (
+        f"{count(len(spec.tables), 'table')}, {len(spec.bottom_mlp)} bottom and {count(len(spec.top_mlp), 'top layer')}"
+    )
     problems += [
         f"{key}: expected only the keys of the spec's {have}, got this {tensor.shape} too; "
         "add its table or layer to the spec, or save the checkpoint without it"
