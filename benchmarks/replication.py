@@ -43,6 +43,7 @@ from repo_builder.serving.footprint import memory_alone, memory_by_model
 from repo_builder.serving.install import Installation, installation
 from repo_builder.serving.server import Server, free_ports, running, stubs
 from repo_builder.spec import Spec, parse_spec
+from repo_builder.words import times_less
 
 QUERIES, GOAL, SLA_MS, BUSY = 64, 3.3, 400.0, 0.6
 CALL = ServiceTime(fixed_s=3e-4, per_gather_s=1 / 40e6)  # of one embedding server; it places the cuts, no more
@@ -128,7 +129,7 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
                 parts = carry(layout, spec, workload, qps, args.seconds)
                 fleet_bytes = tell(layout, parts, qps, args.seconds)
     ratio = whole_bytes / fleet_bytes
-    print(f"memory {whole_bytes / 2**30:.1f} GiB against {fleet_bytes / 2**30:.1f} GiB: {ratio:.2f} times less")
+    print(f"memory {whole_bytes / 2**30:.1f} GiB against {fleet_bytes / 2**30:.1f} GiB: {times_less(ratio)}")
     print(f"goal {GOAL}: {'met' if ratio >= GOAL else 'missed'}")
 
 

@@ -11,6 +11,7 @@ from k8s.options import Options
 from k8s.rules import DOUBLED_S, GROWTH, SCRAPE_S, WINDOW_S, Metrics, bounds, triggers
 from k8s.scaling import DOWN_PERCENT, DOWN_WINDOW_S, FAILURES, UP_PERIOD_S
 from k8s.server import load_s
+from repo_builder.words import count
 
 
 def scaling_document(fleet: Fleet, options: Options) -> str:
@@ -44,8 +45,8 @@ def _section(fleet: Fleet, service: FleetService, options: Options) -> Iterator[
     yield f"## {service.name}"
     yield ""
     yield (
-        f"{limits.fewest} to {limits.most} pods, {limits.fallback} when blind; a pod may take {load_s(service)} s to "
-        f"load {service.files_bytes:,} bytes."
+        f"{limits.fewest} to {count(limits.most, 'pod')}, {limits.fallback} when blind; "
+        f"a pod may take {load_s(service)} s to load {service.files_bytes:,} bytes."
     )
     for rule in triggers(fleet, service, Metrics(options.namespace), options.latency_share):
         yield ""

@@ -2,8 +2,11 @@
 
     locust -f loadtest/locustfile.py --repository DIR --headless -u 20 -t 60s GrpcUser
     locust -f loadtest/locustfile.py --repository DIR --traffic steps:50,100,200@60 --headless GrpcUser
+    locust -f loadtest/locustfile.py --repository DIR --processes 4 --headless -u 400 -t 60s GrpcUser
 
-A user is a source of `--queries-per-user` queries a second: users times that is the traffic, however slow the server.
+A user is a source of `--queries-per-user` queries a second: users times that is the traffic, however slow the server,
+and however many processes share it. Of workers on other machines (`--worker --master-host HOST`) only locust's own
+options count: what they send is the master's, the workload at the same path.
 """
 
 from __future__ import annotations
@@ -19,17 +22,19 @@ from typing import Any, NoReturn
 import gevent
 from locust import LoadTestShape, events
 from locust.env import Environment
-from locust.runners import MasterRunner
+from locust.runners import MasterRunner, WorkerRunner
 from locust.util.timespan import parse_timespan
 
 from loadtest.clients import Load, Protocol
+from loadtest.distributed import Master, Worker, record_reports
+from loadtest.perf_analyzer import LoadTestError
 from loadtest.queries import load_queries
 from loadtest.recording import Recorder, RunRecorder
 from loadtest.run import Run
 from loadtest.servers import Servers, behind
 from loadtest.target import check_server
 from loadtest.traffic import FORMS, parse_traffic
-from loadtest.users import GrpcUser, HttpUser, OpenLoopUser, Source
+from loadtest.users import GrpcUser, HttpUser, Source
 from repo_builder.errors import ElasticRecError, InputError
 from repo_builder.machine import machine_facts
 from repo_builder.repository.manifest import QUERIES, load_manifest
@@ -40,6 +45,8 @@ PROTOCOLS: tuple[Protocol, ...] = ("grpc", "http")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Our options beside locust's own."""
+    if any(word.startswith("--processes") for word in sys.argv):  # workers of this machine: nobody else need reach us
+        parser.set_defaults(master_bind_host="127.0.0.1")
     group = parser.add_argument_group("elasticrec")
     group.add_argument("--repository", metavar="DIR", default="", help="the served repository (needed)")
     group.add_argument("--workload", metavar="FILE", default="", help="queries from elasticrec workload")
@@ -57,18 +64,35 @@ def prepare(environment: Environment, **_: Any) -> None:
     """Read what to send, and start what sends it, before any clock runs; a mistake ends locust with one line."""
     options: Any = environment.parsed_options
     gevent.signal_handler(signal.SIGINT, _interrupt)
+    if isinstance(environment.runner, WorkerRunner):
+        Worker(environment, environment.runner)
+        return
     try:
-        loads, servers = _loads(options)
-        users = [user for user in (GrpcUser, HttpUser) if user in environment.user_classes]
-        if not isinstance(environment.runner, MasterRunner):
-            OpenLoopUser.queries_per_user = options.queries_per_user
-            for user in users:
-                user.source = Source(environment, loads[user.protocol])
-        found = {_check(loads[user.protocol]) for user in users}  # last: who has used gRPC must not fork under gevent
-        if options.record:
-            _recorder(options, servers, ", ".join(sorted(found))).listen(environment)
+        _prepare(environment, options)
     except (ElasticRecError, OSError) as exc:
         _give_up(exc)
+    except KeyboardInterrupt:
+        _give_up(LoadTestError("interrupted before the run began"))
+
+
+def _prepare(environment: Environment, options: Any) -> None:
+    """What sends the queries: a process for each protocol, of a master's workers each one of its own."""
+    loads, servers = _loads(options)
+    users = [user for user in (GrpcUser, HttpUser) if user in environment.user_classes]
+    sent: dict[Protocol, Load] = {user.protocol: loads[user.protocol] for user in users}
+    runner = environment.runner
+    if not isinstance(runner, MasterRunner):
+        for user in users:
+            user.source.set(Source(environment, sent[user.protocol]))
+    found = {_check(load) for load in sent.values()}  # late: who has used gRPC must not fork under gevent
+    if options.record:
+        recorder = _recorder(options, servers, ", ".join(sorted(found)))
+        recorder.listen(environment)
+        record_reports(environment, recorder.record)
+    if isinstance(runner, MasterRunner):
+        master = Master(environment, runner, sent)
+        if options.headless:
+            master.wait(options.expect_workers, options.expect_workers_max_wait)
 
 
 def _interrupt() -> None:

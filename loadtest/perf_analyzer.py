@@ -20,11 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.errors import ElasticRecError
+from repo_builder.words import count
 
 INSTALL_HINT = (
     "perf_analyzer: not on PATH and not in this environment; run: make setup "
     "(or: pip install --no-deps --target perf tritonclient==2.51.0, and put perf/bin on PATH)"
 )
+
+RESTRICTED = "is restricted"
+"""In what Triton answers where a header is wanted; it names the header."""
+HEADER_HINT = "; give it with --header"
 
 
 class LoadTestError(ElasticRecError):
@@ -67,7 +72,7 @@ def write_input_data(path: Path, dense: NDArray[np.float32], indices: NDArray[An
     Raises LoadTestError where there is no whole query: perf_analyzer would find no data.
     """
     if len(dense) < batch:
-        raise LoadTestError(f"load: expected at least {batch} rows, those of one query, got {len(dense)}")
+        raise LoadTestError(f"load: expected at least {count(batch, 'row')}, those of one query, got {len(dense)}")
     starts = range(0, len(dense) - batch + 1, batch)
     return write_queries(
         path, ({"dense": dense[start : start + batch], "indices": indices[start : start + batch]} for start in starts)
@@ -130,7 +135,9 @@ def measure(words: Sequence[str], seconds: float) -> tuple[str, str]:
             ) from exc
         if done.returncode or not report.is_file():
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-            raise LoadTestError(f"perf_analyzer ended with status {done.returncode}: {' '.join(said[-3:])}")
+            told = " ".join(said[-3:])
+            hint = HEADER_HINT if RESTRICTED in told else ""
+            raise LoadTestError(f"perf_analyzer ended with status {done.returncode}: {told}{hint}")
         return report.read_text(encoding="utf-8"), done.stdout
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.errors import InputError
+from repo_builder.words import count
 
 TOLERANCE = 1e-5
 
@@ -58,5 +59,5 @@ def load_queries(path: Path, batch: int) -> Queries:
     except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as exc:
         raise InputError(f"{path}: expected a workload in .npz, but {exc}; write one with elasticrec workload") from exc
     if len(dense) != len(indices) or len(dense) < batch:
-        raise InputError(f"{path}: expected at least {batch} rows, those of one query, got {len(dense)}")
+        raise InputError(f"{path}: expected at least {count(batch, 'row')}, those of one query, got {len(dense)}")
     return Queries(batch, dense, indices, scores)

@@ -37,7 +37,7 @@ class Recorder:
     def listen(self, environment: Environment) -> None:
         """Record every query of a run until locust ends."""
         environment.events.request.add_listener(self.record)
-        environment.events.quitting.add_listener(self.close)
+        environment.events.quit.add_listener(self.close)  # the last event: all answers have come
 
     def record(self, start_time: float, response_time: float, exception: Exception | None, **_: Any) -> None:
         """One query: when it was due (Unix time), its latency from then on, and what went wrong."""
@@ -69,7 +69,7 @@ class RunRecorder:
         """Record every query of a run until locust ends."""
         environment.events.test_start.add_listener(self.start)
         environment.events.request.add_listener(self.record)
-        environment.events.quitting.add_listener(self.close)
+        environment.events.quit.add_listener(self.close)  # the last event: all answers have come
         gevent.spawn(self._look)
 
     def start(self, **_: Any) -> None:

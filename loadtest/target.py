@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 from loadtest import perf_analyzer
 from loadtest.clients import Protocol
 from loadtest.loads import Load
-from loadtest.perf_analyzer import LoadTestError
+from loadtest.perf_analyzer import HEADER_HINT, RESTRICTED, LoadTestError
 from loadtest.perf_report import read_report
 from loadtest.run import Percentile, Point
 from loadtest.servers import ELSEWHERE, Servers, between
@@ -22,13 +23,15 @@ from loadtest.servers import ELSEWHERE, Servers, between
 _SDK: dict[Protocol, ModuleType] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
 
 
-def check_server(protocol: Protocol, address: str, model: str) -> str:
-    """The server's version; raises LoadTestError where none answers, or it does not serve the model."""
+def check_server(protocol: Protocol, address: str, model: str, headers: Mapping[str, str] | None = None) -> str:
+    """The server's version; raises LoadTestError where none answers or it refuses, or it does not serve the model."""
     try:
         with _SDK[protocol].InferenceServerClient(address) as client:
-            ready = client.is_model_ready(model)
-            metadata = client.get_server_metadata()
+            ready = client.is_model_ready(model, headers=headers)
+            metadata = client.get_server_metadata(headers=headers)
     except (InferenceServerException, HTTPParseError, OSError, ValueError) as exc:
+        if RESTRICTED in str(exc):
+            raise LoadTestError(f"{address}: {exc}{HEADER_HINT}") from exc
         raise LoadTestError(
             f"{address}: expected a server's {protocol} endpoint, none answers there; "
             "start one with elasticrec serve DIR, or give its address"
@@ -44,7 +47,7 @@ def check_server(protocol: Protocol, address: str, model: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Target:
     """A model on a server, `address` is host:port; `input_data`: perf_analyzer's JSON; seconds: of a measurement;
-    servers: those behind, whose statistics perf_analyzer does not read.
+    servers: those behind, whose statistics perf_analyzer does not read; headers: sent with every call.
     """
 
     model: str
@@ -55,10 +58,11 @@ class Target:
     percentile: Percentile
     shared_memory: bool = False
     servers: Servers = ELSEWHERE
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def check(self) -> str:
         """As `check_server`."""
-        return check_server(self.protocol, self.address, self.model)
+        return check_server(self.protocol, self.address, self.model, self.headers)
 
     def measure(self, load: Load) -> Point:
         """Measure one load, in the servers behind too (there all of it, with perf_analyzer's first queries).
@@ -70,6 +74,7 @@ class Target:
             f"--percentile={self.percentile}", "--verbose-csv", *_LOAD_WORDS[load.kind],
             f"--{load.kind.replace('_', '-')}-range={load.value:g}",
         ]  # fmt: skip
+        words += [word for name, value in self.headers.items() for word in ("-H", f"{name}:{value}")]
         shared = ["--shared-memory=system"] if self.shared_memory else []
         before = self.servers.times()
         report, printed = perf_analyzer.measure([*words, *shared], self.seconds)

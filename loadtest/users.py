@@ -10,7 +10,7 @@ import subprocess
 from typing import Any, ClassVar
 
 import gevent
-from gevent.event import Event
+from gevent.event import AsyncResult, Event
 from locust import User, task
 from locust.env import Environment
 
@@ -45,6 +45,10 @@ class Source:
             if not self._qps:
                 self._idle.wait(self._load.timeout_s + 1)
 
+    def pause(self) -> None:
+        """End the traffic, and wait for the answers that are still to come."""
+        self.change(-self._qps)
+
     def _close(self, **_: Any) -> None:
         if self._process.stdin:
             self._process.stdin.close()
@@ -72,16 +76,19 @@ class Source:
 
 
 class OpenLoopUser(User):
-    """Adds `queries_per_user` queries a second to its protocol's source while it runs; the locustfile sets both."""
+    """Adds `--queries-per-user` queries a second to its protocol's source while it runs, once there is one."""
 
     abstract = True
     protocol: ClassVar[Protocol]
-    source: ClassVar[Source]
-    queries_per_user: ClassVar[float]
+    source: ClassVar[AsyncResult[Source]]
+    _added_qps = 0.0
 
     def on_start(self) -> None:
         """Add this user's traffic."""
-        self.source.change(self.queries_per_user)
+        options: Any = self.environment.parsed_options  # a worker's are its master's
+        source: Any = self.source.get()
+        self._added_qps = options.queries_per_user
+        source.change(self._added_qps)
 
     @task
     def be_there(self) -> None:
@@ -90,16 +97,20 @@ class OpenLoopUser(User):
 
     def on_stop(self) -> None:
         """Take this user's traffic away."""
-        self.source.change(-self.queries_per_user)
+        if self._added_qps:
+            source: Any = self.source.get()
+            source.change(-self._added_qps)
 
 
 class GrpcUser(OpenLoopUser):
     """Queries over gRPC."""
 
     protocol = "grpc"
+    source = AsyncResult()
 
 
 class HttpUser(OpenLoopUser):
     """Queries over HTTP."""
 
     protocol = "http"
+    source = AsyncResult()

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from repo_builder.endings import on_ending
 from repo_builder.errors import ElasticRecError, InputError
 
 _MOST_LINES = 20
 _MOST_CHARS = 1000
-_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def console() -> int:
@@ -29,11 +29,11 @@ def console() -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 done, 2 bad input, 128 + signal interrupted, 1 anything else."""
     endings = _Endings()
-    endings.handle(endings.leave)
+    on_ending(endings.leave)
     from repo_builder.command_line import check_outputs, parse
 
     args = parse(arguments)
-    endings.handle(endings.undo)
+    on_ending(endings.undo)
     try:
         check_outputs(args)
         args.run(args)
@@ -59,12 +59,6 @@ class _Endings:
 
     def __init__(self) -> None:
         self.came = 0
-
-    def handle(self, handler: object) -> None:
-        """Have `handler` called; a terminal's end means nothing to what nohup started."""
-        for ending in _ENDINGS:
-            if ending != signal.SIGHUP or signal.getsignal(ending) != signal.SIG_IGN:
-                signal.signal(ending, handler)  # type: ignore[arg-type] # a bound method
 
     def leave(self, number: int, _: FrameType | None) -> None:
         """End at once: nothing is under way, and modules that are being imported take exceptions for their own."""

@@ -29,6 +29,7 @@ from repo_builder.serving.footprint import ModelTimes, memory_by_model, times_by
 from repo_builder.serving.install import installation
 from repo_builder.serving.server import free_ports, running
 from repo_builder.spec import Spec, load_spec
+from repo_builder.words import count
 
 TOLERANCE = 1e-5
 _MARK = ".elasticrec-demo"  # the folder is a demo's own
@@ -70,7 +71,7 @@ def run_demo(options: Options, say: Callable[[str], None]) -> Report:
     plan = make_plan(spec, hotness, PROFILE, "tiered", 4)
     build(spec, plan, hotness, weights, repository)
     files = len(verify(repository).files)
-    say(f"2. repository  {repository}: {len(plan.services)} services, {files} files, verified")
+    say(f"2. repository  {repository}: {count(len(plan.services), 'service')}, {count(files, 'file')}, verified")
     with (
         installation() as installed,
         running(installed, repository, free_ports(), options.folder / "demo.log") as server,

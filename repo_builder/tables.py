@@ -9,6 +9,7 @@ from rich.table import Table
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import Plan, Service
 from repo_builder.spec import Spec
+from repo_builder.words import count
 
 if TYPE_CHECKING:
     from repo_builder.demo import Report  # it imports torch
@@ -49,7 +50,7 @@ def plan_summary(plan: Plan, spec: Spec) -> str:
     """What the plan costs, beside replicating the whole tables, and what it rests on."""
     whole = sum(table.rows * table.row_bytes for table in spec.tables)
     return (
-        f"{plan.grouping}, {spec.serving.target_qps:g} queries/s of {spec.serving.batch} rows: "
+        f"{plan.grouping}, {spec.serving.target_qps:g} queries/s of {count(spec.serving.batch, 'row')}: "
         f"{size(plan.memory_bytes)} over all replicas ({size(plan.embedding_memory_bytes)} of it embedding services; "
         f"one copy of the tables is {size(whole)})\n{_latency(plan, spec)}{profile_line(plan.profile)}"
     )
@@ -71,7 +72,8 @@ def _latency(plan: Plan, spec: Spec) -> str:
     added = sum(service.added for service in plan.services)
     if added:
         memory = size(plan.deployed_memory_bytes)
-        line += f", for which {added} replicas were added ({memory} in all; --utilisation 0.8 may need less)"
+        were = f"{count(added, 'replica')} {'was' if added == 1 else 'were'} added"
+        line += f", for which {were} ({memory} in all; --utilisation 0.8 may need less)"
     return line + "\n"
 
 
@@ -107,7 +109,7 @@ def demo_summary(report: Report) -> str:
     found = report.measurement
     whole = sum(table.rows * table.row_bytes for table in report.spec.tables)
     return (
-        f"throughput {found.throughput_qps:.0f} queries/s of {report.spec.serving.batch} rows, "
+        f"throughput {found.throughput_qps:.0f} queries/s of {count(report.spec.serving.batch, 'row')}, "
         f"latency p50 {found.p50_ms:.2f} ms, p95 {found.p95_ms:.2f} ms, p99 {found.p99_ms:.2f} ms\n"
         f"memory {size(sum(report.memory.values()))} in all, of it tables {size(whole)}\n"
         f"scores equal PyTorch's: max abs difference {max(report.differences.values()):.1e}"

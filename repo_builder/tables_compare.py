@@ -8,6 +8,7 @@ from repo_builder.analysis.compare import METRICS, PAPER, Comparison, average_ga
 from repo_builder.analysis.compare_report import Report
 from repo_builder.analysis.fleets import GPU_CACHE, MODEL_WISE
 from repo_builder.tables import plain_table, size
+from repo_builder.words import count
 
 _SWEPT = ("memory", "utility", "price in parts")
 _SHORT = {GPU_CACHE: "GPU cache"}
@@ -34,7 +35,7 @@ def comparison_table(found: Comparison) -> Table:
 
 def averages_table(report: Report) -> Table:
     """The mean gains over the specs, the paper's beside."""
-    table = plain_table("times better than model-wise, mean", *METRICS)
+    table = plain_table("mean gain over model-wise", *METRICS)
     for strategy in report.strategies:
         if strategy != MODEL_WISE:
             gains = average_gains(report.comparisons, strategy)
@@ -59,7 +60,7 @@ def sweep_table(report: Report) -> Table:
 def comparison_notes(report: Report) -> str:
     """What was held equal, and what the cluster could not hold."""
     lines = [
-        f"traffic of {report.model_wise_replicas} model-wise replicas: "
+        f"traffic of {count(report.model_wise_replicas, 'model-wise replica')}: "
         + ", ".join(f"{found.spec} {found.target_qps:,.0f} queries/s" for found in report.comparisons)
     ]
     lines += [
@@ -68,6 +69,7 @@ def comparison_notes(report: Report) -> str:
         for result in found.results
         for line in result.unplaced.splitlines()
     ]
+    lines.append("gains: how many times better than model-wise; 1x is equal, below it is worse; in brackets above")
     if not report.cluster.gpu_pools:
         lines.append(f"cluster {report.cluster.name} has no GPUs: model-wise with a GPU cache is left out")
     return "\n".join(lines)

@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASE = ("repo_builder.spec", "repo_builder.documents", "repo_builder.errors", "repo_builder.output")
+BASE = (
+    "repo_builder.spec",
+    "repo_builder.documents",
+    "repo_builder.errors",
+    "repo_builder.output",
+    "repo_builder.words",
+)
 READING = (*BASE, "repo_builder.parsing")
 ABOVE = ("repo_builder.access", "repo_builder.partition", "repo_builder.export")
 MAY_IMPORT = {
@@ -15,6 +21,7 @@ MAY_IMPORT = {
     "repo_builder/parsing.py": (),
     "repo_builder/errors.py": (),
     "repo_builder/output.py": ("repo_builder.errors",),
+    "repo_builder/words.py": (),
     "repo_builder/cluster.py": BASE,
     "repo_builder/figures.py": BASE,
     "repo_builder/machine.py": (),

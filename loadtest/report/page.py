@@ -20,6 +20,7 @@ from loadtest.report.charts_time import timeline_charts
 from loadtest.report.figures import Table, memory_table, points_table, services_table, summary_table
 from loadtest.report.summary import breakdown_point, summarize
 from loadtest.run import Run
+from repo_builder.words import count
 
 
 def page(runs: Sequence[Run]) -> str:
@@ -70,7 +71,7 @@ def _figures(charts: Sequence[Chart]) -> Markup:
 def _facts(run: Run) -> list[tuple[str, str]]:
     """What was measured, when, and where."""
     facts = [("started", run.started), ("tool", run.tool), ("model", run.model), ("layout", run.layout)]
-    facts.append(("batch", f"{run.batch} rows a query"))
+    facts.append(("batch", f"{count(run.batch, 'row')} a query"))
     if run.sla_ms is not None:
         facts.append(("SLA", f"p{run.percentile} within {run.sla_ms:g} ms"))
     if run.found_qps is not None:

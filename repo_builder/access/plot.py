@@ -18,6 +18,7 @@ from repo_builder.access.labels import table_label
 from repo_builder.access.powerlaw import hottest_rows
 from repo_builder.figures import INK, dress, new_figure, save_png
 from repo_builder.spec import Spec, Table
+from repo_builder.words import count
 
 _POINTS = 400  # of a curve, evenly spread over the logarithm of the rows
 _NAMED_CURVES = 12  # more than these are drawn in grey under one name
@@ -70,8 +71,7 @@ def _curve(table: Table, cdf: NDArray[np.float64]) -> _Curve:
 def _draw(axes: Axes, curves: Sequence[_Curve]) -> None:
     named, others = curves[:_NAMED_CURVES], curves[_NAMED_CURVES:]
     for i, curve in enumerate(others):
-        count = sum(len(other.names) for other in others)
-        label = (f"{count} other tables" if count > 1 else "1 other table") if i == 0 else None
+        label = count(sum(len(other.names) for other in others), "other table") if i == 0 else None
         axes.plot(curve.rows_share, curve.access_share, color=_GREY, linewidth=1, label=label)
     for curve, colour in zip(named, _COLOURS, strict=False):
         label = f"{curve.hottest[1]:.1f}%  {table_label(curve.names)}"

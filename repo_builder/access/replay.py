@@ -15,6 +15,7 @@ from repo_builder.access.npz import open_npz
 from repo_builder.access.trace_parquet import is_list, translated
 from repo_builder.errors import AccessError
 from repo_builder.spec import IndexDtype, Table
+from repo_builder.words import count
 
 
 def replay_trace(path: Path, tables: Sequence[Table], index_dtype: IndexDtype, rows: int) -> NDArray[Any]:
@@ -70,4 +71,6 @@ def _joined(path: Path, table: Table, ids: NDArray[Any], rows: int) -> NDArray[n
 
 def _check_length(path: Path, table: Table, found: int, rows: int) -> None:
     if found < rows:
-        raise AccessError(f"{path}: {table.name}: expected at least {rows} rows, got {found}; ask for fewer queries")
+        raise AccessError(
+            f"{path}: {table.name}: expected at least {count(rows, 'row')}, got {found}; ask for fewer queries"
+        )

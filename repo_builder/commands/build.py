@@ -10,11 +10,13 @@ from repo_builder.access.load import load_hotness
 from repo_builder.access.progress import progress_bar
 from repo_builder.commands.common import Commands, add_command, add_s_max, add_spec, err, out
 from repo_builder.errors import InputError
+from repo_builder.fleet.runtime import RunFolder, is_up
 from repo_builder.partition.check import check_plan
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import load_plan, on_cpu
 from repo_builder.partition.planner import make_plan
 from repo_builder.spec import load_spec
+from repo_builder.words import count
 
 _NEXT = {"single": "serve", "fleet": "up", "model-wise": "serve"}  # the command that runs what was built
 
@@ -55,6 +57,16 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run)
 
 
+def _next(layout: str, target: Path) -> str:
+    """What to do with what was built; a fleet that runs has its files open, and does not see new ones."""
+    if is_up(RunFolder.of(target)):
+        return (
+            f"the fleet that is up goes on with the former build; change over with elasticrec down {target} "
+            f"and elasticrec up {target}"
+        )
+    return f"next: elasticrec {_NEXT[layout]} {target}"
+
+
 def run(args: argparse.Namespace) -> None:
     """Do what they ask for."""
     from repo_builder.export.weights import open_weights  # torch is slow to import: only where it is needed
@@ -86,8 +98,8 @@ def run(args: argparse.Namespace) -> None:
         manifest = writers[args.layout](spec, plan, hotness, weights, target, progress, args.shard_backend)
     total_bytes = sum(entry.size_bytes for entry in manifest.files)
     out.print(
-        f"built {target}: {len(plan.services)} services, {len(manifest.files)} files, {tables.size(total_bytes)}; "
-        f"next: elasticrec {_NEXT[args.layout]} {target}",
+        f"built {target}: {count(len(plan.services), 'service')}, {count(len(manifest.files), 'file')}, "
+        f"{tables.size(total_bytes)}; {_next(args.layout, target)}",
         markup=False,
         soft_wrap=True,
     )

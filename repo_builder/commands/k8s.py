@@ -12,6 +12,7 @@ from k8s.render import DOCUMENT, write
 from k8s.rules import LATENCY_SHARE
 from k8s.source import parse_source
 from repo_builder.commands.common import Commands, add_command, add_repository, bounded, out
+from repo_builder.words import count
 
 
 def add(commands: Commands) -> None:
@@ -84,8 +85,9 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(objects, indent=1))
         return
+    services = count(len(fleet.services), "service")
     out.print(
-        f"wrote {args.output}: {len(fleet.services)} services, {len(objects)} files; the rules and their reasons are "
+        f"wrote {args.output}: {services}, {count(len(objects), 'file')}; the rules and their reasons are "
         f"in {args.output / DOCUMENT}; next: kubectl apply -k {args.output}",
         markup=False,
         soft_wrap=True,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from rich.table import Table
@@ -24,6 +27,7 @@ from repo_builder.commands.common import Commands, add_command, add_repository, 
 from repo_builder.errors import InputError
 from repo_builder.machine import machine_facts
 from repo_builder.repository.manifest import QUERIES, Manifest, load_manifest
+from repo_builder.words import count
 
 
 def add(commands: Commands) -> None:
@@ -54,6 +58,15 @@ def _add_perf(tools: Commands) -> None:
         metavar="HOST:PORT",
         help="the server (default: 127.0.0.1:8001, http: 8000; of a running fleet its first front end)",
     )
+    parser.add_argument(
+        "--header",
+        type=_header,
+        action="append",
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="send it with every call, may be given again; of an API that the server restricts by KEY=VALUE: "
+        "'KEY: VALUE' over HTTP, 'triton-grpc-protocol-KEY: VALUE' over gRPC. The run's file has no values",
+    )
     parser.add_argument("--protocol", choices=list(PORTS), default="grpc", help="(default: %(default)s)")
     parser.add_argument("--concurrency", metavar="FIRST[:LAST[:STEP]]", help="queries always in flight")
     parser.add_argument("--request-rate", metavar="FIRST[:LAST[:STEP]]", help="queries/s, at Poisson times")
@@ -73,6 +86,14 @@ def _add_perf(tools: Commands) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="write the run as JSON")
     parser.add_argument("--json", action="store_true", help="print the run as JSON")
     parser.set_defaults(run=run)
+
+
+def _header(text: str) -> tuple[str, str]:
+    """An argument type: a header's name, in lower case as gRPC wants it, and its value."""
+    found = re.fullmatch(r"([\w.-]+):[ \t]*([\x20-\x7e]+)", text, re.ASCII)
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected 'NAME: VALUE', got {text!r}")
+    return found[1].lower(), found[2]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -109,7 +130,7 @@ def _measure(args: argparse.Namespace, target: Target, loads: list[Load], record
         recording.finish(found_qps)
     except KeyboardInterrupt as exc:
         recording.cut_off("interrupted")
-        raise LoadTestError(f"interrupted; {args.output} holds {len(recording.run.points)} points") from exc
+        raise LoadTestError(f"interrupted; {args.output} holds {count(len(recording.run.points), 'point')}") from exc
     except LoadTestError as exc:
         recording.cut_off(str(exc))
         raise
@@ -125,7 +146,8 @@ def _target(args: argparse.Namespace, manifest: Manifest, data: Path) -> Target:
     if others:
         err.print(f"asking {asked}, one of {1 + len(others)} front ends: locust asks all", markup=False, soft_wrap=True)
     seconds, percentile, shared = args.seconds, args.percentile, args.shared_memory
-    return Target(manifest.name, args.protocol, asked, data, seconds, percentile, shared, servers)
+    headers = dict(args.header)
+    return Target(manifest.name, args.protocol, asked, data, seconds, percentile, shared, servers, headers)
 
 
 def _run(args: argparse.Namespace, manifest: Manifest, version: str) -> Run:
@@ -133,7 +155,7 @@ def _run(args: argparse.Namespace, manifest: Manifest, version: str) -> Run:
         title=args.title or f"{manifest.name}, {manifest.layout}",
         tool="perf_analyzer",
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=("elasticrec", *sys.argv[1:]),
+        command=("elasticrec", *_without_secrets(sys.argv[1:])),
         model=manifest.name,
         layout=manifest.layout,
         batch=manifest.batch,
@@ -141,6 +163,13 @@ def _run(args: argparse.Namespace, manifest: Manifest, version: str) -> Run:
         percentile=args.percentile,
         machine=machine_facts(version),
     )
+
+
+def _without_secrets(words: Sequence[str]) -> Iterator[str]:
+    """The words of a command line, the headers' values left out: they open what is restricted."""
+    for before, word in pairwise(["", *words]):
+        is_header = before == "--header" or word.startswith("--header=")
+        yield re.sub(r":.*", ": ...", word) if is_header else word
 
 
 def _table(run: Run) -> Table:

@@ -10,6 +10,7 @@ from loadtest.run import Run, read_run
 from repo_builder.commands.common import Commands, add_command, out
 from repo_builder.errors import InputError
 from repo_builder.output import write_whole
+from repo_builder.words import count
 
 
 def add(commands: Commands) -> None:
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
         write_whole(args.json, report_json(runs).encode())
     if args.csv:
         write_whole(args.csv, report_csv(runs).encode())
-    out.print(f"{args.output}: {len(runs)} {'run' if len(runs) == 1 else 'runs'}", markup=False, soft_wrap=True)
+    out.print(f"{args.output}: {count(len(runs), 'run')}", markup=False, soft_wrap=True)
 
 
 def _read(paths: Sequence[Path]) -> list[Run]:

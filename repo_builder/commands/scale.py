@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from repo_builder.commands.common import Commands, add_command, add_repository, out
+from repo_builder.commands.common import Commands, add_command, add_repository, err, out
 from repo_builder.commands.fleet_arguments import add_force, service_replicas
 from repo_builder.fleet.control import ask
 from repo_builder.fleet.runtime import RunFolder
@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
         commands,
         "scale",
         "Have elasticrec up start or stop replicas of services; it returns at once. With --autoscale the rules have\n"
-        "the next word.",
+        "the next word, within seconds.",
         "elasticrec scale fleet/rm1 tier0=3 frontend=2",
     )
     add_repository(parser)
@@ -27,7 +27,14 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Do what they ask for."""
-    wanted = dict(args.replicas)
-    ask(RunFolder.of(args.repository), {"do": "scale", "replicas": wanted, "force": args.force})
+    wanted, fleet = dict(args.replicas), RunFolder.of(args.repository)
+    ask(fleet, {"do": "scale", "replicas": wanted, "force": args.force})
     out.print(f"scaling {', '.join(f'{service} to {number}' for service, number in wanted.items())}; "
               f"see elasticrec ps {args.repository}", markup=False, soft_wrap=True)  # fmt: skip
+    if rules := ask(fleet, {"do": "status"})["rules"]:
+        err.print(
+            f"the rules in {rules} decide again within seconds, and undo it where they ask for another number; "
+            "to scale by hand, start the fleet without --autoscale",
+            markup=False,
+            soft_wrap=True,
+        )

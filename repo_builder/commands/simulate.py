@@ -35,6 +35,7 @@ from repo_builder.output import write_whole
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.planner import make_plan
 from repo_builder.spec import Spec, load_spec
+from repo_builder.words import times_less
 
 
 def add(commands: Commands) -> None:
@@ -149,9 +150,9 @@ def _print(summaries: list[Summary], about: Mapping[str, object]) -> None:
             *([f"{each.price:,.2f}"] if each.price is not None else []),
         )
     out.print(table)
-    times = [f"{whole.mean_memory_bytes / ours.mean_memory_bytes:.2f}x less memory"]
+    times = [f"{times_less(whole.mean_memory_bytes / ours.mean_memory_bytes)} memory"]
     if whole.price is not None and ours.price:
-        times.append(f"{whole.price / ours.price:.2f}x less price (nodes as if sold in parts)")
+        times.append(f"{times_less(whole.price / ours.price)} to pay (nodes as if sold in parts)")
     out.print(f"{ours.fleet} against {whole.fleet}, means over time: {', '.join(times)}", markup=False, soft_wrap=True)
     for each in summaries:
         if each.at_maximum:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from rich.live import Live
 from k8s.hpa import SYNC_S
 from repo_builder.commands.common import Commands, add_command, add_repository, bounded, out, warn
 from repo_builder.commands.fleet_arguments import add_force, service_replicas
+from repo_builder.endings import on_ending
 from repo_builder.fleet.local import LocalFleet, Wishes, local_fleet
 from repo_builder.fleet.view import live_view
 
@@ -45,7 +45,8 @@ def add(commands: Commands) -> None:
         type=Path,
         metavar="OUT",
         help="follow the ScaledObjects that elasticrec k8s wrote into OUT, or would write of DIR, as KEDA and "
-        "Kubernetes do; their queries go to the local Prometheus: a way to try rules, not a product",
+        "Kubernetes do; their queries go to a Prometheus of this machine (Debian package prometheus): a way to "
+        "try rules, not a product",
     )
     parser.add_argument(
         "--sync-s",
@@ -78,8 +79,7 @@ def run(args: argparse.Namespace) -> None:
         force=args.force,
     )
     with local_fleet(wishes) as fleet:
-        for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(ending, lambda *_: fleet.supervisor.stop())
+        on_ending(lambda *_: fleet.supervisor.stop())
         if sys.stdout.isatty():
             with Live(get_renderable=lambda: live_view(fleet.status()), console=out, refresh_per_second=2):
                 fleet.serve(_Warning(fleet).show)

@@ -6,6 +6,7 @@ import argparse
 
 from repo_builder.commands.common import Commands, add_command, add_repository, out
 from repo_builder.repository.manifest import verify
+from repo_builder.words import count
 
 
 def add(commands: Commands) -> None:
@@ -24,5 +25,6 @@ def run(args: argparse.Namespace) -> None:
     """Do what they ask for."""
     manifest = verify(args.repository)
     out.print(
-        f"{args.repository}: {len(manifest.files)} files as built (plan {manifest.plan_sha256[:12]})", markup=False
+        f"{args.repository}: {count(len(manifest.files), 'file')} as built (plan {manifest.plan_sha256[:12]})",
+        markup=False,
     )

@@ -17,6 +17,7 @@ from repo_builder.commands.common import Commands, add_command, add_repository, 
 from repo_builder.errors import InputError
 from repo_builder.repository.manifest import Manifest, load_manifest
 from repo_builder.spec import Spec, load_spec
+from repo_builder.words import count
 
 
 def add(commands: Commands) -> None:
@@ -62,10 +63,10 @@ def run(args: argparse.Namespace) -> None:
         workload = draw_workload(manifest, args.queries, args.seed)
     _write(args.output, workload, manifest.batch)
     if args.output.suffix:
-        said = f"{args.queries} queries of {manifest.batch} rows"
+        said = f"{count(args.queries, 'query')} of {count(manifest.batch, 'row')}"
     else:
         words = binary_words(args.output, workload["dense"], workload["indices"], manifest.batch)
-        said = f"a query of {manifest.batch} rows; perf_analyzer -m {manifest.name} {shlex.join(words)}"
+        said = f"a query of {count(manifest.batch, 'row')}; perf_analyzer -m {manifest.name} {shlex.join(words)}"
     out.print(f"wrote {args.output}: {said}", markup=False, soft_wrap=True)
 
 

@@ -10,6 +10,7 @@ from repo_builder.fleet.control import STOPPING, Request
 from repo_builder.fleet.events import Events
 from repo_builder.fleet.status import Status
 from repo_builder.fleet.supervisor import Supervisor
+from repo_builder.words import count
 
 
 class Control:
@@ -39,7 +40,7 @@ class Control:
             raise InputError("replicas: expected numbers by service")
         self._supervisor.check(replicas, force=request.get("force") is True)
         for service, number in replicas.items():
-            self._events.tell(f"{service}: {number} replicas wanted by hand")
+            self._events.tell(f"{service}: {count(number, 'replica')} wanted by hand")
             self._supervisor.scale(service, number)
         return "scaling"
 

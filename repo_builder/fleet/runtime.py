@@ -113,6 +113,21 @@ def claimed(run: RunFolder) -> Iterator[None]:
         os.close(lock)
 
 
+def is_up(run: RunFolder) -> bool:
+    """Whether a process holds the folder."""
+    try:
+        lock = os.open(run.path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def swap(path: Path, text: str) -> None:
     """Replace a file's content at once: whoever reads it sees the old or the new."""
     part = path.with_name(f".{path.name}.part")

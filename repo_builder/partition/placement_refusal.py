@@ -9,6 +9,7 @@ from dataclasses import replace
 from repo_builder.cluster import GB, Cluster, NodePool
 from repo_builder.partition.placement_patterns import Solution
 from repo_builder.partition.placement_types import RESOURCES, Demand, capacity
+from repo_builder.words import count, plural
 
 _FREE = 1e-6  # what the nodes that exist cost, beside those asked for
 _FEWER_PIECES = "; or cut the tables into smaller services (--s-max, --grouping)"
@@ -53,8 +54,8 @@ def _too_few(demand: Demand, cluster: Cluster) -> str | None:
     if needed <= have:
         return None
     return (
-        f"spread: service {demand.name} has {demand.replicas} replicas, at most {most} a node "
-        f"(spread {cluster.spread:g}), so {needed} nodes, and {have:g} can hold one"
+        f"spread: service {demand.name} has {count(demand.replicas, 'replica')}, at most {most} a node "
+        f"(spread {cluster.spread:g}), so {count(needed, 'node')}, and {have:g} can hold one"
     )
 
 
@@ -107,7 +108,7 @@ def _more(
 
 def more_nodes(nodes: int, pool: NodePool) -> str:
     """The change in words."""
-    return f"{nodes} more node{'s' if nodes > 1 else ''} of pool {pool.name} would do"
+    return f"{nodes} more {plural(nodes, 'node')} of pool {pool.name} would do"
 
 
 def amount(resource: str, value: float) -> str:

@@ -151,6 +151,29 @@ def test_two_serves_of_one_repository_write_two_logs(
     assert logs == [repository.with_name(f"repository-{port}.log") for port in (9000, 9010)]
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_in_the_background_of_a_script_it_stops_by_any_signal(
+    how: signal.Signals, repository: Path, tmp_path: Path
+) -> None:
+    """A shell that runs a script starts `serve &` with SIGINT ignored; nohup ignores SIGHUP, which stays."""
+    ports, log = free_ports(), tmp_path / "log"
+    words = [sys.executable, "-m", "repo_builder.cli", "serve", repository, "--log-file", log]
+    words += [f"--http-port={ports.http}", f"--grpc-port={ports.grpc}", f"--metrics-port={ports.metrics}"]
+    script = ["sh", "-c", 'trap "" HUP; "$@" & echo $!; wait $!; echo "ended with $?"', "sh", *map(str, words)]
+    shell = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    server = psutil.Process(int(shell.stdout.readline()))
+    try:
+        wait_for_ready(shell)
+        server.send_signal(signal.SIGHUP)
+        server.send_signal(how)
+        assert shell.communicate(timeout=60)[0] == "stopping\nended with 0\n"
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            server.terminate()
+        shell.kill()
+        shell.communicate()
+
+
 def test_a_killed_launcher_takes_the_server_with_it(
     cli_server: tuple[subprocess.Popen[str], Ports, list[str]],
 ) -> None:

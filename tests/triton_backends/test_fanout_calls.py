@@ -155,6 +155,18 @@ def test_a_query_ends_at_its_deadline(backend: Backend, tmp_path: Path) -> None:
             fanout.check(model)
 
 
+def test_a_wait_of_less_than_a_millisecond_is_told_as_it_was(backend: Backend, tmp_path: Path) -> None:
+    """A second try may begin just before the deadline; here the deadline itself is that short."""
+    a, b = shards()
+    with serving(a, b):
+        fanout = make(backend, tmp_path, [a], [b], deadline_us=300)
+        with fanout.running() as model:
+            a.delay_s = b.delay_s = 0.2
+            with pytest.raises(BackendError, match=r"did not answer within \d+(\.\d\d)? ms") as told:
+                model.infer(fanout.query(2))
+    assert "within 0 ms" not in str(told.value)
+
+
 def test_a_missing_shard_fails_the_query_at_once(backend: Backend, tmp_path: Path) -> None:
     """The other call is not waited for."""
     a, b = shards()

@@ -75,8 +75,9 @@ static void answered(Attempt *attempt) {
 void attempt_timed_out(Attempt *attempt, Problem *problem) {
     Replica *replica = attempt->replica;
     RemoteService *service = replica->service;
-    fail(problem, "service %s: replica %s did not answer within %.0f ms", service->shard->name, replica->place.text,
-         (double)(service->wire->now_ns - attempt->begin_ns) / 1e6);
+    const double waited_ms = (double)(service->wire->now_ns - attempt->begin_ns) / 1e6;
+    fail(problem, "service %s: replica %s did not answer within %.*f ms", service->shard->name, replica->place.text,
+         waited_ms < 10 ? 2 : 0, waited_ms); /* a try that began late has little time: not "0 ms" */
     count(service->counters, FAILURES + TIMEOUT, service->place, 1);
     replica_set_aside(replica, problem->text);
     attempt_leave(attempt);
