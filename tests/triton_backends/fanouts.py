@@ -120,7 +120,8 @@ class FanOut:
         count = c_int32.in_dll(self.backend.fake, "fake_metric_count").value
         metrics = (_Metric * count).in_dll(self.backend.fake, "fake_metrics")
         wanted = [f"{key}={value}" for key, value in labels.items()]
-        found = [m for m in metrics if m.alive and m.series.decode().startswith(f"elasticrec_{name}_total ")]
+        family = f"elasticrec_{name} " if name.startswith("replicas") else f"elasticrec_{name}_total "
+        found = [m for m in metrics if m.alive and m.series.decode().startswith(family)]
         return sum(m.value for m in found if all(w in m.series.decode() for w in wanted))
 
     @property

@@ -81,9 +81,8 @@ def test_no_query_fails_while_servers_end_connections_of_old_age(backend: Backen
         fanout = make(backend, tmp_path, [a], [b])
         with fanout.running() as model:
             until = time.monotonic() + 2
-            while time.monotonic() < until:
+            while time.monotonic() < until or a.calls <= 20:
                 fanout.check(model)
-            assert a.calls > 20
             assert fanout.metric("remote_failures") == 0
 
 

@@ -141,7 +141,8 @@ static void break_off(Connection *connection, Stream *stream) {
 /* A web server's page, say. An error's own type does not matter. */
 static void check_content_type(Stream *stream, const uint8_t *value, size_t size) {
     static const char wanted[] = "application/grpc";
-    if (stream->http_status != 200 || (size >= sizeof wanted - 1 && memcmp(value, wanted, sizeof wanted - 1) == 0)) return;
+    const size_t least = sizeof wanted - 1;
+    if (stream->http_status != 200 || (size >= least && memcmp(value, wanted, least) == 0)) return;
     char type[40];
     copy_printable(value, size, type, sizeof type);
     breaks(stream, "it is no gRPC server: it answers with content-type %s", type);

@@ -193,15 +193,21 @@ size_t answer_limit(const SumsShape *shape) {
     return sums_bytes(shape) + 4096;
 }
 
-/* The exponent of a number that is none has all bits set. Tables hold finite values alone. */
-static bool are_finite(const uint8_t *numbers, size_t size, bool half) {
-    const uint32_t mask = half ? 0x7c00 : 0x7f800000;
-    const size_t step = half ? 2 : 4;
-    uint32_t bad = 0;
-    for (size_t i = 0; i < size; i += step) {
-        uint32_t bits = 0;
-        memcpy(&bits, numbers + i, step);
-        bad |= (bits & mask) == mask;
+/* Tables hold finite values alone; all exponent bits of others are set. */
+static bool are_finite(const uint8_t *floats, size_t size) {
+    uint32_t bits, bad = 0;
+    for (size_t i = 0; i < size; i += sizeof bits) {
+        memcpy(&bits, floats + i, sizeof bits);
+        bad |= (bits & 0x7f800000) == 0x7f800000;
+    }
+    return bad == 0;
+}
+
+static bool are_finite_halves(const uint8_t *halves, size_t size) {
+    uint16_t bits, bad = 0;
+    for (size_t i = 0; i < size; i += sizeof bits) {
+        memcpy(&bits, halves + i, sizeof bits);
+        bad |= (bits & 0x7c00) == 0x7c00;
     }
     return bad == 0;
 }
@@ -217,7 +223,7 @@ bool sums_find(const void *answer, size_t size, const SumsShape *shape, const vo
         return fail(problem, "sums: expected %s of %lld x %lld, got %.8s of %d dimensions, %llu x %llu, in %zu bytes",
                     datatype, (long long)shape->rows, (long long)shape->width, output.datatype, output.dims,
                     (unsigned long long)output.shape[0], (unsigned long long)output.shape[1], filled);
-    if (!are_finite(output.numbers.at, filled, shape->half))
+    if (!(shape->half ? are_finite_halves : are_finite)(output.numbers.at, filled))
         return fail(problem, "sums: expected finite numbers, got others among them");
     *sums = output.numbers.at;
     return true;

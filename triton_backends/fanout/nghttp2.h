@@ -14,7 +14,11 @@
 typedef struct nghttp2_session nghttp2_session;
 typedef struct nghttp2_session_callbacks nghttp2_session_callbacks;
 
-enum { NGHTTP2_ERR_WOULDBLOCK = -504, NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE = -521, NGHTTP2_ERR_CALLBACK_FAILURE = -902 };
+enum {
+    NGHTTP2_ERR_WOULDBLOCK = -504,
+    NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE = -521, /* of one stream, which is reset */
+    NGHTTP2_ERR_CALLBACK_FAILURE = -902
+};
 enum { NGHTTP2_HEADERS = 1, NGHTTP2_SETTINGS = 4, NGHTTP2_GOAWAY = 7 };                 /* frames */
 enum { NGHTTP2_DATA_FLAG_EOF = 1, NGHTTP2_DATA_FLAG_NO_COPY = 4, NGHTTP2_FLAG_ACK = 1 }; /* flags */
 enum { NGHTTP2_NO_ERROR = 0, NGHTTP2_REFUSED_STREAM = 7, NGHTTP2_CANCEL = 8 };          /* ends of streams */
