@@ -36,6 +36,7 @@ class FanOut:
     shards: Mapping[str, Sequence[FakeShard]]
     settings: Mapping[str, object] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    log_begin: int = 0
 
     @property
     def addresses(self) -> Path:
@@ -72,6 +73,7 @@ class FanOut:
     def running(self) -> Iterator[Model]:
         """The model, loaded; the router's environment is this process's."""
         self.write()
+        self.log_begin += len(self.log)
         before = dict(os.environ)
         os.environ.update({"ELASTICREC_ADDRESSES": str(self.addresses), **self.environment})
         try:
@@ -126,8 +128,9 @@ class FanOut:
 
     @property
     def log(self) -> str:
-        """Of all models of this process so far."""
-        return ctypes.string_at(ctypes.addressof(c_char.in_dll(self.backend.fake, "fake_log"))).decode()
+        """Since it was loaded: other models of this process may have had the same ports."""
+        text = ctypes.string_at(ctypes.addressof(c_char.in_dll(self.backend.fake, "fake_log"))).decode()
+        return text[self.log_begin :]
 
 
 def make(backend: Backend, folder: Path, *shards: Sequence[FakeShard], **settings: object) -> FanOut:

@@ -149,7 +149,9 @@ def test_a_query_ends_at_its_deadline(backend: Backend, tmp_path: Path) -> None:
             with pytest.raises(BackendError) as raised:
                 model.infer(fanout.query(2))
             assert time.monotonic() - started >= 0.3
-            told = re.search(r"service tier1: replica .* did not answer within (\d+) ms, the query's deadline", str(raised))
+            told = re.search(
+                r"service tier1: replica .* did not answer within (\d+) ms, the query's deadline", str(raised)
+            )
             assert told and int(told[1]) >= 300
             assert fanout.metric("remote_failures", service="tier1", reason="timeout") == 1
             b.let_go()
