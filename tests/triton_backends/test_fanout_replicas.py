@@ -102,7 +102,7 @@ def raw_server(answer: bytes | None) -> Iterator[str]:
                 kept.append(client)
                 if answer is not None:
                     client.sendall(answer)
-                    client.close()
+                    client.shutdown(socket.SHUT_WR)  # `close` would reset what the client has not read yet
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
@@ -129,7 +129,7 @@ GARBAGE = {
         'it is no gRPC server: it speaks something else, not HTTP/2 (it says "SSH-2.0-..")',
     ),
     "TLS": (bytes([21, 3, 1, 0, 2, 2, 70]), "the server speaks TLS; set ELASTICREC_TLS_CA"),
-    "settings and the end": (SETTINGS_FRAME, "onnection"),  # it was closed, or reset
+    "settings and the end": (SETTINGS_FRAME, "the server closed the connection"),
     "a goodbye at once": (
         SETTINGS_FRAME + GOODBYE,
         "the server ended the connection with GOAWAY (NO_ERROR: full), as it does with each",
