@@ -20,7 +20,7 @@ DTYPES = {"FP32": np.float32, "FP16": np.float16}
 class FakeShard:
     """Sums bags to (sum of its ids, `value` an id), after `delay_s`; or ends with `status`, or answers with `spoilt`.
 
-    spoilt: makes other bytes of the right answer's.
+    spoilt: makes other bytes of the right answer's. While it is held it answers nothing.
     """
 
     tables: int
@@ -30,9 +30,21 @@ class FakeShard:
     status: tuple[grpc.StatusCode, str] | None = None
     spoilt: Callable[[bytes], bytes] | None = None
     rows: list[int] = field(default_factory=list)  # of each call that holds ids
+    begun: int = 0  # calls, probes too
+    over: int = 0
     cancelled: int = 0
     address: str = ""
     ended: threading.Event = field(default_factory=threading.Event)
+    free: threading.Event = field(default_factory=threading.Event)  # set: it is not held
+
+    def __post_init__(self) -> None:
+        self.free.set()
+
+    def hold(self) -> None:
+        self.free.clear()
+
+    def let_go(self) -> None:
+        self.free.set()
 
     @property
     def calls(self) -> int:
@@ -45,7 +57,9 @@ class FakeShard:
         assert [list(item.shape) for item in message.inputs] == [[1, ids.size], [1, lengths.size]]
         if ids.size:
             self.rows.append(lengths.size // self.tables)
+        self.begun += 1
         context.add_callback(lambda: self.count_cancelled(context))
+        self.free.wait()
         self.ended.wait(self.delay_s)
         if self.status:
             context.abort(*self.status)
@@ -54,6 +68,7 @@ class FakeShard:
 
     def count_cancelled(self, context: grpc.ServicerContext) -> None:
         self.cancelled += context.code() is grpc.StatusCode.CANCELLED
+        self.over += 1
 
     def answer(self, ids: np.ndarray, lengths: np.ndarray) -> bytes:
         ends = np.cumsum(lengths)
@@ -89,5 +104,6 @@ def serving(
     finally:
         for shard in shards:
             shard.ended.set()
+            shard.let_go()
         for server in servers:
             server.stop(None).wait()

@@ -111,7 +111,7 @@ atomic_int fake_live_metrics = 0; /* families and parameters too */
 
 Error *TRITONSERVER_MetricFamilyNew(Family **family, int kind, const char *name, const char *description) {
     (void)description;
-    if (kind != 0) return TRITONSERVER_ErrorNew(3, "no counter");
+    if (kind != 0 && kind != 1) return TRITONSERVER_ErrorNew(3, "no counter and no gauge");
     *family = calloc(1, sizeof **family);
     strncpy((*family)->name, name, sizeof (*family)->name - 1);
     fake_live_metrics++;
@@ -159,6 +159,13 @@ Error *TRITONSERVER_MetricDelete(Metric *metric) {
 Error *TRITONSERVER_MetricIncrement(Metric *metric, double amount) {
     pthread_mutex_lock(&lock);
     metric->value += amount;
+    pthread_mutex_unlock(&lock);
+    return NULL;
+}
+
+Error *TRITONSERVER_MetricSet(Metric *metric, double value) {
+    pthread_mutex_lock(&lock);
+    metric->value = value;
     pthread_mutex_unlock(&lock);
     return NULL;
 }

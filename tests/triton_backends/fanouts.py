@@ -36,6 +36,7 @@ class FanOut:
     shards: Mapping[str, Sequence[FakeShard]]
     settings: Mapping[str, object] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    log_begin: int = 0
 
     @property
     def addresses(self) -> Path:
@@ -72,6 +73,7 @@ class FanOut:
     def running(self) -> Iterator[Model]:
         """The model, loaded; the router's environment is this process's."""
         self.write()
+        self.log_begin += len(self.log)
         before = dict(os.environ)
         os.environ.update({"ELASTICREC_ADDRESSES": str(self.addresses), **self.environment})
         try:
@@ -120,13 +122,15 @@ class FanOut:
         count = c_int32.in_dll(self.backend.fake, "fake_metric_count").value
         metrics = (_Metric * count).in_dll(self.backend.fake, "fake_metrics")
         wanted = [f"{key}={value}" for key, value in labels.items()]
-        found = [m for m in metrics if m.alive and m.series.decode().startswith(f"elasticrec_{name}_total ")]
+        family = f"elasticrec_{name} " if name.startswith("replicas") else f"elasticrec_{name}_total "
+        found = [m for m in metrics if m.alive and m.series.decode().startswith(family)]
         return sum(m.value for m in found if all(w in m.series.decode() for w in wanted))
 
     @property
     def log(self) -> str:
-        """Of all models of this process so far."""
-        return ctypes.string_at(ctypes.addressof(c_char.in_dll(self.backend.fake, "fake_log"))).decode()
+        """Since it was loaded: other models of this process may have had the same ports."""
+        text = ctypes.string_at(ctypes.addressof(c_char.in_dll(self.backend.fake, "fake_log"))).decode()
+        return text[self.log_begin :]
 
 
 def make(backend: Backend, folder: Path, *shards: Sequence[FakeShard], **settings: object) -> FanOut:

@@ -7,8 +7,8 @@
 /* ---- attempts.c ---- */
 
 bool attempt_begin(Call *call, Replica *replica); /* false where memory is out */
-void attempt_leave(Attempt *attempt);             /* its answer is not waited for any more; its call has one less */
-void attempt_timed_out(Attempt *attempt, Problem *problem); /* likewise, and the replica is set aside */
+void attempt_leave(Attempt *attempt); /* its answer is not waited for any more: it is gone, its call has one less */
+void attempt_timed_out(Attempt *attempt, Problem *problem); /* likewise, and the replica is set aside if it had time */
 
 /* ---- calls.c ---- */
 

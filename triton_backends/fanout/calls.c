@@ -13,24 +13,9 @@ static bool try_replica(Call *call, Replica *replica) {
 /* ---- how a query ends ---- */
 
 static void query_end(Query *query) {
-    query->ended = true;
     timer_stop(&query->calls[0].service->wire->timers, &query->deadline);
     for (int64_t k = 0; k < query->call_count; k++) call_stop(query->calls + k);
     query->answered(query);
-    query_release(query);
-}
-
-void query_fail(Query *query, const char *why) {
-    if (query->ended) return;
-    query->failed = true;
-    fail(&query->problem, "%s", why);
-    query_end(query);
-}
-
-void query_release(Query *query) {
-    if (--query->references > 0) return;
-    for (int64_t k = 0; k < query->call_count; k++) free(query->calls[k].answer);
-    query->freed(query);
 }
 
 /* Nobody waits for the call's attempts any more. */
@@ -43,7 +28,7 @@ void call_stop(Call *call) {
 static void call_ended(Call *call) {
     Query *query = call->query;
     call_stop(call);
-    if (--query->left == 0 && !query->beginning && !query->ended) query_end(query);
+    if (--query->left == 0 && !query->beginning) query_end(query);
 }
 
 /* ---- how a call ends ---- */
@@ -51,12 +36,13 @@ static void call_ended(Call *call) {
 void call_succeeded(Call *call, uint8_t *answer, const void *sums) {
     call->answer = answer;
     call->sums = sums;
+    service_judge(call->service, call->tried, call->tried_count);
     call_ended(call);
 }
 
 static void call_failed(Call *call, Reason reason, const char *why) {
     Query *query = call->query;
-    if (query->degrade && reason != REFUSED) { /* that it is refused is no outage but a fault */
+    if (query->degrade && reason != REFUSED && reason != WRONG) { /* these are no outage but a fault */
         call->missing = query->degraded = true;
         return call_ended(call);
     }
@@ -73,7 +59,7 @@ void call_attempt_failed(Call *call, Reason reason, const char *why) {
     if (call->attempt_count > 0) return; /* the other one may still answer */
     timer_stop(&call->service->wire->timers, &call->hedge);
     Replica *other = NULL;
-    if ((reason == GONE || reason == FULL) && !call->retried)
+    if ((reason == GONE || reason == FULL || reason == WRONG) && !call->retried)
         other = service_pick(call->service, call->tried, call->tried_count);
     if (other == NULL) return call_failed(call, reason, why);
     call->retried = true;
@@ -110,7 +96,7 @@ static void call_begin(Call *call) {
 /* Calls without an answer by now fail. */
 static void deadline_passed(Timer *timer) {
     Query *query = OWNER(timer, Query, deadline);
-    query->beginning = true; /* so that it ends below */
+    query->beginning = true; /* so that it ends below, and only there */
     for (int64_t k = 0; k < query->call_count; k++) {
         Call *call = query->calls + k;
         if (!call->under_way) continue;
@@ -118,12 +104,10 @@ static void deadline_passed(Timer *timer) {
         while (call->attempt_count > 0) attempt_timed_out(call->attempts[0], &problem);
         call_failed(call, TIMEOUT, problem.text);
     }
-    query->beginning = false;
-    if (!query->ended) query_end(query);
+    query_end(query);
 }
 
 void query_begin(Query *query, uint64_t deadline_ns) {
-    query->references = 1;
     query->beginning = true;
     for (int64_t k = 0; k < query->call_count && !query->failed; k++) {
         Call *call = query->calls + k;
@@ -139,6 +123,8 @@ void query_begin(Query *query, uint64_t deadline_ns) {
     }
     query->beginning = false;
     if (query->failed || query->left == 0) return query_end(query);
-    if (!timer_set(&query->calls[0].service->wire->timers, &query->deadline, deadline_ns, deadline_passed))
-        query_fail(query, "out of memory");
+    if (timer_set(&query->calls[0].service->wire->timers, &query->deadline, deadline_ns, deadline_passed)) return;
+    query->failed = true;
+    fail(&query->problem, "out of memory");
+    query_end(query);
 }

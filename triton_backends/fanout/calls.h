@@ -1,5 +1,6 @@
 /* A query's calls, one to each embedding service that holds an id of it, all at the same time. A call survives the loss
- * of a replica: where one is gone another is asked, once; where one is slow a second is asked too, if that is wanted. */
+ * of a replica: where one is gone or answers wrongly another is asked, once; where one is slow a second is asked too, if
+ * that is wanted. */
 #ifndef ELASTICREC_CALLS_H
 #define ELASTICREC_CALLS_H
 
@@ -25,15 +26,14 @@ typedef struct {
     const void *sums; /* NULL: not asked, or missing */
 } Call;
 
-/* A query under way. Its memory stays until the last attempt ends: late ones go unheard, but are not cancelled, since
- * Triton 2.51 was seen to crash on cancelled calls. */
+/* A query under way, at the longest until its deadline: no answer of later is waited for. */
 struct Query {
     Query *next;
-    void (*answered)(Query *query); /* `failed`, `problem`, `degraded` and the calls' sums are known; in any order */
-    void (*freed)(Query *query);    /* frees the query and what its messages point to */
-    int64_t references, left;       /* left: calls under way */
+    /* `failed`, `problem`, `degraded` and the calls' sums are known; in any order. Frees the query. */
+    void (*answered)(Query *query);
+    int64_t left; /* calls under way */
     int64_t call_count;
-    bool degrade, beginning, ended, failed, degraded;
+    bool degrade, beginning, failed, degraded;
     Problem problem;
     Timer deadline;
     uint64_t begin_ns;
@@ -42,10 +42,6 @@ struct Query {
 
 /* Make the calls; where none is needed it is answered at once. */
 void query_begin(Query *query, uint64_t deadline_ns);
-void query_release(Query *query);
-
-/* An error for all who wait for it: the router stops. */
-void query_fail(Query *query, const char *why);
 
 /* Ask a replica that is not ready whether it serves again. */
 void probe(Replica *replica);

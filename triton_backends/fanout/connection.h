@@ -4,6 +4,7 @@
 
 #include "http2.h"
 
+enum { FIRST_BYTES = 24 };
 typedef enum { CONNECTING, SHAKING_HANDS, OPEN, ENDED } State;
 
 struct Connection {
@@ -18,9 +19,12 @@ struct Connection {
     char *out;       /* to be sent from `out_sent` on */
     size_t out_bytes, out_sent, out_room;
     bool heard, leaving; /* the server has spoken; no new calls */
+    size_t unheard;      /* streams that HTTP/2 still knows, but nobody here */
+    uint8_t first[FIRST_BYTES]; /* that the server said */
+    size_t first_got;
     bool touched;
     Connection *next_touched, *next;
-    Timer patience; /* to connect */
+    Timer patience; /* to connect; where it is leaving: with unheard streams */
     Place place;
     Problem problem;
 };
@@ -63,6 +67,7 @@ bool http2_received(Connection *connection, const uint8_t *bytes, size_t size);
 bool http2_fill(Connection *connection); /* put frames into `out`; false where the connection is broken */
 bool http2_idle(const Connection *connection); /* nothing to be read or sent any more */
 bool http2_wants_to_send(const Connection *connection);
+bool http2_is_sent(const Stream *stream); /* all of its request */
 void http2_cancel(Connection *connection, const Stream *stream);
 void http2_forget(Connection *connection, const Stream *stream); /* its frames go unheard from now on */
 

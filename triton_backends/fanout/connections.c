@@ -8,8 +8,14 @@
 #include "connection.h"
 #include "failures.h"
 
-enum { READ_BYTES = 1 << 18 };
+enum {
+    READ_BYTES = 1 << 18,
+    MOST_READS = 16, /* at a time: others wait */
+    MOST_UNHEARD_BYTES = 4 << 20,
+    UNHEARD_BYTES = 1 << 10 /* more than nghttp2 holds of a call whose request is sent, or is not to be sent any more */
+};
 static const uint64_t CONNECT_NS = 1000000000; /* until the server speaks */
+static const uint64_t LEAVE_NS = 60000000000;  /* for answers that nobody waits for */
 
 bool wire_open(Wire *wire, const Tls *tls, Problem *problem) {
     *wire = (Wire){.epoll = -1, .tls = tls};
@@ -66,28 +72,46 @@ void connection_call(Connection *connection, Stream *stream) {
     if (connection->heard) http2_submit(connection, stream);
 }
 
-void connection_cancel(Stream *stream) {
+/* Its connection knows it no longer. */
+static void let_go(Stream *stream) {
     Connection *connection = stream->connection;
-    const Outcome outcome = {GRPC_UNKNOWN, false, "cancelled"};
-    if (connection->state == OPEN) http2_cancel(connection, stream);
-    stream_end(stream, &outcome);
-    connection_touch(connection);
-}
-
-void stream_end(Stream *stream, const Outcome *outcome) {
-    Connection *connection = stream->connection;
-    if (stream->id > 0) http2_forget(connection, stream);
+    if (stream->id > 0) {
+        http2_forget(connection, stream);
+        connection->unheard++;
+    }
     *(stream->previous != NULL ? &stream->previous->next : &connection->streams) = stream->next;
     if (stream->next != NULL) stream->next->previous = stream->previous;
     stream->connection = NULL;
+}
+
+void connection_forsake(Stream *stream) {
+    Connection *connection = stream->connection;
+    if (connection == NULL) return;
+    if (connection->state == OPEN && stream->id > 0 && !http2_is_sent(stream)) http2_cancel(connection, stream);
+    let_go(stream);
+    connection_touch(connection);
+    if (connection->unheard > MOST_UNHEARD_BYTES / UNHEARD_BYTES)
+        connection_break(connection, "the server has left too many calls unanswered");
+}
+
+void stream_end(Stream *stream, const Outcome *outcome) {
+    let_go(stream);
     stream->ended(stream, outcome);
+}
+
+static void left(Timer *timer) {
+    Connection *connection = OWNER(timer, Connection, patience);
+    if (connection->streams == NULL) connection_end(connection, "closed");
+    else timer_set(&connection->wire->timers, timer, connection->wire->now_ns + LEAVE_NS, left);
 }
 
 void connection_leave(Connection *connection) {
     connection->owner = NULL;
     connection->leaving = true;
     connection_touch(connection);
-    if (connection->streams == NULL && connection->state != OPEN) connection_end(connection, "closed");
+    if (connection->streams == NULL && connection->state != OPEN) return connection_end(connection, "closed");
+    if (connection->state == OPEN && connection->heard)
+        timer_set(&connection->wire->timers, &connection->patience, connection->wire->now_ns + LEAVE_NS, left);
 }
 
 void connection_break(Connection *connection, const char *why) {
@@ -114,10 +138,19 @@ static void begin(Connection *connection) {
     connection_touch(connection);
 }
 
+/* A server that closes before its first word may be one of another kind. */
+static void closed(Connection *connection) {
+    const Problem problem = connection->problem;
+    if (!connection->heard) fail(&connection->problem, "%s before it spoke HTTP/2; is it a gRPC server?", problem.text);
+    connection_end(connection, connection->problem.text);
+}
+
 static void receive(Connection *connection) {
-    for (ssize_t got = READ_BYTES; got == READ_BYTES || (got > 0 && connection->secured != NULL);) {
+    ssize_t got = READ_BYTES;
+    for (int i = 0; i < MOST_READS && (got == READ_BYTES || (got > 0 && connection->secured != NULL)); i++) {
         got = transport_read(connection, connection->wire->buffer, READ_BYTES);
-        if (got < 0 || (got > 0 && !http2_received(connection, connection->wire->buffer, (size_t)got)))
+        if (got < 0) return closed(connection);
+        if (got > 0 && !http2_received(connection, connection->wire->buffer, (size_t)got))
             return connection_end(connection, connection->problem.text);
     }
     connection_touch(connection);
@@ -141,8 +174,11 @@ static void flush(Connection *connection) {
         if (!http2_fill(connection) || !transport_send(connection))
             return connection_end(connection, connection->problem.text);
     } while (connection->out_bytes == 0 && http2_wants_to_send(connection));
-    const bool done = connection->leaving && connection->streams == NULL && connection->out_bytes == 0;
-    if (done || http2_idle(connection)) connection_end(connection, "the server closed the connection");
+    const bool done = connection->leaving && connection->streams == NULL && connection->unheard == 0;
+    if (done && connection->out_bytes == 0) return connection_end(connection, "closed");
+    if (!http2_idle(connection)) return;
+    if (!connection->leaving) fail(&connection->problem, "the server breaks the rules of HTTP/2");
+    connection_end(connection, connection->problem.text);
 }
 
 static void connection_free(Connection *connection) {

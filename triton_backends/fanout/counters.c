@@ -12,21 +12,32 @@ typedef enum {
     RETRIES_FAMILY,
     HEDGES_FAMILY,
     DEGRADED_FAMILY,
+    SET_ASIDE_FAMILY,
+    REPLICAS_FAMILY,
+    REPLICAS_ASIDE_FAMILY,
     OVERLOADED_FAMILY,
     FAMILIES
 } Family;
 
+enum { COUNTER = TRITON_METRIC_COUNTER, GAUGE = TRITON_METRIC_GAUGE };
+
+/* An operator's alerts name them: they stay as they are. */
 static const struct {
+    int kind;
     const char *name, *description;
 } FAMILY[FAMILIES] = {
-    {"elasticrec_remote_calls_total", "Calls of an embedding service that succeeded"},
-    {"elasticrec_remote_call_duration_us_total", "Microseconds that successful calls of an embedding service took"},
-    {"elasticrec_remote_failures_total", "Calls of an embedding service that failed, by reason"},
-    {"elasticrec_remote_skipped_total", "Calls spared because no id of the queries is held there"},
-    {"elasticrec_retries_total", "Calls sent again, to another replica"},
-    {"elasticrec_hedges_total", "Calls sent to a second replica because the first was slow"},
-    {"elasticrec_degraded_queries_total", "Queries scored without an embedding service"},
-    {"elasticrec_overloaded_queries_total", "Queries refused because max_in_flight were under way"},
+    {COUNTER, "elasticrec_remote_calls_total", "Calls of an embedding service that succeeded"},
+    {COUNTER, "elasticrec_remote_call_duration_us_total",
+     "Microseconds that successful calls of an embedding service took"},
+    {COUNTER, "elasticrec_remote_failures_total", "Calls of an embedding service that failed, by reason"},
+    {COUNTER, "elasticrec_remote_skipped_total", "Calls spared because no id of the queries is held there"},
+    {COUNTER, "elasticrec_retries_total", "Calls sent again, to another replica"},
+    {COUNTER, "elasticrec_hedges_total", "Calls sent to a second replica because the first was slow"},
+    {COUNTER, "elasticrec_degraded_queries_total", "Queries scored without an embedding service"},
+    {COUNTER, "elasticrec_set_aside_total", "Times that a replica of an embedding service was set aside"},
+    {GAUGE, "elasticrec_replicas", "Replicas of an embedding service that the router knows"},
+    {GAUGE, "elasticrec_replicas_aside", "Those of them that are set aside, or have not answered yet"},
+    {COUNTER, "elasticrec_overloaded_queries_total", "Queries refused because max_in_flight were under way"},
 };
 
 struct Counters {
@@ -59,7 +70,7 @@ static bool add_metric(Counters *counters, Family family, const char *model, con
 
 static bool fill(Counters *counters, const Settings *settings, Problem *problem) {
     for (Family f = 0; f < FAMILIES; f++)
-        if (!passed(TRITONSERVER_MetricFamilyNew(counters->families + f, TRITON_METRIC_COUNTER, FAMILY[f].name,
+        if (!passed(TRITONSERVER_MetricFamilyNew(counters->families + f, FAMILY[f].kind, FAMILY[f].name,
                                                  FAMILY[f].description),
                     problem))
             return false;
@@ -94,4 +105,8 @@ void counters_close(Counters *counters) {
 void count(Counters *counters, Counter counter, int64_t service, double amount) {
     const int64_t place = counter == OVERLOADED ? counters->metric_count - 1 : service * SERVICE_COUNTERS + counter;
     log_error(TRITONSERVER_MetricIncrement(counters->metrics[place], amount));
+}
+
+void gauge(Counters *counters, Counter counter, int64_t service, double value) {
+    log_error(TRITONSERVER_MetricSet(counters->metrics[service * SERVICE_COUNTERS + counter], value));
 }

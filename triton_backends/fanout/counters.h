@@ -16,6 +16,9 @@ typedef enum {
     RETRIES,
     HEDGES,
     DEGRADED,
+    SET_ASIDE,
+    REPLICAS,       /* a gauge */
+    REPLICAS_ASIDE, /* likewise */
     SERVICE_COUNTERS,
     OVERLOADED = SERVICE_COUNTERS
 } Counter;
@@ -26,5 +29,8 @@ void counters_close(Counters *counters);
 
 /* Count something of a service; of OVERLOADED the service does not matter. From any thread. */
 void count(Counters *counters, Counter counter, int64_t service, double amount);
+
+/* What there is now of a service. */
+void gauge(Counters *counters, Counter counter, int64_t service, double value);
 
 #endif

@@ -77,7 +77,7 @@ static void look(Engine *engine) {
     for (int64_t k = 0; k < engine->service_count; k++)
         for (int64_t i = 0; i < engine->services[k].replica_count; i++) {
             Replica *replica = engine->services[k].replicas[i];
-            if (!replica->ready && !replica->probing) probe(replica);
+            if (!replica->ready && !replica->probing && !replica_rests(replica)) probe(replica);
         }
 }
 

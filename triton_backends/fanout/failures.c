@@ -10,18 +10,19 @@ static const char *const FULL_SHM = "shared memory pool";
 
 Reason failure_reason(int status, const char *details) {
     switch (status) {
-        case GRPC_DEADLINE_EXCEEDED: return TIMEOUT;
         case GRPC_UNAVAILABLE:
         case GRPC_NOT_FOUND:
         case GRPC_UNIMPLEMENTED: return GONE;
-        default: break;
+        case GRPC_INVALID_ARGUMENT:
+        case GRPC_OUT_OF_RANGE: return REFUSED;
+        default: break; /* DEADLINE_EXCEEDED too: a server is told of no deadline */
     }
     if (strstr(details, DEAD_STUB) != NULL) return GONE;
-    return strstr(details, FULL_SHM) != NULL ? FULL : REFUSED;
+    return strstr(details, FULL_SHM) != NULL ? FULL : WRONG;
 }
 
 const char *reason_label(Reason reason) {
-    static const char *const labels[REASONS] = {"gone", "timeout", "full", "refused"};
+    static const char *const labels[REASONS] = {"gone", "timeout", "full", "wrong", "refused"};
     return labels[reason];
 }
 

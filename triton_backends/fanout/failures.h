@@ -7,9 +7,10 @@
 enum {
     GRPC_OK = 0,
     GRPC_UNKNOWN = 2,
-    GRPC_DEADLINE_EXCEEDED = 4,
+    GRPC_INVALID_ARGUMENT = 3,
     GRPC_NOT_FOUND = 5,
     GRPC_PERMISSION_DENIED = 7,
+    GRPC_OUT_OF_RANGE = 11,
     GRPC_UNIMPLEMENTED = 12,
     GRPC_INTERNAL = 13,
     GRPC_UNAVAILABLE = 14,
@@ -21,7 +22,8 @@ typedef enum {
     GONE,    /* no connection, shutting down, a dead Python stub, or another build's model: another may answer */
     TIMEOUT, /* no answer before the deadline */
     FULL,    /* this call is too large for the room that it has: another may answer, and it goes on serving others */
-    REFUSED, /* it understood and said no: another replica would too */
+    WRONG,   /* any other answer that is none: another may know better, and one that often answers so is left alone */
+    REFUSED, /* it understood and said that the query is at fault: another replica would too */
     REASONS
 } Reason;
 

@@ -101,6 +101,16 @@ static void answer(Job *job, const Member *member, int64_t begin) {
     respond(job, member, response, TRITON_ERROR_INTERNAL, good ? NULL : problem.text);
 }
 
+static void job_free(Job *job) {
+    for (int64_t k = 0; k < job->query.call_count; k++) free(job->query.calls[k].answer);
+    free(job->query.calls);
+    free(job->parts);
+    free(job->members);
+    free(job->numbers);
+    free(job->divisors);
+    free(job);
+}
+
 static void answered(Query *query) {
     Job *job = OWNER(query, Job, query);
     Model *model = job->model;
@@ -117,19 +127,7 @@ static void answered(Query *query) {
     const uint64_t end_ns = now_ns();
     log_error(TRITONBACKEND_ModelInstanceReportBatchStatistics(job->instance, (uint64_t)job->rows, query->begin_ns,
                                                                query->begin_ns, end_ns, end_ns));
-}
-
-static void job_free(Job *job) {
-    free(job->query.calls);
-    free(job->parts);
-    free(job->members);
-    free(job->numbers);
-    free(job->divisors);
-    free(job);
-}
-
-static void freed(Query *query) {
-    job_free(OWNER(query, Job, query));
+    job_free(job);
 }
 
 /* ---- queries ---- */
@@ -236,7 +234,6 @@ static void submit(Job *job) {
     const Settings *settings = &job->model->settings;
     Query *query = &job->query;
     query->answered = answered;
-    query->freed = freed;
     query->call_count = settings->service_count;
     query->degrade = settings->degrade != 0;
     for (int64_t k = 0; k < query->call_count; k++) {

@@ -1,6 +1,7 @@
 /* Frames by nghttp2, and gRPC's few rules upon them: a message behind a prefix each way, the status in the trailers. */
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,8 @@
 
 static const char *const LIBRARY = "libnghttp2.so.14";
 enum { WINDOW_BYTES = 1 << 30, STREAM_WINDOW_BYTES = 1 << 26, FRAME_BYTES = 1 << 20, MOST_OUT_BYTES = 1 << 20 };
+
+enum { TLS_ALERT = 21, TLS_MAJOR = 3 }; /* how a TLS server answers plain text */
 
 #define DECLARE(type, name, ...) type (*name)(__VA_ARGS__);
 static struct {
@@ -29,8 +32,9 @@ static ssize_t read_length(nghttp2_session *session, uint8_t type, int32_t id, i
 
 static ssize_t on_read(nghttp2_session *session, int32_t id, uint8_t *buffer, size_t room, uint32_t *flags,
                        nghttp2_data_source *source, void *user) {
-    (void)session, (void)id, (void)buffer, (void)user;
-    const Stream *stream = source->ptr;
+    (void)buffer, (void)source, (void)user;
+    const Stream *stream = h2.session_get_stream_user_data(session, id);
+    if (stream == NULL) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* it was forsaken */
     const size_t left = message_bytes(stream->message) - stream->sent, size = left < room ? left : room;
     *flags = NGHTTP2_DATA_FLAG_NO_COPY | (size == left ? NGHTTP2_DATA_FLAG_EOF : 0);
     return (ssize_t)size;
@@ -38,9 +42,10 @@ static ssize_t on_read(nghttp2_session *session, int32_t id, uint8_t *buffer, si
 
 static int on_send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *head, size_t size,
                         nghttp2_data_source *source, void *user) {
-    (void)session, (void)frame;
+    (void)source;
     Connection *connection = user;
-    Stream *stream = source->ptr;
+    Stream *stream = h2.session_get_stream_user_data(session, frame->stream_id);
+    if (stream == NULL) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     if (connection->out_bytes > MOST_OUT_BYTES) return NGHTTP2_ERR_WOULDBLOCK;
     char *out = transport_room(connection, 9 + size);
     if (out == NULL) return NGHTTP2_ERR_CALLBACK_FAILURE;
@@ -65,7 +70,7 @@ void http2_submit(Connection *connection, Stream *stream) {
         header("content-type", "application/grpc"),
         header("user-agent", "elasticrec"),
     };
-    const nghttp2_data_provider body = {{.ptr = stream}, on_read};
+    const nghttp2_data_provider body = {.read = on_read};
     stream->id = h2.submit_request(connection->session, NULL, headers, sizeof headers / sizeof *headers, &body, stream);
     if (stream->id < 0) connection_break(connection, h2.strerror(stream->id));
     connection_touch(connection);
@@ -73,10 +78,21 @@ void http2_submit(Connection *connection, Stream *stream) {
 
 /* ---- a call's answer; nothing is trusted ---- */
 
-static void breaks(Stream *stream, const char *why) {
-    if (stream->broken) return;
+static void breaks(Stream *stream, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void breaks(Stream *stream, const char *format, ...) {
+    va_list arguments;
     stream->broken = true;
-    snprintf(stream->details, sizeof stream->details, "%s", why);
+    va_start(arguments, format);
+    vsnprintf(stream->details, sizeof stream->details, format, arguments);
+    va_end(arguments);
+}
+
+/* Letters of what a server said; a point for each other byte. */
+static void copy_printable(const uint8_t *from, size_t size, char *text, size_t room) {
+    size_t length = 0;
+    for (; length < size && length + 1 < room; length++)
+        text[length] = (char)(from[length] >= ' ' && from[length] <= '~' ? from[length] : '.');
+    text[length] = '\0';
 }
 
 static int hexadecimal(uint8_t figure) {
@@ -114,14 +130,34 @@ static bool is(const uint8_t *name, size_t size, const char *wanted) {
     return size == strlen(wanted) && memcmp(name, wanted, size) == 0;
 }
 
+/* What comes of a broken answer later is not waited for. */
+static void break_off(Connection *connection, Stream *stream) {
+    Outcome outcome = {.status = GRPC_INTERNAL};
+    memcpy(outcome.details, stream->details, sizeof outcome.details);
+    http2_cancel(connection, stream);
+    stream_end(stream, &outcome);
+}
+
+/* A web server's page, say. An error's own type does not matter. */
+static void check_content_type(Stream *stream, const uint8_t *value, size_t size) {
+    static const char wanted[] = "application/grpc";
+    const size_t least = sizeof wanted - 1;
+    if (stream->http_status != 200 || (size >= least && memcmp(value, wanted, least) == 0)) return;
+    char type[40];
+    copy_printable(value, size, type, sizeof type);
+    breaks(stream, "it is no gRPC server: it answers with content-type %s", type);
+}
+
 static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t name_size,
                      const uint8_t *value, size_t value_size, uint8_t flags, void *user) {
-    (void)flags, (void)user;
+    (void)flags;
     Stream *stream = h2.session_get_stream_user_data(session, frame->stream_id);
-    if (stream == NULL || stream->broken) return 0;
+    if (stream == NULL) return 0;
     if (is(name, name_size, ":status")) stream->http_status = read_number(value, value_size);
     if (is(name, name_size, "grpc-status")) stream->status = read_number(value, value_size);
     if (is(name, name_size, "grpc-message")) read_details(stream, value, value_size);
+    if (is(name, name_size, "content-type")) check_content_type(stream, value, value_size);
+    if (stream->broken) break_off(user, stream);
     return 0;
 }
 
@@ -147,9 +183,11 @@ static void take_data(Stream *stream, const uint8_t *data, size_t size) {
 }
 
 static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *data, size_t size, void *user) {
-    (void)flags, (void)user;
+    (void)flags;
     Stream *stream = h2.session_get_stream_user_data(session, id);
-    if (stream != NULL && !stream->broken) take_data(stream, data, size);
+    if (stream == NULL) return 0;
+    take_data(stream, data, size);
+    if (stream->broken) break_off(user, stream);
     return 0;
 }
 
@@ -171,8 +209,8 @@ static void judge(const Stream *stream, uint32_t code, Outcome *outcome) {
     memcpy(outcome->details, stream->details, sizeof outcome->details);
     if (code == NGHTTP2_REFUSED_STREAM) {
         *outcome = (Outcome){GRPC_UNAVAILABLE, true, "the server refused the call"};
-    } else if (stream->broken) {
-        outcome->status = GRPC_INTERNAL;
+        if (stream->connection->leaving)
+            snprintf(outcome->details, sizeof outcome->details, "%s", stream->connection->problem.text);
     } else if (stream->status > 0) {
         outcome->status = stream->status;
     } else if (stream->http_status != 200 && stream->http_status != 0) {
@@ -194,6 +232,7 @@ static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t code, 
         judge(stream, code, &outcome);
         stream_end(stream, &outcome);
     }
+    connection->unheard--;
     connection_touch(connection);
     return 0;
 }
@@ -206,7 +245,8 @@ static int on_frame_not_sent(nghttp2_session *session, const nghttp2_frame *fram
     for (Stream *stream = connection->streams; stream != NULL; stream = stream->next)
         if (stream->id == frame->stream_id) {
             Outcome outcome = {GRPC_UNAVAILABLE, true, ""};
-            snprintf(outcome.details, sizeof outcome.details, "%s", h2.strerror(code));
+            snprintf(outcome.details, sizeof outcome.details, "%s",
+                     connection->leaving ? connection->problem.text : h2.strerror(code));
             stream_end(stream, &outcome);
             break;
         }
@@ -221,20 +261,27 @@ static void heard(Connection *connection) {
         http2_submit(connection, stream);
 }
 
-static void goes_away(Connection *connection) {
+static void goes_away(Connection *connection, const nghttp2_goaway *frame) {
     ConnectionOwner *owner = connection->owner;
-    connection->leaving = true;
-    connection->owner = NULL;
-    connection_touch(connection);
-    if (owner != NULL) owner->leaving(owner);
+    char text[80];
+    copy_printable(frame->text, frame->text_size, text, sizeof text);
+    fail(&connection->problem, "the server ended the connection with GOAWAY (%s%s%s)",
+         h2.http2_strerror(frame->error_code), *text != '\0' ? ": " : "", text);
+    connection_leave(connection);
+    if (owner != NULL) owner->leaving(owner, connection->problem.text);
 }
 
 static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
     (void)session;
     Connection *connection = user;
     if (frame->type == NGHTTP2_SETTINGS && !connection->heard) heard(connection);
-    if (frame->type == NGHTTP2_GOAWAY && !connection->leaving) goes_away(connection);
+    if (frame->type == NGHTTP2_GOAWAY && !connection->leaving)
+        goes_away(connection, (const nghttp2_goaway *)frame);
     return 0;
+}
+
+bool http2_is_sent(const Stream *stream) {
+    return stream->sent == message_bytes(stream->message);
 }
 
 void http2_cancel(Connection *connection, const Stream *stream) {
@@ -300,7 +347,22 @@ void http2_end(Connection *connection) {
     if (connection->session != NULL) h2.session_del(connection->session);
 }
 
+/* Whether what a server says first can be HTTP/2's: a frame of settings. */
+static bool check_first(Connection *connection, const uint8_t *bytes, size_t size) {
+    char text[FIRST_BYTES + 1];
+    const size_t room = FIRST_BYTES - connection->first_got, more = size < room ? size : room;
+    memcpy(connection->first + connection->first_got, bytes, more);
+    connection->first_got += more;
+    if (connection->first_got < 4 || connection->first[3] == NGHTTP2_SETTINGS) return true;
+    copy_printable(connection->first, connection->first_got, text, sizeof text);
+    if (connection->secured == NULL && connection->first[0] == TLS_ALERT && connection->first[1] == TLS_MAJOR)
+        return fail(&connection->problem, "the server speaks TLS; set ELASTICREC_TLS_CA");
+    return fail(&connection->problem, "it is no gRPC server: it speaks %s, not HTTP/2 (it says \"%s\")",
+                strncmp(text, "HTTP/1", 6) == 0 ? "HTTP/1" : "something else", text);
+}
+
 bool http2_received(Connection *connection, const uint8_t *bytes, size_t size) {
+    if (!connection->heard && !check_first(connection, bytes, size)) return false;
     const ssize_t used = h2.session_mem_recv(connection->session, bytes, size);
     return used >= 0 || fail(&connection->problem, "broken HTTP/2: %s", h2.strerror((int)used));
 }

@@ -43,7 +43,8 @@ struct Stream {
 /* Who holds a connection is told of what becomes of it. */
 typedef struct ConnectionOwner ConnectionOwner;
 struct ConnectionOwner {
-    void (*leaving)(ConnectionOwner *owner); /* it takes no new calls; those under way go on. No longer the owner's. */
+    /* It takes no new calls; those under way go on. No longer the owner's. */
+    void (*leaving)(ConnectionOwner *owner, const char *why);
     void (*lost)(ConnectionOwner *owner, const char *why); /* it is gone; its calls end. No longer the owner's. */
 };
 
@@ -74,8 +75,12 @@ Connection *connection_open(Wire *wire, const Place *place, ConnectionOwner *own
 /* Make a call; it ends later, never within this function. */
 void connection_call(Connection *connection, Stream *stream);
 
-/* Tell the server that a call's answer is no longer wanted; it ends as cancelled. */
-void connection_cancel(Stream *stream);
+/* Nobody waits for a call any more: `ended` is not called, and the stream and its message may be freed.
+ *
+ * The server is told (RST_STREAM) only where it has not got all of the request, and so has not begun with it: Triton 2.51
+ * crashes on calls that are cancelled while it works on them. Of others HTTP/2 keeps a few hundred bytes until the server
+ * answers; one that leaves too many of them is hung up on. */
+void connection_forsake(Stream *stream);
 
 /* The owner lets go of it: it closes once no call is under way. */
 void connection_leave(Connection *connection);

@@ -141,11 +141,18 @@ static bool add_dim(Output *output, uint64_t value) {
     return true;
 }
 
+static bool is_text(const Field *field, const char *text) {
+    const size_t size = strlen(text);
+    return field->delimited && (size_t)(field->content.end - field->content.at) == size &&
+           memcmp(field->content.at, text, size) == 0;
+}
+
 /* An InferOutputTensor: name 1, datatype 2, shape 3, in one piece or not. */
 static bool read_output(Bytes bytes, Output *output) {
     Field field;
     while (bytes.at < bytes.end) {
         if (!take_field(&bytes, &field)) return false;
+        if (field.number == 1 && !is_text(&field, "sums")) return false;
         if (field.number == 2 && field.delimited) {
             const size_t size = (size_t)(field.content.end - field.content.at);
             if (size >= sizeof output->datatype) return false;
@@ -186,6 +193,25 @@ size_t answer_limit(const SumsShape *shape) {
     return sums_bytes(shape) + 4096;
 }
 
+/* Tables hold finite values alone; all exponent bits of others are set. */
+static bool are_finite(const uint8_t *floats, size_t size) {
+    uint32_t bits, bad = 0;
+    for (size_t i = 0; i < size; i += sizeof bits) {
+        memcpy(&bits, floats + i, sizeof bits);
+        bad |= (bits & 0x7f800000) == 0x7f800000;
+    }
+    return bad == 0;
+}
+
+static bool are_finite_halves(const uint8_t *halves, size_t size) {
+    uint16_t bits, bad = 0;
+    for (size_t i = 0; i < size; i += sizeof bits) {
+        memcpy(&bits, halves + i, sizeof bits);
+        bad |= (bits & 0x7c00) == 0x7c00;
+    }
+    return bad == 0;
+}
+
 bool sums_find(const void *answer, size_t size, const SumsShape *shape, const void **sums, Problem *problem) {
     const char *datatype = shape->half ? "FP16" : "FP32";
     Output output = {0};
@@ -197,6 +223,8 @@ bool sums_find(const void *answer, size_t size, const SumsShape *shape, const vo
         return fail(problem, "sums: expected %s of %lld x %lld, got %.8s of %d dimensions, %llu x %llu, in %zu bytes",
                     datatype, (long long)shape->rows, (long long)shape->width, output.datatype, output.dims,
                     (unsigned long long)output.shape[0], (unsigned long long)output.shape[1], filled);
+    if (!(shape->half ? are_finite_halves : are_finite)(output.numbers.at, filled))
+        return fail(problem, "sums: expected finite numbers, got others among them");
     *sums = output.numbers.at;
     return true;
 }

@@ -14,7 +14,11 @@
 typedef struct nghttp2_session nghttp2_session;
 typedef struct nghttp2_session_callbacks nghttp2_session_callbacks;
 
-enum { NGHTTP2_ERR_WOULDBLOCK = -504, NGHTTP2_ERR_CALLBACK_FAILURE = -902 };
+enum {
+    NGHTTP2_ERR_WOULDBLOCK = -504,
+    NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE = -521, /* of one stream, which is reset */
+    NGHTTP2_ERR_CALLBACK_FAILURE = -902
+};
 enum { NGHTTP2_HEADERS = 1, NGHTTP2_SETTINGS = 4, NGHTTP2_GOAWAY = 7 };                 /* frames */
 enum { NGHTTP2_DATA_FLAG_EOF = 1, NGHTTP2_DATA_FLAG_NO_COPY = 4, NGHTTP2_FLAG_ACK = 1 }; /* flags */
 enum { NGHTTP2_NO_ERROR = 0, NGHTTP2_REFUSED_STREAM = 7, NGHTTP2_CANCEL = 8 };          /* ends of streams */
@@ -38,6 +42,14 @@ typedef struct {
     int32_t stream_id;
     uint8_t type, flags, reserved;
 } nghttp2_frame;
+
+typedef struct {
+    nghttp2_frame head;
+    int32_t last_stream_id;
+    uint32_t error_code;
+    uint8_t *text; /* what the server adds, of any bytes */
+    size_t text_size;
+} nghttp2_goaway;
 
 typedef struct {
     int32_t id;
@@ -80,6 +92,7 @@ typedef ssize_t nghttp2_read_length(nghttp2_session *, uint8_t type, int32_t str
     F(void, session_callbacks_set_send_data_callback, nghttp2_session_callbacks *, nghttp2_send_data *)               \
     F(void, session_callbacks_set_data_source_read_length_callback, nghttp2_session_callbacks *,                      \
       nghttp2_read_length *)                                                                                          \
+    F(const char *, http2_strerror, uint32_t code) /* of a frame's code */                                            \
     F(void, session_callbacks_del, nghttp2_session_callbacks *)                                                       \
     F(int, session_client_new, nghttp2_session **, const nghttp2_session_callbacks *, void *user)                     \
     F(void, session_del, nghttp2_session *)                                                                           \

@@ -7,15 +7,35 @@
 #include "../native/shell.h"
 
 static const uint64_t RETRY_NS = 1000000000, FIRST_RETRY_NS = 100000000; /* between two attempts to connect */
+static const uint64_t FIRST_REST_NS = 1000000000, MOST_REST_NS = 60000000000;
+enum {
+    MOST_WRONG = 3,  /* answers in a row, then it is set aside */
+    STEADY_GOOD = 64 /* answers in a row, then its next rest is short again */
+};
+
+static bool contains(const int64_t *numbers, int count, int64_t number) {
+    for (int i = 0; i < count; i++)
+        if (numbers[i] == number) return true;
+    return false;
+}
 
 /* ---- a replica and its connection ---- */
 
-/* The next one is opened at once, so that no call waits for it; a server that has answered may end them as it likes. */
-static void leaving(ConnectionOwner *owner) {
+void replica_tell(Replica *replica, const char *why) {
+    if (replica->ready || !replica->listed || strcmp(why, replica->told.text) == 0) return;
+    fail(&replica->told, "%s", why);
+    log_warning("service %s: replica %s does not serve: %s", replica->service->shard->name, replica->place.text, why);
+}
+
+/* The next one is opened at once, so that no call waits for it; a server that has answered since the one before may end
+ * them as it likes. */
+static void leaving(ConnectionOwner *owner, const char *why) {
     Replica *replica = OWNER(owner, Replica, owner);
+    const bool again = replica->goodbyes++ > 0;
     replica->connection = NULL;
-    fail(&replica->problem, "the server closed the connection");
-    if (replica->ready) replica->connect_at_ns = 0;
+    fail(&replica->problem, "%s%s", why, again ? ", as it does with each" : "");
+    replica_tell(replica, replica->problem.text);
+    if (replica->ready && !again) replica->connect_at_ns = 0;
     if (replica->listed) replica_connection(replica);
 }
 
@@ -23,6 +43,7 @@ static void lost(ConnectionOwner *owner, const char *why) {
     Replica *replica = OWNER(owner, Replica, owner);
     replica->connection = NULL;
     fail(&replica->problem, "%s", why);
+    replica_tell(replica, why);
 }
 
 Connection *replica_connection(Replica *replica) {
@@ -39,24 +60,74 @@ void replica_release(Replica *replica) {
     if (--replica->references == 0) free(replica);
 }
 
-static void update_ready(RemoteService *service) {
-    bool ready = false;
-    for (int64_t i = 0; i < service->replica_count; i++) ready |= service->replicas[i]->ready;
-    atomic_store(&service->ready, ready);
+/* ---- whether it serves ---- */
+
+static uint64_t longer(uint64_t rest_ns) {
+    if (rest_ns == 0) return FIRST_REST_NS;
+    return 2 * rest_ns < MOST_REST_NS ? 2 * rest_ns : MOST_REST_NS;
+}
+
+/* How many do not serve. */
+static int64_t update_ready(RemoteService *service) {
+    int64_t aside = 0;
+    for (int64_t i = 0; i < service->replica_count; i++) aside += !service->replicas[i]->ready;
+    atomic_store(&service->ready, aside < service->replica_count);
+    gauge(service->counters, REPLICAS, service->place, (double)service->replica_count);
+    gauge(service->counters, REPLICAS_ASIDE, service->place, (double)aside);
+    return aside;
 }
 
 void replica_set_ready(Replica *replica) {
+    replica->goodbyes = 0;
     if (replica->ready) return;
     replica->ready = true;
+    replica->told.text[0] = '\0';
     update_ready(replica->service);
     log_warning("service %s: replica %s serves", replica->service->shard->name, replica->place.text);
 }
 
 void replica_set_aside(Replica *replica, const char *why) {
+    RemoteService *service = replica->service;
     if (!replica->ready) return;
     replica->ready = false;
-    update_ready(replica->service);
-    log_warning("%s; set aside until it answers", why);
+    replica->good = 0;
+    replica->rest_until_ns = service->wire->now_ns + replica->rest_ns;
+    if (replica->rest_ns == 0) log_warning("%s; set aside until it answers", why);
+    else log_warning("%s; set aside for %.0f s, and until it answers", why, (double)replica->rest_ns / 1e9);
+    replica->rest_ns = longer(replica->rest_ns);
+    count(service->counters, SET_ASIDE, service->place, 1);
+    if (update_ready(service) == service->replica_count && replica->listed)
+        log_warning("service %s: all its replicas are set aside; %s", service->shard->name,
+                    service->degrade ? "queries go without it until one answers" : "they are asked all the same");
+}
+
+bool replica_rests(const Replica *replica) {
+    const RemoteService *service = replica->service;
+    return atomic_load(&service->ready) && service->wire->now_ns < replica->rest_until_ns;
+}
+
+void replica_answered(Replica *replica) {
+    replica->wrong = 0;
+    if (++replica->good >= STEADY_GOOD) replica->rest_ns = 0;
+    replica_set_ready(replica);
+}
+
+void replica_answered_wrongly(Replica *replica, const char *why) {
+    replica->wrong++;
+    replica->good = 0;
+    fail(&replica->fault, "%s", why);
+}
+
+void service_judge(RemoteService *service, const int64_t *tried, int tried_count) {
+    for (int64_t i = 0; i < service->replica_count; i++) {
+        Replica *replica = service->replicas[i];
+        if (replica->wrong < MOST_WRONG || !replica->ready || !contains(tried, tried_count, replica->number)) continue;
+        Problem problem;
+        fail(&problem, "%.400s; its answers were wrong %lld times in a row, and another's right", replica->fault.text,
+             (long long)replica->wrong);
+        if (replica->rest_ns == 0) replica->rest_ns = FIRST_REST_NS;
+        replica_set_aside(replica, problem.text);
+    }
 }
 
 /* ---- a service's replicas ---- */
@@ -115,14 +186,15 @@ void service_set_places(RemoteService *service, const Place *places, int64_t cou
     log_replicas(service);
 }
 
-static bool busier(const Replica *one, const Replica *other) {
-    return one->ready != other->ready ? other->ready : one->in_flight > other->in_flight;
+/* Not worth a second call at the same time, nor the last try of one that has failed already. */
+static bool doubtful(const Replica *replica, bool again) {
+    return replica->wrong > 0 && (again || replica->in_flight > 0);
 }
 
-static bool contains(const int64_t *numbers, int count, int64_t number) {
-    for (int i = 0; i < count; i++)
-        if (numbers[i] == number) return true;
-    return false;
+static bool worse(const Replica *one, const Replica *other, bool again) {
+    if (one->ready != other->ready) return other->ready;
+    if (doubtful(one, again) != doubtful(other, again)) return doubtful(one, again);
+    return one->in_flight > other->in_flight;
 }
 
 Replica *service_pick(RemoteService *service, const int64_t *tried, int tried_count) {
@@ -131,7 +203,7 @@ Replica *service_pick(RemoteService *service, const int64_t *tried, int tried_co
     for (int64_t i = 0; i < service->replica_count; i++) {
         Replica *replica = service->replicas[(service->turn + (uint64_t)i) % (uint64_t)service->replica_count];
         if (contains(tried, tried_count, replica->number)) continue;
-        if (best == NULL || busier(best, replica)) best = replica;
+        if (best == NULL || worse(best, replica, tried_count > 0)) best = replica;
     }
     return best;
 }
@@ -141,6 +213,7 @@ bool service_open(RemoteService *service, Wire *wire, const Settings *settings, 
     const RemoteShard *shard = settings->services + place;
     *service = (RemoteService){.wire = wire, .shard = shard, .place = place, .counters = counters};
     service->hedge_ppm = settings->hedge_ppm;
+    service->degrade = settings->degrade != 0;
     service->probe_shape = (SumsShape){1, shard->table_count * settings->dim, settings->half != 0};
     service->probe_lengths = calloc((size_t)shard->table_count, sizeof *service->probe_lengths);
     if (service->probe_lengths == NULL) return fail(problem, "out of memory");

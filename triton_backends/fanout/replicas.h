@@ -1,4 +1,10 @@
-/* The replicas of one embedding service, each behind one connection that is kept open, and which of them takes a call. */
+/* The replicas of one embedding service, each behind one connection that is kept open, and which of them takes a call.
+ *
+ * A replica that fails is set aside (Envoy and gRPC's proposal A50 call it outlier ejection): at once where it is gone or
+ * does not answer, after a few wrong answers in a row where another replica answered the same call rightly, so that a bad
+ * query is never its fault. It rests longer each time, up to a minute, as theirs do. Unlike theirs it then has to answer
+ * a probe, and after wrong answers it gets one query at a time until one is answered rightly. All may be gone: then none
+ * rests, and all are asked all the same (Envoy's panic); wrong answers never set the last one aside. */
 #ifndef ELASTICREC_REPLICAS_H
 #define ELASTICREC_REPLICAS_H
 
@@ -21,7 +27,12 @@ typedef struct {
     int64_t references; /* the service's list, and calls */
     bool listed, ready, probing;
     uint64_t connect_at_ns; /* not sooner again */
+    int64_t goodbyes;       /* connections in a row that the server ended before an answer */
     Problem problem;        /* why there is no connection */
+    int64_t wrong, good;    /* answers in a row */
+    Problem fault;          /* of the last wrong one */
+    uint64_t rest_until_ns, rest_ns; /* rest_ns: how long, the next time */
+    Problem told;                    /* why it does not serve, as the log has it */
 } Replica;
 
 struct RemoteService {
@@ -29,6 +40,7 @@ struct RemoteService {
     const RemoteShard *shard;
     int64_t place; /* among the services */
     int64_t hedge_ppm;
+    bool degrade;
     Counters *counters;
     Replica **replicas;
     int64_t replica_count, next_number;
@@ -49,13 +61,22 @@ void service_free(RemoteService *service);
 void service_set_places(RemoteService *service, const Place *places, int64_t count);
 
 /* The ready replica with the fewest calls under way; where none is ready, one that was set aside; equals take turns.
- * A slow or frozen replica gathers calls and is so avoided before anything has timed out. NULL where all are `tried`,
- * by their numbers. */
+ * A slow or frozen replica gathers calls and is so avoided before anything has timed out. One whose last answer was wrong
+ * has few under way, since it answers fast, and comes last all the same. NULL where all are `tried`, by their numbers. */
 Replica *service_pick(RemoteService *service, const int64_t *tried, int tried_count);
 
 /* Whether a replica answers; told to the log with the reason. */
 void replica_set_ready(Replica *replica);
 void replica_set_aside(Replica *replica, const char *why);
+bool replica_rests(const Replica *replica); /* not to be probed yet */
+void replica_tell(Replica *replica, const char *why); /* to the log: why one that is not ready does not become so */
+
+/* What it made of a query's call. */
+void replica_answered(Replica *replica);
+void replica_answered_wrongly(Replica *replica, const char *why);
+
+/* A call that was tried on these has been answered rightly: those that answered wrongly too often are set aside. */
+void service_judge(RemoteService *service, const int64_t *tried, int tried_count);
 
 /* The connection to make a call on; NULL where there is none, and the replica's problem says why. */
 Connection *replica_connection(Replica *replica);

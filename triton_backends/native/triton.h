@@ -37,7 +37,7 @@ enum {
 enum { TRITON_TYPE_BOOL = 1, TRITON_TYPE_INT32 = 8, TRITON_TYPE_INT64 = 9, TRITON_TYPE_FP32 = 11 };
 enum { TRITON_MEMORY_CPU = 0, TRITON_MEMORY_CPU_PINNED = 1, TRITON_MEMORY_GPU = 2 };
 enum { TRITON_LOG_WARN = 1, TRITON_LOG_ERROR = 2 };
-enum { TRITON_METRIC_COUNTER = 0, TRITON_PARAMETER_STRING = 0 };
+enum { TRITON_METRIC_COUNTER = 0, TRITON_METRIC_GAUGE = 1, TRITON_PARAMETER_STRING = 0 };
 enum { TRITON_RELEASE_ALL = 1, TRITON_RESPONSE_FINAL = 1 };
 
 TRITONSERVER_Error *TRITONSERVER_ErrorNew(int code, const char *message);
@@ -53,6 +53,7 @@ TRITONSERVER_Error *TRITONSERVER_MetricNew(TRITONSERVER_Metric **metric, TRITONS
                                            const TRITONSERVER_Parameter **labels, uint64_t label_count);
 TRITONSERVER_Error *TRITONSERVER_MetricDelete(TRITONSERVER_Metric *metric);
 TRITONSERVER_Error *TRITONSERVER_MetricIncrement(TRITONSERVER_Metric *metric, double amount);
+TRITONSERVER_Error *TRITONSERVER_MetricSet(TRITONSERVER_Metric *metric, double value); /* a gauge's */
 TRITONSERVER_Parameter *TRITONSERVER_ParameterNew(const char *name, int type, const void *value);
 void TRITONSERVER_ParameterDelete(TRITONSERVER_Parameter *parameter);
 

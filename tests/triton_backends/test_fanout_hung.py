@@ -1,0 +1,152 @@
+"""What the router keeps of queries that a hung server never answers: nothing that grows with them."""
+
+import ctypes
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import Structure, c_size_t
+from pathlib import Path
+
+import pytest
+
+from tests.triton_backends.fake_shard import FakeShard, serving
+from tests.triton_backends.fake_triton import Backend, BackendError
+from tests.triton_backends.fanouts import FanOut, Model, eventually, make
+
+QUERIES, AT_A_TIME, ROWS = 1600, 64, 3000
+SETTINGS = bytes([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0x7F, 0xFF, 0xFF, 0xFF])  # a stream may send 2 GiB
+WINDOW = bytes([0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7F, 0, 0, 0])  # and so may all together
+NARROW = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+RST_STREAM, CANCEL = 3, 8
+
+
+class _Memory(Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = (
+        ("before", c_size_t * 4),
+        ("hblkhd", c_size_t),  # bytes in maps of their own
+        ("between", c_size_t * 2),
+        ("uordblks", c_size_t),  # bytes in the arenas that are in use
+        ("after", c_size_t * 2),
+    )
+
+
+def allocated_bytes() -> int:
+    """What this process has from malloc now."""
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = _Memory
+    memory = mallinfo()
+    return int(memory.uordblks + memory.hblkhd)
+
+
+class Hung:
+    """A server that takes requests and never answers.
+
+    deaf: that does not even read them; narrow: that takes 64 KiB of them.
+    """
+
+    def __init__(self, *, deaf: bool, narrow: bool) -> None:
+        self.deaf = deaf
+        self.greeting = NARROW if narrow else SETTINGS + WINDOW
+        self.clients: list[socket.socket] = []
+        self.resets: list[bytes] = []
+        self.address = ""
+
+    def accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            self.clients.append(client)
+            client.sendall(self.greeting)
+            if not self.deaf:
+                threading.Thread(target=self.read, args=[client], daemon=True).start()
+
+    def read(self, client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            try:
+                stream.read(24)  # the preface
+                while head := stream.read(9):
+                    body = stream.read(int.from_bytes(head[:3], "big"))
+                    if head[3] == RST_STREAM:
+                        self.resets.append(body)
+            except OSError:
+                return
+
+
+@contextmanager
+def hanging(*, deaf: bool = False, narrow: bool = False) -> Iterator[Hung]:
+    server = Hung(deaf=deaf, narrow=narrow)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server.address = f"127.0.0.1:{listener.getsockname()[1]}"
+        threading.Thread(target=server.accept, args=[listener], daemon=True).start()
+        yield server
+        listener.shutdown(socket.SHUT_RDWR)
+        for client in server.clients:
+            client.close()
+
+
+@pytest.fixture(scope="module")
+def backend(fake: ctypes.CDLL) -> Backend:
+    loaded = Backend(fake, "elasticrec_fanout")
+    loaded.initialize()
+    return loaded
+
+
+@contextmanager
+def router(backend: Backend, folder: Path, hung: Hung, a: FakeShard, b: FakeShard) -> Iterator[tuple[FanOut, Model]]:
+    """Over one service that answers, and one that is `hung` by the time of the first query."""
+    fanout = make(backend, folder, [a], [b], deadline_us=20_000)
+    with fanout.running() as model:
+        fanout.write_addresses(tier0=[a.address], tier1=[hung.address])
+        eventually(lambda: f"service tier1: replicas {hung.address}\n" in fanout.log)
+        eventually(lambda: bool(hung.clients))
+        yield fanout, model
+
+
+def time_out(fanout: FanOut, model: Model, count: int, rows: int) -> None:
+    """Queries that only the hung service is asked for."""
+    query = fanout.without(fanout.query(rows), 0)
+    for _ in range(0, count, AT_A_TIME):
+        waiting = [model.submit([query]) for _ in range(AT_A_TIME)]
+        for pending in waiting:
+            assert all(isinstance(answer, BackendError) for answer in pending.answers())
+
+
+@pytest.mark.parametrize("deaf", [False, True], ids=["reads", "deaf"])
+def test_queries_are_freed_at_their_deadline(backend: Backend, tmp_path: Path, deaf: bool) -> None:
+    a, b = FakeShard(2), FakeShard(2)
+    with serving(a, b), hanging(deaf=deaf) as hung, router(backend, tmp_path, hung, a, b) as (fanout, model):
+        time_out(fanout, model, AT_A_TIME, ROWS)
+        before = allocated_bytes()
+        time_out(fanout, model, QUERIES, ROWS)
+        assert allocated_bytes() - before < 8 << 20  # a query alone has some 200 KiB
+
+
+def test_a_request_is_cancelled_only_where_the_server_has_not_got_all_of_it(backend: Backend, tmp_path: Path) -> None:
+    """Triton 2.51 crashes on a call that is cancelled while it works on it."""
+    a, b = FakeShard(2), FakeShard(2)
+    with serving(a, b), hanging() as hung, router(backend, tmp_path, hung, a, b) as (fanout, model):
+        time_out(fanout, model, AT_A_TIME, 1)
+        assert fanout.metric("remote_failures", reason="timeout") == AT_A_TIME
+        time_out(fanout, model, AT_A_TIME, ROWS)  # a reset would have come before these
+        assert not hung.resets
+    with serving(a, b), hanging(narrow=True) as hung, router(backend, tmp_path, hung, a, b) as (fanout, model):
+        time_out(fanout, model, AT_A_TIME, ROWS)
+        eventually(lambda: bool(hung.resets))
+        assert {int.from_bytes(code, "big") for code in hung.resets} == {CANCEL}
+
+
+def test_a_server_that_leaves_thousands_of_calls_unanswered_is_hung_up_on(backend: Backend, tmp_path: Path) -> None:
+    a, b = FakeShard(2), FakeShard(2)
+    with serving(a, b), hanging() as hung, router(backend, tmp_path, hung, a, b) as (fanout, model):
+        fanout_calls = 0
+        while len(hung.clients) == 1:
+            assert fanout_calls < 6000, "it was not hung up on"
+            time_out(fanout, model, AT_A_TIME, 1)
+            fanout_calls += AT_A_TIME
+        assert fanout_calls > 2000
+        assert "the server has left too many calls unanswered" in fanout.log
