@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -131,6 +132,10 @@ class FanOut:
         """Since it was loaded: other models of this process may have had the same ports."""
         text = ctypes.string_at(ctypes.addressof(c_char.in_dll(self.backend.fake, "fake_log"))).decode()
         return text[self.log_begin :]
+
+    def times_set_aside(self, address: str) -> int:
+        """A replica, as the log has it."""
+        return len(re.findall(rf"replica {address}: .*; set aside", self.log))
 
 
 def make(backend: Backend, folder: Path, *shards: Sequence[FakeShard], **settings: object) -> FanOut:

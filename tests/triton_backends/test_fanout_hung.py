@@ -15,6 +15,7 @@ from tests.triton_backends.fake_triton import Backend, BackendError
 from tests.triton_backends.fanouts import FanOut, Model, eventually, make
 
 QUERIES, AT_A_TIME, ROWS = 1600, 64, 3000
+MANY = 1024  # at a time, for small queries
 SETTINGS = bytes([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0x7F, 0xFF, 0xFF, 0xFF])  # a stream may send 2 GiB
 WINDOW = bytes([0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7F, 0, 0, 0])  # and so may all together
 NARROW = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -99,7 +100,7 @@ def backend(fake: ctypes.CDLL) -> Backend:
 @contextmanager
 def router(backend: Backend, folder: Path, hung: Hung, a: FakeShard, b: FakeShard) -> Iterator[tuple[FanOut, Model]]:
     """Over one service that answers, and one that is `hung` by the time of the first query."""
-    fanout = make(backend, folder, [a], [b], deadline_us=20_000)
+    fanout = make(backend, folder, [a], [b], deadline_us=20_000, max_in_flight=MANY)
     with fanout.running() as model:
         fanout.write_addresses(tier0=[a.address], tier1=[hung.address])
         eventually(lambda: f"service tier1: replicas {hung.address}\n" in fanout.log)
@@ -107,11 +108,11 @@ def router(backend: Backend, folder: Path, hung: Hung, a: FakeShard, b: FakeShar
         yield fanout, model
 
 
-def time_out(fanout: FanOut, model: Model, count: int, rows: int) -> None:
+def time_out(fanout: FanOut, model: Model, count: int, rows: int, at_a_time: int = AT_A_TIME) -> None:
     """Queries that only the hung service is asked for."""
     query = fanout.without(fanout.query(rows), 0)
-    for _ in range(0, count, AT_A_TIME):
-        waiting = [model.submit([query]) for _ in range(AT_A_TIME)]
+    for _ in range(0, count, at_a_time):
+        waiting = [model.submit([query]) for _ in range(at_a_time)]
         for pending in waiting:
             assert all(isinstance(answer, BackendError) for answer in pending.answers())
 
@@ -143,10 +144,10 @@ def test_a_request_is_cancelled_only_where_the_server_has_not_got_all_of_it(back
 def test_a_server_that_leaves_thousands_of_calls_unanswered_is_hung_up_on(backend: Backend, tmp_path: Path) -> None:
     a, b = FakeShard(2), FakeShard(2)
     with serving(a, b), hanging() as hung, router(backend, tmp_path, hung, a, b) as (fanout, model):
-        fanout_calls = 0
+        calls = 0
         while len(hung.clients) == 1:
-            assert fanout_calls < 6000, "it was not hung up on"
-            time_out(fanout, model, AT_A_TIME, 1)
-            fanout_calls += AT_A_TIME
-        assert fanout_calls > 2000
+            assert calls < 20_000, "it was not hung up on"
+            time_out(fanout, model, MANY, 1, MANY)
+            calls += MANY
+        assert calls > 8_000
         assert "the server has left too many calls unanswered" in fanout.log

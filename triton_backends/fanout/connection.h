@@ -1,4 +1,4 @@
-/* Inside a connection: `transport.c` moves its bytes, `http2.c` makes frames and calls of them. */
+/* Inside a connection: `transport.c` moves its bytes, `http2.c` makes frames of them, and `grpc.c` answers. */
 #ifndef ELASTICREC_CONNECTION_H
 #define ELASTICREC_CONNECTION_H
 
@@ -56,6 +56,16 @@ ssize_t transport_read(Connection *connection, void *bytes, size_t room);
 bool transport_send(Connection *connection);
 bool transport_append(Connection *connection, const void *bytes, size_t size);
 char *transport_room(Connection *connection, size_t size); /* behind `out`, which is so much longer then */
+
+/* ---- grpc.c ---- */
+
+/* What comes of an answer; it may be `broken` by it. */
+void answer_header(Stream *stream, const uint8_t *name, size_t name_size, const uint8_t *value, size_t value_size);
+void answer_data(Stream *stream, const uint8_t *data, size_t size);
+void answer_judge(const Stream *stream, uint32_t code, Outcome *outcome); /* its end, with HTTP/2's code */
+
+/* Letters of what a server said; a point for each other byte. */
+void copy_printable(const uint8_t *from, size_t size, char *text, size_t room);
 
 /* ---- http2.c ---- */
 

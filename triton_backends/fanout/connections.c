@@ -11,8 +11,8 @@
 enum {
     READ_BYTES = 1 << 18,
     MOST_READS = 16, /* at a time: others wait */
-    MOST_UNHEARD_BYTES = 4 << 20,
-    UNHEARD_BYTES = 1 << 10 /* more than nghttp2 holds of a call whose request is sent, or is not to be sent any more */
+    MOST_UNHEARD_BYTES = 8 << 20,
+    UNHEARD_BYTES = 512 /* more than nghttp2 holds of a call whose request is sent, or is not to be sent any more */
 };
 static const uint64_t CONNECT_NS = 1000000000; /* until the server speaks */
 static const uint64_t LEAVE_NS = 60000000000;  /* for answers that nobody waits for */
