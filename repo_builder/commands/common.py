@@ -61,6 +61,11 @@ def add_profile(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def warn(line: str) -> None:
+    """Say on stderr, in one line, what the user should know."""
+    err.print(f"elasticrec: {line}", markup=False, soft_wrap=True)
+
+
 def json_or_csv(text: str) -> Path:
     """An argument type: the name of a JSON or CSV file."""
     if not text.lower().endswith((".json", ".csv")):

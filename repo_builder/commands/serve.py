@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from repo_builder.commands.common import Commands, add_command, add_repository, bounded
+from repo_builder.commands.common import Commands, add_command, add_repository, bounded, warn
 from repo_builder.errors import InputError
 from repo_builder.repository.manifest import MANIFEST, load_manifest, verify
+from repo_builder.serving import faults
 from repo_builder.serving.gpus import check_gpus
 from repo_builder.serving.install import installation
 from repo_builder.serving.server import Ports, remove_caches, running, wait
@@ -30,7 +31,7 @@ def add(commands: Commands) -> None:
             f"--{name}-port", type=bounded(int, 1, 65535), default=port, metavar="N", help="(default: %(default)s)"
         )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
-    parser.add_argument("--log-file", type=Path, metavar="FILE", help="the server's log (default: DIR.log)")
+    parser.add_argument("--log-file", type=Path, metavar="FILE", help="the server's log (default: DIR-PORT.log)")
     parser.set_defaults(run=run)
 
 
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
     check_gpus(args.repository)
     remove_caches(args.repository)  # of a server that was killed
     manifest = verify(whole, service)  # a flipped bit in a weight would make no error but wrong scores
-    log = args.log_file or whole.with_name(f"{whole.name}-{service}.log" if service else f"{whole.name}.log")
+    served = f"{whole.name}-{service}" if service else whole.name
+    log = args.log_file or whole.with_name(f"{served}-{ports.http}.log")  # several may serve it
     with installation() as installed, running(installed, args.repository, ports, log, host=args.host) as server:
         try:
             print(f"model    {manifest.name}")
@@ -53,6 +55,8 @@ def run(args: argparse.Namespace) -> None:
             print(f"metrics  {server.metrics}")
             print(f"log      {log}")
             print("ready", flush=True)
+            if told := faults.warning(faults.version_of(server.http) or ""):
+                warn(told)
             wait(server)
         except KeyboardInterrupt:
             print("stopping", flush=True)

@@ -14,6 +14,7 @@ import psutil
 import tritonclient.http
 
 from repo_builder.serving.server import Server, stubs
+from repo_builder.serving.stubs import stub_model
 
 SERVER = "tritonserver"
 _MAPPED = {"weights.bin", "idmap.bin"}  # what native models, which have no process of their own, map into the server's
@@ -47,8 +48,9 @@ def memory_of_process(pid: int) -> Mapping[str, int]:
         if path.name in _MAPPED:
             memory[path.parent.parent.name] += mapped.pss
             memory[SERVER] -= mapped.pss
-    for stub in process.children(recursive=True):
-        memory[_model(stub.cmdline())] += stub.memory_full_info().pss
+    for child in process.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # of a moment, such as a shell
+            memory[stub_model(child) or SERVER] += child.memory_full_info().pss
     return dict(memory)
 
 
@@ -85,11 +87,6 @@ def memory_alone(server: Server) -> int:
             shared = mapping.shared_clean + mapping.shared_dirty
             shared_bytes[mapping.path] = max(shared_bytes.get(mapping.path, 0), shared)
     return private_bytes + sum(shared_bytes.values())
-
-
-def _model(command: list[str]) -> str:
-    """The model that a stub serves; its first argument is the model's file, `.../NAME/VERSION/model.py`."""
-    return Path(command[1]).parent.parent.name
 
 
 def times_by_model(server: Server) -> Mapping[str, ModelTimes]:

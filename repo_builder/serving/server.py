@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import http.client
 import os
 import random
@@ -16,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, Final
@@ -24,15 +23,18 @@ from typing import BinaryIO, Final
 import psutil
 
 from repo_builder.errors import InputError, PortTakenError, ServerError
+from repo_builder.serving.death import why_ended, why_not_ready
+from repo_builder.serving.guardian import dismiss, remove_regions, start_guardian
 from repo_builder.serving.install import Installation
+from repo_builder.serving.parent import ending_with_us
+from repo_builder.serving.stubs import children, dead_children, stub_models
 
 EXIT_TIMEOUT_S = 10  # how long the server may finish what is in flight
+PATIENCE_S = EXIT_TIMEOUT_S + 5
 POLL_S = 0.05
 WATCH_S = 1.0
 REAP_S = 5.0
 FREE_PORTS = (15_000, 32_000)  # below those that the kernel gives to clients, which could take one before the server
-_NO_GPU = "CudaDriverHelper"  # an error to the server, and none to us
-
 
 # glibc gives freed memory back to the kernel early, and takes it again for the next query: 14 to 47 page faults each.
 # Kept, it is some 20 MB a server, for 6 to 16% more queries/s; the Dockerfile says the same.
@@ -62,12 +64,16 @@ def free_ports() -> Ports:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server; its process leads a process group that holds its Python stubs too."""
+    """A running server; its process leads a process group that holds its Python stubs too.
+
+    models: what those that it had when it became ready serve, by process id.
+    """
 
     process: subprocess.Popen[bytes]
     host: str
     ports: Ports
     log: Path
+    models: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def http(self) -> str:
@@ -117,16 +123,21 @@ def running(
             stderr=subprocess.STDOUT,
             env={**ALLOCATOR, **os.environ, **installation.environment, **environment},
             start_new_session=True,  # a group of its own: Ctrl-C reaches us alone, and the stubs end with it
-            preexec_fn=_die_with_parent,
+            preexec_fn=ending_with_us(signal.SIGTERM),
         )
+        guardian: subprocess.Popen[bytes] | None = None
         try:
+            folders = [models.parent, *filter(None, [installation.backends])]
+            guardian = start_guardian(process.pid, PATIENCE_S, prefix, folders)
             server = Server(process, address, ports, log)
             _wait_until_ready(server, load_timeout_s, stop)
-            yield server
+            yield replace(server, models=stub_models(process.pid))
         finally:
             with _undisturbed():
                 _stop(process, prefix)
                 remove_caches(repository)
+                if guardian:  # to the last: who loses patience with us sends SIGKILL now
+                    dismiss(guardian)
 
 
 @contextlib.contextmanager
@@ -195,29 +206,21 @@ def wait(server: Server, stop: threading.Event | None = None) -> None:
     Triton (2.51) does not replace a dead stub: it stays ready and fails each query after a second. A server that has
     ended instead is restarted by whatever supervises it.
     """
-    models = {stub.pid: Path(stub.cmdline()[1]).parent.parent.name for stub in stubs(server) if stub.is_running()}
     while server.process.poll() is None:
-        if dead := _dead_stubs(server):
-            names = ", ".join(sorted(models.get(pid, "a model") for pid in dead))
-            raise ServerError(f"the process that serves {names} died; Triton would not replace it: start again")
         if stop is not None and stop.is_set():
             return
+        dead = server.models.keys() & dead_children(server.process.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.process.wait(WATCH_S)
-    raise ServerError(f"tritonserver ended with status {server.process.returncode}; {_blame(server.log)}")
+        if dead and server.process.poll() is None:  # else they went down with the server
+            names = ", ".join(sorted({server.models[pid] for pid in dead}))
+            raise ServerError(f"the process that serves {names} died; Triton would not replace it: start again")
+    raise ServerError(why_ended(server.process.returncode, server.log))
 
 
 def stubs(server: Server) -> list[psutil.Process]:
     """The Python backend's processes, one an instance."""
-    return psutil.Process(server.process.pid).children(recursive=True)
-
-
-def _dead_stubs(server: Server) -> list[int]:
-    """The process ids of stubs that have died: Triton does not reap them, so they stay as zombies."""
-    try:
-        return [stub.pid for stub in stubs(server) if stub.status() == psutil.STATUS_ZOMBIE]
-    except psutil.NoSuchProcess:
-        return []
+    return children(server.process.pid)
 
 
 def _command(installation: Installation, models: Path, ports: Ports, host: str, prefix: str) -> list[str]:
@@ -235,26 +238,22 @@ def _command(installation: Installation, models: Path, ports: Ports, host: str, 
     return [str(installation.binary), *options]
 
 
-def _die_with_parent() -> None:
-    """Have the kernel end the server should this process be killed (Linux: PR_SET_PDEATHSIG = 1)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-
-
 def _wait_until_ready(server: Server, timeout_s: float, stop: threading.Event | None) -> None:
     deadline = time.monotonic() + timeout_s
     seen: dict[int, float] = {}  # dead processes, and since when: some that start a stub end at once, and are reaped
     while (now := time.monotonic()) < deadline:
         if server.process.poll() is not None:
-            raise ServerError(f"tritonserver ended with status {server.process.returncode}; {_blame(server.log)}")
-        seen = {pid: seen.get(pid, now) for pid in _dead_stubs(server)}
+            raise ServerError(why_not_ready(server.process.returncode, server.log))
+        seen = {pid: seen.get(pid, now) for pid in dead_children(server.process.pid)}
         if seen and now - min(seen.values()) > REAP_S:
-            raise ServerError(f"{len(seen)} of its model processes died while loading; {_blame(server.log)}")
+            told = why_not_ready(None, server.log)
+            raise ServerError(f"{len(seen)} of its model processes died while loading; {told}")
         if _is_ready(server):
             return
         if stop is not None and stop.is_set():
             raise ServerError("tritonserver was told to stop before it was ready")
         time.sleep(POLL_S)
-    raise ServerError(f"tritonserver was not ready after {timeout_s:g} s; {_blame(server.log)}")
+    raise ServerError(f"tritonserver was not ready after {timeout_s:g} s; {why_not_ready(None, server.log)}")
 
 
 def _is_ready(server: Server) -> bool:
@@ -271,21 +270,13 @@ def _is_ready(server: Server) -> bool:
         connection.close()
 
 
-def _blame(log: Path) -> str:
-    """The log's first errors, for a message: glog's lines of errors begin with E and the date."""
-    text = log.read_text(encoding="utf-8", errors="replace")
-    told = [line for line in re.findall(r"^E\d{4} [^\]]*\] (.*)$", text, re.MULTILINE) if _NO_GPU not in line]
-    return "\n".join([f"its log {log} says:", *told[:3]]) if told else f"see its log {log}"
-
-
 def _stop(process: subprocess.Popen[bytes], prefix: str) -> None:
     """End the server by its process id, then whatever of its group is left, then its shared memory."""
     if process.poll() is None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(EXIT_TIMEOUT_S + 5)
+            process.wait(PATIENCE_S)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for region in Path("/dev/shm").glob(f"{prefix}*"):  # noqa: S108 - Triton's Python backend puts it there
-        region.unlink(missing_ok=True)
+    remove_regions(prefix)

@@ -1,6 +1,10 @@
 """`elasticrec serve` as a user runs it: ready, queried, stopped; and what happens when things break."""
 
+import contextlib
+import http.client
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,16 +22,18 @@ import tritonclient.grpc
 
 from repo_builder.access.load import load_hotness
 from repo_builder.cli import main
+from repo_builder.commands import serve as serve_command
 from repo_builder.errors import RepositoryError, ServerError
 from repo_builder.export.weights import open_weights
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.manifest import verify
 from repo_builder.serving.client import score
+from repo_builder.serving.faults import version_of, warning
 from repo_builder.serving.footprint import memory_by_model, times_by_model
 from repo_builder.serving.gpus import check_gpus
 from repo_builder.serving.install import installation
-from repo_builder.serving.server import Ports, free_ports, running
+from repo_builder.serving.server import Ports, free_ports, running, wait
 from tests.integration.conftest import Served
 from tests.integration.models import make_repository, pytorch_scores, random_query
 from tests.servers import serving
@@ -93,9 +99,56 @@ def test_serve_query_stop(
     process.send_signal(how)
     assert process.wait(30) == 0
     assert process.stdout.read() == "stopping\n"
-    assert process.stderr.read() == ""
+    told = process.stderr.read()
+    assert "elasticrec: warning: tritonserver 2.51.0 can be ended by gRPC calls" in told and told.count("\n") == 1
     assert not any(each.is_running() for each in started)
     assert not {name for name in regions() if name.startswith(f"elasticrec_{process.pid}_")}
+
+
+@pytest.mark.parametrize("shard_backend", ["python", "native"])
+def test_a_server_that_ends_by_a_signal_is_told_of_by_its_name_and_frames(
+    shard_backend: ShardBackend, tmp_path: Path
+) -> None:
+    """And not by what the log says of its start, nor by a process that serves a model: nobody ended one."""
+    make_repository(tmp_path, "tiered", shard_backend=shard_backend)
+    with serving(tmp_path / "repository", tmp_path / "log") as server:
+        os.kill(server.process.pid, signal.SIGSEGV)
+        with pytest.raises(ServerError) as ended:
+            wait(server)
+    first, *frames = str(ended.value).splitlines()
+    assert first == f"tritonserver was ended by SIGSEGV (Segmentation fault); its log {server.log} says:"
+    assert frames and all(re.search(r"^\S.* in \S+$", line) for line in frames), frames
+
+
+def test_a_shape_that_no_memory_holds_ends_the_server_and_is_told(tmp_path: Path) -> None:
+    """An HTTP request of a hundred bytes: the fault is Triton's own, to 2.58. A newer one refuses it and goes on."""
+    make_repository(tmp_path, "tiered", shard_backend="native")
+    asked = {"name": "indices", "datatype": "INT64", "shape": [2147483648, 42], "data": [1]}
+    with serving(tmp_path / "repository", tmp_path / "log") as server:
+        url = f"http://{server.http}/v2/models/small/infer"
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            urllib.request.urlopen(url, json.dumps({"inputs": [asked]}).encode(), timeout=30)
+        if (version := version_of(server.http)) is not None:
+            assert warning(version) is None
+        else:
+            with pytest.raises(ServerError, match=r"(?s)ended by SIGABRT \(Aborted\);.*std::bad_alloc.* in "):
+                wait(server)
+
+
+def test_two_serves_of_one_repository_write_two_logs(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = []
+
+    def no_server(_: object, __: object, ports: Ports, log: Path, **___: object) -> None:
+        logs.append(log)
+        raise ServerError("none")
+
+    monkeypatch.setattr(serve_command, "running", no_server)
+    for port in (9000, 9010):
+        words = [f"--{name}-port={port + i}" for i, name in enumerate(("http", "grpc", "metrics"))]
+        assert main(["serve", str(repository), *words]) == 1
+    assert logs == [repository.with_name(f"repository-{port}.log") for port in (9000, 9010)]
 
 
 def test_a_killed_launcher_takes_the_server_with_it(
