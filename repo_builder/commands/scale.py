@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from repo_builder.commands.common import Commands, add_command, add_repository, out
-from repo_builder.commands.fleet_arguments import service_replicas
+from repo_builder.commands.fleet_arguments import add_force, service_replicas
 from repo_builder.fleet.control import ask
 from repo_builder.fleet.runtime import RunFolder
 
@@ -22,12 +22,13 @@ def add(commands: Commands) -> None:
     )
     add_repository(parser)
     parser.add_argument("replicas", type=service_replicas, nargs="+", metavar="SERVICE=N", help="N from 1 on")
+    add_force(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Do what they ask for."""
     wanted = dict(args.replicas)
-    ask(RunFolder.of(args.repository), {"do": "scale", "replicas": wanted})
+    ask(RunFolder.of(args.repository), {"do": "scale", "replicas": wanted, "force": args.force})
     out.print(f"scaling {', '.join(f'{service} to {number}' for service, number in wanted.items())}; "
               f"see elasticrec ps {args.repository}", markup=False, soft_wrap=True)  # fmt: skip

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.live import Live
 
 from k8s.hpa import SYNC_S
-from repo_builder.commands.common import Commands, add_command, add_repository, bounded, out
-from repo_builder.commands.fleet_arguments import service_replicas
+from repo_builder.commands.common import Commands, add_command, add_repository, bounded, out, warn
+from repo_builder.commands.fleet_arguments import add_force, service_replicas
 from repo_builder.fleet.local import LocalFleet, Wishes, local_fleet
 from repo_builder.fleet.view import live_view
 
@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
         "up",
         "run a whole fleet on this machine",
         "Start one tritonserver a replica of every service, on free ports of 127.0.0.1, and keep them running: one\n"
-        "that dies is replaced. Prints the front ends' addresses, and `ready` when all are. Ctrl-C, or elasticrec\n"
+        "that dies is replaced, on the same ports. Prints the front ends' addresses, and `ready` when all are. Ctrl-C, or elasticrec\n"
         "down, stops all; the logs stay, in DIR.run/logs. Clients may follow DIR.run/addresses.json, where the ready\n"
         "replicas of every service stand, the front ends too: one that is to stop leaves it three seconds before.",
         "elasticrec up fleet/rm1 --replicas frontend=1 --replicas tier0=2 --autoscale --status-port 8080",
@@ -55,6 +55,7 @@ def add(commands: Commands) -> None:
         metavar="S",
         help="seconds between the autoscaler's decisions (default: %(default)g, Kubernetes' own)",
     )
+    add_force(parser)
     for name, what in (("prometheus", "Prometheus"), ("status", "the status page")):
         parser.add_argument(
             f"--{name}-port",
@@ -75,17 +76,32 @@ def run(args: argparse.Namespace) -> None:
         sync_s=args.sync_s,
         prometheus_port=args.prometheus_port,
         status_port=args.status_port,
+        force=args.force,
     )
     with local_fleet(wishes) as fleet:
         for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(ending, lambda *_: fleet.supervisor.stop())
         if sys.stdout.isatty():
             with Live(get_renderable=lambda: live_view(fleet.status()), console=out, refresh_per_second=2):
-                fleet.serve(lambda: None)
+                fleet.serve(_Warning(fleet).show)
         else:
             plain = _Plain(fleet)
             fleet.serve(plain.show)
             plain.show()
+
+
+class _Warning:
+    """Says once, when all is up, what is known to end servers of this version."""
+
+    def __init__(self, fleet: LocalFleet) -> None:
+        self._fleet = fleet
+        self._asked = False
+
+    def show(self) -> None:
+        if self._fleet.supervisor.phase == "up" and not self._asked:
+            self._asked = True
+            if told := self._fleet.warning():
+                warn(told)
 
 
 class _Plain:
@@ -94,8 +110,10 @@ class _Plain:
     def __init__(self, fleet: LocalFleet) -> None:
         self._fleet = fleet
         self._announced = False
+        self._warning = _Warning(fleet)
 
     def show(self) -> None:
+        self._warning.show()
         for line in self._fleet.events.new():
             print(line, flush=True)
         if self._fleet.supervisor.phase == "up" and not self._announced:

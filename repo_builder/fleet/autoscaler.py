@@ -5,8 +5,6 @@ The arithmetic is `k8s.hpa`'s; here is only what surrounds it: a clock, Promethe
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,11 +12,10 @@ from typing import Protocol
 from k8s.hpa import Decision, Pods, State, Target, decide
 from k8s.hpa_keda import Query, ScaledObject, answer_milli, with_fallback
 from repo_builder.errors import NoAnswerError, ServerError
+from repo_builder.fleet.events import Tell
 
 Ask = Callable[[str], Sequence[float]]
 """An instant query's values; raises ServerError, NoAnswerError where nobody answers."""
-
-Tell = Callable[[str], None]
 
 
 class Workloads(Protocol):
@@ -27,17 +24,23 @@ class Workloads(Protocol):
     def pods(self, service: str) -> Pods:
         """A service's replicas: wanted, there, ready."""
 
+    def most(self, service: str) -> int:
+        """How many replicas the machine has room for beside the other services."""
+
     def scale(self, service: str, replicas: int) -> None:
         """Want so many."""
 
 
 @dataclass(slots=True)
 class _Memory:
-    """Of one service, from sync to sync; `failures` in a row by query, `failed`: the last decision lacked metrics."""
+    """Of one service, from sync to sync; `failures` in a row by query, `failed`: the last decision lacked metrics,
+    `full`: it asked for more than the machine holds.
+    """
 
     failures: list[int]
     state: State = field(default_factory=State)
     failed: bool = False
+    full: bool = False
 
 
 class Autoscaler:
@@ -91,49 +94,31 @@ class Autoscaler:
             value, memory.failures[i] = with_fallback(rule.fallback, target, pods, answer, memory.failures[i])
             values.append(value)
         decision, memory.state = decide(rule.autoscaler, memory.state, pods, values, now_s)
-        if decision.replicas != pods.wanted:
-            self._tell(_line(service, rule, pods, answers, decision))
-            self._workloads.scale(service, decision.replicas)
+        room = max(pods.wanted, self._workloads.most(service))
+        replicas, full = min(decision.replicas, room), decision.replicas > room
+        if replicas != pods.wanted or (full and not memory.full):
+            told_room = f"; this machine has room for {room}" if full else ""
+            line = _line(service, rule, pods, answers, replicas, decision)
+            self._tell(line + told_room)
+            self._workloads.scale(service, replicas)
         elif decision.reason == "metrics failed" and not memory.failed and not told:
             self._tell(
                 f"autoscaler: {service}: stays at {pods.wanted}: prometheus has no values for it yet, or no more"
             )
+        memory.full = full
         memory.failed = decision.reason == "metrics failed"
 
 
-def _line(service: str, rule: ScaledObject, pods: Pods, answers: Sequence[int | None], decision: Decision) -> str:
+def _line(
+    service: str, rule: ScaledObject, pods: Pods, answers: Sequence[int | None], replicas: int, decision: Decision
+) -> str:
     """A decision with its reason: what every query answered, beside its threshold."""
     metrics = ", ".join(map(_metric, rule.queries, rule.autoscaler.targets, answers))
     asked = "" if decision.proposal is None else f", {decision.proposal} asked for"
-    return f"autoscaler: {service}: {pods.wanted} -> {decision.replicas} ({decision.reason}{asked}): {metrics}"
+    return f"autoscaler: {service}: {pods.wanted} -> {replicas} ({decision.reason}{asked}): {metrics}"
 
 
 def _metric(query: Query, target: Target, answer: int | None) -> str:
     value = "failed" if answer is None else f"{answer / 1000:,.1f}"
     share = " a replica" if target.kind == "AverageValue" else ""
     return f"{query.name or 'query'} {value} of {target.threshold_milli / 1000:,.1f}{share}"
-
-
-class Syncs:
-    """Calls an autoscaler every `period_s` while `is_up`, in a thread of its own, from `start` to `stop`."""
-
-    def __init__(self, autoscaler: Autoscaler, period_s: float, is_up: Callable[[], bool]) -> None:
-        self._is_up = is_up
-        self._autoscaler = autoscaler
-        self._period_s = period_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="autoscaler")
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._period_s):
-            if self._is_up():
-                self._autoscaler.sync(time.monotonic())

@@ -1,7 +1,7 @@
 """How `ps`, `scale` and `down` reach a running fleet: a JSON object a line over a Unix socket of its owner's.
 
-{"do": "status"} · {"do": "scale", "replicas": {"tier0": 3}} · {"do": "down"}, answered with {"answer": ...} or
-{"error": "..."}. After `down` the connection closes when the fleet has ended.
+{"do": "status"} · {"do": "scale", "replicas": {"tier0": 3}, "force": false} · {"do": "down"}, answered with
+{"answer": ...} or {"error": "..."}. After `down` the connection closes when the fleet has ended.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 
 
 class _Handler(socketserver.StreamRequestHandler):
+    def setup(self) -> None:
+        self.timeout = ANSWER_TIMEOUT_S  # for the request: who sends none shall not keep a thread
+        super().setup()
+
     def handle(self) -> None:
         server = cast(_Server, self.server)
         with contextlib.suppress(OSError):  # who asked may have gone
@@ -59,6 +63,10 @@ def _answer(handle: Handle, line: bytes) -> Mapping[str, object]:
         return {"error": str(exc)}
     except ValueError as exc:
         return {"error": f"expected JSON: {exc}"}
+    except RecursionError:
+        return {"error": "expected JSON that is nested less deeply"}
+    except Exception as exc:  # noqa: BLE001 - the one guard of a request
+        return {"error": f"the fleet failed to answer: {type(exc).__name__}: {exc}"}
 
 
 @contextmanager

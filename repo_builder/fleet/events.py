@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 REMEMBERED = 200
+
+Tell = Callable[[str], None]
+"""`Events.tell`, for those who need no more."""
 
 
 class Events:
@@ -24,10 +28,11 @@ class Events:
     def tell(self, text: str) -> None:
         """Add an event; of several lines the later ones are indented."""
         line = f"{time.strftime('%H:%M:%S')} {text}".replace("\n", "\n    ")
-        with self._lock, self._log.open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
+        with self._lock:
             self._lines.append(line)
             self._count += 1
+            with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as file:  # a disk may be full
+                file.write(f"{line}\n")
 
     def new(self) -> Sequence[str]:
         """Those since the last call."""

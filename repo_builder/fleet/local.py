@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,20 +13,23 @@ from k8s.fleet import Fleet, load_fleet
 from k8s.options import NAMESPACE
 from k8s.server import flags
 from repo_builder.errors import ServerError
-from repo_builder.fleet.autoscaler import Autoscaler, Syncs
+from repo_builder.fleet.autoscaler import Autoscaler
+from repo_builder.fleet.capacity import capacity_here
 from repo_builder.fleet.control import listening
 from repo_builder.fleet.events import Events
+from repo_builder.fleet.periodic import Periodic
 from repo_builder.fleet.ports import FreePorts
 from repo_builder.fleet.prometheus import INSTALL, Prometheus, ask_prometheus, find_prometheus
 from repo_builder.fleet.replica import Launch
 from repo_builder.fleet.requests import Control
 from repo_builder.fleet.rules import Rules, load_rules, render_rules
 from repo_builder.fleet.runtime import RunFolder, claimed
-from repo_builder.fleet.sampler import Sampler
+from repo_builder.fleet.sampler import PERIOD_S, Sampler
 from repo_builder.fleet.status import Status, status
 from repo_builder.fleet.status_page import status_page
 from repo_builder.fleet.supervisor import Supervisor
 from repo_builder.repository.manifest import verify
+from repo_builder.serving import faults
 from repo_builder.serving.gpus import check_gpus
 from repo_builder.serving.install import Installation, installation
 from repo_builder.serving.server import remove_caches
@@ -40,7 +42,7 @@ class Wishes:
     """What to run.
 
     replicas: by service, where they differ from the plan's; rules: the folder of rendered manifests to scale by, or
-    None to render them; ports: None is a free one.
+    None to render them; ports: None is a free one; force: start more replicas than the machine holds.
     """
 
     repository: Path
@@ -50,6 +52,7 @@ class Wishes:
     sync_s: float
     prometheus_port: int | None
     status_port: int | None
+    force: bool
 
 
 class LocalFleet:
@@ -75,6 +78,12 @@ class LocalFleet:
 
         self.supervisor.run(tick)
 
+    def warning(self) -> str | None:
+        """What is known to end servers of the version that a ready front end says it has; None where nothing is."""
+        frontend, *_ = self.supervisor.services.values()
+        versions = [faults.version_of(replica.server.http) for replica in frontend.ready if replica.server]
+        return next((faults.warning(version) for version in versions if version), None)
+
     def status(self) -> Status:
         """What it is doing."""
         return status(self.supervisor, self.sampler, self.events, self.links)
@@ -85,8 +94,8 @@ def local_fleet(wishes: Wishes) -> Iterator[LocalFleet]:
     """Check the repository, claim its run folder, and prepare a fleet that can be served once while the block lasts.
 
     Raises RepositoryError where a file is missing or changed; InputError where the fleet is up already, a service is
-    unknown, or rules are wrong; ServerError where there is no tritonserver, no Prometheus to scale by, or a port is
-    taken.
+    unknown, rules are wrong, or the machine is too small; ServerError where there is no tritonserver, no Prometheus to
+    scale by, or a port is taken.
     """
     fleet = load_fleet(wishes.repository)
     run = RunFolder.of(wishes.repository)
@@ -99,20 +108,26 @@ def local_fleet(wishes: Wishes) -> Iterator[LocalFleet]:
         watcher = _prometheus(wishes, run, events, ports)
         rules = _rules(fleet, wishes, run, watcher)
         namespace = rules.namespace if rules else NAMESPACE
-        supervisor = Supervisor(fleet, run, _planned(fleet), _launches(fleet, run, installed, ports), events, namespace)
+        capacity = None if wishes.force else capacity_here(fleet)
+        launches = _launches(fleet, run, installed, ports)
+        supervisor = Supervisor(fleet, run, _planned(fleet), launches, events, namespace, capacity)
+        supervisor.check(wishes.replicas, force=True)
         for name, replicas in wishes.replicas.items():
             supervisor.scale(name, replicas)
+        supervisor.check_room()
         local = LocalFleet(supervisor, events)
         # first, so that it ends last: `down` returns when nothing runs any more
         stack.enter_context(listening(run, Control(supervisor, events, local.status).handle))
-        _started(stack, local.sampler)
+        stack.enter_context(Periodic("sampler", PERIOD_S, local.sampler.sample, events.tell))
         if watcher:
             local.prometheus = stack.enter_context(watcher)
             local.links["prometheus"] = watcher.url
         if rules and watcher:
             local.links["rules"] = str(rules.folder)
             autoscaler = Autoscaler(rules.by_service, supervisor, partial(ask_prometheus, watcher.url), events.tell)
-            _started(stack, Syncs(autoscaler, wishes.sync_s, lambda: supervisor.phase == "up"))
+            stack.enter_context(
+                Periodic("autoscaler", wishes.sync_s, partial(_sync, autoscaler, supervisor), events.tell)
+            )
         local.links["page"] = stack.enter_context(status_page(wishes.status_port or 0, local.status))
         yield local
 
@@ -133,9 +148,9 @@ def _rules(fleet: Fleet, wishes: Wishes, run: RunFolder, watcher: Prometheus | N
     return load_rules(fleet, wishes.rules or render_rules(fleet, watcher.url, run.rules))
 
 
-def _started(stack: ExitStack, thread: Sampler | Syncs) -> None:
-    thread.start()
-    stack.callback(thread.stop)
+def _sync(autoscaler: Autoscaler, supervisor: Supervisor) -> None:
+    if supervisor.phase == "up":
+        autoscaler.sync(time.monotonic())
 
 
 def _check(fleet: Fleet, repository: Path) -> None:
@@ -152,12 +167,9 @@ def _planned(fleet: Fleet) -> Mapping[str, int]:
 
 def _launches(fleet: Fleet, run: RunFolder, installed: Installation, ports: FreePorts) -> Mapping[str, Launch]:
     """As `serve` starts servers, with the latency summaries that a front end's pod has, here for every service."""
-    slots = threading.Semaphore(max(2, (os.cpu_count() or 1) // 2))
     summaries = [word for word in flags(fleet, fleet.frontend, "", tls=False) if word.startswith("--metrics-config")]
     environment = {"ELASTICREC_ADDRESSES": str(run.addresses), **_PLAIN_TEXT}
     return {
-        service.folder: Launch(
-            installed, run.repository / service.folder, run.logs, summaries, environment, slots, ports
-        )
+        service.folder: Launch(installed, run.repository / service.folder, run.logs, summaries, environment, ports)
         for service in fleet.services
     }

@@ -17,9 +17,12 @@ class FreePorts:
         self._lock = threading.Lock()
         self._given: set[int] = set()
 
-    def take(self) -> Ports:
-        """Three that nobody listens on, and that were not given before."""
+    def take(self, again: Ports | None = None) -> Ports:
+        """Three that nobody listens on, and that were not given before; `again`, where nobody has those meanwhile."""
         with self._lock:
+            if again and not (numbers := {again.http, again.grpc, again.metrics}) & self._given:
+                self._given |= numbers
+                return again
             while True:
                 ports = free_ports()
                 numbers = {ports.http, ports.grpc, ports.metrics}

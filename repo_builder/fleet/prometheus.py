@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import http.client
 import json
 import shutil
@@ -23,6 +22,7 @@ from repo_builder.fleet.backoff import Backoff
 from repo_builder.fleet.events import Events
 from repo_builder.fleet.ports import check_port
 from repo_builder.fleet.runtime import RunFolder, swap
+from repo_builder.serving.parent import ending_with_us
 
 INSTALL = "apt-get install prometheus"
 ASK_TIMEOUT_S = 3.0
@@ -83,7 +83,11 @@ class Prometheus:
             self._events.tell(f"prometheus: ended with status {status}; it is started again; its log: {log}")
         if self._process is None and self._backoff.may_start(now_s):
             self._started_s = now_s
-            self._process = self._start()
+            try:
+                self._process = self._start()
+            except OSError as exc:
+                self._backoff = self._backoff.failed(now_s, 0.0)
+                self._events.tell(f"prometheus: {exc}")
 
     def _start(self) -> subprocess.Popen[bytes]:
         with (self._run.logs / "prometheus.log").open("ab") as log:
@@ -93,7 +97,7 @@ class Prometheus:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches us alone
-                preexec_fn=_die_with_parent,
+                preexec_fn=ending_with_us(signal.SIGKILL),  # its data go with the run folder
             )
 
 
@@ -121,8 +125,3 @@ def ask_prometheus(url: str, query: str) -> Sequence[float]:
         raise ServerError(f"prometheus refused a query: {words}; the query: {query}") from exc
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as exc:
         raise NoAnswerError(f"prometheus does not answer: {exc}") from exc
-
-
-def _die_with_parent() -> None:
-    """Have the kernel end it should this process be killed (Linux: PR_SET_PDEATHSIG = 1)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -12,32 +12,31 @@ from typing import Literal
 from repo_builder.errors import ElasticRecError, PortTakenError
 from repo_builder.fleet.ports import FreePorts
 from repo_builder.serving.install import Installation
-from repo_builder.serving.server import Server, running, wait
+from repo_builder.serving.server import Ports, Server, running, wait
 
 State = Literal["starting", "ready", "draining", "ended"]
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How replicas of a service are started; `slots` bounds how many of all services load at once."""
+    """How replicas of a service are started."""
 
     installation: Installation
     repository: Path
     logs: Path
     flags: Sequence[str]
     environment: Mapping[str, str]
-    slots: threading.Semaphore
     ports: FreePorts
 
 
 class Replica:
-    """Started at once; `changed` is set whenever its state does.
+    """Started at once; `changed` is set whenever its state does. `ports`: of one that it replaces.
 
     The thread lives as long as the server: the kernel ends a child whose parent asked for it (PR_SET_PDEATHSIG) with
     the thread that started it, not with the process.
     """
 
-    def __init__(self, name: str, launch: Launch, changed: threading.Event) -> None:
+    def __init__(self, name: str, launch: Launch, changed: threading.Event, ports: Ports | None = None) -> None:
         self.name = name
         self.log = launch.logs / f"{name}.log"
         self.server: Server | None = None
@@ -48,7 +47,7 @@ class Replica:
         self._changed = changed
         self._stop = threading.Event()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread = threading.Thread(target=self._run, args=(ports,), name=name)
         self._thread.start()
 
     @property
@@ -68,26 +67,24 @@ class Replica:
         """Wait for its end."""
         self._thread.join()
 
-    def _run(self) -> None:
+    def _run(self, ports: Ports | None) -> None:
         try:
             try:
-                self._serve()
+                self._serve(ports)
             except PortTakenError:  # since it was found free: others are
-                self._serve()
+                self._serve(None)
         except (ElasticRecError, OSError) as exc:
             self.error = str(exc)
+        except Exception as exc:  # noqa: BLE001 - the one guard of this thread: the supervisor starts another
+            self.error = f"{type(exc).__name__}: {exc}"
         finally:
             self._ended.set()
             self._changed.set()
 
-    def _serve(self) -> None:
+    def _serve(self, wished: Ports | None) -> None:
         launch = self._launch
-        ports = launch.ports.take()
-        launch.slots.acquire()
-        loading = True
+        ports = launch.ports.take(wished)
         try:
-            if self._stop.is_set():
-                return
             with running(
                 launch.installation,
                 launch.repository,
@@ -97,13 +94,9 @@ class Replica:
                 environment=launch.environment,
                 stop=self._stop,
             ) as server:
-                launch.slots.release()
-                loading = False
                 self.ready_at_s = time.monotonic()
                 self.server = server
                 self._changed.set()
                 wait(server, self._stop)
         finally:
             launch.ports.release(ports)
-            if loading:
-                launch.slots.release()

@@ -37,7 +37,7 @@ class Control:
         replicas: Any = request.get("replicas")
         if not isinstance(replicas, dict) or not all(type(number) is int for number in replicas.values()):
             raise InputError("replicas: expected numbers by service")
-        self._supervisor.check(replicas)
+        self._supervisor.check(replicas, force=request.get("force") is True)
         for service, number in replicas.items():
             self._events.tell(f"{service}: {number} replicas wanted by hand")
             self._supervisor.scale(service, number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import threading
 import time
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
@@ -43,34 +42,23 @@ class Reading:
 
 
 class Sampler:
-    """Looks at every replica each PERIOD_S in a thread of its own, from `start` to `stop`."""
+    """Looks at every replica at each `sample`."""
 
     def __init__(self, services: Iterable[Service]) -> None:
         self.samples: Mapping[str, Sample] = {}
         self._services = tuple(services)
         self._before: Mapping[str, Reading] = {}  # by replica
         self._at_s = time.monotonic()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sampler")
 
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(PERIOD_S):
-            now_s, readings = time.monotonic(), dict(self._read())
-            spent_s, before = now_s - self._at_s, self._before
-            self.samples = {
-                service.name: combine([(before.get(r.name), readings.get(r.name)) for r in service.replicas], spent_s)
-                for service in self._services
-            }
-            self._before, self._at_s = readings, now_s
+    def sample(self) -> None:
+        """Read all replicas; `samples` is what they did since the last time."""
+        now_s, readings = time.monotonic(), dict(self._read())
+        spent_s, before = now_s - self._at_s, self._before
+        self.samples = {
+            service.name: combine([(before.get(r.name), readings.get(r.name)) for r in service.replicas], spent_s)
+            for service in self._services
+        }
+        self._before, self._at_s = readings, now_s
 
     def _read(self) -> Iterator[tuple[str, Reading]]:
         for service in self._services:

@@ -9,6 +9,7 @@ from k8s.fleet import FleetService
 from repo_builder.fleet.backoff import Backoff
 from repo_builder.fleet.events import Events
 from repo_builder.fleet.replica import Launch, Replica
+from repo_builder.serving.server import Ports
 
 NOTICE_S = 1.0
 """From leaving the address file to the end of a shard: front ends look at the file four times a second."""
@@ -30,6 +31,7 @@ class Service:
         self._events = events
         self._changed = changed
         self._started = 0
+        self._vacant: list[Ports] = []  # of replicas that died: who replaces one is found where it was
         self._backoff = Backoff()
 
     @property
@@ -47,23 +49,37 @@ class Service:
         """Those that serve."""
         return [replica for replica in self.replicas if replica.state == "ready"]
 
-    def step(self, now_s: float, may_start: bool) -> Iterator[str]:
-        """Bring the replicas nearer to what is wanted; yields why replicas ended that should not have."""
+    @property
+    def loading(self) -> int:
+        """How many do not serve yet."""
+        return sum(replica.state == "starting" for replica in self.replicas)
+
+    def step(self, now_s: float) -> Iterator[str]:
+        """Bury who ended and drain who is too many; yields why replicas ended that should not have."""
         yield from self._bury(now_s)
-        alive = self.alive
-        if len(alive) < self.wanted and may_start and self._backoff.may_start(now_s):
-            self.replicas = [*self.replicas, *(self._start() for _ in range(self.wanted - len(alive)))]
-        for replica in superfluous(alive, self.wanted):
+        for replica in superfluous(self.alive, self.wanted):
             self._drain(replica, now_s)
+        if len(self.alive) >= self.wanted:
+            self._vacant.clear()
         for replica in self.replicas:
             if replica.drained_at_s is not None and now_s >= replica.drained_at_s:
                 replica.stop()
 
-    def _start(self) -> Replica:
+    def start_one(self, now_s: float) -> bool:
+        """Start a replica where one lacks and the wait after a failure is over; whether it did."""
+        if len(self.alive) >= self.wanted or not self._backoff.may_start(now_s):
+            return False
         self._started += 1
-        replica = Replica(f"{self.name}-{self._started}", self._launch, self._changed)
-        self._events.tell(f"{replica.name}: starting")
-        return replica
+        name = f"{self.name}-{self._started}"
+        try:
+            replica = Replica(name, self._launch, self._changed, self._vacant.pop() if self._vacant else None)
+        except RuntimeError as exc:  # no thread can be had
+            self._backoff = self._backoff.failed(now_s, 0.0)
+            self._events.tell(f"{name}: {exc}")
+            return False
+        self.replicas = [*self.replicas, replica]
+        self._events.tell(f"{name}: starting")
+        return True
 
     def _drain(self, replica: Replica, now_s: float) -> None:
         """Take it out of the address file, and end it when everyone knows; one that loads ends at once."""
@@ -79,6 +95,8 @@ class Service:
             if replica.drained_at_s is not None:
                 self._events.tell(f"{replica.name}: stopped")
                 continue
+            if replica.server:
+                self._vacant.append(replica.server.ports)
             ran_s = now_s - replica.ready_at_s if replica.ready_at_s is not None else 0.0
             self._backoff = self._backoff.failed(now_s, ran_s)
             wait_s = self._backoff.until_s - now_s

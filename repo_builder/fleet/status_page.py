@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -28,6 +29,10 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):  # who asked has gone
+            super().handle()
+
     def do_GET(self) -> None:
         server = cast(_Server, self.server)
         if self.headers.get("Host") not in server.hosts:  # a page of elsewhere whose name was bound to 127.0.0.1

@@ -24,10 +24,14 @@ class Fleet:
         self.wanted = 2
         self.told: list[str] = []
         self.values: Sequence[float] | ServerError = [0.0]
+        self.room = 100
 
     def pods(self, service: str) -> Pods:
         assert service == "tier0"
         return Pods(self.wanted, self.wanted, self.wanted)
+
+    def most(self, service: str) -> int:
+        return self.room
 
     def scale(self, service: str, replicas: int) -> None:
         assert service == "tier0"
@@ -61,6 +65,21 @@ def test_a_decision_is_told_with_its_reason() -> None:
     fleet.values = [400.0]
     autoscaler(fleet).sync(0.0)
     assert fleet.told == ["autoscaler: tier0: 2 -> 8 (metrics, 8 asked for): throughput 400.0 of 50.0 a replica"]
+
+
+def test_no_more_replicas_are_started_than_the_machine_holds_and_that_is_told_once() -> None:
+    """One that has more already, by force, keeps them."""
+    fleet = Fleet()
+    fleet.values, fleet.room = [400.0], 4
+    scaler = autoscaler(fleet)
+    for now_s in (0.0, 15.0, 30.0):
+        scaler.sync(now_s)
+    assert fleet.wanted == 4
+    assert [line.partition(" (")[0] for line in fleet.told] == ["autoscaler: tier0: 2 -> 4"]
+    assert fleet.told[0].endswith("; this machine has room for 4")
+    fleet.wanted, fleet.room = 6, 4
+    scaler.sync(45.0)
+    assert fleet.wanted == 6
 
 
 @pytest.mark.parametrize("values", [[], [float("nan")], [1.0, 2.0]])

@@ -34,8 +34,19 @@ def test_an_answer_and_a_refusal(tmp_path: Path) -> None:
         assert refused.value.problems == ("tier9: expected another", "tier8: too")
 
 
-@pytest.mark.parametrize("words", [b"nonsense\n", b"[1]\n", b"\xff\n", b"\n"])
-def test_nonsense_is_answered_with_an_error(tmp_path: Path, words: bytes) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"nonsense\n",
+        b"[1]\n",
+        b"\xff\n",
+        b"\n",
+        b"[" * 100_000 + b"\n",
+        b'{"a":' * 100_000 + b"\n",
+        b"1" * 9999 + b"\n",
+    ],
+)
+def test_nonsense_is_answered_with_an_error(tmp_path: Path, words: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     run = RunFolder.of(tmp_path / "fleet")
     run.path.mkdir()
     with listening(run, handle):
@@ -44,6 +55,24 @@ def test_nonsense_is_answered_with_an_error(tmp_path: Path, words: bytes) -> Non
             connection.sendall(words)
             assert connection.recv(1000).startswith(b'{"error": "expected ')
         assert ask(run, {"do": "status"})
+    assert capsys.readouterr().err == ""
+
+
+def test_a_fault_of_ours_is_an_answer_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = folder(tmp_path)
+    with listening(run, handle), pytest.raises(InputError, match=r"failed to answer: KeyError: 'do'"):
+        ask(run, {"dont": 1})
+    assert capsys.readouterr().err == ""
+
+
+def test_who_asks_nothing_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.of(tmp_path / "fleet")
+    run.path.mkdir()
+    monkeypatch.setattr(control, "ANSWER_TIMEOUT_S", 0.2)
+    with listening(run, handle), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(30)
+        connection.connect(str(run.socket))
+        assert connection.recv(10) == b""
 
 
 def test_down_is_answered_when_the_fleet_has_ended(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from loadtest.run import read_run
 from repo_builder.cli import main
+from repo_builder.fleet.supervisor import AT_ONCE
 from repo_builder.repository.manifest import MANIFEST, entry_of, load_manifest
 from repo_builder.serving.client import score
 from tests.integration.fleets import eventually
@@ -134,7 +135,7 @@ def test_a_killed_replica_is_replaced_and_no_query_fails_beside_a_second(fleet: 
         eventually(lambda: len(fleet.replicas("tier1")) == 2, 60)
         time.sleep(0.5)
     assert seen.answers > 50 and not seen.errors and not seen.wrong
-    assert f"{victim['name']}: tritonserver ended with status -9" in fleet.events()
+    assert f"{victim['name']}: tritonserver was ended by SIGKILL (Killed)" in fleet.events()
     fleet_scaled(fleet, tier1=1)
 
 
@@ -163,6 +164,7 @@ def test_logs_of_all_of_a_service_and_of_a_replica(
     ("words", "message"),
     [
         (["scale", "tier9=2"], "tier9: expected a service, one of frontend, tier0, tier1"),
+        (["scale", "tier0=99999"], "frontend=1 tier0=99999 tier1=1: too many for this machine: 100,001 servers, and"),
         (["up"], "is up already; see elasticrec ps"),
     ],
 )
@@ -201,6 +203,46 @@ def test_no_process_outlives_the_supervisor(tmp_path: Path, how: signal.Signals)
     if how == signal.SIGKILL:
         with ready(fleet):
             assert fleet.status()["phase"] == "up"
+
+
+def test_a_supervisor_killed_while_replicas_load_leaves_nothing_not_even_what_is_frozen(tmp_path: Path) -> None:
+    """A server that is told to end while it loads leaves its Python stubs behind, and a frozen one cannot be told."""
+    fleet = built(tmp_path)
+    with up(fleet, "--replicas", "tier0=4", "--replicas", "tier1=3") as running:
+        eventually(lambda: len([each for each in running.children() if each.name() == "tritonserver"]) > 2, 60)
+        started = running.children()
+        for name in ("tritonserver", "prometheus"):
+            next((each.suspend() for each in started if each.name() == name), None)
+        running.process.kill()
+        running.process.wait(60)
+        _, alive = psutil.wait_procs(started, 60)
+        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        left = f"elasticrec_{running.process.pid}_*"
+        eventually(lambda: not list(Path("/dev/shm").glob(left)), 10)  # noqa: S108 - Triton puts it there
+
+
+def test_more_replicas_than_the_machine_holds_are_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet = built(tmp_path)
+    assert elasticrec("up", fleet.folder, "--replicas", "tier0=5000") == 2
+    told = capsys.readouterr().err
+    assert "frontend=1 tier0=5000 tier1=1: too many for this machine: 5,002 servers, and" in told
+    assert "GiB, and this machine has" in told and "ask for fewer, or add --force" in told
+    assert not list(fleet.run.logs.glob("tier*"))
+
+
+def test_a_fleet_that_was_asked_for_too_much_by_force_still_obeys(tmp_path: Path) -> None:
+    fleet = built(tmp_path)
+    with ready(fleet) as running:
+        assert elasticrec("scale", fleet.folder, "tier0=99999", "--force") == 0
+        eventually(lambda: len(fleet.service("tier0")["replicas"]) > 1, 60)
+        assert len(fleet.replicas("tier0", "starting")) <= AT_ONCE
+        assert elasticrec("scale", fleet.folder, "tier0=1") == 0
+        eventually(lambda: len(fleet.service("tier0")["replicas"]) == 1, 60)
+        assert elasticrec("scale", fleet.folder, "tier0=99999", "--force") == 0
+        assert elasticrec("down", fleet.folder) == 0
+        assert running.process.wait(10) == 0
 
 
 def test_a_changed_weight_is_found_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

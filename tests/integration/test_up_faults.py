@@ -66,7 +66,7 @@ def test_a_killed_front_end_is_replaced_and_its_clients_go_to_the_other(fleet: B
         eventually(lambda: len(fleet.replicas("frontend")) == 2, 60)
         time.sleep(0.5)
     assert seen.answers > 50 and not seen.errors and not seen.wrong, seen.errors
-    assert f"{victim['name']}: tritonserver ended with status -9" in fleet.events()
+    assert f"{victim['name']}: tritonserver was ended by SIGKILL (Killed)" in fleet.events()
 
 
 @needs_prometheus
