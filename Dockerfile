@@ -6,9 +6,11 @@
 #
 # A server of a fleet is the same image with another folder mounted; a front end needs -e ELASTICREC_ADDRESSES too.
 #
+# 26.04 (tritonserver 2.68) or later: older ones can be ended by what clients do (README, When a process dies).
+#
 # The models' code and kernels lie in the repository itself; they need Python >= 3.10, glibc >= 2.17, x86-64 and NumPy,
 # and a fleet's router libnghttp2, and OpenSSL 3 where it is to speak TLS: the image has that.
-FROM nvcr.io/nvidia/tritonserver:25.08-py3
+FROM nvcr.io/nvidia/tritonserver:26.04-py3
 
 # with torch, embedding services can be placed on GPUs: docker build --build-arg EMBEDDINGS_ON_GPU=1
 ARG EMBEDDINGS_ON_GPU=0

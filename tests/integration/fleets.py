@@ -140,7 +140,7 @@ def at_once(client: Callable[[int], None], clients: int, stop: threading.Event) 
 
 @contextmanager
 def load(
-    spec: Spec, server: Server, clients: int, rows: int = 5, connect: Callable[[], Sdk] | None = None
+    spec: Spec, server: Server | None, clients: int, rows: int = 5, connect: Callable[[], Sdk] | None = None
 ) -> Iterator[Load]:
     """Clients that send queries of their own, one after another, while the block runs; times count from its start.
 
@@ -170,12 +170,14 @@ def load(
         yield seen
 
 
-def infer(sdk: Sdk, spec: Spec, query: tuple[np.ndarray, np.ndarray]) -> grpcclient.InferResult:
+def infer(
+    sdk: Sdk, spec: Spec, query: tuple[np.ndarray, np.ndarray], client_timeout: float | None = None
+) -> grpcclient.InferResult:
     inputs = []
     for name, array, kind in zip(("dense", "indices"), query, ("FP32", spec.index_dtype.upper()), strict=True):
         inputs.append(grpcclient.InferInput(name, array.shape, kind))
         inputs[-1].set_data_from_numpy(array)
-    return sdk.infer(spec.name, inputs)
+    return sdk.infer(spec.name, inputs, client_timeout=client_timeout)
 
 
 def metric(server: Server, name: str, **labels: str) -> float:
