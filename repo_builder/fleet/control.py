@@ -40,8 +40,8 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 
 class _Handler(socketserver.StreamRequestHandler):
     def setup(self) -> None:
-        self.timeout = ANSWER_TIMEOUT_S  # for the request: who sends none shall not keep a thread
         super().setup()
+        self.request.settimeout(ANSWER_TIMEOUT_S)  # who sends no request shall not keep a thread
 
     def handle(self) -> None:
         server = cast(_Server, self.server)
