@@ -24,9 +24,10 @@ def add(commands: Commands) -> None:
         commands,
         "up",
         "Start one tritonserver a replica of every service, on free ports of 127.0.0.1, and keep them running: one\n"
-        "that dies is replaced. Prints the front ends' addresses, and `ready` when all are. Ctrl-C, or elasticrec\n"
-        "down, stops all; the logs stay, in DIR.run/logs. Clients may follow DIR.run/addresses.json, where the ready\n"
-        "replicas of every service stand, the front ends too: one that is to stop leaves it three seconds before.",
+        "that dies is replaced, on the same ports. Prints the front ends' addresses, and `ready` when all are.\n"
+        "Ctrl-C, or elasticrec down, stops all; the logs stay, in DIR.run/logs. Clients may follow\n"
+        "DIR.run/addresses.json, where the ready replicas of every service stand, the front ends too: one that is\n"
+        "to stop leaves it three seconds before.",
         "elasticrec up fleet/rm1 --replicas frontend=1 --replicas tier0=2 --autoscale --status-port 8080",
     )
     add_repository(parser)

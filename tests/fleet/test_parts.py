@@ -1,6 +1,7 @@
 """Smaller parts: events, logs, samples, which replicas go first, the terminal view."""
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,13 +10,16 @@ import pytest
 from rich.console import Console
 
 from repo_builder.errors import InputError
+from repo_builder.fleet import replica as replica_module
 from repo_builder.fleet.events import Events
 from repo_builder.fleet.logs import log_lines
 from repo_builder.fleet.ports import FreePorts
+from repo_builder.fleet.replica import Launch, Replica
 from repo_builder.fleet.runtime import RunFolder
 from repo_builder.fleet.sampler import Reading, Sample, combine, metric
 from repo_builder.fleet.service import superfluous
 from repo_builder.fleet.view import live_view, replica_table
+from repo_builder.serving.install import Installation
 
 METRICS = """# HELP nv_inference_request_success Number of successful inference requests
 nv_inference_request_success{model="small",version="1"} 7
@@ -56,6 +60,23 @@ def test_events_are_logged_and_shown_once(tmp_path: Path) -> None:
     assert [line[9:] for line in events.new()] == ["three"]
     assert [line[9:] for line in events.last(2)] == ["two\n    and more", "three"]
     assert (tmp_path / "fleet.log").read_text().count("\n") == 4
+
+
+def test_a_log_that_cannot_be_written_ends_nobody(tmp_path: Path) -> None:
+    events = Events(tmp_path / "gone" / "fleet.log")
+    events.tell("one")
+    assert [line[9:] for line in events.new()] == ["one"]
+
+
+def test_whatever_ends_a_replicas_thread_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise IndexError("one word")
+
+    monkeypatch.setattr(replica_module, "running", failing)
+    ports, changed = FreePorts(), threading.Event()
+    replica = Replica("tier0-1", Launch(Installation(tmp_path), tmp_path, tmp_path, (), {}, ports), changed)
+    replica.join()
+    assert replica.state == "ended" and replica.error == "IndexError: one word" and changed.is_set()
 
 
 def test_logs_are_followed_as_they_grow_and_new_ones_come(tmp_path: Path) -> None:
@@ -102,6 +123,14 @@ def console_text(view: object) -> str:
         console = Console(width=120, file=sink, record=True)
         console.print(view)
         return console.export_text()
+
+
+def test_ports_are_given_again_but_not_to_two() -> None:
+    ports = FreePorts()
+    first = ports.take()
+    assert ports.take(first) != first
+    ports.release(first)
+    assert ports.take(first) == first != ports.take(first)
 
 
 def test_no_port_is_given_twice_at_once() -> None:

@@ -3,6 +3,9 @@
 import json
 import re
 import socket
+import struct
+import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -43,3 +46,25 @@ def test_a_taken_port_is_named() -> None:
         match = rf"127\.0\.0\.1:{port}: Address already in use; choose another with --status-port"
         with pytest.raises(ServerError, match=match), status_page(port, lambda: STATUS):
             pass
+
+
+def test_who_leaves_before_the_answer_ends_nothing_and_leaves_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    asked, left = threading.Event(), threading.Event()
+
+    def status() -> dict[str, object]:
+        asked.set()
+        assert left.wait(30)
+        return {**STATUS, "events": ["x" * 10_000_000]}
+
+    with status_page(0, status) as url:
+        address = (url.split("/")[2].split(":")[0], int(url.split("/")[2].split(":")[1]))
+        with socket.create_connection(address) as leaving:
+            leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # its end is a reset
+            leaving.sendall(f"GET /status.json HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\n\r\n".encode())
+            assert asked.wait(30)
+        left.set()
+        with urllib.request.urlopen(f"{url}status.json") as answer:  # noqa: S310 - our own page on loopback
+            assert json.load(answer)["model"] == STATUS["model"]
+        while any("process_request_thread" in thread.name for thread in threading.enumerate()):
+            time.sleep(0.01)
+    assert capfd.readouterr().err == ""
