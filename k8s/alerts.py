@@ -72,8 +72,8 @@ def alerts(fleet: Fleet, namespace: str) -> Iterator[Alert]:
         "warning",
         "{{ $labels.scaledObject }}: KEDA has no answer for {{ $labels.scaler }} and falls back",
         f"{FAILED_REQUESTS} failed requests in ten minutes; after {FAILURES} failures in a row, its own polls among "
-        "them, KEDA falls back and counts no more, so the alert ends while that may go on: the ScaledObject's condition "
-        "Fallback says so. An outage of Prometheus itself needs a watchdog outside of it.",
+        "them, KEDA falls back and counts no more, so the alert ends while that may go on: the ScaledObject's "
+        "condition Fallback says so. An outage of Prometheus itself needs a watchdog outside of it.",
     )
     yield Alert(
         "ElasticrecAtMaxReplicas",
@@ -101,8 +101,8 @@ def _of_router(series: Series, fleet: Fleet) -> Iterator[Alert]:
         2,
         "warning",
         "{{ $labels.service }}: {{ $value }} of its replicas are set aside",
-        "A front end does not ask them any more, since they did not answer, or answered wrongly. Look at their logs, "
-        "then delete the pods.",
+        "A front end does not ask them, since they do not answer, or answered wrongly. Look at their logs, then delete "
+        "the pods.",
     )
     yield Alert(
         "ElasticrecRemoteCallsFail",

@@ -92,7 +92,7 @@ class Series:
 
     def set_aside(self) -> str:
         """Replicas that a front end does not ask any more, by service; of the front end with the most."""
-        return f"max by (service) (elasticrec_replicas_set_aside{self._router()})"
+        return f"max by (service) (elasticrec_replicas_aside{self._router()})"
 
     def wanted_pods(self) -> str:
         """What the HPA asks for, by Deployment."""

@@ -101,9 +101,9 @@ CASES = [
     Case("ElasticrecPodsMissing", pods("4x5 3x50"), {"deployment": "rm1-tier0"}),
     Case("ElasticrecPodsMissing", pods("4x60"), None),
     Case("ElasticrecPodsMissing", pods("4x15 3x50"), None),  # it may be loading
-    Case("ElasticrecReplicaSetAside", routed("replicas_set_aside", "0x20 2x40"), TIER),
-    Case("ElasticrecReplicaSetAside", routed("replicas_set_aside", "0x60"), None),
-    Case("ElasticrecReplicaSetAside", routed("replicas_set_aside", "0x24 2x40"), None),  # just now
+    Case("ElasticrecReplicaSetAside", routed("replicas_aside", "0x20 2x40"), TIER),
+    Case("ElasticrecReplicaSetAside", routed("replicas_aside", "0x60"), None),
+    Case("ElasticrecReplicaSetAside", routed("replicas_aside", "0x24 2x40"), None),  # just now
     Case("ElasticrecRemoteCallsFail", routed("remote_failures_total", "0+7x60", labels=',reason="timeout"'), TIER),
     Case("ElasticrecRemoteCallsFail", routed("remote_failures_total", "0+5x60", labels=',reason="timeout"'), None),
     Case("ElasticrecAnswersDegraded", routed("degraded_queries_total", "0x20 0+3x40"), TIER),

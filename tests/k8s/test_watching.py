@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.server, pytest.mark.slow, needs_prometheus]
 
 WINDOW_S, QPS, BAD = 10, 40.0, 20
 NAMESPACE = "elasticrec"
-ASIDE = "elasticrec_replicas_set_aside"
+ASIDE = "elasticrec_replicas_aside"
 
 
 @dataclass(frozen=True)
