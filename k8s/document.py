@@ -50,8 +50,8 @@ def _watching(fleet: Fleet, options: Options) -> Iterator[str]:
     yield "since quantiles have no mean. Replicas and memory are of kube-state-metrics and the kubelet."
     yield ""
     yield "Prometheus's operator takes the PodMonitor and the PrometheusRule by its own selectors: that of"
-    yield "kube-prometheus-stack wants the label `release` (set it in an overlay). Grafana's sidecar takes the dashboard by"
-    yield "its label `grafana_dashboard`."
+    yield "kube-prometheus-stack wants the label `release` (set it in an overlay). Grafana's sidecar takes the dashboard"
+    yield "by its label `grafana_dashboard`."
     for alert in alerts(fleet, options.namespace):
         yield ""
         yield f"**{alert.name}** ({alert.severity}, after {alert.minutes} min): {alert.reason}"
