@@ -49,8 +49,8 @@ def _watching(fleet: Fleet, options: Options) -> Iterator[str]:
     yield "it: pods and memory, each model's queue and compute, the router's calls. Latency is the slowest front end's,"
     yield "since quantiles have no mean. Replicas and memory are of kube-state-metrics and the kubelet."
     yield ""
-    yield "Prometheus's operator takes the PodMonitor and the PrometheusRule by its own selectors: that of"
-    yield "kube-prometheus-stack wants the label `release` (set it in an overlay). Grafana's sidecar takes the dashboard"
+    yield "Prometheus's operator takes the PodMonitor and the PrometheusRule by its own selectors. Those of"
+    yield "kube-prometheus-stack want the label `release`: set it in an overlay. Grafana's sidecar takes the dashboard"
     yield "by its label `grafana_dashboard`."
     for alert in alerts(fleet, options.namespace):
         yield ""
