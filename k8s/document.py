@@ -1,9 +1,10 @@
-"""SCALING.md: every query with its threshold and the reason for it."""
+"""SCALING.md: every query with its threshold and the reason for it, of the autoscaler and of the alerts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from k8s.alerts import alerts
 from k8s.fleet import Fleet, FleetService
 from k8s.hpa import SYNC_S
 from k8s.objects import KEDA, KUBERNETES
@@ -33,11 +34,32 @@ def _lines(fleet: Fleet, options: Options) -> Iterator[str]:
     yield f"  after {FAILURES + 1} failures in a row: 30 to 45 s; the HPA asks every {SYNC_S:.0f} s, KEDA each 30 s."
     yield f"- **At most** {GROWTH} times what the target traffic needs: a bound on cost; set your own in an overlay."
     yield f"- **Needs** Kubernetes {KUBERNETES} (native `preStop` sleep) and KEDA {KEDA}: `fallback.behavior` is of"
-    yield "  2.17, and dropped silently before; a fallback for `Value` metrics is of 2.18. With less, an outage"
-    yield "  of Prometheus would scale a busy fleet down. Before 2.19 KEDA's own polls do not count: 45 to 60 s."
+    yield "  2.17, and dropped silently before; a fallback for `Value` metrics is of 2.18. With less, an outage of"
+    yield "  Prometheus would scale a busy fleet down. Before 2.19 KEDA's own polls do not count: 45 to 60 s."
     for service in fleet.services:
         yield ""
         yield from _section(fleet, service, options)
+    yield ""
+    yield from _watching(fleet, options)
+
+
+def _watching(fleet: Fleet, options: Options) -> Iterator[str]:
+    yield "## Watching it"
+    yield ""
+    yield "The dashboard goes from what clients notice (queries, latency beside the SLA, failures) to what is behind"
+    yield "it: pods and memory, each model's queue and compute, the router's calls. Latency is the slowest front end's,"
+    yield "since quantiles have no mean. Replicas and memory are of kube-state-metrics and the kubelet."
+    yield ""
+    yield "Prometheus's operator takes the PodMonitor and the PrometheusRule by its own selectors. Those of"
+    yield "kube-prometheus-stack want the label `release`: set it in an overlay. Grafana's sidecar takes the dashboard"
+    yield "by its label `grafana_dashboard`."
+    for alert in alerts(fleet, options.namespace):
+        yield ""
+        yield f"**{alert.name}** ({alert.severity}, after {alert.minutes} min): {alert.reason}"
+        yield ""
+        yield "```promql"
+        yield alert.expression
+        yield "```"
 
 
 def _section(fleet: Fleet, service: FleetService, options: Options) -> Iterator[str]:

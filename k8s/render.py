@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from k8s.alerts import prometheus_rule
+from k8s.dashboard import dashboard_config_map
 from k8s.deployment import addresses_name, deployment
 from k8s.document import scaling_document
 from k8s.fleet import Fleet
@@ -63,6 +65,13 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: object) -> bool:
         return True
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """A text of several lines as such."""
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
 
 def _objects(fleet: Fleet, options: Options) -> Iterator[tuple[str, Object]]:
     for each in fleet.services:
@@ -74,6 +83,8 @@ def _objects(fleet: Fleet, options: Options) -> Iterator[tuple[str, Object]]:
         yield f"{each.name}-serviceaccount.yaml", _account(each.name, options, selector(fleet, each))
     yield f"{fleet.frontend.name}-configmap.yaml", _addresses(fleet, options)
     yield "podmonitor.yaml", pod_monitor(fleet, options)
+    yield "prometheusrule.yaml", prometheus_rule(fleet, options)
+    yield "dashboard-configmap.yaml", dashboard_config_map(fleet, options)
 
 
 def _account(name: str, options: Options, labels: Mapping[str, str]) -> Object:

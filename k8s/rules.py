@@ -72,6 +72,13 @@ class Trigger:
         return f"{self.threshold:.0f}" if self.threshold >= 10 else f"{max(self.threshold, 0.001):.3f}"
 
 
+def select(namespace: str, *models: str, **labels: str) -> str:
+    """The selector of models' series in a namespace, with further labels' values."""
+    operator = "=" if len(models) == 1 else "=~"
+    wanted = [f'namespace="{namespace}"', f'model{operator}"{"|".join(models)}"']
+    return "{" + ",".join([*wanted, *(f'{name}="{value}"' for name, value in labels.items())]) + "}"
+
+
 @dataclass(frozen=True, slots=True)
 class Metrics:
     """Queries for the models of a namespace, over a window."""
@@ -81,7 +88,7 @@ class Metrics:
 
     def success_rate(self, model: str) -> str:
         """Requests a second that succeeded, over all pods."""
-        return f"sum(rate(nv_inference_request_success{self._select(model)}[{self.window_s}s]))"
+        return f"sum(rate(nv_inference_request_success{select(self.namespace, model)}[{self.window_s}s]))"
 
     @staticmethod
     def larger(first: str, second: str) -> str:
@@ -90,13 +97,13 @@ class Metrics:
 
     def pods(self, model: str) -> str:
         """Pods that are scraped."""
-        return f"count(count by (instance) (nv_inference_request_success{self._select(model)}))"
+        return f"count(count by (instance) (nv_inference_request_success{select(self.namespace, model)}))"
 
     def queue_us(self, *models: str) -> str:
         """Mean microseconds that a request waited for an instance, of the model where it waited longest."""
-        select = self._select(*models)
-        waited = f"sum by (model) (rate(nv_inference_queue_duration_us{select}[{self.window_s}s]))"
-        requests = f"sum by (model) (rate(nv_inference_request_success{select}[{self.window_s}s]))"
+        chosen = select(self.namespace, *models)
+        waited = f"sum by (model) (rate(nv_inference_queue_duration_us{chosen}[{self.window_s}s]))"
+        requests = f"sum by (model) (rate(nv_inference_request_success{chosen}[{self.window_s}s]))"
         return f"max({waited} / clamp_min({requests}, 0.001))"
 
     def latency_us(self, model: str) -> str:
@@ -104,13 +111,8 @@ class Metrics:
 
         Triton says Nan then, which `>= 0` leaves out; the second half is 0 while any pod is scraped, and else nothing.
         """
-        summary = f"nv_inference_request_summary_us{self._select(model, quantile=f'{QUANTILE:g}')}"
-        return f"(max({summary} >= 0) or 0 * max(nv_inference_request_success{self._select(model)}))"
-
-    def _select(self, *models: str, **labels: str) -> str:
-        operator = "=" if len(models) == 1 else "=~"
-        wanted = [f'namespace="{self.namespace}"', f'model{operator}"{"|".join(models)}"']
-        return "{" + ",".join([*wanted, *(f'{name}="{value}"' for name, value in labels.items())]) + "}"
+        summary = f"nv_inference_request_summary_us{select(self.namespace, model, quantile=f'{QUANTILE:g}')}"
+        return f"(max({summary} >= 0) or 0 * max(nv_inference_request_success{select(self.namespace, model)}))"
 
 
 def triggers(

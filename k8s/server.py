@@ -20,6 +20,9 @@ START_S = 60
 
 TLS_FOLDER = "/etc/elasticrec/tls"
 
+_QUANTILES = f"0.5:0.05,{QUANTILE:g}:0.005,0.99:0.001"
+"""Of latencies, each with its error: the rules' own, and what people look at beside it."""
+
 RESTRICTED = "shared-memory,model-config,model-repository,statistics,trace,logging"
 ADMIN_KEY = "elasticrec-admin=$(POD_UID)"
 """The header that opens the restricted APIs, with the pod's uid: nobody knows it who may not read pods."""
@@ -53,7 +56,7 @@ def flags(fleet: Fleet, service: FleetService, model_repository: str, tls: bool)
         f"--grpc-restricted-protocol={RESTRICTED}:{ADMIN_KEY}",
     ]
     if service.is_frontend:
-        words += ["--metrics-config=summary_latencies=true", f"--metrics-config=summary_quantiles={QUANTILE:g}:0.005"]
+        words += ["--metrics-config=summary_latencies=true", f"--metrics-config=summary_quantiles={_QUANTILES}"]
     elif tls:
         words += [
             "--grpc-use-ssl=true",

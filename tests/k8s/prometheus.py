@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tritonclient.grpc
@@ -36,9 +37,17 @@ class Prometheus:
 
     def ask(self, query: str, time_s: float | None = None) -> list[float]:
         """An instant query's values, one an element."""
+        return [float(element["value"][1]) for element in self._result(query, time_s)]
+
+    def labels(self, query: str, time_s: float | None = None) -> list[dict[str, str]]:
+        """The labels of each element of an instant query."""
+        return [element["metric"] for element in self._result(query, time_s)]
+
+    def _result(self, query: str, time_s: float | None) -> list[Any]:
         asked = {"query": query, **({} if time_s is None else {"time": f"{time_s:.3f}"})}
         answer = json.loads(text_of(f"{self.url}/api/v1/query?{urllib.parse.urlencode(asked)}"))
-        return [float(element["value"][1]) for element in answer["data"]["result"]]
+        result: list[Any] = answer["data"]["result"]
+        return result
 
     def one(self, query: str, time_s: float | None = None) -> float:
         """The one value that KEDA would take."""
@@ -55,13 +64,22 @@ class Prometheus:
 
 
 @contextmanager
-def scraping(folder: Path, targets: Sequence[str], namespace: str) -> Iterator[Prometheus]:
-    """Scrapes the targets twice a second, with the label that a PodMonitor's targets have."""
+def scraping(
+    folder: Path, targets: Sequence[str], namespace: str, exporters: Sequence[str] = ()
+) -> Iterator[Prometheus]:
+    """Scrapes the targets twice a second, with the label that a PodMonitor's targets have.
+
+    exporters: such as kube-state-metrics, whose own labels hold.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     static = [{"targets": list(targets), "labels": {"namespace": namespace}}]
     times = {"scrape_interval": "500ms", "scrape_timeout": "500ms"}
-    config = {"global": times, "scrape_configs": [{"job_name": "triton", "static_configs": static}]}
+    jobs = [
+        {"job_name": "triton", "static_configs": static},
+        {"job_name": "exporters", "static_configs": [{"targets": list(exporters)}], "honor_labels": True},
+    ]
+    config = {"global": times, "scrape_configs": jobs}
     (folder / "prometheus.yml").write_text(json.dumps(config))
     command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--web.listen-address={address}"]
     command.append(f"--storage.tsdb.path={folder / 'tsdb'}")

@@ -43,7 +43,7 @@ def test_it_writes_what_was_asked_for(built: Path, tmp_path: Path, capsys: pytes
 def test_it_says_where_to_go_on(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(built, tmp_path / "out") == 0
     told = capsys.readouterr().out
-    assert "3 services, 21 files" in told
+    assert "3 services, 23 files" in told
     assert f"kubectl apply -k {tmp_path / 'out'}" in told
 
 

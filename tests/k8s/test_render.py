@@ -21,7 +21,11 @@ from tests.k8s.fleets import TLS_SECRET, Made, fleet, options
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = Path(__file__).parent / "schemas"
-CUSTOM = {"ScaledObject": "scaledobject.json", "PodMonitor": "podmonitor.json"}
+CUSTOM = {
+    "ScaledObject": "scaledobject.json",
+    "PodMonitor": "podmonitor.json",
+    "PrometheusRule": "prometheusrule.json",
+}
 
 VARIANTS = {
     "store": (Made(), options()),
@@ -79,7 +83,7 @@ def test_core_objects_are_valid(version: str, rendered: tuple[Fleet, Objects]) -
         if item["kind"] not in CUSTOM:
             kubernetes_validate.validate(item, version, strict=True)
             checked += 1
-    assert checked == 5 * len(rendered[0].services) + 1
+    assert checked == 5 * len(rendered[0].services) + 2  # the two ConfigMaps
 
 
 def test_custom_objects_are_what_we_mean_to_write(rendered: tuple[Fleet, Objects]) -> None:
@@ -189,7 +193,7 @@ def test_only_the_front_end_reaches_the_shards_and_only_prometheus_the_metrics(r
 
 def test_the_router_is_told_the_services_that_there_are(rendered: tuple[Fleet, Objects]) -> None:
     built, objects = rendered
-    (config,) = of_kind(objects, "ConfigMap").values()
+    config = of_kind(objects, "ConfigMap")[f"{built.frontend.name}-addresses"]
     addresses = json.loads(config["data"]["addresses.json"])
     assert list(addresses) == [shard.planned.name for shard in built.shards]
     for name, address in zip((shard.name for shard in built.shards), addresses.values(), strict=True):
@@ -338,6 +342,10 @@ def test_every_query_is_documented_with_its_reason(tmp_path: Path) -> None:
         for trigger in item["spec"]["triggers"]:
             assert f"\n{trigger['metadata']['query']}\n" in text
             assert f"**{trigger['name']}**: {trigger['metricType']} {trigger['metadata']['threshold']} " in text
+    (rule,) = of_kind(objects, "PrometheusRule").values()
+    for alert in rule["spec"]["groups"][0]["rules"]:
+        assert f"\n**{alert['alert']}** ({alert['labels']['severity']}, after " in text
+        assert f"\n{alert['expr']}\n" in text
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
