@@ -97,7 +97,7 @@ def router(spec: Spec, folder: Path) -> Model:
         return {
             f"{name}_{kind}": each[None]
             for name, pair in routed
-            for kind, each in zip(("ids", "lengths"), pair)  # noqa: B905 - two and two
+            for kind, each in zip(("ids", "lengths"), pair, strict=True)
         }
 
     return Model(whole(spec).good, answers)
