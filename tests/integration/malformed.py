@@ -316,12 +316,12 @@ def garble(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def read_back(data: bytes) -> Draft | None:
-    """What a message says, where raw contents are all that it holds."""
+    """What a message says, where raw contents are all that it holds; the server does not look at more than the inputs'."""
     message = pb.ModelInferRequest.FromString(data)
-    if len(message.raw_input_contents) != len(message.inputs) or any(i.HasField("contents") for i in message.inputs):
+    if len(message.raw_input_contents) < len(message.inputs) or any(i.HasField("contents") for i in message.inputs):
         return None
     inputs = [
         Input(item.name, item.datatype, list(item.shape), raw, dict.fromkeys(item.parameters, True))
-        for item, raw in zip(message.inputs, message.raw_input_contents, strict=True)
+        for item, raw in zip(message.inputs, message.raw_input_contents, strict=False)
     ]
     return Draft(message.model_name, message.model_version, inputs)
