@@ -316,7 +316,7 @@ def garble(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def read_back(data: bytes) -> Draft | None:
-    """What a message says, where raw contents are all that it holds; the server does not look at more than the inputs'."""
+    """What a message says, where raw contents are all that it holds; the server ignores those beyond the inputs."""
     message = pb.ModelInferRequest.FromString(data)
     if len(message.raw_input_contents) < len(message.inputs) or any(i.HasField("contents") for i in message.inputs):
         return None
