@@ -10,6 +10,10 @@
 #
 # The models' code and kernels lie in the repository itself; they need Python >= 3.10, glibc >= 2.17, x86-64 and NumPy,
 # and a fleet's router libnghttp2, and OpenSSL 3 where it is to speak TLS: the image has that.
+#
+# 26.04 or later: the pods' probes ask a model's own readiness (/v2/models/M/ready), which tells that a process of the
+# Python backend died since Triton 2.65; /v2/health/ready does since March 2026, /v2/health/live never. With an older
+# image nothing restarts such a pod: build its shards with --shard-backend native, which has no such process.
 FROM nvcr.io/nvidia/tritonserver:26.04-py3
 
 # with torch, embedding services can be placed on GPUs: docker build --build-arg EMBEDDINGS_ON_GPU=1

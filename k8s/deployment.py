@@ -107,20 +107,27 @@ def _container(
 
 
 def _probes(service: FleetService) -> Mapping[str, Any]:
-    """Triton opens its ports only once its models are loaded: until then the startup probe alone is asked."""
+    """Whether the server has loaded all its models, then whether its own model can still work.
+
+    Triton opens its ports only once its models are loaded: until then the startup probe alone is asked, as long as that
+    may take, so that slow loads are no reason for a restart. A model's own readiness is what sees a Python process that
+    died (from Triton 2.65 on; the server's liveness never does). It asks neither the queue nor other servers: a load
+    that is too high is none either, and a front end lives whatever its shards do. Whoever is not ready for 10 s gets no
+    queries, whoever is dead for 30 s is started again.
+    """
 
     def probe(path: str, failures: int) -> Mapping[str, Any]:
         return {
-            "httpGet": {"path": f"/v2/health/{path}", "port": "http"},
+            "httpGet": {"path": path, "port": "http"},
             "periodSeconds": PROBE_S,
             "timeoutSeconds": PROBE_S,
             "failureThreshold": failures,
         }
 
     return {
-        "startupProbe": probe("ready", -(-load_s(service) // PROBE_S)),
-        "livenessProbe": probe("live", 6),
-        "readinessProbe": probe("ready", 2),
+        "startupProbe": probe("/v2/health/ready", -(-load_s(service) // PROBE_S)),
+        "livenessProbe": probe(f"/v2/models/{service.model}/ready", 6),
+        "readinessProbe": probe(f"/v2/models/{service.model}/ready", 2),
     }
 
 

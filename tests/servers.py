@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
+
 from repo_builder.serving.install import Installation, installation
 from repo_builder.serving.server import Ports, Server, free_ports, running
 
@@ -37,6 +39,13 @@ def serving(
         finally:
             _ends.append(threading.Thread(target=stack.pop_all().close))
             _ends[-1].start()
+
+
+def kill_stub(server_pid: int, model: str) -> None:
+    """End the process of the Python backend that serves a model's first instance."""
+    processes = psutil.Process(server_pid).children(recursive=True)
+    stub = next(each for each in processes if f"/{model}/1/model.py" in " ".join(each.cmdline()))
+    stub.kill()
 
 
 def join_all() -> None:

@@ -36,7 +36,7 @@ from repo_builder.serving.install import installation
 from repo_builder.serving.server import Ports, free_ports, running, wait
 from tests.integration.conftest import Served
 from tests.integration.models import make_repository, pytorch_scores, random_query
-from tests.servers import serving
+from tests.servers import kill_stub, serving
 
 pytestmark = pytest.mark.server
 
@@ -309,12 +309,6 @@ def test_instances_share_one_copy_of_the_weights(tmp_path: Path, shard_backend: 
             assert sum(memory[name] for name in embedding) <= 1.1 * size
         times = times_by_model(server)
         assert all(times[name].requests >= 12 for name in ("small", "small_router", "small_dense", *embedding))
-
-
-def kill_stub(server_pid: int, name: str) -> None:
-    processes = psutil.Process(server_pid).children(recursive=True)
-    stub = next(each for each in processes if f"/{name}/1/model.py" in " ".join(each.cmdline()))
-    os.kill(stub.pid, signal.SIGKILL)
 
 
 def test_a_killed_stub_never_gives_a_wrong_score(own_server: Served) -> None:

@@ -16,6 +16,7 @@ from k8s.fleet import Fleet
 from k8s.hpa_keda import from_scaled_object
 from k8s.objects import KUBERNETES
 from k8s.render import render, to_yaml, write
+from k8s.server import load_s
 from repo_builder.errors import RepositoryError
 from tests.k8s.fleets import TLS_SECRET, Made, fleet, options
 
@@ -218,6 +219,21 @@ def test_ports_are_named_alike_everywhere(rendered: tuple[Fleet, Objects]) -> No
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "metrics"
 
 
+def test_probes_ask_what_fails_after_the_start(rendered: tuple[Fleet, Objects]) -> None:
+    """The pod's own model, whose process may die; while models load, the startup probe alone is asked."""
+    fleet, objects = rendered
+    for service in fleet.services:
+        container = next(containers(of_kind(objects, "Deployment")[service.name]))
+        startup, liveness, readiness = (container[f"{kind}Probe"] for kind in ("startup", "liveness", "readiness"))
+        assert startup["httpGet"]["path"] == "/v2/health/ready"
+        assert startup["failureThreshold"] * startup["periodSeconds"] >= load_s(service)
+        assert (
+            liveness["httpGet"] == readiness["httpGet"] == {"path": f"/v2/models/{service.model}/ready", "port": "http"}
+        )
+        for probe, patience_s in ((liveness, 30), (readiness, 10)):
+            assert probe["failureThreshold"] * probe["periodSeconds"] == patience_s
+
+
 def test_pods_may_do_nothing_but_serve(rendered: tuple[Fleet, Objects]) -> None:
     for account in of_kind(rendered[1], "ServiceAccount").values():
         assert account["automountServiceAccountToken"] is False
@@ -403,7 +419,7 @@ apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [../out]
 images:
-  - {name: elasticrec-triton, newName: registry.example.com/elasticrec-triton, newTag: 25.08-1}
+  - {name: elasticrec-triton, newName: registry.example.com/elasticrec-triton, newTag: 26.04-1}
 patches:
   - target: {kind: ScaledObject, name: rm1-frontend}
     patch: |
@@ -424,7 +440,7 @@ def test_an_overlay_changes_what_it_names(tmp_path: Path) -> None:
     objects = {f"{item['kind']}/{item['metadata']['name']}": item for item in kustomize(tmp_path / "production")}
     assert objects["ScaledObject/rm1-frontend"]["spec"]["maxReplicaCount"] == 40
     (container,) = objects["Deployment/rm1-tier0"]["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == "registry.example.com/elasticrec-triton:25.08-1"
+    assert container["image"] == "registry.example.com/elasticrec-triton:26.04-1"
     assert "eks.amazonaws.com/role-arn" in objects["ServiceAccount/rm1-tier1"]["metadata"]["annotations"]
 
 

@@ -1,6 +1,7 @@
 """What the manifests say of tritonserver, against a real one: flags, probes, metrics, closed APIs, mutual TLS."""
 
 import http.client
+import json
 import re
 import shutil
 import subprocess
@@ -12,12 +13,13 @@ import tritonclient.grpc
 
 from k8s.rules import Metrics, triggers
 from k8s.server import ADMIN_KEY, TLS_FOLDER, flags
+from repo_builder.errors import ServerError
 from repo_builder.serving.client import score
 from repo_builder.serving.server import Server
-from tests.integration.models import make_repository, random_query
+from tests.integration.models import make_repository, make_spec, random_query
 from tests.k8s.fleets import Made, fleet
 from tests.k8s.prometheus import text_of
-from tests.servers import serving
+from tests.servers import kill_stub, serving
 
 pytestmark = pytest.mark.server
 
@@ -58,9 +60,31 @@ def status(server: Server, path: str, method: str = "GET", headers: dict[str, st
         connection.close()
 
 
-@pytest.mark.parametrize("probe", ["live", "ready"])
+@pytest.mark.parametrize("probe", ["health/ready", "models/small/ready", "models/small_tier0/ready"])
 def test_probe_paths_answer(probe: str, server: Server) -> None:
-    assert status(server, f"/v2/health/{probe}") == 200
+    assert status(server, f"/v2/{probe}") == 200
+
+
+def test_who_sees_a_process_that_died(folder: Path, tmp_path: Path) -> None:
+    """The server's liveness never, whatever the version. The model's readiness, which the probes ask, from 2.65 on: of
+    that only an older server's blindness is seen where 2.51 is what runs here.
+    """
+    spec = make_spec(tmp_path)
+    with serving(folder / "repository", folder / "killed-log", flags=words(folder, frontend=False)) as server:
+        connection = http.client.HTTPConnection(server.host, server.ports.http, timeout=10)
+        connection.request("GET", "/v2")
+        major, minor, _ = json.loads(connection.getresponse().read())["version"].split(".")
+        connection.close()
+        kill_stub(server.process.pid, "small_tier0")
+        for _ in range(2):  # the second query finds it known as dead
+            with pytest.raises(ServerError, match="Stub process 'small_tier0_0_0' is not healthy"):
+                score("grpc", server.grpc, "small", *random_query(spec, 3, seed=0))
+        sees = (int(major), int(minor)) >= (2, 65)
+        assert (status(server, "/v2/models/small_tier0/ready") == 200) is not sees
+        assert status(server, "/v2/models/small_tier1/ready") == 200
+        assert status(server, "/v2/models/small/ready") == status(server, "/v2/health/live") == 200
+        if not sees:
+            assert status(server, "/v2/health/ready") == 200
 
 
 @pytest.mark.parametrize("frontend", [True, False])
