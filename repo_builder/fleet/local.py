@@ -24,7 +24,7 @@ from repo_builder.fleet.requests import Control
 from repo_builder.fleet.rules import Rules, load_rules, render_rules
 from repo_builder.fleet.runtime import RunFolder, claimed
 from repo_builder.fleet.sampler import Sampler
-from repo_builder.fleet.status import Status, status
+from repo_builder.fleet.status import Status, page_status, status
 from repo_builder.fleet.status_page import status_page
 from repo_builder.fleet.supervisor import Supervisor
 from repo_builder.repository.manifest import verify
@@ -79,6 +79,10 @@ class LocalFleet:
         """What it is doing."""
         return status(self.supervisor, self.sampler, self.events, self.links)
 
+    def page_status(self) -> Status:
+        """The same with totals and the last minutes."""
+        return page_status(self.status(), self.sampler)
+
 
 @contextmanager
 def local_fleet(wishes: Wishes) -> Iterator[LocalFleet]:
@@ -113,7 +117,7 @@ def local_fleet(wishes: Wishes) -> Iterator[LocalFleet]:
             local.links["rules"] = str(rules.folder)
             autoscaler = Autoscaler(rules.by_service, supervisor, partial(ask_prometheus, watcher.url), events.tell)
             _started(stack, Syncs(autoscaler, wishes.sync_s, lambda: supervisor.phase == "up"))
-        local.links["page"] = stack.enter_context(status_page(wishes.status_port or 0, local.status))
+        local.links["page"] = stack.enter_context(status_page(wishes.status_port or 0, local.page_status))
         yield local
 
 
