@@ -99,6 +99,8 @@ class Sampler:
                 if reading := _reading(service.about, replica):
                     first = self._before.get(replica.name)
                     startup = first.startup if first else reading.successes
+                    if service.about.is_frontend:  # the ensemble has no warm-up: whatever it answers is a query
+                        startup = 0.0
                     ready_s = time.monotonic() - (replica.ready_at_s or math.inf)
                     yield replica.name, replace(reading, startup=startup, ready_s=ready_s)
 
