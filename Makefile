@@ -14,18 +14,26 @@ help: ## show this list
 
 setup: $(STAMP) ## make .venv with pinned packages, tritonserver and perf_analyzer
 
+# each step says what it does: the downloads take minutes the first time
 $(STAMP): pyproject.toml constraints.txt setup.py $(wildcard triton_backends/*/*.[ch]) Makefile
+	@echo "set-up, once; 5 steps, some minutes in all"
+	@echo "1/5 Debian packages: $(DEBIAN_PACKAGES)"
 	@sh tools/debian-packages.sh $(DEBIAN_PACKAGES)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --editable '.[server,loadtest,dev]'
-	$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/perf_analyzer tritonclient==2.51.0
+	@echo "2/5 a Python environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "3/5 torch: some 200 MB to download, a minute or more"
+	@$(BIN)/pip install --quiet --constraint constraints.txt torch
+	@echo "4/5 elasticrec, its C parts compiled, with tritonserver and the load tools: some 500 MB, minutes"
+	@PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --editable '.[server,loadtest,dev]'
+	@echo "5/5 perf_analyzer in $(VENV)/perf_analyzer"
+	@$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/perf_analyzer tritonclient==2.51.0
 	@touch $@
 
 demo: $(STAMP) ## build a model, serve it, compare its scores with PyTorch's, measure it
 	$(BIN)/elasticrec demo
 
 test: lint types ## lint, types and all tests
+	@echo "Debian packages for the tests: $(TEST_PACKAGES)"
 	@sh tools/debian-packages.sh $(TEST_PACKAGES)
 	$(BIN)/pytest
 

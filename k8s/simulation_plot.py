@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from k8s.hpa import SYNC_S
 from k8s.simulation_report import Played
-from repo_builder.figures import INK, dress, new_figure, save_png
+from repo_builder.figures import INK, count_axis, dress, nested_width, new_figure, save_png
 
 _COLOURS = ("#9a9a9a", "#1f77b4", "#d95f02")
 Floats = NDArray[np.float64]
@@ -26,7 +26,7 @@ def plot_simulation(title: str, played: Sequence[Played], path: Path) -> None:
     panels: list[tuple[str, Callable[[Played], Floats]]] = [
         ("replicas", lambda each: each.timeline.replicas.sum(axis=1).astype(np.float64)),
         ("memory, GiB", lambda each: each.timeline.memory_bytes / 1024**3),
-        ("queries past the SLA, %", lambda each: 100 * each.missed_share),
+        ("queries past\nthe SLA, %", lambda each: 100 * each.missed_share),
     ]
     if all(each.price_per_hour is not None for each in played):
         panels.append(("price an hour", lambda each: np.asarray(each.price_per_hour)))
@@ -37,9 +37,11 @@ def plot_simulation(title: str, played: Sequence[Played], path: Path) -> None:
     axes[0].plot(times, played[0].timeline.arrived / SYNC_S, color=INK, linewidth=1.4, drawstyle="steps-post")
     _dress(axes[0], title, "queries/s")
     for axis, (label, values) in zip(axes[1:], panels, strict=True):
-        for each, colour in zip(played, _COLOURS, strict=False):
-            axis.plot(times, values(each), color=colour, linewidth=1.4, drawstyle="steps-post", label=each.name)
+        for i, (each, colour) in enumerate(zip(played, _COLOURS, strict=False)):
+            width = nested_width(i, len(played))
+            axis.plot(times, values(each), color=colour, linewidth=width, drawstyle="steps-post", label=each.name)
         _dress(axis, "", label)
+    count_axis(axes[1].yaxis)
     axes[1].legend(frameon=False, fontsize=9, loc="upper left")
     axes[-1].set_xlabel(unit)
     save_png(figure, path)
@@ -51,6 +53,8 @@ def _time_unit(last_s: float) -> tuple[str, float]:
 
 def _dress(axes: Axes, title: str, label: str) -> None:
     dress(axes, title, "", label)
-    axes.set_ylim(bottom=0, top=max(1.0, axes.get_ylim()[1]))
+    top = max(1.0, axes.get_ylim()[1])
+    axes.set_ylim(-0.04 * top, top)  # a line at 0 does not hide in the axis
     axes.margins(x=0)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))

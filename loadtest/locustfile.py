@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import gevent
+import psutil
 from locust import LoadTestShape, events
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
@@ -70,8 +71,10 @@ def prepare(environment: Environment, **_: Any) -> None:
     try:
         _prepare(environment, options)
     except (ElasticRecError, OSError) as exc:
+        _end_workers(environment.runner)
         _give_up(exc)
     except KeyboardInterrupt:
+        _end_workers(environment.runner)
         _give_up(LoadTestError("interrupted before the run began"))
 
 
@@ -93,6 +96,14 @@ def _prepare(environment: Environment, options: Any) -> None:
         master = Master(environment, runner, sent)
         if options.headless:
             master.wait(options.expect_workers, options.expect_workers_max_wait)
+
+
+def _end_workers(runner: object) -> None:
+    """A master that gives up takes its workers along: locust would leave those behind that it has forked."""
+    if isinstance(runner, MasterRunner):
+        runner.quit()  # reaches those that have connected
+        for worker in psutil.Process().children():
+            worker.terminate()
 
 
 def _interrupt() -> None:

@@ -6,12 +6,15 @@ import io
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from repo_builder.output import write_whole
 
 INK, GRID = "#444444", "#e4e4e4"
+LINE_WIDTH = 1.6
 
 
 def new_figure(width_inches: float, height_inches: float) -> Figure:
@@ -29,6 +32,17 @@ def dress(axes: Axes, title: str, x: str, y: str) -> None:
     axes.grid(color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def nested_width(index: int, lines: int) -> float:
+    """The width of the index-th of several lines, drawn in this order: where they coincide, each shows."""
+    return LINE_WIDTH + 1.6 * (lines - 1 - index)
+
+
+def count_axis(axis: Axis) -> None:
+    """Ticks at whole numbers only: of replicas there are no halves."""
+    axis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    axis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.0f}"))
 
 
 def save_png(figure: Figure, path: Path) -> None:

@@ -16,9 +16,7 @@ from repo_builder.words import count, times_less
 def sweep_table(sweep: Sweep, points: Sequence[Point]) -> Table:
     """A line a value."""
     unit = FIELDS[sweep.field].unit
-    table = plain_table(
-        f"{sweep.field}, {unit}", "memory", "model-wise", "against it", "services", "replicas", "p95 ms"
-    )
+    table = plain_table(f"{sweep.field}, {unit}", "memory", "model-wise", "compared", "services", "replicas", "p95 ms")
     for point in points:
         table.add_row(
             f"{point.value:,.6g}",

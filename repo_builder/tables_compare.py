@@ -40,7 +40,8 @@ def averages_table(report: Report) -> Table:
         if strategy != MODEL_WISE:
             gains = average_gains(report.comparisons, strategy)
             table.add_row(strategy, *(_times(gains[metric]) for metric in METRICS))
-    table.add_row("ElasticRec as published", *(_times(PAPER.get(metric)) for metric in METRICS))
+    published = (f"{PAPER[metric]:.2f}x" if metric in PAPER else "not published" for metric in METRICS)
+    table.add_row("ElasticRec as published", *published)
     return table
 
 
@@ -76,7 +77,7 @@ def comparison_notes(report: Report) -> str:
 
 
 def _times(gain: float | None) -> str:
-    return "-" if gain is None else f"{gain:.2f}x"
+    return "not placed" if gain is None else f"{gain:.2f}x"
 
 
 def _bracket(gain: float | None) -> str:
@@ -84,4 +85,4 @@ def _bracket(gain: float | None) -> str:
 
 
 def _dollars(price: float | None) -> str:
-    return "-" if price is None else f"{price:,.2f}"
+    return "not placed" if price is None else f"{price:,.2f}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from loadtest.run import Run
 
 COLOURS = 8
 MIB = 1024**2
@@ -44,6 +46,21 @@ class Chart:
 def colour(index: int) -> str:
     """The CSS variable of the index-th colour; they begin again after the last."""
     return f"--c{index % COLOURS}"
+
+
+def service(run: Run, name: str) -> str:
+    """A service's name whichever tool told it: of the model rm1, rm1_tier0 and tier0 are the same."""
+    return name.removeprefix(f"{run.model}_")
+
+
+def service_colours(runs: Iterable[Run]) -> Mapping[str, str]:
+    """A colour for each service of all the runs, the same in every chart."""
+    names: dict[str, None] = {}
+    for run in runs:
+        told = [run.memory_bytes, run.replicas, *(point.services for point in run.points)]
+        told += [part for sample in run.timeline for part in (sample.replicas, sample.memory_bytes)]
+        names |= {service(run, name): None for part in told for name in part}
+    return {name: colour(i) for i, name in enumerate(names)}
 
 
 def text(words: str) -> str:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loadtest.report.charts import MIB, Chart, Key, Legend, axis, layout, text
+from loadtest.report.charts import MIB, Chart, Key, Legend, axis, layout, service, text
 from loadtest.report.summary import breakdown_point
 from loadtest.run import Point, Run
 
-QUEUE, COMPUTE, NETWORK = Key("queue", "--c1", "box"), Key("compute", "--c0", "box"), Key("network", "--c2", "box")
-MEMORY = Key("memory", "--c0", "box")
+QUEUE, COMPUTE = Key("queue: pale", "--soft", "box"), Key("compute: full", "--soft", "box")
 
 BAR_PX = 34
 LABEL = 24  # characters of a service's name beside its bar
 
 
-def breakdown_charts(runs: Sequence[Run]) -> list[Chart]:
+def breakdown_charts(runs: Sequence[Run], colours: Mapping[str, str]) -> list[Chart]:
     """A request's mean ms in each service's queue and compute, and on the network: a chart a run, on equal axes."""
     picked = [(i, run, point) for i, run in enumerate(runs) if (point := breakdown_point(run)) is not None]
     most_ms = max((_longest_ms(point) for _, _, point in picked), default=0.0)
-    return [_breakdown(i, run, point, most_ms) for i, run, point in picked]
+    return [_breakdown(i, run, point, most_ms, colours) for i, run, point in picked]
 
 
 def _longest_ms(point: Point) -> float:
@@ -28,31 +27,35 @@ def _longest_ms(point: Point) -> float:
     return max([*services, point.network_ms or 0.0])
 
 
-def _breakdown(index: int, run: Run, point: Point, most_ms: float) -> Chart:
+def _breakdown(index: int, run: Run, point: Point, most_ms: float, colours: Mapping[str, str]) -> Chart:
     services = list(point.services)
+    shades = [colours[service(run, name)] for name in services]
     queue_ms = [times.queue_ms for times in point.services.values()]
     compute_ms = [times.compute_ms for times in point.services.values()]
-    data = [_bars(QUEUE, services, queue_ms, "ms"), _bars(COMPUTE, services, compute_ms, "ms")]
-    keys: tuple[Key, ...] = (QUEUE, COMPUTE)
+    data = [
+        _bars("queue", shades, services, queue_ms, "ms", opacity=0.4),
+        _bars("compute", shades, services, compute_ms, "ms"),
+    ]
     rows = list(services)
     if point.network_ms is not None:
-        data.append(_bars(NETWORK, ["network"], [point.network_ms], "ms"))
-        keys, rows = (*keys, NETWORK), [*rows, "network"]
+        data.append(_bars("network", ["--soft"], ["network"], [point.network_ms], "ms"))
+        rows = [*rows, "network"]
     title = f"{run.title} at {point.throughput_qps:,.0f} queries/s"
     time_axis = axis("ms a request, mean", range=[0, most_ms * 1.05 or 1])
-    return _stacked(f"services-{index}", title, keys, data, rows, time_axis)
+    return _stacked(f"services-{index}", title, (COMPUTE, QUEUE), data, rows, time_axis)
 
 
-def memory_charts(runs: Sequence[Run]) -> list[Chart]:
+def memory_charts(runs: Sequence[Run], colours: Mapping[str, str]) -> list[Chart]:
     """Memory by service, a chart for each run that has measured it, on equal axes."""
     picked = [(i, run) for i, run in enumerate(runs) if run.memory_bytes]
     most_mib = max((max(run.memory_bytes.values()) for _, run in picked), default=0) / MIB
-    return [_memory(i, run, most_mib) for i, run in picked]
+    return [_memory(i, run, most_mib, colours) for i, run in picked]
 
 
-def _memory(index: int, run: Run, most_mib: float) -> Chart:
+def _memory(index: int, run: Run, most_mib: float, colours: Mapping[str, str]) -> Chart:
+    shades = [colours[service(run, name)] for name in run.memory_bytes]
     rows = [_counted(name, run.replicas.get(name)) for name in run.memory_bytes]
-    data = [_bars(MEMORY, rows, [held_bytes / MIB for held_bytes in run.memory_bytes.values()], "MiB")]
+    data = [_bars("memory", shades, rows, [held_bytes / MIB for held_bytes in run.memory_bytes.values()], "MiB")]
     title = f"{run.title}: {sum(run.memory_bytes.values()) / MIB:,.1f} MiB in all"
     size_axis = axis("MiB", range=[0, most_mib * 1.05 or 1], tickformat=",")
     return _stacked(f"memory-{index}", title, (), data, rows, size_axis)
@@ -62,15 +65,17 @@ def _counted(name: str, replicas: int | None) -> str:
     return name if replicas is None else f"{name} x {replicas}"
 
 
-def _bars(key: Key, rows: list[str], values: list[float], unit: str) -> dict[str, Any]:
+def _bars(
+    name: str, shades: list[str], rows: list[str], values: list[float], unit: str, opacity: float = 1.0
+) -> dict[str, Any]:
     return {
         "type": "bar",
         "orientation": "h",
-        "name": text(key.label),
+        "name": name,
         "y": rows,
         "x": values,
-        "marker": {"color": key.colour, "line": {"color": "--card", "width": 1}},
-        "hovertemplate": f"{text(key.label)} %{{x:,.2f}} {unit}<extra></extra>",
+        "marker": {"color": shades, "opacity": opacity, "line": {"color": "--card", "width": 1}},
+        "hovertemplate": f"{name} %{{x:,.2f}} {unit}<extra></extra>",
     }
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.report.charts import MIB, Chart, Key, Legend, axis, colour, layout, log_axis, sla_key, sla_line, text
+from loadtest.report.charts import MIB, Chart, Key, Legend, axis, layout, log_axis, service, sla_key, sla_line, text
 from loadtest.run import Run, Sample
 
 ROW_PX = 200
 GAP_PX = 28
 AXIS_PX = 60
 COUNTS = ("errors", "replicas")  # of which there are no halves
+WIDTH = 1.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Line:
     key: Key
     of: Callable[[Sample], float | None]
     shape: str = "linear"
+    width: float = WIDTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,14 @@ class Panel:
     lines: tuple[Line, ...]
 
 
-def timeline_charts(runs: Sequence[Run]) -> list[Chart]:
+def timeline_charts(runs: Sequence[Run], colours: Mapping[str, str]) -> list[Chart]:
     """A chart for each run that has a timeline, all on time axes of one length."""
     longest_s = max((sample.time_s for run in runs for sample in run.timeline), default=0.0)
-    return [_timeline(i, run, longest_s) for i, run in enumerate(runs) if run.timeline]
+    return [_timeline(i, run, longest_s, colours) for i, run in enumerate(runs) if run.timeline]
 
 
-def _timeline(index: int, run: Run, longest_s: float) -> Chart:
-    panels = _panels(run)
+def _timeline(index: int, run: Run, longest_s: float, colours: Mapping[str, str]) -> Chart:
+    panels = _panels(run, colours)
     height_px = ROW_PX * len(panels) + GAP_PX * (len(panels) - 1) + AXIS_PX
     data = [_trace(run, line, row) for row, panel in enumerate(panels) for line in panel.lines]
     shown = layout(
@@ -56,14 +58,14 @@ def _timeline(index: int, run: Run, longest_s: float) -> Chart:
     return Chart(f"time-{index}", run.title, tuple(legends), {"data": data, "layout": shown}, height_px, label)
 
 
-def _panels(run: Run) -> list[Panel]:
+def _panels(run: Run, colours: Mapping[str, str]) -> list[Panel]:
     latency = (
         Line(Key("p50", "--c2"), lambda sample: sample.p50_ms),
         Line(Key("p95", "--c0"), lambda sample: sample.p95_ms),
         Line(Key("p99", "--c3"), lambda sample: sample.p99_ms),
     )
     traffic = (
-        Line(Key("offered", "--soft", "dot"), lambda sample: sample.offered_qps),
+        Line(Key("offered", "--soft"), lambda sample: sample.offered_qps, width=_nested(0, 2)),
         Line(Key("answered", "--c0"), lambda sample: sample.answered_qps),
     )
     panels = [Panel("latency, ms", latency), Panel("queries/s", traffic)]
@@ -71,10 +73,15 @@ def _panels(run: Run) -> list[Panel]:
         panels.append(Panel("errors", (Line(Key("errors", "--bad"), lambda sample: sample.errors, "hv"),)))
     replicas = _named(sample.replicas for sample in run.timeline)
     if replicas:
-        panels.append(Panel("replicas", tuple(_replicas(i, name) for i, name in enumerate(replicas))))
+        panels.append(
+            Panel(
+                "replicas",
+                tuple(_replicas(run, name, colours, _nested(i, len(replicas))) for i, name in enumerate(replicas)),
+            )
+        )
     memory = _named(sample.memory_bytes for sample in run.timeline)
     if memory:
-        panels.append(Panel("memory, MiB", tuple(_memory(i, name) for i, name in enumerate(memory))))
+        panels.append(Panel("memory, MiB", tuple(_memory(run, name, colours) for name in memory)))
     return panels
 
 
@@ -82,15 +89,20 @@ def _named(parts: Iterable[Iterable[str]]) -> list[str]:
     return list(dict.fromkeys(name for part in parts for name in part))
 
 
-def _replicas(index: int, name: str) -> Line:
-    return Line(Key(name, colour(index)), lambda sample: sample.replicas.get(name), "hv")
+def _nested(index: int, lines: int) -> float:
+    """The width of the index-th line drawn: where several lie on each other, all show."""
+    return WIDTH + min(2.5, 8 / lines) * (lines - 1 - index)
 
 
-def _memory(index: int, name: str) -> Line:
+def _replicas(run: Run, name: str, colours: Mapping[str, str], width: float) -> Line:
+    return Line(Key(name, colours[service(run, name)]), lambda sample: sample.replicas.get(name), "hv", width)
+
+
+def _memory(run: Run, name: str, colours: Mapping[str, str]) -> Line:
     def held_mib(sample: Sample) -> float | None:
         return sample.memory_bytes[name] / MIB if name in sample.memory_bytes else None
 
-    return Line(Key(name, colour(index)), held_mib)
+    return Line(Key(name, colours[service(run, name)]), held_mib)
 
 
 def _trace(run: Run, line: Line, row: int) -> dict[str, Any]:
@@ -104,7 +116,7 @@ def _trace(run: Run, line: Line, row: int) -> dict[str, Any]:
         "y": [value or None for value in values] if row == 0 else values,  # no logarithm of 0
         "xaxis": "x",
         "yaxis": _name("y", row),
-        "line": {"color": line.key.colour, "dash": line.key.line, "shape": line.shape, "width": 1.8},
+        "line": {"color": line.key.colour, "dash": line.key.line, "shape": line.shape, "width": line.width},
     }
 
 

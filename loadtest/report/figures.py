@@ -66,6 +66,20 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
     return Table(columns, tuple(rows))
 
 
+def summary_gaps(summary: Summary) -> list[str]:
+    """Why a run's row in the summary has dashes."""
+    run, gaps = summary.run, []
+    if not run.points:
+        gaps.append("no best point: it was measured over time, not at one load after another")
+    elif summary.best is None:
+        gaps.append("no best point: no load met the SLA without an error")
+    if run.sla_ms is None:
+        gaps.append("no SLA: its spec has none")
+    if summary.memory_bytes is None:
+        gaps.append("no memory: its servers could not be seen from where it was measured")
+    return [f"{run.title}: {gap}" for gap in gaps]
+
+
 def _times(value: float | None, first: float | None, index: int) -> str:
     return f" ({value / first:.2f}x)" if index and value is not None and first else ""
 
@@ -79,7 +93,7 @@ def points_table(run: Run) -> Table:
             Cell(number(point.throughput_qps, 1)),
             *(_latency(run, point, percentile) for percentile in (50, 95, 99)),
             Cell(number(point.mean_ms)),
-            Cell(number(point.network_ms)),
+            Cell("not told" if point.network_ms is None else number(point.network_ms)),
             Cell(f"{point.queries:,}"),
             errors_cell(point.errors),
         ))
@@ -101,7 +115,7 @@ def services_table(point: Point) -> Table:
         Row((
             Cell(name),
             Cell(f"{times.requests:,}"),
-            Cell(number(times.requests / times.executions if times.executions else None)),
+            Cell(number(times.requests / times.executions) if times.executions else "not called"),
             Cell(number(times.queue_ms)),
             Cell(number(times.compute_ms)),
         ))
@@ -115,6 +129,6 @@ def memory_table(run: Run) -> Table:
     columns = ("service", "MiB", "replicas") if run.replicas else ("service", "MiB")
     rows = []
     for name, held in run.memory_bytes.items():
-        replicas = [Cell(str(run.replicas.get(name, NONE)))] if run.replicas else []
+        replicas = [Cell(str(run.replicas.get(name, "not counted")))] if run.replicas else []
         rows.append(Row((Cell(name), Cell(number(held / MIB, 1)), *replicas)))
     return Table(columns, tuple(rows))

@@ -13,11 +13,11 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from loadtest.report.charts import MIB, Chart
+from loadtest.report.charts import MIB, Chart, service_colours
 from loadtest.report.charts_services import breakdown_charts, memory_charts
 from loadtest.report.charts_sweep import load_text, run_legend, sweep_charts
 from loadtest.report.charts_time import timeline_charts
-from loadtest.report.figures import Table, memory_table, points_table, services_table, summary_table
+from loadtest.report.figures import Table, memory_table, points_table, services_table, summary_gaps, summary_table
 from loadtest.report.summary import breakdown_point, summarize
 from loadtest.run import Run
 from repo_builder.words import count
@@ -26,14 +26,17 @@ from repo_builder.words import count
 def page(runs: Sequence[Run]) -> str:
     """The whole page for one or several runs. All that users wrote is escaped, and no script but ours may run."""
     library, script = get_plotlyjs(), _file("page.js")
-    sweep, timelines = sweep_charts(runs), timeline_charts(runs)
-    breakdowns, memories = breakdown_charts(runs), memory_charts(runs)
+    colours = service_colours(runs)
+    sweep, timelines = sweep_charts(runs), timeline_charts(runs, colours)
+    breakdowns, memories = breakdown_charts(runs, colours), memory_charts(runs, colours)
+    summaries = [summarize(run) for run in runs]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(_file("page.html")).render(
         runs=runs,
         policy=_policy(library, script),
         style=Markup(_file("style.css")),  # noqa: S704 - shipped beside this file: holds nothing of a run
-        summary=summary_table([summarize(run) for run in runs]),
+        summary=summary_table(summaries),
+        gaps=[gap for each in summaries for gap in summary_gaps(each)],
         run_legend=run_legend(runs),
         sweep=sweep,
         timelines=timelines,

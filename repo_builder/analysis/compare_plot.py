@@ -11,15 +11,18 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from repo_builder.analysis.compare import PAPER, average_gains
 from repo_builder.analysis.compare_report import Report
 from repo_builder.analysis.fleets import GPU_CACHE, MODEL_WISE, PER_TABLE, TIERED
-from repo_builder.figures import INK, dress, new_figure, save_png
+from repo_builder.figures import INK, dress, nested_width, new_figure, save_png
+from repo_builder.words import count
 
 COLOURS = {GPU_CACHE: "#9a9a9a", PER_TABLE: "#f28e2b", TIERED: "#1f77b4"}
 _PANELS = (
-    ("memory", "Memory: times less"),
-    ("utility", "Memory utility, mean of replicas: times more"),
-    ("price", "Price: times less"),
+    ("memory", "Memory gain"),
+    ("utility", "Share of a replica's rows in use: gain"),
+    ("price", "Price gain"),
 )
 _SWEPT = {"price": "price in parts"}  # the sweep is not packed onto nodes
+_SWEPT_TITLES = {"memory": "Memory gain", "utility": "Rows in use, gain", "price": "Price gain in parts"}
+_MARKERS = "sov"
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
@@ -28,7 +31,8 @@ def plot_comparison(report: Report, path: Path) -> None:
     figure = new_figure(13, 7.6)
     figure.suptitle(
         f"ElasticRec against replicating the whole model, cluster {report.cluster.name}, "
-        f"profile {report.profile.name}: 1x is model-wise at equal traffic",
+        f"profile {report.profile.name}\n"
+        f"gain: how many times better than model-wise at equal traffic; 1x is equal, below it is worse",
         fontsize=12,
         color=INK,
     )
@@ -60,32 +64,43 @@ def _bars(axes: Axes, report: Report, metric: str, title: str) -> None:
 
 
 def _label(axes: Axes, place: float, gain: float | None) -> None:
-    """The figure at the end of its bar, which points down below 1x; a dash where there is none."""
+    """The figure at the end of its bar, which points down below 1x; where there is none, why."""
     if gain is None:
-        axes.annotate("-", (place, 1), ha="center", va="center", color=INK)
+        axes.annotate("does not fit", (place, 1), (0, 3), textcoords="offset points", ha="center", va="bottom",
+                      rotation=90, fontsize=7.5, color=INK)  # fmt: skip
         return
     side, offset = ("bottom", 2) if gain > 0.995 else ("top", -2)
     axes.annotate(
-        f"{gain:.3g}", (place, gain), (0, offset), textcoords="offset points", ha="center", va=side, fontsize=7.5
+        f"{gain:.3g}x",
+        (place, gain),
+        (0, offset),
+        textcoords="offset points",
+        ha="center",
+        va=side,
+        fontsize=7.5,
+        bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5},
     )
 
 
 def _lines(axes: Axes, report: Report, metric: str) -> None:
     """The mean over the specs at every point of the sweep."""
     swept = _SWEPT.get(metric, metric)
-    dress(axes, f"Mean over {len(report.sweeps)} specs, {swept}", "Traffic, in model-wise replicas", "")
+    of = report.comparisons[0].spec if len(report.sweeps) == 1 else f"mean of {count(len(report.sweeps), 'spec')}"
+    dress(axes, f"{_SWEPT_TITLES[metric]}: {of}", "Traffic, in model-wise replicas", "")
     replicas = [comparison.model_wise_replicas for comparison in report.sweeps[0]]
-    for strategy in report.strategies:
-        if strategy != MODEL_WISE:
-            gains = [average_gains(report.sweep_at(point), strategy)[swept] for point in range(len(replicas))]
-            axes.plot(
-                replicas,
-                [gain or np.nan for gain in gains],
-                "o-",
-                color=COLOURS[strategy],
-                markersize=4,
-                label=strategy,
-            )
+    drawn = [strategy for strategy in report.strategies if strategy != MODEL_WISE]
+    for i, strategy in enumerate(drawn):
+        gains = [average_gains(report.sweep_at(point), strategy)[swept] for point in range(len(replicas))]
+        width = nested_width(i, len(drawn))
+        axes.plot(
+            replicas,
+            [gain or np.nan for gain in gains],
+            f"{_MARKERS[i]}-",
+            color=COLOURS[strategy],
+            linewidth=width,
+            markersize=width + 3,
+            label=strategy,
+        )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator([1, 3, 10, 30, 100]))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -100,5 +115,7 @@ def _log_gains(axes: Axes, report: Report, metric: str) -> None:
     axes.yaxis.set_major_locator(FixedLocator(_TICKS))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda gain, _: f"{gain:g}x"))
-    axes.axhline(1, color=INK, linewidth=1.2)
+    axes.axhline(1, color=INK, linewidth=1.2, zorder=1)
     axes.axhline(PAPER[metric], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="ElasticRec as published")
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 0.85), max(high, 2.4))  # 1x never lies on the edge, and there are two ticks

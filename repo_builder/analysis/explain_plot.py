@@ -13,15 +13,17 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLo
 from repo_builder.access.labels import table_label
 from repo_builder.analysis.explain import Chain
 from repo_builder.analysis.utility import UtilityModel
-from repo_builder.figures import INK, dress, new_figure, save_png
+from repo_builder.figures import INK, count_axis, dress, new_figure, save_png
 from repo_builder.partition.merge import Floats
 from repo_builder.partition.plan import Service
 from repo_builder.partition.workload import Workload
+from repo_builder.words import count
 
 MOST_CHAINS = 4
 """More hotness orders than these are not drawn; the title says how many are missing."""
 
 _POINTS = 600
+_ROOM = 3  # bars that a panel has room for at least
 _PANELS = (4.4, 1.6, 1.6, 1.6)  # widths: the CDF, memory, utility, replicas
 _HOT, _COLD = 0.92, 0.15  # places in the colour map
 
@@ -32,8 +34,9 @@ def plot_explanation(title: str, workload: Workload, chains: Sequence[Chain], pa
     Raises InputError where it cannot be written.
     """
     drawn = chains[:MOST_CHAINS]
-    figure = new_figure(15, 1 + 3.8 * len(drawn))
-    more = f"; {len(chains) - len(drawn)} further kinds of tables are not drawn" if len(chains) > len(drawn) else ""
+    figure = new_figure(15, 1 + sum(3.8 if chain.cuts else 2.6 for chain in drawn))
+    rest = len(chains) - len(drawn)
+    more = f"; {count(rest, 'further kind')} of tables {'is' if rest == 1 else 'are'} not drawn" if rest else ""
     figure.suptitle(title + more, fontsize=13, color=INK)
     grid = figure.subplots(len(drawn), len(_PANELS), squeeze=False, width_ratios=_PANELS)
     utility = UtilityModel(workload.tables)
@@ -41,8 +44,10 @@ def plot_explanation(title: str, workload: Workload, chains: Sequence[Chain], pa
         colours = _colours(len(chain.services))
         _cdf(row[0], chain, _prefix(workload, chain), colours)
         _bars(row[1], chain, "Memory, all replicas, GiB", _gib, "{:,.3g}", colours)
-        _bars(row[2], chain, "Memory utility, %", lambda each: 100 * utility.of_replica(each), "{:.3g}", colours)
+        _bars(row[2], chain, "Rows in use, %", lambda each: 100 * utility.of_replica(each), "{:.3g}", colours)
         _bars(row[3], chain, "Replicas", lambda each: each.deployed, "{:,.0f}", colours)
+        row[2].set_xticks([0, 50, 100])
+        count_axis(row[3].xaxis)
     save_png(figure, path)
 
 
@@ -64,7 +69,8 @@ def _colours(count: int) -> list[tuple[float, float, float, float]]:
 def _cdf(axes: Axes, chain: Chain, prefix: Floats, colours: Sequence[tuple[float, float, float, float]]) -> None:
     """The share of the gathers against the rows, with each shard's part of it in its colour."""
     rows = len(prefix) - 1
-    dress(axes, table_label(chain.tables), "Rows, hottest first", "Share of the gathers")
+    title = table_label(chain.tables) if chain.cuts else f"{table_label(chain.tables)}: no cut pays"
+    dress(axes, title, "Rows, hottest first", "Share of the look-ups")
     ends = [*(cut.place for cut in chain.cuts), rows]
     begin = 0
     for service, end, colour in zip(chain.services, ends, colours, strict=True):
@@ -73,9 +79,12 @@ def _cdf(axes: Axes, chain: Chain, prefix: Floats, colours: Sequence[tuple[float
         axes.fill_between(places, share, color=colour, alpha=0.35, linewidth=0)
         axes.plot(places, share, color=colour, linewidth=2)
         middle = np.sqrt(max(begin, 1) * end)
-        if len(chain.services) <= 8:
+        if 1 < len(chain.services) <= 8:
             axes.annotate(service.name, (middle, 3), ha="center", va="bottom", rotation=90, fontsize=8, color=INK)
         begin = end
+    if not chain.cuts:
+        told = f"one service, {chain.services[0].name}, holds all rows:\nany cut would take more memory"
+        axes.text(0.97, 0.06, told, transform=axes.transAxes, ha="right", va="bottom", fontsize=10, color=INK)
     for cut in chain.cuts:
         axes.axvline(cut.place, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.annotate(
@@ -94,6 +103,7 @@ def _cdf(axes: Axes, chain: Chain, prefix: Floats, colours: Sequence[tuple[float
     axes.set_ylim(0, 108)
     axes.xaxis.set_major_locator(LogLocator(numticks=12))
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place:,.0f}"))
     axes.yaxis.set_major_locator(MultipleLocator(20))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0f}%"))
 
@@ -113,7 +123,8 @@ def _bars(
     bars = axes.barh(places, heights, color=colours, height=0.72)
     axes.bar_label(bars, [form.format(height) for height in heights], padding=3, fontsize=8, color=INK)
     axes.set_yticks(places, [service.name for service in chain.services], fontsize=8)
-    axes.invert_yaxis()
+    spare = max(0, _ROOM - len(heights)) / 2
+    axes.set_ylim(len(heights) - 0.5 + spare, -0.5 - spare)  # the hottest at the top; few bars grow no thicker
     axes.set_xlim(0, 1.28 * max(heights))
     axes.grid(visible=False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(4))

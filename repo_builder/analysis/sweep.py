@@ -35,8 +35,9 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A setting that can be swept: its range, how its values are spread, and how one of them is set."""
+    """A setting that can be swept: its name in words, its range, how its values are spread, how one of them is set."""
 
+    words: str
     low: float
     high: float
     spread: Literal["even", "ratio", "whole"]  # equal steps, equal ratios, or whole numbers
@@ -67,11 +68,11 @@ def _min_memory(setting: Setting, value: float) -> Setting:
 
 
 FIELDS: Mapping[str, Field] = {
-    "locality": Field(0.1, 0.9999, "even", "share", _locality),
-    "target_qps": Field(1e-9, 1e12, "ratio", "queries/s", _target_qps),
-    "s_max": Field(1, S_MAX, "whole", "services", _s_max),
-    "fixed_s": Field(1e-9, 3600, "ratio", "s", _fixed_s),
-    "min_memory": Field(1, 1e15, "ratio", "bytes", _min_memory),
+    "locality": Field("accesses of the hottest 10% of the rows", 0.1, 0.9999, "even", "share", _locality),
+    "target_qps": Field("target traffic", 1e-9, 1e12, "ratio", "queries/s", _target_qps),
+    "s_max": Field("upper bound on a table", 1, S_MAX, "whole", "shards", _s_max),
+    "fixed_s": Field("fixed time of a call", 1e-9, 3600, "ratio", "s", _fixed_s),
+    "min_memory": Field("least memory of a container", 1, 1e15, "ratio", "bytes", _min_memory),
 }
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from repo_builder.analysis.sweep import FIELDS, Point, Setting, Sweep
-from repo_builder.figures import INK, dress, new_figure, save_png
+from repo_builder.figures import INK, count_axis, dress, nested_width, new_figure, save_png
 
 _OURS, _MODEL_WISE = "#1f77b4", "#9a9a9a"
 
@@ -19,29 +19,30 @@ def plot_sweep(sweep: Sweep, setting: Setting, points: Sequence[Point], path: Pa
 
     Raises InputError where it cannot be written.
     """
-    figure = new_figure(13, 4.2)
+    figure = new_figure(13, 4.4)
     figure.suptitle(
-        f"{setting.spec.name}, {setting.grouping}, profile {setting.profile.name}: what if {sweep.field} changes",
+        f"{setting.spec.name}: a {setting.grouping} plan by the profile {setting.profile.name}, "
+        f"over the {FIELDS[sweep.field].words}",
         fontsize=12,
         color=INK,
     )
     memory, replicas, services = figure.subplots(1, 3)
-    _line(memory, sweep, points, "Memory: times less than model-wise", lambda point: point.gain)
-    memory.axhline(1, color=INK, linewidth=1)
-    _line(replicas, sweep, points, "Replicas of all services", lambda point: point.replicas, "ElasticRec")
+    _line(memory, sweep, points, "Memory gain over model-wise", lambda point: point.gain)
+    memory.axhline(1, color=INK, linewidth=1, label="as much as model-wise; below: more", zorder=1)
+    values = [point.value for point in points]
+    whole = [point.model_wise_replicas for point in points]
     replicas.plot(
-        [point.value for point in points],
-        [point.model_wise_replicas for point in points],
-        "o--",
-        color=_MODEL_WISE,
-        markersize=4,
-        label="model-wise",
+        values, whole, "s-", color=_MODEL_WISE, markersize=7, linewidth=nested_width(0, 2), label="model-wise"
     )
-    replicas.legend(frameon=False)
+    _line(replicas, sweep, points, "Replicas of all services", lambda point: point.replicas, "ElasticRec")
     _line(services, sweep, points, "Services", lambda point: point.services)
-    services.yaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (memory, replicas, services):
-        axes.set_ylim(bottom=0, top=1.05 * axes.get_ylim()[1])
+        axes.set_ylim(bottom=0, top=1.25 * axes.get_ylim()[1])
+    memory.yaxis.set_major_formatter(FuncFormatter(lambda gain, _: f"{gain:g}x"))
+    count_axis(replicas.yaxis)
+    count_axis(services.yaxis)
+    for axes in (memory, replicas):
+        axes.legend(frameon=False, loc="upper left", fontsize=9)
     save_png(figure, path)
 
 
@@ -54,8 +55,18 @@ def _line(
     label: str | None = None,
 ) -> None:
     field = FIELDS[sweep.field]
-    dress(axes, title, f"{sweep.field}, {field.unit}", "")
-    axes.plot([p.value for p in points], [height(p) for p in points], "o-", color=_OURS, markersize=4, label=label)
+    dress(axes, title, f"{field.words[0].upper()}{field.words[1:]}, {field.unit}", "")
+    axes.xaxis.label.set_fontsize(9)
+    values = [point.value for point in points]
+    axes.plot(
+        values,
+        [height(point) for point in points],
+        "o-",
+        color=_OURS,
+        markersize=4,
+        linewidth=nested_width(1, 2),
+        label=label,
+    )
     if field.spread == "ratio":
         axes.set_xscale("log")
     if field.spread == "whole":

@@ -121,7 +121,7 @@ def _plot(path: Path, spec: Spec, hotness: Hotness, workload: Workload, plan: Pl
     if chains:
         from repo_builder.analysis.explain_plot import plot_explanation
 
-        plot_explanation(f"{spec.name}, {plan.grouping}, profile {plan.profile}", workload, chains, path)
+        plot_explanation(f"{spec.name}: a {plan.grouping} plan by the profile {plan.profile}", workload, chains, path)
     else:
         from repo_builder.access.plot import plot_hotness
 

@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     if args.plot:
         from k8s.simulation_plot import plot_simulation  # matplotlib is slow to import
 
-        plot_simulation(f"{spec.name}: {args.traffic.name}", played, args.plot)
+        plot_simulation(f"{spec.name} under the traffic of {args.traffic.name}", played, args.plot)
     if args.json:
         print(report_json(played, about, series=False), end="")
     else:

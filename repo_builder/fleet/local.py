@@ -25,7 +25,7 @@ from repo_builder.fleet.requests import Control
 from repo_builder.fleet.rules import Rules, load_rules, render_rules
 from repo_builder.fleet.runtime import RunFolder, claimed
 from repo_builder.fleet.sampler import PERIOD_S, Sampler
-from repo_builder.fleet.status import Status, status
+from repo_builder.fleet.status import Status, page_status, status
 from repo_builder.fleet.status_page import status_page
 from repo_builder.fleet.supervisor import Supervisor
 from repo_builder.repository.manifest import verify
@@ -88,6 +88,10 @@ class LocalFleet:
         """What it is doing."""
         return status(self.supervisor, self.sampler, self.events, self.links)
 
+    def page_status(self) -> Status:
+        """The same with totals and the last minutes."""
+        return page_status(self.status(), self.sampler)
+
 
 @contextmanager
 def local_fleet(wishes: Wishes) -> Iterator[LocalFleet]:
@@ -128,7 +132,7 @@ def local_fleet(wishes: Wishes) -> Iterator[LocalFleet]:
             stack.enter_context(
                 Periodic("autoscaler", wishes.sync_s, partial(_sync, autoscaler, supervisor), events.tell)
             )
-        local.links["page"] = stack.enter_context(status_page(wishes.status_port or 0, local.status))
+        local.links["page"] = stack.enter_context(status_page(wishes.status_port or 0, local.page_status))
         yield local
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from repo_builder.fleet.events import Events
 from repo_builder.fleet.replica import Replica
-from repo_builder.fleet.sampler import Sample, Sampler
+from repo_builder.fleet.sampler import Moment, Sample, Sampler
 from repo_builder.fleet.supervisor import Supervisor
 
 EVENTS = 12
@@ -35,6 +35,35 @@ def status(supervisor: Supervisor, sampler: Sampler, events: Events, links: Mapp
         **links,
         "services": services,
         "events": events.last(EVENTS),
+    }
+
+
+def page_status(found: Status, sampler: Sampler) -> Status:
+    """What the page shows beside the status: totals, and what was seen over the last minutes, oldest first.
+
+    Each query goes through the front end, the first service: its queries/s and latency are the fleet's.
+    """
+    services, moments = found["services"], tuple(sampler.history)
+    return {
+        **found,
+        "totals": {
+            "qps": services[0]["qps"],
+            "p95_ms": services[0]["p95_ms"],
+            "ready": sum(service["ready"] for service in services),
+            "wanted": sum(service["wanted"] for service in services),
+            "memory_bytes": sum(service["memory_bytes"] for service in services),
+        },
+        "history": {service["name"]: _past(service["name"], moments) for service in services},
+        "history_unix_s": [moment.at_unix_s for moment in moments],
+    }
+
+
+def _past(service: str, moments: Sequence[Moment]) -> Status:
+    samples = [moment.samples[service] for moment in moments]
+    return {
+        "qps": [sample.qps for sample in samples],
+        "p95_ms": [sample.p95_ms for sample in samples],
+        "ready": [moment.ready[service] for moment in moments],
     }
 
 

@@ -21,7 +21,7 @@ def service_table(status: Status) -> Table:
             str(service["ready"]),
             str(service["wanted"]),
             f"{service['qps']:,.1f}",
-            "-" if p95 is None else f"{p95:,.2f}",
+            f"{p95:,.2f}" if p95 is not None else "not yet" if service["qps"] else "no queries",
             f"{service['memory_bytes'] / MIB:,.1f} MiB",
         )
     return table

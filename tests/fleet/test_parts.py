@@ -42,6 +42,19 @@ def test_a_service_is_the_sum_of_its_replicas_and_a_newcomer_counts_from_its_sec
     assert combine([], 2.0) == Sample(0.0, None, 0)
 
 
+def test_a_latency_is_of_queries_not_of_the_calls_of_a_start() -> None:
+    """Triton's summary looks back a minute: what a start called slowly stands in it, though no query came."""
+    start = Reading(4, 260_000, 10, startup=4, ready_s=3)
+    assert combine([(start, start)], 2.0).p95_ms is None  # no query at all
+    few = Reading(30, 260_000, 10, startup=4, ready_s=5)
+    assert combine([(start, few)], 2.0) == Sample(13.0, None, 10)  # 4 slow calls of 30: they are the percentile
+    many = Reading(200, 1500, 10, startup=4, ready_s=9)
+    assert combine([(few, many)], 2.0).p95_ms == 1.5
+    later = Reading(31, 1400, 10, startup=4, ready_s=61)
+    assert combine([(few, later)], 2.0).p95_ms == 1.4  # they have left the summary's minute
+    assert combine([(later, later)], 2.0).p95_ms is None  # and now nobody asks
+
+
 def test_those_that_load_go_before_those_that_serve_and_the_newest_first() -> None:
     states = ["ready", "starting", "ready", "starting", "ready"]
     replicas = [SimpleNamespace(name=i, state=state) for i, state in enumerate(states)]

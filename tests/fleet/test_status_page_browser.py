@@ -1,5 +1,6 @@
 """The status page in real Chromium: a fleet's figures, readable at a desk and on a phone, in both themes."""
 
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,7 +31,7 @@ def service(name: str, wanted: int, figures: tuple[float, float | None, int], *s
     return {**facts, "memory_bytes": memory_bytes, "replicas": replicas(name, *states)}
 
 
-STATUS = {
+STATUS: dict[str, Any] = {
     "model": "rm1",
     "phase": "up",
     "page": "http://127.0.0.1:8080/",
@@ -48,6 +49,19 @@ STATUS = {
         "queue 12.0 of 40,000.0",
         f"12:00:03 {EVIL}",
     ],
+}
+
+
+PAST = {
+    "frontend": {"qps": [0.0, 600.0, 1234.56], "p95_ms": [None, 8.0, 12.345], "ready": [1, 1, 2]},
+    "tier0": {"qps": [0.0, 600.0, 1234.56], "p95_ms": [None, 2.0, 3.21], "ready": [1, 2, 2]},
+    "tier1_with_a_name_of_some_length": {"qps": [0.0, 10.0, 1200.0], "p95_ms": [3.0, None, 4.0], "ready": [1, 1, 1]},
+    "tier2": {"qps": [0.0, 0.0, 0.0], "p95_ms": [None, None, None], "ready": [1, 1, 0]},
+}
+STATUS |= {
+    "totals": {"qps": 1234.56, "p95_ms": 12.345, "ready": 5, "wanted": 7, "memory_bytes": 8150 * MIB},
+    "history": PAST,
+    "history_unix_s": [1000.0, 1100.0, 1240.0],
 }
 
 
@@ -96,11 +110,38 @@ def test_it_shows_services_replicas_traffic_latency_and_memory(browser: Browser,
     assert shown[3] == {
         "replicas ready": "0 of 1",
         "queries/s": "0.0",
-        "p95 ms": "\u2013",
+        "p95 ms": "no queries",
         "memory (PSS) MiB": "5,300.0",
     }
     assert cards[1].locator("li").all_inner_texts()[2].split() == ["tier0-3", "starting"]
     assert page.locator("#events").inner_text().splitlines()[2].endswith(EVIL)
+    assert said == []
+
+
+def test_a_latency_that_is_missing_says_why(browser: Browser) -> None:
+    asked = {**STATUS["services"][3], "qps": 3.0}
+    with status_page(0, lambda: {**STATUS, "services": [*STATUS["services"][:3], asked]}) as url:
+        page, _ = visit(browser, url)
+        expect(page.locator("#services section").nth(3).locator("dd").nth(2)).to_have_text("not yet")
+
+
+def test_it_shows_totals_and_the_last_minutes(browser: Browser, address: str) -> None:
+    page, said = visit(browser, address)
+    told = page.locator("#totals div").all_inner_texts()
+    assert [" ".join(text.split()) for text in told] == [
+        "queries/s 1,234.6",
+        "p95 ms 12.35",
+        "replicas ready 5 of 7",
+        "memory (PSS) MiB 8,150.0",
+    ]
+    expect(page.locator("#span")).to_have_text("Lines: the last 4 min, from 0 up.")
+    cards = page.locator("#services section").all()
+    captions = [[" ".join(text.split()) for text in card.locator("figcaption").all_inner_texts()] for card in cards]
+    assert captions[0] == ["queries/s 0.0 to 1,234.6", "p95 ms 8.00 to 12.35", "replicas 1 to 2"]
+    assert captions[3] == ["queries/s 0.0 to 0.0", "p95 ms none", "replicas 0 to 1"]
+    drawn = [line.get_attribute("points") for line in cards[2].locator("figure").nth(1).locator("polyline").all()]
+    assert drawn == ["0,0.25", "2,0"]  # where no query came there is a gap, not a 0
+    assert cards[0].locator("figure").nth(2).locator("polyline").get_attribute("points") == "0,0.5 1,0.5 2,0"
     assert said == []
 
 
@@ -116,10 +157,19 @@ def test_it_can_be_read_anywhere(browser: Browser, address: str, width: int, sch
     assert said == []
 
 
-def test_a_fleet_that_is_gone_is_told_and_its_return_too(browser: Browser) -> None:
-    with status_page(0, lambda: STATUS) as url:
+@pytest.fixture
+def kept_port() -> Iterator[int]:
+    """A port that is ours while nobody listens on it: bound all the time, the kernel gives it to nobody."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+def test_a_fleet_that_is_gone_is_told_and_its_return_too(browser: Browser, kept_port: int) -> None:
+    with status_page(kept_port, lambda: STATUS) as url:
         page, _ = visit(browser, url)
-    expect(page.locator("#summary")).to_have_text("the fleet does not answer")
+    expect(page.locator("#summary")).to_have_text("the fleet does not answer", timeout=30_000)
     expect(page.locator("#summary")).to_have_class("lost")
-    with status_page(int(url.rsplit(":", 1)[1].strip("/")), lambda: STATUS):
-        expect(page.locator("#summary")).to_contain_text("up")
+    with status_page(kept_port, lambda: STATUS):
+        expect(page.locator("#summary")).to_contain_text("up", timeout=30_000)

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import plotly.graph_objects as go
 import pytest
@@ -68,3 +69,52 @@ def test_parts_that_were_not_measured_are_left_out() -> None:
     figures = json.loads(Elements(page([run])).scripts[0])
     assert set(figures) == {"sweep-p50", "sweep-p95", "sweep-p99"}
     assert set(json.loads(Elements(page([day()])).scripts[0])) == {"time-0", "memory-0"}
+
+
+def fleet() -> Run:
+    """A run over time on a fleet, whose replicas are as many most of the time; services by their own names."""
+    names = ("tier1", "frontend", "tier0")
+    timeline = tuple(
+        replace(sample, replicas=dict.fromkeys(names, 1), memory_bytes={"frontend": 2, "tier0": 1})
+        for sample in day().timeline
+    )
+    return replace(day(), title="fleet", model="rm1", timeline=timeline, memory_bytes={"tier0": 1, "frontend": 2})
+
+
+def charts(elements: Elements) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(elements.scripts[0])
+    return found
+
+
+def test_a_service_has_one_colour_on_the_whole_page() -> None:
+    """In bars and lines, of Triton's models and of a fleet's services."""
+    colours: dict[str, set[str]] = {}
+    found = charts(Elements(page([*runs()[:2], fleet()])))
+    for name, figure in found.items():
+        for trace in figure["data"]:
+            if name.startswith(("services", "memory")):
+                pairs = list(zip(trace["y"], trace["marker"]["color"], strict=True))
+            else:
+                pairs = [(trace["name"], trace["line"]["color"])] if name.startswith("time") else []
+            for told, shade in pairs:
+                colours.setdefault(told.split(" x ")[0].removeprefix("rm1_"), set()).add(shade)
+    assert {"tier0", "frontend", "dense", "router", "embeddings"} <= set(colours)
+    services = {name: shades for name, shades in colours.items() if name in {"tier0", "tier1", "frontend", "dense"}}
+    assert all(len(shades) == 1 for shades in services.values()), colours
+    assert len(set.union(*services.values())) == len(services)
+
+
+def test_replicas_that_are_as_many_are_all_seen() -> None:
+    """Equal lines lie on each other: each is wider than those drawn after it."""
+    data = charts(Elements(page([fleet()])))["time-0"]["data"]
+    widths = [trace["line"]["width"] for trace in data if trace["name"] in {"tier1", "frontend", "tier0"}][:3]
+    assert widths[0] >= widths[1] + 1 >= widths[2] + 2
+
+
+def test_a_dash_has_its_reason() -> None:
+    missed = replace(runs()[0], points=tuple(replace(point, errors=1) for point in runs()[0].points), memory_bytes={})
+    text = page([missed, fleet()])
+    assert "whole model: no best point: no load met the SLA without an error" in text
+    assert "whole model: no memory: its servers could not be seen" in text
+    assert "fleet: no best point: it was measured over time" in text
+    assert "no best point" not in page(runs()[:2])
