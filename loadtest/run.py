@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from repo_builder.documents import read_document, schema_problems
 from repo_builder.errors import InputError
+from repo_builder.whole_file import write_whole
 
 Tool = Literal["perf_analyzer", "locust"]
 LoadKind = Literal["concurrency", "request_rate"]
@@ -106,14 +106,7 @@ class Run:
 
 def write_run(path: Path, run: Run) -> None:
     """Write a run whole: a reader, and whoever interrupts, finds the former file or this one."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(run.to_json(), encoding="utf-8")
-        part.replace(path)
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be written: {exc.strerror}; choose another file") from exc
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, run.to_json())
 
 
 def read_run(path: Path) -> Run:

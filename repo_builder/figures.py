@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from repo_builder.errors import InputError
+from repo_builder.whole_file import write_whole
 
 INK, GRID = "#444444", "#e4e4e4"
 
@@ -39,12 +38,4 @@ def save_png(figure: Figure, path: Path) -> None:
     """
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            part.write_bytes(picture.getvalue())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as exc:
-        raise InputError(f"{path}: expected a place to write the plot to, but: {exc.strerror}") from exc
+    write_whole(path, picture.getvalue())

@@ -6,13 +6,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASE = ("repo_builder.spec", "repo_builder.documents", "repo_builder.errors")
+BASE = (
+    "repo_builder.spec",
+    "repo_builder.documents",
+    "repo_builder.errors",
+    "repo_builder.memory",
+    "repo_builder.whole_file",
+)
 READING = (*BASE, "repo_builder.parsing")
 ABOVE = ("repo_builder.access", "repo_builder.partition", "repo_builder.export")
 MAY_IMPORT = {
     "repo_builder/spec.py": BASE,
     "repo_builder/documents.py": READING,
     "repo_builder/parsing.py": (),
+    "repo_builder/memory.py": BASE,
+    "repo_builder/whole_file.py": BASE,
     "repo_builder/errors.py": (),
     "repo_builder/cluster.py": BASE,
     "repo_builder/figures.py": BASE,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import TypeAlias
 from rich.console import Console
 
 from repo_builder.commands import SUMMARIES
-from repo_builder.errors import InputError
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
 
@@ -91,19 +89,3 @@ def bounded(kind: Callable[[str], float], low: float, high: float) -> Callable[[
         return value
 
     return parse
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8")  # /dev/stdout and its kind
-            return
-        try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be written: {exc.strerror}; choose another file with -o") from exc

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loadtest.run import Run, read_run
-from repo_builder.commands.common import Commands, add_command, out, write_text
+from repo_builder.commands.common import Commands, add_command, out
 from repo_builder.errors import InputError
+from repo_builder.whole_file import write_whole
 
 
 def add(commands: Commands) -> None:
@@ -33,11 +34,11 @@ def run(args: argparse.Namespace) -> None:
     from loadtest.report.data import report_csv, report_json
     from loadtest.report.page import page  # plotly is slow to import
 
-    write_text(args.output, page(runs))
+    write_whole(args.output, page(runs))
     if args.json:
-        write_text(args.json, report_json(runs))
+        write_whole(args.json, report_json(runs))
     if args.csv:
-        write_text(args.csv, report_csv(runs))
+        write_whole(args.csv, report_csv(runs))
     out.print(f"{args.output}: {len(runs)} {'run' if len(runs) == 1 else 'runs'}", markup=False, soft_wrap=True)
 
 

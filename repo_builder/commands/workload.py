@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -10,9 +11,8 @@ from typing import Any
 
 from loadtest.workload import binary_words, draw_workload, replay_workload, write_workload
 from repo_builder.access.draw import draw_queries
-from repo_builder.access.load import load_hotness
-from repo_builder.access.progress import progress_bar
-from repo_builder.commands.common import Commands, add_command, add_repository, bounded, err, out
+from repo_builder.commands.accesses import read_accesses
+from repo_builder.commands.common import Commands, add_command, add_repository, bounded, out
 from repo_builder.errors import InputError
 from repo_builder.repository.manifest import Manifest, load_manifest
 from repo_builder.spec import Spec, load_spec
@@ -72,8 +72,7 @@ def _of_spec(args: argparse.Namespace, manifest: Manifest, spec: Spec) -> dict[s
     built = [(table.name, table.rows, table.pooling) for table in manifest.tables]
     if built != [(table.name, table.rows, table.pooling) for table in spec.tables]:
         raise InputError(f"{args.spec}: tables: expected those of {args.repository}, got others; give its own spec")
-    with progress_bar(err, "reading accesses") as progress:
-        hotness = load_hotness(spec, progress)
+    hotness = read_accesses(spec)
     rows = args.queries * manifest.batch
     dense, indices = draw_queries(hotness, spec.tables, spec.dense_features, spec.index_dtype, rows, args.seed)
     workload = {"dense": dense, "indices": indices}
@@ -88,7 +87,8 @@ def _of_spec(args: argparse.Namespace, manifest: Manifest, spec: Spec) -> dict[s
 
 def _write(path: Path, workload: Any, batch: int) -> None:
     """Whole or not at all."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - a name for `part`, whatever the words; links stay links
+    part = path.parent / f".{path.stem[:200]}.part{path.suffix}"
     try:
         if path.is_dir():
             if {each.name for each in path.iterdir()} - {"dense", "indices"}:

@@ -91,9 +91,11 @@ def merged_prefix(tables: Sequence[Accesses]) -> Floats:
 
 def places_in_tables(tables: Sequence[Accesses], cuts: Sequence[int]) -> list[list[int]]:
     """For each cut of the merged order how many rows of each table come before it: over the cuts, then the tables."""
-    steps = {table.key: -table.row_gathers() for table, _ in _alike(tables)}  # ascending
-    ascending = [steps[table.key] for table in tables]
-    return [_split(ascending, cut) for cut in cuts]
+    alike = _alike(tables)
+    kinds = {table.key: kind for kind, (table, _) in enumerate(alike)}
+    ascending = [(-table.row_gathers(), count) for table, count in alike]
+    kind_of = [kinds[table.key] for table in tables]
+    return [_split(ascending, kind_of, cut) for cut in cuts]
 
 
 def _alike(tables: Sequence[Accesses]) -> list[tuple[Accesses, int]]:
@@ -106,24 +108,30 @@ def _alike(tables: Sequence[Accesses]) -> list[tuple[Accesses, int]]:
     return [(first[key], count) for key, count in counts.items()]
 
 
-def _split(ascending: Sequence[Floats], cut: int) -> list[int]:
-    """The first `cut` rows of the merged order, by table; each table's negated row gathers ascend."""
+def _split(ascending: Sequence[tuple[Floats, int]], kind_of: Sequence[int], cut: int) -> list[int]:
+    """The first `cut` rows of the merged order, by table.
+
+    `ascending` holds the negated row gathers of each kind of table, and how many tables are of it; only the ties, which
+    go to the earlier table, are worked out table by table.
+    """
     if cut == 0:
-        return [0] * len(ascending)
+        return [0] * len(kind_of)
     low, high = 0, int(np.array(np.inf).view(np.int64))  # floats >= 0 are ordered as their bits are
     while low < high:  # the largest value that at least `cut` rows reach: the gathers of the last row before the cut
         middle = (low + high + 1) // 2
         value = -np.array(middle, np.int64).view(np.float64)
-        if sum(int(np.searchsorted(steps, value, side="right")) for steps in ascending) >= cut:
+        if sum(count * int(np.searchsorted(steps, value, side="right")) for steps, count in ascending) >= cut:
             low = middle
         else:
             high = middle - 1
     value = -np.array(low, np.int64).view(np.float64)
-    places = [int(np.searchsorted(steps, value, side="left")) for steps in ascending]
-    missing = cut - sum(places)
-    for i, steps in enumerate(ascending):
-        tied = min(missing, int(np.searchsorted(steps, value, side="right")) - places[i])
-        places[i] += tied
+    begins = [int(np.searchsorted(steps, value, side="left")) for steps, _ in ascending]
+    ties = [int(np.searchsorted(steps, value, side="right")) - begins[i] for i, (steps, _) in enumerate(ascending)]
+    missing = cut - sum(begins[kind] for kind in kind_of)
+    places = []
+    for kind in kind_of:
+        tied = min(missing, ties[kind])
+        places.append(begins[kind] + tied)
         missing -= tied
     return places
 
