@@ -69,7 +69,7 @@ def _mutated_once(document: Any, rng: random.Random) -> Any:
         return rng.choice(VALUES)
     holder, key = rng.choice(places)
     action = rng.randrange(8)
-    numbers = [place for place in places if type(place[0][place[1]]) in (int, float)]
+    numbers = [each for each in places if type(each[0][each[1]]) in (int, float) and abs(each[0][each[1]]) < 1e18]
     if numbers and rng.random() < 0.5:  # what a schema lets pass
         holder, key = rng.choice(numbers)
         number = holder[key]

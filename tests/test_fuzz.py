@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import random
 import resource
@@ -58,7 +59,7 @@ class Case:
 SERVERLESS = (DONE, BAD, FAILED)  # 1: no server answers
 NPZ = fuzzing.break_npz
 CASES = (
-    Case(("plan", "spec.yaml", "-o", "out/plan.json"), "spec.yaml", runs=40),
+    Case(("plan", "spec.yaml", "-o", "out/plan.json"), "spec.yaml", runs=30),
     Case(("plan", "spec.yaml", "--profile", "profile.json", "-o", "out/plan.json"), "profile.json", runs=20),
     Case(("plan", "spec.yaml", "--cluster", "cluster.yaml", "-o", "out/plan.json"), "cluster.yaml", runs=20),
     Case(("plan", "counted.yaml", "-o", "out/plan.json"), "counts.npz", NPZ),
@@ -70,9 +71,9 @@ CASES = (
     Case(("simulate", "spec.yaml", "--traffic", "traffic.csv", "-o", "out/s.json"), "traffic.csv", fuzzing.break_csv),
     Case(("simulate", "spec.yaml", "--traffic", "traffic.csv", "-o", "out/s.csv"), "spec.yaml"),
     Case(("simulate", "spec.yaml", "--traffic", "traffic.csv", "-o", "out/s.csv")),
-    Case(("build", "small.yaml", "-o", "out/repository"), "small.yaml", runs=15),
-    Case(("build", "small.yaml", "--plan", "plan.json", "-o", "out/repository"), "plan.json", runs=15),
-    Case(("build", "small.yaml", "-o", "out/repository"), runs=8),
+    Case(("build", "small.yaml", "-o", "out/repository"), "small.yaml", runs=6),
+    Case(("build", "small.yaml", "--plan", "plan.json", "-o", "out/repository"), "plan.json", runs=5),
+    Case(("build", "small.yaml", "-o", "out/repository"), runs=3),
     Case(("verify", "repository"), "repository/manifest.json", runs=30),
     Case(("query", "repository", "--url=127.0.0.1:9"), "repository/manifest.json", codes=SERVERLESS),
     Case(("query", "repository", "--url=127.0.0.1:9"), "repository/queries.npz", NPZ, codes=SERVERLESS),
@@ -151,7 +152,7 @@ def _copy_examples(folder: Path) -> None:
         "batching": {"call_s": 1e-5, "query_s": 1e-6, "queries": 2},
         "row_cache": {"size_bytes": 10**6, "hit_s": 1e-8, "miss_s": 1e-7},
     }
-    (folder / "profile.json").write_text(yaml.safe_dump(profile, default_flow_style=True, width=10**6))
+    (folder / "profile.json").write_text(json.dumps(profile))
     (folder / "traffic.csv").write_text("seconds,qps\n0,100\n600,400\n1200,0\n1800,0\n")
 
 

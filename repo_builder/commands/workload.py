@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import shutil
@@ -99,6 +100,7 @@ def _write(path: Path, workload: Any, batch: int) -> None:
     except OSError as exc:
         raise InputError(f"{path}: cannot be written: {exc.strerror}; choose another file with -o") from exc
     finally:
-        if part.is_dir():
-            shutil.rmtree(part)
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is no such folder, which was told
+            if part.is_dir():
+                shutil.rmtree(part)
+            part.unlink(missing_ok=True)
