@@ -67,11 +67,14 @@ class UtilityModel:
     tables: Sequence[Accesses]
     queries: int = FIRST_QUERIES
     _touched: dict[tuple[int, int], TouchedRows] = field(default_factory=dict, init=False, compare=False)
+    _by_name: dict[str, Accesses] = field(default_factory=dict, init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._by_name.update({table.table: table for table in self.tables})
 
     def touched_rows(self, shards: Sequence[Shard]) -> float:
         """The rows that a replica's first queries are expected to touch in these shards."""
-        by_name = {table.table: table for table in self.tables}
-        return sum(self._in_shard(by_name[shard.table], shard) for shard in shards)
+        return sum(self._in_shard(self._by_name[shard.table], shard) for shard in shards)
 
     def of_replica(self, service: Service) -> float:
         """The touched share of one replica's rows; the service must hold some."""
