@@ -50,7 +50,7 @@ class Case:
     file: str = ""
     spoil: Callable[[Path, random.Random], None] = fuzzing.break_document
     codes: tuple[int, ...] = (DONE, BAD)
-    runs: int = 12
+    runs: int = 6
 
     def __str__(self) -> str:
         return f"{self.words[0]} {self.file or 'options'}"
@@ -59,12 +59,12 @@ class Case:
 SERVERLESS = (DONE, BAD, FAILED)  # 1: no server answers
 NPZ = fuzzing.break_npz
 CASES = (
-    Case(("plan", "spec.yaml", "-o", "out/plan.json"), "spec.yaml", runs=30),
-    Case(("plan", "spec.yaml", "--profile", "profile.json", "-o", "out/plan.json"), "profile.json", runs=20),
-    Case(("plan", "spec.yaml", "--cluster", "cluster.yaml", "-o", "out/plan.json"), "cluster.yaml", runs=20),
+    Case(("plan", "spec.yaml", "-o", "out/plan.json"), "spec.yaml", runs=15),
+    Case(("plan", "spec.yaml", "--profile", "profile.json", "-o", "out/plan.json"), "profile.json", runs=10),
+    Case(("plan", "spec.yaml", "--cluster", "cluster.yaml", "-o", "out/plan.json"), "cluster.yaml", runs=10),
     Case(("plan", "counted.yaml", "-o", "out/plan.json"), "counts.npz", NPZ),
     Case(("plan", "traced.yaml", "-o", "out/plan.json"), "trace.npz", NPZ),
-    Case(("plan", "spec.yaml", "-o", "out/plan.json"), runs=20),
+    Case(("plan", "spec.yaml", "-o", "out/plan.json"), runs=10),
     Case(("compare", "spec.yaml", "--cluster", "cluster.yaml", "-o", "out/c.json"), "spec.yaml", runs=4),
     Case(("compare", "spec.yaml", "--cluster", "cluster.yaml", "-o", "out/c.csv"), "cluster.yaml", runs=4),
     Case(("compare", "spec.yaml", "--cluster", "cluster.yaml", "-o", "out/c.json"), runs=4),
@@ -74,7 +74,7 @@ CASES = (
     Case(("build", "small.yaml", "-o", "out/repository"), "small.yaml", runs=6),
     Case(("build", "small.yaml", "--plan", "plan.json", "-o", "out/repository"), "plan.json", runs=5),
     Case(("build", "small.yaml", "-o", "out/repository"), runs=3),
-    Case(("verify", "repository"), "repository/manifest.json", runs=30),
+    Case(("verify", "repository"), "repository/manifest.json", runs=15),
     Case(("query", "repository", "--url=127.0.0.1:9"), "repository/manifest.json", codes=SERVERLESS),
     Case(("query", "repository", "--url=127.0.0.1:9"), "repository/queries.npz", NPZ, codes=SERVERLESS),
     Case(("query", "repository"), codes=SERVERLESS),
@@ -94,12 +94,12 @@ CASES = (
         codes=SERVERLESS,
     ),
     Case(("loadtest", "perf", "repository", "-o", "out/r.json"), codes=SERVERLESS),
-    Case(("report", "sweep.json", "day.json", "-o", "out/r.html", "--csv=out/r.csv"), "sweep.json", runs=20),
-    Case(("report", "sweep.json", "day.json", "-o", "out/r.html", "--json=out/j.json"), "day.json", runs=20),
-    Case(("k8s", "fleet", "-o", "out/k8s"), "fleet/manifest.json", runs=25),
-    Case(("k8s", "fleet", "-o", "out/k8s"), "fleet/plan.json", runs=25),
-    Case(("k8s", "fleet", "-o", "out/k8s"), runs=25),
-    Case(("up", "fleet", "--autoscale", "rules"), "rules/rm1-tier0-scaledobject.yaml", codes=SERVERLESS, runs=25),
+    Case(("report", "sweep.json", "day.json", "-o", "out/r.html", "--csv=out/r.csv"), "sweep.json", runs=10),
+    Case(("report", "sweep.json", "day.json", "-o", "out/r.html", "--json=out/j.json"), "day.json", runs=10),
+    Case(("k8s", "fleet", "-o", "out/k8s"), "fleet/manifest.json", runs=12),
+    Case(("k8s", "fleet", "-o", "out/k8s"), "fleet/plan.json", runs=12),
+    Case(("k8s", "fleet", "-o", "out/k8s"), runs=12),
+    Case(("up", "fleet", "--autoscale", "rules"), "rules/rm1-tier0-scaledobject.yaml", codes=SERVERLESS, runs=12),
     Case(("up", "fleet"), codes=SERVERLESS),
     Case(("serve", "repository"), "repository/manifest.json", codes=SERVERLESS),
     Case(("serve", "repository"), codes=SERVERLESS),
