@@ -39,7 +39,6 @@ class Options:
     priority_class: str | None = None
 
     def __post_init__(self) -> None:
-        url = urlsplit(self.prometheus)
         checks = (
             ("--namespace", self.namespace, _LABEL, "a namespace's name"),
             ("--tls", self.tls_secret, _SUBDOMAIN, "a secret's name"),
@@ -51,7 +50,7 @@ class Options:
             for option, value, pattern, what in checks
             if value is not None and not re.fullmatch(pattern, value, re.ASCII)
         ]
-        if url.scheme not in ("http", "https") or not url.hostname:
+        if not _is_url(self.prometheus):
             problems.append(f"--prometheus: expected a URL such as {PROMETHEUS}, got {self.prometheus!r}")
         if problems:
             raise InputError(*problems)
@@ -61,3 +60,11 @@ class Options:
         """Where Prometheus runs: what its address in the cluster says, else `monitoring`."""
         parts = (urlsplit(self.prometheus).hostname or "").split(".")
         return parts[1] if len(parts) > 2 and parts[2] == "svc" else "monitoring"
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 1) > 0
+    except ValueError:  # brackets without an address, a port that is none
+        return False

@@ -106,7 +106,7 @@ class Run:
 
 def write_run(path: Path, run: Run) -> None:
     """Write a run as `write_whole` does; raises InputError where it cannot be written."""
-    write_whole(path, run.to_json().encode())
+    write_whole(path, run.to_json())
 
 
 def read_run(path: Path) -> Run:

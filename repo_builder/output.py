@@ -9,21 +9,22 @@ from pathlib import Path
 from repo_builder.errors import InputError
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that whoever reads it, or interrupts, finds the former content or this one.
 
     A link is followed: the file that it leads to is written, and the link stays. What is no plain file, such as
     /dev/stdout or a pipe, is written into. A file of another kind, told by its first byte, is not replaced: a plan
     takes no checkpoint's place. Raises InputError where that cannot be done.
     """
+    data = content.encode() if isinstance(content, str) else content
     try:
         target = Path(os.path.realpath(path))
         if path.is_relative_to("/dev") or (target.exists() and not target.is_file()):
             with path.open("ab") as device:  # a folder raises; what /dev/stdout leads to may be a file with content
-                device.write(content)
+                device.write(data)
             return
-        _check_kind(path, target, content)
-        _replace(target, content)
+        _check_kind(path, target, data)
+        _replace(target, data)
     except OSError as exc:
         raise InputError(f"{path}: cannot be written: {exc.strerror}; choose another file") from exc
     except ValueError as exc:

@@ -12,6 +12,7 @@ BASE = (
     "repo_builder.errors",
     "repo_builder.output",
     "repo_builder.words",
+    "repo_builder.memory",
 )
 READING = (*BASE, "repo_builder.parsing")
 ABOVE = ("repo_builder.access", "repo_builder.partition", "repo_builder.export")
@@ -19,6 +20,7 @@ MAY_IMPORT = {
     "repo_builder/spec.py": BASE,
     "repo_builder/documents.py": READING,
     "repo_builder/parsing.py": (),
+    "repo_builder/memory.py": BASE,
     "repo_builder/errors.py": (),
     "repo_builder/output.py": ("repo_builder.errors",),
     "repo_builder/words.py": (),

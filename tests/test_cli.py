@@ -178,6 +178,6 @@ def test_no_memory_is_one_line(
     def none_left(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("repo_builder.commands.plan.load_hotness", none_left)
+    monkeypatch.setattr("repo_builder.commands.plan.read_accesses", none_left)
     assert run("plan", spec_file) == 1
     assert capsys.readouterr().err == "elasticrec: this machine's memory does not suffice\n"

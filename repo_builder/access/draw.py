@@ -9,7 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.access.hotness import Hotness
+from repo_builder.memory import check_memory
 from repo_builder.spec import IndexDtype, Table
+
+_TABLE_ROW_BYTES = 24
+"""Of the largest table: its CDF, its order, and an array to sort it with."""
+
+
+def check_tables(tables: Sequence[Table]) -> None:
+    """Raise InputError where the accesses of the largest table do not fit into this machine's memory."""
+    largest = max(tables, key=lambda table: table.rows)
+    what = f"tables: {largest.name}: the accesses of {largest.rows:,} rows"
+    check_memory(_TABLE_ROW_BYTES * largest.rows, what, "fewer rows, or a larger machine")
 
 
 class IdSampler:
@@ -46,6 +57,9 @@ def draw_queries(
     """Rows to score, reproducibly: `dense` (rows, dense_features) float32, and `indices` (rows, sum of pooling) as on
     the wire, all slots full.
     """
+    check_tables(tables)
+    columns_bytes = 2 * 8 * sum(table.pooling for table in tables)  # as drawn, and side by side
+    check_memory(rows * (4 * dense_features + columns_bytes), f"queries: {rows:,} rows of them", "ask for fewer")
     rng = np.random.default_rng(seed)
     dense = rng.standard_normal((rows, dense_features), np.float32)
     columns = [draw_ids(hotness, table, (rows, table.pooling), rng) for table in tables]

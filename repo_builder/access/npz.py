@@ -1,4 +1,4 @@
-"""Reading `.npz` files in pieces: any member, never more of it in memory than asked for, and nothing unpickled."""
+"""Reading `.npz` and `.npy` files in pieces: never more of an array in memory than asked for, and nothing unpickled."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import tokenize
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,12 +59,15 @@ class Header:
 
 
 class NpzReader:
-    """An open `.npz`; its methods raise AccessError, naming the file and the array, where the file is broken."""
+    """An open `.npz`, or a `.npy` as one with a single array; `opened` opens an array's bytes by its name.
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+    The methods raise AccessError, naming the file and the array, where the file is broken.
+    """
+
+    def __init__(self, path: Path, names: Sequence[str], opened: Callable[[str], IO[bytes]]) -> None:
         self._path = path
-        self._archive = archive
-        self.names: Sequence[str] = [name.removesuffix(".npy") for name in archive.namelist()]
+        self._opened = opened
+        self.names = names
 
     def header(self, name: str) -> Header:
         """An array's shape and dtype, without its items."""
@@ -88,7 +92,7 @@ class NpzReader:
     @contextmanager
     def _member(self, name: str) -> Iterator[IO[bytes]]:
         try:
-            with self._archive.open(f"{name}.npy") as member:
+            with self._opened(name) as member:
                 yield member
         except _BROKEN as exc:
             raise AccessError(f"{self._path}: {name}: expected a whole numpy array, but {_one_line(exc)}") from exc
@@ -104,25 +108,40 @@ def open_npz(path: Path) -> Iterator[NpzReader]:
     except _BROKEN as exc:
         what = "a whole .npz file (numpy.savez), but it is truncated or not one"
         raise AccessError(f"{path}: expected {what}: {_one_line(exc)}") from exc
+    names = [name.removesuffix(".npy") for name in archive.namelist()]
     with archive:
-        yield NpzReader(path, archive)
+        yield NpzReader(path, names, lambda name: archive.open(f"{name}.npy"))
+
+
+NPY_ARRAY = "the array"
+"""What a `.npy`'s array is called: the file gives it no name."""
+
+
+@contextmanager
+def open_npy(path: Path) -> Iterator[NpzReader]:
+    """Open a `.npy` for reading; AccessError where there is no such file."""
+    if not path.is_file():
+        raise AccessError(f"{path}: expected a .npy file, found none; check access.path in the spec")
+    yield NpzReader(path, [NPY_ARRAY], lambda _: path.open("rb"))
+
+
+def missing_problems(path: Path, kind: str, names: Sequence[str], expected: Sequence[str]) -> list[str]:
+    """What is missing or there twice of the names that a file must give its `kind`s, one line each."""
+    times = Counter(names)
+    missing = [f"{path}: {name}: expected this {kind}, got none" for name in expected if name not in times]
+    return missing + [
+        f"{path}: {name}: expected this {kind} once, got it {times[name]} times" for name in expected if times[name] > 1
+    ]
 
 
 def name_problems(path: Path, kind: str, names: Sequence[str], expected: Sequence[str]) -> list[str]:
-    """What is missing, unknown or there twice among the names that a file gives its `kind`s, one line each."""
-    there, wanted = set(names), set(expected)
-    missing = [f"{path}: {name}: expected this {kind}, got none" for name in expected if name not in there]
-    unknown = [
+    """`missing_problems`, and the names that are unknown."""
+    wanted = set(expected)
+    return missing_problems(path, kind, names, expected) + [
         f"{path}: {name}: unknown {kind}; expected one {kind} a table, under the tables' expanded names"
         for name in dict.fromkeys(names)
         if name not in wanted
     ]
-    twice = [
-        f"{path}: {name}: expected this {kind} once, got it {names.count(name)} times"
-        for name in dict.fromkeys(names)
-        if len(names) > len(there) and names.count(name) > 1
-    ]
-    return missing + unknown + twice
 
 
 def _read_header(member: IO[bytes]) -> Header:

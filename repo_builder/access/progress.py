@@ -16,6 +16,14 @@ def silent(done: int, total: int) -> None:
     """The Progress of a caller that does not want to know."""
 
 
+Tell = Callable[[str], None]
+"""Called with a line that a reader should know of, which is no mistake."""
+
+
+def nobody(line: str) -> None:
+    """The Tell of a caller that does not want to know."""
+
+
 @contextmanager
 def progress_bar(console: Console, label: str) -> Iterator[Progress]:
     """A Progress that draws a bar on `console` while it is a terminal, and nothing when it is a pipe or a file."""

@@ -1,9 +1,12 @@
-"""Accesses counted from a `.parquet` trace: a column a table, of integer ids or of lists of them; null is nothing."""
+"""Accesses counted from a `.parquet` trace, or a folder of such parts: a column a table, of integer ids or of lists of
+them; null is nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from numpy.typing import NDArray
 
 from repo_builder.access.counted import Counts
 from repo_builder.access.counter import AccessCounter
-from repo_builder.access.npz import name_problems
+from repo_builder.access.npz import missing_problems
 from repo_builder.access.progress import Progress
 from repo_builder.errors import AccessError
 from repo_builder.spec import Table
@@ -24,21 +27,64 @@ _BATCH_IDS = 1 << 18  # ids in a batch, over all columns, when their bags are fu
 _BUFFER_BYTES = 1 << 20  # read ahead in each column
 
 
-def count_parquet(path: Path, tables: Sequence[Table], progress: Progress) -> dict[str, Counts]:
-    """Each table's accesses, (rows,) unsigned integers by table name; read by record batches. Raises AccessError."""
-    with translated(path), pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
-        problems = _schema_problems(path, file.schema_arrow, tables)
-        if problems:
-            raise AccessError(*problems)
-        return _count(path, file, tables, progress)
+def count_parquet(path: Path, tables: Sequence[Table], progress: Progress) -> tuple[dict[str, Counts], list[str]]:
+    """Each table's accesses, (rows,) unsigned integers by table name, and the names of the columns of no table.
 
-
-def _count(path: Path, file: Any, tables: Sequence[Table], progress: Progress) -> dict[str, Counts]:
+    Read by record batches, and only the tables' columns. Raises AccessError.
+    """
+    parts = parquet_parts(path)
+    total = sum(_rows(part) for part in parts)
     counters = {table.name: AccessCounter(table.rows) for table in tables}
+    others: dict[str, None] = {}
+    done = 0
+    for part in parts:
+        with opened(part) as file:
+            problems = schema_problems(part, file.schema_arrow, tables)
+            if problems:
+                raise AccessError(*problems)
+            others.update(dict.fromkeys(name for name in file.schema_arrow.names if name not in counters))
+            done += _count(part, file, tables, counters, partial(_after, progress, done, total))
+    return {name: counter.counts for name, counter in counters.items()}, list(others)
+
+
+def parquet_parts(path: Path) -> list[Path]:
+    """The files of a trace, in the order of their names; of a folder those below it that are not hidden."""
+    if not path.is_dir():
+        return [path]
+    parts = [each for each in path.rglob("*.parquet") if each.is_file() and not each.name.startswith((".", "_"))]
+    if not parts:
+        raise AccessError(f"{path}: expected .parquet parts in this folder, found none; check access.path in the spec")
+    return sorted(parts)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A part, for reading with little read ahead."""
+    with translated(path), pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+        yield file
+
+
+def _after(progress: Progress, before: int, total: int, rows: int) -> None:
+    progress(before + rows, total)
+
+
+def _rows(path: Path) -> int:
+    with opened(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def _count(
+    path: Path,
+    file: Any,
+    tables: Sequence[Table],
+    counters: Mapping[str, AccessCounter],
+    advance: Callable[[int], None],
+) -> int:
+    """Count a part's ids; returns its rows."""
     problems: dict[str, str] = {}
-    done, total = 0, file.metadata.num_rows
+    done = 0
     batch_rows = max(1, _BATCH_IDS // sum(table.pooling for table in tables))
-    for batch in file.iter_batches(batch_rows, use_threads=False):
+    for batch in file.iter_batches(batch_rows, columns=list(counters), use_threads=False):
         for table in tables:
             if table.name in problems:
                 continue
@@ -50,10 +96,10 @@ def _count(path: Path, file: Any, tables: Sequence[Table], progress: Progress) -
                 place = f"row {done + _row(column, wrong)} of the file"
                 problems[table.name] = f"{path}: {table.name}: expected {what}, got {ids[wrong]} at {place}"
         done += len(batch)
-        progress(done, total)
+        advance(done)
     if problems:
         raise AccessError(*problems.values())
-    return {name: counter.counts for name, counter in counters.items()}
+    return done
 
 
 def _ids(column: Any) -> NDArray[np.integer[Any]]:
@@ -73,8 +119,9 @@ def _row(column: Any, place: int) -> int:
     return int(rows[there][place])
 
 
-def _schema_problems(path: Path, schema: Any, tables: Sequence[Table]) -> list[str]:
-    problems = name_problems(path, "column", schema.names, [table.name for table in tables])
+def schema_problems(path: Path, schema: Any, tables: Sequence[Table]) -> list[str]:
+    """What is wrong with the columns of the tables, one line each."""
+    problems = missing_problems(path, "column", schema.names, [table.name for table in tables])
     for table in tables:
         for place in schema.get_all_field_indices(table.name)[:1]:
             kind = schema.field(place).type

@@ -67,11 +67,15 @@ class UtilityModel:
     tables: Sequence[Accesses]
     queries: int = FIRST_QUERIES
     _touched: dict[tuple[int, int, int], TouchedRows] = field(default_factory=dict, init=False, compare=False)
+    _by_name: dict[str, Accesses] = field(default_factory=dict, init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._by_name.update({table.table: table for table in self.tables})
 
     def touched_bytes(self, shards: Sequence[Shard]) -> float:
         """Bytes of the rows that a replica's first queries are expected to touch in these shards."""
-        by_name = {table.table: table for table in self.tables}
-        return sum(by_name[shard.table].row_bytes * self._rows(by_name[shard.table], shard) for shard in shards)
+        held = [(self._by_name[shard.table], shard) for shard in shards]
+        return sum(table.row_bytes * self._rows(table, shard) for table, shard in held)
 
     def of_replica(self, service: Service) -> float:
         """The touched share of one replica's bytes of rows; the service must hold some."""
@@ -90,8 +94,7 @@ class UtilityModel:
         )
 
     def _held_bytes(self, service: Service) -> int:
-        by_name = {table.table: table for table in self.tables}
-        return sum(by_name[shard.table].row_bytes * shard.rows for shard in service.shards)
+        return sum(self._by_name[shard.table].row_bytes * shard.rows for shard in service.shards)
 
     def _rows(self, table: Accesses, shard: Shard) -> float:
         if table.key not in self._touched:

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from repo_builder import tables
-from repo_builder.access.load import load_hotness
 from repo_builder.access.progress import progress_bar
+from repo_builder.commands.accesses import read_accesses
 from repo_builder.commands.common import Commands, add_command, add_s_max, add_spec, err, out
 from repo_builder.errors import InputError
 from repo_builder.fleet.runtime import RunFolder, is_up
@@ -84,8 +84,7 @@ def run(args: argparse.Namespace) -> None:
     if given:
         check_plan(given, spec, str(args.plan))
     weights = open_weights(spec)
-    with progress_bar(err, "reading accesses") as progress:
-        hotness = load_hotness(spec, progress)
+    hotness = read_accesses(spec)
     if whole:
         plan = model_wise_plan(spec, hotness, DEFAULT_PROFILE)
     else:

@@ -6,19 +6,17 @@ import argparse
 from pathlib import Path
 
 from repo_builder import tables, tables_compare
-from repo_builder.access.load import load_hotness
-from repo_builder.access.progress import progress_bar
 from repo_builder.analysis.compare import SWEEP_REPLICAS, Comparison, compare
 from repo_builder.analysis.compare_report import ASSUMPTIONS, Report, report_csv, report_json
 from repo_builder.analysis.fleets import Case
 from repo_builder.cluster import Cluster, load_cluster
+from repo_builder.commands.accesses import read_accesses
 from repo_builder.commands.common import (
     Commands,
     add_command,
     add_profile,
     add_s_max,
     bounded,
-    err,
     json_or_csv,
     out,
     png,
@@ -64,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     comparisons, sweeps = zip(*found, strict=True)
     report = Report(profile, cluster, args.s_max, args.replicas, comparisons, sweeps)
     if args.output:
-        write_whole(args.output, (report_csv(report) if args.output.suffix == ".csv" else report_json(report)).encode())
+        write_whole(args.output, report_csv(report) if args.output.suffix == ".csv" else report_json(report))
     if args.plot:
         from repo_builder.analysis.compare_plot import plot_comparison  # matplotlib is slow to import
 
@@ -80,8 +78,7 @@ def _compare(
 ) -> tuple[Comparison, tuple[Comparison, ...]]:
     """One spec's comparison; its tables' accesses are dropped afterwards."""
     spec = load_spec(path)
-    with progress_bar(err, "reading accesses") as progress:
-        hotness = load_hotness(spec, progress)
+    hotness = read_accesses(spec)
     case = Case(spec, read_workload(spec, hotness, keep=True), profile, cluster, args.s_max)
     return compare(case, args.replicas, SWEEP_REPLICAS)
 

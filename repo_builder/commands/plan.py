@@ -9,12 +9,11 @@ from pathlib import Path
 
 from repo_builder import placement_tables, tables, tables_analysis
 from repo_builder.access.hotness import Hotness
-from repo_builder.access.load import load_hotness
-from repo_builder.access.progress import progress_bar
 from repo_builder.analysis.explain import Chain, explain
 from repo_builder.analysis.sweep import FIELDS, Setting, Sweep, parse_sweep, run_sweep
 from repo_builder.analysis.sweep_report import sweep_csv, sweep_json
 from repo_builder.cluster import Cluster, load_cluster
+from repo_builder.commands.accesses import read_accesses
 from repo_builder.commands.common import (
     Commands,
     add_command,
@@ -93,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
     profile = _profile(args)
     if cluster and cluster.min_memory_bytes is not None:
         profile = replace(profile, min_memory_bytes=cluster.min_memory_bytes)
-    hotness = _hotness(spec)
+    hotness = read_accesses(spec)
     workload = read_workload(spec, hotness, keep=args.explain)
     plan = plan_workload(spec, workload, profile, args.grouping, args.s_max, args.utilisation)
     chains = explain(spec, workload, profile, plan, args.utilisation) if args.explain else ()
@@ -101,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
     plan = placement.plan if placement else plan
     text = _placed_json(placement) if placement else plan_to_json(plan)
     if args.output:
-        write_whole(args.output, text.encode())
+        write_whole(args.output, text)
     if args.plot:
         _plot(args.plot, spec, hotness, workload, plan, chains)
     if args.json:
@@ -145,10 +144,10 @@ def _sweep(args: argparse.Namespace, sweep: Sweep) -> None:
     if args.output and not args.output.name.lower().endswith((".json", ".csv")):
         raise InputError(f"{args.output}: expected a name ending in .json or .csv for a sweep; choose one with -o")
     setting = Setting(load_spec(args.spec), _profile(args), args.grouping, args.s_max, args.utilisation)
-    points = run_sweep(sweep, setting, _hotness)
+    points = run_sweep(sweep, setting, read_accesses)
     if args.output:
         as_csv = args.output.name.lower().endswith(".csv")
-        write_whole(args.output, (sweep_csv(sweep, points) if as_csv else sweep_json(sweep, setting, points)).encode())
+        write_whole(args.output, sweep_csv(sweep, points) if as_csv else sweep_json(sweep, setting, points))
     if args.plot:
         from repo_builder.analysis.sweep_plot import plot_sweep
 
@@ -162,8 +161,3 @@ def _sweep(args: argparse.Namespace, sweep: Sweep) -> None:
 
 def _profile(args: argparse.Namespace) -> Profile:
     return load_profile(args.profile) if args.profile else DEFAULT_PROFILE
-
-
-def _hotness(spec: Spec) -> Hotness:
-    with progress_bar(err, "reading accesses") as progress:
-        return load_hotness(spec, progress)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from repo_builder.access.load import load_hotness
 from repo_builder.access.progress import progress_bar
+from repo_builder.commands.accesses import read_accesses
 from repo_builder.commands.common import Commands, add_command, add_spec, bounded, err, out, png
 from repo_builder.errors import InputError
 from repo_builder.output import write_whole
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(f"{path}: expected a folder that exists, got {path.parent}; make it first")
     document = _profile(args, spec)
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    write_whole(args.output, text.encode())
+    write_whole(args.output, text)
     if args.json:
         print(text, end="")
     else:
@@ -96,8 +96,7 @@ def _profile(args: argparse.Namespace, spec: Spec) -> dict[str, Any]:
     from repo_builder.profiling.measure import measure
 
     options = _options(args, spec)
-    with progress_bar(err, "reading accesses") as progress:
-        hotness = load_hotness(spec, progress)
+    hotness = read_accesses(spec)
     with (
         tempfile.TemporaryDirectory(prefix="elasticrec-profile-") as folder,
         progress_bar(err, "measuring") as progress,

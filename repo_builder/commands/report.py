@@ -35,11 +35,11 @@ def run(args: argparse.Namespace) -> None:
     from loadtest.report.data import report_csv, report_json
     from loadtest.report.page import page  # plotly is slow to import
 
-    write_whole(args.output, page(runs).encode())
+    write_whole(args.output, page(runs))
     if args.json:
-        write_whole(args.json, report_json(runs).encode())
+        write_whole(args.json, report_json(runs))
     if args.csv:
-        write_whole(args.csv, report_csv(runs).encode())
+        write_whole(args.csv, report_csv(runs))
     out.print(f"{args.output}: {count(len(runs), 'run')}", markup=False, soft_wrap=True)
 
 

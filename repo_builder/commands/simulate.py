@@ -15,10 +15,9 @@ from k8s.simulation_report import Played, Summary, report_csv, report_json, summ
 from k8s.simulation_types import DEFAULT_TIMING, SimulatedFleet, Timing
 from loadtest.traffic_file import load_traffic
 from repo_builder import tables
-from repo_builder.access.load import load_hotness
-from repo_builder.access.progress import progress_bar
 from repo_builder.analysis.baselines import model_wise
 from repo_builder.cluster import Cluster, load_cluster
+from repo_builder.commands.accesses import read_accesses
 from repo_builder.commands.common import (
     Commands,
     add_command,
@@ -26,7 +25,6 @@ from repo_builder.commands.common import (
     add_s_max,
     add_spec,
     bounded,
-    err,
     json_or_csv,
     out,
     png,
@@ -98,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     about = _about(args, spec, profile, cluster)
     if args.output:
         csv = args.output.suffix.lower() == ".csv"
-        write_whole(args.output, (report_csv(played) if csv else report_json(played, about, series=True)).encode())
+        write_whole(args.output, report_csv(played) if csv else report_json(played, about, series=True))
     if args.plot:
         from k8s.simulation_plot import plot_simulation  # matplotlib is slow to import
 
@@ -111,8 +109,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _fleets(args: argparse.Namespace, spec: Spec, profile: Profile) -> tuple[SimulatedFleet, SimulatedFleet]:
     """Model-wise and ours, for the spec's target traffic."""
-    with progress_bar(err, "reading accesses") as progress:
-        hotness = load_hotness(spec, progress)
+    hotness = read_accesses(spec)
     case = Case(spec.name, spec.serving.sla_ms, spec.serving.target_qps, profile)
     whole = model_wise(spec, profile)
     return (

@@ -11,9 +11,8 @@ from typing import Any
 
 from loadtest.workload import FOLDER_MARK, binary_words, draw_workload, replay_workload, write_workload
 from repo_builder.access.draw import draw_queries
-from repo_builder.access.load import load_hotness
-from repo_builder.access.progress import progress_bar
-from repo_builder.commands.common import Commands, add_command, add_repository, bounded, err, out
+from repo_builder.commands.accesses import read_accesses
+from repo_builder.commands.common import Commands, add_command, add_repository, bounded, out
 from repo_builder.errors import InputError
 from repo_builder.repository.manifest import Manifest, load_manifest
 from repo_builder.spec import Spec, load_spec
@@ -74,8 +73,7 @@ def _of_spec(args: argparse.Namespace, manifest: Manifest, spec: Spec) -> dict[s
     built = [(table.name, table.rows, table.pooling) for table in manifest.tables]
     if built != [(table.name, table.rows, table.pooling) for table in spec.tables]:
         raise InputError(f"{args.spec}: tables: expected those of {args.repository}, got others; give its own spec")
-    with progress_bar(err, "reading accesses") as progress:
-        hotness = load_hotness(spec, progress)
+    hotness = read_accesses(spec)
     rows = args.queries * manifest.batch
     dense, indices = draw_queries(hotness, spec.tables, spec.dense_features, spec.index_dtype, rows, args.seed)
     workload = {"dense": dense, "indices": indices}

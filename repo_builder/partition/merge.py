@@ -137,12 +137,13 @@ def _mixed(prefix: Floats, sizes: Ints, unit: int) -> Order:
 
 def places_in_tables(tables: Sequence[Accesses], cuts: Sequence[int]) -> list[list[int]]:
     """For each cut of the merged order how many rows of each table come before it: over the cuts, then the tables."""
-    unit = _unit(tables)
-    steps = {table.key: _ascending(table, unit) for table, _ in _alike(tables)}
-    ascending = [steps[table.key] for table in tables]
-    sizes = list(dict.fromkeys(table.row_bytes for table in tables))
-    ties = sorted(range(len(tables)), key=lambda i: sizes.index(tables[i].row_bytes))
-    return [_split(ascending, ties, cut) for cut in cuts]
+    unit, alike = _unit(tables), _alike(tables)
+    kinds = {table.key: kind for kind, (table, _) in enumerate(alike)}
+    ascending = [(_ascending(table, unit), count) for table, count in alike]
+    kind_of = [kinds[table.key] for table in tables]
+    sizes = {size: i for i, size in enumerate(dict.fromkeys(table.row_bytes for table in tables))}
+    first = sorted(range(len(tables)), key=lambda i: sizes[tables[i].row_bytes])
+    return [_split(ascending, kind_of, first, cut) for cut in cuts]
 
 
 def _ascending(table: Accesses, unit: int) -> Floats:
@@ -170,23 +171,31 @@ def _alike(tables: Sequence[Accesses]) -> list[tuple[Accesses, int]]:
     )
 
 
-def _split(ascending: Sequence[Floats], ties: Sequence[int], cut: int) -> list[int]:
-    """The first `cut` rows of the merged order, by table; `ties` says whose rows come first among equals."""
+def _split(
+    ascending: Sequence[tuple[Floats, int]], kind_of: Sequence[int], first: Sequence[int], cut: int
+) -> list[int]:
+    """The first `cut` rows of the merged order, by table.
+
+    `ascending` holds the negated gathers of each kind of table, and how many tables are of it; only the ties, which go
+    to the tables in the order `first`, are worked out table by table.
+    """
     if cut == 0:
-        return [0] * len(ascending)
+        return [0] * len(kind_of)
     low, high = 0, int(np.array(np.inf).view(np.int64))  # floats >= 0 are ordered as their bits are
     while low < high:  # the largest value that at least `cut` rows reach: that of the last row before the cut
         middle = (low + high + 1) // 2
         value = -np.array(middle, np.int64).view(np.float64)
-        if sum(int(np.searchsorted(steps, value, side="right")) for steps in ascending) >= cut:
+        if sum(count * int(np.searchsorted(steps, value, side="right")) for steps, count in ascending) >= cut:
             low = middle
         else:
             high = middle - 1
     value = -np.array(low, np.int64).view(np.float64)
-    places = [int(np.searchsorted(steps, value, side="left")) for steps in ascending]
+    begins = [int(np.searchsorted(steps, value, side="left")) for steps, _ in ascending]
+    ties = [int(np.searchsorted(steps, value, side="right")) - begins[i] for i, (steps, _) in enumerate(ascending)]
+    places = [begins[kind] for kind in kind_of]
     missing = cut - sum(places)
-    for i in ties:
-        tied = min(missing, int(np.searchsorted(ascending[i], value, side="right")) - places[i])
+    for i in first:
+        tied = min(missing, ties[kind_of[i]])
         places[i] += tied
         missing -= tied
     return places

@@ -25,6 +25,8 @@ from repo_builder.partition.placement_types import Demand, capacity
 _KNAPSACK = {"mip_rel_gap": 2e-3, "node_limit": 100}  # what it leaves open weakens the bound, never breaks it
 _CLOSE = 5e-3  # a bound so near to a known price, relative, is not worth another knapsack
 _ROUNDS = 40
+MOST_SEARCHED = 128
+"""Demands up to which a cheaper packing than the greedy one is searched for: the time grows with their cube."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,12 @@ class Solution:
 def solve(demands: Sequence[Demand], cluster: Cluster, start: dict[Pattern, int], least: float = 0.0) -> Solution:
     """The cheapest nodes that hold all replicas.
 
-    `start` is a packing that may use more nodes than there are; `least` is a lower bound that is known already.
+    `start` is a packing that may use more nodes than there are; `least` is a lower bound that is known already. Of more
+    than MOST_SEARCHED demands it is the answer: the bound says how much too dear it may be.
     """
     problem = problem_of(demands, cluster)
     best, bound = start, rounded_up(least / float(problem.unit))
-    if problem.value(best) > bound:
+    if problem.value(best) > bound and len(demands) <= MOST_SEARCHED:
         patterns = [*start, *_one_of_each(problem)]
         best = min((best, dive(problem, patterns)), key=problem.value)
         bound = max(bound, _prove(problem, patterns, problem.value(best), bound))

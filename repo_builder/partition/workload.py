@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from repo_builder.access.hotness import Hotness
+from repo_builder.memory import check_memory
 from repo_builder.partition.merge import Accesses, Order, check_cdf, merged_order
 from repo_builder.spec import Spec
 
@@ -47,6 +48,7 @@ def read_workload(spec: Spec, hotness: Hotness, keep: bool = False) -> Workload:
 
     A CDF that serves several tables is checked once.
     """
+    _check_memory(spec)
     checked: dict[int, int] = {}
     tables = []
     for table in spec.tables:
@@ -56,3 +58,11 @@ def read_workload(spec: Spec, hotness: Hotness, keep: bool = False) -> Workload:
             checked[id(accesses.cdf)] = table.rows
         tables.append(accesses)
     return Workload(tuple(tables), keep)
+
+
+def _check_memory(spec: Spec) -> None:
+    """A plan holds a CDF for each number of rows, the merged order, and two arrays of the largest table."""
+    rows = [table.rows for table in spec.tables]
+    needed_bytes = 8 * (sum(set(rows)) + sum(rows) + 2 * max(rows))
+    what = f"tables: a plan for {sum(rows):,} rows of {len(rows):,} tables"
+    check_memory(needed_bytes, what, "fewer rows, or a larger machine")

@@ -51,7 +51,7 @@ def test_existing_picture_is_replaced_and_nothing_left_beside_it(tmp_path: Path)
 
 def test_place_that_cannot_be_written(tmp_path: Path) -> None:
     wanted = spec([table()], POWERLAW)
-    with pytest.raises(InputError, match=r"p\.png: expected a place to write"):
+    with pytest.raises(InputError, match=r"p\.png: cannot be written"):
         plot_hotness(wanted, load_hotness(wanted), tmp_path / "no" / "p.png")
     (tmp_path / "p.png").mkdir()
     with pytest.raises(InputError, match="Is a directory"):

@@ -56,3 +56,32 @@ def test_a_table_without_its_column(tmp_path: Path) -> None:
     for name in ("t.npz", "t.parquet"):
         with pytest.raises(AccessError, match=f"{name}: A: expected"):
             replay_trace(tmp_path / name, TABLES, "int64", 1)
+
+
+def test_matrices_and_parts_replay_as_arrays_do(tmp_path: Path) -> None:
+    """One id a row and table; bags of two take two rows of their column."""
+    tables = [Table("a", 50, 4, 1), Table("b", 50, 4, 2)]
+    ids = np.arange(24, dtype=np.int32).reshape(12, 2)
+    np.savez(tmp_path / "arrays.npz", a=ids[:, 0], b=ids[:, 1])
+    np.savez(tmp_path / "matrix.npz", X_cat=np.asfortranarray(ids), y=np.zeros(12))
+    np.save(tmp_path / "matrix.npy", ids)
+    (tmp_path / "parts").mkdir()
+    for part in range(4):
+        rows = slice(3 * part, 3 * part + 3)
+        pq.write_table(
+            pa.table({"y": [0] * 3, "b": ids[rows, 1], "a": ids[rows, 0]}), tmp_path / f"parts/{part}.parquet"
+        )
+    expected = replay_trace(tmp_path / "arrays.npz", tables, "int64", 5)
+    assert expected[1].tolist() == [2, 5, 7]
+    for name in ("matrix.npz", "matrix.npy", "parts"):
+        assert replay_trace(tmp_path / name, tables, "int64", 5).tolist() == expected.tolist(), name
+    for name in ("arrays.npz", "matrix.npz", "matrix.npy", "parts"):
+        with pytest.raises(AccessError, match="b: expected at least 7 rows, got 6"):
+            replay_trace(tmp_path / name, tables, "int64", 7)
+
+
+def test_bags_go_on_in_the_next_part(tmp_path: Path) -> None:
+    for part in range(2):
+        pq.write_table(pa.table({"a": [[part, 7], []]}), tmp_path / f"{part}.parquet")
+    found = replay_trace(tmp_path, [Table("a", 9, 4, 3)], "int32", 3)
+    assert found.tolist() == [[0, 7, -1], [-1, -1, -1], [1, 7, -1]]

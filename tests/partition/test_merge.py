@@ -86,3 +86,16 @@ def test_bad_cdfs_are_named(cdf: list[float], message: str) -> None:
 def test_a_cdf_in_another_order_than_hottest_first_is_an_error() -> None:
     with pytest.raises(PlanError, match="expected the hottest rows first"):
         Accesses("A", np.array([0, 0.1, 1.0]), 1, 4).row_gathers()
+
+
+def test_splitting_works_on_kinds_of_tables_not_on_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred thousand tables alike take as many searches as three."""
+    cdf = np.linspace(0, 1, 11)
+    searches = []
+    real = np.searchsorted
+    monkeypatch.setattr(np, "searchsorted", lambda *words, **more: searches.append(1) or real(*words, **more))
+    for count in (3, 3000):
+        searches.clear()
+        tables = [Accesses(f"t{i}", cdf, 4, 4) for i in range(count)]
+        (places,) = places_in_tables(tables, [5 * count + 1])
+        assert sum(places) == 5 * count + 1 and len(searches) < 200

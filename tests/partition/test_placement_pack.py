@@ -208,3 +208,18 @@ def test_spread_is_named_where_it_alone_is_in_the_way() -> None:
 def test_demands_must_make_sense() -> None:
     message = refused([Demand("a", 0, 1, 1), Demand("b", 1, -1, 1), Demand("b", 1, 1, 1)], cluster(CPU))
     assert len(message.splitlines()) == 3
+
+
+def test_many_demands_are_packed_greedily_and_the_gap_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of services must not take hours: no linear program is solved, and the bound stays a bound."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a search was started")
+
+    monkeypatch.setattr("repo_builder.partition.placement_patterns.dive", never)
+    pools = (NodePool("p", None, 8000, 64 * 10**9, 0, 0, 1.0),)
+    demands = [Demand(f"d{i}", 1 + i % 3, 1000, (1 + i % 7) * 10**9) for i in range(1000)]
+    packing = pack(demands, Cluster("c", pools))
+    held = sum(group.nodes * sum(group.replicas.values()) for group in packing.groups)
+    assert held == sum(demand.replicas for demand in demands)
+    assert 0 <= packing.gap < 0.2
