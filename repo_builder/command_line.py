@@ -17,6 +17,7 @@ _WRITTEN = {"output", "plot", "json", "csv", "log_file"}
 
 _EPILOG = """\
 examples:
+  elasticrec check rm1.yaml                               is all right with it, its weights and accesses?
   elasticrec plan rm1.yaml                                what would be built, and why
   elasticrec compare rm1.yaml --cluster cpu.yaml          beside replicating the whole model
   elasticrec build rm1.yaml -o model_repository/rm1       write the model repository

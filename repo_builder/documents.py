@@ -71,9 +71,15 @@ def schema_problems(document: object, schema_name: str) -> list[str]:
     """Every place where a document breaks a shipped schema, as `field.path: expected ..., got ...`, in file order."""
     validator = _StrictValidator(schema(schema_name))
     places = _Places(document)
-    errors = sorted(validator.iter_errors(document), key=lambda error: places.of(error.absolute_path))
+    found = (error for error in validator.iter_errors(document) if not _is_infinite(error.instance))
+    errors = sorted(found, key=lambda error: places.of(error.absolute_path))
     problems = [problem for error in errors for problem in _describe(error)]
     return problems + list(_unusable(document, "", set()))
+
+
+def _is_infinite(value: object) -> bool:
+    """What passes no upper bound is told once, by `_unusable`."""
+    return isinstance(value, float) and math.isinf(value)
 
 
 class _Places:
@@ -144,6 +150,8 @@ def _types(value: str | Sequence[str]) -> str:
     return " or ".join(_TYPES[name] for name in ([value] if isinstance(value, str) else value))
 
 
+_USUAL_NAME = "a letter, then letters, digits or underscores"
+_NAMES = {"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$": "letters, digits, _ - or .; neither - nor . first"}
 _EXPECTED: Mapping[str, Callable[[Any], str]] = {
     "type": _types,
     "minimum": lambda value: f"at least {value}",
@@ -156,7 +164,7 @@ _EXPECTED: Mapping[str, Callable[[Any], str]] = {
     "maxLength": lambda value: f"at most {value} characters",
     "minItems": lambda value: f"at least {value} item",
     "minLength": lambda value: f"at least {value} character",
-    "pattern": lambda value: f"a name like {value} (a letter, then letters, digits or underscores)",
+    "pattern": lambda value: f"a name like {value} ({_NAMES.get(value, _USUAL_NAME)})",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 SUMMARIES: Mapping[str, str] = {
+    "check": "check a spec, and its weights and accesses against it",
     "plan": "cut the tables into shards and print the plan",
     "profile": "measure what services cost on this machine",
     "compare": "beside replicating the whole model: memory, utility, price",

@@ -84,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
     if given:
         check_plan(given, spec, str(args.plan))
     weights = open_weights(spec)
+    for note in weights.notes:
+        err.print(note, markup=False, soft_wrap=True)
     hotness = read_accesses(spec)
     if whole:
         plan = model_wise_plan(spec, hotness, DEFAULT_PROFILE)

@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> None:
         _sweep(args, parse_sweep(args.sweep))
         return
     spec = load_spec(args.spec)
+    _check_weights(spec)
     cluster = load_cluster(args.cluster) if args.cluster else None
     profile = _profile(args)
     if cluster and cluster.min_memory_bytes is not None:
@@ -113,6 +114,17 @@ def run(args: argparse.Namespace) -> None:
         out.print(placement_tables.placement_summary(placement), markup=False, soft_wrap=True)
     if chains:
         out.print(tables_analysis.explanation(chains), markup=False, soft_wrap=True)
+
+
+def _check_weights(spec: Spec) -> None:
+    """Raise CheckpointError where `build` would; a checkpoint that is not there yet is no reason not to plan."""
+    path = spec.weights.path
+    if path is not None and not path.exists():
+        err.print(f"{path}: not there, so not checked: elasticrec build will need it", markup=False, soft_wrap=True)
+    elif path is not None:
+        from repo_builder.export.weights import open_weights  # torch is slow to import: only where it is needed
+
+        open_weights(spec)
 
 
 def _plot(path: Path, spec: Spec, hotness: Hotness, workload: Workload, plan: Plan, chains: tuple[Chain, ...]) -> None:

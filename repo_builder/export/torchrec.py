@@ -82,13 +82,13 @@ def _places(spec: Spec, checkpoint: Checkpoint, tables: Sequence[str], stored: S
     listed = list(range(len(tables)))
     if set(tables) != set(stored) or len(tables) == 1:
         return listed  # a mismatch, told elsewhere
-    if not checkpoint.ordered:
+    if not checkpoint.ordered or next(iter(checkpoint.tensors)) not in stored:  # sorted, or merged from ranks
         if spec.weights.tables_in_order:
             return listed
         raise CheckpointError(
             f"{checkpoint.path}: expected a file that keeps the tables' order, which the interaction depends on, got "
-            "safetensors, which sorts its keys; list the spec's tables as the EmbeddingBagCollection does and say "
-            "weights.tables_in_order: true, or save with torch.save"
+            "keys that do not stand as in the model's state_dict, as in safetensors, which are sorted; list the spec's "
+            "tables as the EmbeddingBagCollection does and say weights.tables_in_order: true"
         )
     places = [stored.index(table) for table in tables]
     if spec.weights.tables_in_order and places != listed:

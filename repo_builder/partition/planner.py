@@ -12,6 +12,7 @@ from repo_builder.partition.cost import CostModel, Profile, replicas_for
 from repo_builder.partition.dp import S_MAX, partition
 from repo_builder.partition.latency import meet_sla
 from repo_builder.partition.merge import Accesses, places_in_tables
+from repo_builder.partition.names import legal_names
 from repo_builder.partition.plan import Grouping, Plan, Service, Shard
 from repo_builder.partition.workload import Workload, read_workload
 from repo_builder.spec import Spec
@@ -31,7 +32,8 @@ def plan_workload(
 
     `utilisation` is the share of a replica's most queries a second that the plan counts on, in (0, 1].
 
-    `per_table` cuts each table by itself, a service `TABLE_s0`, `TABLE_s1`, ... a shard (0 is the hottest).
+    `per_table` cuts each table by itself, a service `TABLE_s0`, `TABLE_s1`, ... a shard (0 is the hottest), TABLE its
+    name or one that is legal in a service's.
     `tiered` cuts all tables' rows together, most gathers first; `tier0` holds each table's hottest rows, and so on.
     Replicas are added where the predicted latency would miss the spec's SLA. Raises PlanError for s_max outside
     1 ... 16, a CDF that is none, service names that collide, or an SLA that even an idle fleet misses.
@@ -60,11 +62,12 @@ def plan_workload(
 
 def _per_table(workload: Workload, model: CostModel, profile: Profile, s_max: int) -> Iterator[Service]:
     solved: dict[tuple[int, int, int], tuple[int, ...]] = {}
+    names = legal_names([table.table for table in workload.tables])
     for table in workload.tables:
         if table.key not in solved:
             solved[table.key] = partition(workload.order([table]), model, s_max).cuts
         for i, (begin, end) in enumerate(pairwise(solved[table.key])):
-            yield _embedding_service(f"{table.table}_s{i}", [(table, begin, end)], model, profile)
+            yield _embedding_service(f"{names[table.table]}_s{i}", [(table, begin, end)], model, profile)
 
 
 def _tiered(workload: Workload, model: CostModel, profile: Profile, s_max: int) -> Iterator[Service]:

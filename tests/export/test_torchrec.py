@@ -74,6 +74,10 @@ def test_safetensors_keep_no_order_so_the_spec_must_state_it(tmp_path: Path) -> 
         open_weights(spec)
     stated = replace(spec, weights=replace(spec.weights, tables_in_order=True))
     open_weights(stated)
+    as_sorted = make_spec(source="torchrec", path=tmp_path / "sorted.pt")
+    torch.save(dict(sorted(OracleTorchRec(spec).saved().items())), as_sorted.weights.path)
+    with pytest.raises(CheckpointError, match=r"sorted\.pt: expected a file that keeps the tables' order"):
+        open_weights(as_sorted)
     single = make_spec(rows=(11,), source="torchrec", path=tmp_path / "single.safetensors")
     save_file(OracleTorchRec(single).saved(), single.weights.path)
     open_weights(single)  # nothing to order
