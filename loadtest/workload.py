@@ -19,9 +19,6 @@ from repo_builder.spec import Table
 
 Arrays = Mapping[str, NDArray[Any]]
 
-FOLDER_MARK = ".elasticrec-workload"
-"""The file that says that a folder of binary files is a workload of ours; perf_analyzer passes it over."""
-
 
 def draw_workload(manifest: Manifest, queries: int, seed: int) -> Arrays:
     """`dense` (queries * batch, F) and `indices` (queries * batch, columns), ids as likely as the model's accesses.
@@ -57,7 +54,6 @@ def write_workload(path: Path, workload: Arrays, batch: int) -> None:
         write_input_data(path, workload["dense"], workload["indices"], batch)
     else:
         path.mkdir()
-        (path / FOLDER_MARK).touch()
         for name in ("dense", "indices"):
             (path / name).write_bytes(workload[name][:batch].tobytes())
 

@@ -67,7 +67,14 @@ def check_outputs(args: argparse.Namespace) -> None:
     """Raise InputError where a command would write over what it reads."""
     given = {name: values if isinstance(values, list) else [values] for name, values in vars(args).items()}
     paths = {name: [value for value in values if isinstance(value, Path)] for name, values in given.items()}
-    read = [path for name in paths.keys() - _WRITTEN for path in paths[name] if path.exists()]
-    for path in [path for name in _WRITTEN & paths.keys() for path in paths[name] if path.exists()]:
-        if any(path.samefile(other) for other in read):
+    read = [path for name in paths.keys() - _WRITTEN for path in paths[name]]
+    for path in [path for name in _WRITTEN & paths.keys() for path in paths[name]]:
+        if any(_is_same(path, other) for other in read):
             raise InputError(f"{path}: expected another file to write than one that is read; choose another")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):  # where one is not there, or no path at all
+        return False

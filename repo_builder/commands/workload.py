@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from loadtest.workload import FOLDER_MARK, binary_words, draw_workload, replay_workload, write_workload
+from loadtest.workload import binary_words, draw_workload, replay_workload, write_workload
 from repo_builder.access.draw import draw_queries
 from repo_builder.commands.accesses import read_accesses
 from repo_builder.commands.common import Commands, add_command, add_repository, bounded, out
@@ -94,14 +94,16 @@ def _write(path: Path, workload: Any, batch: int) -> None:
             part = Path(scratch) / f"workload{path.suffix}"
             write_workload(part, workload, batch)
             if target.is_dir():
-                _check_former(path)
+                _check_former(path, workload, batch)
                 target.rename(Path(scratch) / "former")
             part.replace(target)
     except OSError as exc:
         raise InputError(f"{path}: cannot be written: {exc.strerror}; choose another file with -o") from exc
 
 
-def _check_former(path: Path) -> None:
-    found = {each.name for each in path.iterdir()}
-    if path.suffix or (found and (FOLDER_MARK not in found or not found <= {"dense", "indices", FOLDER_MARK})):
+def _check_former(path: Path, workload: Any, batch: int) -> None:
+    """A workload's folder holds nothing but a file an input, each as long as a query of this model has it."""
+    plain = [each for each in path.iterdir() if each.is_file() and not each.is_symlink()]
+    found = {each.name: -1 for each in path.iterdir()} | {each.name: each.stat().st_size for each in plain}
+    if path.suffix or (found and found != {name: workload[name][:batch].nbytes for name in ("dense", "indices")}):
         raise InputError(f"{path}: expected a former workload's folder, or none; choose another with -o")

@@ -44,7 +44,7 @@ def test_many_tables_with_long_names(tmp_path: Path) -> None:
 
 
 def test_existing_picture_is_replaced_and_nothing_left_beside_it(tmp_path: Path) -> None:
-    (tmp_path / "p.png").write_text("old")
+    (tmp_path / "p.png").write_bytes(b"\x89PNG, an old one")
     plot(spec([table()], POWERLAW), tmp_path / "p.png")
     assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
 

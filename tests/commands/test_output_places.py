@@ -66,18 +66,18 @@ def test_a_place_where_no_picture_can_be(place: str, folder: Path, capsys: pytes
 
 
 def test_what_a_link_points_at_is_written(tmp_path: Path) -> None:
-    (tmp_path / "there").write_text("old")
+    (tmp_path / "there").write_text("{old}")
     (tmp_path / "link").symlink_to("there")
-    write_whole(tmp_path / "link", "new")
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "there").read_text() == "new"
+    write_whole(tmp_path / "link", "{new}")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there").read_text() == "{new}"
 
 
 def test_a_failure_leaves_the_former_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    (tmp_path / "x").write_text("old")
-    monkeypatch.setattr(Path, "write_bytes", full)
+    (tmp_path / "x").write_text("{old}")
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(InputError, match="x: cannot be written: No space left on device"):
-        write_whole(tmp_path / "x", "new")
-    assert [path.name for path in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_text() == "old"
+        write_whole(tmp_path / "x", "{new}")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_text() == "{old}"

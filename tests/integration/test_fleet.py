@@ -190,5 +190,5 @@ def test_one_service_of_a_fleet_is_served_by_itself(both: Both) -> None:
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 0 and f"grpc     127.0.0.1:{ports.grpc}" in lines
-    assert fleet.folder.with_name(f"fleet-{service}.log").is_file()
+    assert fleet.folder.with_name(f"fleet-{service}-{ports.http}.log").is_file()
     assert not list(fleet.folder.glob("*.log"))

@@ -6,7 +6,7 @@ import http.client
 import json
 import urllib.parse
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,26 +79,38 @@ def tables_sums(spec: Spec, arrays: Arrays) -> np.ndarray:
     return np.hstack(sums)
 
 
+def divided(arrays: Arrays, ends: np.ndarray, means: Sequence[bool]) -> Arrays:
+    """What bags are divided by: the ids of those that are averaged and have any, else 1."""
+    counts = [(bags >= 0).sum(axis=1) for bags in np.split(arrays["indices"], ends, axis=1)]
+    columns = [np.maximum(n, 1) if mean else n * 0 + 1 for n, mean in zip(counts, means, strict=True)]
+    return {"divisors": np.stack(columns, axis=1)}
+
+
 def whole(spec: Spec) -> Model:
     good = dict(zip(("dense", "indices"), random_query(spec, 3, seed=1), strict=True))
     return Model(good, lambda arrays: {"score": pytorch_scores(spec, arrays["dense"], arrays["indices"])})
 
 
 def fan_out(spec: Spec) -> Model:
-    return Model(whole(spec).good, lambda arrays: {"sums": tables_sums(spec, arrays)})
+    ends, means = np.cumsum([table.pooling for table in spec.tables])[:-1], [t.mode == "mean" for t in spec.tables]
+    return Model(whole(spec).good, lambda arrays: {"sums": tables_sums(spec, arrays), **divided(arrays, ends, means)})
 
 
 def router(spec: Spec, folder: Path) -> Model:
     opened = Router.open(folder / "1")
-    names = [service["name"] for service in json.loads((folder / "1/router.json").read_text())["services"]]
+    described = json.loads((folder / "1/router.json").read_text())
+    names = [service["name"] for service in described["services"]]
+    ends = np.cumsum([table["pooling"] for table in described["tables"]])[:-1]
 
     def answers(arrays: Arrays) -> Arrays:
         routed = zip(names, opened.route(arrays["indices"]), strict=True)
-        return {
+        means = [table["mean"] for table in described["tables"]]
+        lists = {
             f"{name}_{kind}": each[None]
             for name, pair in routed
             for kind, each in zip(("ids", "lengths"), pair, strict=True)
         }
+        return {**lists, **divided(arrays, ends, means)}
 
     return Model(whole(spec).good, answers)
 
@@ -190,6 +202,10 @@ def ask_http(target: Target, draft: Draft, body: bytes, json_bytes: int | None) 
         )
         answer = connection.getresponse()
         content = answer.read()
+    except (http.client.RemoteDisconnected, ConnectionResetError):
+        # Triton's HTTP server may hang up on a body that it cannot read; whether it is still there is checked at the end
+        judge(target, None, None, "closed the connection")
+        return
     finally:
         connection.close()
     if answer.status != 200:

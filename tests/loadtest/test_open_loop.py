@@ -30,11 +30,13 @@ class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self) -> None:
         self.open = threading.Event()
         self.open.set()
+        self.asked = threading.Event()
         self.answered = 0
 
     def ModelInfer(  # noqa: N802 - the service's own name
         self, request: service_pb2.ModelInferRequest, context: object
     ) -> service_pb2.ModelInferResponse:
+        self.asked.set()
         self.open.wait()
         time.sleep(SERVICE_S)
         self.answered += 1
@@ -86,7 +88,14 @@ def test_queries_that_come_during_a_stall_wait_for_its_end(fakes: list[tuple[str
     """All of them are under way meanwhile, and each counts from its own time."""
     address, fake = fakes[0]
     fake.open.clear()
-    threading.Timer(1.0, fake.open.set).start()
+
+    def open_later() -> None:
+        """A second after the first query, however long the sender takes to start."""
+        fake.asked.wait()
+        time.sleep(1.0)
+        fake.open.set()
+
+    threading.Thread(target=open_later).start()
     answers = send(load(tmp_path, address), 100, 2)
     stalled = [answer for answer in answers if answer.due_s < 0.7]
     ends_s = np.array([answer.due_s + answer.latency_ms / 1000 for answer in stalled])

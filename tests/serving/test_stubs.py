@@ -26,7 +26,10 @@ def start() -> Iterator[Start]:
             process = subprocess.Popen(words, executable=program, stdin=subprocess.PIPE)
             stack.enter_context(process)
             stack.callback(process.kill)
-            return psutil.Process(process.pid)
+            child = psutil.Process(process.pid)
+            while not child.cmdline():  # a program that just begins has none yet
+                time.sleep(0.01)
+            return child
 
         yield started
 

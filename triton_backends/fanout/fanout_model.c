@@ -39,7 +39,6 @@ typedef struct {
     int64_t rows; /* of all */
     Service *parts;   /* their ids, one a service */
     int32_t *numbers; /* that the parts point to */
-    float *divisors;  /* (rows, tables), where tables are averaged */
 } Job;
 
 /* ---- answers ---- */
@@ -82,14 +81,29 @@ static bool put_sums(const Job *job, int64_t begin, int64_t rows, TRITONBACKEND_
     return true;
 }
 
+/* What averaged bags are divided by: the ids that were answered. */
 static bool put_divisors(const Job *job, int64_t begin, int64_t rows, TRITONBACKEND_Response *response,
                          Problem *problem) {
-    const int64_t tables = job->model->router->table_count;
-    void *divisors;
-    if (job->divisors == NULL) return true;
-    if (!add_output(response, "divisors", TRITON_TYPE_FP32, rows, tables, &divisors, problem)) return false;
-    memcpy(divisors, job->divisors + begin * tables, sizeof(float) * (size_t)(rows * tables));
-    return true;
+    const Router *router = job->model->router;
+    const int64_t tables = router->table_count, services = router->service_count;
+    void *data;
+    if (router->mean_count == 0) return true;
+    float *divisors = malloc((size_t)(rows * tables) * sizeof *divisors); /* an output's buffer need not be aligned */
+    Service *parts = malloc((size_t)services * sizeof *parts);
+    bool *asked = malloc((size_t)services * sizeof *asked);
+    bool good = (divisors != NULL && parts != NULL && asked != NULL) || fail(problem, "divisors: out of memory");
+    for (int64_t k = 0; good && k < services; k++) {
+        parts[k] = job->parts[k];
+        parts[k].lengths += begin * parts[k].tables;
+        asked[k] = job->query.calls[k].sums != NULL;
+    }
+    if (good) router_divide(router, parts, asked, rows, divisors);
+    good = good && add_output(response, "divisors", TRITON_TYPE_FP32, rows, tables, &data, problem);
+    if (good) memcpy(data, divisors, (size_t)(rows * tables) * sizeof *divisors);
+    free(asked);
+    free(parts);
+    free(divisors);
+    return good;
 }
 
 static void answer(Job *job, const Member *member, int64_t begin) {
@@ -107,7 +121,6 @@ static void job_free(Job *job) {
     free(job->parts);
     free(job->members);
     free(job->numbers);
-    free(job->divisors);
     free(job);
 }
 
@@ -178,10 +191,6 @@ static bool make_room(Job *job) {
     job->numbers = malloc(4 * (lengths + ids));
     job->parts = calloc((size_t)router->service_count, sizeof *job->parts);
     job->query.calls = calloc((size_t)router->service_count, sizeof *job->query.calls);
-    if (router->mean_count > 0) {
-        job->divisors = malloc(sizeof(float) * (size_t)(job->rows * router->table_count) + 1);
-        if (job->divisors == NULL) return false;
-    }
     if (job->numbers == NULL || job->parts == NULL || job->query.calls == NULL) return false;
     memset(job->numbers, 0, 4 * lengths);
     int32_t *next_lengths = job->numbers, *next_ids = job->numbers + lengths;
@@ -220,8 +229,6 @@ static void route_all(Job *job, Service *outputs) {
             leave(job, &member, TRITON_ERROR_INVALID_ARG, problem.text);
             continue;
         }
-        if (job->divisors != NULL)
-            query_divide(job->model->router, &member.indices, job->divisors + rows * job->model->router->table_count);
         tensor_close(&member.indices);
         rows += member.indices.rows;
         job->members[kept++] = member;

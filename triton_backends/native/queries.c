@@ -24,14 +24,7 @@ bool query_open(const Router *router, TRITONBACKEND_Request *request, Tensor *in
     return good;
 }
 
-static int64_t index_bytes(const Tensor *indices) {
-    return indices->type == TRITON_TYPE_INT64 ? 8 : 4;
-}
-
 bool query_route(const Router *router, const Tensor *indices, Service *outputs, Problem *problem) {
-    return router_route(router, indices->data, index_bytes(indices), indices->rows, outputs, problem);
-}
-
-void query_divide(const Router *router, const Tensor *indices, float *divisors) {
-    router_divide(router, indices->data, index_bytes(indices), indices->rows, divisors);
+    return router_route(router, indices->data, indices->type == TRITON_TYPE_INT64 ? 8 : 4, indices->rows, outputs,
+                        problem);
 }

@@ -13,7 +13,4 @@ bool query_open(const Router *router, TRITONBACKEND_Request *request, Tensor *in
 /* router_route for these indices. */
 bool query_route(const Router *router, const Tensor *indices, Service *outputs, Problem *problem);
 
-/* router_divide for these indices. */
-void query_divide(const Router *router, const Tensor *indices, float *divisors);
-
 #endif

@@ -181,27 +181,20 @@ bool router_route(const Router *router, const void *indices, int64_t index_bytes
                 (long long)router->tables[t].rows - 1);
 }
 
-#define DEFINE_COUNT(INDEX)                                                                                           \
-    static int64_t count_##INDEX(const INDEX *bag, int64_t pooling) {                                                 \
-        int64_t count = 0;                                                                                            \
-        for (int64_t i = 0; i < pooling; i++) count += bag[i] != PADDING;                                             \
-        return count;                                                                                                 \
-    }
-
-DEFINE_COUNT(int64_t)
-DEFINE_COUNT(int32_t)
-
-void router_divide(const Router *router, const void *indices, int64_t index_bytes, int64_t batch, float *divisors) {
-    int64_t begin = 0;
-    for (int64_t row = 0; row < batch; row++) {
-        for (int64_t t = 0; t < router->table_count; t++) {
-            const int64_t pooling = router->tables[t].pooling;
-            int64_t count = 1;
-            if (router->means[t])
-                count = index_bytes == 8 ? count_int64_t((const int64_t *)indices + begin, pooling)
-                                         : count_int32_t((const int32_t *)indices + begin, pooling);
-            *divisors++ = count > 0 ? (float)count : 1.0f;
-            begin += pooling;
+void router_divide(const Router *router, const Service *parts, const bool *asked, int64_t batch, float *divisors) {
+    const int64_t tables = router->table_count;
+    for (int64_t t = 0; t < tables; t++) {
+        const Table *table = router->tables + t;
+        for (int64_t row = 0; row < batch; row++) divisors[row * tables + t] = router->means[t] ? 0 : 1;
+        for (int64_t i = 0; router->means[t] && i < (int64_t)1 << table->bits; i++) {
+            const int64_t k = table->service[i];
+            bool counted = asked != NULL && !asked[k];
+            for (int64_t j = 0; j < i; j++) counted |= table->service[j] == k;
+            const int32_t *lengths = parts[k].lengths + table->place[i];
+            for (int64_t row = 0; !counted && row < batch; row++)
+                divisors[row * tables + t] += (float)lengths[row * parts[k].tables];
         }
+        for (int64_t row = 0; row < batch; row++)
+            if (divisors[row * tables + t] < 1) divisors[row * tables + t] = 1;
     }
 }

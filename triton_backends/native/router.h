@@ -36,7 +36,7 @@ bool router_route(const Router *router, const void *indices, int64_t index_bytes
                   Problem *problem);
 
 /* What each bag's sum is to be divided by: divisors (batch, tables), the bag's ids where its table is averaged and it has
- * any, else 1. */
-void router_divide(const Router *router, const void *indices, int64_t index_bytes, int64_t batch, float *divisors);
+ * any, else 1. parts: as router_route leaves them; asked: the services whose ids count, NULL for all. */
+void router_divide(const Router *router, const Service *parts, const bool *asked, int64_t batch, float *divisors);
 
 #endif

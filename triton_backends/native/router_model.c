@@ -22,6 +22,20 @@ static bool put_output(TRITONBACKEND_Response *response, const char *name, const
     return true;
 }
 
+static bool put_divisors(const Router *router, const Service *parts, int64_t batch, TRITONBACKEND_Response *response,
+                         Problem *problem) {
+    void *data;
+    if (router->mean_count == 0) return true;
+    const size_t size = sizeof(float) * (size_t)(batch * router->table_count);
+    float *divisors = malloc(size); /* an output's buffer need not be aligned */
+    if (divisors == NULL) return fail(problem, "divisors: out of memory for %lld rows", (long long)batch);
+    router_divide(router, parts, NULL, batch, divisors);
+    const bool good = add_output(response, "divisors", TRITON_TYPE_FP32, batch, router->table_count, &data, problem);
+    if (good) memcpy(data, divisors, size);
+    free(divisors);
+    return good;
+}
+
 /* Route into scratch memory, since outputs must be asked for in their exact size. */
 static bool route(const Router *router, const Tensor *indices, TRITONBACKEND_Response *response, Service *outputs,
                   Problem *problem) {
@@ -47,22 +61,8 @@ static bool route(const Router *router, const Tensor *indices, TRITONBACKEND_Res
         good = put_output(response, service->ids_name, outputs[k].ids, outputs[k].count, problem) &&
                put_output(response, service->lengths_name, outputs[k].lengths, batch * service->tables, problem);
     }
+    good = good && put_divisors(router, outputs, batch, response, problem);
     free(scratch);
-    return good;
-}
-
-static bool put_divisors(const Router *router, const Tensor *indices, TRITONBACKEND_Response *response,
-                         Problem *problem) {
-    void *data;
-    if (router->mean_count == 0) return true;
-    const size_t size = sizeof(float) * (size_t)(indices->rows * router->table_count);
-    float *divisors = malloc(size); /* an output's buffer need not be aligned */
-    if (divisors == NULL) return fail(problem, "divisors: out of memory for %lld rows", (long long)indices->rows);
-    query_divide(router, indices, divisors);
-    const bool good =
-        add_output(response, "divisors", TRITON_TYPE_FP32, indices->rows, router->table_count, &data, problem);
-    if (good) memcpy(data, divisors, size);
-    free(divisors);
     return good;
 }
 
@@ -73,8 +73,7 @@ bool model_answer(const void *model, TRITONBACKEND_Request *request, TRITONBACKE
     Service *outputs = malloc((size_t)router->service_count * sizeof *outputs);
     const bool good = (outputs != NULL || fail(problem, "out of memory")) &&
                       query_open(router, request, &indices, problem) &&
-                      route(router, &indices, response, outputs, problem) &&
-                      put_divisors(router, &indices, response, problem);
+                      route(router, &indices, response, outputs, problem);
     free(outputs);
     tensor_close(&indices);
     return good;
