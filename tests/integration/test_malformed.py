@@ -203,7 +203,7 @@ def ask_http(target: Target, draft: Draft, body: bytes, json_bytes: int | None) 
         answer = connection.getresponse()
         content = answer.read()
     except (http.client.RemoteDisconnected, ConnectionResetError):
-        # Triton's HTTP server may hang up on a body that it cannot read; whether it is still there is checked at the end
+        # Triton may hang up on a body that it cannot read; whether it is still there is looked at in the end
         judge(target, None, None, "closed the connection")
         return
     finally:
