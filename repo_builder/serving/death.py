@@ -7,6 +7,9 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+LOG_BEGIN = "---- tritonserver is started again"
+"""The line before a run in a log that holds former ones."""
+
 _LINES = 3
 _FRAMES = 12
 _STARTED = "Started Metrics Service"  # the last thing that Triton says before it serves
@@ -71,4 +74,7 @@ def _quote(told: Sequence[str], log: Path) -> str:
 
 
 def _read(log: Path) -> Sequence[str]:
-    return log.read_text(encoding="utf-8", errors="replace").splitlines()
+    """The lines of the last run."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    begins = [i for i, line in enumerate(lines) if line == LOG_BEGIN]
+    return lines[begins[-1] + 1 :] if begins else lines

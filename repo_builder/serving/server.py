@@ -23,7 +23,7 @@ from typing import BinaryIO, Final
 import psutil
 
 from repo_builder.errors import InputError, PortTakenError, ServerError
-from repo_builder.serving.death import why_ended, why_not_ready
+from repo_builder.serving.death import LOG_BEGIN, why_ended, why_not_ready
 from repo_builder.serving.guardian import dismiss, remove_regions, start_guardian
 from repo_builder.serving.install import Installation
 from repo_builder.serving.parent import ending_with_us
@@ -155,8 +155,13 @@ def _safe_path(repository: Path) -> Iterator[Path]:
 
 
 def _open_log(log: Path) -> BinaryIO:
+    """What stands there stays: it may be somebody's, or tell of the death that this start is to mend."""
     try:
-        return log.open("wb")
+        output = log.open("ab")
+        if output.tell():
+            output.write(f"{LOG_BEGIN}\n".encode())
+            output.flush()
+        return output
     except OSError as exc:
         raise InputError(f"{log}: cannot be written: {exc.strerror}; choose another with --log-file") from exc
 
