@@ -105,8 +105,10 @@ typedef struct {
     int32_t alive;
 } Metric;
 
-Metric fake_metrics[1024];
-int32_t fake_metric_count = 0;
+enum { METRIC_ROOM = 1024 };
+Metric fake_metrics[METRIC_ROOM];
+const int32_t fake_metric_room = METRIC_ROOM;
+static int32_t next_metric = 0;
 atomic_int fake_live_metrics = 0; /* families and parameters too */
 
 Error *TRITONSERVER_MetricFamilyNew(Family **family, int kind, const char *name, const char *description) {
@@ -139,8 +141,8 @@ void TRITONSERVER_ParameterDelete(Parameter *parameter) {
 }
 
 Error *TRITONSERVER_MetricNew(Metric **metric, Family *family, const Parameter **labels, uint64_t label_count) {
-    if (fake_metric_count == sizeof fake_metrics / sizeof *fake_metrics) fake_metric_count = 0; /* of ended models */
-    *metric = fake_metrics + fake_metric_count++;
+    next_metric %= METRIC_ROOM; /* over those of ended models */
+    *metric = fake_metrics + next_metric++;
     **metric = (Metric){.alive = 1};
     char *at = (*metric)->series;
     at += sprintf(at, "%s", family->name);

@@ -120,8 +120,8 @@ class FanOut:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum over a metric's series with these labels; of models that still run."""
-        count = c_int32.in_dll(self.backend.fake, "fake_metric_count").value
-        metrics = (_Metric * count).in_dll(self.backend.fake, "fake_metrics")
+        room = c_int32.in_dll(self.backend.fake, "fake_metric_room").value
+        metrics = (_Metric * room).in_dll(self.backend.fake, "fake_metrics")
         wanted = [f"{key}={value}" for key, value in labels.items()]
         family = f"elasticrec_{name} " if name.startswith("replicas") else f"elasticrec_{name}_total "
         found = [m for m in metrics if m.alive and m.series.decode().startswith(family)]
