@@ -74,8 +74,9 @@ void attempt_timed_out(Attempt *attempt, Problem *problem) {
     RemoteService *service = replica->service;
     const uint64_t asked_ns = service->wire->now_ns - attempt->begin_ns;
     const uint64_t query_ns = service->wire->now_ns - attempt->call->query->begin_ns;
-    fail(problem, "service %s: replica %s did not answer within %.0f ms, the query's deadline; asked %.0f ms before",
-         service->shard->name, replica->place.text, (double)query_ns / 1e6, (double)asked_ns / 1e6);
+    fail(problem, "service %s: replica %s did not answer within %.*f ms, the query's deadline; asked %.*f ms before",
+         service->shard->name, replica->place.text, query_ns < 10000000 ? 2 : 0, (double)query_ns / 1e6,
+         asked_ns < 10000000 ? 2 : 0, (double)asked_ns / 1e6); /* a try that began late has little time: not "0 ms" */
     count(service->counters, FAILURES + TIMEOUT, service->place, 1);
     if (2 * asked_ns >= query_ns) replica_set_aside(replica, problem->text); /* a second try may have come too late */
     attempt_leave(attempt);
