@@ -13,6 +13,7 @@ BASE = (
     "repo_builder.output",
     "repo_builder.words",
     "repo_builder.memory",
+    "repo_builder.model",
 )
 READING = (*BASE, "repo_builder.parsing")
 ABOVE = ("repo_builder.access", "repo_builder.partition", "repo_builder.export")
@@ -24,6 +25,7 @@ MAY_IMPORT = {
     "repo_builder/errors.py": (),
     "repo_builder/output.py": ("repo_builder.errors",),
     "repo_builder/words.py": (),
+    "repo_builder/model": ("repo_builder.model",),
     "repo_builder/cluster.py": BASE,
     "repo_builder/figures.py": BASE,
     "repo_builder/machine.py": (),

@@ -1,0 +1,77 @@
+"""What a door into the product opens: a model, its weights, and its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repo_builder.model.types import Model, Table
+
+DIVISORS = "divisors"
+
+
+def suffix(group: int) -> str:
+    """What the names of a group's tensors end with: nothing for the first, most models' only one."""
+    return f"_{group}" if group else ""
+
+
+def divisors_name(group: int) -> str:
+    """The dense graph's input with what each bag's sum is divided by, FP32 [rows, bags], where some of a group's are
+    averaged: `count` columns a look-up of the group, in the model's order, 1 where a look-up is none of a mean.
+    """
+    return DIVISORS + suffix(group)
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """An input of the dense graph: partial sums FP32 [rows of the group, width], of some look-ups of one group.
+
+    columns: place of the look-up in the model -> its first column; it takes `model.width(lookup)`.
+    """
+
+    name: str
+    group: int
+    width: int
+    columns: Mapping[int, int]
+
+
+class Source(Protocol):
+    """An opened model: its tables are streamed, so that memory never holds one.
+
+    notes: what its owner may want to know of how it was read, a line each.
+    """
+
+    model: Model
+    notes: Sequence[str]
+
+    def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
+        """The table's rows in id order, in consecutive blocks (n, dim) float32, C-contiguous, about CHUNK_BYTES each.
+
+        A block is the caller's to keep: it is not written to again. Raises CheckpointError on the way where a stored
+        value is not finite or the file ends early.
+        """
+
+    def write_dense(self, partials: Sequence[Partial], folder: Path) -> Sequence[str]:
+        """Write the dense graph as `model.onnx` into a folder, checked against the reference; the files' names.
+
+        Its inputs: `model.dense.inputs`, then the partials, then `divisors_name(g)` of each group with means. A look-up
+        is the sum of the partials that hold it, divided by its divisors where it is a mean. Its outputs: the model's.
+        The same weights give the same bytes. Raises ExportError where the partials do not make up the model.
+        """
+
+    def write_ids(self, folder: Path) -> Sequence[str]:
+        """Write the ids graph as `model.onnx` into a folder, where the model has one; the files' names."""
+
+    def answers(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """The whole model's outputs for a query, computed as its owner would: the reference for what we build.
+
+        Raises InputError where the inputs are none of the model's.
+        """
+
+    def samples(self) -> Mapping[str, NDArray[Any]] | None:
+        """A query that is known to be one of the model's: recorded, or that it was exported with; None: draw one."""

@@ -1,0 +1,207 @@
+"""The one representation of a recommendation model, whatever it comes from: tables, look-ups in them, dense work.
+
+    inputs ──(ids graph)── ids ── look-ups in tables ── looked-up vectors ──┐
+       └───────────────────────────────────────────────────────── dense graph ── outputs
+
+A look-up makes *bags*: each takes some ids and becomes one vector, the sum or the mean of the ids' rows, or the one
+row where nothing is pooled. Look-ups whose bags go row by row of the same axis form a *group*: in a model that scores a
+batch of rows most have `count` bags for each of these. So what comes back of a group is a matrix (its rows, the
+look-ups' vectors side by side), which adds up over shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BF16"
+]
+"""As the KServe protocol and Triton name them."""
+
+Mode = Literal["none", "sum", "mean"]
+PoolingMode = Literal["sum", "mean"]
+BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An input or an output: a dimension of its shape is a size, or the name of one that varies, alike where equal."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowFormat:
+    """How a row of a table is stored in a shard: `dim` numbers of float32."""
+
+    dim: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return 4 * self.dim
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An embedding table of so many rows of one format.
+
+    Parameters of a model that are read by the same ids lie side by side in one table: its rows are theirs, joined.
+    """
+
+    name: str
+    rows: int
+    format: RowFormat
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all rows."""
+        return self.rows * self.format.row_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Bags of one size: the ids' tensor is a matrix (rows, width), whatever its shape; its rows are the group's.
+
+    A look-up of `count` bags takes the columns `begin` to `begin + count * bag`, a bag after the other.
+    width None: it is the tensor's last dimension, which varies, and all of it is one bag (begin is 0, count 1).
+    """
+
+    begin: int
+    bag: int
+    width: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Bags of any size, one a row: ids lie one after another, and another tensor of integers says where bags begin.
+
+    bounds: its name. kind: `offsets` holds the first place of each bag, `ends` one number more: the end of the last,
+    `lengths` how many ids each bag has.
+    block: bags of several look-ups stand in one ids' tensor, first all of the one, then all of the next: this one's are
+    the block-th of `blocks` equal parts.
+    """
+
+    bounds: str
+    kind: Literal["offsets", "ends", "lengths"]
+    block: int = 0
+    blocks: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Where a look-up's ids come from.
+
+    tensor: an INT64 or INT32 input of the model, or output of its ids graph. weights: a FP32 tensor like it, by which
+    the rows are multiplied. padding: the id that stands for none. from_end: -n ... -1 are ids too, counted from the end
+    of a table of n rows. Any other id outside the table is refused.
+    """
+
+    tensor: str
+    layout: Columns | Ragged
+    weights: str | None = None
+    padding: int | None = None
+    from_end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A read of a table: `count` vectors of the table's dim for each row of its group, float32.
+
+    table, group: places in the model's. shape: of what comes out, whose last dimension is the table's dim and whose
+    other ones make up the group's rows times `count`. mean_ids: how many ids a row of the group has, on average.
+    """
+
+    name: str
+    table: int
+    group: int
+    ids: Ids
+    mode: Mode
+    count: int
+    shape: tuple[int | str, ...]
+    mean_ids: float
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """An axis along which look-ups go: `rows` is its size, or the name of the dimension that it is (`BATCH`, ...).
+
+    mean_rows: how many there are in a query, on average, for each row of its batch: 1 for the batch itself.
+    """
+
+    rows: int | str
+    mean_rows: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """The dense graph: the tensors that it reads beside looked-up vectors, and what it costs.
+
+    inputs: of the model's, or outputs of its ids graph. flops_per_row: of a batch's row.
+    batched: whether it scores each row of the batch for itself, so that rows of several queries can be joined: all its
+    inputs and outputs and all look-ups have the batch as their first dimension.
+    """
+
+    inputs: tuple[Tensor, ...]
+    flops_per_row: float
+    parameter_bytes: int
+    batched: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IdsGraph:
+    """The integer work between the model's inputs and the ids, done before they are routed."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A parameter that look-ups read and that stays in the dense graph, and why."""
+
+    name: str
+    rows: int
+    dim: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model cut at its look-ups. `inputs` and `outputs` are its clients'."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    tables: tuple[Table, ...]
+    groups: tuple[Group, ...]
+    lookups: tuple[Lookup, ...]
+    dense: Dense
+    ids_graph: IdsGraph | None = None
+    kept: tuple[Kept, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tables."""
+        return sum(table.size_bytes for table in self.tables)
+
+    def ids_per_row(self, table: int) -> float:
+        """How many ids of a table a row of the batch has, on average, whichever look-ups they are of."""
+        found = (lookup for lookup in self.lookups if lookup.table == table)
+        return sum(lookup.mean_ids * self.groups[lookup.group].mean_rows for lookup in found)
+
+    def width(self, lookup: Lookup) -> int:
+        """Numbers that a look-up gives for each row of its group."""
+        return lookup.count * self.tables[lookup.table].format.dim
+
+    def in_group(self, group: int) -> Sequence[int]:
+        """The places of a group's look-ups."""
+        return [i for i, lookup in enumerate(self.lookups) if lookup.group == group]
+
+    def has_means(self, group: int) -> bool:
+        """Whether a look-up of the group is averaged."""
+        return any(lookup.group == group and lookup.mode == "mean" for lookup in self.lookups)
