@@ -20,7 +20,7 @@ from repo_builder.export import dense as dense_export
 from repo_builder.export.layers import DenseWeights
 from repo_builder.export.random_weights import RandomWeights
 from repo_builder.export.weights import open_weights
-from repo_builder.model.dlrm import DlrmTable
+from repo_builder.model.types import Table
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
 from repo_builder.spec import Spec, parse_spec
@@ -31,7 +31,7 @@ class SlowTables(RandomWeights):
     """Random weights whose tables come row by row, and only once the dense layers have been asked for."""
 
     def __init__(self, spec: Spec) -> None:
-        super().__init__(spec)
+        super().__init__(spec.form)
         self.dense_wanted, self.blocks = threading.Event(), 0
 
     def dense(self) -> DenseWeights:
@@ -57,7 +57,7 @@ def test_tables_and_dense_layers_go_on_at_the_same_time(tmp_path: Path) -> None:
     plan = make_plan(spec, hotness, CHEAP, "tiered", 4)
     told: list[tuple[int, int]] = []
     interval_s = sys.getswitchinterval()
-    slow = build(spec, plan, hotness, SlowTables(spec.form), tmp_path / "a", lambda *now: told.append(now))
+    slow = build(spec, plan, hotness, SlowTables(spec), tmp_path / "a", lambda *now: told.append(now))
     total_bytes = sum(4 * table.rows * table.dim for table in spec.tables)
     assert told == sorted(set(told)) and told[-1] == (total_bytes, total_bytes)
     assert slow == build(spec, plan, hotness, RandomWeights(spec.form), tmp_path / "b")
@@ -69,7 +69,7 @@ def test_an_error_of_the_dense_layers_stops_the_tables(
     error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = random_spec(tmp_path)
-    hotness, weights = load_hotness(spec), SlowTables(spec.form)
+    hotness, weights = load_hotness(spec), SlowTables(spec)
     threads = threading.active_count()
 
     def failing(*_: object) -> None:
