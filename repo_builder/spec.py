@@ -13,45 +13,12 @@ from typing import Any, Literal, TypeGuard
 
 from repo_builder.documents import read_document, schema_problems
 from repo_builder.errors import SpecError
+from repo_builder.model.dlrm import Dlrm, DlrmTable, IndexDtype, Weights, dlrm_model
+from repo_builder.model.types import Model
 
-WeightsSource = Literal["random", "dlrm", "torchrec"]
 AccessSource = Literal["powerlaw", "counts", "trace"]
-IndexDtype = Literal["int64", "int32"]
-PoolingMode = Literal["sum", "mean"]
 MissingShard = Literal["fail", "degrade"]
 SumsDtype = Literal["fp32", "fp16"]
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """One embedding table, (rows, dim) float32; a query row brings up to `pooling` ids, whose rows are pooled.
-
-    mode: a bag's rows are summed, or averaged over the ids that it has; an empty bag is zeros either way.
-    """
-
-    name: str
-    rows: int
-    dim: int
-    pooling: int
-    mode: PoolingMode = "sum"
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return 4 * self.dim
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Where the trained weights come from; `path` is None for `random`.
-
-    tables_in_order: the spec says that it lists the tables as TorchRec's EmbeddingBagCollection does.
-    """
-
-    source: WeightsSource
-    path: Path | None = None
-    seed: int = 0
-    tables_in_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,33 +58,64 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A recommendation model and the traffic it must serve; `tables` are expanded (`count`) and in wire order."""
+    """A recommendation model and the traffic it must serve; `form` is what the user said of it, `model` what it is."""
 
     name: str
-    dense_features: int
-    bottom_mlp: tuple[int, ...]
-    top_mlp: tuple[int, ...]
-    tables: tuple[Table, ...]
-    index_dtype: IndexDtype
-    weights: Weights
+    form: Dlrm
+    model: Model
     access: Access
     serving: Serving
     fleet: Fleet = Fleet()
 
+    @classmethod
+    def of_dlrm(cls, name: str, form: Dlrm, access: Access, serving: Serving, fleet: Fleet = Fleet()) -> Spec:
+        """The spec of a model that is given by its numbers."""
+        return cls(name, form, dlrm_model(name, form), access, serving, fleet)
+
+    @property
+    def gathers(self) -> float:
+        """Rows of tables that a query of `serving.batch` rows reads."""
+        return self.serving.batch * sum(self.model.ids_per_row)
+
+    @property
+    def dense_flops(self) -> float:
+        """Floating-point operations of the dense layers in a query of `serving.batch` rows."""
+        return self.serving.batch * self.model.dense.flops_per_row
+
+    @property
+    def dense_features(self) -> int:
+        """Of the DLRM form."""
+        return self.form.dense_features
+
+    @property
+    def tables(self) -> tuple[DlrmTable, ...]:
+        """Of the DLRM form."""
+        return self.form.tables
+
+    @property
+    def index_dtype(self) -> IndexDtype:
+        """Of the DLRM form."""
+        return self.form.index_dtype
+
+    @property
+    def weights(self) -> Weights:
+        """Of the DLRM form."""
+        return self.form.weights
+
     @property
     def dim(self) -> int:
-        """The embedding dimension, the same for every table (a dot interaction needs it so)."""
-        return self.tables[0].dim
+        """Of the DLRM form."""
+        return self.form.dim
 
     @property
     def has_means(self) -> bool:
-        """Whether a table's bags are averaged."""
-        return any(table.mode == "mean" for table in self.tables)
+        """Of the DLRM form."""
+        return self.form.has_means
 
     @property
     def index_columns(self) -> int:
-        """Width of the wire's `indices`: the sum of the tables' pooling."""
-        return sum(table.pooling for table in self.tables)
+        """Of the DLRM form."""
+        return self.form.index_columns
 
 
 def load_spec(path: Path) -> Spec:
@@ -139,9 +137,19 @@ def parse_spec(document: object, path: Path) -> Spec:
 
 
 def _spec(document: Mapping[str, Any], folder: Path) -> Spec:
-    weights, access, serving = document["weights"], document["access"], document["serving"]
-    return Spec(
-        name=document["name"],
+    name, access, serving = document["name"], document["access"], document["serving"]
+    return Spec.of_dlrm(
+        name,
+        _dlrm(document, folder),
+        access=Access(access["source"], _path(access, folder), access.get("locality"), access.get("seed", 0)),
+        serving=Serving(float(serving["target_qps"]), serving.get("batch", 32), float(serving.get("sla_ms", 400.0))),
+        fleet=Fleet(**document.get("fleet", {})),
+    )
+
+
+def _dlrm(document: Mapping[str, Any], folder: Path) -> Dlrm:
+    weights = document["weights"]
+    return Dlrm(
         dense_features=document["dense_features"],
         bottom_mlp=tuple(document["bottom_mlp"]),
         top_mlp=tuple(document["top_mlp"]),
@@ -153,9 +161,6 @@ def _spec(document: Mapping[str, Any], folder: Path) -> Spec:
             weights.get("seed", 0),
             weights.get("tables_in_order", False),
         ),
-        access=Access(access["source"], _path(access, folder), access.get("locality"), access.get("seed", 0)),
-        serving=Serving(float(serving["target_qps"]), serving.get("batch", 32), float(serving.get("sla_ms", 400.0))),
-        fleet=Fleet(**document.get("fleet", {})),
     )
 
 
@@ -163,10 +168,10 @@ def _path(source: Mapping[str, Any], folder: Path) -> Path | None:
     return folder / source["path"] if "path" in source else None
 
 
-def _expand(entry: Mapping[str, Any]) -> Iterator[Table]:
+def _expand(entry: Mapping[str, Any]) -> Iterator[DlrmTable]:
     names = [entry["name"]] if "count" not in entry else [f"{entry['name']}_{i}" for i in range(entry["count"])]
     mode = entry.get("mode", "sum")
-    return (Table(name, entry["rows"], entry["dim"], entry["pooling"], mode) for name in names)
+    return (DlrmTable(name, entry["rows"], entry["dim"], entry["pooling"], mode) for name in names)
 
 
 def _cross_field_problems(document: object) -> list[str]:

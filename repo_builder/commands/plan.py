@@ -124,7 +124,7 @@ def _check_weights(spec: Spec) -> None:
     elif path is not None:
         from repo_builder.export.weights import open_weights  # torch is slow to import: only where it is needed
 
-        open_weights(spec)
+        open_weights(spec.form)
 
 
 def _plot(path: Path, spec: Spec, hotness: Hotness, workload: Workload, plan: Plan, chains: tuple[Chain, ...]) -> None:
