@@ -30,82 +30,23 @@ more with an error at once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from repo_builder.model.source import Partial, divisors_name
-from repo_builder.model.types import BATCH, Model, Ragged, Tensor
+from repo_builder.model.types import BATCH, Ragged, Tensor
 from repo_builder.partition.plan import Plan, Service
-from repo_builder.repository.descriptions import MAX_BATCH_ROWS, routed_tensors
+from repo_builder.repository.descriptions import MAX_BATCH_ROWS
+from repo_builder.repository.design import Design
 from repo_builder.repository.layouts import Arrangement
-from repo_builder.repository.wiring import (
-    SUMS,
-    Held,
-    at_shard,
-    divisors_width,
-    joined,
-    model_name,
-    on_wire,
-    partials,
-)
+from repo_builder.repository.wiring import SUMS, Held, at_shard, model_name, on_wire
 from repo_builder.spec import Spec
 
 MAX_BATCH_QUERIES = 64  # queries in one call of an embedding service
 LEAST_ROUTERS = 2
-DEGRADED = "degraded"
 
 ShardBackend = Literal["python", "native"]  # what serves embedding services on the CPU
-
-
-@dataclass(frozen=True, slots=True)
-class Front:
-    """What the configs of one repository are made from. metadata: stands in each as its parameters."""
-
-    spec: Spec
-    plan: Plan
-    wiring: Sequence[Held]
-    arrangement: Arrangement
-    finite: Sequence[str]
-    metadata: Mapping[str, str]
-
-    @property
-    def model(self) -> Model:
-        """The model that is served."""
-        return self.spec.model
-
-    @property
-    def sums(self) -> Sequence[Partial]:
-        """The dense graph's inputs for looked-up vectors."""
-        return joined(self.model) if self.arrangement.router == "fanout" else partials(self.wiring)
-
-    @property
-    def joins(self) -> bool:
-        """Whether the dense model joins the rows of several queries."""
-        return self.model.dense.batched and [group.rows for group in self.model.groups] == [BATCH]
-
-    @property
-    def flags(self) -> list[str]:
-        """Outputs that say of each row how it was answered."""
-        degrades = self.arrangement.router == "fanout" and self.spec.fleet.missing_shard == "degrade"
-        return [DEGRADED] if degrades else []
-
-    @property
-    def divisors(self) -> dict[str, int]:
-        """The dense graph's inputs for what bags' sums are divided by, and their widths."""
-        groups = [group for group in range(len(self.model.groups)) if self.model.has_means(group)]
-        return {divisors_name(group): divisors_width(self.model, group) for group in groups}
-
-    @property
-    def routed(self) -> list[Tensor]:
-        """The router's inputs: what look-ups name, what it checks, and what nobody else reads of the model's inputs."""
-        model, graph = self.model, self.model.ids_graph
-        named = {*routed_tensors(model), *self.finite}
-        read = {tensor.name for tensor in (*model.dense.inputs, *(graph.inputs if graph else ()))}
-        made = [tensor for tensor in (graph.outputs if graph else ()) if tensor.name in named]
-        return [tensor for tensor in model.inputs if tensor.name in named or tensor.name not in read] + made
 
 
 def to_text(config: pb.ModelConfig) -> str:
@@ -113,60 +54,62 @@ def to_text(config: pb.ModelConfig) -> str:
     return str(text_format.MessageToString(config))
 
 
-def ensemble_config(front: Front) -> pb.ModelConfig:
+def ensemble_config(design: Design) -> pb.ModelConfig:
     """The model that clients call: ids, router, then all embedding services at once, then dense."""
-    model, spec = front.model, front.spec
-    config = _base(spec.name, front.metadata, max_batch_size=0)
+    model, spec = design.model, design.spec
+    config = _base(spec.name, design.metadata, max_batch_size=0)
     config.platform = "ensemble"
     for tensor in model.inputs:
-        _set_dims(config.input.add(name=tensor.name), tensor, _dims(tensor.shape), _inner(front, tensor))
+        _set_dims(config.input.add(name=tensor.name), tensor, _dims(tensor.shape), _inner(design, tensor))
     for tensor in model.outputs:
-        _set_dims(config.output.add(name=tensor.name), tensor, _dims(tensor.shape), _inner(front, tensor))
-    config.output.extend(_output(name, pb.TYPE_BOOL, -1, 1) for name in front.flags)
+        _set_dims(config.output.add(name=tensor.name), tensor, _dims(tensor.shape), _inner(design, tensor))
+    config.output.extend(_output(name, pb.TYPE_BOOL, -1, 1) for name in design.flags)
     steps = config.ensemble_scheduling.step
     if model.ids_graph:
         steps.append(_step(model_name(spec, "ids"), _own(model.ids_graph.inputs), _own(model.ids_graph.outputs)))
-    routed = [tensor.name for tensor in _router_outputs(front)]
-    steps.append(_step(model_name(spec, "router"), _own(front.routed), {name: name for name in routed}))
-    if front.arrangement.router == "router":
-        steps.extend(_service_step(spec, held) for held in front.wiring)
-    inputs = [tensor.name for tensor in model.dense.inputs] + [partial.name for partial in front.sums]
-    inputs += list(front.divisors)
+    routed = [tensor.name for tensor in _router_outputs(design)]
+    steps.append(_step(model_name(spec, "router"), _own(design.routed), {name: name for name in routed}))
+    if design.arrangement.router == "router":
+        steps.extend(_service_step(spec, held) for held in design.wiring)
+    inputs = [tensor.name for tensor in model.dense.inputs] + [partial.name for partial in design.sums]
+    inputs += list(design.divisors)
     steps.append(_step(model_name(spec, "dense"), {name: name for name in inputs}, _own(model.outputs)))
     return config
 
 
-def ids_config(front: Front) -> pb.ModelConfig:
+def ids_configs(design: Design) -> list[pb.ModelConfig]:
     """The ids graph in ONNX, where the model has one."""
-    graph = front.model.ids_graph
-    config = _base(model_name(front.spec, "ids"), front.metadata, max_batch_size=0)
+    graph = design.model.ids_graph
+    if graph is None:
+        return []
+    config = _base(model_name(design.spec, "ids"), design.metadata, max_batch_size=0)
     config.backend = "onnxruntime"
-    for tensor in graph.inputs if graph else ():
-        _set_dims(config.input.add(name=tensor.name), tensor, _inner(front, tensor), _dims(tensor.shape))
-    for tensor in graph.outputs if graph else ():
-        _set_dims(config.output.add(name=tensor.name), tensor, _inner(front, tensor), _dims(tensor.shape))
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=router_threads(front.plan))
+    for tensor in graph.inputs:
+        _set_dims(config.input.add(name=tensor.name), tensor, _inner(design, tensor), _dims(tensor.shape))
+    for tensor in graph.outputs:
+        _set_dims(config.output.add(name=tensor.name), tensor, _inner(design, tensor), _dims(tensor.shape))
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=router_threads(design.plan))
     config.parameters["intra_op_thread_count"].string_value = "1"
-    return config
+    return [config]
 
 
-def router_config(front: Front) -> pb.ModelConfig:
+def router_config(design: Design) -> pb.ModelConfig:
     """The router: always on the CPU. That of one server in threads of it; a fleet's has queries under way."""
-    batches = front.arrangement.router == "fanout" and front.joins and _all_batched(front.routed)
-    config = _base(model_name(front.spec, "router"), front.metadata, MAX_BATCH_ROWS if batches else 0)
-    config.backend = native_backend(front.arrangement.router)
+    batches = design.arrangement.router == "fanout" and design.joins and _all_batched(design.routed)
+    config = _base(model_name(design.spec, "router"), design.metadata, MAX_BATCH_ROWS if batches else 0)
+    config.backend = native_backend(design.arrangement.router)
     config.dynamic_batching.SetInParent()  # without it Triton 2.51 corrupts its heap under a flood
     skipped = int(batches)
-    for tensor in front.routed:
-        config.input.append(_input(tensor.name, _datatype(tensor), *_inner(front, tensor)[skipped:]))
-    for tensor in _router_outputs(front):
+    for tensor in design.routed:
+        config.input.append(_input(tensor.name, _datatype(tensor), *_inner(design, tensor)[skipped:]))
+    for tensor in _router_outputs(design):
         config.output.append(_output(tensor.name, _datatype(tensor), *_dims(tensor.shape)[skipped:]))
-    if front.arrangement.router == "fanout":
-        config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=dense_service(front.plan).instances)
+    if design.arrangement.router == "fanout":
+        config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=design.dense.instances)
         return config
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=router_threads(front.plan))
-    if not any(isinstance(lookup.ids.layout, Ragged) for lookup in front.model.lookups):  # zeros are no bounds
-        _warm_up(config, 1, {item.name: (item.data_type, _of_a_query(front.spec, item.dims)) for item in config.input})
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=router_threads(design.plan))
+    if not any(isinstance(lookup.ids.layout, Ragged) for lookup in design.model.lookups):  # zeros are no bounds
+        _warm_up(config, 1, {item.name: (item.data_type, _of_a_query(design.spec, item.dims)) for item in config.input})
     return config
 
 
@@ -175,18 +118,18 @@ def router_threads(plan: Plan) -> int:
 
     Queries that wait for one router's thread reach the shards one by one, and are not joined there.
     """
-    dense = dense_service(plan)
+    dense = next(service for service in plan.services if service.kind == "dense")
     return max(LEAST_ROUTERS, dense.instances * dense.deployed)
 
 
-def embedding_config(front: Front, held: Held, shard_backend: ShardBackend) -> pb.ModelConfig:
+def embedding_config(design: Design, held: Held, shard_backend: ShardBackend) -> pb.ModelConfig:
     """An embedding service; its warm-up is a query of one row with row 0 in each bag (`warmup/lengths` holds ones).
 
     In a fleet the answers' type is `fleet.sums_dtype`.
     """
-    config = _base(model_name(front.spec, held.name), front.metadata, MAX_BATCH_QUERIES)
+    config = _base(model_name(design.spec, held.name), design.metadata, MAX_BATCH_QUERIES)
     config.backend = native_backend("shard") if is_native(held.service, shard_backend) else "python"
-    half = front.arrangement.separate and front.spec.fleet.sums_dtype == "fp16"
+    half = sends_halves(design)
     for share in held.shares:
         for kind in share.asks:
             data_type = pb.TYPE_FP32 if kind == "weights" else pb.TYPE_INT32
@@ -194,7 +137,7 @@ def embedding_config(front: Front, held: Held, shard_backend: ShardBackend) -> p
             config.input.append(pb.ModelInput(name=name, data_type=data_type, dims=[-1], allow_ragged_batch=True))
         sums = at_shard(SUMS, share.group)
         config.output.append(_output(sums, pb.TYPE_FP16 if half else pb.TYPE_FP32, share.width))
-    _place(config, held.service, front.arrangement)
+    _place(config, held.service, design.arrangement)
     config.dynamic_batching.SetInParent()
     warmup = config.model_warmup.add(name="one_row", batch_size=1)
     for share in held.shares:
@@ -209,6 +152,11 @@ def embedding_config(front: Front, held: Held, shard_backend: ShardBackend) -> p
     return config
 
 
+def sends_halves(design: Design) -> bool:
+    """Whether embedding services send their sums in half precision: over a network they may."""
+    return design.arrangement.separate and design.spec.fleet.sums_dtype == "fp16"
+
+
 def native_backend(kind: str) -> str:
     """The name of one of `triton_backends/native`; its library is `libtriton_<name>.so`."""
     return f"elasticrec_{kind}"
@@ -219,45 +167,40 @@ def is_native(service: Service, shard_backend: ShardBackend) -> bool:
     return shard_backend == "native" and service.device == "cpu"
 
 
-def dense_config(front: Front) -> pb.ModelConfig:
+def dense_config(design: Design) -> pb.ModelConfig:
     """The dense layers in ONNX; one thread an instance on the CPU, since instances are what scales."""
-    config = _base(model_name(front.spec, "dense"), front.metadata, MAX_BATCH_ROWS if front.joins else 0)
+    config = _base(model_name(design.spec, "dense"), design.metadata, MAX_BATCH_ROWS if design.joins else 0)
     config.backend = "onnxruntime"
-    skipped = int(front.joins)
-    for tensor in front.model.dense.inputs:
-        _set_dims(config.input.add(name=tensor.name), tensor, *_at_dense(front, tensor))
-    sums = {**{partial.name: partial.width for partial in front.sums}, **front.divisors}
+    skipped = int(design.joins)
+    for tensor in design.model.dense.inputs:
+        _set_dims(config.input.add(name=tensor.name), tensor, *_at_dense(design, tensor))
+    sums = {**{partial.name: partial.width for partial in design.sums}, **design.divisors}
     config.input.extend(_input(name, pb.TYPE_FP32, *(-1, width)[skipped:]) for name, width in sums.items())
-    for tensor in front.model.outputs:
-        _set_dims(config.output.add(name=tensor.name), tensor, *_at_dense(front, tensor))
-    _place(config, dense_service(front.plan), front.arrangement)
-    if front.joins:
+    for tensor in design.model.outputs:
+        _set_dims(config.output.add(name=tensor.name), tensor, *_at_dense(design, tensor))
+    _place(config, design.dense, design.arrangement)
+    if design.joins:
         config.dynamic_batching.SetInParent()
     config.parameters["intra_op_thread_count"].string_value = "1"
-    if front.joins and not any(-1 in item.dims for item in config.input):
-        rows = min(front.spec.serving.batch, MAX_BATCH_ROWS)
+    if design.joins and not any(-1 in item.dims for item in config.input):
+        rows = min(design.spec.serving.batch, MAX_BATCH_ROWS)
         _warm_up(config, rows, {item.name: (item.data_type, item.dims) for item in config.input})
     return config
 
 
-def dense_service(plan: Plan) -> Service:
-    """The plan's dense service."""
-    return next(service for service in plan.services if service.kind == "dense")
-
-
-def _router_outputs(front: Front) -> list[Tensor]:
+def _router_outputs(design: Design) -> list[Tensor]:
     """What the router gives to the other steps."""
     rows: tuple[int | str, ...]
     found = []
-    if front.arrangement.router == "fanout":
-        found += [Tensor(each.name, "FP32", ("rows", each.width)) for each in front.sums]
-    for held in front.wiring if front.arrangement.router == "router" else ():
+    if design.arrangement.router == "fanout":
+        found += [Tensor(each.name, "FP32", ("rows", each.width)) for each in design.sums]
+    for held in design.wiring if design.arrangement.router == "router" else ():
         for share in held.shares:
             for kind in share.asks:
                 name = on_wire(held.name, kind, share.group)
                 found.append(Tensor(name, "FP32" if kind == "weights" else "INT32", (1, "ids")))
-    found += [Tensor(name, "FP32", ("rows", width)) for name, width in front.divisors.items()]
-    return found + [Tensor(name, "BOOL", ("rows", 1)) for name in front.flags]
+    found += [Tensor(name, "FP32", ("rows", width)) for name, width in design.divisors.items()]
+    return found + [Tensor(name, "BOOL", ("rows", 1)) for name in design.flags]
 
 
 def _service_step(spec: Spec, held: Held) -> pb.ModelEnsembling.Step:
@@ -273,16 +216,16 @@ def _dims(shape: Sequence[int | str]) -> list[int]:
     return [size if isinstance(size, int) else -1 for size in shape] or [1]
 
 
-def _inner(front: Front, tensor: Tensor) -> list[int]:
+def _inner(design: Design, tensor: Tensor) -> list[int]:
     """The dims of a tensor between the steps."""
-    return [-1, 1] if front.joins and tensor.shape == (BATCH,) else _dims(tensor.shape)
+    return [-1, 1] if design.joins and tensor.shape == (BATCH,) else _dims(tensor.shape)
 
 
-def _at_dense(front: Front, tensor: Tensor) -> tuple[list[int], list[int]]:
+def _at_dense(design: Design, tensor: Tensor) -> tuple[list[int], list[int]]:
     """The dims of a tensor at the dense model, and those that its graph wants."""
-    if not front.joins:
+    if not design.joins:
         return _dims(tensor.shape), _dims(tensor.shape)
-    return _inner(front, tensor)[1:], _dims(tensor.shape)[1:]
+    return _inner(design, tensor)[1:], _dims(tensor.shape)[1:]
 
 
 def _set_dims(

@@ -15,6 +15,7 @@ from repo_builder.repository.wiring import Held, joined, model_name, pieces
 from repo_builder.spec import Spec
 
 MAX_BATCH_ROWS = 4096  # rows of a query's batch (native/queries.h), and of all in one call of the dense model
+GRPC_PORT = 8001
 MAX_GROUP_ROWS = 1 << 20  # of a query's other axes
 
 _BOUNDS = {"offsets": 1, "ends": 2, "lengths": 3}
@@ -29,19 +30,16 @@ def routed_tensors(model: Model) -> list[str]:
     return list(named)
 
 
-def router_description(
-    model: Model, wiring: Sequence[Held], map_offsets: Mapping[int, int], finite: Sequence[str]
-) -> dict[str, Any]:
+def router_description(model: Model, wiring: Sequence[Held], map_offsets: Mapping[int, int]) -> dict[str, Any]:
     """`router.json`: how ids become rows of services.
 
-    map_offsets: place of a table -> where its id map begins in `idmap.bin`, in bytes. finite: inputs whose numbers must
-    be finite.
+    map_offsets: place of a table -> where its id map begins in `idmap.bin`, in bytes.
     """
     tensors = routed_tensors(model)
     shards = [shards_of(wiring, table.name) for table in model.tables]
     units = _unit_numbers(wiring)
     return {
-        "finite": list(finite),
+        "finite": list(model.finite),
         "inputs": tensors,
         "tables": [
             {"name": table.name, "rows": table.rows, "map_offset": map_offsets[i], "shards": len(shards[i])}
@@ -167,3 +165,13 @@ def fanout_description(spec: Spec, wiring: Sequence[Held], version: str) -> dict
             for held in wiring
         ],
     }
+
+
+def default_addresses(spec: Spec, wiring: Sequence[Held]) -> dict[str, str]:
+    """`fleet.json`: where the router looks without ELASTICREC_ADDRESSES; headless Services in its own namespace."""
+    return {held.name: f"dns:///{kubernetes_name(spec, held.name)}:{GRPC_PORT}" for held in wiring}
+
+
+def kubernetes_name(spec: Spec, service: str) -> str:
+    """The name of a service's objects in a cluster, where names take neither capitals nor underscores."""
+    return f"{spec.name}-{service}".lower().replace("_", "-")

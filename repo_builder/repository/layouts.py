@@ -10,7 +10,6 @@ from repo_builder.errors import PlanError
 from repo_builder.partition.plan import Plan, Service
 from repo_builder.repository.manifest import Layout
 
-FIRST_VERSION = "1"
 FRONTEND: Final = "frontend"
 
 

@@ -19,6 +19,7 @@ from repo_builder.model.types import Columns, Lookup, Model, RowFormat
 from repo_builder.partition.plan import Plan, Service
 from repo_builder.spec import Spec
 
+MATRIX_ALIGNMENT = 64
 SUMS = "sums"
 """What a service answers; and in a fleet, joined over services, the dense graph's input a group."""
 
@@ -79,6 +80,7 @@ class Share:
 class Held:
     """An embedding service of the plan, and what it holds: a matrix a format, dim descending.
 
+    In its file they stand one after another, each begun at a multiple of MATRIX_ALIGNMENT bytes.
     bases: place of a table -> the first row of its shard in the matrix of its format.
     """
 
@@ -91,6 +93,17 @@ class Held:
     def name(self) -> str:
         """The service's name."""
         return self.service.name
+
+    def offset_bytes(self, matrix: int) -> int:
+        """Where a matrix begins in the file."""
+        offset_bytes = 0
+        for before in self.matrices[:matrix]:
+            offset_bytes = _aligned(offset_bytes + before.rows * before.format.row_bytes)
+        return offset_bytes
+
+
+def _aligned(size_bytes: int) -> int:
+    return size_bytes + -size_bytes % MATRIX_ALIGNMENT
 
 
 def wire(model: Model, plan: Plan) -> tuple[Held, ...]:
