@@ -46,6 +46,11 @@ def to_wire(array: Array, datatype: Datatype) -> Array:
     return sent
 
 
+def wired(query: Arrays, inputs: tuple[Tensor, ...]) -> dict[str, Array]:
+    """A query as a server takes it."""
+    return {tensor.name: to_wire(query[tensor.name], tensor.datatype) for tensor in inputs}
+
+
 def from_wire(array: Array, tensor: Tensor) -> Array:
     """What a server gave for an output, as it is in hand."""
     found = held(array, tensor.datatype)
