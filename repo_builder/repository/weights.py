@@ -87,5 +87,5 @@ def _write_dense(spec: Spec, weights: WeightSource, partials: Sequence[Partial],
 
     path = f"{model_name(spec, 'dense')}/1/model.onnx"
     (folder / path).parent.mkdir(parents=True)
-    export_dense(spec.form, weights.dense(), partials, folder / path)
+    export_dense(spec.dlrm, weights.dense(), partials, folder / path)
     return entry_of(folder, path)
