@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.access.hotness import Hotness
+from repo_builder.access.hotness import AccessedTable, Hotness
 from repo_builder.memory import check_memory
-from repo_builder.spec import Table
 
 _TABLE_ROW_BYTES = 24
 """Of the largest table: its CDF, its order, and an array to sort it with."""
 
 
-def check_tables(tables: Sequence[Table]) -> None:
+def check_tables(tables: Sequence[AccessedTable]) -> None:
     """Raise InputError where the accesses of the largest table do not fit into this machine's memory."""
     largest = max(tables, key=lambda table: table.rows)
     what = f"tables: {largest.name}: the accesses of {largest.rows:,} rows"
@@ -25,10 +24,10 @@ def check_tables(tables: Sequence[Table]) -> None:
 class IdSampler:
     """Draws ids of one table; holds its CDF and its hotness order (12 bytes a row), so that drawing again is cheap.
 
-    without: an id that is not drawn, of no table or of the table's only row where there is no other.
+    without: an id that is not drawn, unless the table has no other.
     """
 
-    def __init__(self, hotness: Hotness, table: Table, without: int | None = None) -> None:
+    def __init__(self, hotness: Hotness, table: AccessedTable, without: int | None = None) -> None:
         self._cdf = hotness.cdf(table)
         self._order = hotness.order(table)
         self._begin = self._share = 0.0
@@ -56,7 +55,7 @@ class IdSampler:
 
 
 def draw_ids(
-    hotness: Hotness, table: Table, shape: int | tuple[int, ...], rng: np.random.Generator
+    hotness: Hotness, table: AccessedTable, shape: int | tuple[int, ...], rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Ids of a table that follow its accesses, `shape` int64; to draw more than once, keep an IdSampler."""
     return IdSampler(hotness, table).draw(shape, rng)
