@@ -82,7 +82,7 @@ def _of_spec(args: argparse.Namespace, manifest: Manifest, spec: Spec) -> dict[s
         from repo_builder.export.weights import open_weights
 
         compared = min(args.expected, args.queries) * manifest.batch
-        workload["scores"] = reference_scores(spec.form, open_weights(spec.form), dense[:compared], indices[:compared])[
+        workload["scores"] = reference_scores(spec.dlrm, open_weights(spec.dlrm), dense[:compared], indices[:compared])[
             :, 0
         ]
     return workload

@@ -29,7 +29,7 @@ _SOURCES: Mapping[WeightsSource, Callable[[Dlrm], WeightSource]] = {
 
 def open_source(spec: Spec) -> source.Source:
     """Open the model that a spec names; raises what opening it raises."""
-    return DlrmSource(spec.model, spec.form, open_weights(spec.form))
+    return spec.opened or DlrmSource(spec.model, spec.dlrm, open_weights(spec.dlrm))
 
 
 def open_weights(dlrm: Dlrm) -> WeightSource:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from repo_builder.model.types import BATCH, Datatype, Tensor
 
-Arrays = Mapping[str, NDArray[Any]]
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
 """By the tensors' names."""
 
 DTYPES: Mapping[Datatype, np.dtype[Any]] = {
@@ -30,18 +31,29 @@ DTYPES: Mapping[Datatype, np.dtype[Any]] = {
     "BF16": np.dtype(np.float32),
 }
 """In hand and in files. numpy has no BF16: float32 holds all of its numbers."""
+_BF16 = np.dtype(ml_dtypes.bfloat16)
 
 
-def to_wire(array: NDArray[Any], datatype: Datatype) -> NDArray[Any]:
-    """As a server takes it: contiguous, of the datatype itself, a scalar as one number of shape (1,)."""
-    dtype = np.dtype(ml_dtypes.bfloat16) if datatype == "BF16" else DTYPES[datatype]
-    sent: NDArray[Any] = np.ascontiguousarray(array, dtype)  # which makes (1,) of ()
+def held(array: Array, datatype: Datatype) -> Array:
+    """As it is in hand: of BF16 numbers that it has."""
+    exact = array.astype(_BF16) if datatype == "BF16" else array
+    return exact.astype(DTYPES[datatype], copy=False)
+
+
+def to_wire(array: Array, datatype: Datatype) -> Array:
+    """As a server takes it: contiguous, of the datatype itself; a scalar as one number of shape (1,)."""
+    sent: Array = np.ascontiguousarray(array, _BF16 if datatype == "BF16" else DTYPES[datatype])  # makes (1,) of ()
     return sent
 
 
-def from_wire(array: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
+def wired(query: Arrays, inputs: tuple[Tensor, ...]) -> dict[str, Array]:
+    """A query as a server takes it."""
+    return {tensor.name: to_wire(query[tensor.name], tensor.datatype) for tensor in inputs}
+
+
+def from_wire(array: Array, tensor: Tensor) -> Array:
     """What a server gave for an output, as it is in hand."""
-    found: NDArray[Any] = array.astype(DTYPES[tensor.datatype], copy=False)
+    found = held(array, tensor.datatype)
     return found.reshape(()) if tensor.shape == () and found.shape == (1,) else found
 
 

@@ -53,7 +53,7 @@ def build_models(spec: Spec, grouping: Grouping, max_rows: int, backend: ShardBa
         replace(table, rows=1 + rows_of.get(table.name, 0), pooling=max(table.pooling, LEAST_POOLING))
         for table in spec.tables
     )
-    form = replace(spec.form, tables=tables, weights=Weights("random"))
+    form = replace(spec.dlrm, tables=tables, weights=Weights("random"))
     access = Access("powerlaw", locality=even.locality)
     small = replace(spec, form=form, model=dlrm_model(spec.name, form), access=access)
     build(small, _plan(small, rows_of), even, open_weights(form), folder / "whole", shard_backend=backend)
