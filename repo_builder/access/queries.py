@@ -68,7 +68,7 @@ def _check_memory(model: Queried, queries: int, batch: int) -> None:
         numbers = (batch if BATCH in tensor.shape else 1) * math.prod(
             size for size in tensor.shape if isinstance(size, int)
         )
-        needed += fixed * (batch if BATCH in tensor.shape else 1) * DTYPES[tensor.datatype].itemsize
+        needed += numbers * DTYPES[tensor.datatype].itemsize
     for lookup in model.lookups:
         group, layout = model.groups[lookup.group], lookup.ids.layout
         rows = group.rows if isinstance(group.rows, int) else group.mean_rows * batch

@@ -68,7 +68,9 @@ def build(
     """
     design = Design.of(spec, plan, layout)
     _check_backend(design, shard_backend)
-    queries = draw_queries(spec.model, hotness, max(1, SAMPLE_ROWS // spec.serving.batch), spec.serving.batch, 0, source.samples())
+    queries = draw_queries(
+        spec.model, hotness, max(1, SAMPLE_ROWS // spec.serving.batch), spec.serving.batch, 0, source.samples()
+    )
     with new_folder(target) as folder, ThreadPoolExecutor(1) as pool:
         files = _write_ids(design, source, folder)
         trial = Trial(design, source, queries, folder)
@@ -81,9 +83,7 @@ def build(
         for path, data in checksums(design, files):
             files.append(write_bytes(folder, path, data, pool))
         generator = f"elasticrec {metadata.version('elasticrec')}"
-        manifest = describe(
-            spec.model, spec.serving, spec.access, layout, plan_sha256(plan), generator, files, proof
-        )
+        manifest = describe(spec.model, spec.serving, spec.access, layout, plan_sha256(plan), generator, files, proof)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
