@@ -12,8 +12,8 @@ embedding services over gRPC, adds up what they answer, and gives `sums` alone; 
 `degraded` BOOL [B, 1].
 
 The ensemble and the router of one server do not batch: the router is native code in the server's own process, so that a
-call costs next to nothing. The dense model joins the rows of several queries where its rows do not depend on each other,
-and an embedding service takes several queries, each with its own number of ids, in one call (ragged batches).
+call costs next to nothing. The dense model joins the rows of several queries where it scores each row for itself, and
+an embedding service takes several queries, each with its own number of ids, in one call (ragged batches).
 
 Triton has no tensors without dimensions: what has none is served as one of [1]. And one of [batch] has none in a model
 that batches: between the steps it is [batch, 1] there.
@@ -190,7 +190,6 @@ def dense_config(design: Design) -> pb.ModelConfig:
 
 def _router_outputs(design: Design) -> list[Tensor]:
     """What the router gives to the other steps."""
-    rows: tuple[int | str, ...]
     found = []
     if design.arrangement.router == "fanout":
         found += [Tensor(each.name, "FP32", ("rows", each.width)) for each in design.sums]

@@ -98,7 +98,7 @@ def _lookup(lookup: Lookup, tensors: Sequence[str]) -> dict[str, Any]:
 
 
 def _unit_numbers(wiring: Sequence[Held]) -> dict[tuple[int, int], tuple[int, int]]:
-    """(place of a service, place of a look-up) -> the number of its unit, over all services, and its first bag there."""
+    """(place of a service, of a look-up) -> the number of its unit, over all services, and its first bag there."""
     found, number = {}, 0
     for k, held in enumerate(wiring):
         for unit in (unit for share in held.shares for unit in share.units):

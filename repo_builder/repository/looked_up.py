@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +84,9 @@ class LookedUp:
     def _ids(self, table: int) -> NDArray[np.int64]:
         """The ids that look-ups read of a table, ascending, each once."""
         pairs = zip(self._model.lookups, self._bags, strict=True)
-        return np.unique(np.concatenate([np.empty(0, np.int64), *(b.ids for each, b in pairs if each.table == table)]))
+        found = [bags.ids for lookup, bags in pairs if lookup.table == table]
+        ids: NDArray[np.int64] = np.unique(np.concatenate([np.empty(0, np.int64), *found]))
+        return ids
 
     def see(self, table: int, begin: int, rows: NDArray[np.float32]) -> None:
         """Keep what is needed of a block of rows (n, dim) of a table, the first of which is that of id `begin`."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from triton_backends.router.router import Router
 
 from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import ExportError
@@ -24,7 +25,6 @@ from repo_builder.repository.looked_up import LookedUp
 from repo_builder.repository.manifest import Proof
 from repo_builder.repository.wiring import SUMS, Share, on_wire, pieces
 from triton_backends.kernels import sum_bags
-from triton_backends.router.router import Router
 
 ROWS = 32  # of the samples, where they are cut
 TOLERANCE = 1e-5  # of a number, or of 1 where it is smaller

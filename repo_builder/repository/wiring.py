@@ -5,7 +5,7 @@ tensor of ids and one of lengths in, and of weights where some look-ups have the
 *units*: the look-ups of one row format, all weighted or none. Units stand one after another in each of its tensors, by
 dim descending, the unweighted first; in a unit look-ups stand in the model's order.
 
-Everything that must agree on this is derived here: configs, `router.json`, `shard.json`, `fanout.json`, the dense graph.
+All that must agree on this is derived here: configs, `router.json`, `shard.json`, `fanout.json`, the dense graph.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def partials(wiring: Sequence[Held]) -> list[Partial]:
 
 
 def joined(model: Model) -> list[Partial]:
-    """The dense graph's inputs where the router adds up: one a group, its look-ups side by side in the model's order."""
+    """The dense graph's inputs where the router adds up: one a group, its look-ups in the model's order."""
     found = []
     for group in range(len(model.groups)):
         columns, width = _columns(model, model.in_group(group))
