@@ -60,7 +60,8 @@ class Trial:
         graph = self._design.model.ids_graph
         if graph is None:
             return {}
-        return _run(self._folder / self._design.front_folder("ids"), self._inputs)
+        given = {tensor.name: self._inputs[tensor.name] for tensor in graph.inputs}
+        return _run(self._folder / self._design.front_folder("ids"), given)
 
     def _check_lookup(self, place: int, sums: Mapping[tuple[int, int], NDArray[np.float32]], routed: Arrays) -> None:
         model = self._design.model

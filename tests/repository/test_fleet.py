@@ -199,10 +199,10 @@ def test_a_service_may_not_take_the_front_ends_place(built: tuple[Path, Spec, Pl
 def test_native_shards_send_no_half_precision(built: tuple[Path, Spec, Plan], tmp_path: Path) -> None:
     _, spec, plan = built
     half = replace(spec, fleet=Fleet(sums_dtype="fp16"))
+    target = tmp_path / "small"
     with pytest.raises(SpecError, match=r"fleet.sums_dtype: expected fp32 for native shards"):
-        target = tmp_path / "small"
         build(half, plan, load_hotness(spec), open_source(spec), target, shard_backend="native", layout="fleet")
-    assert not (tmp_path / "small").exists()
+    assert not target.exists()
 
 
 def test_names_in_a_cluster() -> None:
