@@ -1,9 +1,9 @@
 """A second kind of model, made by hand: its vectors are concatenated, and it has a door of its own.
 
-    toy     two groups (a batch of candidates, one user), tables of three dims, un-pooled, mean and weighted ragged
-            look-ups, two outputs, an input that nothing reads
-    rows    one group, whose rows are scored each for itself; an input and an output of shape [batch]
-    ids     like rows, but its ids are computed from a matrix of floats
+toy     two groups (a batch of candidates, one user), tables of three dims, un-pooled, mean and weighted ragged
+        look-ups, two outputs, an input that nothing reads
+rows    one group, whose rows are scored each for itself; an input and an output of shape [batch]
+ids     like rows, but its ids are computed from a matrix of floats
 """
 
 from __future__ import annotations
