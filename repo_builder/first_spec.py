@@ -1,4 +1,4 @@
-"""The text of a first spec, for a model that its owner has as a file: it says what the file says, and marks what not."""
+"""The text of a first spec, for a model that its owner has as a file: it says what that says, and marks the rest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model_file_spec(name: str, source: FileSource, path: Path) -> str:
 
 
 def dlrm_spec(name: str, dlrm: Dlrm, path: Path, ordered: bool) -> str:
-    """The spec of a state dict; `path` as the spec's folder sees it. ordered: whether the file keeps tables in order."""
+    """The spec of a state dict; `path` as the spec's folder sees it. ordered: the file keeps the tables' order."""
     return "".join(f"{line}\n" for line in _dlrm_lines(name, dlrm, path, ordered)) + _TRAFFIC
 
 
@@ -39,8 +39,8 @@ def _dlrm_lines(name: str, dlrm: Dlrm, path: Path, ordered: bool) -> Iterator[st
     yield "# Not in the file: pooling, how many ids of a table a row brings at most, here 1 each. Where it is more, say"
     yield "# mode: sum or mean too, how their rows are pooled."
     if not ordered:
-        yield "# Nor the tables' order, on which the interaction depends: list them as the EmbeddingBagCollection does, and"
-        yield "# say tables_in_order: true in weights."
+        yield "# Nor the tables' order, on which the interaction depends: list them as the EmbeddingBagCollection does,"
+        yield "# and say tables_in_order: true in weights."
     yield "tables:"
     for table in dlrm.tables:
         yield f"  - {{name: {_text(table.name)}, rows: {table.rows}, dim: {table.dim}, pooling: {table.pooling}}}"

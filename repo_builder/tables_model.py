@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.markup import escape
 from rich.table import Table as Printed
 
 from repo_builder.model.types import Columns, Lookup, Model
@@ -15,7 +16,7 @@ def tensors_table(model: Model) -> Printed:
     printed = plain_table("tensor", "", "datatype", "shape")
     for what, tensors in (("input", model.inputs), ("output", model.outputs)):
         for tensor in tensors:
-            printed.add_row(tensor.name, what, tensor.datatype, shape_text(tensor.shape))
+            printed.add_row(escape(tensor.name), what, tensor.datatype, escape(shape_text(tensor.shape)))
     return printed
 
 
@@ -24,9 +25,8 @@ def tables_table(model: Model) -> Printed:
     printed = plain_table("table", "rows", "dim", "dtype", "size", "ids/row")
     pairs = sorted(zip(model.tables, model.ids_per_row, strict=True), key=lambda pair: -pair[0].size_bytes)
     for table, ids in pairs:
-        printed.add_row(
-            table.name, f"{table.rows:,}", f"{table.format.dim}", "FP32", size(table.size_bytes), f"{ids:g}"
-        )
+        rows, dim = f"{table.rows:,}", f"{table.format.dim}"
+        printed.add_row(escape(table.name), rows, dim, "FP32", size(table.size_bytes), f"{ids:g}")
     return printed
 
 
@@ -38,12 +38,12 @@ def lookups_table(model: Model) -> Printed:
         ids = lookup.ids
         computed = "" if ids.tensor in inputs else " (computed)"
         printed.add_row(
-            lookup.name,
-            model.tables[lookup.table].name,
-            f"{ids.tensor}{_columns(lookup)}{computed}",
-            shape_text(lookup.shape),
+            escape(lookup.name),
+            escape(model.tables[lookup.table].name),
+            escape(f"{ids.tensor}{_columns(lookup)}{computed}"),
+            escape(shape_text(lookup.shape)),
             lookup.mode,
-            ids.weights or "no",
+            escape(ids.weights or "no"),
         )
     return printed
 
@@ -52,7 +52,7 @@ def kept_table(model: Model) -> Printed:
     """What is read by look-ups and stays in the dense graph, and why."""
     printed = plain_table("stays dense", "rows", "dim", "because")
     for kept in model.kept:
-        printed.add_row(kept.name, f"{kept.rows:,}", f"{kept.dim}", kept.reason)
+        printed.add_row(escape(kept.name), f"{kept.rows:,}", f"{kept.dim}", escape(kept.reason))
     printed.columns[-1].justify = "left"
     printed.columns[-1].no_wrap = False
     return printed

@@ -105,15 +105,9 @@ def _from(spec: Path, path: Path) -> Path:
 
 
 def _print(model: Model) -> None:
-    for table in (
-        tables_model.tensors_table(model),
-        tables_model.tables_table(model),
-        tables_model.lookups_table(model),
-    ):
-        out.print(table)
-        out.print()
-    if model.kept:
-        out.print(tables_model.kept_table(model))
+    printed = [tables_model.tensors_table, tables_model.tables_table, tables_model.lookups_table]
+    for table in (*printed, *([tables_model.kept_table] if model.kept else [])):
+        out.print(table(model))
         out.print()
 
 
@@ -125,7 +119,9 @@ def _saving(spec: Spec) -> str:
     except PlanError as exc:
         return f"no plan at the guessed traffic: {exc}"
     replicas = whole.replicas(spec.serving.target_qps).replicas
+    whole_bytes = replicas * whole.memory_bytes
+    verdict = "" if plan.memory_bytes < whole_bytes else ": at this traffic a cut does not pay"
     return (
-        f"at {spec.serving.target_qps:g} queries/s of {spec.serving.batch} rows and the documented guesses of service times: "
-        f"{size(plan.memory_bytes)} cut, {size(replicas * whole.memory_bytes)} as {count(replicas, 'whole replica')}"
+        f"at {spec.serving.target_qps:g} queries/s of {count(spec.serving.batch, 'row')}, with guessed service times: "
+        f"{size(plan.memory_bytes)} cut, {size(whole_bytes)} as {count(replicas, 'whole replica')}{verdict}"
     )
