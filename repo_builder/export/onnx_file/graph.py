@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from repo_builder.export.onnx_file.read import inner_graphs
+from repo_builder.model.types import BATCH
 
 MAX_IR_VERSION = 10
 """The newest that onnxruntime 1.19 reads; what newer ones add is not of opset 21."""
@@ -29,7 +30,7 @@ class Size:
     symbols: tuple[str, ...] = ()
 
     def __mul__(self, other: Size) -> Size:
-        return Size(self.number * other.number, tuple(sorted((*self.symbols, *other.symbols))))
+        return Size(self.number * other.number, _sorted((*self.symbols, *other.symbols)))
 
     @property
     def dimension(self) -> int | str:
@@ -46,6 +47,11 @@ class Size:
 
 
 Shape = tuple[Size, ...]
+
+
+def _sorted(symbols: Iterable[str]) -> tuple[str, ...]:
+    """In one order, the batch first."""
+    return tuple(sorted(symbols, key=lambda symbol: (symbol != BATCH, symbol)))
 
 
 class Graph:
@@ -211,5 +217,5 @@ def _size(dimension: onnx.TensorShapeProto.Dimension, names: Mapping[str, str], 
     factors = dimension.dim_param.split("*") if dimension.dim_param else [unknown]
     if all(factor.isdigit() or factor in names for factor in factors):
         number = prod(int(factor) for factor in factors if factor.isdigit())
-        return Size(number, tuple(sorted(names[factor] for factor in factors if not factor.isdigit())))
+        return Size(number, _sorted(names[factor] for factor in factors if not factor.isdigit()))
     return Size(1, (re.sub(r"\W+", "_", dimension.dim_param or unknown),))
