@@ -53,6 +53,7 @@ class Stored:
 class Archive:
     """What passed: small files to copy, the graph, the weights and constants by name, and the example inputs, flat.
 
+    guards: what the exporter found to hold of the inputs' sizes, as text.
     example: None where the file holds none, or more than plain values.
     """
 
@@ -60,6 +61,7 @@ class Archive:
     document: Mapping[str, Any]
     weights: Mapping[str, Stored]
     constants: Mapping[str, Stored]
+    guards: Sequence[str]
     example: Sequence[Any] | None
 
 
@@ -73,13 +75,15 @@ def read_archive(path: Path) -> Archive:
         files = {name: archive.read(members[name]) for name in copied if name in members}
         if files.get("byteorder", b"little") != b"little":
             raise ModelFileError("expected little-endian values; save it again on a little-endian machine")
-        document = checked_graph(json.loads(archive.read(members[GRAPH])))
+        document = json.loads(archive.read(members[GRAPH]))
+        guards = [str(guard) for guard in document.get("guards_code", [])]
+        document = checked_graph(document)
         weights, constants = (_tensors(archive, file, members, folder) for folder in ("weights", "constants"))
         example = _example(archive.read(members[EXAMPLE])) if EXAMPLE in members else None
     inputs = document["graph_module"]["signature"]["input_specs"]
     if example is not None and len(example) != number_of_inputs(inputs):
         example = None
-    return Archive(files, document, weights, constants, example)
+    return Archive(files, document, weights, constants, guards, example)
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

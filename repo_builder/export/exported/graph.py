@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,22 +12,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx import Node
 
 from repo_builder.errors import ModelFileError
-from repo_builder.export.exported.archive import EXPORT_CALL
 from repo_builder.export.exported.program import Program
-from repo_builder.model.types import BATCH, Datatype, Tensor
-
-DATATYPES: Mapping[torch.dtype, Datatype] = {
-    torch.bool: "BOOL",
-    torch.uint8: "UINT8",
-    torch.int8: "INT8",
-    torch.int16: "INT16",
-    torch.int32: "INT32",
-    torch.int64: "INT64",
-    torch.float16: "FP16",
-    torch.float32: "FP32",
-    torch.float64: "FP64",
-    torch.bfloat16: "BF16",
-}
 
 Size = int | sympy.Expr
 """A dimension: a number, or an expression of symbols."""
@@ -150,55 +134,3 @@ def size_of(value: Any) -> Size:
         expression = value.node.expr
         return int(expression) if expression.is_Integer else expression
     return int(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Names for the sizes that vary. batch: the one that a query's rows are; symbols: what each symbol is in words."""
-
-    batch: sympy.Expr
-    symbols: Mapping[sympy.Symbol, sympy.Expr]
-
-    def name(self, size: Size) -> int | str:
-        """The number, or the name: alike where equal."""
-        if isinstance(size, int):
-            return size
-        if size == self.batch:
-            return BATCH
-        words = size.subs(dict(self.symbols))
-        return int(words) if words.is_Integer else str(words)
-
-    def tensor(self, node: Node, name: str) -> Tensor:
-        """A node's tensor as clients see it."""
-        return Tensor(name, DATATYPES[node.meta["val"].dtype], tuple(self.name(size) for size in shape_of(node)))
-
-
-def named_sizes(graph: ProgramGraph) -> Sizes:
-    """Name the sizes that vary: `batch` is what outputs, else inputs, begin with; others go by input and axis.
-
-    Raises ModelFileError where none begins with one that varies: the commonest mistake at the export.
-    """
-    for nodes in (graph.outputs, graph.inputs):
-        firsts = Counter(shape_of(node)[0] for node in nodes if shape_of(node) and not isinstance(shape_of(node)[0], int))
-        if firsts:
-            break
-    else:
-        example = next((node for node in graph.inputs if shape_of(node)), None)
-        seen = f"{example.name} of shape {list(shape_of(example))}" if example is not None else "none"
-        raise ModelFileError(
-            f"{graph.program.path}: expected inputs whose batch varies, got fixed sizes ({seen}); "
-            f"name the batch at the export: {EXPORT_CALL}"
-        )
-    batch = firsts.most_common(1)[0][0]
-    symbols: dict[sympy.Symbol, sympy.Expr] = {}
-    if len(batch.free_symbols) == 1 and (rest := batch - next(iter(batch.free_symbols))).is_Integer:
-        symbols[next(iter(batch.free_symbols))] = _word(BATCH) - rest
-    for node in graph.inputs:
-        for axis, size in enumerate(shape_of(node)):
-            if isinstance(size, sympy.Symbol) and size not in symbols:
-                symbols[size] = _word(f"{node.name}_{axis}")
-    return Sizes(batch, symbols)
-
-
-def _word(name: str) -> sympy.Symbol:
-    return sympy.Symbol(name, positive=True, integer=True)

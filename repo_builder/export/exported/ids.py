@@ -13,7 +13,7 @@ from torch.fx import Node
 from repo_builder.export.exported.columns import columns_of, is_same
 from repo_builder.export.exported.graph import ProgramGraph, Size, shape_of
 from repo_builder.export.exported.lengths import find_lengths
-from repo_builder.export.exported.probe import Probe, is_fixed, origin
+from repo_builder.export.exported.probe import Probe, is_fixed, origin, read_by
 from repo_builder.export.exported.sites import Site
 from repo_builder.model.types import Columns
 
@@ -116,7 +116,8 @@ def _ragged(graph: ProgramGraph, probes: Sequence[Probe], site: Site, offsets: N
 
     def same(node: Node) -> Node:
         source = origin(node)
-        return source if source in graph.inputs and is_same(probes, source, node) else node
+        alone = {each for each in read_by(graph, [node]) if each in graph.inputs} == {source}
+        return source if alone and is_same(probes, source, node) else node
 
     layout = RaggedNodes(same(offsets), "ends" if site.with_last else "offsets")
     weights = site.weights and same(site.weights)

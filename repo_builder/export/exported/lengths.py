@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Node
 
-from repo_builder.export.exported.graph import ProgramGraph, ancestors, shape_of
-from repo_builder.export.exported.probe import MOVES, Probe, origin
+from repo_builder.export.exported.graph import ProgramGraph, shape_of
+from repo_builder.export.exported.probe import MOVES, Probe, origin, read_by
 from repo_builder.export.exported.sites import Site
 
 _ATEN = torch.ops.aten
@@ -58,7 +58,7 @@ class Lengths:
 def find_lengths(graph: ProgramGraph, probes: Sequence[Probe], site: Site, offsets: Node) -> Lengths | None:
     """Say whether a look-up's bags lie so; its ids, offsets and weights are counted from lengths, and no other work."""
     ids, weights = origin(site.ids), None if site.weights is None else origin(site.weights)
-    within = ancestors([site.ids, offsets, *([site.weights] if site.weights is not None else [])])
+    within = read_by(graph, [site.ids, offsets, *([site.weights] if site.weights is not None else [])])
     given = [node for node in within if node in graph.inputs]
     integers = [node for node in given if not node.meta["val"].dtype.is_floating_point and node is not ids]
     sources = {ids, *integers, *([weights] if weights is not None else [])}

@@ -7,7 +7,7 @@ the places at which its elements come out, at sizes of different factors, say wh
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,10 +132,15 @@ def _symbols(graph: ProgramGraph) -> Iterator[sympy.Symbol]:
                 yield from sorted(size.free_symbols, key=str)
 
 
+def read_by(graph: ProgramGraph, nodes: Iterable[Node], stop: Iterable[Node] = ()) -> set[Node]:
+    """What nodes are computed from, but for what they need the sizes of only."""
+    readers = [each for each in graph.nodes if each.target in _SIZE_READERS]
+    return ancestors(nodes, stop=[*readers, *stop])
+
+
 def is_fixed(graph: ProgramGraph, node: Node) -> bool:
     """Whether a node's values depend on the inputs' sizes at most, not on what is in them."""
-    readers = [each for each in graph.nodes if each.target in _SIZE_READERS]
-    return not any(each in graph.inputs for each in ancestors([node], stop=readers))
+    return not any(each in graph.inputs for each in read_by(graph, [node]))
 
 
 _SIZE_READERS = frozenset({_ATEN.sym_size.int, _ATEN.sym_numel.default, _ATEN.sym_stride.int})

@@ -47,12 +47,14 @@ _DTYPES: Mapping[int, tuple[torch.dtype, str]] = {
 class Program:
     """An exported program whose tensors are mapped from its file, and where each of its weights lies there.
 
+    guards: what the exporter found to hold of the inputs' sizes, as text, which is not to be run.
     example: its example inputs, an entry an input, where it has some.
     """
 
     path: Path
     exported: ExportedProgram
     weights: Checkpoint
+    guards: Sequence[str]
     example: Sequence[Any] | None
 
 
@@ -80,7 +82,7 @@ def read_program(path: Path) -> Program:
     for name in exported.constants:
         exported.constants[name] = values[name]
     tensors = {name: _placed(path, name, stored) for name, stored in (archive.weights | archive.constants).items()}
-    return Program(path, exported, Checkpoint(path, tensors, ordered=True), archive.example)
+    return Program(path, exported, Checkpoint(path, tensors, ordered=True), archive.guards, archive.example)
 
 
 def _loaded(archive: Archive) -> ExportedProgram:
