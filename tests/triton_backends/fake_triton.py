@@ -46,7 +46,7 @@ class _Output(Structure):
         ("name", c_char * 256),
         ("datatype", c_int32),
         ("dims", c_uint32),
-        ("shape", c_int64 * 4),
+        ("shape", c_int64 * 8),
         ("byte_size", c_uint64),
         ("memory", c_void_p),
     )
