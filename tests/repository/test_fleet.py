@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf import text_format
-from triton_backends.router.router import Router
 from tritonclient.grpc import model_config_pb2 as pb
 
 from k8s.source import Source
@@ -25,6 +24,7 @@ from repo_builder.repository.descriptions import kubernetes_name
 from repo_builder.repository.manifest import load_manifest, verify
 from repo_builder.spec import Fleet, Spec, parse_spec
 from tests.integration.models import CHEAP, document
+from triton_backends.router.router import Router
 
 
 def make(folder: Path, seed: int = 0, plan: Plan | None = None, **fleet: object) -> tuple[Spec, Plan]:
