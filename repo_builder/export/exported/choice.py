@@ -169,7 +169,9 @@ def _check_keep(graph: ProgramGraph, keep: Keep, joined: Sequence[Joined], reaso
         if reason is not None and where == "shard":
             problems.append(f"{path}: table {name}: it cannot be cut off: {reason}; take keep: shard away")
         elif reason is None and name not in names and owner is not None:
-            problems.append(f"{path}: table {name}: its rows are part of table {owner}, as both have the same ids; name that")
+            problems.append(
+                f"{path}: table {name}: its rows are part of table {owner}, as both have the same ids; name that"
+            )
         elif reason is None and name not in names:
             problems.append(f"{path}: table {name}: expected a table of the model ({', '.join(names)}), found none")
     if problems:

@@ -87,7 +87,9 @@ def _scores_alone(graph: ProgramGraph, feeds: Mapping[Any, torch.Tensor]) -> boo
     generator = torch.Generator().manual_seed(0)
     rows = {}
     for node, values in feeds.items():
-        few = values.repeat(_ROWS, *[1] * (values.dim() - 1))[: max(_ROWS, 1)] if len(values) < _ROWS else values[:_ROWS]
+        few = (
+            values.repeat(_ROWS, *[1] * (values.dim() - 1))[: max(_ROWS, 1)] if len(values) < _ROWS else values[:_ROWS]
+        )
         noise = torch.rand(few.shape, generator=generator) / 10 if few.is_floating_point() else 0
         rows[node] = (few + noise).to(values.dtype)
     try:
@@ -97,7 +99,9 @@ def _scores_alone(graph: ProgramGraph, feeds: Mapping[Any, torch.Tensor]) -> boo
             for node in graph.outputs:
                 if alone[node].shape != together[node][row : row + 1].shape:
                     return False
-                error = (alone[node] - together[node][row : row + 1]).abs() if node.meta["val"].dtype != torch.bool else 0
+                error = (
+                    (alone[node] - together[node][row : row + 1]).abs() if node.meta["val"].dtype != torch.bool else 0
+                )
                 bound = _TOLERANCE * together[node].abs().clamp(min=1)[row : row + 1]
                 if not bool(torch.all(torch.as_tensor(error) <= bound)):
                     return False

@@ -145,6 +145,10 @@ class ExportedSource:
         check_ids(folder / files[0], self.model.ids_graph, self._query, self._tensors(self._query))
         return files
 
+    def ids(self, inputs: Query) -> Query:
+        """As `Source` says."""
+        return self._tensors(inputs)
+
     def answers(self, inputs: Query) -> Mapping[str, NDArray[Any]]:
         """As `Source` says."""
         problems = list(query_problems(self.model.inputs, inputs))
@@ -161,7 +165,9 @@ class ExportedSource:
         """All tensors that look-ups name, and the inputs."""
         values = self._graph.run(self._computed.values(), feeds_of(self._graph, query)) if self._computed else {}
         computed = {
-            name: to_numpy(values[node]).astype(np.float32 if values[node].is_floating_point() else values[node].numpy().dtype)
+            name: to_numpy(values[node]).astype(
+                np.float32 if values[node].is_floating_point() else values[node].numpy().dtype
+            )
             for name, node in self._computed.items()
         }
         return {**query, **computed}
@@ -182,7 +188,11 @@ def _output_names(graph: ProgramGraph) -> list[str]:
 def _unread(shape: Sequence[int | str], inputs: Sequence[Tensor]) -> set[str]:
     """The sizes of a shape that varies in more than one which no input has."""
     varying = {size for size in shape if isinstance(size, str)}
-    return varying - {size for tensor in inputs for size in tensor.shape if isinstance(size, str)} if len(varying) > 1 else set()
+    return (
+        varying - {size for tensor in inputs for size in tensor.shape if isinstance(size, str)}
+        if len(varying) > 1
+        else set()
+    )
 
 
 def _batch(model: Model, query: Query, answers: Sequence[NDArray[Any]]) -> int:

@@ -73,12 +73,16 @@ def open_graph(program: Program) -> ProgramGraph:
             held = exported.state_dict if spec.target in exported.state_dict else exported.constants
             parameters[node] = Parameter(spec.target, held[spec.target])
         else:
-            problems.append(f"input {node.name}: expected a tensor, got {spec.arg}; make it one, or a constant of the model")
+            problems.append(
+                f"input {node.name}: expected a tensor, got {spec.arg}; make it one, or a constant of the model"
+            )
     for out in exported.graph_signature.output_specs:
         if out.kind is OutputKind.USER_OUTPUT and isinstance(out.arg, TensorArgument):
             outputs.append(by_name[out.arg.name])
         elif out.kind is OutputKind.BUFFER_MUTATION:
-            problems.append(f"buffer {out.target}: the program changes it at each call; call model.eval() before the export")
+            problems.append(
+                f"buffer {out.target}: the program changes it at each call; call model.eval() before the export"
+            )
         else:
             problems.append(f"output {out.arg}: expected tensors; let the model return tensors alone")
     problems += [

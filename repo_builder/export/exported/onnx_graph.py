@@ -37,7 +37,9 @@ def output_names(program: ExportedProgram, what: str) -> list[str]:
 
 
 def _exported(program: ExportedProgram, what: str, *, optimize: bool) -> torch.onnx.ONNXProgram:
-    shape_env = next(node.meta["val"].fake_mode for node in program.graph.nodes if hasattr(node.meta.get("val"), "fake_mode")).shape_env
+    shape_env = next(
+        node.meta["val"].fake_mode for node in program.graph.nodes if hasattr(node.meta.get("val"), "fake_mode")
+    ).shape_env
     shape_env.pending_fresh_unbacked_symbols.clear()  # an export before this one, of the same sizes, may have left some
     try:
         with _quiet():

@@ -70,7 +70,15 @@ def read_program(path: Path) -> Program:
         raise ModelFileError(f"{path}: expected a file, found none; check the path") from exc
     except OSError as exc:
         raise ModelFileError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except (zipfile.BadZipFile, struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
+    except (
+        zipfile.BadZipFile,
+        struct.error,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as exc:
         raise ModelFileError(
             f"{path}: expected a program written by torch.export.save, got a damaged or other file ({exc}); "
             f"save it again: {EXPORT_CALL}"
@@ -91,7 +99,10 @@ def _loaded(archive: Archive) -> ExportedProgram:
         for name, data in archive.files.items():
             made.writestr(f"program/{name}", data)
         made.writestr(f"program/{GRAPH}", json.dumps(archive.document))
-        for folder, prefix, tensors in (("weights", "weight_", archive.weights), ("constants", "tensor_", archive.constants)):
+        for folder, prefix, tensors in (
+            ("weights", "weight_", archive.weights),
+            ("constants", "tensor_", archive.constants),
+        ):
             entries = {name: _zeros(stored, f"{prefix}{i}") for i, (name, stored) in enumerate(tensors.items())}
             made.writestr(f"program/data/{folder}/model_{folder}_config.json", json.dumps({"config": entries}))
             for entry in entries.values():
@@ -153,5 +164,7 @@ def _placed(path: Path, name: str, stored: Stored) -> StoredTensor:
     dense = [math.prod(stored.sizes[i + 1 :]) for i in range(len(stored.sizes))]
     flaw = None
     if any(got != want for got, want, size in zip(stored.strides, dense, stored.sizes, strict=True) if size > 1):
-        flaw = f"expected a contiguous tensor, got strides {stored.strides}; export the model with .contiguous() weights"
+        flaw = (
+            f"expected a contiguous tensor, got strides {stored.strides}; export the model with .contiguous() weights"
+        )
     return StoredTensor(name, str(dtype).removeprefix("torch."), stored.sizes, path, begin_bytes, flaw)

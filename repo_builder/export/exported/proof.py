@@ -48,7 +48,12 @@ def check_lookups(graph: ProgramGraph, choice: Choice, model: Model, query: Quer
 
 def tolerance(graph: ProgramGraph) -> float:
     """How far answers may lie apart: computed in half precision, farther."""
-    half = any(DATATYPE in str(node.meta["val"].dtype) for node in graph.nodes for DATATYPE in ("float16",) if hasattr(node.meta.get("val"), "dtype"))
+    half = any(
+        DATATYPE in str(node.meta["val"].dtype)
+        for node in graph.nodes
+        for DATATYPE in ("float16",)
+        if hasattr(node.meta.get("val"), "dtype")
+    )
     return _HALF_TOLERANCE if half else TOLERANCE
 
 
@@ -87,7 +92,9 @@ def check_dense(
             )
 
 
-def partial_sums(model: Model, partials: Sequence[Partial], found: Sequence[LookedUp]) -> dict[str, NDArray[np.float32]]:
+def partial_sums(
+    model: Model, partials: Sequence[Partial], found: Sequence[LookedUp]
+) -> dict[str, NDArray[np.float32]]:
     """The partials and divisors of a query: each holder has half of what is left, by which nothing is rounded."""
     holders = {i: [p.name for p in partials if i in p.columns] for i in range(len(model.lookups))}
     fed: dict[str, NDArray[np.float32]] = {}

@@ -185,6 +185,7 @@ def _expression_problems(text: object) -> Iterator[str]:
 
 def _flat_spec(leaves: int, *, call: bool = True) -> str:
     """A pytree spec, as torch writes it, of a flat tuple: of a call's arguments, or of what it returns."""
+
     def node(kind: str, context: str, children: list[Any]) -> dict[str, Any]:
         return {"type": f"builtins.{kind}", "context": context, "children_spec": children}
 

@@ -62,7 +62,7 @@ class OnnxSource:
         joined = join_partials(self._dense, self.model, partials)
         files = write_model(joined, self._path.parent, folder)
         query, answers = self._tried
-        tensors = {**query, **(self._ids_session.run(query) if self._ids_session is not None else {})}
+        tensors = self.ids(query)
         sums = partial_sums(self.model, partials, tensors, self._rows)
         try:
             got = Session(folder / files[0], folder).run({**tensors, **sums})
@@ -74,6 +74,10 @@ class OnnxSource:
     def write_ids(self, folder: Path) -> Sequence[str]:
         """Write the ids graph, where there is one."""
         return write_model(self._ids, self._path.parent, folder) if self._ids is not None else ()
+
+    def ids(self, inputs: Arrays) -> Arrays:
+        """The query's tensors, and those that the ids graph makes of them."""
+        return {**inputs, **(self._ids_session.run(inputs) if self._ids_session is not None else {})}
 
     def answers(self, inputs: Arrays) -> Arrays:
         """The whole model's outputs, by onnxruntime. Raises InputError where the inputs are none that it takes."""

@@ -25,9 +25,7 @@ def ids_of_bags(lookup: Lookup, tensors: Query) -> list[list[list[tuple[int, flo
         width = tensors[lookup.ids.tensor].shape[-1] if layout.width is None else layout.width
         bag = width if layout.width is None else layout.bag
         rows = len(ids) // width
-        starts = [
-            [row * width + layout.begin + each * bag for each in range(lookup.count)] for row in range(rows)
-        ]
+        starts = [[row * width + layout.begin + each * bag for each in range(lookup.count)] for row in range(rows)]
         spans = [[(start, start + bag) for start in row] for row in starts]
     else:
         bounds = [int(each) for each in tensors[layout.bounds].reshape(-1)]
