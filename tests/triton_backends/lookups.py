@@ -443,3 +443,37 @@ def _draw_regions(rng: np.random.Generator, s: int, source: Source, rows: Sequen
             mean = bool(not weighted and rng.integers(0, 2))
             lookups.append(Drawn(f"l{len(lookups)}", table, s, r, mean, weighted))
         begin += bag * repeat if fixed else 0
+
+
+def by_hand() -> tuple[Cut, Query]:
+    """A look-up of each kind: three rows of group 0, two of group 1; tables t0 of 10 rows and t1 of 5."""
+    rng = np.random.default_rng(0)
+    tables = [rng.standard_normal((rows, dim)).astype(np.float32) for rows, dim in ((10, 2), (5, 3))]
+    sources = [
+        Source(0, 0, 4, np.int64, False, [Region(0, 2, 2, 10, None, True)]),
+        Source(0, LENGTHS, -1, np.int32, True, [Region(0, 1, -1, 10, None, False), Region(0, 1, -1, 5, 0, False)]),
+        Source(1, OFFSETS, -1, np.int64, False, [Region(0, 1, -1, 10, None, False)]),
+        Source(1, ENDS, -1, np.int64, False, [Region(0, 1, -1, 5, None, False)]),
+        Source(1, 0, -1, np.int64, False, [Region(0, 1, -1, 10, -1, False)]),
+    ]
+    lookups = [
+        Drawn("l0", 0, 0, 0, False, False),
+        Drawn("l1", 0, 1, 0, False, True),
+        Drawn("l2", 1, 1, 1, True, False),
+        Drawn("t0", 0, 2, 0, False, False),
+        Drawn("t1", 1, 3, 0, True, False),
+        Drawn("l5", 0, 4, 0, False, False),
+    ]
+    shard_of_rows = [np.arange(rows, dtype=np.uint8) % 2 for rows in (10, 5)]
+    query = {
+        "ids0": rng.integers(-10, 10, (3, 4)),
+        "ids1": np.array([9, 8, 7, 4, 0], np.int32),
+        "bounds1": np.array([1, 2, 0, 1, 1, 0], np.int64),
+        "weights1": np.arange(5, dtype=np.float32),
+        "ids2": np.array([1, 2, 9]),
+        "bounds2": np.array([0, 2]),
+        "ids3": np.array([1, 2, 4]),
+        "bounds3": np.array([0, 1, 3], np.int32),
+        "ids4": np.array([[0, -1, 9], [-1, 3, 3]]),
+    }
+    return Cut(tables, shard_of_rows, [[0, 1], [1, 0]], sources, lookups, 2, 2), query

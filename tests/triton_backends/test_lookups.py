@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.triton_backends.fake_triton import Asked, Backend, Given, Model
-from tests.triton_backends.lookups import divisors_of, draw_cut, shard_inputs
+from tests.triton_backends.lookups import by_hand, divisors_of, draw_cut, shard_inputs
 from tests.triton_backends.processors import BOTH, processor
 from triton_backends.embedding_shard.shard import Shard
 from triton_backends.embedding_shard.torch_shard import TorchShard
@@ -88,3 +88,23 @@ def test_any_look_up_is_served_by_the_native_parts(
                 np.testing.assert_array_equal(answer[name], tensor, name)
             sums.update({(k, g.group): answer[f"sums{suffix(g.group)}"] for g in cut.held(k).groups})
     assert_close(cut.joined(sums, divisors_of(routed, cut.groups)), cut.expected(query))
+
+
+def test_no_ids_at_all_are_zeros(router: Backend, tmp_path: Path) -> None:
+    """Bags without ids, in tensors without a number."""
+    cut, query = by_hand()
+    query.update(
+        ids1=np.zeros(0, np.int32), bounds1=np.zeros(6, np.int64), weights1=np.zeros(0, np.float32),
+        ids2=np.zeros(0, np.int64), bounds2=np.zeros(2, np.int64), ids3=np.zeros(0, np.int64),
+        bounds3=np.zeros(3, np.int32), ids4=np.zeros((2, 0), np.int64),
+    )  # fmt: skip
+    cut.write_router(tmp_path / "1")
+    with Model(router, tmp_path) as model:
+        routed = model.infer(query)
+    assert sum(routed[f"s{k}_ids"].size for k in range(2)) == 12  # of ids0
+    assert not any(routed[f"s{k}_ids_1"].size for k in range(2))
+    sums = {}
+    for k in range(2):
+        found = Shard(cut.held(k), cut.matrices(k)).sums(shard_inputs(routed, f"s{k}"))
+        sums.update({(k, g): found[f"sums{suffix(g)}"] for g in range(2)})
+    assert_close(cut.joined(sums, divisors_of(routed, 2)), cut.expected(query))

@@ -54,6 +54,32 @@ const bool wide = elasticrec_processor.avx512 && bag >= WORTH_WIDE;             
             if (weights != NULL)                                                                                      \
                 any_look_ups_##INDEX[lookup->bits](lookup, ids, weights + nth * bag, bag, 0, units, row, nth);        \
             else (wide ? wide_look_ups_##INDEX : look_ups_##INDEX)[lookup->bits](lookup, ids, bag, units, row, nth);  \
+    }                                                                                                                 \
+    /* One bag of one size a look-up and row, none weighted: the same as below, with the least work for each bag. */  \
+    static int64_t route_bags_##INDEX(const Read *reads, int64_t read_count, int64_t rows, Unit *units,               \
+                                      int64_t *place) {                                                               \
+        static int64_t (*const checks[])(const Lookup *, const INDEX *, int64_t) = {                                  \
+            check_0_##INDEX, check_1_##INDEX, check_2_##INDEX, check_3_##INDEX, check_4_##INDEX};                     \
+        const Read *const end = reads + read_count, *next = reads, *ahead = reads;                                    \
+        const bool wide = elasticrec_processor.avx512;                                                                \
+        int64_t lead = 0;                                                                                             \
+        for (int64_t row = 0, ahead_row = 0; row < rows;) {                                                           \
+            while (ahead_row < rows && lead < PREFETCH_IDS) {                                                         \
+                const INDEX *ids = (const INDEX *)ahead->ids + ahead_row * ahead->stride;                             \
+                const int64_t bad = checks[ahead->lookup->bits](ahead->lookup, ids, ahead->bag);                      \
+                *place = ahead_row * ahead->stride + bad;                                                             \
+                if (bad >= 0) return ahead - reads;                                                                   \
+                lead += ahead->bag;                                                                                   \
+                if (++ahead == end) ahead = reads, ahead_row++;                                                       \
+            }                                                                                                         \
+            const INDEX *ids = (const INDEX *)next->ids + row * next->stride;                                         \
+            const bool wider = wide && next->bag >= WORTH_WIDE;                                                       \
+            (wider ? wide_look_ups_##INDEX : look_ups_##INDEX)[next->lookup->bits](next->lookup, ids, next->bag, units,\
+                                                                                   row, 0);                           \
+            lead -= next->bag;                                                                                        \
+            if (++next == end) next = reads, row++;                                                                   \
+        }                                                                                                             \
+        return -1;                                                                                                    \
     }
 
 DEFINE_ROUTE(int64_t)
@@ -86,6 +112,12 @@ static inline void step(Cursor *at) {
  * lengths (zeroed by the caller). Returns -1, or which read holds the first id that is neither a row of its table nor
  * padding, and its place there. */
 int64_t elasticrec_route(const Read *reads, int64_t read_count, int64_t rows, Unit *units, int64_t *place) {
+    bool bags = read_count > 0; /* of one kind, as a DLRM's */
+    for (const Read *read = reads; read < reads + read_count; read++)
+        bags &= read->starts == NULL && read->weights == NULL && read->lookup->count == 1 &&
+                read->id_bytes == reads->id_bytes;
+    if (bags)
+        return (reads->id_bytes == 8 ? route_bags_int64_t : route_bags_int32_t)(reads, read_count, rows, units, place);
     Cursor at = {.reads = reads, .read_count = read_count}, ahead = at;
     int64_t lead = 0; /* ids that are checked and not looked up yet */
     /* checks run some ids ahead of the look-ups, while the cache lines that these need arrive */
