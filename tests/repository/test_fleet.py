@@ -24,7 +24,7 @@ from repo_builder.repository.fleet_configs import kubernetes_name
 from repo_builder.repository.manifest import load_manifest, verify
 from repo_builder.spec import Fleet, Spec, parse_spec
 from tests.integration.models import CHEAP, document
-from triton_backends.router.routing import Router
+from triton_backends.router.router import Router
 
 
 def make(folder: Path, seed: int = 0, plan: Plan | None = None, **fleet: object) -> tuple[Spec, Plan]:
@@ -148,8 +148,9 @@ def test_the_router_knows_its_fleet(built: tuple[Path, Spec, Plan]) -> None:
     addresses = json.loads((folder / "frontend/small_router/1/fleet.json").read_text())
     assert addresses == {name: f"dns:///small-{name}:8001" for name in ("tier0", "tier1")}
     router = Router.open(folder / "frontend/small_router/1")
-    assert [service.name for service in router.services] == ["tier0", "tier1"]
-    assert sum(ids.size for ids, _ in router.route(np.zeros((2, 23), np.int64))) == 46
+    assert [service.name for service in router.routing.services] == ["tier0", "tier1"]
+    routed = router.route({"indices": np.zeros((2, 23), np.int64)})
+    assert sum(tensor.size for name, tensor in routed.items() if name.endswith("_ids")) == 46
 
 
 def test_the_version_tells_builds_apart(built: tuple[Path, Spec, Plan], tmp_path: Path) -> None:
