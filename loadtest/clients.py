@@ -10,16 +10,17 @@ import http.client
 import itertools
 import json
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import grpc
-import numpy as np
 import tritonclient.grpc
 import tritonclient.http
-from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
-from tritonclient.utils import np_to_triton_dtype
+
+from repo_builder.model.arrays import Array, Arrays, from_wire, wired
+from repo_builder.model.types import Tensor
 
 Protocol = Literal["grpc", "http"]
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -27,7 +28,10 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What to send, and where to; `address` is host:port, or several with commas between; `batch` rows make a query."""
+    """What to send, and where to; `address` is host:port, or several with commas between; `batch` rows make a query.
+
+    inputs, outputs: the model's.
+    """
 
     protocol: Protocol
     address: str
@@ -36,10 +40,21 @@ class Load:
     batch: int
     timeout_s: float
     seed: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
 
     def to_json(self) -> str:
         """What the sending process is started with."""
         return json.dumps(asdict(self))
+
+
+def load_of(document: Mapping[str, Any]) -> Load:
+    """A load of its fields, as another process tells them."""
+    tensors = {
+        key: tuple(Tensor(each["name"], each["datatype"], tuple(each["shape"])) for each in document[key])
+        for key in ("inputs", "outputs")
+    }
+    return Load(**{**document, **tensors})
 
 
 class QueryError(Exception):
@@ -57,11 +72,13 @@ class GrpcClient:
         self._turn = itertools.count()
         self._calls: list[Any] = [channel.unary_unary(name, response_deserializer=answer) for channel in channels]
 
-    def prepare(self, dense: NDArray[np.float32], indices: NDArray[Any]) -> bytes:
+    def prepare(self, query: Arrays) -> bytes:
         """A query as it goes over the wire."""
         request = service_pb2.ModelInferRequest(model_name=self._load.model)
-        for name, array in (("dense", dense), ("indices", indices)):
-            request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
+        sent = wired(query, self._load.inputs)
+        for tensor in self._load.inputs:
+            array = sent[tensor.name]
+            request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=array.shape)
             request.raw_input_contents.append(array.tobytes())
         return bytes(request.SerializeToString())
 
@@ -73,10 +90,9 @@ class GrpcClient:
         except grpc.RpcError as exc:
             raise QueryError(f"[{exc.code()}] {exc.details()}") from exc
 
-    def scores(self, answer: Any) -> NDArray[np.float32] | None:
-        """The scores of an answer."""
-        scores: NDArray[np.float32] | None = tritonclient.grpc.InferResult(answer).as_numpy("score")
-        return scores
+    def outputs(self, answer: Any) -> dict[str, Array]:
+        """The outputs of an answer that it has."""
+        return _outputs(tritonclient.grpc.InferResult(answer), self._load.outputs)
 
 
 class HttpClient:
@@ -87,11 +103,12 @@ class HttpClient:
         self._local = threading.local()
         self._addresses, self._turn = load.address.split(","), itertools.count()
 
-    def prepare(self, dense: NDArray[np.float32], indices: NDArray[Any]) -> tuple[bytes, dict[str, str]]:
+    def prepare(self, query: Arrays) -> tuple[bytes, dict[str, str]]:
         """A query's body and headers."""
-        inputs = []
-        for name, array in (("dense", dense), ("indices", indices)):
-            inputs.append(tritonclient.http.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
+        inputs, sent = [], wired(query, self._load.inputs)
+        for tensor in self._load.inputs:
+            array = sent[tensor.name]
+            inputs.append(tritonclient.http.InferInput(tensor.name, list(array.shape), tensor.datatype))
             inputs[-1].set_data_from_numpy(array)
         body, header_length = tritonclient.http.InferenceServerClient.generate_request_body(inputs)
         return bytes(body), {HEADER_LENGTH: str(header_length)}
@@ -110,20 +127,24 @@ class HttpClient:
             raise QueryError(f"[{answer.status}] {body.decode(errors='replace')}")
         return body, answer.getheader(HEADER_LENGTH)
 
-    def scores(self, answer: tuple[bytes, str | None]) -> NDArray[np.float32] | None:
-        """The scores of an answer."""
+    def outputs(self, answer: tuple[bytes, str | None]) -> dict[str, Array]:
+        """The outputs of an answer that it has."""
         body, length = answer
         result = tritonclient.http.InferenceServerClient.parse_response_body(
             body, header_length=int(length) if length else None
         )
-        scores: NDArray[np.float32] | None = result.as_numpy("score")
-        return scores
+        return _outputs(result, self._load.outputs)
 
     def _connection(self, address: str) -> http.client.HTTPConnection:
         connections: dict[str, http.client.HTTPConnection] = self._local.__dict__.setdefault("connections", {})
         if address not in connections:
             connections[address] = http.client.HTTPConnection(address, timeout=self._load.timeout_s)
         return connections[address]
+
+
+def _outputs(result: Any, outputs: tuple[Tensor, ...]) -> dict[str, Array]:
+    found = ((tensor, result.as_numpy(tensor.name)) for tensor in outputs)
+    return {tensor.name: from_wire(array, tensor) for tensor, array in found if array is not None}
 
 
 def client(load: Load) -> GrpcClient | HttpClient:

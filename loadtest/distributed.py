@@ -20,7 +20,7 @@ import numpy as np
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadtest.clients import Load, Protocol
+from loadtest.clients import Load, Protocol, load_of
 from loadtest.perf_analyzer import LoadTestError
 from loadtest.queries import load_queries
 from loadtest.users import GrpcUser, HttpUser, Source
@@ -116,12 +116,13 @@ class Worker:
     def _prepare(self, msg: Any, **_: Any) -> None:
         if self._sources:
             return  # told before it asked, and again when it did
-        loads: dict[str, Load] = {protocol: Load(**load) for protocol, load in msg.data.items()}
+        loads: dict[str, Load] = {protocol: load_of(load) for protocol, load in msg.data.items()}
         try:
             for user in (GrpcUser, HttpUser):
                 if user in self._environment.user_classes and user.protocol in loads:
                     load = loads[user.protocol]
-                    load_queries(Path(load.workload), load.batch)  # what is wrong with it goes to the master
+                    # what is wrong with it goes to the master
+                    load_queries(Path(load.workload), load.batch, load.inputs, load.outputs)
                     self._sources.append(Source(self._environment, load))
                     user.source.set(self._sources[-1])
         except (ElasticRecError, OSError) as exc:

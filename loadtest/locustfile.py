@@ -160,13 +160,16 @@ def _loads(options: Any) -> tuple[dict[Protocol, Load], Servers]:
         raise InputError(f"--queries-per-user: expected more than 0, got {options.queries_per_user}")
     manifest = load_manifest(Path(options.repository))
     workload = Path(options.workload or Path(options.repository) / QUERIES)
-    load_queries(workload, manifest.batch)  # what is wrong with it is told here and not by the sending process
+    tensors = (manifest.inputs, manifest.outputs)
+    load_queries(workload, manifest.batch, *tensors)  # what is wrong is told here and not by the sending process
     repository, given = Path(options.repository), {"grpc": options.grpc_url, "http": options.http_url}
     found: dict[Protocol, tuple[str, Servers]] = {
         protocol: behind(repository, manifest, protocol, given[protocol]) for protocol in PROTOCOLS
     }
     loads = {
-        protocol: Load(protocol, address, manifest.name, str(workload), manifest.batch, options.timeout, options.seed)
+        protocol: Load(
+            protocol, address, manifest.name, str(workload), manifest.batch, options.timeout, options.seed, *tensors
+        )
         for protocol, (address, _) in found.items()
     }
     return loads, found["grpc" if options.grpc_url or not options.http_url else "http"][1]

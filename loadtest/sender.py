@@ -24,7 +24,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from loadtest.arrivals import Arrivals
-from loadtest.clients import Load, QueryError, client
+from loadtest.clients import Load, QueryError, client, load_of
 from loadtest.queries import Queries, load_queries
 
 THREADS = 256  # queries in flight; more wait, and that counts as their latency
@@ -44,7 +44,7 @@ class Sender:
     def __init__(self, load: Load, queries: Queries, out: TextIO) -> None:
         self._client: Any = client(load)
         self._queries = queries
-        self._prepared = [self._client.prepare(*queries.query(number)) for number in range(len(queries))]
+        self._prepared = [self._client.prepare(queries.query(number)) for number in range(len(queries))]
         self._out = out
         self._random = np.random.default_rng([load.seed, 1])  # not the arrivals' numbers
         self._arrivals = Arrivals(load.seed)
@@ -111,7 +111,7 @@ class Sender:
         try:
             answer = self._client.infer(self._prepared[number])
             latency_s = time.perf_counter() - due_s
-            problem = self._queries.wrong(number, self._client.scores(answer))
+            problem = self._queries.wrong(number, self._client.outputs(answer))
         except QueryError as exc:
             latency_s, problem = time.perf_counter() - due_s, str(exc)
         due_unix_s = time.time() - (time.perf_counter() - due_s)
@@ -129,10 +129,11 @@ class Sender:
 
 def main() -> None:
     """Serve the input until it ends."""
-    load = Load(**json.loads(sys.argv[1]))
+    load = load_of(json.loads(sys.argv[1]))
     # threads inherit it: wake at a query's time, and not up to 50 us later, as Linux otherwise may
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
-    sender = Sender(load, load_queries(Path(load.workload), load.batch), sys.stdout)
+    queries = load_queries(Path(load.workload), load.batch, load.inputs, load.outputs)
+    sender = Sender(load, queries, sys.stdout)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sending = threading.Thread(target=sender.run)

@@ -15,6 +15,7 @@ from locust import User, task
 from locust.env import Environment
 
 from loadtest.clients import Load, Protocol
+from loadtest.queries import answer_bytes
 from loadtest.sending import start_sender
 
 
@@ -27,6 +28,7 @@ class Source:
     def __init__(self, environment: Environment, load: Load) -> None:
         self._environment = environment
         self._load = load
+        self._answer_bytes = answer_bytes(load.outputs, load.batch)
         self._qps = 0.0
         self._idle = Event()
         self._process = start_sender(load)
@@ -68,7 +70,7 @@ class Source:
                 name=self._load.model,
                 start_time=float(due_s),
                 response_time=float(latency_ms),
-                response_length=4 * self._load.batch,
+                response_length=self._answer_bytes,
                 exception=RuntimeError(problem) if problem else None,
                 context={},
             )

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
+from repo_builder.access.query_file import read_query_file
 from repo_builder.documents import read_document, schema_problems
-from repo_builder.errors import RepositoryError
-from repo_builder.model.dlrm import IndexDtype
-from repo_builder.spec import AccessSource, Spec
+from repo_builder.errors import InputError, RepositoryError
+from repo_builder.model.types import Group, Lookup, Model, Table, Tensor
+from repo_builder.repository.model_entries import model_problems, read_model_entries
+from repo_builder.spec import Access, AccessSource, Serving
 
 MANIFEST = "manifest.json"
 CHECKSUMS = "SHA256SUMS"
 PLAN = "plan.json"
 QUERIES = "queries.npz"
-FORMAT = 1
+FORMAT = 2
 """Of the manifest file; one of another number is refused by name."""
 
 Layout = Literal["single", "fleet", "model-wise"]
-
-# What zipfile and numpy raise over a broken .npz; RuntimeError: an encrypted member, or an unknown compression
-_BROKEN = (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +38,6 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class TableEntry:
-    """A table as a client needs to know it."""
-
-    name: str
-    rows: int
-    pooling: int
-
-
-@dataclass(frozen=True, slots=True)
 class AccessEntry:
     """Where the accesses come from: for a power law all that it takes to draw them; a file's place is not kept."""
 
@@ -60,41 +47,75 @@ class AccessEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """What was seen at the build: the whole model and the cut one answered the same samples.
+
+    samples_sha256: of the samples' names, types, shapes and numbers; difference: the largest of an output's number, or
+    of a look-up's where samples were drawn (`proof.py`); as a share of the number where it is above 1.
+    """
+
+    samples_sha256: str
+    difference: float
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a repository serves, for whoever runs, queries or deploys it without the spec."""
+    """What a repository serves, for whoever runs, queries or deploys it without the spec.
+
+    inputs ... lookups: of the `Model`, all that queries are drawn by. batch: rows of a query. batched: whether rows of
+    several queries are scored together. proof: None where the build had no samples to try.
+    """
 
     generator: str
     name: str
     layout: Layout
     plan_sha256: str
-    dense_features: int
-    index_dtype: IndexDtype
     batch: int
-    tables: tuple[TableEntry, ...]
+    batched: bool
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    tables: tuple[Table, ...]
+    groups: tuple[Group, ...]
+    lookups: tuple[Lookup, ...]
     files: tuple[FileEntry, ...]
     sla_ms: float
     access: AccessEntry
+    proof: Proof | None = None
     format: int = FORMAT
 
     def to_json(self) -> str:
         """The manifest file's text."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        tables = [{"name": table.name, "rows": table.rows, "dim": table.format.dim} for table in self.tables]
+        return json.dumps({**asdict(self), "tables": tables}, indent=1) + "\n"
 
 
-def describe(spec: Spec, layout: Layout, plan_sha256: str, generator: str, files: list[FileEntry]) -> Manifest:
-    """The manifest of a repository built from `spec`."""
+def describe(
+    model: Model,
+    serving: Serving,
+    access: Access,
+    layout: Layout,
+    plan_sha256: str,
+    generator: str,
+    files: Sequence[FileEntry],
+    proof: Proof | None = None,
+) -> Manifest:
+    """The manifest of a repository of `model`, built for such traffic and accesses."""
     return Manifest(
         generator=generator,
-        name=spec.name,
+        name=model.name,
         layout=layout,
         plan_sha256=plan_sha256,
-        dense_features=spec.dense_features,
-        index_dtype=spec.index_dtype,
-        batch=spec.serving.batch,
-        tables=tuple(TableEntry(table.name, table.rows, table.pooling) for table in spec.tables),
+        batch=serving.batch,
+        batched=model.dense.batched,
+        inputs=model.inputs,
+        outputs=model.outputs,
+        tables=model.tables,
+        groups=model.groups,
+        lookups=model.lookups,
         files=tuple(sorted(files, key=lambda entry: entry.path)),
-        access=AccessEntry(spec.access.source, spec.access.locality, spec.access.seed),
-        sla_ms=spec.serving.sla_ms,
+        access=AccessEntry(access.source, access.locality, access.seed),
+        sla_ms=serving.sla_ms,
+        proof=proof,
     )
 
 
@@ -113,13 +134,13 @@ def load_manifest(folder: Path) -> Manifest:
     _check_format(path, document)
     problems = schema_problems(document, "manifest.schema.json")
     if not problems:
-        problems = list(_path_problems([entry["path"] for entry in document["files"]]))
+        problems = [*model_problems(document), *_path_problems([entry["path"] for entry in document["files"]])]
     if problems:
         raise RepositoryError(*(f"{path}: {problem}" for problem in problems))
-    tables = tuple(TableEntry(**table) for table in document["tables"])
     files = tuple(FileEntry(**entry) for entry in document["files"])
     access = AccessEntry(**document["access"])
-    return Manifest(**{**document, "tables": tables, "files": files, "access": access})
+    proof = None if document["proof"] is None else Proof(**document["proof"])
+    return Manifest(**{**document, **read_model_entries(document), "files": files, "access": access, "proof": proof})
 
 
 def _check_format(path: Path, document: Any) -> None:
@@ -213,15 +234,14 @@ def _changes(path: Path, listed: FileEntry) -> list[str]:
     return [] if digest == listed.sha256 else [f"{path}: expected SHA-256 {listed.sha256}, got {digest}"]
 
 
-def read_queries(folder: Path, rows: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
-    """The first `rows` of a repository's sample queries: `dense` (rows, features), `indices` (rows, sum of pooling)."""
-    path = folder / QUERIES
+def read_queries(folder: Path, rows: int) -> dict[str, NDArray[Any]]:
+    """A query of a repository's samples by the inputs' names: the first `rows` rows of them.
+
+    Of a model with inputs that have no rows of their own it is the first query, as it is.
+    """
+    path, manifest = folder / QUERIES, load_manifest(folder)
     try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is not a whole .npz file")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as arrays:
-                return arrays["dense"][:rows], arrays["indices"][:rows]
-    except _BROKEN as exc:
-        raise RepositoryError(f"{path}: expected sample queries, but {exc}; build the repository again") from exc
+        found = read_query_file(path, manifest.inputs)
+    except InputError as exc:
+        raise RepositoryError(*(f"{problem}; build the repository again" for problem in exc.problems)) from exc
+    return found.first(rows)

@@ -13,16 +13,20 @@ import numpy as np
 import pytest
 
 from repo_builder.errors import RepositoryError
+from repo_builder.model.types import Columns, Group, Ids, Lookup, Model, Ragged, RowFormat, Table, Tensor
 from repo_builder.repository.manifest import (
     AccessEntry,
     FileEntry,
     Manifest,
-    TableEntry,
+    Proof,
+    describe,
     entry_of,
     load_manifest,
     read_queries,
     verify,
 )
+from repo_builder.spec import Access, Serving
+from tests.hand_models import COMPUTED, DLRM, RANKER
 
 SHA = "0" * 64
 FILES = {"small/config.pbtxt": b"name: 'small'\n", "small_router/1/idmap.bin": b"\0\1\2", "empty": b""}
@@ -34,19 +38,39 @@ def entry(path: str, content: bytes) -> dict[str, Any]:
 
 def manifest_document() -> dict[str, Any]:
     return {
-        "format": 1,
+        "format": 2,
         "generator": "elasticrec 0",
         "name": "small",
         "layout": "single",
         "plan_sha256": SHA,
-        "dense_features": 5,
-        "index_dtype": "int64",
         "batch": 8,
-        "tables": [{"name": "users", "rows": 3000, "pooling": 4}],
+        "batched": True,
+        "inputs": [
+            {"name": "dense", "datatype": "FP32", "shape": ["batch", 3]},
+            {"name": "indices", "datatype": "INT64", "shape": ["batch", 2]},
+            {"name": "tags", "datatype": "INT64", "shape": ["tags"]},
+            {"name": "offsets", "datatype": "INT32", "shape": ["bags"]},
+        ],
+        "outputs": [{"name": "score", "datatype": "FP32", "shape": ["batch", 1]}],
+        "tables": [{"name": "users", "rows": 3000, "dim": 8}],
+        "groups": [{"rows": "batch", "mean_rows": 1.0}],
+        "lookups": [
+            lookup("users", "indices", {"begin": 0, "bag": 2, "width": 2}, padding=-1),
+            lookup("tags", "tags", {"bounds": "offsets", "kind": "ends", "block": 0, "blocks": 1}),
+        ],
         "files": [entry(path, content) for path, content in FILES.items()],
         "sla_ms": 400.0,
         "access": {"source": "powerlaw", "locality": 0.8, "seed": 0},
+        "proof": {"samples_sha256": SHA, "difference": 1e-7},
     }
+
+
+def lookup(name: str, tensor: str, layout: dict[str, Any], padding: int | None = None) -> dict[str, Any]:
+    ids = {"tensor": tensor, "layout": layout, "weights": None, "padding": padding, "from_end": False}
+    return {
+        "name": name, "table": 0, "group": 0, "ids": ids, "mode": "sum", "count": 1, "shape": ["batch", 8],
+        "mean_ids": 2.0,
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -78,16 +102,45 @@ def test_a_manifest_is_read_as_it_was_written(repository: Path) -> None:
         name="small",
         layout="single",
         plan_sha256=SHA,
-        dense_features=5,
-        index_dtype="int64",
         batch=8,
-        tables=(TableEntry("users", 3000, 4),),
+        batched=True,
+        inputs=(
+            Tensor("dense", "FP32", ("batch", 3)),
+            Tensor("indices", "INT64", ("batch", 2)),
+            Tensor("tags", "INT64", ("tags",)),
+            Tensor("offsets", "INT32", ("bags",)),
+        ),
+        outputs=(Tensor("score", "FP32", ("batch", 1)),),
+        tables=(Table("users", 3000, RowFormat(8)),),
+        groups=(Group("batch"),),
+        lookups=(
+            Lookup("users", 0, 0, Ids("indices", Columns(0, 2, 2), padding=-1), "sum", 1, ("batch", 8), 2.0),
+            Lookup("tags", 0, 0, Ids("tags", Ragged("offsets", "ends")), "sum", 1, ("batch", 8), 2.0),
+        ),
         files=tuple(FileEntry(**entry(path, content)) for path, content in FILES.items()),
         sla_ms=400.0,
         access=AccessEntry("powerlaw", 0.8, 0),
+        proof=Proof(SHA, 1e-7),
     )
     assert json.loads(manifest.to_json()) == manifest_document()
     assert verify(repository) == manifest
+
+
+@pytest.mark.parametrize("model", [RANKER, DLRM, COMPUTED], ids=lambda model: model.name)
+def test_a_model_is_described_whole(model: Model, tmp_path: Path) -> None:
+    """All that a client draws its queries by is read back as it was."""
+    serving, access = Serving(100.0, batch=16, sla_ms=50.0), Access("counts", tmp_path / "counts.npz", seed=3)
+    files = [FileEntry("b", 1, SHA), FileEntry("a", 2, SHA)]
+    manifest = describe(model, serving, access, "fleet", SHA, "elasticrec 0", files)
+    (tmp_path / "manifest.json").write_text(manifest.to_json())
+    found = load_manifest(tmp_path)
+    assert found == manifest
+    for part in ("name", "inputs", "outputs", "tables", "groups", "lookups"):
+        assert getattr(found, part) == getattr(model, part), part
+    assert (found.batched, found.batch, found.sla_ms) == (model.dense.batched, 16, 50.0)
+    assert found.access == AccessEntry("counts", None, 3) and found.proof is None
+    assert [entry.path for entry in found.files] == ["a", "b"]
+    assert "counts.npz" not in manifest.to_json()
 
 
 @pytest.mark.parametrize("path", FILES)
@@ -104,13 +157,13 @@ def test_every_field_is_needed(key: str, repository: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("format", 2), ("format", None), ("generator", None), ("generator", "vite")]
+    ("key", "value"), [("format", 1), ("format", 3), ("format", None), ("generator", None), ("generator", "vite")]
 )
 def test_another_versions_or_programs_manifest_is_told_as_such(key: str, value: object, repository: Path) -> None:
     """In one line, whatever else is in it."""
     document = {**manifest_document(), "unheard_of": 1, key: value}
     told = {
-        "format": f"format: expected 1, got {value}; it was built by elasticrec 0: build it again, into another folder",
+        "format": f"format: expected 2, got {value}; it was built by elasticrec 0: build it again, into another folder",
         "generator": "expected the manifest of a built repository, got another program's file",
     }
     for each in (document, {name: item for name, item in document.items() if name != key}):
@@ -125,19 +178,58 @@ VIOLATIONS = {
     "name that is a path": (lambda d: d.update(name="../small"), "name: expected a name like"),
     "layout": (lambda d: d.update(layout="round"), "layout: expected one of single"),
     "plan_sha256": (lambda d: d.update(plan_sha256="0" * 63), "plan_sha256: expected"),
-    "dense_features": (lambda d: d.update(dense_features=0), "dense_features: expected at least 1, got 0"),
-    "dense_features 2.0": (lambda d: d.update(dense_features=2.0), "dense_features: expected an integer, got 2.0"),
-    "index_dtype": (lambda d: d.update(index_dtype="int8"), "index_dtype: expected one of int64, int32"),
+    "batch 2.0": (lambda d: d.update(batch=2.0), "batch: expected an integer, got 2.0"),
+    "batched": (lambda d: d.update(batched=1), "batched: expected true or false, got 1"),
+    "inputs": (lambda d: d.update(inputs=[]), "inputs: expected at least 1 item"),
+    "datatype": (lambda d: d["inputs"][0].update(datatype="BYTES"), "inputs[0].datatype: expected one of BOOL"),
+    "a dimension": (lambda d: d["outputs"][0]["shape"].append(0), "outputs[0].shape[2]: expected at least 1, got 0"),
+    "a nameless dimension": (lambda d: d["inputs"][2].update(shape=[""]), "inputs[2].shape[0]: expected at least 1"),
+    "an input twice": (lambda d: d["inputs"].append(d["inputs"][0]), "inputs[4].name: expected each name once, got"),
+    "a table twice": (lambda d: d["tables"].append(d["tables"][0]), "tables[1].name: expected each name once, got"),
+    "a table that is not there": (
+        lambda d: d["lookups"][1].update(table=1),
+        "lookups[1].table: expected a place in tables, below 1, got 1",
+    ),
+    "a group that is not there": (
+        lambda d: d["lookups"][0].update(group=2),
+        "lookups[0].group: expected a place in groups, below 1, got 2",
+    ),
+    "a layout of both kinds": (
+        lambda d: d["lookups"][0]["ids"]["layout"].update(bounds="offsets"),
+        "lookups[0].ids.layout: expected the fields begin, bag, width, or bounds, kind, block, blocks, got begin,",
+    ),
+    "columns beyond the width": (
+        lambda d: d["lookups"][0]["ids"]["layout"].update(begin=1),
+        "lookups[0].ids.layout: expected columns up to 2, got 3",
+    ),
+    "a block beyond all": (
+        lambda d: d["lookups"][1]["ids"]["layout"].update(block=1),
+        "lookups[1].ids.layout.block: expected one below blocks, 1, got 1",
+    ),
+    "ids of floats": (
+        lambda d: d["lookups"][0]["ids"].update(tensor="dense"),
+        "lookups[0].ids.tensor: expected an input of INT64 or INT32, got dense of FP32",
+    ),
+    "bounds of floats": (
+        lambda d: d["lookups"][1]["ids"]["layout"].update(bounds="dense"),
+        "lookups[1].ids.bounds: expected an input of INT64 or INT32, got dense of FP32",
+    ),
+    "weights of integers": (
+        lambda d: d["lookups"][1]["ids"].update(weights="tags"),
+        "lookups[1].ids.weights: expected an input of FP32, got tags of INT64",
+    ),
+    "mean_ids": (lambda d: d["lookups"][0].update(mean_ids=-1), "lookups[0].mean_ids: expected at least 0, got -1"),
+    "proof": (lambda d: d["proof"].update(difference="0"), "proof.difference: expected a number"),
     "batch": (lambda d: d.update(batch=True), "batch: expected an integer, got true"),
     "tables": (lambda d: d.update(tables=[]), "tables: expected at least 1 item"),
     "rows": (lambda d: d["tables"][0].update(rows=0), "tables[0].rows: expected at least 1, got 0"),
-    "pooling": (lambda d: d["tables"][0].pop("pooling"), "tables[0].pooling: expected this field"),
+    "dim": (lambda d: d["tables"][0].pop("dim"), "tables[0].dim: expected this field"),
     "size_bytes": (lambda d: d["files"][1].update(size_bytes=-1), "files[1].size_bytes: expected at least 0, got -1"),
     "sha256": (lambda d: d["files"][0].update(sha256=SHA.upper() + "A"), "files[0].sha256: expected"),
     "path": (lambda d: d["files"][2].update(path=""), "files[2].path: expected at least 1 character"),
     "a list of files": (lambda d: d.update(files={}), "files: expected a list, got {}"),
     "unknown key": (lambda d: d.update(bogus=1), "bogus: unknown field; expected one of format, generator, name"),
-    "unknown key of a table": (lambda d: d["tables"][0].update(dim=8), "tables[0].dim: unknown field"),
+    "unknown key of a table": (lambda d: d["tables"][0].update(bogus=8), "tables[0].bogus: unknown field"),
     "unknown key of a file": (lambda d: d["files"][0].update(mode=7), "files[0].mode: unknown field"),
     "a file twice": (
         lambda d: d["files"].append({**d["files"][0], "sha256": SHA}),
@@ -297,12 +389,23 @@ def zipped(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.fixture
+def sampled(repository: Path) -> Path:
+    """A repository whose queries are WHOLE."""
+    document = manifest_document()
+    document["inputs"] = document["inputs"][:2]
+    document["lookups"] = document["lookups"][:1]
+    write(repository, document)
+    (repository / "queries.npz").write_bytes(WHOLE)
+    return repository
+
+
 @pytest.mark.parametrize("rows", [1, 3, 4, 9])
-def test_queries_are_the_first_rows(rows: int, tmp_path: Path) -> None:
-    (tmp_path / "queries.npz").write_bytes(WHOLE)
-    dense, indices = read_queries(tmp_path, rows)
-    np.testing.assert_array_equal(dense, [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(min(rows, 4))])
-    np.testing.assert_array_equal(indices, [[2 * i - 1, 2 * i] for i in range(min(rows, 4))])
+def test_queries_are_the_first_rows(rows: int, sampled: Path) -> None:
+    found = read_queries(sampled, rows)
+    assert list(found) == ["dense", "indices"]
+    np.testing.assert_array_equal(found["dense"], [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(min(rows, 4))])
+    np.testing.assert_array_equal(found["indices"], [[2 * i - 1, 2 * i] for i in range(min(rows, 4))])
 
 
 BROKEN = {
@@ -311,29 +414,43 @@ BROKEN = {
     "one array": npy(),
     "truncated": WHOLE[:-30],
     "a changed item": WHOLE.replace(DENSE.tobytes(), b"\1" + DENSE.tobytes()[1:]),
-    "no indices": npz(dense=DENSE),
-    "no rows": npz(dense=np.float32(1), indices=INDICES),
     "a pickle": npz(dense=np.array([None]), indices=INDICES),
     "a member that is no array": zipped(b"hello"),
     "an empty member": zipped(b""),
-    "an empty archive": npz(),
     "encrypted": WHOLE.replace(b"PK\1\2\x2d\3\x2d\0\0\0", b"PK\1\2\x2d\3\x2d\0\1\0"),
     "an unknown compression": WHOLE.replace(b"PK\1\2\x2d\3\x2d\0\0\0\0\0", b"PK\1\2\x2d\3\x2d\0\0\0\x63\0"),
+}
+OTHERS = {
+    "no indices": (npz(dense=DENSE), "indices: expected this array, got none"),
+    "no rows": (npz(dense=np.float32(1), indices=INDICES), "dense: expected shape [queries, 3], got []"),
+    "an empty archive": (npz(), "dense: expected this array, got none"),
+    "one more": (npz(dense=DENSE, indices=INDICES, more=DENSE), "more: expected one of dense, indices"),
+    "another type": (npz(dense=DENSE.astype(float), indices=INDICES), "dense: expected float32 for FP32, got float64"),
+    "another width": (npz(dense=DENSE[:, 1:], indices=INDICES), "dense: expected shape [queries, 3], got [4, 2]"),
+    "fewer rows": (npz(dense=DENSE[1:], indices=INDICES), "dense, indices: expected equally many rows, got 3, 4"),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_queries_are_one_line(case: str, tmp_path: Path) -> None:
+def test_broken_queries_are_one_line(case: str, sampled: Path) -> None:
     assert BROKEN[case] != WHOLE
-    (tmp_path / "queries.npz").write_bytes(BROKEN[case])
-    [problem] = problems(lambda folder: read_queries(folder, 2), tmp_path)
-    assert problem.startswith(f"{tmp_path}/queries.npz: expected sample queries, but ")
+    (sampled / "queries.npz").write_bytes(BROKEN[case])
+    [problem] = problems(lambda folder: read_queries(folder, 2), sampled)
+    assert problem.startswith(f"{sampled}/queries.npz: expected queries in .npz, but ")
     assert problem.endswith("; build the repository again")
 
 
+@pytest.mark.parametrize("case", OTHERS)
+def test_queries_of_another_model_are_told_by_input(case: str, sampled: Path) -> None:
+    content, told = OTHERS[case]
+    (sampled / "queries.npz").write_bytes(content)
+    assert problems(lambda folder: read_queries(folder, 2), sampled)[0].startswith(f"{sampled}/queries.npz: {told}")
+
+
 @pytest.mark.parametrize("there", ["nothing", "a folder"])
-def test_missing_queries_are_one_line(there: str, tmp_path: Path) -> None:
+def test_missing_queries_are_one_line(there: str, sampled: Path) -> None:
+    (sampled / "queries.npz").unlink()
     if there == "a folder":
-        (tmp_path / "queries.npz").mkdir()
-    [problem] = problems(lambda folder: read_queries(folder, 2), tmp_path)
-    assert "queries.npz: expected sample queries" in problem and os.linesep not in problem
+        (sampled / "queries.npz").mkdir()
+    [problem] = problems(lambda folder: read_queries(folder, 2), sampled)
+    assert "queries.npz: expected queries" in problem and os.linesep not in problem
