@@ -14,6 +14,7 @@ from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
+from repo_builder.serving.client import Protocol, infer
 from repo_builder.spec import Spec, parse_spec
 
 # services cost next to nothing here, so that the optimum has several
@@ -63,6 +64,13 @@ def make_repository(
     plan = replace(planned, services=tuple(replace(service, replicas=1, added=0) for service in planned.services))
     build(spec, plan, hotness, open_weights(spec.form), folder / "repository", shard_backend=shard_backend)
     return spec, plan
+
+
+def score(
+    protocol: Protocol, address: str, model: str, dense: np.ndarray, indices: np.ndarray, timeout_s: float = 60
+) -> np.ndarray:
+    """The scores (B, 1) that a served DLRM gives."""
+    return infer(protocol, address, model, {"dense": dense, "indices": indices}, timeout_s)["score"]
 
 
 def random_query(spec: Spec, batch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
