@@ -91,7 +91,7 @@ def pytorch_scores(spec: Spec, dense: np.ndarray, indices: np.ndarray) -> np.nda
     """The open-source DLRM's forward in plain PyTorch, from the checkpoint."""
     state = torch.load(spec.weights.path, weights_only=True)
     x = torch.from_numpy(dense)
-    for k in range(len(spec.bottom_mlp)):
+    for k in range(len(spec.dlrm.bottom_mlp)):
         x = torch.relu(torch.nn.functional.linear(x, state[f"bot_l.{2 * k}.weight"], state[f"bot_l.{2 * k}.bias"]))
     features = [x]
     begin = 0
@@ -104,7 +104,7 @@ def pytorch_scores(spec: Spec, dense: np.ndarray, indices: np.ndarray) -> np.nda
         features.append(bag(torch.from_numpy(column[used]), torch.from_numpy(offsets)))
     dots = [(features[i] * features[j]).sum(1, keepdim=True) for i in range(len(features)) for j in range(i)]
     y = torch.cat([x, *dots], 1)
-    for k in range(len(spec.top_mlp)):
+    for k in range(len(spec.dlrm.top_mlp)):
         y = torch.nn.functional.linear(y, state[f"top_l.{2 * k}.weight"], state[f"top_l.{2 * k}.bias"])
-        y = torch.relu(y) if k + 1 < len(spec.top_mlp) else torch.sigmoid(y)
+        y = torch.relu(y) if k + 1 < len(spec.dlrm.top_mlp) else torch.sigmoid(y)
     return y.numpy()
