@@ -66,6 +66,10 @@ class DlrmSource:
         """See Source.write_ids; a DLRM's ids come as they are."""
         return []
 
+    def ids(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """See Source.ids."""
+        return inputs
+
     def answers(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """See Source.answers; raises InputError."""
         from repo_builder.export.reference import reference_scores  # imports torch, for seconds

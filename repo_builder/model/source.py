@@ -67,6 +67,9 @@ class Source(Protocol):
     def write_ids(self, folder: Path) -> Sequence[str]:
         """Write the ids graph as `model.onnx` into a folder, where the model has one; the files' names."""
 
+    def ids(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """The tensors that look-ups name, of a query: its own, and those that the ids graph makes of them."""
+
     def answers(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """The whole model's outputs for a query, computed as its owner would: the reference for what we build.
 
