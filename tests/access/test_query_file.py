@@ -46,6 +46,14 @@ def test_queries_are_read_as_they_were_written(path: Path) -> None:
     assert found.first(1)["dense"].tolist() == first["dense"].tolist()  # its tags are of both rows
 
 
+def test_the_first_queries_alone() -> None:
+    head = FILE.head(1, 2)
+    assert {name: array.tolist() for name, array in head.query(0, 2).items()} == {
+        name: array.tolist() for name, array in FILE.query(0, 2).items()
+    }
+    assert (head.rows, head.queries(2), len(head.inputs["tags"]), head.expected) == (2, 1, 4, {})
+
+
 def test_rows_alone_are_cut_as_one_likes() -> None:
     file = QueryFile({"dense": np.arange(7)})
     assert [file.queries(batch) for batch in (1, 2, 3, 7, 8)] == [7, 3, 2, 1, 0]
