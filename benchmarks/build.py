@@ -22,7 +22,7 @@ import torch
 
 from repo_builder.access.load import load_hotness
 from repo_builder.export.example import write_example_checkpoint
-from repo_builder.export.weights import open_weights
+from repo_builder.export.weights import open_source
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
@@ -76,7 +76,7 @@ def measure(folder: Path, rows: int, rounds: int) -> None:
         start, cpu = time.perf_counter(), time.process_time()
         ends: list[float] = []
         note = partial(note_time, ends)
-        build(spec, plan, hotness, open_weights(spec.form), folder / "repository", note)
+        build(spec, plan, hotness, open_source(spec), folder / "repository", note)
         streaming.append(ends[-1] - start)
         spent["build"].append(time.perf_counter() - start)
         spent["its CPU"].append(time.process_time() - cpu)

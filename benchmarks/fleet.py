@@ -26,12 +26,11 @@ from numpy.typing import NDArray
 
 from repo_builder.access.draw import draw_ids
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_weights
+from repo_builder.export.weights import open_source
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
-from repo_builder.repository.fleet import build_fleet
 from repo_builder.serving.install import Installation, installation
 from repo_builder.serving.server import Server, free_ports, running, stubs
 from repo_builder.spec import parse_spec
@@ -80,13 +79,13 @@ def start(
 ) -> tuple[list[Layout], list[tuple[NDArray[np.float32], NDArray[np.int64]]]]:
     """Build and serve the layouts; returns them and the queries."""
     spec = parse_spec(document(args.target_qps), folder / "spec.yaml")
-    weights, hotness = open_weights(spec.form), load_hotness(spec)
+    weights, hotness = open_source(spec), load_hotness(spec)
     profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
     tiered = make_plan(spec, hotness, profile, "tiered", 4)
     plans = {"tiered": tiered, "per_table": ungrouped(tiered)}
     build(spec, plans["tiered"], hotness, weights, folder / "single", shard_backend=args.shard_backend)
     for grouping, plan in plans.items():
-        build_fleet(spec, plan, hotness, weights, folder / grouping, shard_backend=args.shard_backend)
+        build(spec, plan, hotness, weights, folder / grouping, shard_backend=args.shard_backend, layout="fleet")
     installed = stack.enter_context(installation())
     log = folder / "single.log"
     single = stack.enter_context(running(installed, folder / "single", free_ports(), log))

@@ -22,7 +22,7 @@ from loadtest import perf_analyzer
 from repo_builder.access.draw import draw_ids
 from repo_builder.access.load import load_hotness
 from repo_builder.access.query_file import QueryFile
-from repo_builder.export.weights import WeightSource, open_weights
+from repo_builder.export.weights import WeightSource, open_source, open_weights
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
@@ -67,7 +67,7 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     with ExitStack() as stack:
         installed, servers = stack.enter_context(installation()), {}
         for backend in BACKENDS:
-            build(spec, plan, hotness, weights, folder / backend, shard_backend=backend)
+            build(spec, plan, hotness, open_source(spec), folder / backend, shard_backend=backend)
             server = running(installed, folder / backend, free_ports(), folder / f"{backend}.log")
             servers[backend] = stack.enter_context(server)
             check(servers[backend], spec, model, dense, indices)

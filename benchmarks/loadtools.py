@@ -24,7 +24,7 @@ from loadtest.clients import Protocol
 from loadtest.loads import Load
 from loadtest.target import Target
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_weights
+from repo_builder.export.weights import open_source
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
@@ -57,7 +57,7 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     hotness = load_hotness(spec)
     profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
     plan = make_plan(spec, hotness, profile, "tiered", 4)
-    build(spec, plan, hotness, open_weights(spec.form), folder / "single", shard_backend=args.shard_backend)
+    build(spec, plan, hotness, open_source(spec), folder / "single", shard_backend=args.shard_backend)
     queries = drawn(spec, hotness, QUERIES)
     data = write_input_data(folder / "queries.json", queries)
     dense, indices = (np.concatenate(arrays) for arrays in zip(*queries, strict=True))

@@ -22,7 +22,7 @@ from loadtest import perf_analyzer
 from repo_builder.access.draw import draw_ids
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_weights
+from repo_builder.export.weights import open_source
 from repo_builder.machine import last_cache_bytes
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile, RowCache
 from repo_builder.partition.plan import Service
@@ -32,7 +32,8 @@ from repo_builder.profiling.effort import Effort, Options
 from repo_builder.profiling.fits import Fits, fit_measured
 from repo_builder.profiling.measure import measure
 from repo_builder.repository.build import build
-from repo_builder.repository.configs import ShardBackend, model_name
+from repo_builder.repository.configs import ShardBackend
+from repo_builder.repository.wiring import model_name
 from repo_builder.serving.install import installation
 from repo_builder.serving.server import free_ports, running
 from repo_builder.spec import Spec, parse_spec
@@ -117,7 +118,7 @@ def build_tiers(target_qps: float, backend: ShardBackend, folder: Path) -> list[
     hotness = load_hotness(spec)
     plan = make_plan(spec, hotness, CUTS, "tiered", 4)
     plan = replace(plan, services=tuple(replace(service, replicas=1, added=0) for service in plan.services))
-    build(spec, plan, hotness, open_weights(spec.form), folder / "whole", shard_backend=backend)
+    build(spec, plan, hotness, open_source(spec), folder / "whole", shard_backend=backend)
     routed = route(spec, hotness, folder / "whole" / model_name(spec, "router") / "1")
     tiers = []
     for service in plan.embedding_services:

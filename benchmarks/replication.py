@@ -34,11 +34,10 @@ from latency import document
 from loadtest.clients import Load
 from loadtest.open_loop import Answer, send
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_weights
+from repo_builder.export.weights import open_source
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
-from repo_builder.partition.planner import make_plan
-from repo_builder.repository.fleet import build_fleet
-from repo_builder.repository.model_wise import build_model_wise, model_wise_plan
+from repo_builder.partition.planner import make_plan, model_wise_plan
+from repo_builder.repository.build import build
 from repo_builder.serving.footprint import memory_alone, memory_by_model
 from repo_builder.serving.install import Installation, installation
 from repo_builder.serving.server import Server, free_ports, running, stubs
@@ -102,11 +101,13 @@ def main() -> None:
 def measure(folder: Path, args: argparse.Namespace) -> None:
     """One replica of everything, to know what a query takes; then all replicas, one layout after the other."""
     spec = parse_spec(described(args, 100), folder / "spec.yaml")
-    hotness, weights = load_hotness(spec), open_weights(spec.form)
+    hotness, weights = load_hotness(spec), open_source(spec)
     workload = write_workload(folder / "workload.npz", spec)
     with installation() as installed:
         whole_plan = model_wise_plan(spec, hotness, Profile("calls", CALL, 0, DEFAULT_DENSE_TIME))
-        build_model_wise(spec, whole_plan, hotness, weights, folder / "whole", shard_backend=args.shard_backend)
+        build(
+            spec, whole_plan, hotness, weights, folder / "whole", shard_backend=args.shard_backend, layout="model-wise"
+        )
         with whole_model(installed, folder / "whole", 1) as layout:
             whole = carry(layout, spec, workload, PROBE_QPS, PROBE_S)
             whole_bytes = memory_alone(layout.servers[FRONT][0])
@@ -160,7 +161,7 @@ def build_planned(
     spec = parse_spec(described(args, args.replicas / whole_s), target.with_suffix(".yaml"))
     hotness = load_hotness(spec)
     plan = make_plan(spec, hotness, profile, "tiered", 4)
-    build_fleet(spec, plan, hotness, open_weights(spec.form), target, shard_backend=args.shard_backend)
+    build(spec, plan, hotness, open_source(spec), target, shard_backend=args.shard_backend, layout="fleet")
     return spec, [FRONT, *(service.name for service in plan.embedding_services)]
 
 

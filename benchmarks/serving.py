@@ -31,13 +31,13 @@ from latency import document, in_process, spent_ms
 
 from loadtest.perf_analyzer import Measurement
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import WeightSource, open_weights
+from repo_builder.export.weights import open_source, open_weights
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile, load_profile
-from repo_builder.partition.planner import make_plan
+from repo_builder.partition.plan import Plan
+from repo_builder.partition.planner import make_plan, model_wise_plan
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
-from repo_builder.repository.fleet import build_fleet
-from repo_builder.repository.model_wise import build_model_wise, model_wise_plan
+from repo_builder.repository.manifest import Layout
 from repo_builder.serving.client import infer
 from repo_builder.serving.install import Installation, installation
 from repo_builder.spec import Spec, parse_spec
@@ -84,7 +84,7 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     model = in_process(spec, weights)
     with ExitStack() as stack:
         installed = stack.enter_context(installation())
-        contenders = start(stack, installed, folder, spec, weights)
+        contenders = start(stack, installed, folder, spec)
         rows = {name: Row() for name in (PYTORCH, *(contender.name for contender in contenders))}
         for contender in contenders:
             check(contender, spec, model, queries)
@@ -100,11 +100,9 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     report(rows, args.sla_ms)
 
 
-def start(
-    stack: ExitStack, installed: Installation, folder: Path, spec: Spec, weights: WeightSource
-) -> list[Contender]:
+def start(stack: ExitStack, installed: Installation, folder: Path, spec: Spec) -> list[Contender]:
     """Build and serve every layout."""
-    hotness = load_hotness(spec)
+    hotness, source = load_hotness(spec), open_source(spec)
     profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
     plan, whole = make_plan(spec, hotness, profile, "tiered", 4), model_wise_plan(spec, hotness, profile)
     measured = {backend: measured_profile(folder, spec, backend) for backend in BACKENDS}  # before servers run
@@ -112,12 +110,17 @@ def start(
     for backend in BACKENDS:
         best = make_plan(spec, hotness, measured[backend], "tiered", 4)
         print(f"single, {backend}: {len(best.embedding_services)} services of embeddings; {measured[backend].name}")
-        for name, builder, cuts in ((BASELINE, build_model_wise, whole), ("single", build, best), (CUT, build, plan)):
+        layouts: list[tuple[str, Plan, Layout]] = [
+            (BASELINE, whole, "model-wise"),
+            ("single", best, "single"),
+            (CUT, plan, "single"),
+        ]
+        for name, cuts, layout in layouts:
             target = folder / f"{name}-{backend}"
-            builder(spec, cuts, hotness, weights, target, shard_backend=backend)
+            build(spec, cuts, hotness, source, target, shard_backend=backend, layout=layout)
             contenders.append(stack.enter_context(served(installed, f"{name}, {backend}", target)))
         target = folder / f"fleet-{backend}"
-        build_fleet(spec, plan, hotness, weights, target, shard_backend=backend)
+        build(spec, plan, hotness, source, target, shard_backend=backend, layout="fleet")
         services = [service.name for service in plan.embedding_services]
         contenders.append(stack.enter_context(served_fleet(installed, f"fleet, {backend}", target, services)))
     return contenders

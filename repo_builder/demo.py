@@ -15,14 +15,13 @@ from repo_builder.access.queries import draw_queries
 from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import ElasticRecError, InputError
 from repo_builder.export.example import write_example_checkpoint
-from repo_builder.export.reference import reference_scores
-from repo_builder.export.weights import open_weights
+from repo_builder.export.weights import open_source
 from repo_builder.model.arrays import Array
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
-from repo_builder.repository.configs import MAX_BATCH_ROWS
+from repo_builder.repository.descriptions import MAX_BATCH_ROWS
 from repo_builder.repository.manifest import verify
 from repo_builder.serving.client import Protocol, infer
 from repo_builder.serving.footprint import ModelTimes, memory_by_model, times_by_model
@@ -67,9 +66,9 @@ def run_demo(options: Options, say: Callable[[str], None]) -> Report:
     perf_analyzer.find()  # before the long work: tell now that it is missing
     spec, repository = _spec(options), options.folder / "demo"
     say(f"1. checkpoint  {spec.weights.path}: ten tables of {options.table_rows:,} rows, in DLRM's own format")
-    weights, hotness = open_weights(spec.dlrm), load_hotness(spec)
+    source, hotness = open_source(spec), load_hotness(spec)
     plan = make_plan(spec, hotness, PROFILE, "tiered", 4)
-    build(spec, plan, hotness, weights, repository)
+    build(spec, plan, hotness, source, repository)
     files = len(verify(repository).files)
     say(f"2. repository  {repository}: {count(len(plan.services), 'service')}, {count(files, 'file')}, verified")
     with (
@@ -80,7 +79,7 @@ def run_demo(options: Options, say: Callable[[str], None]) -> Report:
         batch = spec.serving.batch
         rows = max(options.queries, batch)  # perf_analyzer needs one whole query
         queries = draw_queries(spec.model, hotness, 1, rows, seed=1)
-        expected = reference_scores(spec.dlrm, weights, **queries.inputs)
+        expected = source.answers(queries.inputs)["score"]
         addresses: dict[Protocol, str] = {"grpc": server.grpc, "http": server.http}
         differences: dict[str, float] = {}
         for name, address in addresses.items():

@@ -14,7 +14,7 @@ from repo_builder.fleet.runtime import RunFolder, is_up
 from repo_builder.partition.check import check_plan
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import load_plan, on_cpu
-from repo_builder.partition.planner import make_plan
+from repo_builder.partition.planner import make_plan, model_wise_plan
 from repo_builder.spec import load_spec
 from repo_builder.words import count
 
@@ -69,10 +69,8 @@ def _next(layout: str, target: Path) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Do what they ask for."""
-    from repo_builder.export.weights import open_weights  # torch is slow to import: only where it is needed
+    from repo_builder.export.weights import open_source  # torch is slow to import: only where it is needed
     from repo_builder.repository.build import build
-    from repo_builder.repository.fleet import build_fleet
-    from repo_builder.repository.model_wise import build_model_wise, model_wise_plan
 
     whole = args.layout == "model-wise"
     if whole and args.plan:
@@ -83,8 +81,8 @@ def run(args: argparse.Namespace) -> None:
     given = load_plan(args.plan) if args.plan else None
     if given:
         check_plan(given, spec, str(args.plan))
-    weights = open_weights(spec.dlrm)
-    for note in weights.notes:
+    source = open_source(spec)
+    for note in source.notes:
         err.print(note, markup=False, soft_wrap=True)
     hotness = read_accesses(spec)
     if whole:
@@ -95,8 +93,7 @@ def run(args: argparse.Namespace) -> None:
         plan = on_cpu(plan)
     target = args.output or Path("model_repository") / spec.name
     with progress_bar(err, "building") as progress:
-        writers = {"single": build, "fleet": build_fleet, "model-wise": build_model_wise}
-        manifest = writers[args.layout](spec, plan, hotness, weights, target, progress, args.shard_backend)
+        manifest = build(spec, plan, hotness, source, target, progress, args.shard_backend, layout=args.layout)
     total_bytes = sum(entry.size_bytes for entry in manifest.files)
     out.print(
         f"built {target}: {count(len(plan.services), 'service')}, {count(len(manifest.files), 'file')}, "

@@ -149,4 +149,5 @@ def dlrm_model(name: str, dlrm: Dlrm) -> Model:
             for i, (table, begin) in enumerate(zip(dlrm.tables, begins, strict=False))
         ),
         dense=Dense((dense,), dlrm.flops_per_row, dlrm.parameter_bytes, batched=True),
+        finite=(dense.name,),
     )

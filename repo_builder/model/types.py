@@ -172,7 +172,10 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model cut at its look-ups. `inputs` and `outputs` are its clients'."""
+    """A model cut at its look-ups. `inputs` and `outputs` are its clients'.
+
+    finite: FP32 inputs with the batch's rows whose numbers must be finite: other queries are refused.
+    """
 
     name: str
     inputs: tuple[Tensor, ...]
@@ -183,6 +186,7 @@ class Model:
     dense: Dense
     ids_graph: IdsGraph | None = None
     kept: tuple[Kept, ...] = ()
+    finite: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:

@@ -71,12 +71,7 @@ def meet_sla(plan: Plan, profile: Profile, target_qps: float, sla_ms: float) -> 
     Each is added where queries wait longest; `Service.added` counts them, beside the replicas that throughput needs.
     Raises PlanError where even an idle fleet misses the SLA, so that no replica helps.
     """
-    idle_ms = 1000 * _idle_s(plan, profile)
-    if idle_ms > sla_ms:
-        raise PlanError(
-            f"serving.sla_ms: expected at least {idle_ms:.3g} ms, what a query takes in an idle fleet, got {sla_ms:g}; "
-            "raise it, lower serving.batch, or give the profile of a faster machine with --profile"
-        )
+    idle_ms = check_idle(plan, profile, sla_ms)
     for _ in range(MAX_ADDED):
         latency = predict_latency(plan, profile, target_qps)
         if latency.p95_ms <= sla_ms:
@@ -86,6 +81,17 @@ def meet_sla(plan: Plan, profile: Profile, target_qps: float, sla_ms: float) -> 
         f"serving.sla_ms: expected one that {MAX_ADDED} more replicas can meet, got {sla_ms:g} ms while an idle fleet "
         f"takes {idle_ms:.3g} ms; raise it"
     )
+
+
+def check_idle(plan: Plan, profile: Profile, sla_ms: float) -> float:
+    """What a query takes in an idle fleet, ms; raises PlanError where that misses the SLA, so that no replica helps."""
+    idle_ms = 1000 * _idle_s(plan, profile)
+    if idle_ms > sla_ms:
+        raise PlanError(
+            f"serving.sla_ms: expected at least {idle_ms:.3g} ms, what a query takes in an idle fleet, got {sla_ms:g}; "
+            "raise it, lower serving.batch, or give the profile of a faster machine with --profile"
+        )
+    return idle_ms
 
 
 def _with_one_more(plan: Plan, profile: Profile, target_qps: float) -> Plan:

@@ -10,12 +10,15 @@ from repo_builder.errors import PlanError
 from repo_builder.partition.check import check_plan
 from repo_builder.partition.cost import CostModel, Profile, replicas_for
 from repo_builder.partition.dp import S_MAX, partition
-from repo_builder.partition.latency import meet_sla
+from repo_builder.partition.latency import check_idle, meet_sla
 from repo_builder.partition.merge import Accesses, places_in_tables
 from repo_builder.partition.names import legal_names
 from repo_builder.partition.plan import Grouping, Plan, Service, Shard
 from repo_builder.partition.workload import Workload, read_workload
 from repo_builder.spec import Spec
+
+WHOLE = "tables"
+"""The name of the one embedding service where nothing is cut."""
 
 
 def make_plan(
@@ -58,6 +61,26 @@ def plan_workload(
     )
     check_plan(plan, spec)
     return meet_sla(plan, profile, spec.serving.target_qps, spec.serving.sla_ms)
+
+
+def model_wise_plan(spec: Spec, hotness: Hotness, profile: Profile) -> Plan:
+    """One embedding service with all tables, and the dense layers; one instance of each, whatever the target traffic.
+
+    More traffic is served by more whole servers, which is what the layout is there to show: so the plan says neither
+    the target traffic nor a latency at it. Raises PlanError where even idle services miss the spec's SLA.
+    """
+    model = CostModel(0, profile.service_time, profile.min_memory_bytes)
+    held = [(table, 0, table.rows) for table in read_workload(spec, hotness).tables]
+    plan = Plan(
+        spec=spec.name,
+        grouping="model_wise",
+        services=(_dense_service(spec, profile, 0), _embedding_service(WHOLE, held, model, profile)),
+        batch=spec.serving.batch,
+        profile=profile.name,
+    )
+    check_plan(plan, spec)
+    check_idle(plan, profile, spec.serving.sla_ms)
+    return plan
 
 
 def _per_table(workload: Workload, model: CostModel, profile: Profile, s_max: int) -> Iterator[Service]:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repo_builder.access.powerlaw import PowerLawHotness
-from repo_builder.export.weights import open_weights
+from repo_builder.export.weights import open_source
 from repo_builder.model.dlrm import DlrmTable, Weights, dlrm_model
 from repo_builder.partition.plan import Grouping, Kind, Plan, Service, Shard
 from repo_builder.repository.build import build
-from repo_builder.repository.configs import ShardBackend, model_name
+from repo_builder.repository.configs import ShardBackend
+from repo_builder.repository.wiring import model_name
 from repo_builder.spec import Access, Spec
 
 _PARTS = ("rows", "empty", "dense")
@@ -56,7 +57,7 @@ def build_models(spec: Spec, grouping: Grouping, max_rows: int, backend: ShardBa
     form = replace(spec.dlrm, tables=tables, weights=Weights("random"))
     access = Access("powerlaw", locality=even.locality)
     small = replace(spec, form=form, model=dlrm_model(spec.name, form), access=access)
-    build(small, _plan(small, rows_of), even, open_weights(form), folder / "whole", shard_backend=backend)
+    build(small, _plan(small, rows_of), even, open_source(small), folder / "whole", shard_backend=backend)
     rows, empty, dense = (_take(folder, spec, part) for part in _PARTS)
     return Models(rows, empty, dense, served, held)
 

@@ -1,131 +1,120 @@
 """Building a Triton model repository from a spec, a plan and the trained weights.
 
-    DIR/manifest.json  plan.json  queries.npz          what it is, why it is so, and rows to try it with
-    DIR/NAME/config.pbtxt                              the ensemble
-    DIR/NAME_router/  lib*.so  1/idmap.bin ...         ids -> shards
-    DIR/NAME_<service>/1/  model.py weights.bin ...    an embedding service, or in place of model.py a lib*.so above
-    DIR/NAME_dense/1/model.onnx                        the dense layers
+    DIR/manifest.json  plan.json  queries.npz           what it is, why it is so, and rows to try it with
+    DIR/NAME/config.pbtxt                               the ensemble
+    DIR/NAME_ids/1/model.onnx                           where ids are computed
+    DIR/NAME_router/  lib*.so  1/idmap.bin ...          ids -> shards
+    DIR/NAME_<service>/1/  model.py weights.bin ...     an embedding service, or in place of model.py a lib*.so above
+    DIR/NAME_dense/1/model.onnx                         the dense layers
+
+In a fleet, whose embedding services have servers of their own, these are several repositories (`layouts.py`):
+
+    DIR/frontend/NAME/  NAME_ids/  NAME_router/  NAME_dense/    its router calls the others
+    DIR/<service>/NAME_<service>/VERSION/                       an embedding service
+    DIR/frontend/SHA256SUMS  DIR/<service>/SHA256SUMS           what a pod checks before its server starts
+
+VERSION is a number made of the build's weights and cuts. The router asks for it by name, so that a front end and a
+shard of two builds, as they meet in a rolling update, never make a score together: it is an error, and the router
+looks for a replica of its own build.
 
 It is built in a temporary folder and renamed: an error or a stop leaves what was there before untouched.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata, resources
-from importlib.resources.abc import Traversable
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
-import numpy as np
-from tritonclient.grpc import model_config_pb2 as pb
-
-from repo_builder.access.draw import draw_ids
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.progress import Progress, silent
-from repo_builder.export.layers import Partial
-from repo_builder.export.weights import WeightSource
-from repo_builder.partition.check import check_plan
-from repo_builder.partition.plan import Plan, Service, plan_sha256, plan_to_json
+from repo_builder.access.queries import draw_queries
+from repo_builder.errors import SpecError
+from repo_builder.model.source import Source
+from repo_builder.partition.plan import Plan, plan_sha256
 from repo_builder.repository import configs
+from repo_builder.repository.design import FIRST_VERSION, Design
 from repo_builder.repository.embeddings import write_bytes
 from repo_builder.repository.files import new_folder
-from repo_builder.repository.manifest import MANIFEST, PLAN, QUERIES, Layout, Manifest, describe
+from repo_builder.repository.manifest import MANIFEST, FileEntry, Layout, Manifest, describe, entry_of
+from repo_builder.repository.proof import Trial
+from repo_builder.repository.small_files import checksums, small_files
 from repo_builder.repository.weights import write_weights
 from repo_builder.spec import Spec
 
 SAMPLE_ROWS = 256
+_MAX_VERSION = 2**31 - 1
 
 
 def build(
     spec: Spec,
     plan: Plan,
     hotness: Hotness,
-    weights: WeightSource,
+    source: Source,
     target: Path,
     progress: Progress = silent,
     shard_backend: configs.ShardBackend = "python",
     *,
     layout: Layout = "single",
 ) -> Manifest:
-    """Write the repository of a layout of one server to `target`, replacing a former one; the manifest says which.
+    """Write the repository of a layout to `target`, replacing a former one; the manifest says what it is.
 
     `progress` counts table bytes and is called in another thread. Raises PlanError where the plan does not fit the
-    spec, RepositoryError where `target` cannot be written, and what reading the weights raises.
+    spec or the layout, SpecError where native shards are to send FP16, RepositoryError where `target` cannot be
+    written, ExportError where the cut model answers otherwise than the whole one, and what reading the weights raises.
     """
-    check_plan(plan, spec)
-    configs.check_instances(plan)
+    design = Design.of(spec, plan, layout)
+    _check_backend(design, shard_backend)
+    queries = draw_queries(
+        spec.model, hotness, max(1, SAMPLE_ROWS // spec.serving.batch), spec.serving.batch, 0, source.samples()
+    )
     with new_folder(target) as folder, ThreadPoolExecutor(1) as pool:
-        files = write_weights(spec, plan, hotness, weights, _partials(spec, plan), folder, pool, progress)
-        for path, data in _small_files(spec, plan, hotness, shard_backend):
+        files = _write_ids(design, source, folder)
+        trial = Trial(design, source, queries, folder)
+        files += write_weights(design, source, hotness, folder, pool, progress, trial.see)
+        proof = trial.proof()
+        version = _version(files) if design.arrangement.versioned else FIRST_VERSION
+        files = _numbered(design, files, version, folder)
+        for path, data in small_files(design, queries, shard_backend, version):
+            files.append(write_bytes(folder, path, data, pool))
+        for path, data in checksums(design, files):
             files.append(write_bytes(folder, path, data, pool))
         generator = f"elasticrec {metadata.version('elasticrec')}"
-        manifest = describe(spec, layout, plan_sha256(plan), generator, files)
+        manifest = describe(spec.model, spec.serving, spec.access, layout, plan_sha256(plan), generator, files, proof)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
 
-def _partials(spec: Spec, plan: Plan) -> list[Partial]:
-    return [
-        Partial(configs.sums_name(service.name), configs.held_tables(spec, service))
-        for service in plan.embedding_services
-    ]
+def _check_backend(design: Design, shard_backend: configs.ShardBackend) -> None:
+    native = any(configs.is_native(held.service, shard_backend) for held in design.wiring)
+    if native and configs.sends_halves(design):
+        raise SpecError("fleet.sums_dtype: expected fp32 for native shards, got fp16; or use --shard-backend python")
 
 
-def _small_files(
-    spec: Spec, plan: Plan, hotness: Hotness, shard_backend: configs.ShardBackend
-) -> Iterator[tuple[str, bytes]]:
-    """Path and content of everything but weights: the plan, sample queries, configs and code."""
-    yield PLAN, plan_to_json(plan).encode()
-    yield QUERIES, sample_queries(spec, hotness)
-    about = {"elasticrec.plan": f"{plan.grouping}, {PLAN}", "elasticrec.plan_sha256": plan_sha256(plan)}
-    router = configs.router_config(spec, plan, about)
-    dense = configs.dense_config(spec, plan, configs.sums_widths(spec, plan), about)
-    for config in (configs.ensemble_config(spec, plan, about), router, dense):
-        yield f"{config.name}/config.pbtxt", configs.to_text(config).encode()
-    yield f"{spec.name}/1/README", b"An ensemble has no files of its own, but Triton wants its version's folder.\n"
-    yield library_file(router.name, router.backend)
-    for service in plan.embedding_services:
-        yield from embedding_files(configs.embedding_config(spec, service, about, shard_backend), service)
+def _write_ids(design: Design, source: Source, folder: Path) -> list[FileEntry]:
+    """The ids graph, where the model has one; the new files."""
+    if source.model.ids_graph is None:
+        return []
+    path = design.front_folder("ids")
+    (folder / path).mkdir(parents=True)
+    return [entry_of(folder, f"{path}/{name}") for name in source.write_ids(folder / path)]
 
 
-def embedding_files(config: pb.ModelConfig, service: Service, version: str = "1") -> Iterator[tuple[str, bytes]]:
-    """An embedding service's config, warm-up data and code."""
-    yield f"{config.name}/config.pbtxt", configs.to_text(config).encode()
-    yield f"{config.name}/warmup/lengths", np.ones(len(service.shards), np.int32).tobytes()
-    if config.backend == "python":
-        yield from code_files(f"{config.name}/{version}", "embedding_shard")
-    else:
-        yield library_file(config.name, config.backend)
+def _version(files: Sequence[FileEntry]) -> str:
+    """The build's number, from 1: of everything that an answer depends on."""
+    content = "".join(sorted(f"{entry.path} {entry.sha256}\n" for entry in files))
+    digest = hashlib.sha256(content.encode()).digest()
+    return str(1 + int.from_bytes(digest[:8], "big") % _MAX_VERSION)
 
 
-def library_file(model: str, backend: str) -> tuple[str, bytes]:
-    """A native backend's library, in the folder of a model that it serves: Triton looks there first."""
-    name = f"libtriton_{backend}.so"
-    return f"{model}/{name}", (resources.files("triton_backends") / "native" / name).read_bytes()
-
-
-def code_files(folder: str, backend: str) -> Iterator[tuple[str, bytes]]:
-    """`model.py` of a backend, and beside it the packages that it imports: the kernels and its own."""
-    package = resources.files("triton_backends")
-    yield f"{folder}/model.py", (package / backend / "model.py").read_bytes()
-    yield f"{folder}/triton_backends/__init__.py", (package / "__init__.py").read_bytes()
-    for part in ("kernels", backend):
-        for file in sorted((package / part).iterdir(), key=lambda item: item.name):
-            if _is_shipped(file):
-                yield f"{folder}/triton_backends/{part}/{file.name}", file.read_bytes()
-
-
-def _is_shipped(file: Traversable) -> bool:
-    return file.name.endswith((".py", ".so")) and file.name != "model.py"
-
-
-def sample_queries(spec: Spec, hotness: Hotness) -> bytes:
-    """Rows drawn from the tables' accesses, reproducibly: `dense` and `indices` as on the wire, in an `.npz`."""
-    rng = np.random.default_rng(0)
-    dense = rng.standard_normal((SAMPLE_ROWS, spec.dense_features), np.float32)
-    columns = [draw_ids(hotness, table, (SAMPLE_ROWS, table.pooling), rng) for table in spec.tables]
-    buffer = io.BytesIO()
-    np.savez(buffer, dense=dense, indices=np.hstack(columns).astype(spec.index_dtype))
-    return buffer.getvalue()
+def _numbered(design: Design, files: Sequence[FileEntry], version: str, folder: Path) -> list[FileEntry]:
+    """Give the embedding services' version folders their number, which is known only now."""
+    for held in design.wiring:
+        before, after = design.folder(held.service), design.folder(held.service, version)
+        if before != after:
+            (folder / before).rename(folder / after)
+            files = [replace(entry, path=entry.path.replace(f"{before}/", f"{after}/")) for entry in files]
+    return list(files)

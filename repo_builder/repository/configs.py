@@ -1,41 +1,52 @@
-"""The models' `config.pbtxt`, written through Triton's own protobuf.
+"""The models' `config.pbtxt`, written through Triton's own protobuf: the ensemble and its steps.
 
-All shapes on the wire and between the steps, for B candidate rows:
+    ensemble NAME      the model's inputs -> its outputs
+    NAME_ids           where ids are computed: inputs -> ids
+    NAME_router        ids -> for each embedding service S and group: S_ids, S_lengths, S_weights (`wiring.py`)
+    NAME_S             ids, lengths, weights -> sums FP32 [rows of the group, width]
+    NAME_dense         what it reads of the inputs, S_sums of every service S -> the outputs
 
-    ensemble NAME      dense FP32 [B, dense_features], indices INT64/INT32 [B, sum of pooling] -> score FP32 [B, 1]
-    NAME_router        the same inputs -> for each embedding service S: S_ids INT32 [1, nnz], S_lengths INT32 [1, B * T]
-    NAME_S             ids, lengths -> sums FP32 [B, T * dim], where S holds a shard of T tables
-    NAME_dense         dense, S_sums of every service S -> score FP32 [B, 1]
+Where bags are averaged, the router also gives NAME_dense `divisors` FP32 [rows, bags]: the number of a bag's ids where
+it is averaged, else 1; so sums over shards are divided once, when they are whole. In a fleet the router calls the
+embedding services over gRPC, adds up what they answer, and gives `sums` alone; with `missing_shard: degrade` also
+`degraded` BOOL [B, 1].
 
-Where tables are averaged, the router also gives NAME_dense divisors FP32 [B, tables]: the number of a bag's ids where
-its table is averaged, else 1; so sums over shards are divided once, when they are whole.
+The ensemble and the router of one server do not batch: the router is native code in the server's own process, so that a
+call costs next to nothing. The dense model joins the rows of several queries where it scores each row for itself, and
+an embedding service takes several queries, each with its own number of ids, in one call (ragged batches).
 
-The ensemble and the router do not batch: the router is native code in the server's own process, so that a call costs
-next to nothing. The dense model joins the rows of several queries, and an embedding service takes several queries, each
-with its own number of ids, in one call (ragged batches).
+Triton has no tensors without dimensions: what has none is served as one of [1]. And one of [batch] has none in a model
+that batches: between the steps it is [batch, 1] there.
+
+No model has a queue policy of Triton's, so a shard's queue has no bound of its own. Triton 2.51 refuses at once what
+`max_queue_size` has no place for, but leaves others lying until its batcher looks again after 500 ms (compare
+triton-inference-server/server issue 8870). Measured on a shard, bound 8, no timeout, 16 clients in a loop: 48 of 451
+answers took over 300 ms, where without the bound all 8,572 took less than 33 ms; native shards 48 of 1,048 against none
+of 16,156. With a bound of 2 even a lone client met it, and a timeout of 50 ms made errors of the same half seconds. So
+what may wait at a shard is bounded where queries come in: by `max_in_flight` of each front end, which answers one query
+more with an error at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from repo_builder.errors import PlanError
-from repo_builder.model.source import DIVISORS
+from repo_builder.model.types import BATCH, Ragged, Tensor
 from repo_builder.partition.plan import Plan, Service
+from repo_builder.repository.descriptions import MAX_BATCH_ROWS
+from repo_builder.repository.design import Design
+from repo_builder.repository.layouts import Arrangement
+from repo_builder.repository.wiring import SUMS, Held, at_shard, model_name, on_wire
 from repo_builder.spec import Spec
 
-MAX_BATCH_ROWS = 4096  # rows of one query (native/queries.h, shard.json), and of all in one call of the dense model
 MAX_BATCH_QUERIES = 64  # queries in one call of an embedding service
-MAX_INSTANCES = 64  # processes of one model in one server
 LEAST_ROUTERS = 2
 
 ShardBackend = Literal["python", "native"]  # what serves embedding services on the CPU
-
-_INDEX_TYPES = {"int64": pb.TYPE_INT64, "int32": pb.TYPE_INT32}
 
 
 def to_text(config: pb.ModelConfig) -> str:
@@ -43,69 +54,62 @@ def to_text(config: pb.ModelConfig) -> str:
     return str(text_format.MessageToString(config))
 
 
-def model_name(spec: Spec, part: str) -> str:
-    """A step's model name: the spec's name first, so that several models can share a server."""
-    return f"{spec.name}_{part}"
-
-
-def sums_name(service: str) -> str:
-    """The dense model's input for a service's partial sums: a name that no node of the exported graph has."""
-    return f"{service}_sums"
-
-
-def held_tables(spec: Spec, service: Service) -> tuple[int, ...]:
-    """The tables of which a service holds a shard, as places in the spec, ascending: the order of its bags."""
-    held = {shard.table for shard in service.shards}
-    return tuple(i for i, table in enumerate(spec.tables) if table.name in held)
-
-
-def check_instances(plan: Plan) -> None:
-    """Raise PlanError where one server would start more processes of a service than makes sense in a machine."""
-    problems = [
-        f"plan: services[{i}].replicas: expected at most {MAX_INSTANCES} instances of {service.name} in one server, "
-        f"got {service.instances * service.deployed}; lower replicas in the plan, or serving.target_qps in the spec"
-        for i, service in enumerate(plan.services)
-        if service.instances * service.deployed > MAX_INSTANCES
-    ]
-    if problems:
-        raise PlanError(*problems)
-
-
-def ensemble_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.ModelConfig:
-    """The model that clients call: router, then all embedding services at once, then dense."""
-    names = [service.name for service in plan.embedding_services]
-    config = _base(spec.name, metadata, max_batch_size=0)
+def ensemble_config(design: Design) -> pb.ModelConfig:
+    """The model that clients call: ids, router, then all embedding services at once, then dense."""
+    model, spec = design.model, design.spec
+    config = _base(spec.name, design.metadata, max_batch_size=0)
     config.platform = "ensemble"
-    config.input.extend(
-        [_input("dense", pb.TYPE_FP32, -1, spec.dense_features), _indices(spec, -1, spec.index_columns)]
-    )
-    config.output.append(_output("score", pb.TYPE_FP32, -1, 1))
-    routed = {f"{name}_{kind}": f"{name}_{kind}" for name in names for kind in ("ids", "lengths")}
-    divisors = {name: name for name in divisors_inputs(spec)}
-    steps = [_step(model_name(spec, "router"), {"dense": "dense", "indices": "indices"}, {**routed, **divisors})]
-    for name in names:
-        inputs = {kind: f"{name}_{kind}" for kind in ("ids", "lengths")}
-        steps.append(_step(model_name(spec, name), inputs, {"sums": f"{name}_sums"}))
-    sums = {sums_name(name): f"{name}_sums" for name in names}
-    steps.append(_step(model_name(spec, "dense"), {"dense": "dense", **sums, **divisors}, {"score": "score"}))
-    config.ensemble_scheduling.step.extend(steps)
+    for tensor in model.inputs:
+        _set_dims(config.input.add(name=tensor.name), tensor, _dims(tensor.shape), _inner(design, tensor))
+    for tensor in model.outputs:
+        _set_dims(config.output.add(name=tensor.name), tensor, _dims(tensor.shape), _inner(design, tensor))
+    config.output.extend(_output(name, pb.TYPE_BOOL, -1, 1) for name in design.flags)
+    steps = config.ensemble_scheduling.step
+    if model.ids_graph:
+        steps.append(_step(model_name(spec, "ids"), _own(model.ids_graph.inputs), _own(model.ids_graph.outputs)))
+    routed = [tensor.name for tensor in _router_outputs(design)]
+    steps.append(_step(model_name(spec, "router"), _own(design.routed), {name: name for name in routed}))
+    if design.arrangement.router == "router":
+        steps.extend(_service_step(spec, held) for held in design.wiring)
+    inputs = [tensor.name for tensor in model.dense.inputs] + [partial.name for partial in design.sums]
+    inputs += list(design.divisors)
+    steps.append(_step(model_name(spec, "dense"), {name: name for name in inputs}, _own(model.outputs)))
     return config
 
 
-def router_config(spec: Spec, plan: Plan, metadata: Mapping[str, str]) -> pb.ModelConfig:
-    """The router: always on the CPU, in `router_threads` threads of the server."""
-    config = _base(model_name(spec, "router"), metadata, max_batch_size=0)
-    config.dynamic_batching.SetInParent()  # joins nothing; without it Triton 2.51 corrupts its heap under a flood
-    config.backend = native_backend("router")
-    config.input.extend(
-        [_input("dense", pb.TYPE_FP32, -1, spec.dense_features), _indices(spec, -1, spec.index_columns)]
-    )
-    for service in plan.embedding_services:
-        config.output.extend(_output(f"{service.name}_{kind}", pb.TYPE_INT32, 1, -1) for kind in ("ids", "lengths"))
-    config.output.extend(_output(name, pb.TYPE_FP32, -1, width) for name, width in divisors_inputs(spec).items())
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=router_threads(plan))
-    rows = min(spec.serving.batch, MAX_BATCH_ROWS)
-    _warm_up(config, 1, {item.name: (item.data_type, [rows, item.dims[1]]) for item in config.input})
+def ids_configs(design: Design) -> list[pb.ModelConfig]:
+    """The ids graph in ONNX, where the model has one."""
+    graph = design.model.ids_graph
+    if graph is None:
+        return []
+    config = _base(model_name(design.spec, "ids"), design.metadata, max_batch_size=0)
+    config.backend = "onnxruntime"
+    for tensor in graph.inputs:
+        _set_dims(config.input.add(name=tensor.name), tensor, _inner(design, tensor), _dims(tensor.shape))
+    for tensor in graph.outputs:
+        _set_dims(config.output.add(name=tensor.name), tensor, _inner(design, tensor), _dims(tensor.shape))
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=router_threads(design.plan))
+    config.parameters["intra_op_thread_count"].string_value = "1"
+    return [config]
+
+
+def router_config(design: Design) -> pb.ModelConfig:
+    """The router: always on the CPU. That of one server in threads of it; a fleet's has queries under way."""
+    batches = design.arrangement.router == "fanout" and design.joins and _all_batched(design.routed)
+    config = _base(model_name(design.spec, "router"), design.metadata, MAX_BATCH_ROWS if batches else 0)
+    config.backend = native_backend(design.arrangement.router)
+    config.dynamic_batching.SetInParent()  # without it Triton 2.51 corrupts its heap under a flood
+    skipped = int(batches)
+    for tensor in design.routed:
+        config.input.append(_input(tensor.name, _datatype(tensor), *_inner(design, tensor)[skipped:]))
+    for tensor in _router_outputs(design):
+        config.output.append(_output(tensor.name, _datatype(tensor), *_dims(tensor.shape)[skipped:]))
+    if design.arrangement.router == "fanout":
+        config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=design.dense.instances)
+        return config
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=router_threads(design.plan))
+    if not any(isinstance(lookup.ids.layout, Ragged) for lookup in design.model.lookups):  # zeros are no bounds
+        _warm_up(config, 1, {item.name: (item.data_type, _of_a_query(design.spec, item.dims)) for item in config.input})
     return config
 
 
@@ -114,28 +118,43 @@ def router_threads(plan: Plan) -> int:
 
     Queries that wait for one router's thread reach the shards one by one, and are not joined there.
     """
-    dense = dense_service(plan)
+    dense = next(service for service in plan.services if service.kind == "dense")
     return max(LEAST_ROUTERS, dense.instances * dense.deployed)
 
 
-def embedding_config(
-    spec: Spec, service: Service, metadata: Mapping[str, str], shard_backend: ShardBackend
-) -> pb.ModelConfig:
-    """An embedding service; its warm-up is a query of one row with row 0 in each bag (`warmup/lengths` holds ones)."""
-    tables = len(service.shards)
-    config = _base(model_name(spec, service.name), metadata, MAX_BATCH_QUERIES)
-    config.backend = native_backend("shard") if is_native(service, shard_backend) else "python"
-    for name in ("ids", "lengths"):
-        config.input.append(pb.ModelInput(name=name, data_type=pb.TYPE_INT32, dims=[-1], allow_ragged_batch=True))
-    config.output.append(_output("sums", pb.TYPE_FP32, tables * spec.dim))
-    _place(config, service)
+def embedding_config(design: Design, held: Held, shard_backend: ShardBackend) -> pb.ModelConfig:
+    """An embedding service; its warm-up is a query of one row with row 0 in each bag (`warmup/lengths` holds ones).
+
+    In a fleet the answers' type is `fleet.sums_dtype`.
+    """
+    config = _base(model_name(design.spec, held.name), design.metadata, MAX_BATCH_QUERIES)
+    config.backend = native_backend("shard") if is_native(held.service, shard_backend) else "python"
+    half = sends_halves(design)
+    for share in held.shares:
+        for kind in share.asks:
+            data_type = pb.TYPE_FP32 if kind == "weights" else pb.TYPE_INT32
+            name = at_shard(kind, share.group)
+            config.input.append(pb.ModelInput(name=name, data_type=data_type, dims=[-1], allow_ragged_batch=True))
+        sums = at_shard(SUMS, share.group)
+        config.output.append(_output(sums, pb.TYPE_FP16 if half else pb.TYPE_FP32, share.width))
+    _place(config, held.service, design.arrangement)
     config.dynamic_batching.SetInParent()
     warmup = config.model_warmup.add(name="one_row", batch_size=1)
-    warmup.inputs["ids"].CopyFrom(pb.ModelWarmup.Input(data_type=pb.TYPE_INT32, dims=[tables], zero_data=True))
-    warmup.inputs["lengths"].CopyFrom(
-        pb.ModelWarmup.Input(data_type=pb.TYPE_INT32, dims=[tables], input_data_file="lengths")
-    )
+    for share in held.shares:
+        ids, lengths, weights = (at_shard(kind, share.group) for kind in ("ids", "lengths", "weights"))
+        zeros = pb.ModelWarmup.Input(data_type=pb.TYPE_INT32, dims=[share.bags], zero_data=True)
+        warmup.inputs[ids].CopyFrom(zeros)
+        ones = pb.ModelWarmup.Input(data_type=pb.TYPE_INT32, dims=[share.bags], input_data_file=lengths)
+        warmup.inputs[lengths].CopyFrom(ones)
+        if share.weighted_bags:
+            zeros = pb.ModelWarmup.Input(data_type=pb.TYPE_FP32, dims=[share.weighted_bags], zero_data=True)
+            warmup.inputs[weights].CopyFrom(zeros)
     return config
+
+
+def sends_halves(design: Design) -> bool:
+    """Whether embedding services send their sums in half precision: over a network they may."""
+    return design.arrangement.separate and design.spec.fleet.sums_dtype == "fp16"
 
 
 def native_backend(kind: str) -> str:
@@ -148,37 +167,83 @@ def is_native(service: Service, shard_backend: ShardBackend) -> bool:
     return shard_backend == "native" and service.device == "cpu"
 
 
-def sums_widths(spec: Spec, plan: Plan) -> Mapping[str, int]:
-    """The dense model's inputs for partial sums, one an embedding service, and their widths."""
-    return {sums_name(service.name): len(service.shards) * spec.dim for service in plan.embedding_services}
-
-
-def divisors_inputs(spec: Spec) -> Mapping[str, int]:
-    """The dense model's input for what bags' sums are divided by, and its width; none where all are sums."""
-    return {DIVISORS: len(spec.tables)} if spec.has_means else {}
-
-
-def dense_config(spec: Spec, plan: Plan, sums: Mapping[str, int], metadata: Mapping[str, str]) -> pb.ModelConfig:
-    """The dense layers in ONNX; one thread an instance on the CPU, since instances are what scales.
-
-    sums: its inputs beside `dense`, and their widths.
-    """
-    config = _base(model_name(spec, "dense"), metadata, MAX_BATCH_ROWS)
+def dense_config(design: Design) -> pb.ModelConfig:
+    """The dense layers in ONNX; one thread an instance on the CPU, since instances are what scales."""
+    config = _base(model_name(design.spec, "dense"), design.metadata, MAX_BATCH_ROWS if design.joins else 0)
     config.backend = "onnxruntime"
-    config.input.append(_input("dense", pb.TYPE_FP32, spec.dense_features))
-    config.input.extend(_input(name, pb.TYPE_FP32, width) for name, width in {**sums, **divisors_inputs(spec)}.items())
-    config.output.append(_output("score", pb.TYPE_FP32, 1))
-    _place(config, dense_service(plan))
-    config.dynamic_batching.SetInParent()
+    skipped = int(design.joins)
+    for tensor in design.model.dense.inputs:
+        _set_dims(config.input.add(name=tensor.name), tensor, *_at_dense(design, tensor))
+    sums = {**{partial.name: partial.width for partial in design.sums}, **design.divisors}
+    config.input.extend(_input(name, pb.TYPE_FP32, *(-1, width)[skipped:]) for name, width in sums.items())
+    for tensor in design.model.outputs:
+        _set_dims(config.output.add(name=tensor.name), tensor, *_at_dense(design, tensor))
+    _place(config, design.dense, design.arrangement)
+    if design.joins:
+        config.dynamic_batching.SetInParent()
     config.parameters["intra_op_thread_count"].string_value = "1"
-    rows = min(spec.serving.batch, MAX_BATCH_ROWS)
-    _warm_up(config, rows, {item.name: (item.data_type, item.dims) for item in config.input})
+    if design.joins and not any(-1 in item.dims for item in config.input):
+        rows = min(design.spec.serving.batch, MAX_BATCH_ROWS)
+        _warm_up(config, rows, {item.name: (item.data_type, item.dims) for item in config.input})
     return config
 
 
-def dense_service(plan: Plan) -> Service:
-    """The plan's dense service."""
-    return next(service for service in plan.services if service.kind == "dense")
+def _router_outputs(design: Design) -> list[Tensor]:
+    """What the router gives to the other steps."""
+    found = []
+    if design.arrangement.router == "fanout":
+        found += [Tensor(each.name, "FP32", ("rows", each.width)) for each in design.sums]
+    for held in design.wiring if design.arrangement.router == "router" else ():
+        for share in held.shares:
+            for kind in share.asks:
+                name = on_wire(held.name, kind, share.group)
+                found.append(Tensor(name, "FP32" if kind == "weights" else "INT32", (1, "ids")))
+    found += [Tensor(name, "FP32", ("rows", width)) for name, width in design.divisors.items()]
+    return found + [Tensor(name, "BOOL", ("rows", 1)) for name in design.flags]
+
+
+def _service_step(spec: Spec, held: Held) -> pb.ModelEnsembling.Step:
+    asked = [(kind, share.group) for share in held.shares for kind in share.asks]
+    inputs = {at_shard(kind, group): on_wire(held.name, kind, group) for kind, group in asked}
+    groups = [share.group for share in held.shares]
+    outputs = {at_shard(SUMS, group): on_wire(held.name, SUMS, group) for group in groups}
+    return _step(model_name(spec, held.name), inputs, outputs)
+
+
+def _dims(shape: Sequence[int | str]) -> list[int]:
+    """A shape as Triton takes it."""
+    return [size if isinstance(size, int) else -1 for size in shape] or [1]
+
+
+def _inner(design: Design, tensor: Tensor) -> list[int]:
+    """The dims of a tensor between the steps."""
+    return [-1, 1] if design.joins and tensor.shape == (BATCH,) else _dims(tensor.shape)
+
+
+def _at_dense(design: Design, tensor: Tensor) -> tuple[list[int], list[int]]:
+    """The dims of a tensor at the dense model, and those that its graph wants."""
+    if not design.joins:
+        return _dims(tensor.shape), _dims(tensor.shape)
+    return _inner(design, tensor)[1:], _dims(tensor.shape)[1:]
+
+
+def _set_dims(
+    item: pb.ModelInput | pb.ModelOutput, tensor: Tensor, outside: Sequence[int], inside: Sequence[int]
+) -> None:
+    """A tensor of a model: its dims as it comes, and where the model wants it in other ones, these."""
+    item.data_type = _datatype(tensor)
+    item.dims.extend(outside)
+    if list(outside) != list(inside):
+        item.reshape.SetInParent()
+        item.reshape.shape.extend(inside)
+
+
+def _all_batched(tensors: Iterable[Tensor]) -> bool:
+    return all(tensor.shape[:1] == (BATCH,) for tensor in tensors)
+
+
+def _datatype(tensor: Tensor) -> int:
+    return int(pb.DataType.Value(f"TYPE_{tensor.datatype}"))
 
 
 def _base(name: str, metadata: Mapping[str, str], max_batch_size: int) -> pb.ModelConfig:
@@ -189,13 +254,19 @@ def _base(name: str, metadata: Mapping[str, str], max_batch_size: int) -> pb.Mod
     return config
 
 
-def _place(config: pb.ModelConfig, service: Service) -> None:
-    """In one server a replica is an instance more: all instances of a shard share its pages."""
-    count = service.instances * service.deployed
+def _place(config: pb.ModelConfig, service: Service, arrangement: Arrangement) -> None:
+    """All instances of a shard share its pages."""
+    count = arrangement.count(service)
     if service.device == "gpu":
         config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=count, gpus=service.gpus)
     else:
         config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=count)
+
+
+def _of_a_query(spec: Spec, dims: Sequence[int]) -> list[int]:
+    """Dims of a router's input: the spec's batch for the first where it varies, one for others that do."""
+    rows = min(spec.serving.batch, MAX_BATCH_ROWS)
+    return [rows if i == 0 and size == -1 else abs(size) for i, size in enumerate(dims)]
 
 
 def _warm_up(config: pb.ModelConfig, batch: int, inputs: Mapping[str, tuple[int, Iterable[int]]]) -> None:
@@ -204,8 +275,8 @@ def _warm_up(config: pb.ModelConfig, batch: int, inputs: Mapping[str, tuple[int,
         warmup.inputs[name].CopyFrom(pb.ModelWarmup.Input(data_type=data_type, dims=dims, zero_data=True))
 
 
-def _indices(spec: Spec, *dims: int) -> pb.ModelInput:
-    return _input("indices", _INDEX_TYPES[spec.index_dtype], *dims)
+def _own(tensors: Iterable[Tensor]) -> dict[str, str]:
+    return {tensor.name: tensor.name for tensor in tensors}
 
 
 def _input(name: str, data_type: int, *dims: int) -> pb.ModelInput:

@@ -1,17 +1,17 @@
 """Writing what the plan makes of the embedding tables: the services' rows, and the router's id maps.
 
-A service's matrix holds its shards table after table, each shard's rows in id order. Tables are taken one at a time
-and in blocks, so that memory never holds a table's rows: its shard numbers, and its id map, while the next table's
-hotness order is turned into the like.
+A service's matrix holds the shards of its format table after table, each shard's rows in id order. Tables are taken one
+at a time, dim by dim, and in blocks: each file is written from its begin to its end, and memory never holds a table's
+rows: its shard numbers, and its id map, while the next table's hotness order is turned into the like.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,80 +20,63 @@ from numpy.typing import NDArray
 from repo_builder.access.hotness import Hotness
 from repo_builder.export.ahead import one_ahead
 from repo_builder.export.shards import write_shards
-from repo_builder.export.weights import WeightSource
-from repo_builder.model.dlrm import DlrmTable
-from repo_builder.partition.plan import Plan, Shard
-from repo_builder.repository.configs import MAX_BATCH_ROWS, held_tables, model_name
+from repo_builder.model.source import Source
+from repo_builder.model.types import Model, Table
+from repo_builder.partition.plan import Shard
+from repo_builder.repository.descriptions import router_description, shard_description, shards_of
+from repo_builder.repository.design import Design
 from repo_builder.repository.files import HashedFile
 from repo_builder.repository.manifest import FileEntry
-from repo_builder.spec import Spec
+from repo_builder.repository.wiring import MATRIX_ALIGNMENT, Held
 from triton_backends.router.idmap import build_id_map
-from triton_backends.router.routing import Placement, RoutedService, RoutedTable
+
+Seen = Callable[[int, int, NDArray[np.float32]], None]
+"""Told of each block of rows read: the place of its table in the model, the id of its first row, the rows (n, dim)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _PlacedTable:
     """A table's shards, hottest first, each with the place of its service in the plan; and each row's shard.
 
-    shard_of_row: (rows,) uint8. id_map: (blocks, block words) uint64, as `build_id_map` makes it.
+    place: in the model. shard_of_row: (rows,) uint8. id_map: (blocks, block words) uint64, as `build_id_map` makes it.
     """
 
-    table: DlrmTable
+    place: int
+    table: Table
     shards: list[tuple[int, Shard]]
     shard_of_row: NDArray[np.uint8]
     id_map: NDArray[np.uint64]
 
 
 def write_embeddings(
-    spec: Spec,
-    plan: Plan,
-    hotness: Hotness,
-    weights: WeightSource,
-    folder: Path,
-    pool: ThreadPoolExecutor,
-    done_bytes: Callable[[int], None],
+    design: Design, source: Source, hotness: Hotness, folder: Path, pool: ThreadPoolExecutor, seen: Seen
 ) -> list[FileEntry]:
     """Write every service's `weights.bin` and `shard.json`, and the router's `idmap.bin` and `router.json`.
 
-    `done_bytes` is called with the bytes of each block of rows read. Returns the new files.
+    Returns the new files.
     """
-    services = plan.embedding_services
-    paths = [f"{model_name(spec, service.name)}/1" for service in services]
-    router = f"{model_name(spec, 'router')}/1"
+    router = design.front_folder("router")
+    services = [design.folder(held.service) for held in design.wiring]
     with ExitStack() as stack:
         id_maps = stack.enter_context(HashedFile(folder, f"{router}/idmap.bin", pool))
-        files = [stack.enter_context(HashedFile(folder, f"{path}/weights.bin", pool)) for path in paths]
-        rows = [0] * len(services)  # written so far
-        routed: list[RoutedTable] = []
+        files = [stack.enter_context(HashedFile(folder, f"{path}/weights.bin", pool)) for path in services]
+        map_offsets: dict[int, int] = {}
         map_offset = 0
-        placed_tables = stack.enter_context(closing(one_ahead(_placed(plan, hotness, table) for table in spec.tables)))
-        for t, placed in enumerate(placed_tables):
-            table = placed.table
-            shards = tuple(Placement(k, rows[k], held_tables(spec, services[k]).index(t)) for k, _ in placed.shards)
-            routed.append(
-                RoutedTable(table.name, table.rows, table.pooling, map_offset, shards, int(table.mode == "mean"))
-            )
+        dims = [0] * len(files)  # of each file's last matrix
+        for placed in stack.enter_context(closing(one_ahead(_placed_tables(design.model, design.wiring, hotness)))):
+            map_offsets[placed.place] = map_offset
             map_offset += id_maps.write(placed.id_map)
-            blocks = _counted(weights.table_chunks(spec.model.tables[t]), done_bytes)
+            for k, _ in placed.shards:
+                if dims[k] not in (0, placed.table.format.dim):
+                    files[k].pad(MATRIX_ALIGNMENT)
+                dims[k] = placed.table.format.dim
+            blocks = _told(source, placed, seen)
             write_shards(blocks, placed.shard_of_row, [files[k] for k, _ in placed.shards])
-            for k, shard in placed.shards:
-                rows[k] += shard.rows
         entries = [id_maps.entry(), *(file.entry() for file in files)]
-    description = {
-        "tables": [asdict(table) for table in routed],
-        "services": [asdict(RoutedService(service.name, len(service.shards))) for service in services],
-    }
+    description = router_description(design.model, design.wiring, map_offsets)
     entries.append(write_json(folder, f"{router}/router.json", description, pool))
-    for path, service, count in zip(paths, services, rows, strict=True):
-        held = held_tables(spec, service)
-        shard_description = {
-            "rows": count,
-            "dim": spec.dim,
-            "tables": len(held),
-            "columns": sum(spec.tables[t].pooling for t in held),
-            "max_batch_rows": MAX_BATCH_ROWS,
-        }
-        entries.append(write_json(folder, f"{path}/shard.json", shard_description, pool))
+    for path, held in zip(services, design.wiring, strict=True):
+        entries.append(write_json(folder, f"{path}/shard.json", shard_description(held), pool))
     return entries
 
 
@@ -109,16 +92,12 @@ def write_bytes(folder: Path, path: str, data: bytes, pool: ThreadPoolExecutor) 
         return file.entry()
 
 
-def _placed(plan: Plan, hotness: Hotness, table: DlrmTable) -> _PlacedTable:
-    shards = [
-        (k, shard)
-        for k, service in enumerate(plan.embedding_services)
-        for shard in service.shards
-        if shard.table == table.name
-    ]
-    shards.sort(key=lambda item: item[1].begin)
-    shard_of_row = _shard_of_row(hotness.order(table), [shard for _, shard in shards])
-    return _PlacedTable(table, shards, shard_of_row, build_id_map(shard_of_row, len(shards)))
+def _placed_tables(model: Model, wiring: Sequence[Held], hotness: Hotness) -> Iterator[_PlacedTable]:
+    """The tables in the order in which they are written: those of a dim in the model's order, the largest dim first."""
+    for place, table in sorted(enumerate(model.tables), key=lambda item: -item[1].format.dim):
+        shards = shards_of(wiring, table.name)
+        shard_of_row = _shard_of_row(hotness.order(table), [shard for _, shard in shards])
+        yield _PlacedTable(place, table, shards, shard_of_row, build_id_map(shard_of_row, len(shards)))
 
 
 def _shard_of_row(order: NDArray[np.uint32], shards: list[Shard]) -> NDArray[np.uint8]:
@@ -130,7 +109,9 @@ def _shard_of_row(order: NDArray[np.uint32], shards: list[Shard]) -> NDArray[np.
     return shard_of_row
 
 
-def _counted(blocks: Iterator[NDArray[np.float32]], done_bytes: Callable[[int], None]) -> Iterator[NDArray[np.float32]]:
-    for block in blocks:
+def _told(source: Source, placed: _PlacedTable, seen: Seen) -> Iterator[NDArray[np.float32]]:
+    begin = 0
+    for block in source.table_chunks(placed.table):
         yield block
-        done_bytes(block.nbytes)
+        seen(placed.place, begin, block)
+        begin += len(block)

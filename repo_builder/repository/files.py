@@ -53,6 +53,10 @@ class HashedFile(RawIOBase):
             self._syncing_bytes = self._size_bytes
         return written
 
+    def pad(self, alignment: int) -> None:
+        """Write zeros up to a multiple of so many bytes."""
+        self.write(bytes(-self._size_bytes % alignment))
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

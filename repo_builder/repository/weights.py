@@ -4,56 +4,58 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
+import numpy as np
+from numpy.typing import NDArray
+
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.progress import Progress
-from repo_builder.export.layers import Partial
-from repo_builder.export.weights import WeightSource
-from repo_builder.partition.plan import Plan
-from repo_builder.repository.configs import model_name
-from repo_builder.repository.embeddings import write_embeddings
+from repo_builder.model.source import Source
+from repo_builder.repository.design import Design
+from repo_builder.repository.embeddings import Seen, write_embeddings
 from repo_builder.repository.manifest import FileEntry, entry_of
-from repo_builder.spec import Spec
 
 _TURN_S = 0.0005  # Python's 5 ms: each block waits for several; tables then took a third longer beside the exporter
 
 
 def write_weights(
-    spec: Spec,
-    plan: Plan,
+    design: Design,
+    source: Source,
     hotness: Hotness,
-    weights: WeightSource,
-    partials: Sequence[Partial],
     folder: Path,
     pool: ThreadPoolExecutor,
     progress: Progress,
+    seen: Seen,
 ) -> list[FileEntry]:
-    """Write what `write_embeddings` does, and the dense layers, which take these partial sums. Returns the new files.
+    """Write what `write_embeddings` does, and the dense graph. Returns the new files.
 
     The tables are written in a thread, which calls `progress` with the table bytes done and their total: that work is
     outside Python, torch's exporter's is inside. An error or an interrupt in either ends both, and comes out as it is.
     """
-    total_bytes = spec.model.size_bytes
+    total_bytes = source.model.size_bytes
     done = 0
     stop = Event()
 
-    def advance(block_bytes: int) -> None:
+    def advance(table: int, begin: int, block: NDArray[np.float32]) -> None:
         nonlocal done
         if stop.is_set():
             raise CancelledError
-        done += block_bytes
+        seen(table, begin, block)
+        done += block.nbytes
         progress(done, total_bytes)
 
     with ThreadPoolExecutor(1) as worker, _short_turns(), _no_collections():
-        tables = worker.submit(write_embeddings, spec, plan, hotness, weights, folder, pool, advance)
+        tables = worker.submit(write_embeddings, design, source, hotness, folder, pool, advance)
         try:
-            dense = _write_dense(spec, weights, partials, folder)
-            return [*tables.result(), dense]
+            dense = design.folder(design.dense)
+            (folder / dense).mkdir(parents=True)
+            names = source.write_dense(design.sums, folder / dense)
+            return [*tables.result(), *(entry_of(folder, f"{dense}/{name}") for name in names)]
         except BaseException:
             stop.set()
             raise
@@ -80,12 +82,3 @@ def _no_collections() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _write_dense(spec: Spec, weights: WeightSource, partials: Sequence[Partial], folder: Path) -> FileEntry:
-    from repo_builder.export.dense import export_dense  # imports torch, for seconds: while tables are written
-
-    path = f"{model_name(spec, 'dense')}/1/model.onnx"
-    (folder / path).parent.mkdir(parents=True)
-    export_dense(spec.dlrm, weights.dense(), partials, folder / path)
-    return entry_of(folder, path)

@@ -127,7 +127,7 @@ def test_any_models_look_ups_are_filled_by_their_columns(tmp_path: Path) -> None
 
 def test_a_look_up_without_a_padding_needs_its_bags_full(tmp_path: Path) -> None:
     write_lists(tmp_path / "t.parquet", item=[[7], [], [9], [10]])
-    with pytest.raises(AccessError, match="t.parquet: item: expected 1 id in each row, for it has no padding"):
+    with pytest.raises(AccessError, match=r"t\.parquet: item: expected 1 id in each row, for it has no padding"):
         replay_queries(RANKER, tmp_path / "t.parquet", 2, 2, seed=0)
 
 
@@ -146,5 +146,5 @@ def test_a_file_of_queries_is_replayed_as_it_is(tmp_path: Path) -> None:
     assert again.queries(2) == 1
     for name, array in file.query(0, 2).items():
         np.testing.assert_array_equal(again.query(0, 2)[name], array)
-    with pytest.raises(InputError, match="w.npz: expected at least 3 queries, got 2"):
+    with pytest.raises(InputError, match=r"w\.npz: expected at least 3 queries, got 2"):
         replay_queries(RANKER, tmp_path / "w.npz", 3, 2, seed=0)

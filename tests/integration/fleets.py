@@ -17,11 +17,11 @@ from tritonclient.grpc import InferenceServerClient as Sdk
 from tritonclient.utils import InferenceServerException
 
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_weights
+from repo_builder.export.weights import open_source
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
+from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
-from repo_builder.repository.fleet import build_fleet
 from repo_builder.serving.install import Installation
 from repo_builder.serving.server import Ports, Server, free_ports
 from repo_builder.spec import Fleet, Spec
@@ -85,7 +85,7 @@ def plan_for(spec: Spec, grouping: str, s_max: int) -> Plan:
 def make_fleet(folder: Path, plan: Plan, spec: Spec, shard_backend: ShardBackend = "python", **options: object) -> Path:
     """Build a fleet of the spec with these `fleet:` options."""
     spec = replace(spec, fleet=Fleet(**options))
-    build_fleet(spec, plan, load_hotness(spec), open_weights(spec.form), folder, shard_backend=shard_backend)
+    build(spec, plan, load_hotness(spec), open_source(spec), folder, shard_backend=shard_backend, layout="fleet")
     return folder
 
 

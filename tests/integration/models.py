@@ -8,7 +8,7 @@ import torch
 
 from repo_builder.access.load import load_hotness
 from repo_builder.export.example import write_example_checkpoint
-from repo_builder.export.weights import open_weights
+from repo_builder.export.weights import open_source
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
@@ -62,7 +62,7 @@ def make_repository(
     hotness = load_hotness(spec)
     planned = make_plan(spec, hotness, CHEAP, grouping, 4)
     plan = replace(planned, services=tuple(replace(service, replicas=1, added=0) for service in planned.services))
-    build(spec, plan, hotness, open_weights(spec.form), folder / "repository", shard_backend=shard_backend)
+    build(spec, plan, hotness, open_source(spec), folder / "repository", shard_backend=shard_backend)
     return spec, plan
 
 

@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from repo_builder.access.load import load_hotness
 from repo_builder.cli import main
-from repo_builder.export.weights import open_weights
+from repo_builder.export.weights import open_source
 from repo_builder.repository.build import build
 from repo_builder.repository.manifest import load_manifest
 from repo_builder.serving.server import Server, free_ports
@@ -40,7 +40,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param)
     s_max = 3 if grouping == "tiered" else 1
     with running_fleet(folder, grouping, s_max, index_dtype=index_dtype, shard_backend=backend) as fleet:
-        build(fleet.spec, fleet.plan, load_hotness(fleet.spec), open_weights(fleet.spec.form), folder / "single")
+        build(fleet.spec, fleet.plan, load_hotness(fleet.spec), open_source(fleet.spec), folder / "single")
         with serving(folder / "single", folder / "single.log") as single:
             yield Both(fleet, single)
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_weights
+from repo_builder.export.weights import open_source
 from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import Plan
+from repo_builder.partition.planner import model_wise_plan
 from repo_builder.repository.build import build
-from repo_builder.repository.model_wise import build_model_wise, model_wise_plan
 from repo_builder.serving.server import Server
 from repo_builder.spec import Access, Serving, Spec
 from tests.export.export_oracles import OracleTorchRec, bags_of
@@ -74,9 +74,10 @@ def make(folder: Path) -> tuple[Spec, Spec, OracleTorchRec]:
 
 
 def written(layout: str, folder: Path, spec: Spec, stack: ExitStack) -> Server:
-    hotness, weights = load_hotness(spec), open_weights(spec.form)
+    hotness, weights = load_hotness(spec), open_source(spec)
     if layout == "model-wise":
-        build_model_wise(spec, model_wise_plan(spec, hotness, DEFAULT_PROFILE), hotness, weights, folder / "r")
+        plan = model_wise_plan(spec, hotness, DEFAULT_PROFILE)
+        build(spec, plan, hotness, weights, folder / "r", layout=layout)
     elif layout in {"python", "native"}:
         plan: Plan = plan_for(spec, "per_table" if layout == "python" else "tiered", 3)
         assert len(plan.embedding_services) >= 2

@@ -11,12 +11,12 @@ import pytest
 from repo_builder.access.load import load_hotness
 from repo_builder.cli import main
 from repo_builder.errors import PlanError
-from repo_builder.export.weights import open_weights
+from repo_builder.export.weights import open_source
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import load_plan
-from repo_builder.partition.planner import make_plan
+from repo_builder.partition.planner import make_plan, model_wise_plan
+from repo_builder.repository.build import build
 from repo_builder.repository.manifest import load_manifest, read_queries
-from repo_builder.repository.model_wise import build_model_wise, model_wise_plan
 from repo_builder.serving.server import Server, remove_caches
 from repo_builder.spec import Spec, load_spec
 from tests.integration.conftest import Served
@@ -70,8 +70,8 @@ def test_every_table_is_whole_in_the_checkpoints_order(built: tuple[Spec, Path])
     """No cut anywhere: the one weight file is the tables as they are, and no id needs a map."""
     spec, repository = built
     rows = np.fromfile(repository / "small_tables/1/weights.bin", np.float32).reshape(-1, spec.dim)
-    weights = open_weights(spec.form)
-    expected = np.concatenate([chunk for table in spec.tables for chunk in weights.table_chunks(table)])
+    weights = open_source(spec)
+    expected = np.concatenate([chunk for table in spec.model.tables for chunk in weights.table_chunks(table)])
     np.testing.assert_array_equal(rows, expected)
     assert (repository / "small_router/1/idmap.bin").stat().st_size == 0
     assert {path.parent.name for path in repository.glob("*/config.pbtxt")} == {
@@ -114,7 +114,7 @@ def test_a_cut_plan_cannot_be_built_as_the_whole_model(tmp_path: Path) -> None:
     hotness = load_hotness(spec)
     cut = make_plan(spec, hotness, DEFAULT_PROFILE, "tiered", 4)
     with pytest.raises(PlanError, match="expected model_wise for the layout model-wise, got tiered"):
-        build_model_wise(spec, cut, hotness, open_weights(spec.form), tmp_path / "out")
+        build(spec, cut, hotness, open_source(spec), tmp_path / "out", layout="model-wise")
     assert not (tmp_path / "out").exists()
 
 

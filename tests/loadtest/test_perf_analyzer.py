@@ -60,9 +60,10 @@ def test_input_data_is_the_rows_in_whole_queries(
 
 def test_less_than_a_query_is_an_error(tmp_path: Path) -> None:
     """perf_analyzer would start, and then find no data."""
+    dense, indices = rows(7, "int64")
+    file = QueryFile({"dense": dense, "indices": indices})
     with pytest.raises(LoadTestError, match="expected at least 8 rows, those of one query, got 7"):
-        dense, indices = rows(7, "int64")
-        write_input_data(tmp_path / "data.json", QueryFile({"dense": dense, "indices": indices}), tensors("int64"), 8)
+        write_input_data(tmp_path / "data.json", file, tensors("int64"), 8)
     assert not (tmp_path / "data.json").exists()
 
 

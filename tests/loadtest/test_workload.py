@@ -105,16 +105,13 @@ def test_a_workload_of_any_inputs_is_cut_into_whole_queries(tmp_path: Path) -> N
     queries = load_queries(tmp_path / "w.npz", 8, RANKER.inputs, RANKER.outputs)
     assert len(queries) == 3
     data = json.loads((tmp_path / "w.json").read_text())["data"]
-    for number, document in enumerate(data):
+    for number, written in enumerate(data):
         query = queries.query(number)
-        assert document.keys() == query.keys() == {tensor.name for tensor in RANKER.inputs}
+        assert written.keys() == query.keys() == {tensor.name for tensor in RANKER.inputs}
         for tensor in RANKER.inputs:
-            sent = base64.b64decode(document[tensor.name]["content"]["b64"])
+            sent = base64.b64decode(written[tensor.name]["content"]["b64"])
             array = query[tensor.name]
-            assert document[tensor.name]["shape"] == [*array.shape] or (array.shape, document[tensor.name]["shape"]) == (
-                (),
-                [1],
-            )
+            assert written[tensor.name]["shape"] == ([*array.shape] or [1])  # a scalar is one number
             if tensor.datatype == "BF16":  # the upper halves of float32, which drawn numbers fit
                 assert np.frombuffer(sent, np.uint16).tolist() == (array.view(np.uint32) >> 16).reshape(-1).tolist()
             else:

@@ -15,6 +15,7 @@ from repo_builder.partition.placement import choose_devices, pack, place, placem
 from repo_builder.partition.placement_options import GPU_CONTEXT_BYTES, GPU_HOST_BYTES, INSTANCE_BYTES, options
 from repo_builder.partition.plan import Plan, Service, Shard
 from repo_builder.repository.configs import embedding_config
+from repo_builder.repository.design import Design
 from tests.partition.helpers import small_spec
 from tests.partition.placement_oracles import check
 
@@ -139,8 +140,9 @@ def test_instance_groups_follow_the_placement() -> None:
     plan = choose_devices(SPEC, a_plan(150), PROFILE, Cluster("c", (GPU,)))
     check_plan(plan, SPEC)
     assert {each.device for each in plan.embedding_services} == {"cpu", "gpu"}
-    for each in plan.embedding_services:
-        config = embedding_config(SPEC, each, {}, "python")
+    design = Design.of(SPEC, plan, "single")
+    for each, held in zip(plan.embedding_services, design.wiring, strict=True):
+        config = embedding_config(design, held, "python")
         (group,) = config.instance_group
         assert (group.kind == group.KIND_GPU, list(group.gpus)) == (each.device == "gpu", list(each.gpus))
         assert group.count == each.instances * each.replicas

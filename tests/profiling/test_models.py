@@ -8,7 +8,7 @@ import pytest
 
 from repo_builder.profiling.effort import STANDARD
 from repo_builder.profiling.models import LEAST_POOLING, Model, build_models
-from repo_builder.repository.configs import MAX_BATCH_ROWS
+from repo_builder.repository.descriptions import MAX_BATCH_ROWS
 from repo_builder.spec import Spec, parse_spec
 from tests.integration.models import document
 

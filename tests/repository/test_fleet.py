@@ -16,11 +16,11 @@ from tritonclient.grpc import model_config_pb2 as pb
 from k8s.source import Source
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import PlanError, SpecError
-from repo_builder.export.weights import open_weights
+from repo_builder.export.weights import open_source
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
-from repo_builder.repository.fleet import build_fleet
-from repo_builder.repository.fleet_configs import kubernetes_name
+from repo_builder.repository.build import build
+from repo_builder.repository.descriptions import kubernetes_name
 from repo_builder.repository.manifest import load_manifest, verify
 from repo_builder.spec import Fleet, Spec, parse_spec
 from tests.integration.models import CHEAP, document
@@ -32,7 +32,7 @@ def make(folder: Path, seed: int = 0, plan: Plan | None = None, **fleet: object)
     spec = replace(spec, fleet=Fleet(**fleet))
     hotness = load_hotness(spec)
     plan = plan or make_plan(spec, hotness, CHEAP, "tiered", 2)
-    build_fleet(spec, plan, hotness, open_weights(spec.form), folder)
+    build(spec, plan, hotness, open_source(spec), folder, layout="fleet")
     return spec, plan
 
 
@@ -199,9 +199,10 @@ def test_a_service_may_not_take_the_front_ends_place(built: tuple[Path, Spec, Pl
 def test_native_shards_send_no_half_precision(built: tuple[Path, Spec, Plan], tmp_path: Path) -> None:
     _, spec, plan = built
     half = replace(spec, fleet=Fleet(sums_dtype="fp16"))
+    target = tmp_path / "small"
     with pytest.raises(SpecError, match=r"fleet.sums_dtype: expected fp32 for native shards"):
-        build_fleet(half, plan, load_hotness(spec), open_weights(spec.form), tmp_path / "small", shard_backend="native")
-    assert not (tmp_path / "small").exists()
+        build(half, plan, load_hotness(spec), open_source(spec), target, shard_backend="native", layout="fleet")
+    assert not target.exists()
 
 
 def test_names_in_a_cluster() -> None:

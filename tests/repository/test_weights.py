@@ -19,7 +19,7 @@ from repo_builder.errors import CheckpointError, ExportError
 from repo_builder.export import dense as dense_export
 from repo_builder.export.layers import DenseWeights
 from repo_builder.export.random_weights import RandomWeights
-from repo_builder.export.weights import open_weights
+from repo_builder.export.weights import DlrmSource, open_source
 from repo_builder.model.types import Table
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
@@ -46,6 +46,11 @@ class SlowTables(RandomWeights):
                 yield row[None].copy()
 
 
+def slow_source(spec: Spec) -> tuple[SlowTables, DlrmSource]:
+    weights = SlowTables(spec)
+    return weights, DlrmSource(spec.model, spec.dlrm, weights)
+
+
 def random_spec(folder: Path) -> Spec:
     return parse_spec({**document(), "weights": {"source": "random"}}, folder / "spec.yaml")
 
@@ -57,10 +62,10 @@ def test_tables_and_dense_layers_go_on_at_the_same_time(tmp_path: Path) -> None:
     plan = make_plan(spec, hotness, CHEAP, "tiered", 4)
     told: list[tuple[int, int]] = []
     interval_s = sys.getswitchinterval()
-    slow = build(spec, plan, hotness, SlowTables(spec), tmp_path / "a", lambda *now: told.append(now))
+    slow = build(spec, plan, hotness, slow_source(spec)[1], tmp_path / "a", lambda *now: told.append(now))
     total_bytes = sum(4 * table.rows * table.dim for table in spec.tables)
     assert told == sorted(set(told)) and told[-1] == (total_bytes, total_bytes)
-    assert slow == build(spec, plan, hotness, RandomWeights(spec.form), tmp_path / "b")
+    assert slow == build(spec, plan, hotness, open_source(spec), tmp_path / "b")
     assert sys.getswitchinterval() == interval_s
 
 
@@ -69,7 +74,7 @@ def test_an_error_of_the_dense_layers_stops_the_tables(
     error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = random_spec(tmp_path)
-    hotness, weights = load_hotness(spec), SlowTables(spec)
+    hotness, (weights, source) = load_hotness(spec), slow_source(spec)
     threads = threading.active_count()
 
     def failing(*_: object) -> None:
@@ -78,7 +83,7 @@ def test_an_error_of_the_dense_layers_stops_the_tables(
 
     monkeypatch.setattr(dense_export, "export_dense", failing)
     with pytest.raises(error, match="while exporting"):
-        build(spec, make_plan(spec, hotness, CHEAP, "tiered", 4), hotness, weights, tmp_path / "target")
+        build(spec, make_plan(spec, hotness, CHEAP, "tiered", 4), hotness, source, tmp_path / "target")
     assert weights.blocks < sum(table.rows for table in spec.tables)
     assert list(tmp_path.iterdir()) == []
     assert threading.active_count() == threads
@@ -98,7 +103,7 @@ def test_an_error_of_the_tables_comes_out(tmp_path: Path) -> None:
     )
     hotness = load_hotness(spec)
     with pytest.raises(CheckpointError, match=r"emb_l\.0\.weight"):
-        build(spec, make_plan(spec, hotness, CHEAP, "tiered", 4), hotness, open_weights(spec.form), tmp_path / "target")
+        build(spec, make_plan(spec, hotness, CHEAP, "tiered", 4), hotness, open_source(spec), tmp_path / "target")
     assert not (tmp_path / "target").exists()
 
 
@@ -110,9 +115,9 @@ def test_torch_is_imported_only_for_the_dense_layers(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 import repo_builder.repository.build
-from repo_builder.export.weights import open_weights
+from repo_builder.export.weights import open_source
 from repo_builder.spec import load_spec
-open_weights(load_spec(Path({str(path)!r})).form)
+open_source(load_spec(Path({str(path)!r})))
 print("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

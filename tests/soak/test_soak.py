@@ -23,8 +23,7 @@ from loadtest.run import Run, read_run, write_run
 from loadtest.search import highest_rate, within
 from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
-from repo_builder.export.reference import reference_scores
-from repo_builder.export.weights import open_weights
+from repo_builder.export.weights import open_source
 from repo_builder.machine import machine_facts
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.planner import make_plan
@@ -63,12 +62,12 @@ class Soaked:
 @pytest.fixture(params=["python", "native"])
 def soaked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Soaked]:
     spec = load_spec(EXAMPLE)
-    weights, hotness = open_weights(spec.form), load_hotness(spec)
+    weights, hotness = open_source(spec), load_hotness(spec)
     profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
     plan = make_plan(spec, hotness, profile, "tiered", 4)
     build(spec, plan, hotness, weights, tmp_path / "rm1", shard_backend=request.param)
     queries = draw_queries(spec.model, hotness, QUERIES, spec.serving.batch, seed=0)
-    scores = reference_scores(spec.form, weights, **queries.inputs).reshape(QUERIES, spec.serving.batch, 1)
+    scores = weights.answers(queries.inputs)["score"].reshape(QUERIES, spec.serving.batch, 1)
     (tmp_path / "workload.npz").write_bytes(replace(queries, expected={"score": scores}).to_bytes())
     ports = free_ports()
     with installation() as installed, running(installed, tmp_path / "rm1", ports, tmp_path / "server.log") as server:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repo_builder.repository.configs import MAX_BATCH_ROWS
+from repo_builder.repository.descriptions import MAX_BATCH_ROWS
 from tests.triton_backends.fake_triton import GPU, Asked, Backend, BackendError, Given, Model
 from tests.triton_backends.tiered import Tiered, draw_indices, make_tiered
 

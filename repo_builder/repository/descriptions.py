@@ -1,0 +1,177 @@
+"""What the backends read of a model's wiring: `router.json`, `shard.json` and `fanout.json`.
+
+Whole numbers and names alone, and the keys in this order: readers in C take them as they come. -1 stands for none, and
+for what varies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from repo_builder.model.types import Columns, Lookup, Model, Ragged
+from repo_builder.partition.plan import Shard
+from repo_builder.repository.wiring import Held, joined, model_name, pieces
+from repo_builder.spec import Spec
+
+MAX_BATCH_ROWS = 4096  # rows of a query's batch (native/queries.h), and of all in one call of the dense model
+GRPC_PORT = 8001
+MAX_GROUP_ROWS = 1 << 20  # of a query's other axes
+
+_BOUNDS = {"offsets": 1, "ends": 2, "lengths": 3}
+
+
+def routed_tensors(model: Model) -> list[str]:
+    """The tensors that look-ups name: ids, where bags begin, weights, as they come."""
+    named: dict[str, None] = {}
+    for lookup in model.lookups:
+        bounds = lookup.ids.layout.bounds if isinstance(lookup.ids.layout, Ragged) else None
+        named.update(dict.fromkeys(name for name in (lookup.ids.tensor, bounds, lookup.ids.weights) if name))
+    return list(named)
+
+
+def router_description(model: Model, wiring: Sequence[Held], map_offsets: Mapping[int, int]) -> dict[str, Any]:
+    """`router.json`: how ids become rows of services.
+
+    map_offsets: place of a table -> where its id map begins in `idmap.bin`, in bytes.
+    """
+    tensors = routed_tensors(model)
+    shards = [shards_of(wiring, table.name) for table in model.tables]
+    units = _unit_numbers(wiring)
+    return {
+        "finite": list(model.finite),
+        "inputs": tensors,
+        "tables": [
+            {"name": table.name, "rows": table.rows, "map_offset": map_offsets[i], "shards": len(shards[i])}
+            for i, table in enumerate(model.tables)
+        ],
+        "lookups": [
+            {
+                **_lookup(lookup, tensors),
+                "shards": [
+                    {"unit": units[k, i][0], "base": wiring[k].bases[lookup.table], "place": units[k, i][1]}
+                    for k, _ in shards[lookup.table]
+                ],
+            }
+            for i, lookup in enumerate(model.lookups)
+        ],
+        "units": [
+            {"service": k, "group": share.group, "bags": unit.bags, "weighted": int(unit.weighted)}
+            for k, held in enumerate(wiring)
+            for share in held.shares
+            for unit in share.units
+        ],
+        "services": [{"name": held.name} for held in wiring],
+        "groups": [{"name": str(group.rows)} for group in model.groups],
+    }
+
+
+def shards_of(wiring: Sequence[Held], table: str) -> list[tuple[int, Shard]]:
+    """A table's shards, hottest first, each with the place of the service that holds it."""
+    found = [(k, shard) for k, held in enumerate(wiring) for shard in held.service.shards if shard.table == table]
+    return sorted(found, key=lambda item: item[1].begin)
+
+
+def _lookup(lookup: Lookup, tensors: Sequence[str]) -> dict[str, Any]:
+    ids, layout = lookup.ids, lookup.ids.layout
+    fixed = layout if isinstance(layout, Columns) and layout.width is not None else None
+    ragged = layout if isinstance(layout, Ragged) else None
+    return {
+        "name": lookup.name,
+        "table": lookup.table,
+        "group": lookup.group,
+        "count": lookup.count,
+        "mean": int(lookup.mode == "mean"),
+        "ids": tensors.index(ids.tensor),
+        "width": fixed.width if fixed else -1,
+        "begin": fixed.begin if fixed else 0,
+        "bag": fixed.bag if fixed else -1,
+        "bounds": tensors.index(ragged.bounds) if ragged else -1,
+        "kind": _BOUNDS[ragged.kind] if ragged else 0,
+        "block": ragged.block if ragged else 0,
+        "blocks": ragged.blocks if ragged else 1,
+        "weights": tensors.index(ids.weights) if ids.weights else -1,
+        "has_padding": int(ids.padding is not None),
+        "padding": -1 if ids.padding is None else ids.padding,
+        "from_end": int(ids.from_end),
+    }
+
+
+def _unit_numbers(wiring: Sequence[Held]) -> dict[tuple[int, int], tuple[int, int]]:
+    """(place of a service, of a look-up) -> the number of its unit, over all services, and its first bag there."""
+    found, number = {}, 0
+    for k, held in enumerate(wiring):
+        for unit in (unit for share in held.shares for unit in share.units):
+            for lookup, place in zip(unit.lookups, unit.places, strict=True):
+                found[k, lookup] = (number, place)
+            number += 1
+    return found
+
+
+def shard_description(held: Held) -> dict[str, Any]:
+    """`shard.json`: the matrices in `weights.bin`, one after another, and what a query may ask of them."""
+    return {
+        "matrices": [{"rows": matrix.rows, "dim": matrix.format.dim} for matrix in held.matrices],
+        "groups": [
+            {
+                "group": share.group,
+                "max_rows": MAX_GROUP_ROWS if share.group else MAX_BATCH_ROWS,
+                "units": [
+                    {
+                        "matrix": unit.matrix,
+                        "bags": unit.bags,
+                        "columns": -1 if unit.columns is None else unit.columns,
+                        "weighted": int(unit.weighted),
+                    }
+                    for unit in share.units
+                ],
+            }
+            for share in held.shares
+        ],
+    }
+
+
+def fanout_description(spec: Spec, wiring: Sequence[Held], version: str) -> dict[str, Any]:
+    """`fanout.json`: what the router must know of its fleet, as `triton_backends/fanout/settings.c` reads it.
+
+    `hedge_quantile_ppm` is in millionths, and 0 where nothing is to be hedged.
+    """
+    wholes = joined(spec.model)
+    return {
+        "name": model_name(spec, "router"),
+        "version": version,
+        "widths": [whole.width for whole in wholes],
+        "deadline_us": round(1000 * spec.serving.sla_ms),
+        "hedge_quantile_ppm": round(1_000_000 * (spec.fleet.hedge_quantile or 0)),
+        "max_in_flight": spec.fleet.max_in_flight,
+        "degrade": int(spec.fleet.missing_shard == "degrade"),
+        "half_sums": int(spec.fleet.sums_dtype == "fp16"),
+        "services": [
+            {
+                "name": held.name,
+                "model": model_name(spec, held.name),
+                "groups": [
+                    {
+                        "group": share.group,
+                        "width": share.width,
+                        "pieces": [
+                            {"from": begin, "to": end, "columns": columns}
+                            for begin, end, columns in pieces(spec.model, share, wholes[share.group])
+                        ],
+                    }
+                    for share in held.shares
+                ],
+            }
+            for held in wiring
+        ],
+    }
+
+
+def default_addresses(spec: Spec, wiring: Sequence[Held]) -> dict[str, str]:
+    """`fleet.json`: where the router looks without ELASTICREC_ADDRESSES; headless Services in its own namespace."""
+    return {held.name: f"dns:///{kubernetes_name(spec, held.name)}:{GRPC_PORT}" for held in wiring}
+
+
+def kubernetes_name(spec: Spec, service: str) -> str:
+    """The name of a service's objects in a cluster, where names take neither capitals nor underscores."""
+    return f"{spec.name}-{service}".lower().replace("_", "-")

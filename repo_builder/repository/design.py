@@ -1,0 +1,119 @@
+"""The design of a repository: a spec's model by a plan in a layout, and all that follows from these three."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from repo_builder.errors import PlanError
+from repo_builder.model.source import Partial, divisors_name
+from repo_builder.model.types import BATCH, Model, Tensor
+from repo_builder.partition.check import check_plan
+from repo_builder.partition.plan import Plan, Service, plan_sha256
+from repo_builder.repository.descriptions import routed_tensors
+from repo_builder.repository.layouts import LAYOUTS, Arrangement, check_layout
+from repo_builder.repository.manifest import PLAN, Layout
+from repo_builder.repository.wiring import Held, divisors_width, joined, model_name, on_wire, partials, wire
+from repo_builder.spec import Spec
+
+DEGRADED = "degraded"
+FIRST_VERSION = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """What is to be built. wiring: of the plan's embedding services, in its order."""
+
+    spec: Spec
+    plan: Plan
+    layout: Layout
+    wiring: Sequence[Held]
+
+    @classmethod
+    def of(cls, spec: Spec, plan: Plan, layout: Layout) -> Design:
+        """Raises PlanError where the plan does not fit the spec or the layout."""
+        check_plan(plan, spec)
+        check_layout(plan, layout)
+        design = cls(spec, plan, layout, wire(spec.model, plan))
+        problems = list(design._name_problems())
+        if problems:
+            raise PlanError(*problems)
+        return design
+
+    @property
+    def model(self) -> Model:
+        """The model that is served."""
+        return self.spec.model
+
+    @property
+    def arrangement(self) -> Arrangement:
+        """What the layout means."""
+        return LAYOUTS[self.layout]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What stands in every config as its parameters."""
+        sha256 = plan_sha256(self.plan)
+        return {"elasticrec.plan": f"{self.plan.grouping}, {PLAN}", "elasticrec.plan_sha256": sha256}
+
+    @property
+    def sums(self) -> Sequence[Partial]:
+        """The dense graph's inputs for looked-up vectors."""
+        return joined(self.model) if self.arrangement.router == "fanout" else partials(self.wiring)
+
+    @property
+    def divisors(self) -> dict[str, int]:
+        """The dense graph's inputs for what bags' sums are divided by, and their widths."""
+        groups = [group for group in range(len(self.model.groups)) if self.model.has_means(group)]
+        return {divisors_name(group): divisors_width(self.model, group) for group in groups}
+
+    @property
+    def flags(self) -> list[str]:
+        """Outputs beside the model's, that say of each row how it was answered."""
+        degrades = self.arrangement.router == "fanout" and self.spec.fleet.missing_shard == "degrade"
+        return [DEGRADED] if degrades else []
+
+    @property
+    def joins(self) -> bool:
+        """Whether the dense model joins the rows of several queries."""
+        return self.model.dense.batched and [group.rows for group in self.model.groups] == [BATCH]
+
+    @property
+    def routed(self) -> list[Tensor]:
+        """The router's inputs: what look-ups name, what it checks, and what nobody else reads of the model's inputs."""
+        model, graph = self.model, self.model.ids_graph
+        named = {*routed_tensors(model), *model.finite}
+        read = {tensor.name for tensor in (*model.dense.inputs, *(graph.inputs if graph else ()))}
+        made = [tensor for tensor in (graph.outputs if graph else ()) if tensor.name in named]
+        return [tensor for tensor in model.inputs if tensor.name in named or tensor.name not in read] + made
+
+    def folder(self, service: Service, version: str = FIRST_VERSION) -> str:
+        """The version folder of a service's model, relative to the repository's root."""
+        return f"{self.arrangement.repository(service)}{model_name(self.spec, service.name)}/{version}"
+
+    def front_folder(self, part: str) -> str:
+        """The version folder of a model beside the dense one: `router`, `ids`."""
+        return f"{self.frontend}{model_name(self.spec, part)}/{FIRST_VERSION}"
+
+    @property
+    def frontend(self) -> str:
+        """The folder of the repository with the ensemble, "" for the top or ending with a slash."""
+        return self.arrangement.repository(self.dense)
+
+    @property
+    def dense(self) -> Service:
+        """The plan's dense service."""
+        return next(service for service in self.plan.services if service.kind == "dense")
+
+    def _name_problems(self) -> Iterator[str]:
+        """The model's tensors and the wiring's meet in one ensemble; and the ids graph is a model of its own."""
+        model, graph = self.model, self.model.ids_graph
+        own = {tensor.name for tensor in (*model.inputs, *model.outputs, *(graph.outputs if graph else ()))}
+        ours = {*self.divisors, *self.flags, *(partial.name for partial in self.sums)}
+        for held in self.wiring:
+            kinds = ((kind, share.group) for share in held.shares for kind in share.asks)
+            ours |= {on_wire(held.name, kind, group) for kind, group in kinds}
+            if graph and held.name == "ids":
+                yield "plan: services: expected no embedding service named ids, which computes them; rename it"
+        for name in sorted(own & ours):
+            yield f"model: {name}: this name of an input or output is taken by the wiring; export it under another"

@@ -1,0 +1,181 @@
+"""The proof of a build: the whole model and what was written of it answer the same samples.
+
+While the tables are streamed the rows that the samples need are kept. Then each look-up is made twice: of these rows,
+and through the written id maps and shards. Where they agree, the written dense graph makes its answers of the latter,
+and they are compared with the model's own. So what is wrong is told by the place where it begins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from triton_backends.router.router import Router
+
+from repo_builder.access.query_file import QueryFile
+from repo_builder.errors import ExportError
+from repo_builder.model.arrays import Arrays, has_rows
+from repo_builder.model.source import Source, divisors_name
+from repo_builder.repository.design import Design
+from repo_builder.repository.looked_up import LookedUp
+from repo_builder.repository.manifest import Proof
+from repo_builder.repository.wiring import SUMS, Share, on_wire, pieces
+from triton_backends.kernels import sum_bags
+
+ROWS = 32  # of the samples, where they are cut
+TOLERANCE = 1e-5  # of a number, or of 1 where it is smaller
+
+
+class Trial:
+    """A query to a model that is being built: what is kept of its tables, and what its parts answer."""
+
+    def __init__(self, design: Design, source: Source, queries: QueryFile, folder: Path) -> None:
+        """The ids graph is written already. queries: where the source has no samples of its own."""
+        self._design, self._source, self._folder = design, source, folder
+        samples = source.samples()
+        self._inputs = queries.first(ROWS) if samples is None else _first(design, samples)
+        self._tensors = {**self._inputs, **self._computed()}
+        self._looked_up = LookedUp(design.model, self._tensors)
+        self.see = self._looked_up.see
+
+    def proof(self) -> Proof:
+        """Compare; raises ExportError where it is not the same model, by look-up or output."""
+        router = Router.open(self._folder / self._design.front_folder("router"))
+        routed = router.route(self._tensors)
+        sums = {
+            (k, share.group): self._shard_sums(k, share, routed)
+            for k, held in enumerate(self._design.wiring)
+            for share in held.shares
+        }
+        for place in range(len(self._design.model.lookups)):
+            self._check_lookup(place, sums, routed)
+        return Proof(_sha256(self._inputs), self._check_outputs(sums, routed))
+
+    def _computed(self) -> Arrays:
+        """What the ids graph makes of the query."""
+        graph = self._design.model.ids_graph
+        if graph is None:
+            return {}
+        given = {tensor.name: self._inputs[tensor.name] for tensor in graph.inputs}
+        return _run(self._folder / self._design.front_folder("ids"), given)
+
+    def _check_lookup(self, place: int, sums: Mapping[tuple[int, int], NDArray[np.float32]], routed: Arrays) -> None:
+        model = self._design.model
+        lookup = model.lookups[place]
+        expected, size = self._looked_up.sums(place)
+        found = np.zeros(expected.shape)
+        for k, held in enumerate(self._design.wiring):
+            for share in held.shares:
+                if place in share.columns:
+                    begin = share.columns[place]
+                    found += sums[k, share.group][:, begin : begin + model.width(lookup)]
+        if lookup.mode == "mean":
+            before = sum(model.lookups[i].count for i in model.in_group(lookup.group) if i < place)
+            divisors = routed[divisors_name(lookup.group)][:, before : before + lookup.count]
+            found /= np.repeat(divisors, model.tables[lookup.table].format.dim, axis=1)
+        difference = _difference(found, expected, size)
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                f"look-up {lookup.name} of table {model.tables[lookup.table].name}: what was written of it differs by "
+                f"{difference:.1e} from the model's rows on samples; please report it with the spec"
+            )
+
+    def _shard_sums(self, k: int, share: Share, routed: Arrays) -> NDArray[np.float32]:
+        """What a service's files say to its part of the query: as its backend does, but of mapped rows."""
+        held = self._design.wiring[k]
+        ids, lengths, *weights = (routed[on_wire(held.name, kind, share.group)].reshape(-1) for kind in share.asks)
+        path = self._folder / self._design.folder(held.service) / "weights.bin"
+        rows = lengths.size // share.bags
+        found = []
+        for unit in share.units:
+            own_lengths, lengths = np.split(lengths, [rows * unit.bags])
+            own_ids, ids = np.split(ids, [int(own_lengths.sum())])
+            own_weights = None
+            if unit.weighted:
+                own_weights, weights[0] = np.split(weights[0], [own_ids.size])
+            offset_bytes, matrix = held.offset_bytes(unit.matrix), held.matrices[unit.matrix]
+            mapped = np.memmap(path, np.float32, "r", offset_bytes, (matrix.rows, matrix.format.dim))
+            found.append(sum_bags(mapped, own_ids, own_lengths, own_weights).reshape(rows, -1))
+        return np.hstack(found)
+
+    def _check_outputs(self, sums: Mapping[tuple[int, int], NDArray[np.float32]], routed: Arrays) -> float:
+        """The largest difference of an output's number from the model's own."""
+        design, model = self._design, self._design.model
+        inputs = {tensor.name: self._tensors[tensor.name] for tensor in model.dense.inputs}
+        given = {**inputs, **self._partials(sums), **{name: routed[name] for name in design.divisors}}
+        found = _run(self._folder / design.folder(design.dense), given)
+        answers = self._source.answers(self._inputs)
+        differences = {}
+        for tensor in model.outputs:
+            answer, own = answers[tensor.name], found[tensor.name]
+            if answer.shape != own.shape and not (answer.shape == () and own.shape == (1,)):
+                raise ExportError(
+                    f"output {tensor.name}: expected shape {answer.shape} on samples, as the whole model has it, got "
+                    f"{own.shape} of what was written; please report it with the spec"
+                )
+            differences[tensor.name] = _difference(own.reshape(answer.shape), answer, np.abs(answer))
+        for name, difference in differences.items():
+            if not difference <= TOLERANCE:
+                raise ExportError(
+                    f"output {name}: what was written differs by {difference:.1e} from the whole model's answers on "
+                    "samples, though all look-ups agree; please report it with the spec"
+                )
+        return max(differences.values())
+
+    def _partials(self, sums: Mapping[tuple[int, int], NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        """The dense graph's inputs, made of the services' sums as the ensemble or a fleet's router does."""
+        found: dict[str, NDArray[np.float32]] = {}
+        for k, held in enumerate(self._design.wiring):
+            for share in held.shares:
+                own = sums[k, share.group]
+                if self._design.arrangement.router == "router":
+                    found[on_wire(held.name, SUMS, share.group)] = own
+                    continue
+                whole = self._design.sums[share.group]
+                joined = found.setdefault(whole.name, np.zeros((len(own), whole.width), np.float32))
+                for begin, end, columns in pieces(self._design.model, share, whole):
+                    joined[:, end : end + columns] += own[:, begin : begin + columns]
+        return found
+
+
+def _first(design: Design, samples: Arrays) -> Arrays:
+    """The first rows of samples; all of them where their rows do not stand for themselves."""
+    if design.joins and all(has_rows(tensor) for tensor in design.model.inputs):
+        return {name: array[:ROWS] for name, array in samples.items()}
+    return samples
+
+
+def _run(folder: Path, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    """The outputs of a folder's `model.onnx`; what has no dimensions is served as one of [1]."""
+    from onnxruntime import InferenceSession, SessionOptions  # only where it is needed: it takes a while to import
+
+    options = SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3  # errors only
+    session = InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    ranks = {entry.name: len(entry.shape) for entry in session.get_inputs()}
+    given = {name: array.reshape(1) if not array.ndim and ranks[name] else array for name, array in inputs.items()}
+    names = [entry.name for entry in session.get_outputs()]
+    return dict(zip(names, session.run(names, given), strict=True))
+
+
+def _difference(found: NDArray[Any], expected: NDArray[Any], size: NDArray[Any]) -> float:
+    """The largest difference, as a share of the expected number's size, or of 1 where that is smaller."""
+    with np.errstate(invalid="ignore"):  # of infinities
+        apart = np.abs(found.astype(np.float64) - expected.astype(np.float64)) / np.maximum(size, 1)
+    same = (found == expected) | (np.isnan(found.astype(np.float64)) & np.isnan(expected.astype(np.float64)))
+    return float(np.where(same, 0, apart).max(initial=0))
+
+
+def _sha256(arrays: Arrays) -> str:
+    """Of names, types, shapes and numbers."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {arrays[name].shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

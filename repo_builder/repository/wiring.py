@@ -1,0 +1,212 @@
+"""How a plan wires a model: what each service holds of it, what it is asked, and where its answers go.
+
+A service holds a matrix of rows a row format. What it does for a group of look-ups is its *share* of the group: one
+tensor of ids and one of lengths in, and of weights where some look-ups have them; one of sums out. A share is made of
+*units*: the look-ups of one row format, all weighted or none. Units stand one after another in each of its tensors, by
+dim descending, the unweighted first; in a unit look-ups stand in the model's order.
+
+All that must agree on this is derived here: configs, `router.json`, `shard.json`, `fanout.json`, the dense graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from repo_builder.model.source import Partial, suffix
+from repo_builder.model.types import Columns, Lookup, Model, RowFormat
+from repo_builder.partition.plan import Plan, Service
+from repo_builder.spec import Spec
+
+MATRIX_ALIGNMENT = 64
+SUMS = "sums"
+"""What a service answers; and in a fleet, joined over services, the dense graph's input a group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A service's rows of one format: the shards of its tables, in the model's order."""
+
+    rows: int
+    format: RowFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Look-ups whose bags a service sums in one go.
+
+    matrix: the place of their rows' matrix in the service. lookups: places in the model, ascending; places: the first
+    bag of each in the unit's. bags: of a row of the group. columns: most ids of all of these; None where that varies.
+    """
+
+    matrix: int
+    weighted: bool
+    lookups: tuple[int, ...]
+    places: tuple[int, ...]
+    bags: int
+    columns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a service does for a group: sums FP32 [rows of the group, width].
+
+    columns: place of a look-up -> its first column in the sums.
+    """
+
+    group: int
+    units: tuple[Unit, ...]
+    width: int
+    columns: Mapping[int, int]
+
+    @property
+    def bags(self) -> int:
+        """Bags of a row of the group."""
+        return sum(unit.bags for unit in self.units)
+
+    @property
+    def weighted_bags(self) -> int:
+        """Those of them whose ids have weights."""
+        return sum(unit.bags for unit in self.units if unit.weighted)
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """The kinds of tensors that the service is given for it, in this order."""
+        return ("ids", "lengths", "weights") if self.weighted_bags else ("ids", "lengths")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An embedding service of the plan, and what it holds: a matrix a format, dim descending.
+
+    In its file they stand one after another, each begun at a multiple of MATRIX_ALIGNMENT bytes.
+    bases: place of a table -> the first row of its shard in the matrix of its format.
+    """
+
+    service: Service
+    matrices: tuple[Matrix, ...]
+    bases: Mapping[int, int]
+    shares: tuple[Share, ...]
+
+    @property
+    def name(self) -> str:
+        """The service's name."""
+        return self.service.name
+
+    def offset_bytes(self, matrix: int) -> int:
+        """Where a matrix begins in the file."""
+        offset_bytes = 0
+        for before in self.matrices[:matrix]:
+            offset_bytes = _aligned(offset_bytes + before.rows * before.format.row_bytes)
+        return offset_bytes
+
+
+def _aligned(size_bytes: int) -> int:
+    return size_bytes + -size_bytes % MATRIX_ALIGNMENT
+
+
+def wire(model: Model, plan: Plan) -> tuple[Held, ...]:
+    """What each embedding service of a plan holds, in the plan's order. The plan is one of the model."""
+    return tuple(_held(model, service) for service in plan.embedding_services)
+
+
+def model_name(spec: Spec, part: str) -> str:
+    """A step's model name: the spec's name first, so that several models can share a server."""
+    return f"{spec.name}_{part}"
+
+
+def at_shard(kind: str, group: int) -> str:
+    """The name of a tensor of a group at the service: `ids`, `lengths`, `weights`, `sums`."""
+    return f"{kind}{suffix(group)}"
+
+
+def on_wire(service: str, kind: str, group: int) -> str:
+    """The name of such a tensor where those of all services meet: in an ensemble, a router, the dense graph."""
+    return f"{service}_{at_shard(kind, group)}"
+
+
+def partials(wiring: Sequence[Held]) -> list[Partial]:
+    """The dense graph's inputs where it adds up the services' sums itself."""
+    return [
+        Partial(on_wire(held.name, SUMS, share.group), share.group, share.width, share.columns)
+        for held in wiring
+        for share in held.shares
+    ]
+
+
+def joined(model: Model) -> list[Partial]:
+    """The dense graph's inputs where the router adds up: one a group, its look-ups in the model's order."""
+    found = []
+    for group in range(len(model.groups)):
+        columns, width = _columns(model, model.in_group(group))
+        found.append(Partial(at_shard(SUMS, group), group, width, columns))
+    return found
+
+
+def pieces(model: Model, share: Share, whole: Partial) -> list[tuple[int, int, int]]:
+    """Where a share's columns go in the group's joined sums: (from, to, columns), neighbours as one, by `from`."""
+    found: list[tuple[int, int, int]] = []
+    for lookup, begin in sorted(share.columns.items(), key=lambda item: item[1]):
+        end, columns = whole.columns[lookup], model.width(model.lookups[lookup])
+        if found and (found[-1][0] + found[-1][2], found[-1][1] + found[-1][2]) == (begin, end):
+            found[-1] = (*found[-1][:2], found[-1][2] + columns)
+        else:
+            found.append((begin, end, columns))
+    return found
+
+
+def divisors_width(model: Model, group: int) -> int:
+    """Bags of a row of a group, over all its look-ups."""
+    return sum(model.lookups[place].count for place in model.in_group(group))
+
+
+def _held(model: Model, service: Service) -> Held:
+    rows = {shard.table: shard.rows for shard in service.shards}
+    tables = [(i, table) for i, table in enumerate(model.tables) if table.name in rows]
+    formats = sorted({table.format for _, table in tables}, key=lambda each: -each.dim)
+    bases, ends = {}, dict.fromkeys(formats, 0)
+    for i, table in tables:
+        bases[i] = ends[table.format]
+        ends[table.format] += rows[table.name]
+    shares = [_share(model, group, bases, formats) for group in range(len(model.groups))]
+    return Held(
+        service,
+        tuple(Matrix(ends[each], each) for each in formats),
+        bases,
+        tuple(share for share in shares if share.units),
+    )
+
+
+def _share(model: Model, group: int, tables: Mapping[int, int], formats: Sequence[RowFormat]) -> Share:
+    """tables: those that the service holds a shard of."""
+    places = [place for place in model.in_group(group) if model.lookups[place].table in tables]
+
+    def unit_of(place: int) -> tuple[int, bool]:
+        lookup = model.lookups[place]
+        return formats.index(model.tables[lookup.table].format), lookup.ids.weights is not None
+
+    units = []
+    for matrix, weighted in sorted({unit_of(place) for place in places}):
+        members = tuple(place for place in places if unit_of(place) == (matrix, weighted))
+        lookups = [model.lookups[place] for place in members]
+        *begins, bags = accumulate((lookup.count for lookup in lookups), initial=0)
+        units.append(Unit(matrix, weighted, members, tuple(begins), bags, _ids_of_row(lookups)))
+    columns, width = _columns(model, [place for unit in units for place in unit.lookups])
+    return Share(group, tuple(units), width, columns)
+
+
+def _columns(model: Model, places: Sequence[int]) -> tuple[dict[int, int], int]:
+    """The first column of each look-up where they stand side by side, and the columns of all."""
+    *begins, width = accumulate((model.width(model.lookups[place]) for place in places), initial=0)
+    return dict(zip(places, begins, strict=True)), width
+
+
+def _ids_of_row(lookups: Sequence[Lookup]) -> int | None:
+    columns = 0
+    for lookup in lookups:
+        layout = lookup.ids.layout
+        if not isinstance(layout, Columns) or layout.width is None:
+            return None
+        columns += lookup.count * layout.bag
+    return columns
