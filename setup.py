@@ -19,7 +19,7 @@ KERNELS = sorted(str(path) for path in Path("triton_backends/kernels").glob("*.c
 NATIVE = "triton_backends/native"
 ANSWERS = f"{NATIVE}/answers.c"
 FANOUT = sorted(str(path) for path in Path("triton_backends/fanout").glob("*.c"))
-ROUTER = [f"{NATIVE}/queries.c", f"{NATIVE}/router.c", *KERNELS]
+ROUTER = [*(f"{NATIVE}/{name}.c" for name in ("queries", "router", "routing")), *KERNELS]
 
 
 class BuildLibraries(build_ext):

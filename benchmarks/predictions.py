@@ -37,7 +37,7 @@ from repo_builder.repository.wiring import model_name
 from repo_builder.serving.install import installation
 from repo_builder.serving.server import free_ports, running
 from repo_builder.spec import Spec, parse_spec
-from triton_backends.router.routing import Router
+from triton_backends.router.router import Router
 
 BATCH, QUERIES, FULL_LOAD = 32, 64, 16
 TARGETS_QPS = (800.0, 4000.0)
@@ -136,12 +136,13 @@ def route(spec: Spec, hotness: Hotness, router: Path) -> dict[str, list[Mapping[
     rng = np.random.default_rng(0)
     rows = QUERIES * BATCH
     indices = np.hstack([draw_ids(hotness, table, (rows, table.pooling), rng) for table in spec.tables])
-    routing = Router.open(router)
-    routed: dict[str, list[Mapping[str, NDArray[np.int32]]]] = {service.name: [] for service in routing.services}
+    opened = Router.open(router)
+    names = [service.name for service in opened.routing.services]
+    routed: dict[str, list[Mapping[str, NDArray[np.int32]]]] = {name: [] for name in names}
     for begin in range(0, rows, BATCH):
-        query = routing.route(indices[begin : begin + BATCH])
-        for service, (ids, lengths) in zip(routing.services, query, strict=True):
-            routed[service.name].append({"ids": ids.copy(), "lengths": lengths.copy()})
+        query = opened.route({"indices": indices[begin : begin + BATCH]})
+        for name in names:
+            routed[name].append({kind: query[f"{name}_{kind}"][0] for kind in ("ids", "lengths")})
     return routed
 
 

@@ -10,7 +10,16 @@ from functools import partial
 import numpy as np
 
 from triton_backends.router.idmap import build_id_map
-from triton_backends.router.routing import Placement, RoutedService, RoutedTable, Router
+from triton_backends.router.router import Router
+from triton_backends.router.routing import (
+    RoutedGroup,
+    RoutedLookup,
+    RoutedService,
+    RoutedShard,
+    RoutedTable,
+    RoutedUnit,
+    Routing,
+)
 
 TABLES, POOLING, BATCH, REPEATS = 10, 128, 32, 40
 TIERS = (0.002, 0.03, 0.3)  # shares of the rows where the four shards are cut
@@ -31,22 +40,36 @@ def report(rows: int, dtype: type[np.signedinteger]) -> None:
     orders = [rng.permutation(rows) for _ in range(TABLES)]
     shard_of_rows = [shards_of(order) for order in orders]
     maps = [build_id_map(shards, 4).reshape(-1) for shards in shard_of_rows]
-    tables = [
-        RoutedTable(f"t{t}", rows, POOLING, t * maps[0].nbytes, tuple(Placement(s, 0, t) for s in range(4)))
-        for t in range(TABLES)
-    ]
-    router = Router(tables, [RoutedService(f"tier{s}", TABLES) for s in range(4)], mapped(maps))
+    router = Router(routing_of(rows, maps[0].nbytes), mapped(maps))
     permutations = [permutation_of(shards) for shards in shard_of_rows]
     ours, theirs = [], []
     for _ in range(REPEATS):
         places = [(rng.random((BATCH, POOLING)) ** 8 * rows).astype(np.int64) for _ in orders]
         indices = np.hstack([order[place] for order, place in zip(orders, places, strict=True)]).astype(dtype)
-        ours.append(seconds(partial(router.route, indices)))
+        ours.append(seconds(partial(router.route, {"indices": indices})))
         theirs.append(seconds(partial(route_by_permutation, indices, permutations)))
     ids = BATCH * TABLES * POOLING / 1e6
     fast, slow = ids / np.median(ours), ids / np.median(theirs)
     bits = 8 * sum(each.nbytes for each in maps) / (rows * TABLES)
     print(f"{rows:12,d} {np.dtype(dtype).name:>7} {fast:9.1f} {slow:27.1f} {fast / slow:7.1f} {bits:10.2f}")
+
+
+def routing_of(rows: int, map_bytes: int) -> Routing:
+    """Each table in four shards, a service each; all ids in one tensor, -1 for none."""
+    width = TABLES * POOLING
+    shards = [tuple(RoutedShard(s, 0, t) for s in range(4)) for t in range(TABLES)]
+    return Routing(
+        [],
+        ["indices"],
+        [RoutedTable(f"t{t}", rows, t * map_bytes, 4) for t in range(TABLES)],
+        [
+            RoutedLookup(f"t{t}", t, 0, 1, 0, 0, width, t * POOLING, POOLING, -1, 0, 0, 1, -1, 1, -1, 0, shards[t])
+            for t in range(TABLES)
+        ],
+        [RoutedUnit(s, 0, TABLES) for s in range(4)],
+        [RoutedService(f"tier{s}") for s in range(4)],
+        [RoutedGroup("batch")],
+    )
 
 
 def mapped(maps: list[np.ndarray]) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -157,19 +158,24 @@ class ToySource:
             return f"all{place}"
         return f"sum{place}"
 
+    def ids(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        if "features" not in inputs:
+            return inputs
+        mixed = inputs["features"] @ (np.ones((4, 6), np.float32) / 4)
+        return {**inputs, "computed": (mixed * np.float32(self.model.tables[0].rows)).astype(np.int64)}
+
     def answers(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         batch = len(inputs["price"])
         if "features" in inputs:
-            mixed = inputs["features"] @ (np.ones((4, 6), np.float32) / 4)
-            ids = (mixed * np.float32(self.model.tables[0].rows)).astype(np.int64)
-            item, history = ids[:, 0], ids[:, 1:]
+            item, *columns = self.ids(inputs)["computed"].T
+            history = np.array(columns).T
         else:
             item, history = inputs["item"], inputs["history"]
         seen = [self.tables[0][row[row >= 0]].sum(0) / max(1, (row >= 0).sum()) for row in history]
         vectors = [inputs["price"], self.tables[0][item], np.array(seen).reshape(batch, 8)]
         if "user" in inputs:
-            ends, tags = inputs["tag_ends"], self.tables[1][inputs["tags"]] * inputs["tag_weights"][:, None]
-            vectors.append(np.array([tags[a:b].sum(0) for a, b in zip(ends[:-1], ends[1:], strict=True)]))
+            tags = self.tables[1][inputs["tags"]] * inputs["tag_weights"][:, None]
+            vectors.append(np.array([tags[begin:end].sum(0) for begin, end in pairwise(inputs["tag_ends"])]))
             vectors.append(np.repeat(self.tables[2][inputs["user"]].reshape(1, -1), batch, axis=0))
         logits = (np.hstack(vectors).astype(np.float64) @ self.weight).astype(np.float32)
         return {"click": 1 / (1 + np.exp(-logits[:, 0])), "watch": logits[:, 1:]}

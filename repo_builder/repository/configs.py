@@ -40,7 +40,7 @@ from repo_builder.partition.plan import Plan, Service
 from repo_builder.repository.descriptions import MAX_BATCH_ROWS
 from repo_builder.repository.design import Design
 from repo_builder.repository.layouts import Arrangement
-from repo_builder.repository.wiring import SUMS, Held, at_shard, model_name, on_wire
+from repo_builder.repository.wiring import SUMS, Holding, at_shard, model_name, on_wire
 from repo_builder.spec import Spec
 
 MAX_BATCH_QUERIES = 64  # queries in one call of an embedding service
@@ -122,7 +122,7 @@ def router_threads(plan: Plan) -> int:
     return max(LEAST_ROUTERS, dense.instances * dense.deployed)
 
 
-def embedding_config(design: Design, held: Held, shard_backend: ShardBackend) -> pb.ModelConfig:
+def embedding_config(design: Design, held: Holding, shard_backend: ShardBackend) -> pb.ModelConfig:
     """An embedding service; its warm-up is a query of one row with row 0 in each bag (`warmup/lengths` holds ones).
 
     In a fleet the answers' type is `fleet.sums_dtype`.
@@ -202,7 +202,7 @@ def _router_outputs(design: Design) -> list[Tensor]:
     return found + [Tensor(name, "BOOL", ("rows", 1)) for name in design.flags]
 
 
-def _service_step(spec: Spec, held: Held) -> pb.ModelEnsembling.Step:
+def _service_step(spec: Spec, held: Holding) -> pb.ModelEnsembling.Step:
     asked = [(kind, share.group) for share in held.shares for kind in share.asks]
     inputs = {at_shard(kind, group): on_wire(held.name, kind, group) for kind, group in asked}
     groups = [share.group for share in held.shares]

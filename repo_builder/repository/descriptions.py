@@ -11,14 +11,27 @@ from typing import Any
 
 from repo_builder.model.types import Columns, Lookup, Model, Ragged
 from repo_builder.partition.plan import Shard
-from repo_builder.repository.wiring import Held, joined, model_name, pieces
+from repo_builder.repository.wiring import Holding, Unit, joined, model_name, pieces
 from repo_builder.spec import Spec
+from triton_backends.embedding_shard.shard import Held, HeldGroup, HeldMatrix, HeldUnit
+from triton_backends.router.routing import (
+    ENDS,
+    LENGTHS,
+    OFFSETS,
+    RoutedGroup,
+    RoutedLookup,
+    RoutedService,
+    RoutedShard,
+    RoutedTable,
+    RoutedUnit,
+    Routing,
+)
 
 MAX_BATCH_ROWS = 4096  # rows of a query's batch (native/queries.h), and of all in one call of the dense model
 GRPC_PORT = 8001
 MAX_GROUP_ROWS = 1 << 20  # of a query's other axes
 
-_BOUNDS = {"offsets": 1, "ends": 2, "lengths": 3}
+_BOUNDS = {"offsets": OFFSETS, "ends": ENDS, "lengths": LENGTHS}
 
 
 def routed_tensors(model: Model) -> list[str]:
@@ -30,7 +43,7 @@ def routed_tensors(model: Model) -> list[str]:
     return list(named)
 
 
-def router_description(model: Model, wiring: Sequence[Held], map_offsets: Mapping[int, int]) -> dict[str, Any]:
+def router_description(model: Model, wiring: Sequence[Holding], map_offsets: Mapping[int, int]) -> Routing:
     """`router.json`: how ids become rows of services.
 
     map_offsets: place of a table -> where its id map begins in `idmap.bin`, in bytes.
@@ -38,66 +51,67 @@ def router_description(model: Model, wiring: Sequence[Held], map_offsets: Mappin
     tensors = routed_tensors(model)
     shards = [shards_of(wiring, table.name) for table in model.tables]
     units = _unit_numbers(wiring)
-    return {
-        "finite": list(model.finite),
-        "inputs": tensors,
-        "tables": [
-            {"name": table.name, "rows": table.rows, "map_offset": map_offsets[i], "shards": len(shards[i])}
-            for i, table in enumerate(model.tables)
+    return Routing(
+        finite=model.finite,
+        inputs=tensors,
+        tables=[
+            RoutedTable(table.name, table.rows, map_offsets[i], len(shards[i])) for i, table in enumerate(model.tables)
         ],
-        "lookups": [
-            {
-                **_lookup(lookup, tensors),
-                "shards": [
-                    {"unit": units[k, i][0], "base": wiring[k].bases[lookup.table], "place": units[k, i][1]}
+        lookups=[
+            _lookup(
+                lookup,
+                tensors,
+                [
+                    RoutedShard(units[k, i][0], wiring[k].bases[lookup.table], units[k, i][1])
                     for k, _ in shards[lookup.table]
                 ],
-            }
+            )
             for i, lookup in enumerate(model.lookups)
         ],
-        "units": [
-            {"service": k, "group": share.group, "bags": unit.bags, "weighted": int(unit.weighted)}
+        units=[
+            RoutedUnit(k, share.group, unit.bags, int(unit.weighted))
             for k, held in enumerate(wiring)
             for share in held.shares
             for unit in share.units
         ],
-        "services": [{"name": held.name} for held in wiring],
-        "groups": [{"name": str(group.rows)} for group in model.groups],
-    }
+        services=[RoutedService(held.name) for held in wiring],
+        groups=[RoutedGroup(str(group.rows)) for group in model.groups],
+    )
 
 
-def shards_of(wiring: Sequence[Held], table: str) -> list[tuple[int, Shard]]:
+def shards_of(wiring: Sequence[Holding], table: str) -> list[tuple[int, Shard]]:
     """A table's shards, hottest first, each with the place of the service that holds it."""
     found = [(k, shard) for k, held in enumerate(wiring) for shard in held.service.shards if shard.table == table]
     return sorted(found, key=lambda item: item[1].begin)
 
 
-def _lookup(lookup: Lookup, tensors: Sequence[str]) -> dict[str, Any]:
+def _lookup(lookup: Lookup, tensors: Sequence[str], shards: Sequence[RoutedShard]) -> RoutedLookup:
     ids, layout = lookup.ids, lookup.ids.layout
     fixed = layout if isinstance(layout, Columns) and layout.width is not None else None
     ragged = layout if isinstance(layout, Ragged) else None
-    return {
-        "name": lookup.name,
-        "table": lookup.table,
-        "group": lookup.group,
-        "count": lookup.count,
-        "mean": int(lookup.mode == "mean"),
-        "ids": tensors.index(ids.tensor),
-        "width": fixed.width if fixed else -1,
-        "begin": fixed.begin if fixed else 0,
-        "bag": fixed.bag if fixed else -1,
-        "bounds": tensors.index(ragged.bounds) if ragged else -1,
-        "kind": _BOUNDS[ragged.kind] if ragged else 0,
-        "block": ragged.block if ragged else 0,
-        "blocks": ragged.blocks if ragged else 1,
-        "weights": tensors.index(ids.weights) if ids.weights else -1,
-        "has_padding": int(ids.padding is not None),
-        "padding": -1 if ids.padding is None else ids.padding,
-        "from_end": int(ids.from_end),
-    }
+    return RoutedLookup(
+        name=lookup.name,
+        table=lookup.table,
+        group=lookup.group,
+        count=lookup.count,
+        mean=int(lookup.mode == "mean"),
+        ids=tensors.index(ids.tensor),
+        width=fixed.width if fixed and fixed.width else -1,
+        begin=fixed.begin if fixed else 0,
+        bag=fixed.bag if fixed else -1,
+        bounds=tensors.index(ragged.bounds) if ragged else -1,
+        kind=_BOUNDS[ragged.kind] if ragged else 0,
+        block=ragged.block if ragged else 0,
+        blocks=ragged.blocks if ragged else 1,
+        weights=tensors.index(ids.weights) if ids.weights else -1,
+        has_padding=int(ids.padding is not None),
+        padding=-1 if ids.padding is None else ids.padding,
+        from_end=int(ids.from_end),
+        shards=shards,
+    )
 
 
-def _unit_numbers(wiring: Sequence[Held]) -> dict[tuple[int, int], tuple[int, int]]:
+def _unit_numbers(wiring: Sequence[Holding]) -> dict[tuple[int, int], tuple[int, int]]:
     """(place of a service, of a look-up) -> the number of its unit, over all services, and its first bag there."""
     found, number = {}, 0
     for k, held in enumerate(wiring):
@@ -108,30 +122,22 @@ def _unit_numbers(wiring: Sequence[Held]) -> dict[tuple[int, int], tuple[int, in
     return found
 
 
-def shard_description(held: Held) -> dict[str, Any]:
+def shard_description(holding: Holding) -> Held:
     """`shard.json`: the matrices in `weights.bin`, one after another, and what a query may ask of them."""
-    return {
-        "matrices": [{"rows": matrix.rows, "dim": matrix.format.dim} for matrix in held.matrices],
-        "groups": [
-            {
-                "group": share.group,
-                "max_rows": MAX_GROUP_ROWS if share.group else MAX_BATCH_ROWS,
-                "units": [
-                    {
-                        "matrix": unit.matrix,
-                        "bags": unit.bags,
-                        "columns": -1 if unit.columns is None else unit.columns,
-                        "weighted": int(unit.weighted),
-                    }
-                    for unit in share.units
-                ],
-            }
-            for share in held.shares
+    return Held(
+        [HeldMatrix(matrix.rows, matrix.format.dim) for matrix in holding.matrices],
+        [
+            HeldGroup(share.group, MAX_GROUP_ROWS if share.group else MAX_BATCH_ROWS, [_unit(u) for u in share.units])
+            for share in holding.shares
         ],
-    }
+    )
 
 
-def fanout_description(spec: Spec, wiring: Sequence[Held], version: str) -> dict[str, Any]:
+def _unit(unit: Unit) -> HeldUnit:
+    return HeldUnit(unit.matrix, unit.bags, -1 if unit.columns is None else unit.columns, int(unit.weighted))
+
+
+def fanout_description(spec: Spec, wiring: Sequence[Holding], version: str) -> dict[str, Any]:
     """`fanout.json`: what the router must know of its fleet, as `triton_backends/fanout/settings.c` reads it.
 
     `hedge_quantile_ppm` is in millionths, and 0 where nothing is to be hedged.
@@ -167,7 +173,7 @@ def fanout_description(spec: Spec, wiring: Sequence[Held], version: str) -> dict
     }
 
 
-def default_addresses(spec: Spec, wiring: Sequence[Held]) -> dict[str, str]:
+def default_addresses(spec: Spec, wiring: Sequence[Holding]) -> dict[str, str]:
     """`fleet.json`: where the router looks without ELASTICREC_ADDRESSES; headless Services in its own namespace."""
     return {held.name: f"dns:///{kubernetes_name(spec, held.name)}:{GRPC_PORT}" for held in wiring}
 

@@ -13,7 +13,7 @@ from repo_builder.partition.plan import Plan, Service, plan_sha256
 from repo_builder.repository.descriptions import routed_tensors
 from repo_builder.repository.layouts import LAYOUTS, Arrangement, check_layout
 from repo_builder.repository.manifest import PLAN, Layout
-from repo_builder.repository.wiring import Held, divisors_width, joined, model_name, on_wire, partials, wire
+from repo_builder.repository.wiring import Holding, divisors_width, joined, model_name, on_wire, partials, wire
 from repo_builder.spec import Spec
 
 DEGRADED = "degraded"
@@ -27,7 +27,7 @@ class Design:
     spec: Spec
     plan: Plan
     layout: Layout
-    wiring: Sequence[Held]
+    wiring: Sequence[Holding]
 
     @classmethod
     def of(cls, spec: Spec, plan: Plan, layout: Layout) -> Design:

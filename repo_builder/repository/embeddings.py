@@ -27,7 +27,7 @@ from repo_builder.repository.descriptions import router_description, shard_descr
 from repo_builder.repository.design import Design
 from repo_builder.repository.files import HashedFile
 from repo_builder.repository.manifest import FileEntry
-from repo_builder.repository.wiring import MATRIX_ALIGNMENT, Held
+from repo_builder.repository.wiring import MATRIX_ALIGNMENT, Holding
 from triton_backends.router.idmap import build_id_map
 
 Seen = Callable[[int, int, NDArray[np.float32]], None]
@@ -74,9 +74,9 @@ def write_embeddings(
             write_shards(blocks, placed.shard_of_row, [files[k] for k, _ in placed.shards])
         entries = [id_maps.entry(), *(file.entry() for file in files)]
     description = router_description(design.model, design.wiring, map_offsets)
-    entries.append(write_json(folder, f"{router}/router.json", description, pool))
+    entries.append(write_json(folder, f"{router}/router.json", description.document(), pool))
     for path, held in zip(services, design.wiring, strict=True):
-        entries.append(write_json(folder, f"{path}/shard.json", shard_description(held), pool))
+        entries.append(write_json(folder, f"{path}/shard.json", shard_description(held).document(), pool))
     return entries
 
 
@@ -92,7 +92,7 @@ def write_bytes(folder: Path, path: str, data: bytes, pool: ThreadPoolExecutor) 
         return file.entry()
 
 
-def _placed_tables(model: Model, wiring: Sequence[Held], hotness: Hotness) -> Iterator[_PlacedTable]:
+def _placed_tables(model: Model, wiring: Sequence[Holding], hotness: Hotness) -> Iterator[_PlacedTable]:
     """The tables in the order in which they are written: those of a dim in the model's order, the largest dim first."""
     for place, table in sorted(enumerate(model.tables), key=lambda item: -item[1].format.dim):
         shards = shards_of(wiring, table.name)

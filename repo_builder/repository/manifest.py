@@ -50,7 +50,8 @@ class AccessEntry:
 class Proof:
     """What was seen at the build: the whole model and the cut one answered the same samples.
 
-    samples_sha256: of the samples' names, types, shapes and numbers; difference: the largest of an output's number.
+    samples_sha256: of the samples' names, types, shapes and numbers; difference: the largest of an output's number, or
+    of a look-up's where samples were drawn (`proof.py`); as a share of the number where it is above 1.
     """
 
     samples_sha256: str

@@ -16,7 +16,7 @@ from repo_builder.repository import configs
 from repo_builder.repository.descriptions import default_addresses, fanout_description
 from repo_builder.repository.design import Design
 from repo_builder.repository.manifest import CHECKSUMS, PLAN, QUERIES, FileEntry
-from repo_builder.repository.wiring import Held, at_shard
+from repo_builder.repository.wiring import Holding, at_shard
 
 _ENSEMBLE = b"An ensemble has no files of its own, but Triton wants its version's folder.\n"
 
@@ -46,7 +46,7 @@ def _frontend_files(design: Design, version: str) -> Iterator[tuple[str, bytes]]
 
 
 def _embedding_files(
-    design: Design, held: Held, shard_backend: configs.ShardBackend, version: str
+    design: Design, held: Holding, shard_backend: configs.ShardBackend, version: str
 ) -> Iterator[tuple[str, bytes]]:
     """An embedding service's config, warm-up data and code."""
     config = configs.embedding_config(design, held, shard_backend)

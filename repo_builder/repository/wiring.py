@@ -77,7 +77,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Holding:
     """An embedding service of the plan, and what it holds: a matrix a format, dim descending.
 
     In its file they stand one after another, each begun at a multiple of MATRIX_ALIGNMENT bytes.
@@ -106,7 +106,7 @@ def _aligned(size_bytes: int) -> int:
     return size_bytes + -size_bytes % MATRIX_ALIGNMENT
 
 
-def wire(model: Model, plan: Plan) -> tuple[Held, ...]:
+def wire(model: Model, plan: Plan) -> tuple[Holding, ...]:
     """What each embedding service of a plan holds, in the plan's order. The plan is one of the model."""
     return tuple(_held(model, service) for service in plan.embedding_services)
 
@@ -126,7 +126,7 @@ def on_wire(service: str, kind: str, group: int) -> str:
     return f"{service}_{at_shard(kind, group)}"
 
 
-def partials(wiring: Sequence[Held]) -> list[Partial]:
+def partials(wiring: Sequence[Holding]) -> list[Partial]:
     """The dense graph's inputs where it adds up the services' sums itself."""
     return [
         Partial(on_wire(held.name, SUMS, share.group), share.group, share.width, share.columns)
@@ -161,7 +161,7 @@ def divisors_width(model: Model, group: int) -> int:
     return sum(model.lookups[place].count for place in model.in_group(group))
 
 
-def _held(model: Model, service: Service) -> Held:
+def _held(model: Model, service: Service) -> Holding:
     rows = {shard.table: shard.rows for shard in service.shards}
     tables = [(i, table) for i, table in enumerate(model.tables) if table.name in rows]
     formats = sorted({table.format for _, table in tables}, key=lambda each: -each.dim)
@@ -170,7 +170,7 @@ def _held(model: Model, service: Service) -> Held:
         bases[i] = ends[table.format]
         ends[table.format] += rows[table.name]
     shares = [_share(model, group, bases, formats) for group in range(len(model.groups))]
-    return Held(
+    return Holding(
         service,
         tuple(Matrix(ends[each], each) for each in formats),
         bases,

@@ -36,7 +36,7 @@ from tests.integration.malformed import (
 )
 from tests.integration.models import make_repository, pytorch_scores, random_query, score
 from tests.servers import serving
-from triton_backends.router.routing import Router
+from triton_backends.router.router import Router
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -97,28 +97,16 @@ def fan_out(spec: Spec) -> Model:
 
 def router(spec: Spec, folder: Path) -> Model:
     opened = Router.open(folder / "1")
-    described = json.loads((folder / "1/router.json").read_text())
-    names = [service["name"] for service in described["services"]]
-    ends = np.cumsum([table["pooling"] for table in described["tables"]])[:-1]
-
-    def answers(arrays: Arrays) -> Arrays:
-        routed = zip(names, opened.route(arrays["indices"]), strict=True)
-        means = [table["mean"] for table in described["tables"]]
-        lists = {
-            f"{name}_{kind}": each[None]
-            for name, pair in routed
-            for kind, each in zip(("ids", "lengths"), pair, strict=True)
-        }
-        return {**lists, **divided(arrays, ends, means)}
-
-    return Model(whole(spec).good, answers)
+    return Model(whole(spec).good, lambda arrays: opened.route({"indices": arrays["indices"]}))
 
 
 def shard(folder: Path) -> Model:
     (version,) = folder.glob("[0-9]*")
     described = json.loads((version / "shard.json").read_text())
-    weights = np.fromfile(version / "weights.bin", np.float32).reshape(described["rows"], described["dim"])
-    tables = described["tables"]
+    (matrix,), (group,) = described["matrices"], described["groups"]
+    dim, (unit,) = matrix["dim"], group["units"]
+    weights = np.fromfile(version / "weights.bin", np.float32).reshape(matrix["rows"], dim)
+    tables = unit["bags"]
     lengths = np.full((1, 3 * tables), 2, np.int32)
     ids = np.random.default_rng(2).integers(0, len(weights), (1, lengths.sum())).astype(np.int32)
 
@@ -129,8 +117,8 @@ def shard(folder: Path) -> Model:
             raise IndexError("no query's bags")
         if ids.size and not 0 <= ids.min() <= ids.max() < len(weights):
             raise IndexError("no row")
-        totals = np.vstack([np.zeros((1, described["dim"])), np.cumsum(weights[ids], axis=0, dtype=np.float64)])
-        return {"sums": (totals[ends] - totals[ends - bags]).reshape(-1, tables * described["dim"])}
+        totals = np.vstack([np.zeros((1, dim)), np.cumsum(weights[ids], axis=0, dtype=np.float64)])
+        return {"sums": (totals[ends] - totals[ends - bags]).reshape(-1, tables * dim)}
 
     return Model({"ids": ids, "lengths": lengths}, answers)
 

@@ -45,9 +45,7 @@ def test_every_file_is_in_the_manifest(built: tuple[Path, Spec, Plan]) -> None:
     repository, spec, _ = built
     manifest = verify(repository)
     assert {entry.path for entry in manifest.files} | {"manifest.json"} == set(files_in(repository))
-    assert [(table.name, table.rows, table.pooling) for table in manifest.tables] == [
-        (table.name, table.rows, table.pooling) for table in spec.tables
-    ]
+    assert manifest.tables == spec.model.tables and manifest.lookups == spec.model.lookups
 
 
 def test_every_row_is_written_once_where_the_router_looks(built: tuple[Path, Spec, Plan]) -> None:
@@ -61,7 +59,7 @@ def test_every_row_is_written_once_where_the_router_looks(built: tuple[Path, Spe
         for service in plan.embedding_services
     ]
     assert sum(len(matrix) for matrix in matrices) == sum(table.rows for table in spec.tables)
-    for i, (table, routed) in enumerate(zip(spec.tables, router["tables"], strict=True)):
+    for i, (table, routed) in enumerate(zip(spec.tables, router["lookups"], strict=True)):
         weight = state[f"emb_l.{i}.weight"].numpy()
         order = hotness.order(table)
         shards = sorted(
@@ -71,7 +69,7 @@ def test_every_row_is_written_once_where_the_router_looks(built: tuple[Path, Spe
             if shard.table == table.name
         )
         for (begin, end, k), placed in zip(shards, routed["shards"], strict=True):
-            assert placed["service"] == k
+            assert router["units"][placed["unit"]]["service"] == k
             ids = np.sort(order[begin:end])
             np.testing.assert_array_equal(matrices[k][placed["base"] : placed["base"] + len(ids)], weight[ids])
 
@@ -155,7 +153,8 @@ def test_two_builds_are_the_same_bytes(built: tuple[Path, Spec, Plan], tmp_path:
 
 def test_sample_queries_follow_the_contract(built: tuple[Path, Spec, Plan]) -> None:
     repository, spec, _ = built
-    dense, indices = read_queries(repository, 7)
+    queries = read_queries(repository, 7)
+    dense, indices = queries["dense"], queries["indices"]
     assert dense.shape == (7, 5) and dense.dtype == np.float32
     assert indices.shape == (7, 23) and indices.dtype == np.int64
     begin = 0

@@ -13,7 +13,9 @@ import pytest
 from repo_builder.errors import RepositoryError
 from repo_builder.repository import files
 from repo_builder.repository.files import HashedFile, new_folder
-from repo_builder.repository.manifest import AccessEntry, FileEntry, Manifest, TableEntry, entry_of
+from repo_builder.repository.manifest import FileEntry, describe, entry_of
+from repo_builder.spec import Access, Serving
+from tests.hand_models import DLRM
 
 
 @pytest.fixture
@@ -82,9 +84,8 @@ def repository(folder: Path, content: str) -> Path:
     """What counts as a former repository: a manifest, and the one file that it lists."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "content").write_text(content)
-    access, tables = AccessEntry("powerlaw", 0.9, 0), (TableEntry("A", 3, 1),)
-    facts = ("elasticrec 0", "m", "single", "0" * 64, 1, "int64", 1)
-    manifest = Manifest(*facts, tables, (entry_of(folder, "content"),), 10.0, access)
+    facts = (DLRM, Serving(10.0), Access("powerlaw", locality=0.9), "single", "0" * 64, "elasticrec 0")
+    manifest = describe(*facts, [entry_of(folder, "content")])
     (folder / "manifest.json").write_text(manifest.to_json())
     return folder
 
@@ -253,7 +254,7 @@ def a_repository_with_foreign_bytecode(target: Path) -> None:
 
 def a_repository_of_another_format(target: Path) -> None:
     manifest = repository(target, "mine") / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +269,7 @@ def a_repository_of_another_format(target: Path) -> None:
         (a_repository_with_foreign_bytecode, "expected nothing beside .* got tools/__pycache__/mine.pyc"),
         (
             a_repository_of_another_format,
-            "expected a former .*format: expected 1, got 2; it was built by elasticrec 0.*",
+            "expected a former .*format: expected 2, got 1; it was built by elasticrec 0.*",
         ),
         (a_foreign_folder, "expected a former repository or nothing, got other files .*"),
     ],

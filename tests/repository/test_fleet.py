@@ -24,7 +24,7 @@ from repo_builder.repository.descriptions import kubernetes_name
 from repo_builder.repository.manifest import load_manifest, verify
 from repo_builder.spec import Fleet, Spec, parse_spec
 from tests.integration.models import CHEAP, document
-from triton_backends.router.routing import Router
+from triton_backends.router.router import Router
 
 
 def make(folder: Path, seed: int = 0, plan: Plan | None = None, **fleet: object) -> tuple[Spec, Plan]:
@@ -132,24 +132,32 @@ def test_the_router_knows_its_fleet(built: tuple[Path, Spec, Plan]) -> None:
     assert settings == {
         "name": "small_router",
         "version": version(folder, "tier0"),
-        "tables": 4,
-        "dim": 8,
+        "widths": [32],
         "deadline_us": 400_000,
         "hedge_quantile_ppm": 0,
         "max_in_flight": 256,
         "degrade": 0,
         "half_sums": 0,
         "services": [
-            {"name": "tier0", "model": "small_tier0", "tables": [0, 1, 2, 3]},
-            {"name": "tier1", "model": "small_tier1", "tables": [0, 1, 2]},
+            {
+                "name": "tier0",
+                "model": "small_tier0",
+                "groups": [{"group": 0, "width": 32, "pieces": [{"from": 0, "to": 0, "columns": 32}]}],
+            },
+            {
+                "name": "tier1",
+                "model": "small_tier1",
+                "groups": [{"group": 0, "width": 24, "pieces": [{"from": 0, "to": 0, "columns": 24}]}],
+            },
         ],
     }
     assert all(version(folder, service.name) == settings["version"] for service in plan.embedding_services)
     addresses = json.loads((folder / "frontend/small_router/1/fleet.json").read_text())
     assert addresses == {name: f"dns:///small-{name}:8001" for name in ("tier0", "tier1")}
     router = Router.open(folder / "frontend/small_router/1")
-    assert [service.name for service in router.services] == ["tier0", "tier1"]
-    assert sum(ids.size for ids, _ in router.route(np.zeros((2, 23), np.int64))) == 46
+    assert [service.name for service in router.routing.services] == ["tier0", "tier1"]
+    routed = router.route({"indices": np.zeros((2, 23), np.int64)})
+    assert sum(routed[f"{name}_ids"].size for name in ("tier0", "tier1")) == 46
 
 
 def test_the_version_tells_builds_apart(built: tuple[Path, Spec, Plan], tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
 SERVICE, METHOD = "inference.GRPCInferenceService", "ModelInfer"
-DTYPES = {"FP32": np.float32, "FP16": np.float16}
+DTYPES = {"FP32": np.float32, "FP16": np.float16, "INT32": np.int32}
 
 
 @dataclass
@@ -53,24 +53,27 @@ class FakeShard:
 
     def infer(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         message = pb.ModelInferRequest.FromString(request)
-        ids, lengths = (np.frombuffer(raw, np.int32) for raw in message.raw_input_contents)
-        assert [list(item.shape) for item in message.inputs] == [[1, ids.size], [1, lengths.size]]
-        if ids.size:
-            self.rows.append(lengths.size // self.tables)
+        pairs = list(zip(message.inputs, message.raw_input_contents, strict=True))
+        inputs = {item.name: np.frombuffer(raw, DTYPES[item.datatype]) for item, raw in pairs}
+        assert [list(item.shape) for item in message.inputs] == [[1, each.size] for each in inputs.values()]
+        asks = any(each.size for name, each in inputs.items() if name.startswith("ids"))
+        if asks:
+            self.rows.append(inputs.get("lengths", np.empty(0)).size // self.tables)
         self.begun += 1
         context.add_callback(lambda: self.count_cancelled(context))
         self.free.wait()
         self.ended.wait(self.delay_s)
         if self.status:
             context.abort(*self.status)
-        answer = self.answer(ids, lengths)
-        return self.spoilt(answer) if self.spoilt and ids.size else answer
+        answer = self.answer(inputs)
+        return self.spoilt(answer) if self.spoilt and asks else answer
 
     def count_cancelled(self, context: grpc.ServicerContext) -> None:
         self.cancelled += context.code() is grpc.StatusCode.CANCELLED
         self.over += 1
 
-    def answer(self, ids: np.ndarray, lengths: np.ndarray) -> bytes:
+    def answer(self, inputs: Mapping[str, np.ndarray]) -> bytes:
+        ids, lengths = inputs["ids"], inputs["lengths"]
         ends = np.cumsum(lengths)
         totals = np.concatenate([[0], np.cumsum(ids, dtype=np.int64)])
         sums = np.stack([totals[ends] - totals[ends - lengths], lengths * self.value], axis=1)  # (bags, 2)

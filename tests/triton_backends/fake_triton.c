@@ -29,7 +29,7 @@ typedef struct {
     char name[256];
     int32_t datatype;
     uint32_t dims;
-    int64_t shape[4];
+    int64_t shape[8];
     uint64_t byte_size;
     char *memory; /* the buffer is `memory + offset` */
 } Output;

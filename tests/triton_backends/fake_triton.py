@@ -18,12 +18,23 @@ import triton_backends.native
 
 LIBRARIES = Path(triton_backends.native.__file__).parent
 TYPES = {
-    np.dtype(np.bool_): 1,
-    np.dtype(np.int32): 8,
-    np.dtype(np.int64): 9,
-    np.dtype(np.float32): 11,
-    np.dtype(np.float64): 12,
+    np.dtype(kind): number
+    for kind, number in {
+        np.bool_: 1,
+        np.uint8: 2,
+        np.uint16: 3,
+        np.uint32: 4,
+        np.uint64: 5,
+        np.int8: 6,
+        np.int16: 7,
+        np.int32: 8,
+        np.int64: 9,
+        np.float16: 10,
+        np.float32: 11,
+        np.float64: 12,
+    }.items()
 }
+BYTES = 13  # what else a tensor may hold
 GPU = 2
 
 
@@ -46,7 +57,7 @@ class _Output(Structure):
         ("name", c_char * 256),
         ("datatype", c_int32),
         ("dims", c_uint32),
-        ("shape", c_int64 * 4),
+        ("shape", c_int64 * 8),
         ("byte_size", c_uint64),
         ("memory", c_void_p),
     )
@@ -225,7 +236,7 @@ def _input(name: str, given: Given, kept: list[object]) -> _Input:
     shape = (c_int64 * len(dims))(*dims)
     kept += [memory, buffers, sizes, shape]
     size = len(raw) if given.byte_size is None else given.byte_size
-    kind = TYPES[given.array.dtype]
+    kind = TYPES.get(given.array.dtype, BYTES)
     return _Input(name.encode(), kind, given.memory_type, shape, len(dims), given.pieces, size, buffers, sizes)
 
 

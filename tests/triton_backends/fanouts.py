@@ -23,6 +23,11 @@ DIM = 2  # what a fake shard answers a table: the sum of its rows' numbers, and 
 FEATURES = 3
 
 
+def whole_group(width: int) -> dict[str, object]:
+    """A service's first group, whose sums are added as they are."""
+    return {"group": 0, "width": width, "pieces": [{"from": 0, "to": 0, "columns": width}]}
+
+
 class _Metric(Structure):
     _fields_ = (("series", c_char * 256), ("value", c_double), ("alive", c_int32))
 
@@ -49,8 +54,7 @@ class FanOut:
         settings = {
             "name": "m_router",
             "version": "7",
-            "tables": len(self.tiered.tables),
-            "dim": DIM,
+            "widths": [DIM * len(self.tiered.tables)],
             "deadline_us": 300_000,
             "hedge_quantile_ppm": 0,
             "max_in_flight": 64,
@@ -59,8 +63,8 @@ class FanOut:
             **self.settings,
         }
         services = [
-            {"name": service.name, "model": f"m_{service.name}", "tables": list(range(service.tables))}
-            for service in self.tiered.services
+            {"name": service.name, "model": f"m_{service.name}", "groups": [whole_group(unit.bags * DIM)]}
+            for service, unit in zip(self.tiered.services, self.tiered.routing.units, strict=True)
         ]
         (self.folder / "1/fanout.json").write_text(json.dumps({**settings, "services": services}))
         self.write_addresses(**{name: [shard.address for shard in shards] for name, shards in self.shards.items()})
@@ -86,17 +90,17 @@ class FanOut:
 
     def query(self, batch: int, seed: int = 0, dtype: type = np.int64) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(seed)
-        indices = draw_indices(rng, self.tiered.tables, batch).astype(dtype)
+        indices = draw_indices(rng, self.tiered, batch).astype(dtype)
         indices[0, :2] = [int((self.tiered.shard_of_rows[0] == shard).argmax()) for shard in range(2)]  # an id of each
         return {"dense": np.zeros((batch, FEATURES), np.float32), "indices": indices}
 
     def without(self, query: Mapping[str, np.ndarray], service: int) -> dict[str, np.ndarray]:
         """The query with the ids that a service holds taken out."""
         indices, column = query["indices"].copy(), 0
-        for table, shards in zip(self.tiered.tables, self.tiered.shard_of_rows, strict=True):
-            part = indices[:, column : column + table.pooling]
+        for lookup, shards in zip(self.tiered.lookups, self.tiered.shard_of_rows, strict=True):
+            part = indices[:, column : column + lookup.bag]
             part[(part >= 0) & (shards[part] == service)] = -1
-            column += table.pooling
+            column += lookup.bag
         return {**query, "indices": indices}
 
     def sums(self, query: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -104,12 +108,12 @@ class FanOut:
         indices, column = query["indices"], 0
         total = np.zeros((len(indices), len(self.tiered.tables), DIM), np.float32)
         values = [shards[0].value for shards in self.shards.values()]
-        for t, (table, shards) in enumerate(zip(self.tiered.tables, self.tiered.shard_of_rows, strict=True)):
-            for row, ids in enumerate(indices[:, column : column + table.pooling]):
+        for t, (lookup, shards) in enumerate(zip(self.tiered.lookups, self.tiered.shard_of_rows, strict=True)):
+            for row, ids in enumerate(indices[:, column : column + lookup.bag]):
                 for i in ids[ids >= 0]:
-                    place = table.shards[shards[i]]
-                    total[row, t] += place.base + (shards[:i] == shards[i]).sum(), values[place.service]
-            column += table.pooling
+                    place = lookup.shards[shards[i]]  # its unit is its service's only one
+                    total[row, t] += place.base + (shards[:i] == shards[i]).sum(), values[place.unit]
+            column += lookup.bag
         return total.reshape(len(indices), -1)
 
     def check(self, model: Model, *seeds: int) -> None:

@@ -246,13 +246,28 @@ def test_broken_settings_are_told(backend: Backend, tmp_path: Path) -> None:
     services = document["services"]
     texts = [whole[:size] for size in range(0, len(whole) - 2, 7)]
     for change in (
-        {"tables": 0},
-        {"dim": 10**9},
+        {"widths": []},
+        {"widths": [0]},
+        {"widths": [4, 4]},
+        {"widths": [2**24 + 1]},
+        {"widths": [3]},
         {"services": services[:1]},
         {"services": [*services, services[0]]},
-        {"services": [services[0], {**services[1], "tables": [1, 0]}]},
-        {"services": [services[0], {**services[1], "tables": [0, 2]}]},
-        {"services": [services[0], {**services[1], "tables": [0]}]},
+        {"services": [services[0], {**services[1], "groups": []}]},
+        {"services": [services[0], {**services[1], "groups": 2 * services[1]["groups"]}]},
+        *(
+            {"services": [services[0], {**services[1], "groups": [{**services[1]["groups"][0], **change}]}]}
+            for change in (
+                {"group": 1},
+                {"width": 0},
+                {"width": 3},
+                {"pieces": []},
+                *(
+                    {"pieces": [{"from": 0, "to": 0, "columns": 2}, {"from": 2, "to": 2, "columns": 2, **piece}]}
+                    for piece in ({"from": 3}, {"from": -1}, {"to": 3}, {"to": 4}, {"columns": 3}, {"columns": 0})
+                ),
+            )
+        ),
     ):
         texts.append(json.dumps({**document, **change}))
     fanout.write = lambda: None

@@ -36,6 +36,35 @@ def test_sums_equal_pytorch(vectors: bool, seed: int, rows: int, dim: int, count
 
 
 @BOTH
+@given(
+    seed=st.integers(0, 1000),
+    dim=st.sampled_from([1, 3, 8, 17, 64, 100]),
+    counts=st.lists(st.integers(0, 20), max_size=6).map(lambda each: each * 2),
+)
+def test_weighted_sums_into_columns_equal_pytorch(vectors: bool, seed: int, dim: int, counts: list[int]) -> None:
+    """Two bags a row, side by side in a wider matrix, of which nothing else is written."""
+    rng = np.random.default_rng(seed)
+    ids, lengths = bags(seed, 50, counts)
+    matrix = rng.standard_normal((50, dim)).astype(np.float32)
+    weights = rng.standard_normal(ids.size).astype(np.float32)
+    expected = torch.nn.functional.embedding_bag(
+        torch.from_numpy(ids.astype(np.int64)),
+        torch.from_numpy(matrix),
+        torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)),
+        mode="sum",
+        per_sample_weights=torch.from_numpy(weights),
+        include_last_offset=True,
+    )
+    wide = np.full((len(counts) // 2, 2 * dim + 7), 9, np.float32)
+    with processor(vectors):
+        sum_bags(matrix, ids, lengths, weights, wide[:, 3 : 3 + 2 * dim])
+    np.testing.assert_allclose(wide[:, 3 : 3 + 2 * dim].reshape(-1, dim), expected.numpy(), atol=1e-4)
+    assert (wide[:, :3] == 9).all() and (wide[:, 3 + 2 * dim :] == 9).all()
+    again = sum_bags(matrix, ids, lengths, weights)  # to the bit, whatever the processor
+    np.testing.assert_array_equal(wide[:, 3 : 3 + 2 * dim].reshape(-1, dim), again)
+
+
+@BOTH
 @pytest.mark.parametrize(("rows", "dim"), [(33_000, 1), (5_000, 70), (32_768, 128), (32_769, 128)])
 @pytest.mark.parametrize("counts", [[16], [17, 0, 1], [128, 1], [300, 5, 300]])
 def test_matrices_of_all_caches_are_summed_alike(vectors: bool, rows: int, dim: int, counts: list[int]) -> None:

@@ -42,16 +42,16 @@ def folder(tiered: Tiered, tmp_path: Path) -> Path:
 def query(tiered: Tiered, batch: int, dtype: type = np.int64) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(batch)
     dense = rng.standard_normal((batch, FEATURES)).astype(np.float32)
-    return {"dense": dense, "indices": draw_indices(rng, tiered.tables, batch).astype(dtype)}
+    return {"dense": dense, "indices": draw_indices(rng, tiered, batch).astype(dtype)}
 
 
 def assert_routed(tiered: Tiered, indices: np.ndarray, outputs: dict[str, np.ndarray]) -> None:
     assert len(outputs) == 2 * len(tiered.services)
-    for service, (ids, lengths) in zip(tiered.services, tiered.router().route(indices), strict=True):
-        for kind, wanted in (("ids", ids), ("lengths", lengths)):
-            found = outputs[f"{service.name}_{kind}"]
-            assert found.dtype == np.int32 and found.shape == (1, wanted.size)
-            np.testing.assert_array_equal(found[0], wanted)
+    expected = {n: a for n, a in tiered.router().route({"indices": indices}).items() if n != "divisors"}
+    assert list(outputs) == list(expected)
+    for name, wanted in expected.items():
+        assert outputs[name].dtype == np.int32 and outputs[name].shape == wanted.shape
+        np.testing.assert_array_equal(outputs[name], wanted)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int32])
@@ -59,7 +59,8 @@ def test_sums_of_averaged_tables_are_to_be_divided_by_their_bags_ids(
     backend: Backend, tiered: Tiered, tmp_path: Path, dtype: type
 ) -> None:
     """By 1 where a bag is empty, or its table is summed."""
-    averaged = replace(tiered, tables=[replace(tiered.tables[0], mean=1), *tiered.tables[1:]])
+    lookups = [replace(tiered.lookups[0], mean=1), *tiered.lookups[1:]]
+    averaged = replace(tiered, routing=replace(tiered.routing, lookups=lookups))
     averaged.write(tmp_path / "1")
     inputs = query(tiered, 9, dtype)
     inputs["indices"][3, :4] = -1
@@ -148,8 +149,8 @@ BAD = {
         changed("indices", lambda a: a.astype(np.float32)),
         "indices: expected INT64 or INT32, got FP32",
     ),
-    "whole dense": (changed("dense", lambda a: a.astype(np.int32)), "dense: expected FP32"),
-    "double": (changed("dense", lambda a: a.astype(np.float64)), "dense: expected INT32, INT64 or FP32"),
+    "whole dense": (changed("dense", lambda a: a.astype(np.int32)), "dense: expected FP32, got INT32"),
+    "double": (changed("dense", lambda a: a.astype(np.float64)), "dense: expected FP32, got FP64"),
     "none": (lambda inputs: inputs.pop("indices"), "unknown request input name"),
     "on a GPU": (
         changed("indices", lambda a: Given(a, memory_type=GPU)),
@@ -210,7 +211,7 @@ def test_an_id_out_of_range_is_told_as_by_the_python_router(
     inputs = query(tiered, 3, dtype)
     inputs["indices"][1, column] = bad
     with pytest.raises(ValueError, match=f"id {bad} in row 1, column {column} ") as told:
-        tiered.router().route(inputs["indices"])
+        tiered.router().route({"indices": inputs["indices"]})
     with Model(backend, folder) as model, pytest.raises(BackendError, match=f"^{re.escape(str(told.value))}$"):
         model.infer(inputs)
 
@@ -243,13 +244,46 @@ def refusal(backend: Backend, folder: Path) -> str:
         ('"rows": 300', '"rows": 3e2', "router.json: expected ',' at byte "),
         ('"rows": 300', f'"rows": {10**30}', "router.json: expected a number from 1 to 2147483647 at byte "),
         ('"rows": 300', '"rows": 30000', r"idmap.bin: expected \d{4,} bytes for table t0, got \d+$"),
+        ('"rows": 300', '"rows": -300', "router.json: expected a number from 1 to 2147483647 at byte "),
+        ('"rows": 300', f'"rows": -{2**63}', "router.json: expected a number from 1 to 2147483647 at byte "),
         ('"map_offset": 0', '"map_offset": 4', r"idmap.bin: expected \d+ bytes for table t0, got \d+$"),
         ('"name": "t0"', '"name": ""', "router.json: expected a name at byte "),
-        ('"name": "t0"', f'"name": "{"n" * 128}"', "router.json: expected the end of a name at byte "),
-        ('"name": "t0"', r'"name": "t\u0030"', "router.json: expected the end of a name at byte "),
+        ('"name": "t0"', f'"name": "{"n" * 256}"', "router.json: expected the end of a name at byte "),
+        ('"name": "t0"', r'"name": "t\u000a"', "router.json: expected the end of a name at byte "),
+        ('"name": "t0"', r'"name": "t\udc00"', "router.json: expected the end of a name at byte "),
+        ('"name": "t0"', r'"name": "t\x"', "router.json: expected the end of a name at byte "),
         ('"name": "t0"', '"table": "t0"', "router.json: expected name at byte "),
-        ('"service": 2', '"service": 3', "router.json: table t0: a shard lies in a service or place that is not there"),
-        ('"place": 1', '"place": 2', "router.json: table t1: a shard lies in a service or place that is not there"),
+        ('"unit": 2', '"unit": 3', "router.json: look-up t0: a shard lies in a unit or place that is not there"),
+        ('"place": 1', '"place": 2', "router.json: look-up t1: a shard lies in a unit or place that is not there"),
+        ('"service": 2', '"service": 3', "router.json: units: expected them by service and group"),
+        ('"service": 0', '"service": 2', "router.json: units: expected them by service and group"),
+        (
+            '"service": 0,\n   "group": 0',
+            '"service": 0,\n   "group": 1',
+            "router.json: look-up t0: a shard lies in a unit",
+        ),
+        (
+            '"weighted": 0',
+            '"weighted": 1',
+            "router.json: look-up t0: a shard lies in a unit or place that is not there",
+        ),
+        ('"shards": 3', '"shards": 2', "router.json: table t0: expected 2 shards in each look-up, got 3"),
+        ('"table": 0', '"table": 2', "router.json: expected a number from 0 to 1 at byte "),
+        ('"group": 0', '"group": 1', "router.json: look-up t0: a shard lies in a unit or place that is not there"),
+        ('"count": 1', '"count": 2', "router.json: look-up t0: its bags are none"),
+        ('"begin": 0', '"begin": 2', "router.json: look-up t0: its bags are none"),
+        ('"width": 5', '"width": -1', "router.json: look-up t0: its bags are none"),
+        ('"width": 5', '"width": 3', "router.json: look-up t0: its bags are none"),
+        ('"bag": 4', '"bag": -1', "router.json: look-up t0: its bags are none"),
+        ('"kind": 0', '"kind": 1', "router.json: look-up t0: its bags are none"),
+        ('"bounds": -1', '"bounds": 0', "router.json: look-up t0: its bags are none"),
+        ('"blocks": 1', '"blocks": 0', "router.json: expected a number from 1 to 65536 at byte "),
+        ('"ids": 0', '"ids": 1', "router.json: expected a number from 0 to 0 at byte "),
+        (
+            '{\n   "name": "batch"\n  }',
+            '{"name": "batch"}, {"name": "b"}',
+            "router.json: group b: expected look-ups, got",
+        ),
         ("]\n}\n", "]\n}\n{", "router.json: expected the end of the file at byte "),
     ],
 )

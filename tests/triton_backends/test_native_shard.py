@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.triton_backends.fake_triton import GPU, Asked, Backend, BackendError, Given, Model
-from triton_backends.embedding_shard.shard import Shard
+from triton_backends.embedding_shard.shard import Held, HeldGroup, HeldMatrix, HeldUnit, Shard
 
 ROWS, DIM, TABLES, COLUMNS, MAX_BATCH_ROWS = 50, 6, 2, 9, 16
 
@@ -32,14 +32,8 @@ def write(folder: Path) -> Path:
     (folder / "1").mkdir()
     weights = np.random.default_rng(0).standard_normal((ROWS, DIM)).astype(np.float32)
     weights.tofile(folder / "1/weights.bin")
-    description = {
-        "rows": ROWS,
-        "dim": DIM,
-        "tables": TABLES,
-        "columns": COLUMNS,
-        "max_batch_rows": MAX_BATCH_ROWS,
-    }
-    (folder / "1/shard.json").write_text(json.dumps(description, indent=1) + "\n")
+    held = Held([HeldMatrix(ROWS, DIM)], [HeldGroup(0, MAX_BATCH_ROWS, [HeldUnit(0, TABLES, COLUMNS)])])
+    (folder / "1/shard.json").write_text(json.dumps(held.document(), indent=1) + "\n")
     return folder
 
 
@@ -72,7 +66,7 @@ def test_it_sums_as_the_python_shard(
     for query, batch, answer in zip(queries, batches, answers, strict=True):
         assert not isinstance(answer, BackendError)
         assert answer["sums"].shape == (batch, TABLES * DIM)
-        np.testing.assert_array_equal(answer["sums"], shard.sums(query["ids"], query["lengths"]))
+        np.testing.assert_array_equal(answer["sums"], shard.sums(query)["sums"])
 
 
 @pytest.mark.parametrize(
@@ -95,7 +89,7 @@ def test_a_bad_query_is_told_as_by_the_python_shard_and_fails_alone(
 ) -> None:
     bad = {"ids": np.array([ids], np.int32), "lengths": np.array([lengths], np.int32)}
     with pytest.raises(ValueError, match="expected") as told:
-        Shard.open(folder / "1").sums(bad["ids"], bad["lengths"])
+        Shard.open(folder / "1").sums(bad)
     with Model(backend, folder) as model:
         good, failed, also_good = model.infer_all([bags(1, 2), bad, bags(2, 3)])
         assert (model.instance.good, model.instance.bad, model.instance.executed) == (2, 1, 2)
@@ -114,7 +108,7 @@ def test_a_query_as_large_as_a_batch_may_be_is_summed(backend: Backend, folder: 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda a: a.astype(np.int64), "ids, lengths: expected INT32"),
+        (lambda a: a.astype(np.int64), "lengths: expected INT32, got INT64"),
         (lambda a: a[0], "lengths: expected 2 dimensions, got 1"),
         (lambda a: Given(a, memory_type=GPU), "lengths: expected a tensor in CPU memory, got GPU memory"),
         (lambda a: Given(a, byte_size=4), "lengths: expected 4 bytes for each of 1 x 4 numbers, got 4 in all"),

@@ -1,7 +1,6 @@
 """The id map and the router against a permutation kept in plain lists."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.triton_backends.processors import BOTH, processor
-from tests.triton_backends.tiered import draw_indices, make_tiered
+from tests.triton_backends.tiered import dlrm_routing, draw_indices, make_tiered
 from triton_backends.router.idmap import build_id_map, id_map_bytes, shard_bits
-from triton_backends.router.routing import Placement, RoutedService, RoutedTable, Router
+from triton_backends.router.router import Router
+from triton_backends.router.routing import RoutedShard
 
 
 def local_rows(shard_of_row: np.ndarray) -> list[int]:
@@ -29,7 +29,7 @@ def local_rows(shard_of_row: np.ndarray) -> list[int]:
 @given(
     seed=st.integers(0, 10_000),
     shapes=st.lists(st.tuples(st.integers(1, 1500), st.integers(1, 20), st.integers(1, 16)), min_size=1, max_size=4),
-    batch=st.integers(0, 6),
+    batch=st.integers(1, 6),
     dtype=st.sampled_from([np.int32, np.int64]),
 )
 def test_every_id_reaches_its_row(
@@ -38,24 +38,25 @@ def test_every_id_reaches_its_row(
     """Tables of any size and number of shards, tiered: shard s of every table lies in service s."""
     rng = np.random.default_rng(seed)
     made = make_tiered(rng, shapes)
-    tables, services = made.tables, made.services
-    indices = draw_indices(rng, tables, batch)
+    indices = draw_indices(rng, made, batch)
     columns = np.split(indices, np.cumsum([pooling for _, pooling, _ in shapes])[:-1], 1)
     with processor(vectors):
-        routed = made.router().route(indices.astype(dtype))
+        routed = made.router().route({"indices": indices.astype(dtype)})
 
-    expected_ids: list[list[int]] = [[] for _ in services]
-    expected_lengths = [[0] * (batch * service.tables) for service in services]
+    bags = [unit.bags for unit in made.routing.units]
+    expected_ids: list[list[int]] = [[] for _ in bags]
+    expected_lengths = [[0] * (batch * count) for count in bags]
     for b in range(batch):
-        for table, shard_of_row, column in zip(tables, made.shard_of_rows, columns, strict=True):
+        for lookup, shard_of_row, column in zip(made.lookups, made.shard_of_rows, columns, strict=True):
             local = local_rows(shard_of_row)
             for row_id in column[b]:
                 if row_id >= 0:
                     s = int(shard_of_row[row_id])
-                    expected_ids[s].append(table.shards[s].base + local[row_id])
-                    expected_lengths[s][b * services[s].tables + table.shards[s].place] += 1
-    assert [ids.tolist() for ids, _ in routed] == expected_ids
-    assert [lengths.tolist() for _, lengths in routed] == expected_lengths
+                    expected_ids[s].append(lookup.shards[s].base + local[row_id])
+                    expected_lengths[s][b * bags[s] + lookup.shards[s].place] += 1
+    assert list(routed) == [f"tier{s}_{kind}" for s in range(len(bags)) for kind in ("ids", "lengths")]
+    assert [routed[f"tier{s}_ids"].tolist() for s in range(len(bags))] == [[ids] for ids in expected_ids]
+    assert [routed[f"tier{s}_lengths"].tolist() for s in range(len(bags))] == [[lens] for lens in expected_lengths]
 
 
 @pytest.mark.parametrize(("shards", "limit"), [(1, 0), (2, 1.2), (4, 3), (8, 4.1), (16, 5.4)])
@@ -73,14 +74,14 @@ def test_the_ids_of_the_largest_table_are_found(vectors: bool, shards: int, bloc
     with (tmp_path / "idmap.bin").open("wb") as file:
         file.truncate(id_map_bytes(rows, shards))
     zeros = np.memmap(tmp_path / "idmap.bin", np.uint64, mode="r")
-    table = RoutedTable("large", rows, 16, 0, tuple(Placement(s, 0, 0) for s in range(shards)))
-    router = Router([table], [RoutedService(f"tier{s}", 1) for s in range(shards)], zeros)
+    placed = [RoutedShard(s, 0, 0) for s in range(shards)]
+    router = Router(dlrm_routing([("large", rows, 16)], [placed], [0], [1] * shards), zeros)
     blocks = np.arange(0, rows // block_ids, 9973)
     ids = np.concatenate([blocks * block_ids, blocks * block_ids + block_ids - 1, [rows - 1]])
     indices = np.resize(ids, (len(ids) // 16 + 1, 16))
     with processor(vectors):
-        found = router.route(indices)
-    np.testing.assert_array_equal(found[0][0], indices.reshape(-1) % block_ids)
+        found = [router.route({"indices": part}) for part in np.array_split(indices, len(indices) // 4096 + 1)]
+    np.testing.assert_array_equal(np.hstack([part["tier0_ids"] for part in found])[0], indices.reshape(-1) % block_ids)
 
 
 @pytest.mark.parametrize("shards", [0, 17])
@@ -91,13 +92,10 @@ def test_shards_beyond_the_map_are_refused(shards: int) -> None:
 
 def two_tables(shards: int) -> Router:
     """Tables `small` (5 rows, 2 columns) and `large` (1000 rows, 3 columns)."""
-    tables, maps, offset = [], [], 0
-    for t, (name, rows, pooling) in enumerate([("small", 5, 2), ("large", 1000, 3)]):
-        id_map = build_id_map((np.arange(rows) % shards).astype(np.uint8), shards).reshape(-1)
-        tables.append(RoutedTable(name, rows, pooling, offset, tuple(Placement(s, 0, t) for s in range(shards))))
-        maps.append(id_map)
-        offset += id_map.nbytes
-    return Router(tables, [RoutedService(f"tier{s}", 2) for s in range(shards)], np.concatenate(maps))
+    maps = [build_id_map((np.arange(rows) % shards).astype(np.uint8), shards).reshape(-1) for rows in (5, 1000)]
+    placed = [[RoutedShard(s, 0, t) for s in range(shards)] for t in range(2)]
+    routing = dlrm_routing([("small", 5, 2), ("large", 1000, 3)], placed, [0, maps[0].nbytes], [2] * shards)
+    return Router(routing, np.concatenate(maps))
 
 
 @pytest.mark.parametrize("shards", [1, 2, 4, 8, 16])
@@ -118,7 +116,7 @@ def test_an_id_out_of_range_is_named(
     indices = np.zeros((3, 5), dtype)
     indices[1, column] = bad
     with pytest.raises(ValueError, match=rf"table {table}: id {bad} in row 1, column {column} .* expected 0 to {most}"):
-        two_tables(shards).route(indices)
+        two_tables(shards).route({"indices": indices})
 
 
 @pytest.mark.parametrize("bad", [2**32, 2**32 + 1, 2**63 - 1, -(2**63), -(2**32)])
@@ -126,20 +124,20 @@ def test_a_wide_id_does_not_wrap_around(bad: int) -> None:
     indices = np.full((1, 5), -1, np.int64)
     indices[0, 4] = bad
     with pytest.raises(ValueError, match=f"table large: id {bad} "):
-        two_tables(2).route(indices)
+        two_tables(2).route({"indices": indices})
 
 
 def test_a_router_is_opened_from_its_files(tmp_path: Path) -> None:
     router = two_tables(3)
-    description = {"tables": [asdict(t) for t in router.tables], "services": [asdict(s) for s in router.services]}
-    (tmp_path / "router.json").write_text(json.dumps(description))
+    (tmp_path / "router.json").write_text(json.dumps(router.routing.document()))
     maps = [build_id_map((np.arange(rows) % 3).astype(np.uint8), 3).tobytes() for rows in (5, 1000)]
     (tmp_path / "idmap.bin").write_bytes(b"".join(maps))
     indices = np.array([[4, -1, 999, 0, 7]])
-    opened = Router.open(tmp_path).route(indices)
-    for (ids, lengths), (want_ids, want_lengths) in zip(opened, router.route(indices), strict=True):
-        np.testing.assert_array_equal(ids, want_ids)
-        np.testing.assert_array_equal(lengths, want_lengths)
+    opened = Router.open(tmp_path).route({"indices": indices})
+    expected = router.route({"indices": indices})
+    assert list(opened) == list(expected)
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(opened[name], tensor)
 
     (tmp_path / "idmap.bin").write_bytes(b"".join(maps)[:-64])
     with pytest.raises(ValueError, match=r"idmap.bin: expected \d+ bytes for table large"):

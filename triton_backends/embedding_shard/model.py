@@ -15,7 +15,7 @@ from triton_backends.embedding_shard.shard import open_shard  # noqa: E402 - lik
 
 
 class TritonPythonModel:
-    """`ids`, `lengths` -> `sums`: the partial sums of the query's bags over the rows held here."""
+    """`ids`, `lengths` and `weights` of each group -> its `sums`: of the query's bags over the rows held here."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Map the weights, or on a GPU instance load them there."""
@@ -29,9 +29,8 @@ class TritonPythonModel:
 
     def _respond(self, request: Any) -> Any:
         try:
-            ids = pb_utils.get_input_tensor_by_name(request, "ids").as_numpy()
-            lengths = pb_utils.get_input_tensor_by_name(request, "lengths").as_numpy()
-            sums = self.shard.sums(ids, lengths).astype(self.dtype, copy=False)
+            inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+            sums = {name: each.astype(self.dtype, copy=False) for name, each in self.shard.sums(inputs).items()}
         except Exception as exc:  # noqa: BLE001 - one request's failure must not fail the others of its batch
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(exc)))
-        return pb_utils.InferenceResponse([pb_utils.Tensor("sums", sums)])
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, each) for name, each in sums.items()])

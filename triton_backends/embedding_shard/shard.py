@@ -1,29 +1,80 @@
-"""An embedding service's rows: a memory-mapped matrix whose bags are summed. Needs numpy alone, not Triton."""
+"""An embedding service's rows: memory-mapped matrices whose bags are summed. Needs numpy alone, not Triton."""
 
 from __future__ import annotations
 
 import json
 import mmap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from triton_backends.kernels import sum_bags
+from triton_backends.kernels import BadIdError, sum_bags
+
+ALIGNMENT = 64  # bytes: where a matrix may begin in `weights.bin`
+MOST_VARYING_IDS = 1 << 24  # of a unit whose bags have any number of ids, in one call
+
+
+@dataclass(frozen=True, slots=True)
+class HeldMatrix:
+    """Rows of one format, (rows, dim) float32."""
+
+    rows: int
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldUnit:
+    """Bags of rows of one matrix, all weighted (1) or none (0).
+
+    bags: of a query's row. columns: the most ids that a query's row can have here; -1 where there is no such number.
+    """
+
+    matrix: int
+    bags: int
+    columns: int
+    weighted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HeldGroup:
+    """The units of a group, by its number in the model. max_rows: of a query."""
+
+    group: int
+    max_rows: int
+    units: Sequence[HeldUnit]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a service holds: `shard.json` is this, its fields in this order, as `native/shard.c` takes them."""
+
+    matrices: Sequence[HeldMatrix]
+    groups: Sequence[HeldGroup]
+
+    def document(self) -> dict[str, Any]:
+        """The content of `shard.json`."""
+        return asdict(self)
+
+    @classmethod
+    def open(cls, document: Mapping[str, Any]) -> Held:
+        """What `document` gave."""
+        groups = [HeldGroup(**{**g, "units": [HeldUnit(**u) for u in g["units"]]}) for g in document["groups"]]
+        return cls([HeldMatrix(**matrix) for matrix in document["matrices"]], groups)
 
 
 class Shard:
-    """The rows of a service, (rows, dim) float32, and what a query of it may be.
+    """The rows of a service, and what a query of it may be.
 
-    tables: whose bags it sums for a query row; columns: of a query row, whose ids may lie here, the sum of these
-    tables' pooling; max_batch_rows: of a query.
+    matrices: (rows, dim) float32 each.
     """
 
-    def __init__(self, weights: NDArray[np.float32], tables: int, columns: int, max_batch_rows: int) -> None:
-        self.weights = weights
-        self.tables = tables
-        self.columns = columns
-        self.max_batch_rows = max_batch_rows
+    def __init__(self, held: Held, matrices: Sequence[NDArray[np.float32]]) -> None:
+        self.held = held
+        self.matrices = matrices
 
     @classmethod
     def open(cls, folder: Path) -> Shard:
@@ -32,35 +83,92 @@ class Shard:
         The file is mapped, so that all instances on a machine share its pages, and every page is touched, so that
         ready means resident. Raises ValueError where the file's size is not that of its rows.
         """
-        description = json.loads((folder / "shard.json").read_text(encoding="utf-8"))
-        rows, dim = description["rows"], description["dim"]
+        held = Held.open(json.loads((folder / "shard.json").read_text(encoding="utf-8")))
         with (folder / "weights.bin").open("rb") as file:
             pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if len(pages) != 4 * rows * dim:
-            raise ValueError(f"weights.bin: expected {4 * rows * dim} bytes ({rows} rows of {dim}), got {len(pages)}")
+        begins, end = [], 0
+        for matrix in held.matrices:
+            begins.append(-(-end // ALIGNMENT) * ALIGNMENT)
+            end = begins[-1] + 4 * matrix.rows * matrix.dim
+        if len(pages) != end:
+            rows, count = sum(matrix.rows for matrix in held.matrices), len(held.matrices)
+            what = f"in {count} matrices" if count > 1 else f"of {held.matrices[0].dim}"
+            raise ValueError(f"weights.bin: expected {end} bytes ({rows} rows {what}), got {len(pages)}")
         np.frombuffer(pages, np.uint8)[:: mmap.PAGESIZE].max()
-        weights = np.frombuffer(pages, np.float32).reshape(rows, dim)
-        return cls(weights, description["tables"], description["columns"], description["max_batch_rows"])
+        matrices = [
+            np.frombuffer(pages, np.float32, matrix.rows * matrix.dim, begin).reshape(matrix.rows, matrix.dim)
+            for matrix, begin in zip(held.matrices, begins, strict=True)
+        ]
+        return cls(held, matrices)
 
-    def sums(self, ids: NDArray[np.int32], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
+    def sums(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """The partial sums of a query.
 
-        ids: (1, nnz) int32, rows of this matrix; lengths: (1, batch * tables) int32, how many of them each bag takes.
-        Returns (batch, tables * dim) float32. Raises ValueError for ids that are not rows and lengths that do not fit.
+        inputs: for each group, its suffix behind the names: `ids` (1, nnz) int32, rows of the units' matrices, a unit's
+        after the other's; `lengths` (1, rows * bags) int32 likewise, how many of them each bag takes; and `weights`
+        (1, nnz of weighted units) float32, where there are such. Returns `sums` (rows, width) float32 a group: a row's
+        units side by side. Raises ValueError for ids that are no rows and numbers that do not fit each other.
         """
-        self.check_size(ids.size, lengths.size)
-        out = sum_bags(self.weights, ids.reshape(-1), lengths.reshape(-1))
-        return out.reshape(-1, self.tables * self.weights.shape[1])
+        found = {}
+        for group in self.held.groups:
+            end = f"_{group.group}" if group.group else ""
+            ids, lengths = inputs[f"ids{end}"].reshape(-1), inputs[f"lengths{end}"].reshape(-1)
+            weights = np.empty(0, np.float32)
+            if any(unit.weighted for unit in group.units):
+                weights = inputs[f"weights{end}"].reshape(-1)
+            self._check_size(group, ids.size, lengths.size)
+            found[f"sums{end}"] = self._sums(group, ids, lengths, weights)
+        return found
 
-    def check_size(self, count: int, bags: int) -> None:
+    def sum_unit(
+        self,
+        unit: HeldUnit,
+        ids: NDArray[np.int32],
+        lengths: NDArray[np.int32],
+        weights: NDArray[np.float32] | None,
+        out: NDArray[np.float32],
+    ) -> None:
+        """Fill out (rows, bags * dim) with the sums of a unit's bags."""
+        sum_bags(self.matrices[unit.matrix], ids, lengths, weights, out)
+
+    def _sums(
+        self, group: HeldGroup, ids: NDArray[np.int32], lengths: NDArray[np.int32], weights: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        rows = lengths.size // sum(unit.bags for unit in group.units)
+        widths = [unit.bags * self.held.matrices[unit.matrix].dim for unit in group.units]
+        out = np.empty((rows, sum(widths)), np.float32)
+        bags = np.split(lengths, np.cumsum([rows * unit.bags for unit in group.units])[:-1])
+        counts = [int(part.sum(dtype=np.int64)) for part in bags]
+        if lengths.size and (lengths.min() < 0 or sum(counts) != ids.size):
+            total = lengths.sum(dtype=np.int64)
+            raise ValueError(
+                f"lengths: expected {lengths.size} counts that add up to {ids.size} ids, got a sum of {total}"
+            )
+        wanted = sum(count for count, unit in zip(counts, group.units, strict=True) if unit.weighted)
+        if wanted != weights.size:
+            raise ValueError(f"weights: expected {wanted}, one for each id of weighted units, got {weights.size}")
+        columns = np.split(out, np.cumsum(widths)[:-1], axis=1)
+        id_at = weight_at = 0
+        for unit, part, count, columns_of in zip(group.units, bags, counts, columns, strict=True):
+            own = weights[weight_at : weight_at + count] if unit.weighted else None
+            try:
+                self.sum_unit(unit, ids[id_at : id_at + count], part, own, columns_of)
+            except BadIdError as exc:
+                raise BadIdError(exc.rows, exc.row, id_at + exc.place) from None
+            id_at += count
+            weight_at += count if unit.weighted else 0
+        return out
+
+    def _check_size(self, group: HeldGroup, count: int, bags: int) -> None:
         """Raise ValueError where so many ids and lengths cannot be a query's, before room is made for its sums."""
-        rows, tables, columns = self.max_batch_rows, self.tables, self.columns
-        if bags % tables:
-            raise ValueError(f"lengths: expected a multiple of {tables}, the tables held here, got {bags}")
-        if bags > rows * tables:
-            raise ValueError(f"lengths: expected at most {rows * tables} ({rows} rows of {tables} tables), got {bags}")
-        if count > rows * columns:
-            raise ValueError(f"ids: expected at most {rows * columns} ({rows} rows of {columns} columns), got {count}")
+        rows, side = group.max_rows, sum(unit.bags for unit in group.units)
+        if bags % side:
+            raise ValueError(f"lengths: expected a multiple of {side}, the bags of a row, got {bags}")
+        if bags > rows * side:
+            raise ValueError(f"lengths: expected at most {rows * side} ({rows} rows of {side} bags), got {bags}")
+        most = sum(MOST_VARYING_IDS if unit.columns < 0 else rows * unit.columns for unit in group.units)
+        if count > most:
+            raise ValueError(f"ids: expected at most {most} in {rows} rows, got {count}")
 
 
 def open_shard(folder: Path, gpu: int | None) -> Shard:

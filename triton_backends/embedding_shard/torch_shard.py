@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from triton_backends.embedding_shard.shard import Shard
+from triton_backends.embedding_shard.shard import HeldUnit, Shard
 from triton_backends.kernels import check_bags
 
 
@@ -14,21 +14,31 @@ class TorchShard(Shard):
     """The same rows and answers as `shard`, held by and summed on `device` (`cuda:0`, ...)."""
 
     def __init__(self, shard: Shard, device: str) -> None:
-        super().__init__(shard.weights, shard.tables, shard.columns, shard.max_batch_rows)
+        super().__init__(shard.held, shard.matrices)
         self.device = torch.device(device)
-        self._rows = torch.tensor(shard.weights, device=self.device)
+        self._rows = [torch.tensor(matrix, device=self.device) for matrix in shard.matrices]
 
-    def sums(self, ids: NDArray[np.int32], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
-        """As `Shard.sums`."""
-        self.check_size(ids.size, lengths.size)
-        check_bags(len(self.weights), ids.reshape(-1), lengths.reshape(-1))
-        ends = np.cumsum(lengths.reshape(-1), dtype=np.int64)
+    def sum_unit(
+        self,
+        unit: HeldUnit,
+        ids: NDArray[np.int32],
+        lengths: NDArray[np.int32],
+        weights: NDArray[np.float32] | None,
+        out: NDArray[np.float32],
+    ) -> None:
+        """As `Shard.sum_unit`."""
+        check_bags(self.held.matrices[unit.matrix].rows, ids, lengths)
+        ends = np.cumsum(lengths, dtype=np.int64)
         offsets = np.concatenate([[0], ends]).astype(np.int32)
-        out = torch.nn.functional.embedding_bag(
-            torch.from_numpy(ids.reshape(-1)).to(self.device),
-            self._rows,
-            torch.from_numpy(offsets).to(self.device),
+        sums = torch.nn.functional.embedding_bag(
+            self._on_device(ids),
+            self._rows[unit.matrix],
+            self._on_device(offsets),
             mode="sum",
+            per_sample_weights=None if weights is None else self._on_device(weights),
             include_last_offset=True,
         )
-        return out.cpu().numpy().reshape(-1, self.tables * self.weights.shape[1])
+        out[:] = sums.cpu().numpy().reshape(out.shape)
+
+    def _on_device(self, numbers: NDArray[np.int32] | NDArray[np.float32]) -> torch.Tensor:
+        return torch.from_numpy(numbers).to(self.device)

@@ -55,9 +55,9 @@ static void answered(Attempt *attempt) {
     Replica *replica = attempt->replica;
     RemoteService *service = replica->service;
     const uint64_t spent_ns = service->wire->now_ns - attempt->begin_ns;
-    const void *sums;
     Problem problem;
-    if (!sums_find(attempt->stream.answer, attempt->stream.answer_bytes, &call->shape, &sums, &problem))
+    if (!sums_find(attempt->stream.answer, attempt->stream.answer_bytes, call->shapes, service->shard->group_count,
+                   call->sums, &problem))
         return failed(attempt, GRPC_INTERNAL, problem.text);
     replica_answered(replica);
     count(service->counters, CALLS, service->place, 1);
@@ -66,7 +66,7 @@ static void answered(Attempt *attempt) {
     uint8_t *answer = attempt->stream.answer;
     attempt->stream.answer = NULL;
     attempt_leave(attempt);
-    call_succeeded(call, answer, sums);
+    call_succeeded(call, answer);
 }
 
 void attempt_timed_out(Attempt *attempt, Problem *problem) {
@@ -126,7 +126,8 @@ static Attempt *attempt_new(Replica *replica, const Message *message, size_t lim
 }
 
 bool attempt_begin(Call *call, Replica *replica) {
-    Attempt *attempt = attempt_new(replica, &call->message, answer_limit(&call->shape), attempt_ended);
+    const size_t limit = answer_limit(call->shapes, replica->service->shard->group_count);
+    Attempt *attempt = attempt_new(replica, &call->message, limit, attempt_ended);
     if (attempt == NULL) return false;
     attempt->call = call;
     call->attempts[call->attempt_count++] = attempt;
@@ -164,7 +165,8 @@ void probe(Replica *replica) {
     RemoteService *service = replica->service;
     Connection *connection = replica_connection(replica);
     if (connection == NULL) return;
-    Attempt *attempt = attempt_new(replica, &service->probe, answer_limit(&service->probe_shape), probe_ended);
+    const size_t limit = answer_limit(service->probe_shapes, service->shard->group_count);
+    Attempt *attempt = attempt_new(replica, &service->probe, limit, probe_ended);
     if (attempt == NULL) return;
     replica->probing = true;
     timer_set(&service->wire->timers, &attempt->timer, attempt->begin_ns + PROBE_NS, probe_late);

@@ -13,7 +13,7 @@ void attempt_timed_out(Attempt *attempt, Problem *problem); /* likewise, and the
 /* ---- calls.c ---- */
 
 void call_stop(Call *call);
-void call_succeeded(Call *call, uint8_t *answer, const void *sums); /* the answer is the call's now */
+void call_succeeded(Call *call, uint8_t *answer); /* the answer, which holds the call's sums, is the call's now */
 void call_attempt_failed(Call *call, Reason reason, const char *why);
 
 #endif

@@ -33,9 +33,8 @@ static void call_ended(Call *call) {
 
 /* ---- how a call ends ---- */
 
-void call_succeeded(Call *call, uint8_t *answer, const void *sums) {
+void call_succeeded(Call *call, uint8_t *answer) {
     call->answer = answer;
-    call->sums = sums;
     service_judge(call->service, call->tried, call->tried_count);
     call_ended(call);
 }
@@ -113,7 +112,7 @@ void query_begin(Query *query, uint64_t deadline_ns) {
         Call *call = query->calls + k;
         RemoteService *service = call->service;
         call->query = query;
-        if (call->message.ids_bytes == 0) {
+        if (call->ids == 0) {
             count(service->counters, SKIPPED, service->place, 1);
         } else if (query->degrade && !atomic_load(&service->ready)) { /* known: no reason to wait for the deadline */
             call->missing = query->degraded = true;

@@ -15,15 +15,16 @@ typedef struct {
     Query *query;
     RemoteService *service;
     Message message;
-    SumsShape shape;
+    int64_t ids;       /* that it asks for */
+    SumsShape *shapes; /* of the answer's tensors, one a group of the service */
+    const void **sums; /* likewise, where there is an answer */
     Timer hedge;
     Attempt *attempts[MOST_ATTEMPTS]; /* whose answers are waited for */
     int attempt_count;
     int64_t tried[MOST_ATTEMPTS];
     int tried_count;
     bool under_way, retried, missing;
-    uint8_t *answer;  /* holds the sums */
-    const void *sums; /* NULL: not asked, or missing */
+    uint8_t *answer; /* holds the sums; NULL: not asked, or missing */
 } Call;
 
 /* A query under way, at the longest until its deadline: no answer of later is waited for. */
@@ -37,7 +38,7 @@ struct Query {
     Problem problem;
     Timer deadline;
     uint64_t begin_ns;
-    Call *calls; /* one a service; the message and shape of each are the caller's to fill in */
+    Call *calls; /* one a service; message, ids, shapes and room for sums are the caller's to fill in */
 };
 
 /* Make the calls; where none is needed it is answered at once. */

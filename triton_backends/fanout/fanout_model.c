@@ -1,5 +1,6 @@
-/* `dense` (B, features), `indices` (B, columns) -> `sums` (B, tables * dim), asked of the embedding services; `divisors`
- * (B, tables) where some are averaged; with `missing_shard: degrade` also `degraded` (B, 1). Queries that Triton hands over together are asked as one. */
+/* The tensors that look-ups name -> of each group `sums` (rows, widths of all its look-ups), asked of the embedding
+ * services, and `divisors` (rows, bags of all look-ups) where some are averaged; with `missing_shard: degrade` also
+ * `degraded` (rows of the first group, 1). Queries that Triton hands over together are asked as one. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +8,7 @@
 
 #include "../native/queries.h"
 #include "keeper.h"
+#include "requests.h"
 
 static const char ADDRESSES[] = "ELASTICREC_ADDRESSES"; /* names the address file; else it is the build's own */
 static const uint64_t CONNECT_WAIT_NS = 10000000000; /* then it serves all the same, and says which do not answer */
@@ -25,7 +27,8 @@ typedef struct {
 /* A client's query. */
 typedef struct {
     TRITONBACKEND_Request *request;
-    Tensor indices;
+    QueryInputs inputs; /* until it is routed */
+    int64_t *rows;      /* of each group */
     uint64_t begin_ns;
 } Member;
 
@@ -36,9 +39,10 @@ typedef struct {
     TRITONBACKEND_ModelInstance *instance;
     Member *members;
     uint32_t member_count;
-    int64_t rows; /* of all */
-    Service *parts;   /* their ids, one a service */
-    int32_t *numbers; /* that the parts point to */
+    int64_t *rows; /* of each group, of all; then those of the members */
+    Unit *units;   /* what they are routed to */
+    SumsShape *shapes;
+    const void **sums;
 } Job;
 
 /* ---- answers ---- */
@@ -61,85 +65,104 @@ static void refuse(Job *job, const Member *member, int code, const char *why) {
     respond(job, member, response, code, why);
 }
 
-/* The sums of the rows from `begin` on, added up in the plan's order. */
-static bool put_sums(const Job *job, int64_t begin, int64_t rows, TRITONBACKEND_Response *response, Problem *problem) {
+/* A group's sums of the rows from `begin` on, added up in the plan's order. */
+static bool put_sums(const Job *job, int64_t group, int64_t begin, int64_t rows, TRITONBACKEND_Response *response,
+                     Problem *problem) {
     const Settings *settings = &job->model->settings;
-    const int64_t width = settings->tables * settings->dim;
-    void *total, *degraded;
-    if (!add_output(response, "sums", TRITON_TYPE_FP32, rows, width, &total, problem)) return false;
+    const int64_t width = settings->widths[group];
+    char name[TENSOR_NAME_BYTES], suffix[SUFFIX_BYTES];
+    void *total;
+    group_suffix(group, suffix);
+    snprintf(name, sizeof name, "sums%s", suffix);
+    if (!add_output(response, name, TRITON_TYPE_FP32, rows, width, &total, problem)) return false;
     memset(total, 0, sizeof(float) * (size_t)(rows * width));
     for (int64_t k = 0; k < job->query.call_count; k++) {
         const Call *call = job->query.calls + k;
-        if (call->sums == NULL) continue;
-        const SumsShape before = {begin, call->shape.width, call->shape.half}, here = {rows, before.width, before.half};
-        sums_add((const char *)call->sums + sums_bytes(&before), &here, settings->services[k].tables, settings->dim,
-                 settings->tables, total);
+        const RemoteShard *shard = settings->services + k;
+        for (int64_t g = 0; call->answer != NULL && g < shard->group_count; g++) {
+            const RemoteGroup *part = shard->groups + g;
+            SumsShape before = call->shapes[g], here = before;
+            if (part->part->group != group) continue;
+            before.rows = begin;
+            here.rows = rows;
+            sums_add((const char *)call->sums[g] + sums_bytes(&before), &here, part->runs, part->run_count, width,
+                     total);
+        }
     }
-    if (!settings->degrade) return true;
+    return true;
+}
+
+static bool put_degraded(const Job *job, int64_t rows, TRITONBACKEND_Response *response, Problem *problem) {
+    void *degraded;
+    if (!job->model->settings.degrade) return true;
     if (!add_output(response, "degraded", TRITON_TYPE_BOOL, rows, 1, &degraded, problem)) return false;
     memset(degraded, job->query.degraded, (size_t)rows);
     return true;
 }
 
 /* What averaged bags are divided by: the ids that were answered. */
-static bool put_divisors(const Job *job, int64_t begin, int64_t rows, TRITONBACKEND_Response *response,
-                         Problem *problem) {
+static bool put_all_divisors(const Job *job, const int64_t *begin, const int64_t *rows, TRITONBACKEND_Response *response,
+                             Problem *problem) {
     const Router *router = job->model->router;
-    const int64_t tables = router->table_count, services = router->service_count;
-    void *data;
-    if (router->mean_count == 0) return true;
-    float *divisors = malloc((size_t)(rows * tables) * sizeof *divisors); /* an output's buffer need not be aligned */
-    Service *parts = malloc((size_t)services * sizeof *parts);
-    bool *asked = malloc((size_t)services * sizeof *asked);
-    bool good = (divisors != NULL && parts != NULL && asked != NULL) || fail(problem, "divisors: out of memory");
-    for (int64_t k = 0; good && k < services; k++) {
-        parts[k] = job->parts[k];
-        parts[k].lengths += begin * parts[k].tables;
-        asked[k] = job->query.calls[k].sums != NULL;
+    Unit *units = malloc((size_t)router->unit_count * sizeof *units);
+    bool *asked = malloc((size_t)router->service_count * sizeof *asked);
+    bool good = (units != NULL && asked != NULL) || fail(problem, "divisors: out of memory");
+    for (int64_t u = 0; good && u < router->unit_count; u++) {
+        units[u] = job->units[u];
+        units[u].lengths += begin[router->units[u].group] * units[u].bags;
     }
-    if (good) router_divide(router, parts, asked, rows, divisors);
-    good = good && add_output(response, "divisors", TRITON_TYPE_FP32, rows, tables, &data, problem);
-    if (good) memcpy(data, divisors, (size_t)(rows * tables) * sizeof *divisors);
+    for (int64_t k = 0; good && k < router->service_count; k++) asked[k] = job->query.calls[k].answer != NULL;
+    for (int64_t g = 0; good && g < router->group_count; g++)
+        good = put_divisors(router, g, units, asked, rows[g], response, problem);
     free(asked);
-    free(parts);
-    free(divisors);
+    free(units);
     return good;
 }
 
-static void answer(Job *job, const Member *member, int64_t begin) {
+/* begin: the member's first row of each group. */
+static void answer(Job *job, const Member *member, const int64_t *begin) {
     Problem problem;
     TRITONBACKEND_Response *response = NULL;
-    const bool good = passed(TRITONBACKEND_ResponseNew(&response, member->request), &problem) &&
-                      put_sums(job, begin, member->indices.rows, response, &problem) &&
-                      put_divisors(job, begin, member->indices.rows, response, &problem);
+    bool good = passed(TRITONBACKEND_ResponseNew(&response, member->request), &problem);
+    for (int64_t g = 0; good && g < job->model->router->group_count; g++)
+        good = put_sums(job, g, begin[g], member->rows[g], response, &problem);
+    good = good && put_degraded(job, member->rows[0], response, &problem) &&
+           put_all_divisors(job, begin, member->rows, response, &problem);
     respond(job, member, response, TRITON_ERROR_INTERNAL, good ? NULL : problem.text);
 }
 
 static void job_free(Job *job) {
-    for (int64_t k = 0; k < job->query.call_count; k++) free(job->query.calls[k].answer);
+    for (int64_t k = 0; k < job->query.call_count; k++) {
+        free(job->query.calls[k].answer);
+        message_close(&job->query.calls[k].message);
+    }
+    units_close(job->model->router, job->units);
     free(job->query.calls);
-    free(job->parts);
+    free(job->shapes);
+    free(job->sums);
     free(job->members);
-    free(job->numbers);
+    free(job->rows);
     free(job);
 }
 
 static void answered(Query *query) {
     Job *job = OWNER(query, Job, query);
     Model *model = job->model;
+    const uint64_t rows = (uint64_t)job->rows[0];
     for (int64_t k = 0; !query->failed && k < query->call_count; k++)
         if (query->calls[k].missing) count(model->counters, DEGRADED, k, job->member_count);
-    int64_t begin = 0;
+    int64_t *begin = job->rows; /* from here on */
+    memset(begin, 0, (size_t)model->router->group_count * sizeof *begin);
     for (uint32_t i = 0; i < job->member_count; i++) {
         const Member *member = job->members + i;
         if (query->failed) refuse(job, member, TRITON_ERROR_UNAVAILABLE, query->problem.text);
         else answer(job, member, begin);
-        begin += member->indices.rows;
+        for (int64_t g = 0; g < model->router->group_count; g++) begin[g] += member->rows[g];
         atomic_fetch_sub(&model->in_flight, 1);
     }
     const uint64_t end_ns = now_ns();
-    log_error(TRITONBACKEND_ModelInstanceReportBatchStatistics(job->instance, (uint64_t)job->rows, query->begin_ns,
-                                                               query->begin_ns, end_ns, end_ns));
+    log_error(TRITONBACKEND_ModelInstanceReportBatchStatistics(job->instance, rows, query->begin_ns, query->begin_ns,
+                                                               end_ns, end_ns));
     job_free(job);
 }
 
@@ -158,133 +181,142 @@ static bool enter(Model *model, Problem *problem) {
 }
 
 static void leave(Job *job, Member *member, int code, const char *why) {
-    tensor_close(&member->indices);
+    query_close(job->model->router, &member->inputs);
     refuse(job, member, code, why);
     atomic_fetch_sub(&job->model->in_flight, 1);
 }
 
 /* Take the requests that are in order; the others get their errors. */
 static void accept_requests(Job *job, TRITONBACKEND_Request **requests, uint32_t request_count) {
+    const Router *router = job->model->router;
     for (uint32_t i = 0; i < request_count; i++) {
         Problem problem;
         Member *member = job->members + job->member_count;
         *member = (Member){.request = requests[i], .begin_ns = now_ns()};
         if (!enter(job->model, &problem)) {
             refuse(job, member, TRITON_ERROR_UNAVAILABLE, problem.text);
-        } else if (!query_open(job->model->router, requests[i], &member->indices, &problem)) {
+        } else if (!query_open(router, requests[i], &member->inputs, &problem)) {
             leave(job, member, TRITON_ERROR_INVALID_ARG, problem.text);
         } else {
-            job->rows += member->indices.rows;
-            job->member_count++;
+            member->rows = job->rows + (1 + job->member_count++) * router->group_count;
+            memcpy(member->rows, member->inputs.reading.rows, (size_t)router->group_count * sizeof *member->rows);
         }
     }
 }
 
-/* Room for the ids and lengths of all rows. */
-static bool make_room(Job *job) {
+/* Room for the ids and lengths of all queries, and for the calls. */
+static bool make_room(Job *job, int64_t *room, Problem *problem) {
     const Router *router = job->model->router;
-    size_t lengths = 0, ids = 0;
-    for (int64_t k = 0; k < router->service_count; k++) {
-        lengths += (size_t)(job->rows * router->services[k].tables);
-        ids += (size_t)(job->rows * router->services[k].capacity);
+    const Settings *settings = &job->model->settings;
+    size_t groups = 0;
+    for (uint32_t i = 0; i < job->member_count; i++) {
+        const Member *member = job->members + i;
+        for (int64_t g = 0; g < router->group_count; g++) job->rows[g] += member->rows[g];
+        for (int64_t u = 0; u < router->unit_count; u++) room[u] += member->inputs.reading.room[u];
     }
-    job->numbers = malloc(4 * (lengths + ids));
-    job->parts = calloc((size_t)router->service_count, sizeof *job->parts);
+    for (int64_t k = 0; k < settings->service_count; k++) groups += (size_t)settings->services[k].group_count;
     job->query.calls = calloc((size_t)router->service_count, sizeof *job->query.calls);
-    if (job->numbers == NULL || job->parts == NULL || job->query.calls == NULL) return false;
-    memset(job->numbers, 0, 4 * lengths);
-    int32_t *next_lengths = job->numbers, *next_ids = job->numbers + lengths;
-    for (int64_t k = 0; k < router->service_count; k++) {
-        const RoutedService *service = router->services + k;
-        job->parts[k] = (Service){next_ids, next_lengths, service->tables, 0};
-        next_lengths += job->rows * service->tables;
-        next_ids += job->rows * service->capacity;
-    }
-    return true;
+    job->shapes = calloc(groups, sizeof *job->shapes);
+    job->sums = calloc(groups, sizeof *job->sums);
+    return ((job->query.calls != NULL && job->shapes != NULL && job->sums != NULL) || fail(problem, "out of memory")) &&
+           units_open(router, room, job->rows, &job->units, problem);
 }
 
-/* Add a query's ids behind those of the rows before it; where one is bad nothing of it stays. */
-static bool route(Job *job, const Member *member, int64_t begin, Service *outputs, Problem *problem) {
-    const int64_t count = job->model->router->service_count;
-    for (int64_t k = 0; k < count; k++) {
-        outputs[k] = job->parts[k];
-        outputs[k].lengths += begin * outputs[k].tables;
+/* Add a query's ids behind those of the rows before it, of which there are `begin`; where one is bad nothing of it stays. */
+static bool route(Job *job, const Member *member, const int64_t *begin, Unit *outputs, Problem *problem) {
+    const Router *router = job->model->router;
+    for (int64_t u = 0; u < router->unit_count; u++) {
+        outputs[u] = job->units[u];
+        outputs[u].lengths += begin[router->units[u].group] * outputs[u].bags;
     }
-    const bool good = query_route(job->model->router, &member->indices, outputs, problem);
-    for (int64_t k = 0; k < count; k++) {
-        if (good) job->parts[k].count = outputs[k].count;
-        else memset(outputs[k].lengths, 0, 4 * (size_t)(member->indices.rows * outputs[k].tables));
+    const bool good = router_route(router, member->inputs.tensors, &member->inputs.reading, outputs, problem);
+    for (int64_t u = 0; u < router->unit_count; u++) {
+        const size_t lengths = (size_t)(member->rows[router->units[u].group] * outputs[u].bags);
+        if (good) job->units[u].count = outputs[u].count;
+        else memset(outputs[u].lengths, 0, lengths * sizeof *outputs[u].lengths);
     }
     return good;
 }
 
 /* Route all queries; those with a bad id get their errors, the others move up. */
-static void route_all(Job *job, Service *outputs) {
+static void route_all(Job *job, Unit *outputs) {
+    const int64_t groups = job->model->router->group_count;
     uint32_t kept = 0;
-    int64_t rows = 0;
+    memset(job->rows, 0, (size_t)groups * sizeof *job->rows);
     for (uint32_t i = 0; i < job->member_count; i++) {
         Problem problem;
         Member member = job->members[i];
-        if (!route(job, &member, rows, outputs, &problem)) {
+        if (!route(job, &member, job->rows, outputs, &problem)) {
             leave(job, &member, TRITON_ERROR_INVALID_ARG, problem.text);
             continue;
         }
-        tensor_close(&member.indices);
-        rows += member.indices.rows;
+        query_close(job->model->router, &member.inputs);
+        for (int64_t g = 0; g < groups; g++) job->rows[g] += member.rows[g];
         job->members[kept++] = member;
     }
     job->member_count = kept;
-    job->rows = rows;
 }
 
-static void submit(Job *job) {
+/* Write the calls' messages; false where memory is out. */
+static bool write_calls(Job *job) {
     const Settings *settings = &job->model->settings;
     Query *query = &job->query;
+    SumsShape *shapes = job->shapes;
+    const void **sums = job->sums;
     query->answered = answered;
-    query->call_count = settings->service_count;
     query->degrade = settings->degrade != 0;
-    for (int64_t k = 0; k < query->call_count; k++) {
+    for (int64_t k = 0; k < settings->service_count; k++) {
         const RemoteShard *shard = settings->services + k;
         Call *call = query->calls + k;
-        call->service = engine_service(job->model->engine, k);
-        call->shape = (SumsShape){job->rows, shard->table_count * settings->dim, settings->half != 0};
-        message_write(&call->message, shard->model, settings->version, job->parts[k].ids, job->parts[k].count,
-                      job->parts[k].lengths, job->rows * shard->table_count);
+        query->call_count = k + 1;
+        *call = (Call){.service = engine_service(job->model->engine, k), .shapes = shapes, .sums = sums};
+        request_shapes(settings, shard, job->rows, shapes);
+        if (!request_write(settings, shard, job->units, job->rows, &call->message, &call->ids)) return false;
+        shapes += shard->group_count;
+        sums += shard->group_count;
     }
-    engine_submit(job->model->engine, query);
+    return true;
+}
+
+static void leave_all(Job *job, const char *why) {
+    for (uint32_t i = 0; i < job->member_count; i++) leave(job, job->members + i, TRITON_ERROR_UNAVAILABLE, why);
+    job->member_count = 0;
 }
 
 /* Whether the job is the engine's now; else nothing of it is left to be done. */
 static bool execute(Job *job, TRITONBACKEND_Request **requests, uint32_t request_count) {
+    const size_t units = (size_t)job->model->router->unit_count;
+    Problem problem = {"out of memory"};
     accept_requests(job, requests, request_count);
-    Service *outputs = calloc((size_t)job->model->router->service_count, sizeof *outputs);
-    if (outputs != NULL && make_room(job)) {
-        route_all(job, outputs);
-    } else {
-        for (uint32_t i = 0; i < job->member_count; i++)
-            leave(job, job->members + i, TRITON_ERROR_UNAVAILABLE, "indices: out of memory");
-        job->member_count = 0;
-    }
+    Unit *outputs = calloc(units, sizeof *outputs);
+    int64_t *room = calloc(units, sizeof *room);
+    if (outputs != NULL && room != NULL && make_room(job, room, &problem)) route_all(job, outputs);
+    else leave_all(job, problem.text);
     free(outputs);
+    free(room);
+    if (job->member_count > 0 && !write_calls(job)) leave_all(job, "out of memory");
     if (job->member_count == 0) return false;
-    submit(job); /* and it may be gone by now */
+    engine_submit(job->model->engine, &job->query); /* and it may be gone by now */
     return true;
 }
 
 void model_execute(void *state, TRITONBACKEND_ModelInstance *instance, TRITONBACKEND_Request **requests,
                    uint32_t request_count) {
-    Job none = {.model = state, .instance = instance};
+    Model *model = state;
+    Job none = {.model = model, .instance = instance};
     Job *job = calloc(1, sizeof *job);
     Member *members = calloc(request_count, sizeof *members);
-    if (job == NULL || members == NULL) {
+    int64_t *rows = calloc((1 + (size_t)request_count) * (size_t)model->router->group_count, sizeof *rows);
+    if (job == NULL || members == NULL || rows == NULL) {
         for (uint32_t i = 0; i < request_count; i++) {
             const Member member = {.request = requests[i], .begin_ns = now_ns()};
             refuse(&none, &member, TRITON_ERROR_UNAVAILABLE, "out of memory");
         }
         free(members);
+        free(rows);
         return free(job);
     }
-    *job = (Job){.model = state, .instance = instance, .members = members, .query.begin_ns = now_ns()};
+    *job = (Job){.model = model, .instance = instance, .members = members, .rows = rows, .query.begin_ns = now_ns()};
     if (!execute(job, requests, request_count)) job_free(job);
 }
 

@@ -44,7 +44,7 @@ static void read_details(Stream *stream, const uint8_t *text, size_t size) {
 }
 
 /* A number of at most three figures, or -1. */
-static int read_number(const uint8_t *text, size_t size) {
+static int short_number(const uint8_t *text, size_t size) {
     int value = 0;
     if (size < 1 || size > 3) return -1;
     for (size_t i = 0; i < size; i++) {
@@ -69,8 +69,8 @@ static void check_content_type(Stream *stream, const uint8_t *value, size_t size
 }
 
 void answer_header(Stream *stream, const uint8_t *name, size_t name_size, const uint8_t *value, size_t value_size) {
-    if (is(name, name_size, ":status")) stream->http_status = read_number(value, value_size);
-    if (is(name, name_size, "grpc-status")) stream->status = read_number(value, value_size);
+    if (is(name, name_size, ":status")) stream->http_status = short_number(value, value_size);
+    if (is(name, name_size, "grpc-status")) stream->status = short_number(value, value_size);
     if (is(name, name_size, "grpc-message")) read_details(stream, value, value_size);
     if (is(name, name_size, "content-type")) check_content_type(stream, value, value_size);
 }

@@ -1,5 +1,6 @@
 #include "messages.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- protobuf, written ---- */
@@ -25,10 +26,10 @@ static char *put_text(char *at, uint32_t field, const char *text) {
 }
 
 /* An InferInputTensor: name 1, datatype 2, shape 3. */
-static char *put_input(char *at, const char *name, int64_t count) {
-    char tensor[64], shape[16];
-    char *shape_end = put_varint(put_varint(shape, 1), (uint64_t)count);
-    char *end = put_text(put_text(tensor, 1, name), 2, "INT32");
+static char *put_input(char *at, const RequestTensor *input, uint64_t count) {
+    char tensor[2 * TENSOR_NAME_BYTES], shape[16];
+    char *shape_end = put_varint(put_varint(shape, 1), count);
+    char *end = put_text(put_text(tensor, 1, input->name), 2, input->datatype);
     end = put_tag(end, 3, (uint64_t)(shape_end - shape));
     memcpy(end, shape, (size_t)(shape_end - shape));
     end += shape_end - shape;
@@ -37,42 +38,62 @@ static char *put_input(char *at, const char *name, int64_t count) {
     return at + (end - tensor);
 }
 
+static size_t tensor_bytes(const RequestTensor *tensor) {
+    size_t size = 0;
+    for (int64_t i = 0; i < tensor->piece_count; i++) size += tensor->pieces[i].size;
+    return size;
+}
+
+static void add_piece(Message *message, const void *bytes, size_t size) {
+    if (size == 0) return;
+    message->pieces[message->piece_count++] = (Piece){bytes, size};
+    message->size += size;
+}
+
+/* The bytes of `text` for the head, and for what stands around a tensor's numbers. */
+enum { HEAD_BYTES = 2 * NAME_BYTES + 32, AROUND_BYTES = 3 * TENSOR_NAME_BYTES };
+
 /* A ModelInferRequest: model_name 1, model_version 2, inputs 5, raw_input_contents 7. */
-void message_write(Message *message, const char *model, const char *version, const int32_t *ids, int64_t id_count,
-                   const int32_t *lengths, int64_t length_count) {
-    message->ids = ids;
-    message->lengths = lengths;
-    message->ids_bytes = 4 * (size_t)id_count;
-    message->lengths_bytes = 4 * (size_t)length_count;
-    char *at = put_text(put_text(message->head + PREFIX_BYTES, 1, model), 2, version);
-    at = put_input(put_input(at, "ids", id_count), "lengths", length_count);
-    at = put_tag(at, 7, message->ids_bytes);
-    message->head_bytes = (size_t)(at - message->head);
-    message->between_bytes = (size_t)(put_tag(message->between, 7, message->lengths_bytes) - message->between);
-    const size_t size = message_bytes(message) - PREFIX_BYTES;
-    message->head[0] = 0; /* not compressed; then the size, big end first */
-    for (int i = 0; i < 4; i++) message->head[1 + i] = (char)(size >> (24 - 8 * i));
+bool message_write(Message *message, const char *model, const char *version, const RequestTensor *tensors,
+                   int64_t tensor_count) {
+    int64_t most = 1;
+    for (int64_t i = 0; i < tensor_count; i++) most += 1 + tensors[i].piece_count;
+    *message = (Message){.text = malloc(HEAD_BYTES + AROUND_BYTES * (size_t)tensor_count),
+                         .pieces = calloc((size_t)most, sizeof *message->pieces)};
+    if (message->text == NULL || message->pieces == NULL) return false;
+    char *begin = message->text, *at = put_text(put_text(begin + PREFIX_BYTES, 1, model), 2, version);
+    for (int64_t i = 0; i < tensor_count; i++) at = put_input(at, tensors + i, tensor_bytes(tensors + i) / 4);
+    for (int64_t i = 0; i < tensor_count; i++) {
+        at = put_tag(at, 7, tensor_bytes(tensors + i));
+        add_piece(message, begin, (size_t)(at - begin));
+        begin = at;
+        for (int64_t p = 0; p < tensors[i].piece_count; p++)
+            add_piece(message, tensors[i].pieces[p].bytes, tensors[i].pieces[p].size);
+    }
+    const size_t size = message->size - PREFIX_BYTES;
+    message->text[0] = 0; /* not compressed; then the size, big end first */
+    for (int i = 0; i < 4; i++) message->text[1 + i] = (char)(size >> (24 - 8 * i));
+    return true;
+}
+
+void message_close(Message *message) {
+    free(message->text);
+    free(message->pieces);
+    *message = (Message){0};
 }
 
 size_t message_bytes(const Message *message) {
-    return message->head_bytes + message->ids_bytes + message->between_bytes + message->lengths_bytes;
+    return message->size;
 }
 
 void message_copy(const Message *message, size_t offset, size_t size, char *out) {
-    const struct {
-        const void *bytes;
-        size_t size;
-    } parts[] = {{message->head, message->head_bytes},
-                 {message->ids, message->ids_bytes},
-                 {message->between, message->between_bytes},
-                 {message->lengths, message->lengths_bytes}};
-    for (size_t i = 0; size > 0 && i < sizeof parts / sizeof *parts; i++) {
-        if (offset >= parts[i].size) {
-            offset -= parts[i].size;
+    for (const Piece *piece = message->pieces; size > 0; piece++) {
+        if (offset >= piece->size) {
+            offset -= piece->size;
             continue;
         }
-        const size_t here = parts[i].size - offset < size ? parts[i].size - offset : size;
-        memcpy(out, (const char *)parts[i].bytes + offset, here);
+        const size_t here = piece->size - offset < size ? piece->size - offset : size;
+        memcpy(out, (const char *)piece->bytes + offset, here);
         out += here;
         size -= here;
         offset = 0;
@@ -124,19 +145,18 @@ static bool take_field(Bytes *bytes, Field *field) {
     }
 }
 
-enum { MOST_DIMS = 4 };
+enum { MOST_ANSWER_DIMS = 4 };
 
-/* An answer's first output and its numbers. */
+/* One of an answer's outputs. */
 typedef struct {
-    bool named, filled;
+    bool mine; /* it has the name that is looked for */
     char datatype[8];
-    uint64_t shape[MOST_DIMS];
+    uint64_t shape[MOST_ANSWER_DIMS];
     int dims;
-    Bytes numbers;
 } Output;
 
 static bool add_dim(Output *output, uint64_t value) {
-    if (output->dims == MOST_DIMS) return false;
+    if (output->dims == MOST_ANSWER_DIMS) return false;
     output->shape[output->dims++] = value;
     return true;
 }
@@ -148,11 +168,12 @@ static bool is_text(const Field *field, const char *text) {
 }
 
 /* An InferOutputTensor: name 1, datatype 2, shape 3, in one piece or not. */
-static bool read_output(Bytes bytes, Output *output) {
+static bool read_output(Bytes bytes, const char *name, Output *output) {
     Field field;
+    *output = (Output){0};
     while (bytes.at < bytes.end) {
         if (!take_field(&bytes, &field)) return false;
-        if (field.number == 1 && !is_text(&field, "sums")) return false;
+        if (field.number == 1) output->mine = is_text(&field, name);
         if (field.number == 2 && field.delimited) {
             const size_t size = (size_t)(field.content.end - field.content.at);
             if (size >= sizeof output->datatype) return false;
@@ -169,28 +190,39 @@ static bool read_output(Bytes bytes, Output *output) {
     return true;
 }
 
-/* A ModelInferResponse: outputs 5, raw_output_contents 6. */
-static bool read_answer(Bytes bytes, Output *output) {
+/* A ModelInferResponse: outputs 5, raw_output_contents 6, as many and in the same order. */
+static bool read_answer(Bytes bytes, const char *name, Output *output, Bytes *numbers) {
     Field field;
-    while (bytes.at < bytes.end) {
-        if (!take_field(&bytes, &field)) return false;
-        if (field.number == 5 && field.delimited && !output->named) {
-            output->named = true;
-            if (!read_output(field.content, output)) return false;
-        } else if (field.number == 6 && field.delimited && !output->filled) {
-            output->filled = true;
-            output->numbers = field.content;
+    int64_t outputs = 0, place = -1, contents = 0;
+    bool filled = false;
+    for (Bytes left = bytes; left.at < left.end;) {
+        Output other;
+        if (!take_field(&left, &field)) return false;
+        if (field.number != 5 || !field.delimited) continue;
+        if (!read_output(field.content, name, &other)) return false;
+        if (other.mine && place < 0) {
+            *output = other;
+            place = outputs;
         }
+        outputs++;
     }
-    return output->named && output->filled;
+    for (Bytes left = bytes; place >= 0 && !filled && left.at < left.end;) {
+        if (!take_field(&left, &field)) return false;
+        if (field.number != 6 || !field.delimited || contents++ != place) continue;
+        *numbers = field.content;
+        filled = true;
+    }
+    return filled;
 }
 
 size_t sums_bytes(const SumsShape *shape) {
     return (shape->half ? 2 : 4) * (size_t)(shape->rows * shape->width);
 }
 
-size_t answer_limit(const SumsShape *shape) {
-    return sums_bytes(shape) + 4096;
+size_t answer_limit(const SumsShape *shapes, int64_t count) {
+    size_t size = 4096;
+    for (int64_t i = 0; i < count; i++) size += sums_bytes(shapes + i) + 256;
+    return size;
 }
 
 /* Tables hold finite values alone; all exponent bits of others are set. */
@@ -212,20 +244,29 @@ static bool are_finite_halves(const uint8_t *halves, size_t size) {
     return bad == 0;
 }
 
-bool sums_find(const void *answer, size_t size, const SumsShape *shape, const void **sums, Problem *problem) {
-    const char *datatype = shape->half ? "FP16" : "FP32";
+static bool find_one(Bytes answer, const SumsShape *shape, const void **sums, Problem *problem) {
+    const char *datatype = shape->half ? "FP16" : "FP32", *name = shape->name;
     Output output = {0};
-    if (!read_answer((Bytes){answer, (const uint8_t *)answer + size}, &output))
-        return fail(problem, "sums: expected an inference response, got %zu other bytes", size);
-    const size_t filled = (size_t)(output.numbers.end - output.numbers.at);
+    Bytes numbers = {0};
+    if (!read_answer(answer, name, &output, &numbers))
+        return fail(problem, "%s: expected an inference response, got %td other bytes", name, answer.end - answer.at);
+    const size_t filled = (size_t)(numbers.end - numbers.at);
     if (strcmp(output.datatype, datatype) != 0 || output.dims != 2 || output.shape[0] != (uint64_t)shape->rows ||
         output.shape[1] != (uint64_t)shape->width || filled != sums_bytes(shape))
-        return fail(problem, "sums: expected %s of %lld x %lld, got %.8s of %d dimensions, %llu x %llu, in %zu bytes",
+        return fail(problem, "%s: expected %s of %lld x %lld, got %.8s of %d dimensions, %llu x %llu, in %zu bytes", name,
                     datatype, (long long)shape->rows, (long long)shape->width, output.datatype, output.dims,
                     (unsigned long long)output.shape[0], (unsigned long long)output.shape[1], filled);
-    if (!(shape->half ? are_finite_halves : are_finite)(output.numbers.at, filled))
-        return fail(problem, "sums: expected finite numbers, got others among them");
-    *sums = output.numbers.at;
+    if (!(shape->half ? are_finite_halves : are_finite)(numbers.at, filled))
+        return fail(problem, "%s: expected finite numbers, got others among them", name);
+    *sums = numbers.at;
+    return true;
+}
+
+bool sums_find(const void *answer, size_t size, const SumsShape *shapes, int64_t count, const void **sums,
+               Problem *problem) {
+    const Bytes bytes = {answer, (const uint8_t *)answer + size};
+    for (int64_t i = 0; i < count; i++)
+        if (!find_one(bytes, shapes + i, sums + i, problem)) return false;
     return true;
 }
 
@@ -265,14 +306,11 @@ static void add_halves(const char *from, int64_t count, char *to) {
     }
 }
 
-void sums_add(const void *sums, const SumsShape *shape, const int64_t *places, int64_t dim, int64_t tables,
-              void *total) {
-    const int64_t held = shape->width / dim;
+void sums_add(const void *sums, const SumsShape *shape, const Run *runs, int64_t run_count, int64_t width, void *total) {
+    const int64_t bytes = shape->half ? 2 : 4;
     const char *from = sums;
-    for (int64_t row = 0; row < shape->rows; row++)
-        for (int64_t t = 0; t < held; t++) {
-            char *to = (char *)total + 4 * (row * tables + places[t]) * dim;
-            (shape->half ? add_halves : add_floats)(from, dim, to);
-            from += (shape->half ? 2 : 4) * dim;
-        }
+    char *to = total;
+    for (int64_t row = 0; row < shape->rows; row++, from += bytes * shape->width, to += 4 * width)
+        for (const Run *run = runs; run < runs + run_count; run++)
+            (shape->half ? add_halves : add_floats)(from + bytes * run->from, run->columns, to + 4 * run->to);
 }

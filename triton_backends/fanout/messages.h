@@ -4,25 +4,42 @@
 
 #include "../native/files.h"
 
-enum { PREFIX_BYTES = 5, HEAD_BYTES = 512, BETWEEN_BYTES = 16 };
+enum { PREFIX_BYTES = 5, TENSOR_NAME_BYTES = 32 };
 
-/* A ModelInferRequest behind gRPC's prefix: `head`, the ids, `between`, the lengths. The numbers stay where they are. */
+/* Bytes that stay where they are. */
 typedef struct {
-    char head[HEAD_BYTES], between[BETWEEN_BYTES];
-    const int32_t *ids, *lengths;
-    size_t head_bytes, ids_bytes, between_bytes, lengths_bytes;
+    const void *bytes;
+    size_t size;
+} Piece;
+
+/* A request's tensor (1, n) of numbers of 4 bytes: those of its pieces, one after another. */
+typedef struct {
+    char name[TENSOR_NAME_BYTES];
+    const char *datatype;
+    const Piece *pieces;
+    int64_t piece_count;
+} RequestTensor;
+
+/* A ModelInferRequest behind gRPC's prefix. */
+typedef struct {
+    char *text; /* what stands around the numbers */
+    Piece *pieces;
+    int64_t piece_count;
+    size_t size;
 } Message;
 
-/* model: at most NAME_BYTES, as all names here. */
-void message_write(Message *message, const char *model, const char *version, const int32_t *ids, int64_t id_count,
-                   const int32_t *lengths, int64_t length_count);
+/* model, version: at most NAME_BYTES, as all names here. To be closed whatever comes of it; false where memory is out. */
+bool message_write(Message *message, const char *model, const char *version, const RequestTensor *tensors,
+                   int64_t tensor_count);
+void message_close(Message *message);
 size_t message_bytes(const Message *message);
 
 /* Copy `size` bytes from `offset` on; they must be there. */
 void message_copy(const Message *message, size_t offset, size_t size, char *out);
 
-/* What an answer's `sums` must be. */
+/* What one of an answer's tensors must be. */
 typedef struct {
+    char name[TENSOR_NAME_BYTES];
     int64_t rows, width;
     bool half; /* FP16 instead of FP32 */
 } SumsShape;
@@ -30,14 +47,20 @@ typedef struct {
 size_t sums_bytes(const SumsShape *shape);
 
 /* No answer that fits is longer than that: the numbers, names and shapes. */
-size_t answer_limit(const SumsShape *shape);
+size_t answer_limit(const SumsShape *shapes, int64_t count);
 
-/* Find the numbers in a ModelInferResponse of `size` bytes, unaligned; false and the problem where it does not fit. */
-bool sums_find(const void *answer, size_t size, const SumsShape *shape, const void **sums, Problem *problem);
+/* Find the numbers of all these tensors in a ModelInferResponse of `size` bytes, unaligned; false and the problem where it
+ * does not fit. */
+bool sums_find(const void *answer, size_t size, const SumsShape *shapes, int64_t count, const void **sums,
+               Problem *problem);
 
-/* total[(r * tables + place[t]) * dim + d] += sums[r][t][d], for all rows r and the service's tables t.
- * total (rows, tables * dim) float32, may be unaligned. */
-void sums_add(const void *sums, const SumsShape *shape, const int64_t *places, int64_t dim, int64_t tables,
-              void *total);
+/* Columns of a service's sums that are added at columns of the joined ones. */
+typedef struct {
+    int64_t from, to, columns;
+} Run;
+
+/* total[r][to + c] += sums[r][from + c], for all rows r and all runs of columns.
+ * total (rows, width) float32, may be unaligned. */
+void sums_add(const void *sums, const SumsShape *shape, const Run *runs, int64_t run_count, int64_t width, void *total);
 
 #endif

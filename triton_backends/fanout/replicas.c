@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "../native/shell.h"
+#include "requests.h"
 
 static const uint64_t RETRY_NS = 1000000000, FIRST_RETRY_NS = 100000000; /* between two attempts to connect */
 static const uint64_t FIRST_REST_NS = 1000000000, MOST_REST_NS = 60000000000;
@@ -208,19 +209,36 @@ Replica *service_pick(RemoteService *service, const int64_t *tried, int tried_co
     return best;
 }
 
+/* One row of each group, whose bags are empty. */
+static bool make_probe(RemoteService *service, const Settings *settings) {
+    const RemoteShard *shard = service->shard;
+    const RoutedPart *last = shard->groups[shard->group_count - 1].part;
+    int64_t most = 0, ids;
+    for (int64_t g = 0; g < shard->group_count; g++)
+        if (shard->groups[g].part->bags > most) most = shard->groups[g].part->bags;
+    service->probe_lengths = calloc((size_t)most, sizeof *service->probe_lengths);
+    service->probe_shapes = calloc((size_t)shard->group_count, sizeof *service->probe_shapes);
+    int64_t *rows = calloc((size_t)last->group + 1, sizeof *rows);
+    Unit *units = calloc((size_t)last->end, sizeof *units);
+    bool good = service->probe_lengths != NULL && service->probe_shapes != NULL && rows != NULL && units != NULL;
+    for (int64_t u = 0; good && u < last->end; u++)
+        units[u] = (Unit){.lengths = service->probe_lengths, .bags = settings->units[u].bags};
+    for (int64_t g = 0; good && g <= last->group; g++) rows[g] = 1;
+    good = good && request_write(settings, shard, units, rows, &service->probe, &ids);
+    if (good) request_shapes(settings, shard, rows, service->probe_shapes);
+    free(units);
+    free(rows);
+    return good;
+}
+
 bool service_open(RemoteService *service, Wire *wire, const Settings *settings, int64_t place, Counters *counters,
                   Problem *problem) {
     const RemoteShard *shard = settings->services + place;
     *service = (RemoteService){.wire = wire, .shard = shard, .place = place, .counters = counters};
     service->hedge_ppm = settings->hedge_ppm;
     service->degrade = settings->degrade != 0;
-    service->probe_shape = (SumsShape){1, shard->table_count * settings->dim, settings->half != 0};
-    service->probe_lengths = calloc((size_t)shard->table_count, sizeof *service->probe_lengths);
-    if (service->probe_lengths == NULL) return fail(problem, "out of memory");
     atomic_init(&service->ready, false);
-    message_write(&service->probe, shard->model, settings->version, NULL, 0, service->probe_lengths,
-                  shard->table_count);
-    return true;
+    return make_probe(service, settings) || fail(problem, "out of memory");
 }
 
 void service_close(RemoteService *service) {
@@ -232,5 +250,7 @@ void service_close(RemoteService *service) {
 }
 
 void service_free(RemoteService *service) {
+    message_close(&service->probe);
     free(service->probe_lengths);
+    free(service->probe_shapes);
 }

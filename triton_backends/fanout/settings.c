@@ -3,28 +3,76 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_PLACES = 1 << 16 }; /* of tables and of numbers a row: products with a query's rows stay within 64 bits */
+/* of numbers a row, and of columns that are apart: products with a query's rows stay within 64 bits */
+enum { MOST_COLUMNS = 1 << 24, MOST_RUNS = 1 << 16 };
 
 static bool number(Reader *reader, const char *key, int64_t least, int64_t most, int64_t *value) {
-    return read_mark(reader, ',') && read_key(reader, key) && read_count(reader, least, most, value);
+    return read_mark(reader, ',') && read_key(reader, key) && read_number(reader, least, most, value);
 }
 
 static bool name(Reader *reader, const char *key, char value[NAME_BYTES]) {
     return read_key(reader, key) && read_name(reader, value);
 }
 
-/* The places of a service's tables, ascending. */
-static bool read_tables(Reader *reader, RemoteShard *service, int64_t tables) {
-    if (!read_key(reader, "tables") || !read_mark(reader, '[')) return false;
+static bool read_widths(Reader *reader, Settings *settings, const Router *router) {
+    settings->widths = calloc((size_t)router->group_count, sizeof *settings->widths);
+    if (settings->widths == NULL) return fail(reader->problem, "%s: out of memory", reader->file);
+    if (!read_mark(reader, ',') || !read_key(reader, "widths") || !read_mark(reader, '[')) return false;
     for (bool more = true; more;) {
-        const int64_t count = service->table_count, least = count > 0 ? service->tables[count - 1] + 1 : 0;
-        int64_t *places = realloc(service->tables, ((size_t)count + 1) * sizeof *places);
-        if (places == NULL) return fail(reader->problem, "%s: out of memory", reader->file);
-        service->tables = places;
-        if (!read_count(reader, least, tables - 1, places + count) || !read_next(reader, ']', &more)) return false;
-        service->table_count++;
+        if (settings->width_count == router->group_count) break;
+        if (!read_number(reader, 1, MOST_COLUMNS, settings->widths + settings->width_count++) ||
+            !read_next(reader, ']', &more))
+            return false;
+        if (!more && settings->width_count == router->group_count) return true;
     }
-    return true;
+    return fail(reader->problem, "%s: expected %lld widths, one a group of router.json", reader->file,
+                (long long)router->group_count);
+}
+
+/* One run of columns, within the sums and the joined ones. */
+static bool read_run(Reader *reader, RemoteGroup *group, int64_t width) {
+    if (group->run_count == MOST_RUNS) return fail(reader->problem, "%s: too many pieces", reader->file);
+    Run *runs = realloc(group->runs, ((size_t)group->run_count + 1) * sizeof *runs);
+    if (runs == NULL) return fail(reader->problem, "%s: out of memory", reader->file);
+    group->runs = runs;
+    Run *run = runs + group->run_count++;
+    return read_mark(reader, '{') && read_key(reader, "from") && read_number(reader, 0, group->width - 1, &run->from) &&
+           number(reader, "to", 0, width - 1, &run->to) &&
+           number(reader, "columns", 1, group->width - run->from, &run->columns) && read_mark(reader, '}') &&
+           (run->columns <= width - run->to ||
+            fail(reader->problem, "%s: expected at most %lld columns at %lld, got %lld", reader->file,
+                 (long long)(width - run->to), (long long)run->to, (long long)run->columns));
+}
+
+static bool read_group(Reader *reader, RemoteGroup *group, const Settings *settings) {
+    int64_t place;
+    if (!read_mark(reader, '{') || !read_key(reader, "group") ||
+        !read_number(reader, group->part->group, group->part->group, &place) ||
+        !number(reader, "width", 1, MOST_COLUMNS, &group->width) || !read_mark(reader, ',') ||
+        !read_key(reader, "pieces") || !read_mark(reader, '['))
+        return false;
+    for (bool more = true; more;)
+        if (!read_run(reader, group, settings->widths[place]) || !read_next(reader, ']', &more)) return false;
+    return read_mark(reader, '}');
+}
+
+/* A service's groups: those of which the router knows parts, in its order. */
+static bool read_groups(Reader *reader, RemoteShard *service, const Settings *settings, const Router *router) {
+    const RoutedPart *part = router->parts, *end = router->parts + router->part_count;
+    const int64_t place = service - settings->services;
+    while (part < end && part->service < place) part++;
+    service->groups = calloc((size_t)router->group_count, sizeof *service->groups);
+    if (service->groups == NULL) return fail(reader->problem, "%s: out of memory", reader->file);
+    if (!read_mark(reader, ',') || !read_key(reader, "groups") || !read_mark(reader, '[')) return false;
+    for (bool more = true; more; part++) {
+        if (part == end || part->service != place) break;
+        RemoteGroup *group = service->groups + service->group_count++;
+        group->part = part;
+        if (!read_group(reader, group, settings) || !read_next(reader, ']', &more)) return false;
+        if (!more && (part + 1 == end || part[1].service != place)) return true;
+    }
+    return fail(reader->problem, "%s: service %s: expected the groups that it has in router.json", reader->file,
+                service->name);
 }
 
 static bool read_service(Reader *reader, Settings *settings, const Router *router) {
@@ -34,11 +82,8 @@ static bool read_service(Reader *reader, Settings *settings, const Router *route
                     (long long)k);
     RemoteShard *service = settings->services + settings->service_count++;
     return read_mark(reader, '{') && name(reader, "name", service->name) && read_mark(reader, ',') &&
-           name(reader, "model", service->model) && read_mark(reader, ',') &&
-           read_tables(reader, service, settings->tables) && read_mark(reader, '}') &&
-           (service->table_count == router->services[k].tables ||
-            fail(reader->problem, "%s: service %s: expected %lld tables, as in router.json, got %lld", reader->file,
-                 service->name, (long long)router->services[k].tables, (long long)service->table_count));
+           name(reader, "model", service->model) && read_groups(reader, service, settings, router) &&
+           read_mark(reader, '}');
 }
 
 static bool read_services(Reader *reader, Settings *settings, const Router *router) {
@@ -54,8 +99,7 @@ static bool read_services(Reader *reader, Settings *settings, const Router *rout
 
 static bool read_settings(Reader *reader, Settings *settings, const Router *router) {
     return read_mark(reader, '{') && name(reader, "name", settings->name) && read_mark(reader, ',') &&
-           name(reader, "version", settings->version) && number(reader, "tables", 1, MOST_PLACES, &settings->tables) &&
-           number(reader, "dim", 1, MOST_PLACES, &settings->dim) &&
+           name(reader, "version", settings->version) && read_widths(reader, settings, router) &&
            number(reader, "deadline_us", 1, INT32_MAX, &settings->deadline_us) &&
            number(reader, "hedge_quantile_ppm", 0, 1000000, &settings->hedge_ppm) &&
            number(reader, "max_in_flight", 1, INT32_MAX, &settings->max_in_flight) &&
@@ -65,7 +109,7 @@ static bool read_settings(Reader *reader, Settings *settings, const Router *rout
 
 bool settings_open(const char *folder, const Router *router, Settings *settings, Problem *problem) {
     Mapping text;
-    *settings = (Settings){0};
+    *settings = (Settings){.units = router->units};
     if (!map_file(folder, "fanout.json", &text, problem)) return false;
     Reader reader = {text.bytes, text.bytes, (const char *)text.bytes + text.size, "fanout.json", problem};
     const bool good = read_settings(&reader, settings, router);
@@ -74,6 +118,11 @@ bool settings_open(const char *folder, const Router *router, Settings *settings,
 }
 
 void settings_close(Settings *settings) {
-    for (int64_t k = 0; k < settings->service_count; k++) free(settings->services[k].tables);
+    for (int64_t k = 0; k < settings->service_count; k++) {
+        RemoteShard *service = settings->services + k;
+        for (int64_t g = 0; g < service->group_count; g++) free(service->groups[g].runs);
+        free(service->groups);
+    }
     free(settings->services);
+    free(settings->widths);
 }

@@ -4,18 +4,29 @@
 
 #include "../native/files.h"
 #include "../native/router.h"
+#include "messages.h"
+
+/* A group of which a service holds look-ups. */
+typedef struct {
+    const RoutedPart *part; /* what it gets */
+    int64_t width;          /* of its sums */
+    Run *runs;
+    int64_t run_count;
+} RemoteGroup;
 
 typedef struct {
     char name[NAME_BYTES], model[NAME_BYTES]; /* in the plan, and on its own server */
-    int64_t *tables;                          /* places in the spec of those whose bags it sums, ascending */
-    int64_t table_count;
+    RemoteGroup *groups;
+    int64_t group_count;
 } RemoteShard;
 
 typedef struct {
     char name[NAME_BYTES];    /* the router's model */
     char version[NAME_BYTES]; /* that every embedding service of this build has, and none of another */
-    int64_t tables, dim;
+    int64_t *widths;          /* of each group's joined sums */
+    int64_t width_count;
     RemoteShard *services; /* as the router has them */
+    const RoutedUnit *units; /* the router's */
     int64_t service_count;
     int64_t deadline_us;   /* how long a query may wait for its embedding services, retries included */
     int64_t hedge_ppm;     /* a call slower than this quantile of the latest, in millionths, is sent twice; 0: never */
@@ -24,7 +35,7 @@ typedef struct {
     int64_t half;          /* 1: sums travel as FP16 */
 } Settings;
 
-/* Open `fanout.json`, whose services must be the router's; false and the problem where it is wrong. */
+/* Open `fanout.json`, whose services and groups must be the router's; false and the problem where it is wrong. */
 bool settings_open(const char *folder, const Router *router, Settings *settings, Problem *problem);
 void settings_close(Settings *settings);
 

@@ -14,38 +14,85 @@ MAX_SHARDS = 16
 LIBRARY = Path(__file__).with_name("kernels.so")
 
 
-class RouteTable(ctypes.Structure):
-    """`Table` of kernels.h: a table's id map and where its shards' rows lie."""
+class BadIdError(ValueError):
+    """An id that is no row of its matrix: which one, and its place."""
+
+    def __init__(self, rows: int, row: int, place: int) -> None:
+        super().__init__(f"ids: expected rows in [0, {rows}), got {row} at place {place}")
+        self.rows, self.row, self.place = rows, row, place
+
+
+class RouteLookup(ctypes.Structure):
+    """`Lookup` of kernels.h: a table's id map, and where its shards' rows and the look-up's bags lie."""
 
     _fields_ = (
         ("map", c_void_p),
         ("rows", c_int64),
-        ("pooling", c_int64),
         ("bits", c_int64),
+        ("count", c_int64),
+        ("padded", c_int64),
         ("base", c_int64 * MAX_SHARDS),
-        ("service", c_int64 * MAX_SHARDS),
+        ("unit", c_int64 * MAX_SHARDS),
         ("place", c_int64 * MAX_SHARDS),
     )
 
 
-class RouteService(ctypes.Structure):
-    """`Service` of kernels.h: where a service's ids and lengths are written."""
+class RouteRead(ctypes.Structure):
+    """`Read` of kernels.h: a look-up's ids in a query."""
 
-    _fields_ = (("ids", c_void_p), ("lengths", c_void_p), ("tables", c_int64), ("count", c_int64))
+    _fields_ = (
+        ("lookup", POINTER(RouteLookup)),
+        ("ids", c_void_p),
+        ("weights", c_void_p),
+        ("starts", c_void_p),
+        ("first", c_int64),
+        ("id_bytes", c_int64),
+        ("stride", c_int64),
+        ("bag", c_int64),
+    )
+
+
+class RouteUnit(ctypes.Structure):
+    """`Unit` of kernels.h: where a unit's ids, weights and lengths are written."""
+
+    _fields_ = (
+        ("ids", c_void_p),
+        ("weights", c_void_p),
+        ("lengths", c_void_p),
+        ("bags", c_int64),
+        ("count", c_int64),
+    )
+
+
+class _Sums(ctypes.Structure):
+    """`Sums` of kernels.h."""
+
+    _fields_ = (
+        ("matrix", c_void_p),
+        ("rows", c_int64),
+        ("dim", c_int64),
+        ("ids", c_void_p),
+        ("count", c_int64),
+        ("weights", c_void_p),
+        ("lengths", c_void_p),
+        ("bags", c_int64),
+        ("out", c_void_p),
+        ("side", c_int64),
+        ("stride", c_int64),
+    )
 
 
 def _load() -> ctypes.CDLL:
     library = ctypes.CDLL(str(LIBRARY))
     library.elasticrec_route.argtypes = (
-        POINTER(RouteTable),
-        c_int64,
-        c_void_p,
+        POINTER(RouteRead),
         c_int64,
         c_int64,
-        POINTER(RouteService),
+        POINTER(RouteUnit),
+        POINTER(c_int64),
     )
-    library.elasticrec_check_bags.argtypes = (c_int64, c_void_p, c_int64, c_void_p, c_int64)
-    library.elasticrec_sum_bags.argtypes = (c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p, c_int64, c_void_p)
+    library.elasticrec_check_bags.argtypes = (POINTER(_Sums),)
+    library.elasticrec_sum_bags.argtypes = (POINTER(_Sums),)
     for function in (library.elasticrec_route, library.elasticrec_check_bags, library.elasticrec_sum_bags):
         function.restype = c_int64
     return library
@@ -60,22 +107,40 @@ def check_bags(rows: int, ids: NDArray[np.int32], lengths: NDArray[np.int32]) ->
 
     ids: (nnz,) int32, the bags' rows one bag after another; lengths: (bags,) int32. Both C-contiguous.
     """
-    bad = _library.elasticrec_check_bags(rows, ids.ctypes.data, ids.size, lengths.ctypes.data, lengths.size)
-    _raise_for(bad, rows, ids, lengths)
+    asked = _Sums(rows=rows, ids=ids.ctypes.data, count=ids.size, lengths=lengths.ctypes.data, bags=lengths.size)
+    _raise_for(_library.elasticrec_check_bags(asked), rows, ids, lengths)
 
 
-def sum_bags(weights: NDArray[np.float32], ids: NDArray[np.int32], lengths: NDArray[np.int32]) -> NDArray[np.float32]:
+def sum_bags(
+    matrix: NDArray[np.float32],
+    ids: NDArray[np.int32],
+    lengths: NDArray[np.int32],
+    weights: NDArray[np.float32] | None = None,
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
     """Each bag's sum of rows, added in the order of its ids; an empty bag is zeros.
 
-    weights: (rows, dim) float32, C-contiguous; ids and lengths as in `check_bags`, whose errors it raises: nothing is
-    read out of bounds. Returns (bags, dim) float32.
+    matrix: (rows, dim) float32, C-contiguous; ids and lengths as in `check_bags`, whose errors it raises: nothing is
+    read out of bounds. weights: (nnz,) float32, by which the rows are multiplied. Returns (bags, dim) float32; or out
+    (n, bags / n * dim), filled, whose rows may be columns of a wider matrix.
     """
-    rows, dim = weights.shape
-    out = np.empty((lengths.size, dim), np.float32)
-    bad = _library.elasticrec_sum_bags(
-        weights.ctypes.data, rows, dim, ids.ctypes.data, ids.size, lengths.ctypes.data, lengths.size, out.ctypes.data
+    rows, dim = matrix.shape
+    if out is None:
+        out = np.empty((lengths.size, dim), np.float32)
+    asked = _Sums(
+        matrix=matrix.ctypes.data,
+        rows=rows,
+        dim=dim,
+        ids=ids.ctypes.data,
+        count=ids.size,
+        weights=None if weights is None else weights.ctypes.data,
+        lengths=lengths.ctypes.data,
+        bags=lengths.size,
+        out=out.ctypes.data,
+        side=out.shape[1] // dim,
+        stride=out.strides[0] // out.itemsize,
     )
-    _raise_for(bad, rows, ids, lengths)
+    _raise_for(_library.elasticrec_sum_bags(asked), rows, ids, lengths)
     return out
 
 
@@ -85,4 +150,4 @@ def _raise_for(bad: int, rows: int, ids: NDArray[np.int32], lengths: NDArray[np.
         total = lengths.sum(dtype=np.int64)
         raise ValueError(f"lengths: expected {lengths.size} counts that add up to {ids.size} ids, got a sum of {total}")
     if bad >= 0:
-        raise ValueError(f"ids: expected rows in [0, {rows}), got {ids[bad]} at place {bad}")
+        raise BadIdError(rows, int(ids[bad]), bad)

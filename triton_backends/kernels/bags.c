@@ -26,39 +26,31 @@ static int64_t first_bad_id(const int32_t *ids, int64_t count, int64_t rows) {
     return -1;
 }
 
-typedef struct {
-    const float *weights; /* (rows, dim) */
-    int64_t dim;
-    const int32_t *ids;
-    int64_t count;
-    const int32_t *lengths;
-    int64_t bags;
-    int64_t ahead; /* rows */
-    float *out;
-} Sums;
-
 /* One bag's sum over WIDTH columns that stay in registers; `next` is how many ids follow, for the prefetch. */
 #define SUM_COLUMNS(WIDTH)                                                                                  \
     do {                                                                                                    \
         float sum[WIDTH] = {0};                                                                             \
         for (int64_t i = 0; i < length; i++) {                                                              \
             if (i + ahead < next) {                                                                         \
-                const char *later = (const char *)(weights + (int64_t)ids[i + ahead] * dim + column);       \
+                const char *later = (const char *)(matrix + (int64_t)ids[i + ahead] * dim + column);        \
                 for (int line = 0; line < 4 * WIDTH; line += 64) PREFETCH(later + line);                    \
             }                                                                                               \
-            const float *row = weights + (int64_t)ids[i] * dim + column;                                    \
-            for (int c = 0; c < WIDTH; c++) sum[c] += row[c];                                               \
+            const float *row = matrix + (int64_t)ids[i] * dim + column;                                     \
+            if (weights == NULL)                                                                            \
+                for (int c = 0; c < WIDTH; c++) sum[c] += row[c];                                           \
+            else                                                                                            \
+                for (int c = 0; c < WIDTH; c++) sum[c] += weights[i] * row[c];                              \
         }                                                                                                   \
         memcpy(out + column, sum, sizeof sum);                                                              \
         column += WIDTH;                                                                                    \
     } while (0)
 
-static inline __attribute__((always_inline)) void add_rows(const Sums *sums) {
-    const float *weights = sums->weights;
+static inline __attribute__((always_inline)) void add_rows(const Sums *sums, const float *weights) {
+    const float *matrix = sums->matrix;
     const int32_t *ids = sums->ids, *end = ids + sums->count;
-    const int64_t dim = sums->dim, ahead = sums->ahead;
+    const int64_t dim = sums->dim, ahead = rows_ahead(sums->rows, dim), gap = sums->stride - sums->side * dim;
     float *out = sums->out;
-    for (int64_t bag = 0; bag < sums->bags; bag++, out += dim) {
+    for (int64_t bag = 0, nth = 0; bag < sums->bags; bag++, out += dim) {
         const int64_t length = sums->lengths[bag], next = end - ids;
         int64_t column = 0;
         while (dim - column >= 64) SUM_COLUMNS(64);
@@ -67,36 +59,48 @@ static inline __attribute__((always_inline)) void add_rows(const Sums *sums) {
         if (dim - column >= 8) SUM_COLUMNS(8);
         while (column < dim) SUM_COLUMNS(1);
         ids += length;
+        if (weights != NULL) weights += length;
+        if (++nth == sums->side) {
+            nth = 0;
+            out += gap;
+        }
     }
 }
 
 /* The same additions in the same order, whatever the registers' width. */
 __attribute__((target("avx2"))) static void add_rows_avx2(const Sums *sums) {
-    add_rows(sums);
+    add_rows(sums, NULL);
+}
+
+__attribute__((target("avx2"))) static void add_weighted_rows_avx2(const Sums *sums) {
+    add_rows(sums, sums->weights);
 }
 
 static void add_rows_plain(const Sums *sums) {
-    add_rows(sums);
+    add_rows(sums, NULL);
+}
+
+static void add_weighted_rows_plain(const Sums *sums) {
+    add_rows(sums, sums->weights);
 }
 
 /* Whether bags can be summed: ids (count) all in [0, rows), lengths (bags) adding up to count.
  * Returns -1 if so, the place of the first bad id, or -2 where the lengths do not fit. */
-int64_t elasticrec_check_bags(int64_t rows, const int32_t *ids, int64_t count, const int32_t *lengths, int64_t bags) {
+int64_t elasticrec_check_bags(const Sums *sums) {
     int64_t total = 0, negative = 0;
-    for (int64_t bag = 0; bag < bags; bag++) {
-        total += lengths[bag];
-        negative |= lengths[bag] < 0;
+    for (int64_t bag = 0; bag < sums->bags; bag++) {
+        total += sums->lengths[bag];
+        negative |= sums->lengths[bag] < 0;
     }
-    return negative || total != count ? -2 : first_bad_id(ids, count, rows);
+    return negative || total != sums->count ? -2 : first_bad_id(sums->ids, sums->count, sums->rows);
 }
 
-/* out[bag] = the sum of weights[id] over the bag's ids, in their order; an empty bag is zeros.
- * weights (rows, dim), out (bags, dim). Returns what elasticrec_check_bags does, and sums where that is -1. */
-int64_t elasticrec_sum_bags(const float *weights, int64_t rows, int64_t dim, const int32_t *ids, int64_t count,
-                            const int32_t *lengths, int64_t bags, float *out) {
-    const int64_t bad = elasticrec_check_bags(rows, ids, count, lengths, bags);
+/* out[bag] = the sum of matrix[id], or of weight * matrix[id], over the bag's ids, in their order; an empty bag is zeros.
+ * Returns what elasticrec_check_bags does, and sums where that is -1. */
+int64_t elasticrec_sum_bags(const Sums *sums) {
+    const int64_t bad = elasticrec_check_bags(sums);
     if (bad != -1) return bad;
-    const Sums sums = {weights, dim, ids, count, lengths, bags, rows_ahead(rows, dim), out};
-    (elasticrec_processor.avx2 ? add_rows_avx2 : add_rows_plain)(&sums);
+    if (sums->weights == NULL) (elasticrec_processor.avx2 ? add_rows_avx2 : add_rows_plain)(sums);
+    else (elasticrec_processor.avx2 ? add_weighted_rows_avx2 : add_weighted_rows_plain)(sums);
     return -1;
 }

@@ -22,12 +22,22 @@ enum { MAX_BITS = 4 };
 #define COUNTER_WORDS(BITS) ((1 << (BITS)) / 2)
 #define BLOCK_WORDS(BITS, WORDS) (COUNTER_WORDS(BITS) + (BITS) * (WORDS))
 
-/* Append a bag's ids, all of them checked, to the services; one function a number of bits. The wide ones take
- * sixteen ids at a time, and need a processor with `avx512`. */
-typedef void (*const LookUp_int64_t)(const Table *table, const int64_t *bag, Service *services, int64_t row);
-typedef void (*const LookUp_int32_t)(const Table *table, const int32_t *bag, Service *services, int64_t row);
+/* Append `size` ids, all of them checked, to the units that hold their rows: they make up bag `nth` of the look-up in
+ * this row. One function a number of bits. The wide ones take sixteen ids at a time, and need a processor with `avx512`. */
+typedef void (*const LookUp_int64_t)(const Lookup *lookup, const int64_t *ids, int64_t size, Unit *units, int64_t row,
+                                     int64_t nth);
+typedef void (*const LookUp_int32_t)(const Lookup *lookup, const int32_t *ids, int64_t size, Unit *units, int64_t row,
+                                     int64_t nth);
+
+/* Likewise, with weights, one an id, or NULL; with step 1 each id is a bag of its own, from `nth` on. */
+typedef void (*const LookUpAny_int64_t)(const Lookup *lookup, const int64_t *ids, const float *weights, int64_t size,
+                                        int64_t step, Unit *units, int64_t row, int64_t nth);
+typedef void (*const LookUpAny_int32_t)(const Lookup *lookup, const int32_t *ids, const float *weights, int64_t size,
+                                        int64_t step, Unit *units, int64_t row, int64_t nth);
 
 extern LookUp_int64_t look_ups_int64_t[MAX_BITS + 1], wide_look_ups_int64_t[MAX_BITS + 1];
 extern LookUp_int32_t look_ups_int32_t[MAX_BITS + 1], wide_look_ups_int32_t[MAX_BITS + 1];
+extern LookUpAny_int64_t any_look_ups_int64_t[MAX_BITS + 1];
+extern LookUpAny_int32_t any_look_ups_int32_t[MAX_BITS + 1];
 
 #endif

@@ -6,27 +6,53 @@
 
 enum { MAX_SHARDS = 16, PADDING = -1 };
 
+/* Bags of rows of one table, `count` side by side in each row of a group. */
 typedef struct {
-    const uint64_t *map;           /* the table's blocks; unused where bits is 0 (one shard: the row is the id) */
-    int64_t rows;
-    int64_t pooling;
+    const uint64_t *map;      /* the table's blocks; unused where bits is 0 (one shard: the row is the id) */
+    int64_t rows;             /* of the table */
     int64_t bits;
-    int64_t base[MAX_SHARDS];      /* where the shard's rows of this table begin in its service's matrix */
-    int64_t service[MAX_SHARDS];   /* the service that holds the shard */
-    int64_t place[MAX_SHARDS];     /* the table's place among its service's tables: its bag in `lengths` */
-} Table;
+    int64_t count;
+    int64_t padded;           /* 1: PADDING stands for no id; 0: it is no id either */
+    int64_t base[MAX_SHARDS]; /* where the shard's rows of this table begin in its unit's matrix */
+    int64_t unit[MAX_SHARDS]; /* the unit that holds the shard */
+    int64_t place[MAX_SHARDS]; /* of the look-up's first bag among those of the unit's row */
+} Lookup;
 
+/* A look-up's ids in a query. */
 typedef struct {
-    int32_t *ids;      /* room for every id of the query */
-    int32_t *lengths;  /* (batch, tables) */
-    int64_t tables;
-    int64_t count;     /* out: ids written */
-} Service;
+    const Lookup *lookup;
+    const void *ids;       /* the first row's first */
+    const float *weights;  /* beside the ids; NULL: its rows are not weighted */
+    const int64_t *starts; /* (rows + 1): where each row's one bag begins in ids; NULL: bags are of one size */
+    int64_t first;         /* what starts count from */
+    int64_t id_bytes;      /* 8 or 4 */
+    int64_t stride, bag;   /* where they are of one size: from a row's first id to the next one's, and ids a bag */
+} Read;
 
-int64_t elasticrec_route(const Table *tables, int64_t table_count, const void *indices, int64_t index_bytes,
-                         int64_t batch, Service *services);
-int64_t elasticrec_check_bags(int64_t rows, const int32_t *ids, int64_t count, const int32_t *lengths, int64_t bags);
-int64_t elasticrec_sum_bags(const float *weights, int64_t rows, int64_t dim, const int32_t *ids, int64_t count,
-                            const int32_t *lengths, int64_t bags, float *out);
+/* Bags that a service sums alike: what a query sends there. */
+typedef struct {
+    int32_t *ids;     /* room for all */
+    float *weights;   /* room for one an id; NULL: none is weighted */
+    int32_t *lengths; /* (rows, bags) */
+    int64_t bags;     /* of a row */
+    int64_t count;    /* out: ids written */
+} Unit;
+
+/* Sums of rows of a matrix (rows, dim). */
+typedef struct {
+    const float *matrix;
+    int64_t rows, dim;
+    const int32_t *ids;
+    int64_t count;        /* ids */
+    const float *weights; /* one an id; NULL: rows are added as they are */
+    const int32_t *lengths;
+    int64_t bags;         /* lengths */
+    float *out;
+    int64_t side, stride; /* so many bags' sums lie side by side, and those of the next ones `stride` numbers on */
+} Sums;
+
+int64_t elasticrec_route(const Read *reads, int64_t read_count, int64_t rows, Unit *units, int64_t *place);
+int64_t elasticrec_check_bags(const Sums *sums);
+int64_t elasticrec_sum_bags(const Sums *sums);
 
 #endif

@@ -1,45 +1,86 @@
 /* Looking up ids one by one, on any processor. */
 #include "id_map.h"
 
+#include <stddef.h>
 #include <string.h>
 
-#define DEFINE_LOOK_UP(INDEX, BITS, WORDS)                                                                            \
-    static void look_up_##BITS##_##INDEX(const Table *table, const INDEX *bag, Service *services, int64_t row) {      \
-        for (int64_t i = 0; i < table->pooling; i++) {                                                                \
-            if (bag[i] == PADDING) continue;                                                                          \
-            const uint64_t id = (uint64_t)bag[i], block = id / (64 * WORDS), place = id % (64 * WORDS);               \
-            const uint64_t word = place / 64, before = ((uint64_t)1 << (place % 64)) - 1;                             \
-            const uint64_t *counters = table->map + block * BLOCK_WORDS(BITS, WORDS);                                 \
-            const uint64_t *planes = counters + COUNTER_WORDS(BITS);                                                  \
-            uint64_t shard = 0;                                                                                       \
-            for (int p = 0; p < BITS; p++) shard |= (planes[p * WORDS + word] >> (place % 64) & 1) << p;              \
-            uint32_t local;                                                                                           \
-            memcpy(&local, (const char *)counters + 4 * shard, 4);                                                    \
-            for (uint64_t w = 0; w < WORDS; w++) {                                                                    \
-                uint64_t same = -(uint64_t)(w < word) | (before & -(uint64_t)(w == word)); /* no branch */            \
-                for (int p = 0; p < BITS; p++) same &= planes[p * WORDS + w] ^ ((shard >> p & 1) - 1);                \
-                local += (uint32_t)__builtin_popcountll(same);                                                        \
-            }                                                                                                         \
-            Service *service = services + table->service[shard];                                                      \
-            service->ids[service->count++] = (int32_t)(table->base[shard] + local);                                   \
-            service->lengths[row * service->tables + table->place[shard]]++;                                          \
+#define INLINE static inline __attribute__((always_inline))
+
+#define DEFINE_FIND(BITS, WORDS)                                                                                      \
+    /* The shard of an id, and its row there. */                                                                      \
+    INLINE uint64_t find_##BITS(const Lookup *lookup, uint64_t id, uint32_t *local) {                                 \
+        const uint64_t block = id / (64 * WORDS), place = id % (64 * WORDS);                                          \
+        const uint64_t word = place / 64, before = ((uint64_t)1 << (place % 64)) - 1;                                 \
+        const uint64_t *counters = lookup->map + block * BLOCK_WORDS(BITS, WORDS);                                    \
+        const uint64_t *planes = counters + COUNTER_WORDS(BITS);                                                      \
+        uint64_t shard = 0;                                                                                           \
+        for (int p = 0; p < BITS; p++) shard |= (planes[p * WORDS + word] >> (place % 64) & 1) << p;                  \
+        memcpy(local, (const char *)counters + 4 * shard, 4);                                                         \
+        for (uint64_t w = 0; w < WORDS; w++) {                                                                        \
+            uint64_t same = -(uint64_t)(w < word) | (before & -(uint64_t)(w == word)); /* no branch */                \
+            for (int p = 0; p < BITS; p++) same &= planes[p * WORDS + w] ^ ((shard >> p & 1) - 1);                    \
+            *local += (uint32_t)__builtin_popcountll(same);                                                           \
         }                                                                                                             \
+        return shard;                                                                                                 \
+    }
+
+INLINE uint64_t find_0(const Lookup *lookup, uint64_t id, uint32_t *local) {
+    (void)lookup;
+    *local = (uint32_t)id;
+    return 0;
+}
+
+DEFINE_FIND(1, 7)
+DEFINE_FIND(2, 3)
+DEFINE_FIND(3, 4)
+DEFINE_FIND(4, 6)
+
+#define DEFINE_LOOK_UP(INDEX, BITS)                                                                                   \
+    INLINE void append_##BITS##_##INDEX(const Lookup *lookup, const INDEX *ids, const float *weights, int64_t size,   \
+                                        int64_t step, Unit *units, int64_t row, int64_t nth) {                        \
+        for (int64_t i = 0; i < size; i++) {                                                                          \
+            if (ids[i] == PADDING) continue;                                                                          \
+            uint32_t local;                                                                                           \
+            const uint64_t shard = find_##BITS(lookup, (uint64_t)ids[i], &local);                                     \
+            Unit *unit = units + lookup->unit[shard];                                                                 \
+            if (weights != NULL) unit->weights[unit->count] = weights[i];                                             \
+            unit->ids[unit->count++] = (int32_t)(lookup->base[shard] + local);                                        \
+            unit->lengths[row * unit->bags + lookup->place[shard] + nth + i * step]++;                                \
+        }                                                                                                             \
+    }                                                                                                                 \
+    static void any_look_up_##BITS##_##INDEX(const Lookup *lookup, const INDEX *ids, const float *weights,            \
+                                             int64_t size, int64_t step, Unit *units, int64_t row, int64_t nth) {     \
+        append_##BITS##_##INDEX(lookup, ids, weights, size, step, units, row, nth);                                   \
+    }
+
+#define DEFINE_BAG(INDEX, BITS)                                                                                       \
+    static void look_up_##BITS##_##INDEX(const Lookup *lookup, const INDEX *ids, int64_t size, Unit *units,           \
+                                         int64_t row, int64_t nth) {                                                  \
+        append_##BITS##_##INDEX(lookup, ids, NULL, size, 0, units, row, nth);                                         \
     }
 
 #define DEFINE_LOOK_UPS(INDEX)                                                                                        \
-    static void look_up_0_##INDEX(const Table *table, const INDEX *bag, Service *services, int64_t row) {             \
-        Service *service = services + table->service[0];                                                              \
-        const int64_t start = service->count;                                                                         \
-        for (int64_t i = 0; i < table->pooling; i++)                                                                  \
-            if (bag[i] != PADDING) service->ids[service->count++] = (int32_t)(table->base[0] + bag[i]);               \
-        service->lengths[row * service->tables + table->place[0]] = (int32_t)(service->count - start);                \
+    static void look_up_0_##INDEX(const Lookup *lookup, const INDEX *ids, int64_t size, Unit *units, int64_t row,     \
+                                  int64_t nth) {                                                                      \
+        Unit *unit = units + lookup->unit[0];                                                                         \
+        const int64_t start = unit->count;                                                                            \
+        for (int64_t i = 0; i < size; i++)                                                                            \
+            if (ids[i] != PADDING) unit->ids[unit->count++] = (int32_t)(lookup->base[0] + ids[i]);                    \
+        unit->lengths[row * unit->bags + lookup->place[0] + nth] = (int32_t)(unit->count - start);                    \
     }                                                                                                                 \
-    DEFINE_LOOK_UP(INDEX, 1, 7)                                                                                       \
-    DEFINE_LOOK_UP(INDEX, 2, 3)                                                                                       \
-    DEFINE_LOOK_UP(INDEX, 3, 4)                                                                                       \
-    DEFINE_LOOK_UP(INDEX, 4, 6)                                                                                       \
+    DEFINE_LOOK_UP(INDEX, 0)                                                                                          \
+    DEFINE_LOOK_UP(INDEX, 1)                                                                                          \
+    DEFINE_LOOK_UP(INDEX, 2)                                                                                          \
+    DEFINE_LOOK_UP(INDEX, 3)                                                                                          \
+    DEFINE_LOOK_UP(INDEX, 4)                                                                                          \
+    DEFINE_BAG(INDEX, 1)                                                                                              \
+    DEFINE_BAG(INDEX, 2)                                                                                              \
+    DEFINE_BAG(INDEX, 3)                                                                                              \
+    DEFINE_BAG(INDEX, 4)                                                                                              \
     LookUp_##INDEX look_ups_##INDEX[] = {look_up_0_##INDEX, look_up_1_##INDEX, look_up_2_##INDEX, look_up_3_##INDEX,  \
-                                         look_up_4_##INDEX};
+                                         look_up_4_##INDEX};                                                          \
+    LookUpAny_##INDEX any_look_ups_##INDEX[] = {any_look_up_0_##INDEX, any_look_up_1_##INDEX, any_look_up_2_##INDEX,  \
+                                                any_look_up_3_##INDEX, any_look_up_4_##INDEX};
 
 DEFINE_LOOK_UPS(int64_t)
 DEFINE_LOOK_UPS(int32_t)

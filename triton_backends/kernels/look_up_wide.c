@@ -96,11 +96,11 @@ INLINE __m512i joined(__m512i low, __m512i high) {
 }
 
 #define DEFINE_LOOK_UP(INDEX, BITS, WORDS)                                                                            \
-    WIDE static void wide_look_up_##BITS##_##INDEX(const Table *table, const INDEX *bag, Service *services,           \
-                                                   int64_t row) {                                                     \
+    WIDE static void wide_look_up_##BITS##_##INDEX(const Lookup *lookup, const INDEX *bag, int64_t size, Unit *units, \
+                                                   int64_t row, int64_t nth) {                                        \
         int64_t counts[1 << BITS] = {0};                                                                              \
-        for (int64_t start = 0; start < table->pooling; start += 16) {                                                \
-            const int64_t left = table->pooling - start;                                                              \
+        for (int64_t start = 0; start < size; start += 16) {                                                          \
+            const int64_t left = size - start;                                                                        \
             const __mmask16 in_bag = left < 16 ? (__mmask16)((1 << left) - 1) : 0xffff;                               \
             __m512i ids[2], shards[2], locals[2];                                                                     \
             __mmask8 there[2];                                                                                        \
@@ -109,47 +109,48 @@ INLINE __m512i joined(__m512i low, __m512i high) {
                 ids[half] = load_##INDEX(mask, bag + start + 8 * half);                                               \
                 there[half] = _mm512_mask_cmpge_epi64_mask(mask, ids[half], _mm512_setzero_si512());                  \
                 ids[half] = _mm512_maskz_mov_epi64(there[half], ids[half]);                                           \
-                look_up_eight(table->map, BITS, WORDS, ids[half], shards + half, locals + half);                      \
+                look_up_eight(lookup->map, BITS, WORDS, ids[half], shards + half, locals + half);                     \
             }                                                                                                         \
             const __m512i shard = joined(shards[0], shards[1]), local = joined(locals[0], locals[1]);                 \
             const __mmask16 real = (__mmask16)(there[0] | there[1] << 8);                                             \
             for (int s = 0; s < 1 << BITS; s++) {                                                                     \
                 const __mmask16 mine = _mm512_mask_cmpeq_epi32_mask(real, shard, _mm512_set1_epi32(s));               \
                 const int count = __builtin_popcount(mine);                                                           \
-                const __m512i rows = _mm512_add_epi32(local, _mm512_set1_epi32((int)table->base[s]));                 \
-                Service *service = services + table->service[s];                                                      \
-                _mm512_mask_storeu_epi32(service->ids + service->count, (__mmask16)((1 << count) - 1),                \
+                const __m512i rows = _mm512_add_epi32(local, _mm512_set1_epi32((int)lookup->base[s]));                \
+                Unit *unit = units + lookup->unit[s];                                                                 \
+                _mm512_mask_storeu_epi32(unit->ids + unit->count, (__mmask16)((1 << count) - 1),                      \
                                          _mm512_maskz_compress_epi32(mine, rows));                                    \
-                service->count += count;                                                                              \
+                unit->count += count;                                                                                 \
                 counts[s] += count;                                                                                   \
             }                                                                                                         \
         }                                                                                                             \
         for (int s = 0; s < 1 << BITS; s++) {                                                                         \
-            const Service *service = services + table->service[s];                                                    \
-            service->lengths[row * service->tables + table->place[s]] += (int32_t)counts[s];                          \
+            const Unit *unit = units + lookup->unit[s];                                                               \
+            unit->lengths[row * unit->bags + lookup->place[s] + nth] += (int32_t)counts[s];                           \
         }                                                                                                             \
     }
 
 /* One shard: the row is the id. */
 #define DEFINE_COPY(INDEX)                                                                                            \
-    WIDE static void wide_look_up_0_##INDEX(const Table *table, const INDEX *bag, Service *services, int64_t row) {   \
-        Service *service = services + table->service[0];                                                              \
-        const int64_t first = service->count;                                                                         \
+    WIDE static void wide_look_up_0_##INDEX(const Lookup *lookup, const INDEX *bag, int64_t size, Unit *units,        \
+                                              int64_t row, int64_t nth) {                                             \
+        Unit *unit = units + lookup->unit[0];                                                                         \
+        const int64_t first = unit->count;                                                                            \
         int64_t count = first;                                                                                        \
-        for (int64_t start = 0; start < table->pooling; start += 16) {                                                \
-            const int64_t left = table->pooling - start;                                                              \
+        for (int64_t start = 0; start < size; start += 16) {                                                          \
+            const int64_t left = size - start;                                                                        \
             const __mmask16 in_bag = left < 16 ? (__mmask16)((1 << left) - 1) : 0xffff;                               \
             const __m512i ids = joined(load_##INDEX((__mmask8)in_bag, bag + start),                                   \
                                        load_##INDEX((__mmask8)(in_bag >> 8), bag + start + 8));                       \
             const __mmask16 real = _mm512_mask_cmpge_epi32_mask(in_bag, ids, _mm512_setzero_si512());                 \
-            const __m512i rows = _mm512_add_epi32(ids, _mm512_set1_epi32((int)table->base[0]));                       \
+            const __m512i rows = _mm512_add_epi32(ids, _mm512_set1_epi32((int)lookup->base[0]));                      \
             const int there = __builtin_popcount(real);                                                               \
-            _mm512_mask_storeu_epi32(service->ids + count, (__mmask16)((1 << there) - 1),                             \
+            _mm512_mask_storeu_epi32(unit->ids + count, (__mmask16)((1 << there) - 1),                                \
                                      _mm512_maskz_compress_epi32(real, rows));                                        \
             count += there;                                                                                           \
         }                                                                                                             \
-        service->count = count;                                                                                       \
-        service->lengths[row * service->tables + table->place[0]] = (int32_t)(count - first);                         \
+        unit->count = count;                                                                                          \
+        unit->lengths[row * unit->bags + lookup->place[0] + nth] = (int32_t)(count - first);                          \
     }
 
 #define DEFINE_LOOK_UPS(INDEX)                                                                                        \
@@ -158,7 +159,7 @@ INLINE __m512i joined(__m512i low, __m512i high) {
     DEFINE_LOOK_UP(INDEX, 2, 3)                                                                                       \
     DEFINE_LOOK_UP(INDEX, 3, 4)                                                                                       \
     DEFINE_LOOK_UP(INDEX, 4, 6)                                                                                       \
-    LookUp_##INDEX wide_look_ups_##INDEX[] = {wide_look_up_0_##INDEX, wide_look_up_1_##INDEX,                     \
+    LookUp_##INDEX wide_look_ups_##INDEX[] = {wide_look_up_0_##INDEX, wide_look_up_1_##INDEX,                         \
                                               wide_look_up_2_##INDEX, wide_look_up_3_##INDEX,                         \
                                               wide_look_up_4_##INDEX};
 

@@ -1,4 +1,4 @@
-/* Sorting a query's ids to the services that hold their rows.
+/* Sorting a query's ids to the units that hold their rows.
  *
  * Plain C behind ctypes: a Python process that routes then needs numpy alone. No call allocates, and none trusts its
  * ids: a bad id is reported by its place and nothing is read out of bounds.
@@ -6,54 +6,78 @@
 #include "id_map.h"
 #include "processor.h"
 
+#include <stddef.h>
+
 #define PREFETCH(address) __builtin_prefetch((const void *)(address), 0, 3)
 
 enum { PREFETCH_IDS = 128, WORTH_WIDE = 6 };
 
-/* check_bag: the place of the bag's first bad id, or -1; and on the way, the cache lines that its look-up will need. */
+/* check: the place of the first bad id, or -1; and on the way, the cache lines that the look-up will need. */
 #define DEFINE_CHECK(INDEX, BITS, WORDS)                                                                              \
-    static int64_t check_bag_##BITS##_##INDEX(const Table *table, const INDEX *bag) {                                 \
-        const uint64_t rows = (uint64_t)table->rows;                                                                  \
-        for (int64_t i = 0; i < table->pooling; i++) {                                                                \
-            const uint64_t id = (uint64_t)(int64_t)bag[i];                                                            \
-            if (id < rows) PREFETCH(table->map + id / (64 * WORDS) * BLOCK_WORDS(BITS, WORDS));                       \
-            else if (bag[i] != PADDING) return i;                                                                     \
+    static int64_t check_##BITS##_##INDEX(const Lookup *lookup, const INDEX *ids, int64_t size) {                     \
+        const uint64_t rows = (uint64_t)lookup->rows;                                                                 \
+        for (int64_t i = 0; i < size; i++) {                                                                          \
+            const uint64_t id = (uint64_t)(int64_t)ids[i];                                                            \
+            if (id < rows) PREFETCH(lookup->map + id / (64 * WORDS) * BLOCK_WORDS(BITS, WORDS));                      \
+            else if (ids[i] != PADDING || !lookup->padded) return i;                                                  \
         }                                                                                                             \
         return -1;                                                                                                    \
     }
 
 #define DEFINE_ROUTE(INDEX)                                                                                           \
-    static int64_t check_bag_0_##INDEX(const Table *table, const INDEX *bag) {                                        \
+    static int64_t check_0_##INDEX(const Lookup *lookup, const INDEX *ids, int64_t size) {                            \
         bool bad = false; /* no branch, so that the compiler checks several at a time: padding + 1 is 0 */            \
-        for (int64_t i = 0; i < table->pooling; i++)                                                                  \
-            bad |= (uint64_t)(int64_t)bag[i] + 1 > (uint64_t)table->rows;                                             \
+        const uint64_t shift = (uint64_t)lookup->padded, end = (uint64_t)lookup->rows + shift;                        \
+        for (int64_t i = 0; i < size; i++) bad |= (uint64_t)(int64_t)ids[i] + shift >= end;                           \
         for (int64_t i = 0; bad; i++)                                                                                 \
-            if ((uint64_t)(int64_t)bag[i] + 1 > (uint64_t)table->rows) return i;                                      \
+            if ((uint64_t)(int64_t)ids[i] + shift >= end) return i;                                                   \
         return -1;                                                                                                    \
     }                                                                                                                 \
     DEFINE_CHECK(INDEX, 1, 7)                                                                                         \
     DEFINE_CHECK(INDEX, 2, 3)                                                                                         \
     DEFINE_CHECK(INDEX, 3, 4)                                                                                         \
     DEFINE_CHECK(INDEX, 4, 6)                                                                                         \
-    static int64_t route_##INDEX(const Table *tables, int64_t table_count, const INDEX *indices, int64_t batch,       \
-                                 Service *services) {                                                                 \
-        static int64_t (*const check_bag[])(const Table *, const INDEX *) = {                                         \
-            check_bag_0_##INDEX, check_bag_1_##INDEX, check_bag_2_##INDEX, check_bag_3_##INDEX, check_bag_4_##INDEX}; \
+    static int64_t check_##INDEX(const Read *read, int64_t begin, int64_t size) {                                     \
+        static int64_t (*const checks[])(const Lookup *, const INDEX *, int64_t) = {                                  \
+            check_0_##INDEX, check_1_##INDEX, check_2_##INDEX, check_3_##INDEX, check_4_##INDEX};                     \
+        return checks[read->lookup->bits](read->lookup, (const INDEX *)read->ids + begin, size);                      \
+    }                                                                                                                 \
+    static void look_up_##INDEX(const Read *read, int64_t row, int64_t begin, int64_t size, Unit *units) {            \
+        const Lookup *lookup = read->lookup;                                                                          \
+        const INDEX *ids = (const INDEX *)read->ids + begin;                                                          \
+        const float *weights = read->weights == NULL ? NULL : read->weights + begin;                                  \
+        const int64_t bag = read->starts == NULL ? read->bag : size;                                                  \
+const bool wide = elasticrec_processor.avx512 && bag >= WORTH_WIDE;                                           \
+        if (lookup->count > 1 && bag == 1) /* each id is a bag of its own */                                          \
+            return any_look_ups_##INDEX[lookup->bits](lookup, ids, weights, size, 1, units, row, 0);                  \
+        for (int64_t nth = 0; nth < lookup->count; nth++, ids += bag)                                                 \
+            if (weights != NULL)                                                                                      \
+                any_look_ups_##INDEX[lookup->bits](lookup, ids, weights + nth * bag, bag, 0, units, row, nth);        \
+            else (wide ? wide_look_ups_##INDEX : look_ups_##INDEX)[lookup->bits](lookup, ids, bag, units, row, nth);  \
+    }                                                                                                                 \
+    /* One bag of one size a look-up and row, none weighted: the same as below, with the least work for each bag. */  \
+    static int64_t route_bags_##INDEX(const Read *reads, int64_t read_count, int64_t rows, Unit *units,               \
+                                      int64_t *place) {                                                               \
+        static int64_t (*const checks[])(const Lookup *, const INDEX *, int64_t) = {                                  \
+            check_0_##INDEX, check_1_##INDEX, check_2_##INDEX, check_3_##INDEX, check_4_##INDEX};                     \
+        const Read *const end = reads + read_count, *next = reads, *ahead = reads;                                    \
         const bool wide = elasticrec_processor.avx512;                                                                \
-        const int64_t bags = batch * table_count;                                                                     \
-        const INDEX *ahead = indices, *bag = indices;                                                                 \
-        /* checks run some ids ahead of the look-ups, while the cache lines that these need arrive */                 \
-        for (int64_t n = 0, m = 0; n < bags; n++) {                                                                   \
-            for (; m < bags && ahead - bag < PREFETCH_IDS; m++) {                                                     \
-                const Table *table = tables + m % table_count;                                                        \
-                const int64_t bad = check_bag[table->bits](table, ahead);                                             \
-                if (bad >= 0) return ahead - indices + bad;                                                           \
-                ahead += table->pooling;                                                                              \
+        int64_t lead = 0;                                                                                             \
+        for (int64_t row = 0, ahead_row = 0; row < rows;) {                                                           \
+            while (ahead_row < rows && lead < PREFETCH_IDS) {                                                         \
+                const INDEX *ids = (const INDEX *)ahead->ids + ahead_row * ahead->stride;                             \
+                const int64_t bad = checks[ahead->lookup->bits](ahead->lookup, ids, ahead->bag);                      \
+                *place = ahead_row * ahead->stride + bad;                                                             \
+                if (bad >= 0) return ahead - reads;                                                                   \
+                lead += ahead->bag;                                                                                   \
+                if (++ahead == end) ahead = reads, ahead_row++;                                                       \
             }                                                                                                         \
-            const Table *table = tables + n % table_count;                                                            \
-            const bool wider = wide && table->pooling >= WORTH_WIDE;                                                  \
-            (wider ? wide_look_ups_##INDEX : look_ups_##INDEX)[table->bits](table, bag, services, n / table_count);   \
-            bag += table->pooling;                                                                                    \
+            const INDEX *ids = (const INDEX *)next->ids + row * next->stride;                                         \
+            const bool wider = wide && next->bag >= WORTH_WIDE;                                                       \
+            (wider ? wide_look_ups_##INDEX : look_ups_##INDEX)[next->lookup->bits](next->lookup, ids, next->bag, units,\
+                                                                                   row, 0);                           \
+            lead -= next->bag;                                                                                        \
+            if (++next == end) next = reads, row++;                                                                   \
         }                                                                                                             \
         return -1;                                                                                                    \
     }
@@ -61,10 +85,56 @@ enum { PREFETCH_IDS = 128, WORTH_WIDE = 6 };
 DEFINE_ROUTE(int64_t)
 DEFINE_ROUTE(int32_t)
 
-/* Sort a query's ids (batch, columns), table after table in a row, to the services' ids and lengths (zeroed by
- * the caller). Returns -1, or the flat place of the first id that is neither a row of its table nor padding. */
-int64_t elasticrec_route(const Table *tables, int64_t table_count, const void *indices, int64_t index_bytes,
-                         int64_t batch, Service *services) {
-    return index_bytes == 8 ? route_int64_t(tables, table_count, indices, batch, services)
-                            : route_int32_t(tables, table_count, indices, batch, services);
+/* A place in a query: a read of a row, whose ids are [begin, begin + size). */
+typedef struct {
+    const Read *reads;
+    int64_t read_count, read, row, begin, size;
+} Cursor;
+
+static inline void see(Cursor *at) {
+    const Read *read = at->reads + at->read;
+    if (read->starts == NULL) {
+        at->begin = at->row * read->stride;
+        at->size = read->lookup->count * read->bag;
+    } else {
+        at->begin = read->starts[at->row] - read->first;
+        at->size = read->starts[at->row + 1] - read->starts[at->row];
+    }
+}
+
+static inline void step(Cursor *at) {
+    if (++at->read < at->read_count) return;
+    at->read = 0;
+    at->row++;
+}
+
+/* Sort the ids of a group's look-ups, row after row and look-up after look-up in it, to their units' ids, weights and
+ * lengths (zeroed by the caller). Returns -1, or which read holds the first id that is neither a row of its table nor
+ * padding, and its place there. */
+int64_t elasticrec_route(const Read *reads, int64_t read_count, int64_t rows, Unit *units, int64_t *place) {
+    bool bags = read_count > 0; /* of one kind, as a DLRM's */
+    for (const Read *read = reads; read < reads + read_count; read++)
+        bags &= read->starts == NULL && read->weights == NULL && read->lookup->count == 1 &&
+                read->id_bytes == reads->id_bytes;
+    if (bags)
+        return (reads->id_bytes == 8 ? route_bags_int64_t : route_bags_int32_t)(reads, read_count, rows, units, place);
+    Cursor at = {.reads = reads, .read_count = read_count}, ahead = at;
+    int64_t lead = 0; /* ids that are checked and not looked up yet */
+    /* checks run some ids ahead of the look-ups, while the cache lines that these need arrive */
+    for (; read_count > 0 && at.row < rows; step(&at)) {
+        for (; ahead.row < rows && lead < PREFETCH_IDS; step(&ahead)) {
+            const Read *read = reads + ahead.read;
+            see(&ahead);
+            const int64_t bad = read->id_bytes == 8 ? check_int64_t(read, ahead.begin, ahead.size)
+                                                    : check_int32_t(read, ahead.begin, ahead.size);
+            *place = ahead.begin + bad;
+            if (bad >= 0) return ahead.read;
+            lead += ahead.size;
+        }
+        const Read *read = reads + at.read;
+        see(&at);
+        (read->id_bytes == 8 ? look_up_int64_t : look_up_int32_t)(read, at.row, at.begin, at.size, units);
+        lead -= at.size;
+    }
+    return -1;
 }

@@ -8,7 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { NAME_BYTES = 128 }; /* of a table or service, its end included */
+enum { NAME_BYTES = 256 }; /* of a table, tensor or service, its end included */
+enum { SUFFIX_BYTES = 16 };
 
 typedef struct {
     char text[512];
@@ -35,9 +36,14 @@ typedef struct {
 
 bool read_mark(Reader *reader, char mark);              /* this character, after white space */
 bool read_next(Reader *reader, char close, bool *more); /* a list goes on (`,`) or ends (`close`) */
+bool read_open(Reader *reader, char close, bool *more); /* a list that has begun holds something, or ends (`close`) */
 bool read_key(Reader *reader, const char *key);         /* "key": */
-bool read_name(Reader *reader, char name[NAME_BYTES]);  /* a string of letters, digits and _ */
-bool read_count(Reader *reader, int64_t least, int64_t most, int64_t *count); /* an integer in these bounds */
+bool read_name(Reader *reader, char name[NAME_BYTES]);  /* a string of letters, digits, _, - and . */
+bool read_text(Reader *reader, char text[NAME_BYTES]);  /* any string that is not empty, in UTF-8 */
+bool read_number(Reader *reader, int64_t least, int64_t most, int64_t *number); /* an integer in these bounds */
 bool read_end(Reader *reader);                          /* nothing more */
+
+/* What the names of a group's tensors end with: nothing for the first one. */
+void group_suffix(int64_t group, char suffix[SUFFIX_BYTES]);
 
 #endif

@@ -19,7 +19,7 @@ typedef struct OrtValue OrtValue;
 typedef struct OrtAllocator OrtAllocator;
 typedef struct OrtTensorTypeAndShapeInfo OrtTensorTypeAndShapeInfo;
 
-enum { ORT_API_VERSION = 1, ORT_LOG_WARNING = 2, ORT_ARENA_ALLOCATOR = 1, ORT_MEMORY_DEFAULT = 0, ORT_TYPE_FLOAT = 1 };
+enum { ORT_API_VERSION = 1, ORT_LOG_WARNING = 2, ORT_ARENA_ALLOCATOR = 1, ORT_MEMORY_DEFAULT = 0 };
 
 /* its field is the type of the function, `number` the place in the table */
 typedef void (*OrtFunction)(void);

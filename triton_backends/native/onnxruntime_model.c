@@ -1,6 +1,6 @@
-/* A stand-in for Triton's own ONNX Runtime backend, for servers that come without: `model.onnx` of the version folder,
- * whose inputs and outputs are FP32 of two dimensions, as the dense models that we export. It runs requests one by one,
- * each with one thread on the CPU: all that our configs ask for. ONNX Runtime itself lies beside this library. */
+/* A stand-in for Triton's own ONNX Runtime backend, for servers that come without: `model.onnx` of the version folder, its
+ * external data beside it, with inputs and outputs of any shape and any numbers. It runs requests one by one, each with
+ * one thread on the CPU: all that our configs ask for. ONNX Runtime itself lies beside this library. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +10,9 @@
 #include "answers.h"
 
 static const char *const LIBRARY = "libonnxruntime.so.1";
+
+/* ONNX Runtime's numbers of Triton's types; 0 where it has none. */
+static const int ort_types[TRITON_TYPES] = {0, 9, 2, 4, 12, 13, 3, 5, 6, 7, 10, 1, 11, 0, 16};
 
 typedef struct {
     OrtApi ort;
@@ -102,37 +105,44 @@ void model_close(void *state) {
 }
 
 /* Hand an input to ONNX Runtime where it lies. */
-static bool wrap_input(const Model *model, const char *name, const Tensor *tensor, int64_t rows, OrtValue **value,
-                       Problem *problem) {
-    if (tensor->type != TRITON_TYPE_FP32) return fail(problem, "%s: expected FP32", name);
-    if (tensor->rows != rows)
-        return fail(problem, "%s: expected %lld rows, as many as in %s, got %lld", name, (long long)rows,
-                    model->names[0], (long long)tensor->rows);
-    const int64_t shape[] = {tensor->rows, tensor->columns};
-    const size_t size = sizeof(float) * (size_t)(tensor->rows * tensor->columns);
+static bool wrap_input(const Model *model, const Tensor *tensor, OrtValue **value, Problem *problem) {
     return done(model,
-                model->ort.CreateTensorWithDataAsOrtValue(model->memory, (void *)tensor->data, size, shape, 2,
-                                                          ORT_TYPE_FLOAT, value),
+                model->ort.CreateTensorWithDataAsOrtValue(model->memory, (void *)tensor->data,
+                                                          (size_t)(tensor->count * tensor->bytes), tensor->shape,
+                                                          (size_t)tensor->dims, ort_types[tensor->type], value),
                 problem);
+}
+
+static bool put_numbers(const Model *model, const char *name, OrtValue *value, int type, const int64_t *shape,
+                        size_t dims, TRITONBACKEND_Response *response, Problem *problem) {
+    void *numbers, *output;
+    int triton_type = 0;
+    size_t size;
+    while (triton_type < TRITON_TYPES && (ort_types[triton_type] != type || type == 0)) triton_type++;
+    if (triton_type == TRITON_TYPES) return fail(problem, "%s: expected a model that gives numbers", name);
+    if (!done(model, model->ort.GetTensorMutableData(value, &numbers), problem) ||
+        !add_tensor(response, name, triton_type, shape, dims, &output, problem))
+        return false;
+    size = number_bytes(triton_type);
+    for (size_t i = 0; i < dims; i++) size *= (size_t)shape[i];
+    if (size > 0) memcpy(output, numbers, size);
+    return true;
 }
 
 static bool copy_output(const Model *model, const char *name, OrtValue *value, TRITONBACKEND_Response *response,
                         Problem *problem) {
     const OrtApi *ort = &model->ort;
     OrtTensorTypeAndShapeInfo *about = NULL;
-    int64_t shape[2];
+    int64_t shape[MOST_DIMS];
     size_t dims = 0;
     int type = 0;
-    void *numbers, *output;
     bool good = done(model, ort->GetTensorTypeAndShape(value, &about), problem) &&
                 done(model, ort->GetTensorElementType(about, &type), problem) &&
                 done(model, ort->GetDimensionsCount(about, &dims), problem);
-    if (good && (type != ORT_TYPE_FLOAT || dims != 2))
-        good = fail(problem, "%s: expected a model that gives FP32 of 2 dimensions", name);
-    good = good && done(model, ort->GetDimensions(about, shape, 2), problem) &&
-           done(model, ort->GetTensorMutableData(value, &numbers), problem) &&
-           add_output(response, name, TRITON_TYPE_FP32, shape[0], shape[1], &output, problem);
-    if (good) memcpy(output, numbers, sizeof(float) * (size_t)(shape[0] * shape[1]));
+    if (good && dims > MOST_DIMS)
+        good = fail(problem, "%s: expected at most %d dimensions, got %zu", name, MOST_DIMS, dims);
+    good = good && done(model, ort->GetDimensions(about, shape, dims), problem) &&
+           put_numbers(model, name, value, type, shape, dims, response, problem);
     if (about != NULL) ort->ReleaseTensorTypeAndShapeInfo(about);
     return good;
 }
@@ -142,7 +152,7 @@ static bool run(const Model *model, TRITONBACKEND_Request *request, Tensor *tens
                 TRITONBACKEND_Response *response, Problem *problem) {
     for (size_t i = 0; i < model->inputs; i++)
         if (!tensor_open(request, model->names[i], tensors + i, problem) ||
-            !wrap_input(model, model->names[i], tensors + i, tensors[0].rows, values + i, problem))
+            !wrap_input(model, tensors + i, values + i, problem))
             return false;
     const char *const *names = (const char *const *)model->names;
     const OrtValue *const *inputs = (const OrtValue *const *)values;
@@ -160,7 +170,7 @@ static bool run(const Model *model, TRITONBACKEND_Request *request, Tensor *tens
 bool model_answer(const void *state, TRITONBACKEND_Request *request, TRITONBACKEND_Response *response,
                   Problem *problem) {
     const Model *model = state;
-    Tensor *tensors = calloc(model->inputs, sizeof *tensors);
+    Tensor *tensors = calloc(model->inputs + 1, sizeof *tensors);
     OrtValue **values = calloc(model->inputs + model->outputs, sizeof *values);
     const bool good = tensors == NULL || values == NULL ? fail(problem, "out of memory")
                                                         : run(model, request, tensors, values, response, problem);

@@ -1,30 +1,128 @@
 #include "queries.h"
 
-static bool check_shapes(const Router *router, const Tensor *dense, const Tensor *indices, Problem *problem) {
-    if (dense->type != TRITON_TYPE_FP32) return fail(problem, "dense: expected FP32");
-    if (indices->type == TRITON_TYPE_FP32) return fail(problem, "indices: expected INT64 or INT32, got FP32");
-    if (dense->rows != indices->rows)
-        return fail(problem, "dense, indices: expected the same number of rows in each, got %lld and %lld",
-                    (long long)dense->rows, (long long)indices->rows);
-    if (dense->rows < 1 || dense->rows > MAX_BATCH_ROWS)
-        return fail(problem, "dense, indices: expected 1 to %d rows, got %lld", MAX_BATCH_ROWS, (long long)dense->rows);
-    return indices->columns == router->columns ||
-           fail(problem, "indices: expected %lld columns, got %lld", (long long)router->columns,
-                (long long)indices->columns);
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool check_type(const RoutedInput *input, const Tensor *tensor, Problem *problem) {
+    const bool whole = tensor->type == TRITON_TYPE_INT64 || tensor->type == TRITON_TYPE_INT32;
+    return (input->weights ? tensor->type == TRITON_TYPE_FP32 : whole) ||
+           fail(problem, "%s: expected %s, got %s", input->text, input->weights ? "FP32" : "INT64 or INT32",
+                type_name(tensor->type));
 }
 
-bool query_open(const Router *router, TRITONBACKEND_Request *request, Tensor *indices, Problem *problem) {
-    Tensor dense = {0};
-    *indices = (Tensor){0};
-    const bool good = tensor_open(request, "dense", &dense, problem) &&
-                      tensor_open(request, "indices", indices, problem) &&
-                      check_shapes(router, &dense, indices, problem) &&
-                      router_check_dense(dense.data, dense.rows, dense.columns, problem);
-    tensor_close(&dense);
+static bool open_tensors(const Router *router, TRITONBACKEND_Request *request, Tensor *tensors, Problem *problem) {
+    for (int64_t i = 0; i < router->input_count; i++)
+        if (!tensor_open(request, router->inputs[i].text, tensors + i, problem) ||
+            !check_type(router->inputs + i, tensors + i, problem))
+            return false;
+    return true;
+}
+
+static bool are_finite(const char *name, const Tensor *tensor, Problem *problem) {
+    const float *numbers = tensor->data;
+    const int64_t columns = tensor->shape[1];
+    bool finite = true;
+    for (int64_t i = 0; i < tensor->count; i++) finite &= isfinite(numbers[i]) != 0;
+    if (finite) return true;
+    int64_t bad = 0;
+    while (isfinite(numbers[bad])) bad++;
+    return fail(problem, "%s: expected finite numbers, got %s in row %lld, column %lld", name,
+                isnan(numbers[bad]) ? "nan" : numbers[bad] > 0 ? "inf" : "-inf", (long long)(bad / columns),
+                (long long)(bad % columns));
+}
+
+/* A tensor (rows, features) whose numbers must be finite; rows: of the first group, in `counted`. */
+static bool check_finite(TRITONBACKEND_Request *request, const char *name, int64_t rows, const char *counted,
+                         Problem *problem) {
+    Tensor tensor = {0};
+    bool good = tensor_open(request, name, &tensor, problem);
+    if (good && tensor.type != TRITON_TYPE_FP32)
+        good = fail(problem, "%s: expected FP32, got %s", name, type_name(tensor.type));
+    if (good && tensor.dims != 2)
+        good = fail(problem, "%s: expected 2 dimensions, got %lld", name, (long long)tensor.dims);
+    if (good && tensor.shape[0] != rows)
+        good = fail(problem, "%s, %s: expected the same number of rows in each, got %lld and %lld", name, counted,
+                    (long long)tensor.shape[0], (long long)rows);
+    good = good && are_finite(name, &tensor, problem);
+    tensor_close(&tensor);
     return good;
 }
 
-bool query_route(const Router *router, const Tensor *indices, Service *outputs, Problem *problem) {
-    return router_route(router, indices->data, indices->type == TRITON_TYPE_INT64 ? 8 : 4, indices->rows, outputs,
-                        problem);
+/* The tensor that says how many rows a group has. */
+static const char *counted_by(const Router *router, int64_t group) {
+    const RoutedLookup *lookup = router->lookups + router->order[router->groups[group].first];
+    return router->inputs[lookup->kind == NO_BOUNDS ? lookup->ids : lookup->bounds].text;
+}
+
+static bool check_rows(const Router *router, TRITONBACKEND_Request *request, const int64_t *rows, Problem *problem) {
+    for (int64_t i = 0; i < router->finite_count; i++)
+        if (!check_finite(request, router->finite[i].text, rows[0], counted_by(router, 0), problem)) return false;
+    for (int64_t g = 0; g < router->group_count; g++) {
+        const int most = g == 0 ? MAX_BATCH_ROWS : MAX_GROUP_ROWS;
+        const bool both = g == 0 && router->finite_count > 0;
+        if (rows[g] < 1 || rows[g] > most)
+            return fail(problem, "%s%s%s: expected 1 to %d rows, got %lld", both ? router->finite[0].text : "",
+                        both ? ", " : "", counted_by(router, g), most, (long long)rows[g]);
+    }
+    return true;
+}
+
+bool query_open(const Router *router, TRITONBACKEND_Request *request, QueryInputs *inputs, Problem *problem) {
+    *inputs = (QueryInputs){.tensors = calloc((size_t)router->input_count, sizeof *inputs->tensors)};
+    return (inputs->tensors != NULL || fail(problem, "out of memory")) &&
+           open_tensors(router, request, inputs->tensors, problem) &&
+           router_measure(router, inputs->tensors, &inputs->reading, problem) &&
+           check_rows(router, request, inputs->reading.rows, problem) &&
+           router_read(router, inputs->tensors, &inputs->reading, problem);
+}
+
+void query_close(const Router *router, QueryInputs *inputs) {
+    router_forget(router, &inputs->reading);
+    for (int64_t i = 0; inputs->tensors != NULL && i < router->input_count; i++) tensor_close(inputs->tensors + i);
+    free(inputs->tensors);
+    *inputs = (QueryInputs){0};
+}
+
+bool units_open(const Router *router, const int64_t *room, const int64_t *rows, Unit **units, Problem *problem) {
+    Unit *made = *units = calloc((size_t)router->unit_count, sizeof *made);
+    if (made == NULL) return fail(problem, "out of memory");
+    for (int64_t u = 0; u < router->unit_count; u++) {
+        const RoutedUnit *unit = router->units + u;
+        made[u].bags = unit->bags;
+        made[u].ids = malloc(4 * (size_t)room[u] + 1);
+        made[u].lengths = calloc((size_t)(rows[unit->group] * unit->bags), sizeof *made[u].lengths);
+        if (unit->weighted) made[u].weights = malloc(4 * (size_t)room[u] + 1);
+        if (made[u].ids == NULL || made[u].lengths == NULL || (unit->weighted && made[u].weights == NULL))
+            return fail(problem, "out of memory for %lld rows", (long long)rows[unit->group]);
+    }
+    return true;
+}
+
+void units_close(const Router *router, Unit *units) {
+    for (int64_t u = 0; units != NULL && u < router->unit_count; u++) {
+        free(units[u].ids);
+        free(units[u].lengths);
+        free(units[u].weights);
+    }
+    free(units);
+}
+
+bool put_divisors(const Router *router, int64_t group, const Unit *units, const bool *asked, int64_t rows,
+                  TRITONBACKEND_Response *response, Problem *problem) {
+    char name[32], suffix[SUFFIX_BYTES];
+    void *data;
+    const int64_t width = router->groups[group].bags;
+    if (router->groups[group].means == 0) return true;
+    group_suffix(group, suffix);
+    snprintf(name, sizeof name, "divisors%s", suffix);
+    const size_t size = sizeof(float) * (size_t)(rows * width);
+    float *divisors = malloc(size); /* an output's buffer need not be aligned */
+    if (divisors == NULL) return fail(problem, "%s: out of memory for %lld rows", name, (long long)rows);
+    router_divide(router, group, units, asked, rows, divisors);
+    const bool good = add_output(response, name, TRITON_TYPE_FP32, rows, width, &data, problem);
+    if (good) memcpy(data, divisors, size);
+    free(divisors);
+    return good;
 }

@@ -1,12 +1,11 @@
 #include "router.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* far above what a plan can hold; they keep sums and products of these numbers within 64 bits */
-enum { MAX_TABLES = 1 << 16, MAX_SERVICES = 1 << 16 };
+enum { MAX_ITEMS = 1 << 16, MAX_BAGS = 1 << 20 };
 static const int64_t MAX_ROWS = INT32_MAX, MAX_FILE_BYTES = (int64_t)1 << 40;
 
 static int64_t id_map_bytes(int64_t rows, int64_t bits) {
@@ -16,120 +15,229 @@ static int64_t id_map_bytes(int64_t rows, int64_t bits) {
     return (rows + block_ids - 1) / block_ids * (4 * (1 << bits) + 8 * bits * plane_words[bits]);
 }
 
-/* Make room for one more item; NULL where there is none. */
-static void *grown(void *items, int64_t count, size_t size, Reader *reader) {
-    void *more = realloc(items, ((size_t)count + 1) * size);
-    if (more == NULL) fail(reader->problem, "%s: out of memory", reader->file);
-    return more;
-}
+/* ---- its lists ---- */
 
-static bool read_shards(Reader *reader, Table *table) {
-    int64_t shards = 0;
-    if (!read_mark(reader, '[')) return false;
-    for (bool more = true; more; shards++) {
-        if (shards == MAX_SHARDS)
-            return fail(reader->problem, "%s: expected at most %d shards a table", reader->file, MAX_SHARDS);
-        if (!read_mark(reader, '{') || !read_key(reader, "service") ||
-            !read_count(reader, 0, MAX_SERVICES - 1, &table->service[shards]) || !read_mark(reader, ',') ||
-            !read_key(reader, "base") || !read_count(reader, 0, MAX_ROWS, &table->base[shards]) ||
-            !read_mark(reader, ',') || !read_key(reader, "place") ||
-            !read_count(reader, 0, MAX_TABLES - 1, &table->place[shards]) || !read_mark(reader, '}') ||
-            !read_next(reader, ']', &more))
-            return false;
+/* Make room for one more item, and count it: NULL where there is none. */
+static void *added(Reader *reader, void *list, int64_t *count, size_t size) {
+    if (*count == MAX_ITEMS) {
+        fail(reader->problem, "%s: expected at most %d of a kind", reader->file, MAX_ITEMS);
+        return NULL;
     }
-    for (table->bits = 0; (int64_t)1 << table->bits < shards; table->bits++) continue;
-    for (int64_t i = shards; i < MAX_SHARDS; i++) { /* a broken map may name a shard that is not there */
-        table->service[i] = table->service[0];
-        table->base[i] = table->base[0];
-        table->place[i] = table->place[0];
+    char *items = realloc(*(void **)list, ((size_t)*count + 1) * size);
+    if (items == NULL) {
+        fail(reader->problem, "%s: out of memory", reader->file);
+        return NULL;
     }
-    return true;
-}
-
-static bool read_table(Reader *reader, Router *router) {
-    const int64_t t = router->table_count;
-    int64_t offset;
-    if (t == MAX_TABLES) return fail(reader->problem, "%s: expected at most %d tables", reader->file, MAX_TABLES);
-    Table *tables = grown(router->tables, t, sizeof *tables, reader);
-    if (tables == NULL) return false;
-    router->tables = tables;
-    void *names = grown(router->table_names, t, sizeof *router->table_names, reader);
-    if (names == NULL) return false;
-    router->table_names = names;
-    int64_t *means = grown(router->means, t, sizeof *means, reader);
-    if (means == NULL) return false;
-    router->means = means;
-    Table *table = tables + t;
-    if (!read_mark(reader, '{') || !read_key(reader, "name") || !read_name(reader, router->table_names[t]) ||
-        !read_mark(reader, ',') || !read_key(reader, "rows") || !read_count(reader, 1, MAX_ROWS, &table->rows) ||
-        !read_mark(reader, ',') || !read_key(reader, "pooling") ||
-        !read_count(reader, 1, MAX_ROWS, &table->pooling) || !read_mark(reader, ',') ||
-        !read_key(reader, "map_offset") || !read_count(reader, 0, MAX_FILE_BYTES, &offset) ||
-        !read_mark(reader, ',') || !read_key(reader, "shards") || !read_shards(reader, table) ||
-        !read_mark(reader, ',') || !read_key(reader, "mean") || !read_count(reader, 0, 1, means + t) ||
-        !read_mark(reader, '}'))
-        return false;
-    const int64_t end = offset + id_map_bytes(table->rows, table->bits);
-    if (offset % 8 != 0 || end > (int64_t)router->id_maps.size)
-        return fail(reader->problem, "idmap.bin: expected %lld bytes for table %s, got %zu", (long long)end,
-                    router->table_names[t], router->id_maps.size);
-    table->map = table->bits == 0 ? NULL : (const uint64_t *)router->id_maps.bytes + offset / 8;
-    router->columns += table->pooling;
-    router->mean_count += means[t];
-    router->table_count++;
-    return true;
-}
-
-static bool read_service(Reader *reader, Router *router) {
-    char name[NAME_BYTES];
-    if (router->service_count == MAX_SERVICES)
-        return fail(reader->problem, "%s: expected at most %d services", reader->file, MAX_SERVICES);
-    RoutedService *services = grown(router->services, router->service_count, sizeof *services, reader);
-    if (services == NULL) return false;
-    router->services = services;
-    RoutedService *service = services + router->service_count;
-    service->capacity = 0;
-    if (!read_mark(reader, '{') || !read_key(reader, "name") || !read_name(reader, name) ||
-        !read_mark(reader, ',') || !read_key(reader, "tables") ||
-        !read_count(reader, 1, MAX_TABLES, &service->tables) || !read_mark(reader, '}'))
-        return false;
-    snprintf(service->ids_name, sizeof service->ids_name, "%s_ids", name);
-    snprintf(service->lengths_name, sizeof service->lengths_name, "%s_lengths", name);
-    router->service_count++;
-    return true;
+    memcpy(list, &items, sizeof items);
+    return memset(items + (size_t)(*count)++ * size, 0, size);
 }
 
 static bool read_list(Reader *reader, Router *router, const char *key, bool (*read_item)(Reader *, Router *)) {
-    bool more = true;
-    if (!read_key(reader, key) || !read_mark(reader, '[')) return false;
+    bool more;
+    if (!read_key(reader, key) || !read_mark(reader, '[') || !read_open(reader, ']', &more)) return false;
     while (more)
         if (!read_item(reader, router) || !read_next(reader, ']', &more)) return false;
     return true;
 }
 
-/* Check where the shards go, and count how much can go there. */
-static bool place_tables(Router *router, Reader *reader) {
-    for (int64_t t = 0; t < router->table_count; t++) {
-        const Table *table = router->tables + t;
-        for (int64_t i = 0; i < (int64_t)1 << table->bits; i++) {
-            const int64_t k = table->service[i];
-            if (k >= router->service_count || table->place[i] >= router->services[k].tables)
-                return fail(reader->problem, "%s: table %s: a shard lies in a service or place that is not there",
-                            reader->file, router->table_names[t]);
-            bool counted = false;
-            for (int64_t j = 0; j < i; j++) counted |= table->service[j] == k;
-            if (!counted) router->services[k].capacity += table->pooling;
-        }
+/* A number behind others. */
+static bool field(Reader *reader, const char *key, int64_t least, int64_t most, int64_t *value) {
+    return read_mark(reader, ',') && read_key(reader, key) && read_number(reader, least, most, value);
+}
+
+/* An item's first field. */
+static bool begin(Reader *reader, Name *name) {
+    return read_mark(reader, '{') && read_key(reader, "name") && read_text(reader, name->text);
+}
+
+static bool read_finite(Reader *reader, Router *router) {
+    Name *name = added(reader, &router->finite, &router->finite_count, sizeof *name);
+    return name != NULL && read_text(reader, name->text);
+}
+
+static bool read_input(Reader *reader, Router *router) {
+    RoutedInput *input = added(reader, &router->inputs, &router->input_count, sizeof *input);
+    return input != NULL && read_text(reader, input->text);
+}
+
+static bool read_table(Reader *reader, Router *router) {
+    int64_t offset, bits = 0;
+    RoutedTable *table = added(reader, &router->tables, &router->table_count, sizeof *table);
+    if (table == NULL || !begin(reader, &table->name) || !field(reader, "rows", 1, MAX_ROWS, &table->rows) ||
+        !field(reader, "map_offset", 0, MAX_FILE_BYTES, &offset) ||
+        !field(reader, "shards", 1, MAX_SHARDS, &table->shards) || !read_mark(reader, '}'))
+        return false;
+    while ((int64_t)1 << bits < table->shards) bits++;
+    const int64_t end = offset + id_map_bytes(table->rows, bits);
+    if (offset % 8 != 0 || end > (int64_t)router->id_maps.size)
+        return fail(reader->problem, "idmap.bin: expected %lld bytes for table %s, got %zu", (long long)end,
+                    table->name.text, router->id_maps.size);
+    table->map = bits == 0 ? NULL : (const uint64_t *)router->id_maps.bytes + offset / 8;
+    return true;
+}
+
+static bool read_shards(Reader *reader, const RoutedTable *table, Lookup *routed) {
+    int64_t shards = 0;
+    if (!read_mark(reader, ',') || !read_key(reader, "shards") || !read_mark(reader, '[')) return false;
+    for (bool more = true; more; shards++)
+        if (shards == MAX_SHARDS || !read_mark(reader, '{') || !read_key(reader, "unit") ||
+            !read_number(reader, 0, MAX_ITEMS - 1, &routed->unit[shards]) ||
+            !field(reader, "base", 0, MAX_ROWS, &routed->base[shards]) ||
+            !field(reader, "place", 0, MAX_BAGS - 1, &routed->place[shards]) || !read_mark(reader, '}') ||
+            !read_next(reader, ']', &more))
+            return shards < MAX_SHARDS || fail(reader->problem, "%s: expected at most %d shards a table", reader->file,
+                                               MAX_SHARDS);
+    if (shards != table->shards)
+        return fail(reader->problem, "%s: table %s: expected %lld shards in each look-up, got %lld", reader->file,
+                    table->name.text, (long long)table->shards, (long long)shards);
+    while ((int64_t)1 << routed->bits < shards) routed->bits++;
+    for (int64_t i = shards; i < MAX_SHARDS; i++) { /* a broken map may name a shard that is not there */
+        routed->unit[i] = routed->unit[0];
+        routed->base[i] = routed->base[0];
+        routed->place[i] = routed->place[0];
     }
     return true;
+}
+
+static bool read_lookup_fields(Reader *reader, const Router *router, RoutedLookup *lookup) {
+    const int64_t inputs = router->input_count;
+    return begin(reader, &lookup->name) && field(reader, "table", 0, router->table_count - 1, &lookup->table) &&
+           field(reader, "group", 0, MAX_ITEMS - 1, &lookup->group) &&
+           field(reader, "count", 1, MAX_BAGS, &lookup->routed.count) && field(reader, "mean", 0, 1, &lookup->mean) &&
+           field(reader, "ids", 0, inputs - 1, &lookup->ids) && field(reader, "width", -1, MAX_ROWS, &lookup->width) &&
+           field(reader, "begin", 0, MAX_ROWS, &lookup->begin) && field(reader, "bag", -1, MAX_ROWS, &lookup->bag) &&
+           field(reader, "bounds", -1, inputs - 1, &lookup->bounds) &&
+           field(reader, "kind", NO_BOUNDS, LENGTHS, &lookup->kind) &&
+           field(reader, "block", 0, MAX_ITEMS - 1, &lookup->block) &&
+           field(reader, "blocks", lookup->block + 1, MAX_ITEMS, &lookup->blocks) &&
+           field(reader, "weights", -1, inputs - 1, &lookup->weights) &&
+           field(reader, "has_padding", 0, 1, &lookup->has_padding) &&
+           field(reader, "padding", INT64_MIN, INT64_MAX, &lookup->padding) &&
+           field(reader, "from_end", 0, 1, &lookup->from_end);
+}
+
+/* Whether bags lie within what they are taken of. */
+static bool check_layout(const Reader *reader, const RoutedLookup *lookup) {
+    const bool varies = lookup->width < 0, bounded = lookup->kind != NO_BOUNDS;
+    const int64_t bag = lookup->bag, count = lookup->routed.count;
+    bool good = bounded == (lookup->bounds >= 0) && !(lookup->weights >= 0 && lookup->mean) && (!bounded || varies);
+    if (varies) good = good && bag == -1 && count == 1 && lookup->begin == 0;
+    else good = good && lookup->width > 0 && bag > 0 && lookup->begin + count * bag <= lookup->width;
+    return good || fail(reader->problem, "%s: look-up %s: its bags are none", reader->file, lookup->name.text);
+}
+
+static int64_t find_twin(const Router *router, const RoutedLookup *lookup) {
+    int64_t twin = 0;
+    for (const RoutedLookup *other = router->lookups;; other++, twin++)
+        if (other->ids == lookup->ids && other->bounds == lookup->bounds && other->kind == lookup->kind) return twin;
+}
+
+static bool read_lookup(Reader *reader, Router *router) {
+    RoutedLookup *lookup = added(reader, &router->lookups, &router->lookup_count, sizeof *lookup);
+    if (lookup == NULL || !read_lookup_fields(reader, router, lookup)) return false;
+    const RoutedTable *table = router->tables + lookup->table;
+    lookup->routed.map = table->map;
+    lookup->routed.rows = table->rows;
+    lookup->routed.padded = lookup->has_padding;
+    lookup->twin = find_twin(router, lookup);
+    if (lookup->weights >= 0) router->inputs[lookup->weights].weights = true;
+    return read_shards(reader, table, &lookup->routed) && read_mark(reader, '}') && check_layout(reader, lookup);
+}
+
+static bool read_unit(Reader *reader, Router *router) {
+    RoutedUnit *unit = added(reader, &router->units, &router->unit_count, sizeof *unit);
+    return unit != NULL && read_mark(reader, '{') && read_key(reader, "service") &&
+           read_number(reader, 0, MAX_ITEMS - 1, &unit->service) &&
+           field(reader, "group", 0, MAX_ITEMS - 1, &unit->group) && field(reader, "bags", 1, MAX_BAGS, &unit->bags) &&
+           field(reader, "weighted", 0, 1, &unit->weighted) && read_mark(reader, '}');
+}
+
+static bool read_service(Reader *reader, Router *router) {
+    Name *name = added(reader, &router->services, &router->service_count, sizeof *name);
+    return name != NULL && begin(reader, name) && read_mark(reader, '}');
+}
+
+static bool read_group(Reader *reader, Router *router) {
+    RoutedGroup *group = added(reader, &router->groups, &router->group_count, sizeof *group);
+    return group != NULL && begin(reader, &group->name) && read_mark(reader, '}');
+}
+
+/* ---- what follows from them ---- */
+
+/* Check where the shards go. */
+static bool check_places(const Router *router, const Reader *reader) {
+    for (const RoutedLookup *lookup = router->lookups; lookup < router->lookups + router->lookup_count; lookup++)
+        for (int64_t i = 0; i < MAX_SHARDS; i++) {
+            const RoutedUnit *unit = router->units + lookup->routed.unit[i];
+            if (lookup->routed.unit[i] >= router->unit_count || unit->group != lookup->group ||
+                unit->weighted != (lookup->weights >= 0) || lookup->routed.place[i] + lookup->routed.count > unit->bags)
+                return fail(reader->problem, "%s: look-up %s: a shard lies in a unit or place that is not there",
+                            reader->file, lookup->name.text);
+        }
+    return true;
+}
+
+/* Join the units of a service and group. */
+static bool make_parts(Router *router, Reader *reader) {
+    for (int64_t u = 0; u < router->unit_count; u++) {
+        const RoutedUnit *unit = router->units + u;
+        RoutedPart *part = router->part_count > 0 ? router->parts + router->part_count - 1 : NULL;
+        if (unit->service >= router->service_count || unit->group >= router->group_count ||
+            (part != NULL && (unit->service < part->service ||
+                              (unit->service == part->service && unit->group < part->group))))
+            return fail(reader->problem, "%s: units: expected them by service and group", reader->file);
+        if (part == NULL || part->service != unit->service || part->group != unit->group) {
+            part = added(reader, &router->parts, &router->part_count, sizeof *part);
+            if (part == NULL) return false;
+            const char *name = router->services[unit->service].text;
+            char suffix[SUFFIX_BYTES];
+            group_suffix(unit->group, suffix);
+            *part = (RoutedPart){.service = unit->service, .group = unit->group, .first = u};
+            snprintf(part->ids_name, PART_NAME_BYTES, "%s_ids%s", name, suffix);
+            snprintf(part->lengths_name, PART_NAME_BYTES, "%s_lengths%s", name, suffix);
+            snprintf(part->weights_name, PART_NAME_BYTES, "%s_weights%s", name, suffix);
+        }
+        part->end = u + 1;
+        part->bags += unit->bags;
+        part->weighted += unit->weighted;
+    }
+    return true;
+}
+
+/* Put the look-ups in the groups' order. */
+static bool make_groups(Router *router, Reader *reader) {
+    int64_t place = 0;
+    router->order = calloc((size_t)router->lookup_count + 1, sizeof *router->order);
+    if (router->order == NULL) return fail(reader->problem, "%s: out of memory", reader->file);
+    for (int64_t g = 0; g < router->group_count; g++) {
+        RoutedGroup *group = router->groups + g;
+        group->first = place;
+        for (int64_t i = 0; i < router->lookup_count; i++) {
+            if (router->lookups[i].group != g) continue;
+            router->order[place++] = i;
+            group->bags += router->lookups[i].routed.count;
+            group->means += router->lookups[i].mean;
+        }
+        group->end = place;
+        if (group->first == place)
+            return fail(reader->problem, "%s: group %s: expected look-ups, got none", reader->file, group->name.text);
+    }
+    return place > 0 && place == router->lookup_count
+               ? true
+               : fail(reader->problem, "%s: look-ups: expected each in a group, and one at least", reader->file);
 }
 
 static bool read_router(Router *router, const char *folder, const Mapping *text, Problem *problem) {
     Reader reader = {text->bytes, text->bytes, (const char *)text->bytes + text->size, "router.json", problem};
     return map_file(folder, "idmap.bin", &router->id_maps, problem) && read_mark(&reader, '{') &&
+           read_list(&reader, router, "finite", read_finite) && read_mark(&reader, ',') &&
+           read_list(&reader, router, "inputs", read_input) && read_mark(&reader, ',') &&
            read_list(&reader, router, "tables", read_table) && read_mark(&reader, ',') &&
-           read_list(&reader, router, "services", read_service) && read_mark(&reader, '}') && read_end(&reader) &&
-           place_tables(router, &reader);
+           read_list(&reader, router, "lookups", read_lookup) && read_mark(&reader, ',') &&
+           read_list(&reader, router, "units", read_unit) && read_mark(&reader, ',') &&
+           read_list(&reader, router, "services", read_service) && read_mark(&reader, ',') &&
+           read_list(&reader, router, "groups", read_group) && read_mark(&reader, '}') && read_end(&reader) &&
+           check_places(router, &reader) && make_parts(router, &reader) && make_groups(router, &reader);
 }
 
 Router *router_open(const char *folder, Problem *problem) {
@@ -146,55 +254,9 @@ Router *router_open(const char *folder, Problem *problem) {
 }
 
 void router_close(Router *router) {
+    void *const lists[] = {router->finite, router->inputs, router->services, router->tables, router->lookups,
+                           router->order,  router->units,  router->parts,    router->groups};
     unmap_file(&router->id_maps);
-    free(router->tables);
-    free(router->table_names);
-    free(router->means);
-    free(router->services);
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) free(lists[i]);
     free(router);
-}
-
-bool router_check_dense(const float *dense, int64_t rows, int64_t features, Problem *problem) {
-    const int64_t count = rows * features;
-    bool finite = true;
-    for (int64_t i = 0; i < count; i++) finite &= isfinite(dense[i]) != 0;
-    if (finite) return true;
-    int64_t bad = 0;
-    while (isfinite(dense[bad])) bad++;
-    return fail(problem, "dense: expected finite numbers, got %s in row %lld, column %lld",
-                isnan(dense[bad]) ? "nan" : dense[bad] > 0 ? "inf" : "-inf", (long long)(bad / features),
-                (long long)(bad % features));
-}
-
-bool router_route(const Router *router, const void *indices, int64_t index_bytes, int64_t batch, Service *outputs,
-                  Problem *problem) {
-    const int64_t bad = elasticrec_route(router->tables, router->table_count, indices, index_bytes, batch, outputs);
-    if (bad < 0) return true;
-    const int64_t row = bad / router->columns, column = bad % router->columns;
-    const int64_t id = index_bytes == 8 ? ((const int64_t *)indices)[bad] : ((const int32_t *)indices)[bad];
-    int64_t t = 0;
-    for (int64_t end = router->tables[0].pooling; end <= column; end += router->tables[t].pooling) t++;
-    return fail(problem,
-                "table %s: id %lld in row %lld, column %lld of indices is out of range; expected 0 to %lld, or -1 for "
-                "an empty slot",
-                router->table_names[t], (long long)id, (long long)row, (long long)column,
-                (long long)router->tables[t].rows - 1);
-}
-
-void router_divide(const Router *router, const Service *parts, const bool *asked, int64_t batch, float *divisors) {
-    const int64_t tables = router->table_count;
-    for (int64_t t = 0; t < tables; t++) {
-        const Table *table = router->tables + t;
-        for (int64_t row = 0; row < batch; row++) divisors[row * tables + t] = router->means[t] ? 0 : 1;
-        for (int64_t i = 0; router->means[t] && i < (int64_t)1 << table->bits; i++) {
-            const int64_t k = table->service[i];
-            bool counted = asked != NULL && !asked[k];
-            for (int64_t j = 0; j < i; j++) counted |= table->service[j] == k;
-            const int32_t *lengths = parts[k].lengths + table->place[i];
-            for (int64_t row = 0; !counted && row < batch; row++)
-                divisors[row * tables + t] += (float)lengths[row * parts[k].tables];
-        }
-        for (int64_t row = 0; row < batch; row++)
-            if (divisors[row * tables + t] < 1) divisors[row * tables + t] = 1;
-    }
 }

@@ -1,24 +1,72 @@
-/* Sorting a query's ids to the services that hold their rows, as `router/routing.py` does. Knows nothing of Triton. */
+/* Sorting a query's ids to the services that hold their rows, as `router/router.py` does. Knows nothing of Triton. */
 #ifndef ELASTICREC_ROUTER_H
 #define ELASTICREC_ROUTER_H
 
 #include "../kernels/kernels.h"
 #include "files.h"
+#include "tensor.h"
+
+enum { PART_NAME_BYTES = NAME_BYTES + 16 };
+
+/* The kinds of a look-up's bounds: `router/routing.py` has the same. */
+enum { NO_BOUNDS = 0, OFFSETS = 1, ENDS = 2, LENGTHS = 3 };
 
 typedef struct {
-    char ids_name[NAME_BYTES + 16], lengths_name[NAME_BYTES + 16]; /* of its outputs */
-    int64_t tables;   /* of which it holds a shard */
-    int64_t capacity; /* ids of a query's row that can land here */
-} RoutedService;
+    char text[NAME_BYTES];
+} Name;
 
 typedef struct {
-    Table *tables;
-    char (*table_names)[NAME_BYTES];
-    int64_t *means;               /* 1 where a table's bags are averaged */
-    int64_t mean_count;
-    int64_t table_count, columns; /* columns: the sum of the tables' pooling */
-    RoutedService *services;
-    int64_t service_count;
+    char text[NAME_BYTES];
+    bool weights; /* FP32; else ids or bounds, which are INT64 or INT32 */
+} RoutedInput;
+
+typedef struct {
+    Name name;
+    int64_t rows, shards;
+    const uint64_t *map;
+} RoutedTable;
+
+typedef struct {
+    Name name;
+    int64_t table, group, mean;   /* mean: 1 where bags are averaged */
+    int64_t ids, bounds, weights; /* tensors, by their places among the inputs; -1: none */
+    int64_t width, begin, bag;    /* without bounds; width and bag -1: the last dimension, which varies, is one bag */
+    int64_t kind, block, blocks;  /* of bounds */
+    int64_t has_padding, padding, from_end;
+    int64_t twin;  /* the first look-up with the same ids and bounds */
+    Lookup routed; /* `count` bags a row */
+} RoutedLookup;
+
+typedef struct {
+    int64_t service, group, bags, weighted;
+} RoutedUnit;
+
+/* Of one service and one group: what one call's tensors hold. */
+typedef struct {
+    int64_t service, group;
+    int64_t first, end; /* units */
+    int64_t bags, weighted;
+    char ids_name[PART_NAME_BYTES], lengths_name[PART_NAME_BYTES], weights_name[PART_NAME_BYTES]; /* the router's outputs */
+} RoutedPart;
+
+typedef struct {
+    Name name;
+    int64_t first, end; /* look-ups, by their places in `order` */
+    int64_t bags;       /* of a row, all look-ups */
+    int64_t means;      /* look-ups that are averaged */
+} RoutedGroup;
+
+typedef struct {
+    Name *finite, *services; /* finite: tensors whose numbers must be */
+    RoutedInput *inputs;
+    int64_t finite_count, input_count, service_count;
+    RoutedTable *tables;
+    RoutedLookup *lookups;
+    int64_t *order; /* the look-ups, group by group */
+    RoutedUnit *units;
+    RoutedPart *parts; /* in the units' order */
+    RoutedGroup *groups;
+    int64_t table_count, lookup_count, unit_count, part_count, group_count;
     Mapping id_maps;
 } Router;
 
@@ -27,16 +75,31 @@ typedef struct {
 Router *router_open(const char *folder, Problem *problem);
 void router_close(Router *router);
 
-/* Whether all numbers of dense (rows, features) are finite; the problem names the first that is not. */
-bool router_check_dense(const float *dense, int64_t rows, int64_t features, Problem *problem);
+/* ---- routing.c: a query. Tensors: as the router's inputs. ---- */
 
-/* elasticrec_route for indices (batch, columns) of `index_bytes` each; the problem names table, id, row and column.
- * outputs: one a service, in their order, with room for batch * capacity ids and batch * tables zeroed lengths. */
-bool router_route(const Router *router, const void *indices, int64_t index_bytes, int64_t batch, Service *outputs,
-                  Problem *problem);
+/* What a query's tensors hold for each look-up. */
+typedef struct {
+    int64_t *rows;    /* of each group */
+    int64_t *room;    /* ids that can land in each unit */
+    Read *reads;      /* in the router's order */
+    int64_t **starts; /* of bags, where the look-up has bounds and is its own twin */
+    void **changed;   /* ids and weights that are not read where they came */
+} Reading;
 
-/* What each bag's sum is to be divided by: divisors (batch, tables), the bag's ids where its table is averaged and it has
- * any, else 1. parts: as router_route leaves them; asked: the services whose ids count, NULL for all. */
-void router_divide(const Router *router, const Service *parts, const bool *asked, int64_t batch, float *divisors);
+/* Find the number of rows of each group, which its look-ups must agree upon. To be forgotten whatever comes of it. */
+bool router_measure(const Router *router, const Tensor *tensors, Reading *reading, Problem *problem);
+
+/* Find each look-up's ids in what was measured; all bounds are checked. */
+bool router_read(const Router *router, const Tensor *tensors, Reading *reading, Problem *problem);
+void router_forget(const Router *router, Reading *reading);
+
+/* elasticrec_route for all groups; the problem names table, id and place. units: one each, in their order, with room for
+ * the reading's ids (and weights) and rows * bags zeroed lengths. */
+bool router_route(const Router *router, const Tensor *tensors, const Reading *reading, Unit *units, Problem *problem);
+
+/* What each bag's sum is to be divided by: divisors (rows, bags of the group), the bag's ids where its look-up is averaged
+ * and it has any, else 1. units: as router_route leaves them; asked: the services whose ids count, NULL for all. */
+void router_divide(const Router *router, int64_t group, const Unit *units, const bool *asked, int64_t rows,
+                   float *divisors);
 
 #endif

@@ -1,5 +1,7 @@
-/* `dense` (B, features), `indices` (B, columns) -> for each embedding service NAME: `NAME_ids` (1, nnz) and
- * `NAME_lengths` (1, B * T), T the tables of which it holds a shard; and `divisors` (B, tables) where some are averaged. */
+/* The tensors that look-ups name -> for each embedding service NAME, and group of which it holds a look-up, `NAME_ids`
+ * (1, nnz), `NAME_lengths` (1, rows * bags) and, where some are weighted, `NAME_weights` (1, nnz of those); and `divisors`
+ * (rows, bags of all look-ups) of each group where some are averaged. Of a later group the names have its suffix. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,67 +16,61 @@ void model_close(void *model) {
     router_close(model);
 }
 
-static bool put_output(TRITONBACKEND_Response *response, const char *name, const int32_t *numbers, int64_t count,
-                       Problem *problem) {
+/* Numbers of 4 bytes, a unit's after the other's: of each, its ids, weights or lengths. */
+typedef enum { IDS, WEIGHTS, BAG_LENGTHS } Kind;
+
+static size_t piece(const Unit *unit, Kind kind, int64_t rows, const void **numbers) {
+    *numbers = kind == IDS ? (const void *)unit->ids : kind == WEIGHTS ? (const void *)unit->weights : unit->lengths;
+    if (*numbers == NULL) return 0;
+    return (size_t)(kind == BAG_LENGTHS ? rows * unit->bags : unit->count);
+}
+
+static bool put_output(TRITONBACKEND_Response *response, const char *name, const RoutedPart *part, const Unit *units,
+                       Kind kind, int64_t rows, Problem *problem) {
+    const void *numbers;
     void *data;
-    if (!add_output(response, name, TRITON_TYPE_INT32, 1, count, &data, problem)) return false;
-    if (count > 0) memcpy(data, numbers, 4 * (size_t)count);
+    size_t total = 0;
+    for (int64_t u = part->first; u < part->end; u++) total += piece(units + u, kind, rows, &numbers);
+    const int type = kind == WEIGHTS ? TRITON_TYPE_FP32 : TRITON_TYPE_INT32;
+    if (!add_output(response, name, type, 1, (int64_t)total, &data, problem)) return false;
+    char *to = data;
+    for (int64_t u = part->first; u < part->end; u++) {
+        const size_t size = 4 * piece(units + u, kind, rows, &numbers);
+        if (size > 0) memcpy(to, numbers, size);
+        to += size;
+    }
     return true;
 }
 
-static bool put_divisors(const Router *router, const Service *parts, int64_t batch, TRITONBACKEND_Response *response,
-                         Problem *problem) {
-    void *data;
-    if (router->mean_count == 0) return true;
-    const size_t size = sizeof(float) * (size_t)(batch * router->table_count);
-    float *divisors = malloc(size); /* an output's buffer need not be aligned */
-    if (divisors == NULL) return fail(problem, "divisors: out of memory for %lld rows", (long long)batch);
-    router_divide(router, parts, NULL, batch, divisors);
-    const bool good = add_output(response, "divisors", TRITON_TYPE_FP32, batch, router->table_count, &data, problem);
-    if (good) memcpy(data, divisors, size);
-    free(divisors);
-    return good;
+static bool put_parts(const Router *router, const Unit *units, const int64_t *rows, TRITONBACKEND_Response *response,
+                      Problem *problem) {
+    for (const RoutedPart *part = router->parts; part < router->parts + router->part_count; part++) {
+        const int64_t count = rows[part->group];
+        if (!put_output(response, part->ids_name, part, units, IDS, count, problem) ||
+            !put_output(response, part->lengths_name, part, units, BAG_LENGTHS, count, problem) ||
+            (part->weighted && !put_output(response, part->weights_name, part, units, WEIGHTS, count, problem)))
+            return false;
+    }
+    return true;
 }
 
-/* Route into scratch memory, since outputs must be asked for in their exact size. */
-static bool route(const Router *router, const Tensor *indices, TRITONBACKEND_Response *response, Service *outputs,
-                  Problem *problem) {
-    const int64_t batch = indices->rows;
-    int64_t numbers = 0, lengths = 0;
-    for (int64_t k = 0; k < router->service_count; k++) {
-        lengths += batch * router->services[k].tables;
-        numbers += batch * router->services[k].capacity;
-    }
-    int32_t *scratch = malloc(4 * (size_t)(lengths + numbers));
-    if (scratch == NULL) return fail(problem, "indices: out of memory for %lld rows", (long long)batch);
-    memset(scratch, 0, 4 * (size_t)lengths);
-    int32_t *next_lengths = scratch, *next_ids = scratch + lengths;
-    for (int64_t k = 0; k < router->service_count; k++) {
-        const RoutedService *service = router->services + k;
-        outputs[k] = (Service){next_ids, next_lengths, service->tables, 0};
-        next_lengths += batch * service->tables;
-        next_ids += batch * service->capacity;
-    }
-    bool good = query_route(router, indices, outputs, problem);
-    for (int64_t k = 0; good && k < router->service_count; k++) {
-        const RoutedService *service = router->services + k;
-        good = put_output(response, service->ids_name, outputs[k].ids, outputs[k].count, problem) &&
-               put_output(response, service->lengths_name, outputs[k].lengths, batch * service->tables, problem);
-    }
-    good = good && put_divisors(router, outputs, batch, response, problem);
-    free(scratch);
+static bool route(const Router *router, const QueryInputs *inputs, TRITONBACKEND_Response *response, Problem *problem) {
+    const Reading *reading = &inputs->reading;
+    Unit *units; /* scratch memory, since outputs must be asked for in their exact size */
+    bool good = units_open(router, reading->room, reading->rows, &units, problem) &&
+                router_route(router, inputs->tensors, reading, units, problem) &&
+                put_parts(router, units, reading->rows, response, problem);
+    for (int64_t g = 0; good && g < router->group_count; g++)
+        good = put_divisors(router, g, units, NULL, reading->rows[g], response, problem);
+    units_close(router, units);
     return good;
 }
 
 bool model_answer(const void *model, TRITONBACKEND_Request *request, TRITONBACKEND_Response *response,
                   Problem *problem) {
     const Router *router = model;
-    Tensor indices = {0};
-    Service *outputs = malloc((size_t)router->service_count * sizeof *outputs);
-    const bool good = (outputs != NULL || fail(problem, "out of memory")) &&
-                      query_open(router, request, &indices, problem) &&
-                      route(router, &indices, response, outputs, problem);
-    free(outputs);
-    tensor_close(&indices);
+    QueryInputs inputs;
+    const bool good = query_open(router, request, &inputs, problem) && route(router, &inputs, response, problem);
+    query_close(router, &inputs);
     return good;
 }

@@ -4,25 +4,97 @@
 
 #include "../kernels/kernels.h"
 
-static const int64_t MAX_ROWS = INT32_MAX, MAX_DIM = 1 << 20, MAX_TABLES = 1 << 16, MAX_COLUMNS = INT32_MAX;
-static const int64_t MAX_BATCH = 1 << 16; /* far above what is built; products stay within 64 bits */
+/* far above what is built; products stay within 64 bits */
+enum { MAX_UNITS = 1 << 12, MAX_BAGS = 1 << 20, MAX_DIM = 1 << 20, ALIGNMENT = 64, MOST_VARYING_IDS = 1 << 24 };
+static const int64_t MAX_ROWS = INT32_MAX, MAX_COLUMNS = INT32_MAX, MAX_GROUPS = 1 << 16, MAX_QUERY_ROWS = 1 << 24;
+
+static bool field(Reader *reader, const char *key, int64_t least, int64_t most, int64_t *value) {
+    return read_mark(reader, ',') && read_key(reader, key) && read_number(reader, least, most, value);
+}
+
+/* Make room for one more item. */
+static bool grow(Reader *reader, void **list, int64_t count, size_t size) {
+    void *items = count < MAX_UNITS ? realloc(*list, ((size_t)count + 1) * size) : NULL;
+    if (items == NULL) return fail(reader->problem, "%s: out of memory, or more than %d items", reader->file, MAX_UNITS);
+    *list = items;
+    return true;
+}
+
+static bool read_matrices(Shard *shard, Reader *reader) {
+    if (!read_key(reader, "matrices") || !read_mark(reader, '[')) return false;
+    for (bool more = true; more;) {
+        if (!grow(reader, (void **)&shard->matrices, shard->matrix_count, sizeof *shard->matrices)) return false;
+        Matrix *matrix = shard->matrices + shard->matrix_count++;
+        *matrix = (Matrix){0};
+        if (!read_mark(reader, '{') || !read_key(reader, "rows") || !read_number(reader, 1, MAX_ROWS, &matrix->rows) ||
+            !field(reader, "dim", 1, MAX_DIM, &matrix->dim) || !read_mark(reader, '}') ||
+            !read_next(reader, ']', &more))
+            return false;
+    }
+    return true;
+}
+
+static bool read_units(Shard *shard, ShardGroup *group, Reader *reader) {
+    if (!read_mark(reader, ',') || !read_key(reader, "units") || !read_mark(reader, '[')) return false;
+    group->first = shard->unit_count;
+    for (bool more = true; more;) {
+        if (!grow(reader, (void **)&shard->units, shard->unit_count, sizeof *shard->units)) return false;
+        ShardUnit *unit = shard->units + shard->unit_count++;
+        if (!read_mark(reader, '{') || !read_key(reader, "matrix") ||
+            !read_number(reader, 0, shard->matrix_count - 1, &unit->matrix) ||
+            !field(reader, "bags", 1, MAX_BAGS, &unit->bags) ||
+            !field(reader, "columns", -1, MAX_COLUMNS, &unit->columns) ||
+            !field(reader, "weighted", 0, 1, &unit->weighted) || !read_mark(reader, '}') ||
+            !read_next(reader, ']', &more))
+            return false;
+        group->bags += unit->bags;
+        group->width += unit->bags * shard->matrices[unit->matrix].dim;
+        group->weighted += unit->weighted;
+        group->most_ids += unit->columns < 0 ? MOST_VARYING_IDS : group->max_rows * unit->columns;
+    }
+    group->end = shard->unit_count;
+    return true;
+}
+
+static bool read_groups(Shard *shard, Reader *reader) {
+    if (!read_mark(reader, ',') || !read_key(reader, "groups") || !read_mark(reader, '[')) return false;
+    for (bool more = true; more;) {
+        if (!grow(reader, (void **)&shard->groups, shard->group_count, sizeof *shard->groups)) return false;
+        const int64_t least = shard->group_count > 0 ? shard->groups[shard->group_count - 1].group + 1 : 0;
+        ShardGroup *group = shard->groups + shard->group_count++;
+        *group = (ShardGroup){0};
+        if (!read_mark(reader, '{') || !read_key(reader, "group") ||
+            !read_number(reader, least, MAX_GROUPS, &group->group) ||
+            !field(reader, "max_rows", 1, MAX_QUERY_ROWS, &group->max_rows) || !read_units(shard, group, reader) ||
+            !read_mark(reader, '}') || !read_next(reader, ']', &more))
+            return false;
+    }
+    return true;
+}
+
+/* The matrices one after another, each begun at a multiple of ALIGNMENT bytes. */
+static bool find_matrices(Shard *shard, Problem *problem) {
+    int64_t end = 0, rows = 0;
+    for (Matrix *matrix = shard->matrices; matrix < shard->matrices + shard->matrix_count; matrix++) {
+        const int64_t begin = (end + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+        if (__builtin_add_overflow(begin, 4 * matrix->rows * matrix->dim, &end)) end = INT64_MAX - ALIGNMENT;
+        rows += matrix->rows;
+        if (end <= (int64_t)shard->weights.size)
+            matrix->numbers = (const float *)((const char *)shard->weights.bytes + begin);
+    }
+    if (end == (int64_t)shard->weights.size) return true;
+    if (shard->matrix_count == 1)
+        return fail(problem, "weights.bin: expected %lld bytes (%lld rows of %lld), got %zu", (long long)end,
+                    (long long)rows, (long long)shard->matrices[0].dim, shard->weights.size);
+    return fail(problem, "weights.bin: expected %lld bytes (%lld rows in %lld matrices), got %zu", (long long)end,
+                (long long)rows, (long long)shard->matrix_count, shard->weights.size);
+}
 
 static bool read_shard(Shard *shard, const char *folder, const Mapping *text, Problem *problem) {
     Reader reader = {text->bytes, text->bytes, (const char *)text->bytes + text->size, "shard.json", problem};
-    if (!read_mark(&reader, '{') || !read_key(&reader, "rows") || !read_count(&reader, 1, MAX_ROWS, &shard->rows) ||
-        !read_mark(&reader, ',') || !read_key(&reader, "dim") || !read_count(&reader, 1, MAX_DIM, &shard->dim) ||
-        !read_mark(&reader, ',') || !read_key(&reader, "tables") ||
-        !read_count(&reader, 1, MAX_TABLES, &shard->tables) || !read_mark(&reader, ',') ||
-        !read_key(&reader, "columns") || !read_count(&reader, 1, MAX_COLUMNS, &shard->columns) ||
-        !read_mark(&reader, ',') || !read_key(&reader, "max_batch_rows") ||
-        !read_count(&reader, 1, MAX_BATCH, &shard->max_batch_rows) || !read_mark(&reader, '}') ||
-        !read_end(&reader) ||
-        !map_file(folder, "weights.bin", &shard->weights, problem))
-        return false;
-    const int64_t expected = 4 * shard->rows * shard->dim;
-    return (int64_t)shard->weights.size == expected ||
-           fail(problem, "weights.bin: expected %lld bytes (%lld rows of %lld), got %zu", (long long)expected,
-                (long long)shard->rows, (long long)shard->dim, shard->weights.size);
+    return read_mark(&reader, '{') && read_matrices(shard, &reader) && read_groups(shard, &reader) &&
+           read_mark(&reader, '}') && read_end(&reader) && map_file(folder, "weights.bin", &shard->weights, problem) &&
+           find_matrices(shard, problem);
 }
 
 Shard *shard_open(const char *folder, Problem *problem) {
@@ -40,32 +112,84 @@ Shard *shard_open(const char *folder, Problem *problem) {
 
 void shard_close(Shard *shard) {
     unmap_file(&shard->weights);
+    free(shard->matrices);
+    free(shard->units);
+    free(shard->groups);
     free(shard);
 }
 
-bool shard_check_size(const Shard *shard, int64_t count, int64_t bags, Problem *problem) {
-    const int64_t rows = shard->max_batch_rows, tables = shard->tables, columns = shard->columns;
-    if (bags % tables != 0)
-        return fail(problem, "lengths: expected a multiple of %lld, the tables held here, got %lld", (long long)tables,
-                    (long long)bags);
-    if (bags > rows * tables)
-        return fail(problem, "lengths: expected at most %lld (%lld rows of %lld tables), got %lld",
-                    (long long)(rows * tables), (long long)rows, (long long)tables, (long long)bags);
-    return count <= rows * columns ||
-           fail(problem, "ids: expected at most %lld (%lld rows of %lld columns), got %lld",
-                (long long)(rows * columns), (long long)rows, (long long)columns, (long long)count);
+bool shard_check_size(const ShardGroup *group, const Bags *bags, Problem *problem) {
+    const int64_t rows = group->max_rows, side = group->bags;
+    if (bags->length_count % side != 0)
+        return fail(problem, "lengths: expected a multiple of %lld, the bags of a row, got %lld", (long long)side,
+                    (long long)bags->length_count);
+    if (bags->length_count > rows * side)
+        return fail(problem, "lengths: expected at most %lld (%lld rows of %lld bags), got %lld",
+                    (long long)(rows * side), (long long)rows, (long long)side, (long long)bags->length_count);
+    return bags->id_count <= group->most_ids ||
+           fail(problem, "ids: expected at most %lld in %lld rows, got %lld", (long long)group->most_ids,
+                (long long)rows, (long long)bags->id_count);
 }
 
-bool shard_sums(const Shard *shard, const int32_t *ids, int64_t count, const int32_t *lengths, int64_t bags,
-                float *sums, Problem *problem) {
-    const int64_t bad =
-        elasticrec_sum_bags(shard->weights.bytes, shard->rows, shard->dim, ids, count, lengths, bags, sums);
-    if (bad >= 0)
-        return fail(problem, "ids: expected rows in [0, %lld), got %d at place %lld", (long long)shard->rows, ids[bad],
-                    (long long)bad);
-    if (bad == -1) return true;
+/* How many ids so many bags have. */
+static int64_t count_ids(const int32_t *lengths, int64_t bags) {
     int64_t total = 0;
     for (int64_t bag = 0; bag < bags; bag++) total += lengths[bag];
-    return fail(problem, "lengths: expected %lld counts that add up to %lld ids, got a sum of %lld", (long long)bags,
-                (long long)count, (long long)total);
+    return total;
+}
+
+/* What is wrong with a group's lengths. */
+static bool bad_lengths(const Bags *bags, Problem *problem) {
+    return fail(problem, "lengths: expected %lld counts that add up to %lld ids, got a sum of %lld",
+                (long long)bags->length_count, (long long)bags->id_count,
+                (long long)count_ids(bags->lengths, bags->length_count));
+}
+
+/* Whether lengths and weights make up what is there, where the kernel would not see it: it sees one unit. */
+static bool check_counts(const Shard *shard, const ShardGroup *group, const Bags *bags, int64_t rows, Problem *problem) {
+    const int32_t *lengths = bags->lengths;
+    int64_t wanted = 0, negative = 0;
+    for (int64_t bag = 0; bag < bags->length_count; bag++) negative |= lengths[bag] < 0;
+    if (negative || count_ids(lengths, bags->length_count) != bags->id_count) return bad_lengths(bags, problem);
+    for (const ShardUnit *unit = shard->units + group->first; unit < shard->units + group->end; unit++) {
+        if (unit->weighted) wanted += count_ids(lengths, rows * unit->bags);
+        lengths += rows * unit->bags;
+    }
+    return wanted == bags->weight_count ||
+           fail(problem, "weights: expected %lld, one for each id of weighted units, got %lld", (long long)wanted,
+                (long long)bags->weight_count);
+}
+
+bool shard_sums(const Shard *shard, const ShardGroup *group, const Bags *bags, float *sums, Problem *problem) {
+    const int64_t rows = bags->length_count / group->bags;
+    const bool alone = group->end - group->first == 1;
+    int64_t id = 0, bag = 0, weight = 0, column = 0;
+    if ((!alone || group->weighted > 0) && !check_counts(shard, group, bags, rows, problem)) return false;
+    for (const ShardUnit *unit = shard->units + group->first; unit < shard->units + group->end; unit++) {
+        const Matrix *matrix = shard->matrices + unit->matrix;
+        const int64_t count = alone ? bags->id_count : count_ids(bags->lengths + bag, rows * unit->bags);
+        const Sums asked = {
+            .matrix = matrix->numbers,
+            .rows = matrix->rows,
+            .dim = matrix->dim,
+            .ids = bags->ids + id,
+            .count = count,
+            .weights = unit->weighted ? bags->weights + weight : NULL,
+            .lengths = bags->lengths + bag,
+            .bags = rows * unit->bags,
+            .out = sums + column,
+            .side = unit->bags,
+            .stride = group->width,
+        };
+        const int64_t bad = elasticrec_sum_bags(&asked);
+        if (bad == -2) return bad_lengths(bags, problem);
+        if (bad >= 0)
+            return fail(problem, "ids: expected rows in [0, %lld), got %d at place %lld", (long long)matrix->rows,
+                        asked.ids[bad], (long long)(id + bad));
+        id += count;
+        weight += unit->weighted ? count : 0;
+        bag += asked.bags;
+        column += unit->bags * matrix->dim;
+    }
+    return true;
 }

@@ -6,21 +6,50 @@
 
 typedef struct {
     int64_t rows, dim;
-    int64_t tables;         /* whose bags it sums for a query's row */
-    int64_t columns;        /* of a query's row, whose ids may lie here: the sum of these tables' pooling */
-    int64_t max_batch_rows; /* of a query */
-    Mapping weights;           /* (rows, dim) float */
+    const float *numbers; /* (rows, dim) */
+} Matrix;
+
+/* Bags of rows of one matrix. */
+typedef struct {
+    int64_t matrix;
+    int64_t bags;    /* of a query's row */
+    int64_t columns; /* ids that a query's row can have here; -1: any number */
+    int64_t weighted;
+} ShardUnit;
+
+typedef struct {
+    int64_t group;       /* its number in the model, which its tensors' names end with */
+    int64_t max_rows;    /* of a query */
+    int64_t first, end;  /* units */
+    int64_t bags, width; /* of a query's row: lengths, and numbers that come out */
+    int64_t weighted;    /* units */
+    int64_t most_ids;
+} ShardGroup;
+
+typedef struct {
+    Matrix *matrices;
+    ShardUnit *units;
+    ShardGroup *groups;
+    int64_t matrix_count, unit_count, group_count;
+    Mapping weights;
 } Shard;
 
 /* Open `shard.json` and `weights.bin`; NULL and the problem where they do not fit each other. */
 Shard *shard_open(const char *folder, Problem *problem);
 void shard_close(Shard *shard);
 
-/* Whether so many lengths, one a bag, and ids can be a query's; asked before room is made for the sums. */
-bool shard_check_size(const Shard *shard, int64_t count, int64_t bags, Problem *problem);
+/* A query of a group: its units' ids, lengths and weights, one unit's after the other's. */
+typedef struct {
+    const int32_t *ids, *lengths;
+    const float *weights; /* one an id of the weighted units */
+    int64_t id_count, length_count, weight_count;
+} Bags;
 
-/* Write the bags' sums, (bags, dim). The problem names the first bad id, or the lengths that do not fit. */
-bool shard_sums(const Shard *shard, const int32_t *ids, int64_t count, const int32_t *lengths, int64_t bags,
-                float *sums, Problem *problem);
+/* Whether so many lengths, one a bag, and ids can be a query's; asked before room is made for the sums. */
+bool shard_check_size(const ShardGroup *group, const Bags *bags, Problem *problem);
+
+/* Write the sums (rows, width), a row's units side by side. The problem names the first bad id, or the lengths that do
+ * not fit. */
+bool shard_sums(const Shard *shard, const ShardGroup *group, const Bags *bags, float *sums, Problem *problem);
 
 #endif

@@ -5,6 +5,7 @@
 #define ELASTICREC_SHELL_H
 
 #include "files.h"
+#include "tensor.h"
 #include "triton.h"
 
 /* Open what lies in a model's version folder; NULL and the problem where it is broken. All instances share it. */
@@ -26,18 +27,17 @@ void log_warning(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 uint64_t now_ns(void); /* of CLOCK_MONOTONIC, as Triton's statistics want it */
 
-/* A request's input of two dimensions: all of it in one place, aligned. */
-typedef struct {
-    const void *data;
-    int64_t rows, columns;
-    int type;   /* TRITON_TYPE_INT32, _INT64 or _FP32 */
-    void *copy; /* holds the data where Triton gives it in pieces or unaligned */
-} Tensor;
-
+/* Open a request's input, of any numbers and up to MOST_DIMS dimensions; to be closed whatever comes of it. */
 bool tensor_open(TRITONBACKEND_Request *request, const char *name, Tensor *tensor, Problem *problem);
 void tensor_close(Tensor *tensor);
 
+/* As Triton calls a type; bytes of a number, 0 where it is of no fixed size. */
+const char *type_name(int type);
+size_t number_bytes(int type);
+
 /* A new output; its buffer need not be aligned. */
+bool add_tensor(TRITONBACKEND_Response *response, const char *name, int type, const int64_t *shape, size_t dims,
+                void **data, Problem *problem);
 bool add_output(TRITONBACKEND_Response *response, const char *name, int type, int64_t rows, int64_t columns,
                 void **data, Problem *problem);
 

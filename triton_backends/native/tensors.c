@@ -40,14 +40,19 @@ uint64_t now_ns(void) {
 
 /* ---- tensors ---- */
 
-static size_t number_bytes(int type) {
-    switch (type) {
-        case TRITON_TYPE_INT64: return 8;
-        case TRITON_TYPE_INT32:
-        case TRITON_TYPE_FP32: return 4;
-        case TRITON_TYPE_BOOL: return 1;
-        default: return 0;
-    }
+static const struct {
+    const char *name;
+    size_t bytes;
+} types[TRITON_TYPES] = {{"no type", 0}, {"BOOL", 1},  {"UINT8", 1}, {"UINT16", 2}, {"UINT32", 4},
+                         {"UINT64", 8},  {"INT8", 1},  {"INT16", 2}, {"INT32", 4},  {"INT64", 8},
+                         {"FP16", 2},    {"FP32", 4},  {"FP64", 8},  {"BYTES", 0},  {"BF16", 2}};
+
+const char *type_name(int type) {
+    return types[type >= 0 && type < TRITON_TYPES ? type : 0].name;
+}
+
+size_t number_bytes(int type) {
+    return types[type >= 0 && type < TRITON_TYPES ? type : 0].bytes;
 }
 
 static bool input_buffer(TRITONBACKEND_Input *input, const char *name, uint32_t index, const void **data,
@@ -77,44 +82,70 @@ static bool join_buffers(TRITONBACKEND_Input *input, const char *name, uint32_t 
     return true;
 }
 
+/* A shape, as `4 x 5`; cut where it is too long. */
+static void describe(const int64_t *shape, uint32_t dims, char *text, size_t room) {
+    size_t length = 0;
+    snprintf(text, room, "one");
+    for (uint32_t i = 0; i < dims && length < room; i++)
+        length += (size_t)snprintf(text + length, room - length, "%s%lld", i > 0 ? " x " : "", (long long)shape[i]);
+}
+
+/* Take the shape, whose numbers must make up `size` bytes. */
+static bool take_shape(Tensor *tensor, const char *name, const int64_t *shape, uint32_t dims, uint64_t size,
+                       Problem *problem) {
+    char text[100];
+    uint64_t count = 1, bytes = 0;
+    bool good = true;
+    if (dims > MOST_DIMS) return fail(problem, "%s: expected at most %d dimensions, got %u", name, MOST_DIMS, dims);
+    for (uint32_t i = 0; i < dims; i++) {
+        good = good && shape[i] >= 0 && !__builtin_mul_overflow(count, (uint64_t)shape[i], &count);
+        tensor->shape[i] = shape[i];
+    }
+    good = good && !__builtin_mul_overflow(count, (uint64_t)tensor->bytes, &bytes) && bytes == size;
+    tensor->dims = dims;
+    tensor->count = (int64_t)count;
+    describe(shape, dims, text, sizeof text);
+    return good || fail(problem, "%s: expected %lld bytes for each of %s numbers, got %llu in all", name,
+                        (long long)tensor->bytes, text, (unsigned long long)size);
+}
+
 bool tensor_open(TRITONBACKEND_Request *request, const char *name, Tensor *tensor, Problem *problem) {
     TRITONBACKEND_Input *input;
     const int64_t *shape;
     uint32_t dims, buffers;
-    uint64_t size;
+    uint64_t size, part = 0;
     *tensor = (Tensor){0};
     if (!passed(TRITONBACKEND_RequestInput(request, name, &input), problem) ||
         !passed(TRITONBACKEND_InputProperties(input, NULL, &tensor->type, &shape, &dims, &size, &buffers), problem))
         return false;
-    const size_t bytes = number_bytes(tensor->type);
-    if (bytes < 4) return fail(problem, "%s: expected INT32, INT64 or FP32", name);
-    if (dims != 2) return fail(problem, "%s: expected 2 dimensions, got %u", name, dims);
-    tensor->rows = shape[0];
-    tensor->columns = shape[1];
-    size_t expected;
-    if (shape[0] < 0 || shape[1] < 0 || __builtin_mul_overflow((size_t)shape[0], (size_t)shape[1], &expected) ||
-        __builtin_mul_overflow(expected, bytes, &expected) || expected != size)
-        return fail(problem, "%s: expected %zu bytes for each of %lld x %lld numbers, got %llu in all", name, bytes,
-                    (long long)shape[0], (long long)shape[1], (unsigned long long)size);
+    tensor->bytes = (int64_t)number_bytes(tensor->type);
+    if (tensor->bytes == 0) return fail(problem, "%s: expected numbers, got %s", name, type_name(tensor->type));
+    if (!take_shape(tensor, name, shape, dims, size, problem)) return false;
     if (buffers == 1) {
-        if (!input_buffer(input, name, 0, &tensor->data, &size, problem)) return false;
-        if (size == expected && (uintptr_t)tensor->data % bytes == 0) return true;
+        if (!input_buffer(input, name, 0, &tensor->data, &part, problem)) return false;
+        if (part == size && part > 0 && (uintptr_t)tensor->data % (size_t)tensor->bytes == 0) return true;
     }
-    return join_buffers(input, name, buffers, expected, tensor, problem);
+    return join_buffers(input, name, buffers, size, tensor, problem);
 }
 
 void tensor_close(Tensor *tensor) {
     free(tensor->copy);
 }
 
-bool add_output(TRITONBACKEND_Response *response, const char *name, int type, int64_t rows, int64_t columns,
+bool add_tensor(TRITONBACKEND_Response *response, const char *name, int type, const int64_t *shape, size_t dims,
                 void **data, Problem *problem) {
-    const int64_t shape[] = {rows, columns};
     int memory = TRITON_MEMORY_CPU;
     int64_t device = 0;
     TRITONBACKEND_Output *output;
-    const uint64_t size = number_bytes(type) * (uint64_t)(rows * columns);
-    return passed(TRITONBACKEND_ResponseOutput(response, &output, name, type, shape, 2), problem) &&
+    uint64_t size = number_bytes(type);
+    for (size_t i = 0; i < dims; i++) size *= (uint64_t)shape[i];
+    return passed(TRITONBACKEND_ResponseOutput(response, &output, name, type, shape, (uint32_t)dims), problem) &&
            passed(TRITONBACKEND_OutputBuffer(output, data, size, &memory, &device), problem) &&
            (memory != TRITON_MEMORY_GPU || fail(problem, "%s: expected CPU memory, got GPU memory", name));
+}
+
+bool add_output(TRITONBACKEND_Response *response, const char *name, int type, int64_t rows, int64_t columns,
+                void **data, Problem *problem) {
+    const int64_t shape[] = {rows, columns};
+    return add_tensor(response, name, type, shape, 2, data, problem);
 }

@@ -1,0 +1,479 @@
+"""Models with any look-ups, drawn and cut into services as plans may be; and what PyTorch makes of their queries."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from triton_backends.embedding_shard.shard import ALIGNMENT, Held, HeldGroup, HeldMatrix, HeldUnit
+from triton_backends.router.idmap import build_id_map
+from triton_backends.router.router import Router
+from triton_backends.router.routing import (
+    ENDS,
+    LENGTHS,
+    OFFSETS,
+    RoutedGroup,
+    RoutedLookup,
+    RoutedService,
+    RoutedShard,
+    RoutedTable,
+    RoutedUnit,
+    Routing,
+    suffix,
+)
+
+Query = dict[str, np.ndarray]
+FARAWAY = 10**6  # an id that no table has
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor of ids of one group, and whose they are: a region is a run of columns, or a block of ragged bags.
+
+    kind: 0 a matrix, else of the bounds. width: of the matrix, -1 where it varies.
+    """
+
+    group: int
+    kind: int
+    width: int
+    dtype: type
+    weighted: bool
+    regions: list["Region"] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Ids that one or more look-ups read: below `rows`, `padding` among them where that is not None."""
+
+    begin: int
+    count: int
+    bag: int
+    rows: int
+    padding: int | None
+    from_end: bool
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A look-up as it is drawn: where its ids are and what is made of them."""
+
+    name: str
+    table: int
+    source: int
+    region: int
+    mean: bool
+    weighted: bool
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model, and how it is cut: tables' rows (rows, dim), the shard of each row, the service of each shard."""
+
+    tables: list[np.ndarray]
+    shard_of_rows: list[np.ndarray]
+    service_of_shards: list[list[int]]
+    sources: list[Source]
+    lookups: list[Drawn]
+    groups: int
+    services: int
+
+    # ---- what is drawn of queries, and what comes of them ----
+
+    def query(self, rng: np.random.Generator, rows: Sequence[int] | None = None) -> Query:
+        """All tensors of a query; rows: of each group."""
+        rows = rows if rows is not None else rng.integers(1, 6, self.groups).tolist()
+        tensors: Query = {}
+        for s, source in enumerate(self.sources):
+            tensors.update(self._draw(rng, s, source, rows[source.group]))
+        return tensors
+
+    def _draw(self, rng: np.random.Generator, s: int, source: Source, rows: int) -> Query:
+        if source.kind == 0:
+            width = int(rng.integers(0, 7)) if source.width < 0 else source.width
+            ids = rng.integers(0, 2**31 - 1, (rows, width))  # what no look-up reads may be anything
+            for region in source.regions:
+                end = width if source.width < 0 else region.begin + region.count * region.bag
+                ids[:, region.begin : end] = _ids(rng, region, (rows, end - region.begin))
+            found = {f"ids{s}": shaped(rng, ids.astype(source.dtype), source.width < 0)}
+        else:
+            blocks = len(source.regions)
+            lengths = rng.integers(0, 5, blocks * rows) * rng.integers(0, 2)
+            parts = [
+                _ids(rng, region, (int(part.sum()),))
+                for region, part in zip(source.regions, np.split(lengths, blocks), strict=True)
+            ]
+            ends = np.cumsum(lengths)
+            bounds = {LENGTHS: lengths, OFFSETS: ends - lengths, ENDS: np.concatenate([[0], ends])}[source.kind]
+            found = {
+                f"ids{s}": np.concatenate(parts).astype(source.dtype),
+                f"bounds{s}": bounds.astype(rng.choice([np.int32, np.int64])),
+            }
+        if source.weighted:
+            found[f"weights{s}"] = rng.standard_normal(found[f"ids{s}"].shape).astype(np.float32)
+        return found
+
+    def bags(self, lookup: Drawn, query: Query) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The rows of the table that each bag takes, and their weights: a bag after the other, row by row."""
+        source, region = self.sources[lookup.source], self.sources[lookup.source].regions[lookup.region]
+        ids = query[f"ids{lookup.source}"].astype(np.int64)
+        weights = query[f"weights{lookup.source}"] if lookup.weighted else np.ones(ids.shape, np.float32)
+        if source.kind == 0:
+            width = ids.shape[-1] if source.width < 0 else source.width
+            rows = ids.size // width if width else int(np.prod(ids.shape[:-1]))
+            end = width if source.width < 0 else region.begin + region.count * region.bag
+            parts = [each.reshape(rows, width)[:, region.begin : end] for each in (ids, weights)]
+            per_row = [np.split(part, region.count, axis=1) for part in parts]
+            found = [(per_row[0][c][r], per_row[1][c][r]) for r in range(rows) for c in range(region.count)]
+        else:
+            bounds = query[f"bounds{lookup.source}"].astype(np.int64)
+            ends = {LENGTHS: np.cumsum(bounds), OFFSETS: np.append(bounds[1:], ids.size), ENDS: bounds[1:]}[source.kind]
+            cuts = np.split(np.arange(ids.size), ends)[:-1]
+            mine = np.split(np.arange(len(ends)), len(source.regions))[lookup.region]
+            found = [(ids[cuts[bag]], weights[cuts[bag]]) for bag in mine]
+        rows = len(self.tables[lookup.table])
+        kept = [(i[i != region.padding], w[i != region.padding]) for i, w in found]
+        return [(np.where(i < 0, i + rows, i), w) for i, w in kept]
+
+    def expected(self, query: Query, left_out: Sequence[int] = ()) -> list[np.ndarray]:
+        """What PyTorch gives for each look-up: (rows, count * dim). left_out: services whose rows are none."""
+        answers = []
+        for lookup in self.lookups:
+            table = self.tables[lookup.table]
+            held = ~np.isin(np.array(self.service_of_shards[lookup.table]), left_out)[self.shard_of_rows[lookup.table]]
+            bags = [(ids[held[ids]], weights[held[ids]]) for ids, weights in self.bags(lookup, query)]
+            offsets = np.cumsum([0, *(ids.size for ids, _ in bags)])
+            found = torch.nn.functional.embedding_bag(
+                torch.from_numpy(np.concatenate([ids for ids, _ in bags])),
+                torch.from_numpy(table),
+                torch.from_numpy(offsets),
+                mode="mean" if lookup.mean else "sum",
+                per_sample_weights=torch.from_numpy(np.concatenate([w for _, w in bags])) if lookup.weighted else None,
+                include_last_offset=True,
+            )
+            count = self.sources[lookup.source].regions[lookup.region].count
+            answers.append(found.numpy().reshape(-1, count * table.shape[1]))
+        return answers
+
+    # ---- how it is cut ----
+
+    def members(self, service: int, group: int) -> list[list[int]]:
+        """A service's units of a group: the look-ups of each."""
+        held = [
+            i
+            for i, lookup in enumerate(self.lookups)
+            if self.sources[lookup.source].group == group and service in self.service_of_shards[lookup.table]
+        ]
+        kinds = sorted({self._format(i) for i in held})
+        return [[i for i in held if self._format(i) == kind] for kind in kinds]
+
+    def _format(self, lookup: int) -> tuple[int, bool]:
+        drawn = self.lookups[lookup]
+        return -self.tables[drawn.table].shape[1], drawn.weighted
+
+    def count(self, lookup: int) -> int:
+        drawn = self.lookups[lookup]
+        return self.sources[drawn.source].regions[drawn.region].count
+
+    def width(self, lookup: int) -> int:
+        return self.count(lookup) * self.tables[self.lookups[lookup].table].shape[1]
+
+    def units(self) -> list[tuple[int, int, list[int]]]:
+        """(service, group, look-ups) of every unit."""
+        services, groups = range(self.services), range(self.groups)
+        return [(k, g, unit) for k in services for g in groups for unit in self.members(k, g)]
+
+    def place(self, lookup: int, unit: Sequence[int]) -> int:
+        return sum(self.count(other) for other in unit[: unit.index(lookup)])
+
+    def routing(self) -> tuple[Routing, np.ndarray]:
+        """The router's description and its id maps."""
+        maps = [
+            build_id_map(rows, len(services)).reshape(-1)
+            for rows, services in zip(self.shard_of_rows, self.service_of_shards, strict=True)
+        ]
+        offsets = np.cumsum([0, *(each.nbytes for each in maps)])
+        tables = [
+            RoutedTable(f"t{t}", len(table), int(offsets[t]), len(self.service_of_shards[t]))
+            for t, table in enumerate(self.tables)
+        ]
+        unread = {
+            f"weights{s}"
+            for s in range(len(self.sources))
+            if not any(i.weighted and i.source == s for i in self.lookups)
+        }
+        inputs = [name for name in self.query(np.random.default_rng(0)) if name not in unread]
+        units = self.units()
+        lookups = [self._routed(i, inputs, units) for i in range(len(self.lookups))]
+        routed = [
+            RoutedUnit(k, g, sum(self.count(i) for i in unit), int(self.lookups[unit[0]].weighted))
+            for k, g, unit in units
+        ]
+        services = [RoutedService(f"s{k}") for k in range(self.services)]
+        groups = [RoutedGroup(f"g{g}") for g in range(self.groups)]
+        return Routing([], inputs, tables, lookups, routed, services, groups), np.concatenate(maps)
+
+    def _routed(self, i: int, inputs: list[str], units: list[tuple[int, int, list[int]]]) -> RoutedLookup:
+        lookup = self.lookups[i]
+        source, region = self.sources[lookup.source], self.sources[lookup.source].regions[lookup.region]
+        bases = self.bases(lookup.table)
+        shards = []
+        for s, service in enumerate(self.service_of_shards[lookup.table]):
+            number = next(u for u, (k, _, unit) in enumerate(units) if k == service and i in unit)
+            shards.append(RoutedShard(number, bases[s], self.place(i, units[number][2])))
+        fixed = source.kind == 0 and source.width >= 0
+        return RoutedLookup(
+            lookup.name,
+            lookup.table,
+            source.group,
+            region.count,
+            int(lookup.mean),
+            inputs.index(f"ids{lookup.source}"),
+            source.width if fixed else -1,
+            region.begin,
+            region.bag if fixed else -1,
+            inputs.index(f"bounds{lookup.source}") if source.kind else -1,
+            source.kind,
+            lookup.region if source.kind else 0,
+            len(source.regions) if source.kind else 1,
+            inputs.index(f"weights{lookup.source}") if lookup.weighted else -1,
+            int(region.padding is not None),
+            -1 if region.padding is None else region.padding,
+            int(region.from_end),
+            tuple(shards),
+        )
+
+    def _dims(self, service: int) -> list[int]:
+        held = {t.shape[1] for t, s in zip(self.tables, self.service_of_shards, strict=True) if service in s}
+        return sorted(held, reverse=True)
+
+    def bases(self, table: int) -> list[int]:
+        """Where each shard of a table begins in its service's matrix: table after table, shard after shard."""
+        found = []
+        for shard, service in enumerate(self.service_of_shards[table]):
+            before = 0
+            for t in range(table + 1):
+                if self.tables[t].shape[1] != self.tables[table].shape[1]:
+                    continue
+                for s, other in enumerate(self.service_of_shards[t]):
+                    if other == service and (t, s) < (table, shard):
+                        before += int((self.shard_of_rows[t] == s).sum())
+            found.append(before)
+        return found
+
+    def matrices(self, service: int) -> list[np.ndarray]:
+        """A service's rows, a matrix a dim."""
+        found = []
+        for dim in self._dims(service):
+            parts = [
+                table[shards == s]
+                for table, shards, services in zip(self.tables, self.shard_of_rows, self.service_of_shards, strict=True)
+                for s, holder in enumerate(services)
+                if holder == service and table.shape[1] == dim
+            ]
+            found.append(np.vstack(parts))
+        return found
+
+    def held(self, service: int, max_rows: int = 4096) -> Held:
+        dims = self._dims(service)
+        matrices = [HeldMatrix(*matrix.shape) for matrix in self.matrices(service)]
+        groups = []
+        for g in range(self.groups):
+            units = []
+            for unit in self.members(service, g):
+                spans = [self._span(i) for i in unit]
+                dim = self.tables[self.lookups[unit[0]].table].shape[1]
+                bags = sum(self.count(i) for i in unit)
+                columns = -1 if -1 in spans else sum(spans)
+                units.append(HeldUnit(dims.index(dim), bags, columns, int(self.lookups[unit[0]].weighted)))
+            if units:
+                groups.append(HeldGroup(g, max_rows, units))
+        return Held(matrices, groups)
+
+    def _span(self, lookup: int) -> int:
+        drawn = self.lookups[lookup]
+        source = self.sources[drawn.source]
+        region = source.regions[drawn.region]
+        return region.count * region.bag if source.kind == 0 and source.width >= 0 else -1
+
+    # ---- files, and putting together ----
+
+    def router(self) -> Router:
+        return Router(*self.routing())
+
+    def write_router(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        routing, id_maps = self.routing()
+        (folder / "router.json").write_text(json.dumps(routing.document(), indent=1) + "\n")
+        id_maps.tofile(folder / "idmap.bin")
+
+    def write_shard(self, service: int, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "shard.json").write_text(json.dumps(self.held(service).document(), indent=1) + "\n")
+        with (folder / "weights.bin").open("wb") as file:
+            for matrix in self.matrices(service):
+                file.write(bytes(-file.tell() % ALIGNMENT))
+                file.write(matrix.tobytes())
+
+    def holders(self) -> list[int]:
+        """Services that hold a look-up's rows."""
+        return sorted({k for k, _, _ in self.units()})
+
+    def columns(self, service: int, group: int) -> dict[int, int]:
+        """Where each look-up's columns begin in a service's sums of a group."""
+        found, column = {}, 0
+        for unit in self.members(service, group):
+            for i in unit:
+                found[i] = column
+                column += self.width(i)
+        return found
+
+    def in_group(self, group: int) -> list[int]:
+        return [i for i, lookup in enumerate(self.lookups) if self.sources[lookup.source].group == group]
+
+    def joined(
+        self, sums: Mapping[tuple[int, int], np.ndarray], divisors: Mapping[int, np.ndarray]
+    ) -> list[np.ndarray]:
+        """Look-ups' vectors of services' sums, by (service, group), and of groups' divisors."""
+        answers = []
+        for i, lookup in enumerate(self.lookups):
+            group = self.sources[lookup.source].group
+            total = sum(
+                part[:, self.columns(k, g)[i] :][:, : self.width(i)]
+                for (k, g), part in sums.items()
+                if g == group and i in self.columns(k, g)
+            )
+            answers.append(self.divided(i, np.asarray(total), divisors.get(group)))
+        return answers
+
+    def divided(self, lookup: int, sums: np.ndarray, divisors: np.ndarray | None) -> np.ndarray:
+        if divisors is None:
+            assert not self.lookups[lookup].mean
+            return sums
+        begin = self.place(lookup, self.in_group(self.sources[self.lookups[lookup].source].group))
+        mine = divisors[:, begin : begin + self.count(lookup)]
+        assert self.lookups[lookup].mean or (mine == 1).all()
+        return (sums.reshape(len(sums), self.count(lookup), -1) / mine[:, :, None]).reshape(sums.shape)
+
+
+def shard_inputs(outputs: Mapping[str, np.ndarray], service: str) -> Query:
+    """What a service gets of the router's outputs, by its own names."""
+    return {name.removeprefix(f"{service}_"): a for name, a in outputs.items() if name.startswith(f"{service}_")}
+
+
+def divisors_of(outputs: Mapping[str, np.ndarray], groups: int) -> dict[int, np.ndarray]:
+    names = {g: f"divisors{suffix(g)}" for g in range(groups)}
+    return {g: outputs[name] for g, name in names.items() if name in outputs}
+
+
+def shaped(rng: np.random.Generator, ids: np.ndarray, varying: bool) -> np.ndarray:
+    """A matrix (rows, width) in a shape of any rank that means the same."""
+    rows, width = ids.shape
+    left = _factors(rng, rows)
+    right = [width] if varying else _factors(rng, width)
+    shape = [*left, *right]
+    if rng.integers(0, 2):
+        shape = [1, *shape]
+    if width == 1 and not varying:
+        shape = left if rng.integers(0, 2) else [rows, 1]
+    return ids.reshape(shape[-8:] if len(shape) > 8 else shape)
+
+
+def _factors(rng: np.random.Generator, number: int) -> list[int]:
+    cuts = [n for n in range(2, number) if number % n == 0]
+    if not cuts or rng.integers(0, 2):
+        return [number]
+    first = int(rng.choice(cuts))
+    return [first, number // first]
+
+
+def _ids(rng: np.random.Generator, region: Region, shape: tuple[int, ...]) -> np.ndarray:
+    ids = rng.integers(-region.rows if region.from_end else 0, region.rows, shape)
+    if region.padding is None:
+        return ids
+    return np.where(rng.random(shape) < 0.3, region.padding, ids)
+
+
+def draw_cut(rng: np.random.Generator) -> Cut:
+    """A model of some tables, groups and look-ups, in some services."""
+    count, services, groups = int(rng.integers(1, 5)), int(rng.integers(1, 4)), int(rng.integers(1, 4))
+    dims = rng.choice([1, 2, 3, 8, 17, 64], count)
+    rows = [int(rng.choice([1, 7, 300, 1000])) for _ in range(count)]
+    tables = [rng.standard_normal((r, int(dim))).astype(np.float32) for r, dim in zip(rows, dims, strict=True)]
+    shards = [min(r, int(rng.integers(1, 6))) for r in rows]
+    shard_of_rows = [rng.permutation(np.arange(r) % s).astype(np.uint8) for s, r in zip(shards, rows, strict=True)]
+    service_of_shards = [rng.integers(0, services, s).tolist() for s in shards]
+    sources: list[Source] = []
+    lookups: list[Drawn] = []
+    for s in range(groups + int(rng.integers(0, 4))):
+        source = _draw_source(rng, s if s < groups else int(rng.integers(0, groups)))
+        sources.append(source)
+        _draw_regions(rng, s, source, rows, lookups)
+    return Cut(tables, shard_of_rows, service_of_shards, sources, lookups, groups, services)
+
+
+def _draw_source(rng: np.random.Generator, group: int) -> Source:
+    kind = int(rng.integers(0, 4))
+    width = -1 if rng.integers(0, 2) else int(rng.choice([1, 6, 12, 30]))
+    dtype = rng.choice([np.int32, np.int64])
+    return Source(group, kind, width if kind == 0 else -1, dtype, bool(rng.integers(0, 2)))
+
+
+def _draw_regions(rng: np.random.Generator, s: int, source: Source, rows: Sequence[int], lookups: list[Drawn]) -> None:
+    """One to three regions, each of one or two look-ups."""
+    fixed = source.kind == 0 and source.width >= 0
+    most = 1 if source.kind == 0 and not fixed else int(rng.integers(1, 4))
+    begin = 0
+    for r in range(most):
+        left = source.width - begin
+        if fixed and left < 1:
+            break
+        bag = int(rng.integers(1, left + 1)) if fixed else -1
+        repeat = int(rng.integers(1, left // bag + 1)) if fixed else 1
+        readers = [int(t) for t in rng.integers(0, len(rows), int(rng.integers(1, 3)))]
+        least = min(rows[t] for t in readers)
+        padding = rng.choice([None, -1, 0, least - 1, -100, FARAWAY])
+        source.regions.append(
+            Region(begin, repeat, bag, least, None if padding is None else int(padding), bool(rng.integers(0, 2)))
+        )
+        for table in readers:
+            weighted = bool(source.weighted and rng.integers(0, 2))
+            mean = bool(not weighted and rng.integers(0, 2))
+            lookups.append(Drawn(f"l{len(lookups)}", table, s, r, mean, weighted))
+        begin += bag * repeat if fixed else 0
+
+
+def by_hand() -> tuple[Cut, Query]:
+    """A look-up of each kind: three rows of group 0, two of group 1; tables t0 of 10 rows and t1 of 5."""
+    rng = np.random.default_rng(0)
+    tables = [rng.standard_normal((rows, dim)).astype(np.float32) for rows, dim in ((10, 2), (5, 3))]
+    sources = [
+        Source(0, 0, 4, np.int64, False, [Region(0, 2, 2, 10, None, True)]),
+        Source(0, LENGTHS, -1, np.int32, True, [Region(0, 1, -1, 10, None, False), Region(0, 1, -1, 5, 0, False)]),
+        Source(1, OFFSETS, -1, np.int64, False, [Region(0, 1, -1, 10, None, False)]),
+        Source(1, ENDS, -1, np.int64, False, [Region(0, 1, -1, 5, None, False)]),
+        Source(1, 0, -1, np.int64, False, [Region(0, 1, -1, 10, -1, False)]),
+    ]
+    lookups = [
+        Drawn("l0", 0, 0, 0, False, False),
+        Drawn("l1", 0, 1, 0, False, True),
+        Drawn("l2", 1, 1, 1, True, False),
+        Drawn("t0", 0, 2, 0, False, False),
+        Drawn("t1", 1, 3, 0, True, False),
+        Drawn("l5", 0, 4, 0, False, False),
+    ]
+    shard_of_rows = [np.arange(rows, dtype=np.uint8) % 2 for rows in (10, 5)]
+    query = {
+        "ids0": rng.integers(-10, 10, (3, 4)),
+        "ids1": np.array([9, 8, 7, 4, 0], np.int32),
+        "bounds1": np.array([1, 2, 0, 1, 1, 0], np.int64),
+        "weights1": np.arange(5, dtype=np.float32),
+        "ids2": np.array([1, 2, 9]),
+        "bounds2": np.array([0, 2]),
+        "ids3": np.array([1, 2, 4]),
+        "bounds3": np.array([0, 1, 3], np.int32),
+        "ids4": np.array([[0, -1, 9], [-1, 3, 3]]),
+    }
+    return Cut(tables, shard_of_rows, [[0, 1], [1, 0]], sources, lookups, 2, 2), query

@@ -1,0 +1,110 @@
+"""Any look-ups, from a query's tensors to vectors, routed, summed in shards and joined, against PyTorch's own."""
+
+import ctypes
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.triton_backends.fake_triton import Asked, Backend, Given, Model
+from tests.triton_backends.lookups import by_hand, divisors_of, draw_cut, shard_inputs
+from tests.triton_backends.processors import BOTH, processor
+from triton_backends.embedding_shard.shard import Shard
+from triton_backends.embedding_shard.torch_shard import TorchShard
+from triton_backends.router.routing import suffix
+
+
+@pytest.fixture(scope="module")
+def router(fake: ctypes.CDLL) -> Backend:
+    loaded = Backend(fake, "elasticrec_router")
+    loaded.initialize()
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def shard(fake: ctypes.CDLL) -> Backend:
+    loaded = Backend(fake, "elasticrec_shard")
+    loaded.initialize()
+    return loaded
+
+
+def assert_close(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    assert len(found) == len(expected)
+    for each, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(each, wanted, rtol=1e-5, atol=1e-5)
+
+
+@BOTH
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 100_000))
+def test_any_look_up_is_served_by_the_python_parts(vectors: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cut = draw_cut(rng)
+    query = cut.query(rng)
+    sums, sums_by_torch = {}, {}
+    with processor(vectors):
+        routed = cut.router().route(query)
+        for k in cut.holders():
+            own = Shard(cut.held(k), cut.matrices(k))
+            inputs = shard_inputs(routed, f"s{k}")
+            for each, found in ((own, sums), (TorchShard(own, "cpu"), sums_by_torch)):
+                found.update({(k, g.group): each.sums(inputs)[f"sums{suffix(g.group)}"] for g in own.held.groups})
+    for found in (sums, sums_by_torch):
+        assert_close(cut.joined(found, divisors_of(routed, cut.groups)), cut.expected(query))
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 100_000), pieces=st.integers(1, 3), offset=st.integers(0, 3))
+def test_any_look_up_is_served_by_the_native_parts(
+    router: Backend, shard: Backend, seed: int, pieces: int, offset: int
+) -> None:
+    """They give what the Python parts do, to the bit, however their tensors lie."""
+    rng = np.random.default_rng(seed)
+    cut = draw_cut(rng)
+    query = cut.query(rng)
+    asked = Asked(offset=offset)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        cut.write_router(folder / "router/1")
+        with Model(router, folder / "router") as model:
+            routed = model.infer({name: Given(a, pieces, offset) for name, a in query.items()}, asked)
+        wanted = cut.router().route(query)
+        assert list(routed) == list(wanted)
+        for name, tensor in wanted.items():
+            assert routed[name].dtype == tensor.dtype, name
+            np.testing.assert_array_equal(routed[name], tensor, name)
+        sums = {}
+        for k in cut.holders():
+            cut.write_shard(k, folder / f"s{k}/1")
+            inputs = shard_inputs(routed, f"s{k}")
+            with Model(shard, folder / f"s{k}") as model:
+                answer = model.infer({name: Given(a, pieces, offset) for name, a in inputs.items()}, asked)
+            by_python = Shard.open(folder / f"s{k}/1").sums(inputs)
+            assert list(answer) == list(by_python)
+            for name, tensor in by_python.items():
+                np.testing.assert_array_equal(answer[name], tensor, name)
+            sums.update({(k, g.group): answer[f"sums{suffix(g.group)}"] for g in cut.held(k).groups})
+    assert_close(cut.joined(sums, divisors_of(routed, cut.groups)), cut.expected(query))
+
+
+def test_no_ids_at_all_are_zeros(router: Backend, tmp_path: Path) -> None:
+    """Bags without ids, in tensors without a number."""
+    cut, query = by_hand()
+    query.update(
+        ids1=np.zeros(0, np.int32), bounds1=np.zeros(6, np.int64), weights1=np.zeros(0, np.float32),
+        ids2=np.zeros(0, np.int64), bounds2=np.zeros(2, np.int64), ids3=np.zeros(0, np.int64),
+        bounds3=np.zeros(3, np.int32), ids4=np.zeros((2, 0), np.int64),
+    )  # fmt: skip
+    cut.write_router(tmp_path / "1")
+    with Model(router, tmp_path) as model:
+        routed = model.infer(query)
+    assert sum(routed[f"s{k}_ids"].size for k in range(2)) == 12  # of ids0
+    assert not any(routed[f"s{k}_ids_1"].size for k in range(2))
+    sums = {}
+    for k in range(2):
+        found = Shard(cut.held(k), cut.matrices(k)).sums(shard_inputs(routed, f"s{k}"))
+        sums.update({(k, g): found[f"sums{suffix(g)}"] for g in range(2)})
+    assert_close(cut.joined(sums, divisors_of(routed, 2)), cut.expected(query))

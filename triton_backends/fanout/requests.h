@@ -1,0 +1,15 @@
+/* A call's two sides: what an embedding service gets of a query, and what it is to answer with. */
+#ifndef ELASTICREC_REQUESTS_H
+#define ELASTICREC_REQUESTS_H
+
+#include "settings.h"
+
+/* Of each group that the service holds look-ups of, the units' ids, lengths and weights; ids: how many it asks for.
+ * units: the router's; rows: of each group. The message is to be closed whatever comes of it; false where memory is out. */
+bool request_write(const Settings *settings, const RemoteShard *shard, const Unit *units, const int64_t *rows,
+                   Message *message, int64_t *ids);
+
+/* The answer's tensors, one a group of the service. */
+void request_shapes(const Settings *settings, const RemoteShard *shard, const int64_t *rows, SumsShape *shapes);
+
+#endif

@@ -1,0 +1,142 @@
+"""Sorting a query's ids to the services that hold their rows. Needs numpy alone; knows nothing of Triton."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from ctypes import byref, c_int64, pointer
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triton_backends.kernels import RouteLookup, RouteRead, RouteUnit, route
+from triton_backends.router.idmap import id_map_bytes, shard_bits
+from triton_backends.router.reading import Reading, read_lookups
+from triton_backends.router.routing import RoutedLookup, RoutedUnit, Routing, suffix
+
+DIVISORS = "divisors"
+
+
+class Router:
+    """Routes queries by the tables' id maps.
+
+    id_maps: the tables' maps one behind another, (words,) uint64; it may be a memory map, shared by all instances.
+    """
+
+    def __init__(self, routing: Routing, id_maps: NDArray[np.uint64]) -> None:
+        self.routing = routing
+        self._id_maps = id_maps  # the kernel keeps its address only
+        self._lookups = [self._route_lookup(lookup) for lookup in routing.lookups]
+
+    @classmethod
+    def open(cls, folder: Path) -> Router:
+        """The router written in `folder`: `router.json` and `idmap.bin`."""
+        routing = Routing.open(json.loads((folder / "router.json").read_text(encoding="utf-8")))
+        id_maps = folder / "idmap.bin"
+        words = np.memmap(id_maps, np.uint64, mode="r") if id_maps.stat().st_size else np.empty(0, np.uint64)
+        return cls(routing, words)
+
+    def route(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """What each service gets of a query, and what bags' sums are divided by: tensors as they are on the wire.
+
+        inputs: by name, all that look-ups read. Raises ValueError where a tensor does not fit, or an id is not of its
+        table: then it names table, id and place.
+        """
+        routing = self.routing
+        readings = read_lookups(routing.inputs, routing.tables, routing.lookups, inputs, len(routing.groups))
+        rows = [next(r.rows for r in readings if r.lookup.group == group) for group in range(len(routing.groups))]
+        units = [self._room(u, rows[unit.group], readings) for u, unit in enumerate(routing.units)]
+        routed = (RouteUnit * len(units))(*(unit.routed for unit in units))
+        for group, count in enumerate(rows):
+            self._route_group([(i, r) for i, r in enumerate(readings) if r.lookup.group == group], count, routed)
+        for unit, filled in zip(units, routed, strict=True):
+            unit.count = filled.count
+        return {**self._parts(units), **self._divisors(rows, units)}
+
+    def _route_group(self, members: Sequence[tuple[int, Reading]], rows: int, units: Any) -> None:
+        reads = (RouteRead * len(members))(
+            *(
+                RouteRead(
+                    pointer(self._lookups[i]),
+                    reading.ids.ctypes.data,
+                    None if reading.weights is None else reading.weights.ctypes.data,
+                    None if reading.starts is None else reading.starts.ctypes.data,
+                    0,
+                    reading.ids.itemsize,
+                    reading.stride,
+                    reading.bag,
+                )
+                for i, reading in members
+            )
+        )
+        place = c_int64()
+        bad = route(reads, len(reads), rows, units, byref(place))
+        if bad >= 0:
+            _, reading = members[bad]
+            raise ValueError(reading.bad_id(place.value))
+
+    def _room(self, number: int, rows: int, readings: Sequence[Reading]) -> _Room:
+        unit = self.routing.units[number]
+        ids = sum(reading.most for reading in readings if any(s.unit == number for s in reading.lookup.shards))
+        return _Room(unit, np.empty(ids, np.int32), np.empty(ids, np.float32), np.zeros(rows * unit.bags, np.int32))
+
+    def _parts(self, units: Sequence[_Room]) -> dict[str, NDArray[Any]]:
+        """The units of a service and group one after another."""
+        parts: dict[str, NDArray[Any]] = {}
+        held = dict.fromkeys((unit.unit.service, unit.unit.group) for unit in units)
+        for service, group in held:
+            mine = [unit for unit in units if (unit.unit.service, unit.unit.group) == (service, group)]
+            name, end = self.routing.services[service].name, suffix(group)
+            parts[f"{name}_ids{end}"] = np.concatenate([unit.ids[: unit.count] for unit in mine])[None]
+            parts[f"{name}_lengths{end}"] = np.concatenate([unit.lengths for unit in mine])[None]
+            weighted = [unit.weights[: unit.count] for unit in mine if unit.unit.weighted]
+            if weighted:
+                parts[f"{name}_weights{end}"] = np.concatenate(weighted)[None]
+        return parts
+
+    def _divisors(self, rows: Sequence[int], units: Sequence[_Room]) -> dict[str, NDArray[Any]]:
+        """(rows, bags of all look-ups) a group with means: a bag's ids where its look-up is one, else 1."""
+        divisors: dict[str, NDArray[Any]] = {}
+        for group, count in enumerate(rows):
+            lookups = [lookup for lookup in self.routing.lookups if lookup.group == group]
+            if not any(lookup.mean for lookup in lookups):
+                continue
+            counts = [np.zeros((count, lookup.count), np.int64) for lookup in lookups]
+            for lookup, total in zip(lookups, counts, strict=True):
+                for unit, place in {s.unit: s.place for s in reversed(lookup.shards) if lookup.mean}.items():
+                    total += units[unit].lengths.reshape(count, -1)[:, place : place + lookup.count]
+            divisors[DIVISORS + suffix(group)] = np.maximum(np.hstack(counts), 1).astype(np.float32)
+        return divisors
+
+    def _route_lookup(self, lookup: RoutedLookup) -> RouteLookup:
+        table = self.routing.tables[lookup.table]
+        bits = shard_bits(table.shards)
+        start = self._id_maps.ctypes.data + table.map_offset
+        routed = RouteLookup(start, table.rows, bits, lookup.count, int(lookup.has_padding))
+        for i in range(1 << bits):  # a broken map may name a shard that is not there: then the first
+            shard = lookup.shards[i if i < len(lookup.shards) else 0]
+            routed.base[i], routed.unit[i], routed.place[i] = shard.base, shard.unit, shard.place
+        end = table.map_offset + id_map_bytes(table.rows, table.shards)
+        if end > self._id_maps.nbytes:
+            raise ValueError(f"idmap.bin: expected {end} bytes for table {table.name}, got {self._id_maps.nbytes}")
+        return routed
+
+
+@dataclass(slots=True)
+class _Room:
+    """Where a unit's ids, weights and lengths are written, and how many ids there are then."""
+
+    unit: RoutedUnit
+    ids: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    lengths: NDArray[np.int32]
+    count: int = 0
+
+    @property
+    def routed(self) -> RouteUnit:
+        return RouteUnit(
+            self.ids.ctypes.data, self.weights.ctypes.data, self.lengths.ctypes.data, self.unit.bags, self.count
+        )
