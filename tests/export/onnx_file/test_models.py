@@ -162,7 +162,8 @@ def stays(nodes: list[Any], tmp_path: Path, **arrays: NDArray[Any]) -> str:
     inputs = {"ids": (INT64, ("N",)), "x": (FLOAT, ("N", DIM))}
     nodes = [node("Gather", ["other", "ids"], "o"), *nodes, node("Identity", ["o"], "also")]
     arrays = {"W": table(9, DIM), "other": table(9, DIM, 1), **arrays}
-    source = opened(make(nodes, inputs, {"y": (FLOAT, None), "also": (FLOAT, ("N", DIM))}, arrays), tmp_path)
+    answers: dict[str, Any] = {"y": (FLOAT, None), "also": (FLOAT, ("N", DIM))}
+    source = opened(make(nodes, inputs, answers, arrays), tmp_path)
     prove(source, tmp_path / "model.onnx", [{"ids": np.arange(3), "x": table(3, DIM)}], tmp_path)
     assert [each.name for each in source.model.tables] == ["other"]
     return next(kept.reason for kept in source.model.kept if kept.name == "W")

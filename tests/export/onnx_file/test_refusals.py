@@ -1,4 +1,4 @@
-"""Files that cannot be served, each refused in one line that names the file, the node and what to do; none runs code."""
+"""Files that cannot be served, each refused in a line that names the file, the node and what to do; none runs code."""
 
 from __future__ import annotations
 
@@ -129,9 +129,11 @@ def test_a_look_up_in_a_loop(tmp_path: Path) -> None:
         [helper.make_tensor_value_info("go_on", BOOL, []), helper.make_tensor_value_info("sum_out", FLOAT, None)],
     )
     nodes = [
-        node("Shape", ["ids"], "s"), node("Concat", ["s", "dim"], "sd", axis=0), node("ConstantOfShape", ["sd"], "zeros"),
+        node("Shape", ["ids"], "s"),
+        node("Concat", ["s", "dim"], "sd", axis=0),
+        node("ConstantOfShape", ["sd"], "zeros"),
         node("Loop", ["three", "", "zeros"], "y", body=body),
-    ]  # fmt: skip
+    ]
     arrays = {"W": table(ROWS, DIM), "three": np.array(3), "dim": np.array([DIM])}
     model = make(nodes, {"ids": (INT64, ("N",))}, {"y": (FLOAT, ("N", DIM))}, arrays)
     refused(model, tmp_path, r"table W .* it is read inside node n_y \(Loop\): .*source: exported")
@@ -251,6 +253,6 @@ def test_samples_that_are_a_pickle(tmp_path: Path) -> None:
 
     path.write_bytes(simple().SerializeToString())
     np.savez(tmp_path / "samples.npz", ids=np.array([Bomb()], dtype=object))
-    with pytest.raises(ModelFileError, match="expected an .npz with an array an input"):
+    with pytest.raises(ModelFileError, match=r"expected an \.npz with an array an input"):
         open_onnx(path, "toy", tmp_path / "samples.npz", 0, {})
     assert not marker.exists()
