@@ -108,7 +108,9 @@ def _tensors(
     stored = {}
     for name, entry in config.items():
         if not is_name(name):
-            raise ModelFileError(f"{folder}: expected names of letters, digits, _ and dots, got {name!r:.80}; export again")
+            raise ModelFileError(
+                f"{folder}: expected names of letters, digits, _ and dots, got {name!r:.80}; export again"
+            )
         meta, member = entry.get("tensor_meta"), str(entry["path_name"])
         if entry.get("use_pickle") or meta is None or not member.startswith(("weight_", "tensor_")):
             raise ModelFileError(

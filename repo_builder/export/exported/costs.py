@@ -46,14 +46,16 @@ def dense_costs(
 def _feeds(
     graph: ProgramGraph, model: Model, tensors: Mapping[str, NDArray[Any]], found: Sequence[LookedUp]
 ) -> dict[Any, torch.Tensor]:
-    sizes = _sizes(model, tensors, found)
+    sizes = _sizes(model, tensors)
     looked_up = {}
     for i, (lookup, got) in enumerate(zip(model.lookups, found, strict=True)):
         dim = model.tables[lookup.table].format.dim
         vectors = got.sums.reshape(-1, dim)
         if lookup.mode == "mean":
             vectors = vectors / got.divisors.reshape(-1, 1)
-        looked_up[f"lookup_{i}"] = vectors.reshape([sizes.get(str(size), size) for size in lookup.shape])
+        looked_up[f"lookup_{i}"] = vectors.reshape(
+            [size if isinstance(size, int) else sizes[size] for size in lookup.shape]
+        )
     values = {**tensors, **looked_up}
     return {
         node: torch.from_numpy(np.require(values[node.name], requirements=["C", "W"])).to(node.meta["val"].dtype)
@@ -61,18 +63,18 @@ def _feeds(
     }
 
 
-def _sizes(model: Model, tensors: Mapping[str, NDArray[Any]], found: Sequence[LookedUp]) -> dict[str, int]:
+def _sizes(model: Model, tensors: Mapping[str, NDArray[Any]]) -> dict[int | str, int]:
     """What varying sizes are in a query."""
-    sizes = {
-        str(size): got
+    sizes: dict[int | str, int] = {
+        size: got
         for tensor in model.dense.inputs
         for size, got in zip(tensor.shape, tensors[tensor.name].shape, strict=True)
     }
-    for lookup, looked_up in zip(model.lookups, found, strict=True):
+    for lookup in model.lookups:
         varying = [size for size in lookup.shape if isinstance(size, str) and size not in sizes]
         if len(varying) == 1:
             sizes[varying[0]] = -1
-    return {name: size for name, size in sizes.items() if not name.isdigit()}
+    return sizes
 
 
 def _may_batch(model: Model) -> bool:
@@ -87,7 +89,9 @@ def _scores_alone(graph: ProgramGraph, feeds: Mapping[Any, torch.Tensor]) -> boo
     generator = torch.Generator().manual_seed(0)
     rows = {}
     for node, values in feeds.items():
-        few = values.repeat(_ROWS, *[1] * (values.dim() - 1))[: max(_ROWS, 1)] if len(values) < _ROWS else values[:_ROWS]
+        few = (
+            values.repeat(_ROWS, *[1] * (values.dim() - 1))[: max(_ROWS, 1)] if len(values) < _ROWS else values[:_ROWS]
+        )
         noise = torch.rand(few.shape, generator=generator) / 10 if few.is_floating_point() else 0
         rows[node] = (few + noise).to(values.dtype)
     try:
@@ -97,7 +101,9 @@ def _scores_alone(graph: ProgramGraph, feeds: Mapping[Any, torch.Tensor]) -> boo
             for node in graph.outputs:
                 if alone[node].shape != together[node][row : row + 1].shape:
                     return False
-                error = (alone[node] - together[node][row : row + 1]).abs() if node.meta["val"].dtype != torch.bool else 0
+                error = (
+                    (alone[node] - together[node][row : row + 1]).abs() if node.meta["val"].dtype != torch.bool else 0
+                )
                 bound = _TOLERANCE * together[node].abs().clamp(min=1)[row : row + 1]
                 if not bool(torch.all(torch.as_tensor(error) <= bound)):
                     return False

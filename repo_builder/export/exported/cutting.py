@@ -157,7 +157,9 @@ def ids_program(graph: ProgramGraph, wanted: Sequence[Node]) -> tuple[ExportedPr
     for node in wanted:
         dtype = ids_dtype(node)
         same = node.meta["val"].dtype == dtype
-        outputs.append(cutter.copied(node) if same else cutter.call(_ATEN._to_copy.default, cutter.copied(node), dtype=dtype))
+        outputs.append(
+            cutter.copied(node) if same else cutter.call(_ATEN._to_copy.default, cutter.copied(node), dtype=dtype)
+        )
     return cutter.program(outputs), inputs
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy
 import torch
@@ -14,7 +14,7 @@ from torch.fx import Node
 from repo_builder.errors import ModelFileError
 from repo_builder.export.exported.program import Program
 
-Size = int | sympy.Expr
+Size: TypeAlias = "int | sympy.Expr"
 """A dimension: a number, or an expression of symbols."""
 
 
@@ -30,7 +30,7 @@ class Parameter:
 class ProgramGraph:
     """The graph's nodes in order, those that an output needs, and what its placeholders and outputs are.
 
-    inputs: the program's, tensors all. parameters: by placeholder. fixed: inputs that are no tensors, with their values.
+    inputs: the program's, tensors all. parameters: by placeholder. fixed: inputs that are no tensors, and their values.
     outputs: a node each, in order.
     """
 
@@ -73,12 +73,16 @@ def open_graph(program: Program) -> ProgramGraph:
             held = exported.state_dict if spec.target in exported.state_dict else exported.constants
             parameters[node] = Parameter(spec.target, held[spec.target])
         else:
-            problems.append(f"input {node.name}: expected a tensor, got {spec.arg}; make it one, or a constant of the model")
+            problems.append(
+                f"input {node.name}: expected a tensor, got {spec.arg}; make it one, or a constant of the model"
+            )
     for out in exported.graph_signature.output_specs:
         if out.kind is OutputKind.USER_OUTPUT and isinstance(out.arg, TensorArgument):
             outputs.append(by_name[out.arg.name])
         elif out.kind is OutputKind.BUFFER_MUTATION:
-            problems.append(f"buffer {out.target}: the program changes it at each call; call model.eval() before the export")
+            problems.append(
+                f"buffer {out.target}: the program changes it at each call; call model.eval() before the export"
+            )
         else:
             problems.append(f"output {out.arg}: expected tensors; let the model return tensors alone")
     problems += [

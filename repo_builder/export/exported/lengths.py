@@ -66,7 +66,11 @@ def find_lengths(graph: ProgramGraph, probes: Sequence[Probe], site: Site, offse
         return None
     if any(node.op == "call_function" and node.target not in _COUNTING for node in within):
         return None
-    blocks = {_block(probe, site, offsets, Lengths(ids, integers[0], weights, 0, 1), few) for probe in probes for few in (0, 1)}
+    blocks = {
+        _block(probe, site, offsets, Lengths(ids, integers[0], weights, 0, 1), few)
+        for probe in probes
+        for few in (0, 1)
+    }
     if len(blocks) != 1 or (found := blocks.pop()) is None:
         return None
     return Lengths(ids, integers[0], weights, *found)
@@ -75,7 +79,9 @@ def find_lengths(graph: ProgramGraph, probes: Sequence[Probe], site: Site, offse
 def _block(probe: Probe, site: Site, offsets: Node, nodes: Lengths, fewest: int) -> tuple[int, int] | None:
     """Which part of the lengths, of how many, the look-up's bags have at one size, with lengths drawn at random."""
     shape = [probe.size(size) for size in shape_of(nodes.bounds)]
-    lengths = torch.randint(fewest, 4, shape, generator=torch.Generator().manual_seed(0)).to(nodes.bounds.meta["val"].dtype)
+    lengths = torch.randint(fewest, 4, shape, generator=torch.Generator().manual_seed(0)).to(
+        nodes.bounds.meta["val"].dtype
+    )
     total = int(lengths.sum())
     feeds = {nodes.bounds: lengths, nodes.ids: torch.arange(total, dtype=nodes.ids.meta["val"].dtype)}
     wanted = [site.ids, offsets]

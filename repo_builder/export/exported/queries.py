@@ -1,4 +1,4 @@
-"""Queries as arrays by name: what is wrong with one, the whole program's answers to it, and those that come with a program."""
+"""Queries, an array an input: what is wrong with one, the whole program's answers, and those that come with it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def query_problems(inputs: Sequence[Tensor], query: Query) -> Iterator[str]:
 
 
 def _described(tensor: Tensor, sizes: Mapping[str, int] | None = None) -> str:
-    shape = [f"{size} = {sizes[size]}" if sizes and size in sizes else size for size in tensor.shape]
+    shape = [f"{size} = {sizes[size]}" if sizes and isinstance(size, str) else size for size in tensor.shape]
     return f"{tensor.datatype} [{', '.join(map(str, shape))}]"
 
 
@@ -83,7 +83,9 @@ def read_samples(path: Path, inputs: Sequence[Tensor]) -> Query:
         with np.load(path, allow_pickle=False) as archive:
             query = {name: archive[name] for name in archive.files}
     except FileNotFoundError as exc:
-        raise ModelFileError(f"{path}: expected a file of samples, found none; check model.samples in the spec") from exc
+        raise ModelFileError(
+            f"{path}: expected a file of samples, found none; check model.samples in the spec"
+        ) from exc
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as exc:
         raise ModelFileError(f"{path}: expected an .npz with an array an input, got another file ({exc})") from exc
     problems = [f"{path}: {problem}" for problem in query_problems(inputs, query)]
@@ -103,5 +105,3 @@ def example_query(graph: ProgramGraph) -> Query | None:
     if not all(isinstance(value, torch.Tensor) for value in values.values()):
         return None
     return {node.name: to_numpy(value) for node, value in values.items()}
-
-
