@@ -243,7 +243,7 @@ class Keyed(nn.Module):
         by_feature = lengths.view(self.features, -1)
         totals = by_feature.sum(1).tolist()
         for total in totals:
-            torch._check_is_size(total)
+            torch._check(total >= 0)
         ids = values.split(totals)
         ends = torch.cat([torch.zeros(self.features, 1, dtype=torch.int64), by_feature.cumsum(1)], 1)
         shares = weights.split(totals) if weights is not None else [None] * self.features
@@ -267,12 +267,12 @@ class Halves(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.half, self.brain = nn.Embedding(30, 4, dtype=torch.float16), nn.Embedding(30, 4, dtype=torch.bfloat16)
-        self.double = nn.Embedding(30, 4, dtype=torch.float64)
+        self.fp16, self.bf16 = nn.Embedding(30, 4, dtype=torch.float16), nn.Embedding(30, 4, dtype=torch.bfloat16)
+        self.fp64 = nn.Embedding(30, 4, dtype=torch.float64)
 
     def forward(self, ids: Tensor) -> Tensor:
-        low = self.half(ids).float() + self.brain(ids).float() * 2
-        return low.double() + self.double(ids).float().double()
+        low = self.fp16(ids).float() + self.bf16(ids).float() * 2
+        return low.double() + self.fp64(ids).float().double()
 
 
 class Kept(nn.Module):
