@@ -5,6 +5,7 @@ ElasticRecError
 │   ├── SpecError         the model spec: all of its mistakes at once
 │   ├── AccessError       access counts or traces
 │   ├── CheckpointError   trained weights
+│   ├── ModelFileError    a model's file: unreadable, or of a model that cannot be cut at its look-ups
 │   ├── PlanError         a plan or profile file, or one that does not fit the spec
 │   ├── ClusterError      a cluster file: all of its mistakes at once
 │   ├── PlacementError    services that the cluster's nodes cannot hold, with the smallest change that would fit
@@ -46,6 +47,10 @@ class AccessError(InputError):
 
 class CheckpointError(InputError):
     """Trained weights cannot be read or do not fit the spec."""
+
+
+class ModelFileError(InputError):
+    """A model's file cannot be read, or its model cannot be cut at its look-ups."""
 
 
 class PlanError(InputError):

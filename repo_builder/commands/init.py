@@ -56,7 +56,11 @@ def run(args: argparse.Namespace) -> None:
     if args.output.exists() and not args.force:
         raise InputError(f"{args.output}: expected no file yet, so that no spec is lost; give another, or --force")
     name = args.name or _name(args.model)
+    if not args.model.exists():
+        raise InputError(f"{args.model}: expected a model file, found none; check the path")
     write = next((each for suffix, each in _KINDS.items() if args.model.name.endswith(suffix)), None)
+    if args.model.is_dir():
+        write = _state_dict  # which says what to do with a folder
     if write is None:
         known = ", ".join(_KINDS)
         raise InputError(f"{args.model}: expected a name ending in {known}, got {args.model.name!r}; {_EXPORT}")

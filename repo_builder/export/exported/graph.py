@@ -1,0 +1,140 @@
+"""An exported program's graph: its inputs, tensors and outputs by name, sizes by name, and running parts of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
+from torch.fx import Node
+
+from repo_builder.errors import ModelFileError
+from repo_builder.export.exported.program import Program
+
+Size = int | sympy.Expr
+"""A dimension: a number, or an expression of symbols."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter, buffer or constant of the program: its name there, and its values as they lie in the file."""
+
+    name: str
+    values: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramGraph:
+    """The graph's nodes in order, those that an output needs, and what its placeholders and outputs are.
+
+    inputs: the program's, tensors all. parameters: by placeholder. fixed: inputs that are no tensors, with their values.
+    outputs: a node each, in order.
+    """
+
+    program: Program
+    nodes: Sequence[Node]
+    inputs: Sequence[Node]
+    parameters: Mapping[Node, Parameter]
+    fixed: Mapping[Node, Any]
+    outputs: Sequence[Node]
+
+    def run(self, wanted: Iterable[Node], feeds: Mapping[Node, Any]) -> dict[Node, Any]:
+        """The values of some nodes, where those of others (all inputs that they need) are given."""
+        targets = list(wanted)
+        needed = ancestors(targets, stop=feeds)
+        values: dict[Node, Any] = {**self.fixed, **feeds}
+        with torch.no_grad():
+            for node in self.nodes:
+                if node not in needed or node in values:
+                    continue
+                if node in self.parameters:
+                    values[node] = self.parameters[node].values
+                else:
+                    args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda each: values[each])
+                    values[node] = node.target(*args, **kwargs)  # type: ignore[operator] # an operator, as checked
+        return {node: values[node] for node in targets}
+
+
+def open_graph(program: Program) -> ProgramGraph:
+    """Say what each placeholder is; raises ModelFileError for inputs, outputs or states that cannot be served."""
+    exported, problems = program.exported, []
+    by_name = {node.name: node for node in exported.graph.nodes}
+    inputs, parameters, fixed, outputs = [], {}, {}, []
+    for spec in exported.graph_signature.input_specs:
+        node = by_name[spec.arg.name]
+        if spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument):
+            inputs.append(node)
+        elif spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, ConstantArgument):
+            fixed[node] = spec.arg.value
+        elif spec.target is not None:
+            held = exported.state_dict if spec.target in exported.state_dict else exported.constants
+            parameters[node] = Parameter(spec.target, held[spec.target])
+        else:
+            problems.append(
+                f"input {node.name}: expected a tensor, got {spec.arg}; make it one, or a constant of the model"
+            )
+    for out in exported.graph_signature.output_specs:
+        if out.kind is OutputKind.USER_OUTPUT and isinstance(out.arg, TensorArgument):
+            outputs.append(by_name[out.arg.name])
+        elif out.kind is OutputKind.BUFFER_MUTATION:
+            problems.append(
+                f"buffer {out.target}: the program changes it at each call; call model.eval() before the export"
+            )
+        else:
+            problems.append(f"output {out.arg}: expected tensors; let the model return tensors alone")
+    problems += [
+        f"node {node.name}: it draws random numbers ({node.target}); call model.eval() before the export"
+        for node in exported.graph.nodes
+        if _is_random(node)
+    ]
+    if problems:
+        raise ModelFileError(*dict.fromkeys(f"{program.path}: {problem}" for problem in problems))
+    used = ancestors(outputs)
+    nodes = [node for node in exported.graph.nodes if node in used or node in inputs]
+    return ProgramGraph(program, nodes, inputs, parameters, fixed, outputs)
+
+
+def _is_random(node: Node) -> bool:
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    if node.target in (torch.ops.aten.dropout.default, torch.ops.aten.native_dropout.default):
+        return bool(argument(node, 2))
+    return torch.Tag.nondeterministic_seeded in node.target.tags and argument(node, "dropout_p", 1.0) != 0.0
+
+
+def argument(node: Node, place: int | str, default: Any = None) -> Any:
+    """An operator's argument by its place or name, where it is given or has a default value."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr] # an operator
+    index = place if isinstance(place, int) else next((i for i, each in enumerate(schema) if each.name == place), None)
+    if index is None or index >= len(schema):
+        return default
+    if index < len(node.args):
+        return node.args[index]
+    return node.kwargs.get(schema[index].name, schema[index].default_value)
+
+
+def ancestors(nodes: Iterable[Node], stop: Iterable[Node] = ()) -> set[Node]:
+    """The nodes and all that they are computed from, but for what only those to stop at need."""
+    ends, found, open_nodes = set(stop), set(), list(nodes)
+    while open_nodes:
+        node = open_nodes.pop()
+        if node not in found:
+            found.add(node)
+            open_nodes += () if node in ends else node.all_input_nodes
+    return found
+
+
+def shape_of(node: Node) -> tuple[Size, ...]:
+    """The sizes of a node's tensor."""
+    return tuple(size_of(each) for each in node.meta["val"].shape)
+
+
+def size_of(value: Any) -> Size:
+    """A size as a number or an expression."""
+    if isinstance(value, torch.SymInt):
+        expression = value.node.expr
+        return int(expression) if expression.is_Integer else expression
+    return int(value)

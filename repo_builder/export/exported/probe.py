@@ -1,0 +1,146 @@
+"""What views do to their elements, found by sending numbered elements through them at two sizes.
+
+Views, slices and their kin only move elements. So where the path from one tensor to another is made of these alone,
+the places at which its elements come out, at sizes of different factors, say what it does at any size.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch.fx import Node
+
+from repo_builder.export.exported.graph import ProgramGraph, Size, ancestors, shape_of
+
+_ATEN = torch.ops.aten
+MOVES = frozenset(
+    {
+        _ATEN.view.default,
+        _ATEN.reshape.default,
+        _ATEN._unsafe_view.default,
+        _ATEN.flatten.using_ints,
+        _ATEN.unflatten.int,
+        _ATEN.ravel.default,
+        _ATEN.unsqueeze.default,
+        _ATEN.squeeze.default,
+        _ATEN.squeeze.dim,
+        _ATEN.squeeze.dims,
+        _ATEN.slice.Tensor,
+        _ATEN.select.int,
+        _ATEN.narrow.default,
+        _ATEN.split.Tensor,
+        _ATEN.split_with_sizes.default,
+        _ATEN.unbind.int,
+        _ATEN.chunk.default,
+        _ATEN.transpose.int,
+        _ATEN.permute.default,
+        _ATEN.t.default,
+        _ATEN.alias.default,
+        _ATEN.clone.default,
+        _ATEN.contiguous.default,
+        _ATEN.detach.default,
+        _ATEN.lift_fresh_copy.default,
+        operator.getitem,
+    }
+)
+_CASTS = frozenset(
+    {_ATEN._to_copy.default, _ATEN.to.dtype, _ATEN.to.device, _ATEN.to.dtype_layout, _ATEN.type_as.default}
+)
+_SAFE_CASTS = frozenset({(torch.int32, torch.int64)})
+
+
+def origin(node: Node) -> Node:
+    """The tensor whose elements a node has, moved about but not changed."""
+    while True:
+        if node.target in MOVES:
+            before = node.args[0]
+        elif node.target in _CASTS and _keeps_values(node):
+            before = node.args[0]
+        else:
+            return node
+        if not isinstance(before, Node):
+            return node
+        node = before
+
+
+def _keeps_values(node: Node) -> bool:
+    before = node.args[0]
+    if not isinstance(before, Node):
+        return False
+    dtypes = (before.meta["val"].dtype, node.meta["val"].dtype)
+    return dtypes[0] == dtypes[1] or dtypes in _SAFE_CASTS
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The program's inputs at some size of each symbol, all zeros."""
+
+    graph: ProgramGraph
+    sizes: Mapping[sympy.Symbol, int]
+
+    def size(self, size: Size) -> int:
+        """A size in numbers."""
+        return size if isinstance(size, int) else int(size.subs(dict(self.sizes)))
+
+    def numbered(self, source: Node, wanted: Sequence[Node]) -> list[torch.Tensor]:
+        """What nodes are where the elements of a source are 0, 1, 2, ... in row-major order."""
+        shape = [self.size(size) for size in shape_of(source)]
+        numbers = torch.arange(int(torch.Size(shape).numel())).reshape(shape).to(source.meta["val"].dtype)
+        return self.run(wanted, {source: numbers})
+
+    def run(self, wanted: Sequence[Node], feeds: Mapping[Node, torch.Tensor]) -> list[torch.Tensor]:
+        """What nodes are for some tensors; inputs that are not given are zeros."""
+        zeros = {
+            node: torch.zeros([self.size(size) for size in shape_of(node)], dtype=node.meta["val"].dtype)
+            for node in self.graph.inputs
+        }
+        values = self.graph.run(wanted, {**zeros, **feeds})
+        return [values[node] for node in wanted]
+
+
+def probes(graph: ProgramGraph, example: Mapping[Node, torch.Tensor] | None) -> tuple[Probe, Probe]:
+    """Two probes of sizes that differ in every symbol: the example's sizes twice and three times, else 6 and 9."""
+    known: dict[sympy.Symbol, int] = dict.fromkeys(_symbols(graph), 3)
+    for node, value in (example or {}).items():
+        for size, got in zip(shape_of(node), value.shape, strict=True):
+            if isinstance(size, sympy.Symbol):
+                known[size] = int(got)
+    most = {symbol: each.upper for symbol, each in graph.program.exported.range_constraints.items()}
+
+    def scaled(factor: int) -> dict[sympy.Symbol, int]:
+        return {
+            symbol: min(value * factor, int(most[symbol])) if _is_finite(most.get(symbol)) else value * factor
+            for symbol, value in known.items()
+        }
+
+    return Probe(graph, scaled(2)), Probe(graph, scaled(3))
+
+
+def _is_finite(value: Any) -> bool:
+    return value is not None and getattr(value, "is_Integer", False)
+
+
+def _symbols(graph: ProgramGraph) -> Iterator[sympy.Symbol]:
+    for node in graph.inputs:
+        for size in shape_of(node):
+            if not isinstance(size, int):
+                yield from sorted(size.free_symbols, key=str)
+
+
+def read_by(graph: ProgramGraph, nodes: Iterable[Node], stop: Iterable[Node] = ()) -> set[Node]:
+    """What nodes are computed from, but for what they need the sizes of only."""
+    readers = [each for each in graph.nodes if each.target in _SIZE_READERS]
+    return ancestors(nodes, stop=[*readers, *stop])
+
+
+def is_fixed(graph: ProgramGraph, node: Node) -> bool:
+    """Whether a node's values depend on the inputs' sizes at most, not on what is in them."""
+    return not any(each in graph.inputs for each in read_by(graph, [node]))
+
+
+_SIZE_READERS = frozenset({_ATEN.sym_size.int, _ATEN.sym_numel.default, _ATEN.sym_stride.int})

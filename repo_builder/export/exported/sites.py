@@ -1,0 +1,103 @@
+"""Where a program looks rows up in a parameter: the operators that do, and what they take."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+from repo_builder.export.exported.graph import ProgramGraph, argument
+from repo_builder.model.types import Mode
+
+_ATEN = torch.ops.aten
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A look-up in the graph: `result` is what comes out, `operator` what does it, `table` the parameter's placeholder.
+
+    offsets: where bags begin, of a pooled one; with_last: whether the end of the last bag stands there too.
+    weights: by which rows are multiplied. padding: the id that counts for none. from_end: -1 is the last row.
+    flaw: why it cannot be cut off, if so.
+    """
+
+    operator: Node
+    result: Node
+    table: Node
+    ids: Node
+    mode: Mode = "none"
+    offsets: Node | None = None
+    with_last: bool = False
+    weights: Node | None = None
+    padding: int | None = None
+    from_end: bool = False
+    flaw: str | None = None
+
+
+def find_sites(graph: ProgramGraph) -> list[Site]:
+    """All look-ups in floating-point matrices among the parameters, in the graph's order."""
+    sites = []
+    for node in graph.nodes:
+        if node.op == "call_function" and (read := _READERS.get(node.target)) is not None:
+            site = read(node)
+            held = graph.parameters.get(site.table) if site is not None else None
+            if site is not None and held is not None and held.values.dim() == 2 and held.values.is_floating_point():
+                sites.append(site)
+    return sites
+
+
+def _embedding(node: Node) -> Site | None:
+    return Site(node, node, argument(node, 0), argument(node, 1))
+
+
+def _index_select(node: Node) -> Site | None:
+    return Site(node, node, argument(node, 0), argument(node, 2)) if argument(node, 1) in (0, -2) else None
+
+
+def _index(node: Node) -> Site | None:
+    places = argument(node, 1)
+    if len(places) != 1 or not isinstance(places[0], Node) or places[0].meta["val"].dtype == torch.bool:
+        return None
+    return Site(node, node, argument(node, 0), places[0], from_end=True)
+
+
+def _bag(node: Node) -> Site | None:
+    parts = {user.args[1]: user for user in node.users if user.target is operator.getitem and user.users}
+    others = [user.name for user in node.users if user.target is not operator.getitem]
+    result = parts.pop(0, None)
+    if result is None:
+        return None
+    modes: tuple[Mode, ...] = ("sum", "mean")
+    mode = argument(node, "mode")
+    flaw = None
+    if mode >= len(modes):
+        flaw = f"{node.name} takes the largest of a bag's values (mode max), which partial sums cannot"
+    elif parts or others:
+        flaw = f"{node.name}'s other results are used, by {next(iter(parts.values())).name if parts else others[0]}"
+    padding = argument(node, "padding_idx", -1)
+    return Site(
+        operator=node,
+        result=result,
+        table=argument(node, 0),
+        ids=argument(node, 1),
+        mode=modes[min(mode, 1)],
+        offsets=argument(node, 2),
+        with_last=bool(argument(node, "include_last_offset", False)),
+        weights=argument(node, "per_sample_weights"),
+        padding=None if padding is None or padding < 0 else int(padding),
+        flaw=flaw,
+    )
+
+
+_READERS: Mapping[object, Callable[[Node], Site | None]] = {
+    _ATEN.embedding.default: _embedding,
+    _ATEN.index_select.default: _index_select,
+    _ATEN.index.Tensor: _index,
+    _ATEN.embedding_bag.default: _bag,
+    _ATEN.embedding_bag.padding_idx: _bag,
+    _ATEN._embedding_bag.default: _bag,
+    _ATEN._embedding_bag_forward_only.default: _bag,
+}

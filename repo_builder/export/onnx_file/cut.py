@@ -1,0 +1,193 @@
+"""The cut: which initializers become tables, which look-ups read them, and what stays in the dense graph, and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from repo_builder.errors import ModelFileError
+from repo_builder.export.onnx_file.graph import Graph, Size
+from repo_builder.export.onnx_file.ids import Bags, Place, bags_of, may_come_before, place_of, reason_against
+from repo_builder.export.onnx_file.read import node_name
+from repo_builder.export.onnx_file.sites import Site, find_sites, pooled
+from repo_builder.model.types import Kept, Mode
+
+Keep = Literal["dense", "shard"]
+"""Where the spec wants a table, whatever its size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """How rows are read: look-ups of two tables that read alike can be one."""
+
+    place: Place
+    bags: Bags
+    mode: Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A look-up: of a table, whose members are initializers side by side, at the sites of each member."""
+
+    table: int
+    read: Read
+    sites: tuple[Site, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What is cut off a graph. members: each table's initializers; names: each table's."""
+
+    names: tuple[str, ...]
+    members: tuple[tuple[str, ...], ...]
+    lookups: tuple[Found, ...]
+    kept: tuple[Kept, ...]
+    notes: tuple[str, ...]
+
+
+def cut(graph: Graph, keep_under_bytes: int, keep: Mapping[str, Keep]) -> Cut:
+    """Cut the graph at its look-ups. Raises ModelFileError where `keep` names no table, or one that cannot be cut."""
+    sites, reasons = find_sites(graph)
+    names = table_names([*dict.fromkeys([*(site.table for site in sites), *reasons])])
+    _check_keep(keep, names, reasons)
+    kept = dict(reasons)
+    for table, name in names.items():
+        size_bytes = 4 * prod(size.number for size in graph.shapes[table])
+        if keep.get(name) == "dense":
+            kept.setdefault(table, f"keep: {name} is dense in the spec")
+        elif keep.get(name) != "shard" and size_bytes < keep_under_bytes:
+            kept.setdefault(table, f"its {size_bytes} bytes are under {keep_under_bytes} (keep_under_bytes)")
+    _keep_unreachable(graph, sites, kept)
+    _check_keep(keep, names, kept)
+    reads = _reads(graph, [site for site in sites if site.table not in kept])
+    members = _side_by_side(graph, reads)
+    notes = tuple(f"{names[table]}: {note}" for table, note in _loop_notes(graph, reads))
+    return Cut(
+        tuple(names[tables[0]] for tables in members),
+        members,
+        tuple(_found(members, reads)),
+        tuple(_kept(graph, names, kept)),
+        notes,
+    )
+
+
+def table_names(initializers: Sequence[str]) -> Mapping[str, str]:
+    """The initializers' names as a spec can hold them: letters, digits, `_`, `.` and `-`, 64 at most."""
+    names: dict[str, str] = {}
+    for initializer in initializers:
+        plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", initializer).strip("_.-")[-_NAME_LENGTH:].lstrip("_.-") or "table"
+        taken = set(names.values())
+        free = (name for name in (plain, *(f"{plain}_{i}" for i in range(2, len(names) + 3))) if name not in taken)
+        names[initializer] = next(free)
+    return names
+
+
+_NAME_LENGTH = 58  # of 64: room for a number
+
+
+def _check_keep(keep: Mapping[str, Keep], names: Mapping[str, str], reasons: Mapping[str, str]) -> None:
+    problems = [
+        f"keep: expected tables among {', '.join(names.values())}, got {name!r}"
+        for name in keep
+        if name not in names.values()
+    ]
+    problems += [
+        f"keep: {name} cannot be sharded: {reasons[table]}; take it out of keep"
+        for table, name in names.items()
+        if keep.get(name) == "shard" and table in reasons
+    ]
+    if problems:
+        raise ModelFileError(*problems)
+
+
+def _keep_unreachable(graph: Graph, sites: Sequence[Site], kept: dict[str, str]) -> None:
+    """Add the tables with a look-up whose ids cannot be known before the look-ups, until none is left."""
+    found = True
+    while found:
+        looked_up = {site.node for site in sites if site.table not in kept}
+        found = False
+        for site in sites:
+            if site.table in kept:
+                continue
+            reason = reason_against(graph, site, looked_up)
+            if reason is not None:
+                kept[site.table] = reason
+                found = True
+                break
+
+
+def _reads(graph: Graph, sites: Sequence[Site]) -> Mapping[str, Mapping[Read, tuple[Site, ...]]]:
+    """How each initializer is read, and where: a look-up that the graph has twice is one."""
+    looked_up = {site.node for site in sites}
+    reads: dict[str, dict[Read, tuple[Site, ...]]] = {}
+    for plain in sites:
+        of_table = reads.setdefault(plain.table, {})
+        read, site = _read(graph, plain, looked_up)
+        of_table[read] = (*of_table.get(read, ()), site)
+    return reads
+
+
+def _read(graph: Graph, plain: Site, looked_up: set[int]) -> tuple[Read, Site]:
+    site = pooled(graph, plain, lambda tensor: may_come_before(graph, tensor, looked_up))
+    for each in (site, plain):
+        bags = bags_of(graph, each)
+        place = place_of(graph, each, bags) if bags is not None else None
+        if bags is not None and place is not None:
+            return Read(place, bags, each.mode), each
+    raise ValueError(f"node {node_name(graph.nodes[plain.node])}: its ids lie nowhere")
+
+
+def _side_by_side(graph: Graph, reads: Mapping[str, Mapping[Read, tuple[Site, ...]]]) -> tuple[tuple[str, ...], ...]:
+    """The initializers in tables: those of as many rows that are read alike, everywhere, are one."""
+    alike: dict[tuple[Size, frozenset[Read]], list[str]] = {}
+    for initializer, of_table in reads.items():
+        alike.setdefault((graph.shapes[initializer][0], frozenset(of_table)), []).append(initializer)
+    return tuple(tuple(tables) for tables in alike.values())
+
+
+def _found(members: Sequence[Sequence[str]], reads: Mapping[str, Mapping[Read, tuple[Site, ...]]]) -> Iterator[Found]:
+    """All look-ups, in the graph's order of their first site."""
+    found = [
+        Found(table, read, tuple(site for member in of_table for site in reads[member][read]))
+        for table, of_table in enumerate(members)
+        for read in reads[of_table[0]]
+    ]
+    return iter(sorted(found, key=lambda each: min(site.node for site in each.sites)))
+
+
+def _kept(graph: Graph, names: Mapping[str, str], kept: Mapping[str, str]) -> Iterator[Kept]:
+    for table, reason in kept.items():
+        shape = [size.number for size in graph.shapes[table]] or [1]
+        yield Kept(names[table], shape[0], prod(shape[1:]), reason)
+
+
+def _loop_notes(graph: Graph, reads: Mapping[str, Mapping[Read, tuple[Site, ...]]]) -> Iterator[tuple[str, str]]:
+    """What to say of a table whose looked-up rows are gone through by a loop: it works, but slowly."""
+    for table, of_table in reads.items():
+        for site in (site for sites in of_table.values() for site in sites):
+            loop = _loop_after(graph, site.output)
+            if loop is not None:
+                yield (
+                    table,
+                    f"its rows go through the loop of node {loop}, as torch's exporters write EmbeddingBag, which "
+                    "stays, slow as it was; the program of torch.export (source: exported) has none",
+                )
+                break
+
+
+def _loop_after(graph: Graph, tensor: str) -> str | None:
+    todo, seen = [tensor], set[str]()
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for node in (graph.nodes[place] for place in graph.read_by.get(name, ())):
+            if node.op_type in ("Loop", "Scan"):
+                return node_name(node)
+            if node.op_type in ("Cast", "Identity", "Mul", "Reshape", "Squeeze", "Unsqueeze"):
+                todo += node.output
+    return None

@@ -1,0 +1,242 @@
+"""Opening an `.onnx` file: its look-ups found, the model described, and the parts that are cut kept for writing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from repo_builder.errors import ModelFileError
+from repo_builder.export.onnx_file.check import TOLERANCE, difference
+from repo_builder.export.onnx_file.costs import flops, parameter_bytes
+from repo_builder.export.onnx_file.cut import Cut, Keep, cut
+from repo_builder.export.onnx_file.dense_graph import dense_graph, dims, ids_graph, lookup_shape
+from repo_builder.export.onnx_file.graph import Graph
+from repo_builder.export.onnx_file.read import read_without_weights
+from repo_builder.export.onnx_file.run import DATATYPES, RUNTIME_ERRORS, Arrays, Session
+from repo_builder.export.onnx_file.samples import drawn, first_rows, read_samples, sizes_of
+from repo_builder.export.onnx_file.source import OnnxSource
+from repo_builder.export.onnx_file.symbols import name_symbols
+from repo_builder.model.types import BATCH, Dense, Group, Ids, IdsGraph, Lookup, Model, RowFormat, Table, Tensor
+
+
+def open_onnx(
+    path: Path, name: str, samples: Path | None, keep_under_bytes: int, keep: Mapping[str, Keep]
+) -> OnnxSource:
+    """Open a model and cut it at its look-ups; tables stay in the file.
+
+    samples: an .npz with an array an input; without, queries are drawn. keep_under_bytes: smaller tables stay in the
+    dense graph. keep: tables that stay, or do not, whatever their size. Raises ModelFileError, a line a problem, where
+    the file or its model cannot be served.
+    """
+    lean = read_without_weights(path)
+    graph = Graph(lean, path.parent, name_symbols(lean.graph, path))
+    inputs = tuple(_tensor(path, graph, entry) for entry in lean.graph.input)
+    whole = _session(lean, path)
+    try:
+        found = cut(graph, keep_under_bytes, keep)
+    except ModelFileError as exc:
+        raise ModelFileError(*(f"{path}: {problem}" for problem in exc.problems)) from exc
+    _refuse_none(path, found)
+    recorded = read_samples(samples, inputs) if samples is not None else None
+    query, answers = _tried(path, whole, inputs, found, graph, recorded)
+    return _source(path, name, graph, found, inputs, whole, query, answers, recorded)
+
+
+def _tensor(path: Path, graph: Graph, entry: onnx.ValueInfoProto) -> Tensor:
+    """An input or output; raises ModelFileError where it is none that a server can take."""
+    kind = entry.type.tensor_type.elem_type
+    if kind not in DATATYPES:
+        named = onnx.TensorProto.DataType.Name(kind) if kind else "no tensor"
+        raise ModelFileError(
+            f"{path}: input {entry.name}: expected numbers, got {named}; do what takes them before the model"
+        )
+    return Tensor(entry.name, DATATYPES[kind], tuple(size.dimension for size in graph.shapes[entry.name]))
+
+
+def _session(lean: onnx.ModelProto, path: Path) -> Session:
+    try:
+        return Session(lean, path.parent)
+    except RUNTIME_ERRORS as exc:
+        raise ModelFileError(f"{path}: expected a model that onnxruntime loads, got: {_first_line(exc)}") from exc
+
+
+def _first_line(exc: Exception) -> str:
+    return str(exc).strip().splitlines()[0]
+
+
+def _refuse_none(path: Path, found: Cut) -> None:
+    if found.lookups:
+        return
+    if not found.kept:
+        raise ModelFileError(
+            f"{path}: expected look-ups, Gather nodes on axis 0 of an initializer of floats, found none; "
+            "it has no embedding tables: serve it as it is"
+        )
+    raise ModelFileError(
+        f"{path}: expected a table to cut off, found {len(found.kept)} that all stay in the dense graph",
+        *(f"{path}: table {kept.name} ({kept.rows} x {kept.dim}): {kept.reason}" for kept in found.kept),
+    )
+
+
+_ROWS = 32  # of a query that a model is tried on, at most: each of its ids makes pages of the file resident
+_BOUNDS = (100, 2, 1)
+
+
+def _tried(
+    path: Path, whole: Session, inputs: Sequence[Tensor], found: Cut, graph: Graph, recorded: Arrays | None
+) -> tuple[Arrays, Arrays]:
+    """A query and its answers: recorded, or the first of some drawn ones that the model takes."""
+    if recorded is not None:
+        query = first_rows(recorded, inputs, _ROWS)
+        try:
+            return query, whole.run(query)
+        except RUNTIME_ERRORS as exc:
+            raise ModelFileError(f"{path}: the samples are no query that the model takes: {_first_line(exc)}") from exc
+    bounds = _bounds(found, graph)
+    for below in (min(graph.shapes[each][0].number for of_table in found.members for each in of_table), *_BOUNDS):
+        query = drawn(inputs, bounds, below)
+        try:
+            return query, whole.run(query)
+        except RUNTIME_ERRORS as exc:
+            refusal = _first_line(exc)
+    raise ModelFileError(
+        f"{path}: expected a model that takes drawn queries, got: {refusal}; "
+        "give recorded ones: samples, an .npz with an array an input"
+    )
+
+
+def _bounds(found: Cut, graph: Graph) -> Mapping[str, list[int]]:
+    """What ids are below, by input and column: the rows of their tables, and 2 for columns that hold none."""
+    bounds: dict[str, list[int]] = {}
+    held: dict[tuple[str, int], int] = {}
+    for each in found.lookups:
+        place, rows = each.read.place, graph.shapes[found.members[each.table][0]][0].number
+        width = place.layout.width or 1
+        taken = range(place.layout.begin, place.layout.begin + each.read.bags.count * max(place.layout.bag, 1))
+        of_input = bounds.setdefault(place.tensor, [2] * width)
+        for column in taken if place.layout.width else [0]:
+            held[place.tensor, column] = min(rows, held.get((place.tensor, column), rows))
+            of_input[column] = held[place.tensor, column]
+    return bounds
+
+
+def _source(
+    path: Path, name: str, graph: Graph, found: Cut, inputs: tuple[Tensor, ...], whole: Session, query: Arrays,
+    answers: Arrays, recorded: Arrays | None,
+) -> OnnxSource:  # fmt: skip
+    sizes = sizes_of(query, inputs)
+    outputs = tuple(_output(path, graph, entry, answers[entry.name], sizes) for entry in graph.model.graph.output)
+    cut_off, before = dense_graph(graph, found, outputs), ids_graph(graph, found)
+    ids_session = Session(before, path.parent) if before is not None else None
+    tensors = {**query, **(ids_session.run(query) if ids_session is not None else {})}
+    groups = _groups(found, tensors, max(1, sizes[BATCH]))
+    tables = tuple(
+        Table(table, graph.shapes[members[0]][0].number, RowFormat(sum(dims(graph, found, place))))
+        for place, (table, members) in enumerate(zip(found.names, found.members, strict=True))
+    )
+    lookups = tuple(_lookups(graph, found, tables, groups, tensors))
+    read = {entry.name for entry in cut_off.graph.input}
+    dense = Dense(
+        tuple(tensor for tensor in inputs if tensor.name in read),
+        flops(cut_off, sizes) / max(1, sizes[BATCH]),
+        parameter_bytes(cut_off.graph),
+        batched=False,
+    )
+    model = Model(name, inputs, outputs, tables, groups, lookups, dense, _ids_graph(graph, before), found.kept)
+    model = replace(model, dense=replace(dense, batched=_is_batched(model, whole, query)))
+    return OnnxSource(path, model, graph, found, (cut_off, before), (whole, ids_session), (query, answers), recorded)
+
+
+def _output(
+    path: Path, graph: Graph, entry: onnx.ValueInfoProto, answer: NDArray[Any], sizes: Mapping[str, int]
+) -> Tensor:
+    """An output; a dimension that cannot be told is the batch where it is the first and as large, or another."""
+    kind = graph.types.get(entry.name, entry.type.tensor_type.elem_type)
+    if kind not in DATATYPES:
+        raise ModelFileError(f"{path}: output {entry.name}: expected numbers, got another type; leave it out")
+    shape = graph.shapes.get(entry.name)
+    if shape is None or [size.at(sizes) for size in shape] != list(answer.shape):
+        dimensions: list[int | str] = [
+            BATCH if axis == 0 and size == sizes[BATCH] else f"{entry.name}_{axis}"
+            for axis, size in enumerate(answer.shape)
+        ]
+        if shape is not None and len(shape) == len(dimensions):
+            told = [size.at(sizes) == got for size, got in zip(shape, answer.shape, strict=True)]
+            dimensions = [s.dimension if t else d for s, t, d in zip(shape, told, dimensions, strict=True)]
+        return Tensor(entry.name, DATATYPES[kind], tuple(dimensions))
+    return Tensor(entry.name, DATATYPES[kind], tuple(size.dimension for size in shape))
+
+
+def _groups(found: Cut, tensors: Arrays, batch: int) -> tuple[Group, ...]:
+    """The axes that look-ups go along, the batch first."""
+    rows: dict[int | str, int] = {}
+    for each in found.lookups:
+        tensor, layout = tensors[each.read.place.tensor], each.read.place.layout
+        width = tensor.shape[-1] if layout.width is None else layout.width
+        rows.setdefault(each.read.bags.rows.dimension, tensor.size // max(1, width))
+    order = sorted(rows, key=lambda dimension: dimension != BATCH)
+    return tuple(Group(dimension, rows[dimension] / batch) for dimension in order)
+
+
+def _lookups(
+    graph: Graph, found: Cut, tables: Sequence[Table], groups: Sequence[Group], tensors: Arrays
+) -> Iterator[Lookup]:
+    of_table: Counter[int] = Counter()
+    places = {group.rows: place for place, group in enumerate(groups)}
+    for each in found.lookups:
+        of_table[each.table] += 1
+        table, number = tables[each.table], of_table[each.table]
+        place, bags = each.read.place, each.read.bags
+        layout = place.layout
+        ids = bags.count * layout.bag if layout.width is not None else tensors[place.tensor].shape[-1]
+        yield Lookup(
+            table.name if number == 1 else f"{table.name}_{number}",
+            each.table,
+            places[bags.rows.dimension],
+            Ids(place.tensor, layout, place.weights, from_end=True),
+            each.read.mode,
+            bags.count,
+            lookup_shape(each, table.format.dim),
+            float(ids),
+        )
+
+
+def _ids_graph(graph: Graph, before: onnx.ModelProto | None) -> IdsGraph | None:
+    if before is None:
+        return None
+    inputs, outputs = (
+        tuple(
+            Tensor(entry.name, DATATYPES[graph.types[entry.name]], tuple(d.dimension for d in graph.shapes[entry.name]))
+            for entry in entries
+        )
+        for entries in (before.graph.input, before.graph.output)
+    )
+    return IdsGraph(inputs, outputs)
+
+
+_TRIED_ROWS = 3
+
+
+def _is_batched(model: Model, whole: Session, query: Arrays) -> bool:
+    """Whether all has the batch first, once, and rows are answered alike one by one and together."""
+    tensors = [*model.inputs, *model.outputs]
+    shapes = [tensor.shape for tensor in tensors] + [lookup.shape for lookup in model.lookups]
+    if any(shape[:1] != (BATCH,) or BATCH in shape[1:] for shape in shapes):
+        return False
+    rows = np.resize(np.arange(len(next(iter(query.values())))), _TRIED_ROWS)
+    try:
+        together = whole.run({name: array[rows] for name, array in query.items()})
+        alone = [whole.run({name: array[[row]] for name, array in query.items()}) for row in rows.tolist()]
+    except RUNTIME_ERRORS:
+        return False
+    return all(
+        difference(np.concatenate([each[name] for each in alone]), answers) <= TOLERANCE
+        for name, answers in together.items()
+    )

@@ -1,0 +1,225 @@
+"""Where the ids of look-ups come from: columns of an input, or of a tensor that an ids graph makes of the inputs.
+
+Between an input and the ids often stands work that only moves numbers: a column is taken, an axis is added. Whether
+ids are columns of a tensor is seen by running that part of the graph on numbers drawn at random, in two sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import mul
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from repo_builder.export.onnx_file.graph import Graph, Shape, Size
+from repo_builder.export.onnx_file.read import node_name
+from repo_builder.export.onnx_file.run import RUNTIME_ERRORS, Arrays, Session
+from repo_builder.export.onnx_file.sites import Site
+from repo_builder.model.types import Columns
+
+INTEGERS = (TensorProto.INT32, TensorProto.INT64)
+_MOVES = {"Cast", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+_HEAVY = {
+    "Conv", "Einsum", "Gemm", "GRU", "LSTM", "MatMul", "MatMulInteger", "Multinomial", "QLinearMatMul", "RNN",
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
+}  # fmt: skip
+_SEEDS = (1, 2)
+_SMALL = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Bags:
+    """How many bags ids make: `count` for each of the group's `rows`, of `bag` ids each.
+
+    None: all of a last axis, which varies.
+    """
+
+    rows: Size
+    count: int
+    bag: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The tensor whose columns are a look-up's ids, and the one like it with their weights."""
+
+    tensor: str
+    layout: Columns
+    weights: str | None
+
+
+def bags_of(graph: Graph, site: Site) -> Bags | None:
+    """How a look-up's ids are bags of rows; None where their shape cannot be told.
+
+    The rows are the ids' varying dimensions, or the first where none varies; what stands after them are bags of a row.
+    """
+    shape = graph.shapes.get(site.ids)
+    if shape is None:
+        return None
+    rows_shape, bag = shape[: len(shape) - site.bag_axes], product(shape[len(shape) - site.bag_axes :])
+    if bag.symbols:
+        return Bags(product(rows_shape), 1, None)
+    varying = [axis for axis, size in enumerate(rows_shape) if size.symbols]
+    after = varying[-1] + 1 if varying else 1
+    rows, count = product(rows_shape[:after]), product(rows_shape[after:]).number
+    if after == 1 and varying:
+        rows, count = Size(1, rows.symbols), count * rows.number
+    return Bags(rows, count, bag.number)
+
+
+def product(shape: Shape) -> Size:
+    """How many numbers there are in it."""
+    return reduce(mul, shape, Size(1))
+
+
+def reason_against(graph: Graph, site: Site, looked_up: Collection[int]) -> str | None:
+    """Why a look-up must stay in the dense graph; None where it need not. looked_up: the nodes of all look-ups."""
+    node = node_name(graph.nodes[site.node])
+    made_by = graph.needed([site.ids])
+    before = next((graph.nodes[place] for place in made_by if place in looked_up), None)
+    if before is not None:
+        return f"the ids of node {node} depend on what node {node_name(before)} looks up"
+    heavy = next((graph.nodes[place] for place in made_by if graph.nodes[place].op_type in _HEAVY), None)
+    if heavy is not None:
+        return f"the ids of node {node} are computed by node {node_name(heavy)} ({heavy.op_type})"
+    if not _read_inputs(graph, site.ids):
+        return f"the ids of node {node} are the same in every query of a size"
+    if site.ids not in graph.shapes:
+        return f"the shape of the ids of node {node} cannot be told before a query comes"
+    return None
+
+
+def _read_inputs(graph: Graph, tensor: str) -> bool:
+    """Whether a tensor depends on an input's values, not on its shape alone."""
+    seen, todo = set[str](), [tensor]
+    while todo:
+        name = todo.pop()
+        if name in graph.inputs:
+            return True
+        if name in seen or name not in graph.made_by:
+            continue
+        seen.add(name)
+        place = graph.made_by[name]
+        if graph.nodes[place].op_type not in ("Shape", "Size"):
+            todo += graph.reads[place]
+    return False
+
+
+def may_come_before(graph: Graph, tensor: str, looked_up: Collection[int]) -> bool:
+    """Whether a tensor can be made in the ids graph."""
+    places = graph.needed([tensor])
+    return not any(place in looked_up or graph.nodes[place].op_type in _HEAVY for place in places)
+
+
+def place_of(graph: Graph, site: Site, bags: Bags) -> Place | None:
+    """Where a look-up's ids, and their weights, lie: the farther up from the Gather the better.
+
+    None where its weights are no tensor like that of its ids.
+    """
+    weights = _moved_from(graph, site.weights) if site.weights else []
+    last = graph.shapes[site.ids][-1:]
+    for tensor in reversed(_moved_from(graph, site.ids)):
+        layout = _columns(graph, tensor, site.ids, bags, last)
+        if layout is None:
+            continue
+        if site.weights is None:
+            return Place(tensor, layout, None)
+        if layout.begin or (layout.width is not None and layout.width != bags.count * (bags.bag or 1)):
+            continue
+        for other in reversed(weights):
+            alike = graph.shapes.get(other) == graph.shapes[tensor]
+            if alike and _columns(graph, other, site.weights, bags, last) == layout:
+                return Place(tensor, layout, other)
+    return None
+
+
+def _moved_from(graph: Graph, tensor: str) -> list[str]:
+    """A tensor, and those that it is moved from, each through the next, up to the first that is computed."""
+    chain = [tensor]
+    while chain[-1] in graph.made_by:
+        node = graph.nodes[graph.made_by[chain[-1]]]
+        source = node.input[0] if node.op_type in _MOVES else ""
+        is_integer = graph.types.get(chain[-1]) in INTEGERS
+        if source in graph.initializers or source not in graph.shapes or source not in graph.types:
+            break
+        if (graph.types[source] in INTEGERS) != is_integer or (not is_integer and node.op_type == "Cast"):
+            break
+        chain.append(source)
+    return chain
+
+
+def _columns(graph: Graph, tensor: str, ids: str, bags: Bags, last: Shape) -> Columns | None:
+    """Which columns of a tensor some ids (or weights) are, where they are. last: the ids' last dimension."""
+    found = []
+    moved = None if tensor == ids else _session(graph, tensor, ids)
+    for seed in _SEEDS:
+        rng = np.random.default_rng(seed)
+        sizes = {symbol: int(rng.integers(2, 9)) for symbol in sorted(set(graph.symbols.values()))}
+        rows, shape = bags.rows.at(sizes), _sizes(graph.shapes[tensor], sizes)
+        if tensor == ids and (rows is None or shape is None):
+            return Columns(0, bags.bag or -1, None if bags.bag is None else bags.count * bags.bag)
+        if rows is None or shape is None:
+            return None
+        drawn = _drawn(graph.types[tensor], shape, rng)
+        got = drawn if moved is None else _moved(graph, moved, {tensor: drawn}, sizes)
+        found.append(None if got is None else _found_in(drawn, got, rows))
+    first, other = found
+    if first is None or other is None:
+        return None
+    begin, taken, width = first
+    if bags.bag is None:
+        whole = begin == 0 and taken == width and other[1] == other[2]
+        return Columns(0, -1, None) if whole and graph.shapes[tensor][-1:] == last else None
+    return Columns(begin, bags.bag, width) if first == other and taken == bags.count * bags.bag else None
+
+
+def _found_in(drawn: NDArray[Any], got: NDArray[Any], rows: int) -> tuple[int, int, int] | None:
+    """The first column, how many, and of how many, where one matrix of so many rows is columns of the other."""
+    if drawn.size % rows or got.size % rows:
+        return None
+    all_columns, columns = drawn.reshape(rows, -1), got.reshape(rows, -1)
+    taken, width = columns.shape[1], all_columns.shape[1]
+    for begin in np.flatnonzero(all_columns[0] == columns[0, 0]).tolist():
+        if np.array_equal(all_columns[:, begin : begin + taken], columns):
+            return begin, taken, width
+    return None
+
+
+def _session(graph: Graph, tensor: str, ids: str) -> Session:
+    """What moves a tensor's numbers to the ids; it may read shapes of inputs."""
+    read = {name for place in graph.needed([ids], [tensor]) for name in graph.reads[place]}
+    names = [tensor, *(name for name in graph.inputs if name in read and name != tensor)]
+    inputs = [graph.info(name, [None] * len(graph.shapes[name])) for name in names]
+    return Session(graph.extract(inputs, [graph.info(ids, [None] * len(graph.shapes[ids]))]), graph.folder)
+
+
+def _moved(graph: Graph, moved: Session, given: Arrays, sizes: Mapping[str, int]) -> NDArray[Any] | None:
+    """What becomes of a tensor's numbers; None where they cannot be moved in these sizes."""
+    others = {name: _sizes(graph.shapes[name], sizes) for name in moved.inputs if name not in given}
+    zeros = {
+        name: np.zeros(shape or (), helper.tensor_dtype_to_np_dtype(graph.types[name]))
+        for name, shape in others.items()
+    }
+    try:
+        (got,) = moved.run({**zeros, **given}).values()
+    except RUNTIME_ERRORS:
+        return None
+    return got
+
+
+def _sizes(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
+    found = [size.at(sizes) for size in shape]
+    return None if None in found else tuple(size for size in found if size is not None)
+
+
+def _drawn(datatype: int, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[Any]:
+    """Small numbers and numbers of all sizes."""
+    if datatype not in INTEGERS:
+        return rng.standard_normal(shape).astype(helper.tensor_dtype_to_np_dtype(datatype))
+    small, large = rng.integers(-3, 30, shape), rng.integers(-(2**31), 2**31, shape)
+    return np.where(rng.random(shape) < _SMALL, small, large).astype(helper.tensor_dtype_to_np_dtype(datatype))

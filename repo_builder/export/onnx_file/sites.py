@@ -1,0 +1,202 @@
+"""Where a graph looks up rows: Gather nodes on initializers, with the sums and means that they go into.
+
+table (Identity, Cast) ── Gather(axis 0) ─┬────────────────────────────── every id's row
+ids ──────────────────────────┘           ├── ReduceSum, ReduceMean ───── a bag's sum or mean
+                                          └── Mul(weights) ── ReduceSum ── a weighted sum
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import onnx
+from onnx import TensorProto, helper
+
+from repo_builder.export.onnx_file.graph import Graph, Size
+from repo_builder.export.onnx_file.read import inner_graphs, node_name, values
+from repo_builder.model.types import Mode
+
+FLOATS: Mapping[int, str] = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "bfloat16",
+    TensorProto.DOUBLE: "float64",
+}
+"""The types of tables, as what reads them calls them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A look-up as the graph has it.
+
+    node: the Gather's place. output: the tensor that the look-up makes, of the graph's type `type`: the Gather's own,
+    or where it is pooled that of the reduction over the last `bag_axes` axes of the ids, which are kept with size 1
+    where `keeps_axes`. weights: a tensor of the ids' shape and a last axis of 1.
+    """
+
+    node: int
+    table: str
+    ids: str
+    output: str
+    type: int
+    mode: Mode = "none"
+    bag_axes: int = 0
+    keeps_axes: bool = False
+    weights: str | None = None
+
+
+def find_sites(graph: Graph) -> tuple[Sequence[Site], Mapping[str, str]]:
+    """All look-ups, un-pooled, in the graph's order; and the tables with a reason why they cannot be cut off."""
+    sites: list[Site] = []
+    reasons: dict[str, str] = {}
+    for table in graph.initializers:
+        if graph.types[table] not in FLOATS and not _is_quantized(graph, table):
+            continue
+        found = list(_gathers(graph, table, table))
+        if not any(isinstance(each, Site) for each in found) and not _is_looked_up(graph, table):
+            continue
+        sites += [each for each in found if isinstance(each, Site)]
+        reason = next((each for each in found if isinstance(each, str)), None) or _odd_shape(graph, table)
+        if reason is not None:
+            reasons[table] = reason
+    return sorted(sites, key=lambda site: site.node), reasons
+
+
+def _gathers(graph: Graph, table: str, tensor: str, past: str | None = None) -> Iterator[Site | str]:
+    """Each use of a table's values: a look-up, or why it is none. past: why what was passed on the way is not exact."""
+    if tensor in graph.outputs:
+        yield "it is an output of the model too"
+    for place in graph.read_by.get(tensor, ()):
+        node = graph.nodes[place]
+        if (
+            node.op_type == "Gather"
+            and node.input[0] == tensor
+            and attribute(node, "axis", 0) in _first_axis(graph, table)
+        ):
+            yield Site(place, table, node.input[1], node.output[0], graph.types.get(tensor, graph.types[table]))
+            if past is not None:
+                yield past
+            if node.input[1] == tensor:
+                yield f"node {node_name(node)} reads it as ids too"
+        elif tensor not in node.input:
+            yield f"it is read inside node {node_name(node)} ({node.op_type}): {_LOOP_REMEDY}"
+        elif node.op_type in ("Identity", "Cast"):
+            inexact = node.op_type == "Cast" and not _is_exact(graph, tensor, node)
+            yield from _gathers(graph, table, node.output[0], past or (_reason(node) if inexact else None))
+        elif node.op_type in ("Transpose", "DequantizeLinear", "Reshape", "Squeeze", "Unsqueeze"):
+            found = list(_gathers(graph, table, node.output[0], _reason(node)))
+            yield from found or [_reason(node)]
+        else:
+            yield _reason(node)
+
+
+_LOOP_REMEDY = (
+    "torch's exporters write EmbeddingBag as a loop; give the program of torch.export (source: exported), or export "
+    "nn.Embedding and a sum in its place"
+)
+
+
+def _reason(node: onnx.NodeProto) -> str:
+    return f"it is read by node {node_name(node)} ({node.op_type}) too, which is no look-up"
+
+
+def _is_looked_up(graph: Graph, table: str) -> bool:
+    """Whether a node looks up its rows in a way that is none of ours: by another operator, or in a loop."""
+    readers = [graph.nodes[place] for place in graph.read_by.get(table, ())]
+    inner = [node for reader in readers for body in inner_graphs(reader) for node in body.node]
+    return any(node.op_type in _OTHER_LOOK_UPS for node in readers) or any(
+        node.op_type == "Gather" and node.input[0] == table for node in inner
+    )
+
+
+_OTHER_LOOK_UPS = {"EmbedLayerNormalization", "GatherBlockQuantized", "GatherElements", "GatherND"}
+
+
+def _is_quantized(graph: Graph, name: str) -> bool:
+    return any(graph.nodes[place].op_type == "DequantizeLinear" for place in graph.read_by.get(name, ()))
+
+
+def _is_exact(graph: Graph, tensor: str, cast: onnx.NodeProto) -> bool:
+    """Whether every float of a tensor is the same in the type that it is cast to, and in float32."""
+    to = attribute(cast, "to", 0)
+    source = graph.types.get(tensor)
+    return source == to or (to == TensorProto.FLOAT and source in (TensorProto.FLOAT16, TensorProto.BFLOAT16))
+
+
+def _first_axis(graph: Graph, table: str) -> tuple[int, ...]:
+    return 0, -len(graph.shapes[table])
+
+
+def _odd_shape(graph: Graph, table: str) -> str | None:
+    shape = [size.number for size in graph.shapes[table]]
+    if len(shape) not in (1, 2) or not prod(shape):
+        return f"expected a table of rows and columns, got the shape {shape}"
+    return None
+
+
+def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    """An attribute that is a whole number."""
+    return next((int(each.i) for each in node.attribute if each.name == name), default)
+
+
+def pooled(graph: Graph, site: Site, weighable: Callable[[str], bool]) -> Site:
+    """The look-up with the sum or mean that all it makes goes into, or as it is where there is none.
+
+    weighable: whether a tensor can be made before the look-ups.
+    """
+    node = _only_reader(graph, site.output)
+    if node is None or site.type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+        return site
+    if node.op_type in ("ReduceSum", "ReduceMean"):
+        return _reduced(graph, site, node, site)
+    if node.op_type == "Mul":
+        (other,) = [name for name in node.input if name != site.output] or [""]
+        sum_node = _only_reader(graph, node.output[0])
+        if sum_node is not None and sum_node.op_type == "ReduceSum" and _are_weights(graph, site, other, weighable):
+            return _reduced(graph, site, sum_node, replace(site, weights=other))
+    return site
+
+
+def _are_weights(graph: Graph, site: Site, name: str, weighable: Callable[[str], bool]) -> bool:
+    """Whether a tensor has one float32 an id, and a last axis of 1 that spreads it over the row."""
+    if graph.types.get(name) != TensorProto.FLOAT or name not in graph.shapes or site.ids not in graph.shapes:
+        return False
+    if len(graph.shapes[site.table]) != 2:
+        return False
+    shape = graph.shapes[name]
+    return shape[:-1] == graph.shapes[site.ids] and shape[-1:] == (Size(1),) and weighable(name)
+
+
+def _reduced(graph: Graph, site: Site, node: onnx.NodeProto, found: Site) -> Site:
+    axes, ids = _axes(graph, node), graph.shapes.get(site.ids)
+    if axes is None or ids is None:
+        return site
+    rank = len(ids) + len(graph.shapes[site.table]) - 1
+    axes = sorted(axis % rank for axis in axes)
+    last = [axis for axis in range(1, len(ids)) if axis >= len(ids) - len(axes)]
+    varies = any(size.symbols for size in ids[len(ids) - len(axes) :])
+    if not axes or axes != last or (varies and len(axes) > 1):
+        return site  # over the batch, over a row's own numbers, over some axes before others: not a bag
+    mode: Mode = "mean" if node.op_type == "ReduceMean" else "sum"
+    keeps = bool(attribute(node, "keepdims", 1))
+    return replace(found, output=node.output[0], mode=mode, bag_axes=len(axes), keeps_axes=keeps)
+
+
+def _axes(graph: Graph, node: onnx.NodeProto) -> list[int] | None:
+    """The axes of a reduction, an attribute or an input; None where they are computed."""
+    for each in node.attribute:
+        if each.name == "axes":
+            return [int(axis) for axis in helper.get_attribute_value(each)]
+    if len(node.input) < 2 or node.input[1] not in graph.initializers:
+        return None
+    return [int(axis) for axis in values(graph.initializers[node.input[1]], graph.folder).reshape(-1).tolist()]
+
+
+def _only_reader(graph: Graph, tensor: str) -> onnx.NodeProto | None:
+    places = graph.read_by.get(tensor, ())
+    if len(places) != 1 or tensor in graph.outputs:
+        return None
+    node = graph.nodes[places[0]]
+    return node if list(node.input).count(tensor) == 1 else None

@@ -1,0 +1,95 @@
+"""An opened `.onnx` file: its tables as blocks, its dense and ids graphs as files, and the whole model's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from repo_builder.errors import ExportError, InputError
+from repo_builder.export.join import join_partials
+from repo_builder.export.onnx_file.check import partial_sums, refuse_difference
+from repo_builder.export.onnx_file.cut import Cut
+from repo_builder.export.onnx_file.graph import Graph
+from repo_builder.export.onnx_file.run import RUNTIME_ERRORS, Arrays, Session
+from repo_builder.export.onnx_file.samples import check_query
+from repo_builder.export.onnx_file.stored_tables import StoredTables
+from repo_builder.export.onnx_file.write import write_model
+from repo_builder.model.source import Partial
+from repo_builder.model.types import Model, Table
+
+
+class OnnxSource:
+    """A model that was cut; its file must stay as it is meanwhile."""
+
+    def __init__(
+        self,
+        path: Path,
+        model: Model,
+        graph: Graph,
+        cut: Cut,
+        graphs: tuple[onnx.ModelProto, onnx.ModelProto | None],
+        sessions: tuple[Session, Session | None],
+        tried: tuple[Arrays, Arrays],
+        recorded: Arrays | None,
+    ) -> None:
+        """graphs, sessions: the dense graph and that of the ids; the whole model and the ids graph, to run them.
+
+        tried: a query and its answers. recorded: the samples.
+        """
+        self.model = model
+        self.notes: Sequence[str] = cut.notes
+        self._path = path
+        self._dense, self._ids = graphs
+        self._whole, self._ids_session = sessions
+        self._tried, self._recorded = tried, recorded
+        self._members = dict(zip(cut.names, cut.members, strict=True))
+        members = {name: graph.initializers[name] for of_table in cut.members for name in of_table}
+        self._tables = StoredTables(path, members)
+
+    def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
+        """The table's rows in id order, read from the file block by block."""
+        return self._tables.chunks(self._members[table.name])
+
+    def write_dense(self, partials: Sequence[Partial], folder: Path) -> Sequence[str]:
+        """Write the dense graph on partial sums, checked: its answers to a query are the whole model's.
+
+        Raises ExportError where they differ, or the partials do not make up the model.
+        """
+        joined = join_partials(self._dense, self.model, partials)
+        files = write_model(joined, self._path.parent, folder)
+        query, answers = self._tried
+        tensors = self.ids(query)
+        sums = partial_sums(self.model, partials, tensors, self._rows)
+        try:
+            got = Session(folder / files[0], folder).run({**tensors, **sums})
+        except RUNTIME_ERRORS as exc:
+            raise ExportError(f"{self._path}: the dense graph that was cut out does not run: {exc}") from exc
+        refuse_difference(got, answers, str(self._path))
+        return files
+
+    def write_ids(self, folder: Path) -> Sequence[str]:
+        """Write the ids graph, where there is one."""
+        return write_model(self._ids, self._path.parent, folder) if self._ids is not None else ()
+
+    def ids(self, inputs: Arrays) -> Arrays:
+        """The query's tensors, and those that the ids graph makes of them."""
+        return {**inputs, **(self._ids_session.run(inputs) if self._ids_session is not None else {})}
+
+    def answers(self, inputs: Arrays) -> Arrays:
+        """The whole model's outputs, by onnxruntime. Raises InputError where the inputs are none that it takes."""
+        check_query(inputs, self.model.inputs)
+        try:
+            return self._whole.run(inputs)
+        except RUNTIME_ERRORS as exc:
+            raise InputError(f"{self._path}: the model does not take this query: {exc}") from exc
+
+    def samples(self) -> Arrays | None:
+        """The recorded query; None: draw one."""
+        return self._recorded
+
+    def _rows(self, table: int, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._tables.rows(self._members[self.model.tables[table].name], ids)
