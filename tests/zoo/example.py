@@ -20,6 +20,7 @@ class Example:
 
     draw: a query of so many rows, an array an input, in the order of the module's arguments.
     varying: the axes of each input that vary, where it is not the first alone.
+    fewest_rows: of a query that its exported program takes.
     as_dict: the module takes one dict of all inputs, as torch-rechub's do, named `x`.
     """
 
@@ -28,6 +29,7 @@ class Example:
     outputs: tuple[str, ...]
     varying: Mapping[str, tuple[int, ...]]
     as_dict: bool = False
+    fewest_rows: int = 1
 
     def axes(self, name: str) -> tuple[int, ...]:
         """The axes of an input that vary."""
