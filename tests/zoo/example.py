@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 Query = Mapping[str, NDArray]
-EXPORTED_WITH = 5  # rows of the example inputs: neither 0 nor 1, which torch.export takes for constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +19,6 @@ class Example:
 
     draw: a query of so many rows, an array an input, in the order of the module's arguments.
     varying: the axes of each input that vary, where it is not the first alone.
-    fewest_rows: of a query that its exported program takes.
     as_dict: the module takes one dict of all inputs, as torch-rechub's do, named `x`.
     """
 
@@ -29,7 +27,6 @@ class Example:
     outputs: tuple[str, ...]
     varying: Mapping[str, tuple[int, ...]]
     as_dict: bool = False
-    fewest_rows: int = 1
 
     def axes(self, name: str) -> tuple[int, ...]:
         """The axes of an input that vary."""

@@ -140,4 +140,4 @@ def dlrm_flat() -> Example:
         query = dict(matrix.draw(numbers, batch))
         return query | {"lengths": query["lengths"].reshape(-1)}
 
-    return replace(matrix, module=Flat(matrix.module).eval(), draw=draw, varying={}, fewest_rows=2)
+    return replace(matrix, module=Flat(matrix.module).eval(), draw=draw, varying={})

@@ -31,7 +31,12 @@ def history(name: str, of: str, pooling: str = "concat", padding: int | None = N
     return SequenceFeature(name, ROWS[of], embed_dim=DIM, pooling=pooling, shared_with=of, padding_idx=padding)
 
 
-def example(module: torch.nn.Module, ids: Sequence[str], dense: Sequence[str] = (), histories: Mapping[str, str] = {}):
+NO_HISTORY: Mapping[str, str] = {}
+
+
+def example(
+    module: torch.nn.Module, ids: Sequence[str], dense: Sequence[str] = (), histories: Mapping[str, str] = NO_HISTORY
+) -> Example:
     """histories: feature -> whose table it reads; they are padded at their ends with id 0."""
 
     def draw(numbers: np.random.Generator, batch: int) -> Query:

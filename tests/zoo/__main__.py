@@ -1,0 +1,46 @@
+"""Write models of the zoo: their files, and queries with the modules' own answers.
+
+    python -m tests.zoo FOLDER NAME...
+
+A file `NAME.SUFFIX` has beside it `NAME.SUFFIX.ROWS.npz` for queries of some sizes: arrays `in.INPUT` and `out.OUTPUT`,
+named as in the file; an exported program's outputs have no names, so there they are the module's, in order.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from tests.zoo import exports
+from tests.zoo.catalogue import MODELS, SUFFIXES, example
+
+ROWS = (1, 3, 33, 1024)
+WRITERS = {
+    "exported": exports.write_exported,
+    "dynamo": exports.write_dynamo,
+    "torchscript": exports.write_torchscript,
+}
+
+
+def write(folder: Path, name: str) -> None:
+    """All files of one model."""
+    made, (_, kinds) = example(name), MODELS[name]
+    queries = [made.draw(np.random.default_rng(100 + rows), rows) for rows in ROWS]
+    answers = [made.answers(query) for query in queries]
+    for kind in kinds:
+        path = folder / (name + SUFFIXES[kind])
+        WRITERS[kind](made, path)
+        prefix = "x_" if made.as_dict and kind != "torchscript" else ""  # the dict's name in the module's forward
+        for rows, query, answer in zip(ROWS, queries, answers, strict=True):
+            arrays = {f"in.{prefix}{key}": array for key, array in query.items()}
+            arrays |= {f"out.{key}": array for key, array in answer.items()}
+            np.savez(path.with_name(f"{path.name}.{rows}.npz"), **arrays)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # the libraries' own
+    for each in sys.argv[2:]:
+        write(Path(sys.argv[1]), each)
