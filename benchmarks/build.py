@@ -46,7 +46,7 @@ def measure(folder: Path, rows: int, rounds: int) -> None:
     """
     spec = parse_spec(document(rows), folder / "spec.yaml")
     checkpoint = folder / "model.pt"
-    write_example_checkpoint(spec, checkpoint)
+    write_example_checkpoint(spec.form, checkpoint)
     torch.load(checkpoint, weights_only=True)  # into the page cache
     hotness = load_hotness(spec)
     profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
@@ -76,7 +76,7 @@ def measure(folder: Path, rows: int, rounds: int) -> None:
         start, cpu = time.perf_counter(), time.process_time()
         ends: list[float] = []
         note = partial(note_time, ends)
-        build(spec, plan, hotness, open_weights(spec), folder / "repository", note)
+        build(spec, plan, hotness, open_weights(spec.form), folder / "repository", note)
         streaming.append(ends[-1] - start)
         spent["build"].append(time.perf_counter() - start)
         spent["its CPU"].append(time.process_time() - cpu)

@@ -80,7 +80,7 @@ def start(
 ) -> tuple[list[Layout], list[tuple[NDArray[np.float32], NDArray[np.int64]]]]:
     """Build and serve the layouts; returns them and the queries."""
     spec = parse_spec(document(args.target_qps), folder / "spec.yaml")
-    weights, hotness = open_weights(spec), load_hotness(spec)
+    weights, hotness = open_weights(spec.form), load_hotness(spec)
     profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
     tiered = make_plan(spec, hotness, profile, "tiered", 4)
     plans = {"tiered": tiered, "per_table": ungrouped(tiered)}

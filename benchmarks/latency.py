@@ -53,7 +53,7 @@ def main() -> None:
 def measure(folder: Path, args: argparse.Namespace) -> None:
     """Build, serve, and take turns."""
     spec = parse_spec(document(args.target_qps), folder / "spec.yaml")
-    weights, hotness = open_weights(spec), load_hotness(spec)
+    weights, hotness = open_weights(spec.form), load_hotness(spec)
     profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
     plan = make_plan(spec, hotness, profile, args.grouping, args.s_max)
     rng = np.random.default_rng(0)

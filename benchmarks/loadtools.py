@@ -57,7 +57,7 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     hotness = load_hotness(spec)
     profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
     plan = make_plan(spec, hotness, profile, "tiered", 4)
-    build(spec, plan, hotness, open_weights(spec), folder / "single", shard_backend=args.shard_backend)
+    build(spec, plan, hotness, open_weights(spec.form), folder / "single", shard_backend=args.shard_backend)
     queries = drawn(spec, hotness, QUERIES)
     data = write_input_data(folder / "queries.json", queries)
     dense, indices = (np.concatenate(arrays) for arrays in zip(*queries, strict=True))

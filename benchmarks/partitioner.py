@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from repo_builder.model.dlrm import DlrmTable
 from repo_builder.partition.bounds import coarse_bounds
 from repo_builder.partition.cost import DEFAULT_PROFILE, CostModel, ServiceTime
 from repo_builder.partition.dp import S_MAX, partition
 from repo_builder.partition.merge import Order
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import make_plan
-from repo_builder.spec import Table, load_spec
+from repo_builder.spec import Spec, load_spec
 
 SPEC = Path(__file__).parent.parent / "examples" / "paper" / "rm1.yaml"
 
@@ -56,16 +57,16 @@ def binned_cost(prefix: NDArray[np.float64], bins: int) -> float:
 class ZipfHotness:
     """Zipf accesses: one CDF for all tables alike, else an exponent of its own for each; ids as they are."""
 
-    def __init__(self, tables: tuple[Table, ...], alike: bool) -> None:
+    def __init__(self, tables: tuple[DlrmTable, ...], alike: bool) -> None:
         distinct = {} if alike else {table.name: i for i, table in enumerate(tables)}
         cdfs = {i: self._cdf(tables[0].rows, 1.05 - 0.03 * i) for i in (0, *distinct.values())}
         self._cdfs = {table.name: cdfs[distinct.get(table.name, 0)] for table in tables}
 
-    def cdf(self, table: Table) -> NDArray[np.float64]:
+    def cdf(self, table: DlrmTable) -> NDArray[np.float64]:
         """See Hotness.cdf."""
         return self._cdfs[table.name]
 
-    def order(self, table: Table) -> NDArray[np.uint32]:
+    def order(self, table: DlrmTable) -> NDArray[np.uint32]:
         """See Hotness.order."""
         return np.arange(table.rows, dtype=np.uint32)
 
@@ -81,7 +82,7 @@ def ten_tables(alike: bool, grouping: Grouping) -> tuple[float, int, int]:
     spec = load_spec(SPEC)
     if not alike:
         tables = tuple(replace(table, pooling=table.pooling - 7 * i) for i, table in enumerate(spec.tables))
-        spec = replace(spec, tables=tables)
+        spec = Spec.of_dlrm(spec.name, replace(spec.form, tables=tables), spec.access, spec.serving, spec.fleet)
     hotness = ZipfHotness(spec.tables, alike)
     started = time.perf_counter()
     plan = make_plan(spec, hotness, DEFAULT_PROFILE, grouping, S_MAX)

@@ -117,7 +117,7 @@ def build_tiers(target_qps: float, backend: ShardBackend, folder: Path) -> list[
     hotness = load_hotness(spec)
     plan = make_plan(spec, hotness, CUTS, "tiered", 4)
     plan = replace(plan, services=tuple(replace(service, replicas=1, added=0) for service in plan.services))
-    build(spec, plan, hotness, open_weights(spec), folder / "whole", shard_backend=backend)
+    build(spec, plan, hotness, open_weights(spec.form), folder / "whole", shard_backend=backend)
     routed = route(spec, hotness, folder / "whole" / model_name(spec, "router") / "1")
     tiers = []
     for service in plan.embedding_services:

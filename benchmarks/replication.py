@@ -102,7 +102,7 @@ def main() -> None:
 def measure(folder: Path, args: argparse.Namespace) -> None:
     """One replica of everything, to know what a query takes; then all replicas, one layout after the other."""
     spec = parse_spec(described(args, 100), folder / "spec.yaml")
-    hotness, weights = load_hotness(spec), open_weights(spec)
+    hotness, weights = load_hotness(spec), open_weights(spec.form)
     workload = write_workload(folder / "workload.npz", spec)
     with installation() as installed:
         whole_plan = model_wise_plan(spec, hotness, Profile("calls", CALL, 0, DEFAULT_DENSE_TIME))
@@ -155,12 +155,12 @@ def build_planned(
     spec: Spec, whole_bytes: int, whole_s: float, target: Path, args: argparse.Namespace
 ) -> tuple[Spec, list[str]]:
     """Build the fleet that is planned for the traffic of so many whole models, a core each; returns its services."""
-    table_bytes = sum(table.rows * table.row_bytes for table in spec.tables)
+    table_bytes = spec.model.size_bytes
     profile = Profile("calls", CALL, max(0, whole_bytes - table_bytes), DEFAULT_DENSE_TIME)
     spec = parse_spec(described(args, args.replicas / whole_s), target.with_suffix(".yaml"))
     hotness = load_hotness(spec)
     plan = make_plan(spec, hotness, profile, "tiered", 4)
-    build_fleet(spec, plan, hotness, open_weights(spec), target, shard_backend=args.shard_backend)
+    build_fleet(spec, plan, hotness, open_weights(spec.form), target, shard_backend=args.shard_backend)
     return spec, [FRONT, *(service.name for service in plan.embedding_services)]
 
 

@@ -78,7 +78,7 @@ def main() -> None:
 def measure(folder: Path, args: argparse.Namespace) -> None:
     """Build, serve, take turns, and print."""
     spec = parse_spec(document(args.target_qps, args.rows), folder / "spec.yaml")
-    weights, hotness = open_weights(spec), load_hotness(spec)
+    weights, hotness = open_weights(spec.form), load_hotness(spec)
     queries = drawn(spec, hotness, QUERIES)
     data = write_input_data(folder / "queries.json", queries)
     model = in_process(spec, weights)

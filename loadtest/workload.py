@@ -14,8 +14,8 @@ from repo_builder.access.draw import draw_queries
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.replay import replay_trace
 from repo_builder.errors import InputError
+from repo_builder.model.dlrm import DlrmTable
 from repo_builder.repository.manifest import Manifest
-from repo_builder.spec import Table
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -64,5 +64,5 @@ def binary_words(path: Path, dense: NDArray[np.float32], indices: NDArray[Any], 
     return ("--input-data", str(path), *shapes)
 
 
-def _tables(manifest: Manifest) -> list[Table]:
-    return [Table(table.name, table.rows, dim=1, pooling=table.pooling) for table in manifest.tables]
+def _tables(manifest: Manifest) -> list[DlrmTable]:
+    return [DlrmTable(table.name, table.rows, dim=1, pooling=table.pooling) for table in manifest.tables]

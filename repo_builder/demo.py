@@ -67,7 +67,7 @@ def run_demo(options: Options, say: Callable[[str], None]) -> Report:
     perf_analyzer.find()  # before the long work: tell now that it is missing
     spec, repository = _spec(options), options.folder / "demo"
     say(f"1. checkpoint  {spec.weights.path}: ten tables of {options.table_rows:,} rows, in DLRM's own format")
-    weights, hotness = open_weights(spec), load_hotness(spec)
+    weights, hotness = open_weights(spec.dlrm), load_hotness(spec)
     plan = make_plan(spec, hotness, PROFILE, "tiered", 4)
     build(spec, plan, hotness, weights, repository)
     files = len(verify(repository).files)
@@ -79,7 +79,7 @@ def run_demo(options: Options, say: Callable[[str], None]) -> Report:
         say(f"3. server      ready: http {server.http}, grpc {server.grpc}, metrics {server.metrics}")
         batch = spec.serving.batch
         dense, indices = _queries(spec, hotness, max(options.queries, batch))  # perf_analyzer needs one whole query
-        expected = reference_scores(spec, weights, dense, indices)
+        expected = reference_scores(spec.dlrm, weights, dense, indices)
         addresses: dict[Protocol, str] = {"grpc": server.grpc, "http": server.http}
         differences: dict[str, float] = {}
         for name, address in addresses.items():
@@ -125,7 +125,7 @@ def _spec(options: Options) -> Spec:
         raise InputError(f"{options.folder}: cannot be a folder: {exc.strerror}; choose another with -o") from exc
     path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     spec = load_spec(path)
-    write_example_checkpoint(spec, options.folder / "demo.pt")
+    write_example_checkpoint(spec.dlrm, options.folder / "demo.pt")
     return spec
 
 

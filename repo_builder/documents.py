@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import yaml
 from jsonschema import Draft202012Validator, ValidationError, validators
+from referencing import Registry, Resource
 
 from repo_builder.errors import InputError
 from repo_builder.parsing import RefusedError, parse_json, parse_yaml, shortened
@@ -67,9 +68,13 @@ def schema(name: str) -> dict[str, Any]:
     return loaded
 
 
+_SCHEMAS: Registry[Any] = Registry(retrieve=lambda name: Resource.from_contents(schema(name)))  # type: ignore[call-arg] # attrs' alias
+"""Schemas refer to parts of each other by their files' names."""
+
+
 def schema_problems(document: object, schema_name: str) -> list[str]:
     """Every place where a document breaks a shipped schema, as `field.path: expected ..., got ...`, in file order."""
-    validator = _StrictValidator(schema(schema_name))
+    validator = _StrictValidator(schema(schema_name), registry=_SCHEMAS)
     places = _Places(document)
     found = (error for error in validator.iter_errors(document) if not _is_infinite(error.instance))
     errors = sorted(found, key=lambda error: places.of(error.absolute_path))

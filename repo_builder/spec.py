@@ -1,57 +1,27 @@
 """The model spec: what the user says of the model, in YAML or JSON, checked whole before anything is built.
 
-The shape of the file is checked by `schemas/spec.schema.json`; what a schema cannot say (widths that must agree,
-names that must differ) is checked here. All mistakes are reported at once.
+It has one of two forms: a DLRM by its numbers (`schemas/spec.schema.json`, `spec_dlrm.py`), or a model file that is
+opened (`schemas/model_spec.schema.json`). All mistakes are reported at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 from repo_builder.documents import read_document, schema_problems
 from repo_builder.errors import SpecError
+from repo_builder.model.dlrm import Dlrm, DlrmTable, IndexDtype, Weights, dlrm_model
+from repo_builder.model.file import KEEP_UNDER_BYTES, ModelFile
+from repo_builder.model.source import Source
+from repo_builder.model.types import Model
+from repo_builder.spec_dlrm import dlrm_problems, read_dlrm
 
-WeightsSource = Literal["random", "dlrm", "torchrec"]
-AccessSource = Literal["powerlaw", "counts", "trace"]
-IndexDtype = Literal["int64", "int32"]
-PoolingMode = Literal["sum", "mean"]
+AccessSource = Literal["powerlaw", "counts", "trace", "samples"]
 MissingShard = Literal["fail", "degrade"]
 SumsDtype = Literal["fp32", "fp16"]
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """One embedding table, (rows, dim) float32; a query row brings up to `pooling` ids, whose rows are pooled.
-
-    mode: a bag's rows are summed, or averaged over the ids that it has; an empty bag is zeros either way.
-    """
-
-    name: str
-    rows: int
-    dim: int
-    pooling: int
-    mode: PoolingMode = "sum"
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return 4 * self.dim
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Where the trained weights come from; `path` is None for `random`.
-
-    tables_in_order: the spec says that it lists the tables as TorchRec's EmbeddingBagCollection does.
-    """
-
-    source: WeightsSource
-    path: Path | None = None
-    seed: int = 0
-    tables_in_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,33 +61,76 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A recommendation model and the traffic it must serve; `tables` are expanded (`count`) and in wire order."""
+    """A recommendation model and the traffic it must serve; `form` is what the user said of it, `model` what it is.
+
+    table_access: of the tables whose accesses are not those of the rest. opened: a model file, as it was opened.
+    """
 
     name: str
-    dense_features: int
-    bottom_mlp: tuple[int, ...]
-    top_mlp: tuple[int, ...]
-    tables: tuple[Table, ...]
-    index_dtype: IndexDtype
-    weights: Weights
+    form: Dlrm | ModelFile
+    model: Model
     access: Access
     serving: Serving
     fleet: Fleet = Fleet()
+    table_access: Mapping[str, Access] = field(default_factory=dict)
+    opened: Source | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of_dlrm(cls, name: str, form: Dlrm, access: Access, serving: Serving, fleet: Fleet = Fleet()) -> Spec:
+        """The spec of a model that is given by its numbers."""
+        return cls(name, form, dlrm_model(name, form), access, serving, fleet)
+
+    @property
+    def gathers(self) -> float:
+        """Rows of tables that a query of `serving.batch` rows reads."""
+        return self.serving.batch * sum(self.model.ids_per_row)
+
+    @property
+    def dense_flops(self) -> float:
+        """Floating-point operations of the dense layers in a query of `serving.batch` rows."""
+        return self.serving.batch * self.model.dense.flops_per_row
+
+    @property
+    def dlrm(self) -> Dlrm:
+        """The model's numbers; ValueError for a model file, which has none."""
+        if not isinstance(self.form, Dlrm):
+            raise ValueError(f"{self.name}: expected a DLRM, got a model file")
+        return self.form
+
+    @property
+    def dense_features(self) -> int:
+        """Of the DLRM form."""
+        return self.dlrm.dense_features
+
+    @property
+    def tables(self) -> tuple[DlrmTable, ...]:
+        """Of the DLRM form."""
+        return self.dlrm.tables
+
+    @property
+    def index_dtype(self) -> IndexDtype:
+        """Of the DLRM form."""
+        return self.dlrm.index_dtype
+
+    @property
+    def weights(self) -> Weights:
+        """Of the DLRM form."""
+        return self.dlrm.weights
 
     @property
     def dim(self) -> int:
-        """The embedding dimension, the same for every table (a dot interaction needs it so)."""
-        return self.tables[0].dim
+        """Of the DLRM form."""
+        return self.dlrm.dim
 
     @property
     def has_means(self) -> bool:
-        """Whether a table's bags are averaged."""
-        return any(table.mode == "mean" for table in self.tables)
+        """Of the DLRM form."""
+        return self.dlrm.has_means
 
     @property
     def index_columns(self) -> int:
-        """Width of the wire's `indices`: the sum of the tables' pooling."""
-        return sum(table.pooling for table in self.tables)
+        """Of the DLRM form."""
+        return self.dlrm.index_columns
 
 
 def load_spec(path: Path) -> Spec:
@@ -130,110 +143,99 @@ def load_spec(path: Path) -> Spec:
 
 
 def parse_spec(document: object, path: Path) -> Spec:
-    """Check a parsed spec; `path` is the file it came from, for messages and for relative paths."""
-    problems = schema_problems(document, "spec.schema.json")
-    problems += _cross_field_problems(document)
+    """Check a parsed spec; `path` is the file it came from, for messages and for relative paths.
+
+    A document with `model` names a file, which is opened: raises ModelFileError where that cannot be cut.
+    """
+    form = _MODEL if isinstance(document, Mapping) and "model" in document else _DLRM
+    problems = schema_problems(document, form.schema)
+    if isinstance(document, Mapping):
+        problems += [problem for check in (form.problems, _path_problems) for problem in check(document)]
     if problems or not isinstance(document, Mapping):
         raise SpecError(*(f"{path}: {problem}" for problem in problems))
-    return _spec(document, path.parent)
+    return form.read(document, path)
 
 
-def _spec(document: Mapping[str, Any], folder: Path) -> Spec:
-    weights, access, serving = document["weights"], document["access"], document["serving"]
-    return Spec(
-        name=document["name"],
-        dense_features=document["dense_features"],
-        bottom_mlp=tuple(document["bottom_mlp"]),
-        top_mlp=tuple(document["top_mlp"]),
-        tables=tuple(table for entry in document["tables"] for table in _expand(entry)),
-        index_dtype=document.get("index_dtype", "int64"),
-        weights=Weights(
-            weights["source"],
-            _path(weights, folder),
-            weights.get("seed", 0),
-            weights.get("tables_in_order", False),
-        ),
-        access=Access(access["source"], _path(access, folder), access.get("locality"), access.get("seed", 0)),
-        serving=Serving(float(serving["target_qps"]), serving.get("batch", 32), float(serving.get("sla_ms", 400.0))),
-        fleet=Fleet(**document.get("fleet", {})),
+def _read_dlrm(document: Mapping[str, Any], path: Path) -> Spec:
+    form = read_dlrm(document, path.parent)
+    return Spec.of_dlrm(document["name"], form, **_traffic(document, path.parent))
+
+
+def _read_model(document: Mapping[str, Any], path: Path) -> Spec:
+    from repo_builder.export.doors import open_model_file  # imports torch or onnx, for seconds: only where it is needed
+
+    form = _model_file(document, path.parent)
+    opened = open_model_file(document["name"], form)
+    entries = document.get("tables", [])
+    found = [*(table.name for table in opened.model.tables), *(kept.name for kept in opened.model.kept)]
+    problems = [
+        f"{path}: tables[{i}].name: expected a table that {form.path} has, got {entry['name']!r}; it has "
+        f"{', '.join(sorted(found))}"
+        for i, entry in enumerate(entries)
+        if entry["name"] not in found
+    ]
+    if problems:
+        raise SpecError(*problems)
+    table_access = {entry["name"]: _access(entry["access"], path.parent) for entry in entries if "access" in entry}
+    traffic = _traffic(document, path.parent)
+    return Spec(document["name"], form, opened.model, **traffic, table_access=table_access, opened=opened)
+
+
+def _model_file(document: Mapping[str, Any], folder: Path) -> ModelFile:
+    return ModelFile(
+        source=document["model"]["source"],
+        path=folder / document["model"]["path"],
+        samples=folder / document["samples"] if "samples" in document else None,
+        keep_under_bytes=document.get("keep_under_bytes", KEEP_UNDER_BYTES),
+        keep={entry["name"]: entry["keep"] for entry in document.get("tables", []) if "keep" in entry},
     )
 
 
-def _path(source: Mapping[str, Any], folder: Path) -> Path | None:
-    return folder / source["path"] if "path" in source else None
+def _traffic(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What both forms say alike."""
+    serving = document["serving"]
+    return {
+        "access": _access(document["access"], folder),
+        "serving": Serving(float(serving["target_qps"]), serving.get("batch", 32), float(serving.get("sla_ms", 400.0))),
+        "fleet": Fleet(**document.get("fleet", {})),
+    }
 
 
-def _expand(entry: Mapping[str, Any]) -> Iterator[Table]:
-    names = [entry["name"]] if "count" not in entry else [f"{entry['name']}_{i}" for i in range(entry["count"])]
-    mode = entry.get("mode", "sum")
-    return (Table(name, entry["rows"], entry["dim"], entry["pooling"], mode) for name in names)
-
-
-def _cross_field_problems(document: object) -> list[str]:
-    """What the schema cannot say; fields that already break the schema are passed over."""
-    if not isinstance(document, Mapping):
-        return []
-    checks = (_width_problems, _table_problems, _mode_problems, _path_problems)
-    return [problem for check in checks for problem in check(document)]
+def _access(access: Mapping[str, Any], folder: Path) -> Access:
+    path = folder / access["path"] if "path" in access else None
+    return Access(access["source"], path, access.get("locality"), access.get("seed", 0))
 
 
 def _path_problems(document: Mapping[str, Any]) -> Iterator[str]:
-    for key in ("weights", "access"):
-        source = document.get(key)
-        path = source.get("path") if isinstance(source, Mapping) else None
+    sources = {key: document.get(key) for key in ("weights", "access", "model")}
+    paths = {f"{key}.path": source.get("path") for key, source in sources.items() if isinstance(source, Mapping)}
+    for place, path in {**paths, "samples": document.get("samples")}.items():
         if isinstance(path, str) and "\0" in path:
-            yield f"{key}.path: expected a file's path, got {path!r}"
+            yield f"{place}: expected a file's path, got {path!r}"
 
 
-def _width_problems(document: Mapping[str, Any]) -> Iterator[str]:
-    bottom, top = _widths(document.get("bottom_mlp")), _widths(document.get("top_mlp"))
-    if top and top[-1] != 1:
-        yield f"top_mlp: expected the last width to be 1 (the score), got {top[-1]}"
-    for i, entry in enumerate(_entries(document)):
-        dim = entry.get("dim")
-        if bottom and _is_int(dim) and 1 <= dim <= 65_536 and dim != bottom[-1]:
-            yield f"tables[{i}].dim: expected {bottom[-1]}, the last width of bottom_mlp (dot interaction), got {dim}"
-
-
-def _mode_problems(document: Mapping[str, Any]) -> Iterator[str]:
-    """A TorchRec checkpoint has the same keys whether bags are summed or averaged: the spec must say it."""
-    weights = document.get("weights")
-    if not isinstance(weights, Mapping) or weights.get("source") != "torchrec":
-        return
-    for i, entry in enumerate(_entries(document)):
-        pooling = entry.get("pooling")
-        if _is_int(pooling) and pooling > 1 and "mode" not in entry:
-            yield (
-                f"tables[{i}].mode: expected sum or mean, the pooling of its EmbeddingBagConfig, got none; a TorchRec "
-                "checkpoint does not hold it, and the scores differ"
-            )
-
-
-def _table_problems(document: Mapping[str, Any]) -> Iterator[str]:
-    """One line for each pair of entries whose expanded names clash."""
-    owners: dict[str, int] = {}
-    clashes: dict[tuple[int, int], list[str]] = {}
-    for i, entry in enumerate(_entries(document)):
-        name, count = entry.get("name"), entry.get("count")
-        if isinstance(name, str) and (count is None or (_is_int(count) and 1 <= count <= 100_000)):
-            for expanded in [name] if count is None else [f"{name}_{k}" for k in range(count)]:
-                owner = owners.setdefault(expanded, i)
-                if owner != i:
-                    clashes.setdefault((owner, i), []).append(expanded)
-    for (owner, i), names in clashes.items():
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        where = f"tables[{owner}] and tables[{i}]"
-        yield f"tables[{i}].name: expected unique table names, got {names[0]!r}{more} from {where}"
-
-
-def _entries(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _model_problems(document: Mapping[str, Any]) -> Iterator[str]:
     tables = document.get("tables")
-    return [entry if isinstance(entry, Mapping) else {} for entry in tables] if isinstance(tables, list) else []
+    entries = [entry for entry in tables if isinstance(entry, Mapping)] if isinstance(tables, list) else []
+    names = [entry.get("name") for entry in entries]
+    for i, name in enumerate(names):
+        if isinstance(name, str) and name in names[:i]:
+            yield f"tables[{i}].name: expected each table once, got {name!r} again"
+    places = {"access": document, **{f"tables[{i}].access": entry for i, entry in enumerate(entries)}}
+    for place, holder in places.items():
+        access = holder.get("access")
+        if isinstance(access, Mapping) and access.get("source") == "samples" and "samples" not in document:
+            yield f"samples: expected an .npz of requests, whose ids {place} counts, got none"
 
 
-def _widths(value: object) -> list[int]:
-    return value if isinstance(value, list) and value and all(_is_int(width) for width in value) else []
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A form that a spec may have: its schema, what that cannot say, and how it is read."""
+
+    schema: str
+    problems: Callable[[Mapping[str, Any]], Iterator[str]]
+    read: Callable[[Mapping[str, Any], Path], Spec]
 
 
-def _is_int(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
+_DLRM = _Form("spec.schema.json", dlrm_problems, _read_dlrm)
+_MODEL = _Form("model_spec.schema.json", _model_problems, _read_model)

@@ -48,7 +48,7 @@ def _replicas(service: Service) -> str:
 
 def plan_summary(plan: Plan, spec: Spec) -> str:
     """What the plan costs, beside replicating the whole tables, and what it rests on."""
-    whole = sum(table.rows * table.row_bytes for table in spec.tables)
+    whole = spec.model.size_bytes
     return (
         f"{plan.grouping}, {spec.serving.target_qps:g} queries/s of {count(spec.serving.batch, 'row')}: "
         f"{size(plan.memory_bytes)} over all replicas ({size(plan.embedding_memory_bytes)} of it embedding services; "
@@ -107,7 +107,7 @@ def demo_table(report: Report) -> Table:
 def demo_summary(report: Report) -> str:
     """Throughput, latencies, memory and the verdict."""
     found = report.measurement
-    whole = sum(table.rows * table.row_bytes for table in report.spec.tables)
+    whole = report.spec.model.size_bytes
     return (
         f"throughput {found.throughput_qps:.0f} queries/s of {count(report.spec.serving.batch, 'row')}, "
         f"latency p50 {found.p50_ms:.2f} ms, p95 {found.p95_ms:.2f} ms, p99 {found.p99_ms:.2f} ms\n"

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from repo_builder.errors import SpecError
-from repo_builder.spec import Access, Fleet, Serving, Spec, Table, Weights, load_spec, parse_spec
+from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights
+from repo_builder.spec import Access, Fleet, Serving, Spec, load_spec, parse_spec
 
 DESIGN = """
 name: rm1
@@ -64,18 +65,21 @@ def test_spec_of_the_design(tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text(DESIGN)
     spec = load_spec(tmp_path / "m.yaml")
     names = ["C1", *(f"C2_{i}" for i in range(9))]
-    assert spec == Spec(
-        name="rm1",
+    form = Dlrm(
         dense_features=13,
         bottom_mlp=(256, 128, 32),
         top_mlp=(256, 64, 1),
-        tables=tuple(Table(name, 2_000_000, 32, 128) for name in names),
+        tables=tuple(DlrmTable(name, 2_000_000, 32, 128) for name in names),
         index_dtype="int64",
         weights=Weights("random", None, 0),
+    )
+    assert spec == Spec.of_dlrm(
+        "rm1",
+        form,
         access=Access("powerlaw", None, 0.9, 0),
         serving=Serving(100.0, 32, 400.0),
     )
-    assert (spec.dim, spec.index_columns, spec.tables[0].row_bytes) == (32, 1280, 128)
+    assert (form.dim, form.index_columns, spec.model.tables[0].format.row_bytes) == (32, 1280, 128)
 
 
 def test_json_reads_like_yaml(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.spec import Table
+from repo_builder.access.hotness import AccessedTable
 
 Counts = NDArray[Any]
 """Accesses of each row by id: (rows,), any integer or float dtype, finite, >= 0, not all 0."""
@@ -51,12 +51,12 @@ class CountedHotness:
     somebody keeps it and made anew after that; an order (4 bytes a row) is made anew at each call.
     """
 
-    read: Callable[[Table], Counts]
+    read: Callable[[AccessedTable], Counts]
     _cdfs: WeakValueDictionary[str, NDArray[np.float64]] = field(
         default_factory=WeakValueDictionary, init=False, repr=False, compare=False
     )
 
-    def cdf(self, table: Table) -> NDArray[np.float64]:
+    def cdf(self, table: AccessedTable) -> NDArray[np.float64]:
         """See Hotness.cdf; read-only."""
         cdf = self._cdfs.get(table.name)
         if cdf is None:
@@ -65,6 +65,6 @@ class CountedHotness:
             self._cdfs[table.name] = cdf
         return cdf
 
-    def order(self, table: Table) -> NDArray[np.uint32]:
+    def order(self, table: AccessedTable) -> NDArray[np.uint32]:
         """See Hotness.order."""
         return counts_order(self.read(table))

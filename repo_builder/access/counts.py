@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from repo_builder.access.counted import CountedHotness, Counts
+from repo_builder.access.hotness import AccessedTable
 from repo_builder.access.npz import Header, NpzReader, name_problems, open_npz
 from repo_builder.access.progress import Progress, silent
 from repo_builder.errors import AccessError
-from repo_builder.spec import Table
 
 _CHUNK_ITEMS = 1 << 20
 
 
-def load_counts(path: Path, tables: Sequence[Table], progress: Progress = silent) -> CountedHotness:
+def load_counts(path: Path, tables: Sequence[AccessedTable], progress: Progress = silent) -> CountedHotness:
     """Check every table's counts, then read them again, one table at a time, whenever they are asked for.
 
     AccessError lists every problem of the file: an array missing, unknown, of the wrong length or dtype, negative,
@@ -37,7 +37,7 @@ def load_counts(path: Path, tables: Sequence[Table], progress: Progress = silent
     return CountedHotness(lambda table: read_counts(path, table))
 
 
-def read_counts(path: Path, table: Table) -> Counts:
+def read_counts(path: Path, table: AccessedTable) -> Counts:
     """One table's counts: (rows,) in the file's own dtype (at least 32 bits when float), or AccessError."""
     with open_npz(path) as reader:
         if table.name not in reader.names:
@@ -45,7 +45,7 @@ def read_counts(path: Path, table: Table) -> Counts:
         return _read(path, reader, table)
 
 
-def _problems(path: Path, reader: NpzReader, table: Table) -> Sequence[str]:
+def _problems(path: Path, reader: NpzReader, table: AccessedTable) -> Sequence[str]:
     try:
         _read(path, reader, table)
     except AccessError as exc:
@@ -53,7 +53,7 @@ def _problems(path: Path, reader: NpzReader, table: Table) -> Sequence[str]:
     return []
 
 
-def _read(path: Path, reader: NpzReader, table: Table) -> Counts:
+def _read(path: Path, reader: NpzReader, table: AccessedTable) -> Counts:
     where = f"{path}: {table.name}"
     header = reader.header(table.name)
     _check_header(where, header, table)
@@ -75,7 +75,7 @@ def _native(header: Header) -> np.dtype[np.generic]:
     return np.dtype(np.float32 if header.dtype.itemsize <= 4 else np.float64)
 
 
-def _check_header(where: str, header: Header, table: Table) -> None:
+def _check_header(where: str, header: Header, table: AccessedTable) -> None:
     if header.shape != (table.rows,):
         got = f"{header.shape[0]} counts" if len(header.shape) == 1 else f"an array of shape {header.shape}"
         raise AccessError(f"{where}: expected {table.rows} counts, one a row (tables: rows), got {got}")

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.access.hotness import Hotness
+from repo_builder.access.hotness import AccessedTable, Hotness
 from repo_builder.memory import check_memory
-from repo_builder.spec import IndexDtype, Table
+from repo_builder.model.dlrm import DlrmTable, IndexDtype
 
 _TABLE_ROW_BYTES = 24
 """Of the largest table: its CDF, its order, and an array to sort it with."""
 
 
-def check_tables(tables: Sequence[Table]) -> None:
+def check_tables(tables: Sequence[AccessedTable]) -> None:
     """Raise InputError where the accesses of the largest table do not fit into this machine's memory."""
     largest = max(tables, key=lambda table: table.rows)
     what = f"tables: {largest.name}: the accesses of {largest.rows:,} rows"
@@ -26,7 +26,7 @@ def check_tables(tables: Sequence[Table]) -> None:
 class IdSampler:
     """Draws ids of one table; holds its CDF and its hotness order (12 bytes a row), so that drawing again is cheap."""
 
-    def __init__(self, hotness: Hotness, table: Table) -> None:
+    def __init__(self, hotness: Hotness, table: AccessedTable) -> None:
         self._cdf = hotness.cdf(table)
         self._order = hotness.order(table)
 
@@ -45,14 +45,14 @@ class IdSampler:
 
 
 def draw_ids(
-    hotness: Hotness, table: Table, shape: int | tuple[int, ...], rng: np.random.Generator
+    hotness: Hotness, table: AccessedTable, shape: int | tuple[int, ...], rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Ids of a table that follow its accesses, `shape` int64; to draw more than once, keep an IdSampler."""
     return IdSampler(hotness, table).draw(shape, rng)
 
 
 def draw_queries(
-    hotness: Hotness, tables: Sequence[Table], dense_features: int, index_dtype: IndexDtype, rows: int, seed: int
+    hotness: Hotness, tables: Sequence[DlrmTable], dense_features: int, index_dtype: IndexDtype, rows: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Rows to score, reproducibly: `dense` (rows, dense_features) float32, and `indices` (rows, sum of pooling) as on
     the wire, all slots full.

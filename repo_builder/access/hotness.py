@@ -7,17 +7,27 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.spec import Table
+
+class AccessedTable(Protocol):
+    """What accesses are told of: so many rows under a name."""
+
+    @property
+    def name(self) -> str:
+        """As in the files of accesses."""
+
+    @property
+    def rows(self) -> int:
+        """Ids go from 0 to rows - 1."""
 
 
 class Hotness(Protocol):
     """Where the accesses of a model's tables fall. Hotness order: most accesses first, ties by smaller id."""
 
-    def cdf(self, table: Table) -> NDArray[np.float64]:
+    def cdf(self, table: AccessedTable) -> NDArray[np.float64]:
         """The share of the table's accesses that its j hottest rows take, for j = 0 ... rows.
 
         (rows + 1,) float64, non-decreasing and concave up to rounding, from 0.0 to exactly 1.0.
         """
 
-    def order(self, table: Table) -> NDArray[np.uint32]:
+    def order(self, table: AccessedTable) -> NDArray[np.uint32]:
         """The row id at each place of the hotness order: a permutation, (rows,) uint32."""

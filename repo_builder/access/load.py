@@ -22,7 +22,7 @@ def load_hotness(spec: Spec, progress: Progress = silent, tell: Tell = nobody) -
 
     `progress` is called while a file is read, which takes long for a long trace; `tell` with what was passed over.
     """
-    check_tables(spec.tables)
+    check_tables(spec.model.tables)
     return _LOADERS[spec.access.source](spec, progress, tell)
 
 
@@ -33,11 +33,11 @@ def _powerlaw(spec: Spec, progress: Progress, tell: Tell) -> Hotness:
 
 
 def _counts(spec: Spec, progress: Progress, tell: Tell) -> Hotness:
-    return load_counts(_path(spec), spec.tables, progress)
+    return load_counts(_path(spec), spec.model.tables, progress)
 
 
 def _trace(spec: Spec, progress: Progress, tell: Tell) -> Hotness:
-    return load_trace(_path(spec), spec.tables, progress, tell)
+    return load_trace(_path(spec), spec.model.tables, progress, tell)
 
 
 def _path(spec: Spec) -> Path:

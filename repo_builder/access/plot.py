@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullLocator
 from numpy.typing import NDArray
 
-from repo_builder.access.hotness import Hotness
+from repo_builder.access.hotness import AccessedTable, Hotness
 from repo_builder.access.labels import table_label
 from repo_builder.access.powerlaw import hottest_rows
 from repo_builder.figures import INK, dress, new_figure, save_png
-from repo_builder.spec import Spec, Table
+from repo_builder.spec import Spec
 from repo_builder.words import count
 
 _POINTS = 400  # of a curve, evenly spread over the logarithm of the rows
@@ -54,7 +54,7 @@ def plot_hotness(spec: Spec, hotness: Hotness, path: Path) -> None:
 def _curves(spec: Spec, hotness: Hotness) -> list[_Curve]:
     """The distinct curves, the most skewed first; tables whose curves agree to 1e-7 percent share one."""
     distinct: dict[tuple[bytes, bytes], _Curve] = {}
-    for table in spec.tables:
+    for table in spec.model.tables:
         curve = _curve(table, hotness.cdf(table))
         key = (curve.rows_share.tobytes(), curve.access_share.round(7).tobytes())
         same = distinct.get(key, curve)
@@ -62,7 +62,7 @@ def _curves(spec: Spec, hotness: Hotness) -> list[_Curve]:
     return sorted(distinct.values(), key=lambda curve: -curve.hottest[1])
 
 
-def _curve(table: Table, cdf: NDArray[np.float64]) -> _Curve:
+def _curve(table: AccessedTable, cdf: NDArray[np.float64]) -> _Curve:
     rows, hot = table.rows, hottest_rows(table.rows)
     places = np.unique(np.geomspace(1, rows, _POINTS).round().astype(np.int64))
     return _Curve((table.name,), 100 * places / rows, 100 * cdf[places], (100 * hot / rows, 100 * float(cdf[hot])))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.spec import Table
+from repo_builder.access.hotness import AccessedTable
 
 _ALPHA_MAX = 64.0  # the first row alone then takes all but 2**-64, which a float64 share cannot tell from all
 _BLOCK_ROWS = 1 << 16  # powers and their sums are computed in pieces that stay in the cache
@@ -86,7 +86,7 @@ class PowerLawHotness:
     seed: int
     _cdfs: dict[int, NDArray[np.float64]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def cdf(self, table: Table) -> NDArray[np.float64]:
+    def cdf(self, table: AccessedTable) -> NDArray[np.float64]:
         """See Hotness.cdf; the same array for every table of that many rows."""
         if table.rows not in self._cdfs:
             cdf = powerlaw_cdf(table.rows, solve_alpha(table.rows, self.locality))
@@ -94,7 +94,7 @@ class PowerLawHotness:
             self._cdfs[table.rows] = cdf
         return self._cdfs[table.rows]
 
-    def order(self, table: Table) -> NDArray[np.uint32]:
+    def order(self, table: AccessedTable) -> NDArray[np.uint32]:
         """See Hotness.order; a random permutation, or the ids as they are where all rows are equally hot."""
         ids = np.arange(table.rows, dtype=np.uint32)
         if solve_alpha(table.rows, self.locality) == 0.0:

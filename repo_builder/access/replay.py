@@ -14,11 +14,11 @@ from repo_builder.access.npz import NPY_ARRAY, NpzReader, open_npy, open_npz
 from repo_builder.access.trace_arrays import MATRIX, holds_matrix, matrix_pieces
 from repo_builder.access.trace_parquet import is_list, opened, parquet_parts, schema_problems
 from repo_builder.errors import AccessError
-from repo_builder.spec import IndexDtype, Table
+from repo_builder.model.dlrm import DlrmTable, IndexDtype
 from repo_builder.words import count
 
 
-def replay_trace(path: Path, tables: Sequence[Table], index_dtype: IndexDtype, rows: int) -> NDArray[Any]:
+def replay_trace(path: Path, tables: Sequence[DlrmTable], index_dtype: IndexDtype, rows: int) -> NDArray[Any]:
     """The first `rows` rows of a trace as `indices` (rows, sum of pooling), -1 where a bag is not full.
 
     The files are those of `load_trace`. A `.parquet` column of lists holds a bag a row, cut off at the table's pooling;
@@ -29,7 +29,7 @@ def replay_trace(path: Path, tables: Sequence[Table], index_dtype: IndexDtype, r
     return np.hstack([_checked(path, *pair) for pair in zip(tables, bags, strict=True)]).astype(index_dtype)
 
 
-def _read(path: Path, tables: Sequence[Table], rows: int) -> list[NDArray[np.int64]]:
+def _read(path: Path, tables: Sequence[DlrmTable], rows: int) -> list[NDArray[np.int64]]:
     """Each table's first bags, (rows, pooling)."""
     if path.is_dir() or path.suffix == ".parquet":
         parts = parquet_parts(path)
@@ -43,7 +43,7 @@ def _read(path: Path, tables: Sequence[Table], rows: int) -> list[NDArray[np.int
         return [_array(path, reader, table, rows) for table in tables]
 
 
-def _checked(path: Path, table: Table, bags: NDArray[np.int64]) -> NDArray[np.int64]:
+def _checked(path: Path, table: DlrmTable, bags: NDArray[np.int64]) -> NDArray[np.int64]:
     wrong = np.argwhere((bags < -1) | (bags >= table.rows))
     if len(wrong):
         got = f"{bags[tuple(wrong[0])]} in row {wrong[0][0]}"
@@ -51,7 +51,7 @@ def _checked(path: Path, table: Table, bags: NDArray[np.int64]) -> NDArray[np.in
     return bags
 
 
-def _array(path: Path, reader: NpzReader, table: Table, rows: int) -> NDArray[np.int64]:
+def _array(path: Path, reader: NpzReader, table: DlrmTable, rows: int) -> NDArray[np.int64]:
     if table.name not in reader.names:
         raise AccessError(f"{path}: {table.name}: expected this array, got none")
     ids = next(reader.chunks(table.name, rows * table.pooling), np.empty(0, np.int64))
@@ -60,7 +60,9 @@ def _array(path: Path, reader: NpzReader, table: Table, rows: int) -> NDArray[np
     return _joined(path, table, ids, rows)
 
 
-def _matrix(path: Path, reader: NpzReader, name: str, tables: Sequence[Table], rows: int) -> list[NDArray[np.int64]]:
+def _matrix(
+    path: Path, reader: NpzReader, name: str, tables: Sequence[DlrmTable], rows: int
+) -> list[NDArray[np.int64]]:
     taken: list[list[NDArray[Any]]] = [[] for _ in tables]
     most = rows * max(table.pooling for table in tables)
     for column, row, ids in matrix_pieces(path, reader, name, tables):
@@ -72,7 +74,7 @@ def _matrix(path: Path, reader: NpzReader, name: str, tables: Sequence[Table], r
     return [_joined(path, table, ids, rows) for table, ids in zip(tables, columns, strict=True)]
 
 
-def _parquet(path: Path, parts: Sequence[Path], table: Table, rows: int) -> NDArray[np.int64]:
+def _parquet(path: Path, parts: Sequence[Path], table: DlrmTable, rows: int) -> NDArray[np.int64]:
     """Null stands for no id, or for an empty bag; a part is taken up where the one before ends."""
     ids: list[int] = []
     filled = np.full((rows, table.pooling), -1, np.int64)
@@ -98,12 +100,12 @@ def _parquet(path: Path, parts: Sequence[Path], table: Table, rows: int) -> NDAr
     return filled
 
 
-def _joined(path: Path, table: Table, ids: NDArray[Any], rows: int) -> NDArray[np.int64]:
+def _joined(path: Path, table: DlrmTable, ids: NDArray[Any], rows: int) -> NDArray[np.int64]:
     _check_length(path, table, len(ids) // table.pooling, rows)
     return ids.astype(np.int64).reshape(rows, table.pooling)
 
 
-def _check_length(path: Path, table: Table, found: int, rows: int) -> None:
+def _check_length(path: Path, table: DlrmTable, found: int, rows: int) -> None:
     if found < rows:
         raise AccessError(
             f"{path}: {table.name}: expected at least {count(rows, 'row')}, got {found}; ask for fewer queries"

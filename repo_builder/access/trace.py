@@ -6,16 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from repo_builder.access.counted import CountedHotness, Counts
+from repo_builder.access.hotness import AccessedTable
 from repo_builder.access.progress import Progress, Tell, nobody, silent
 from repo_builder.access.trace_arrays import count_npy, count_npz
 from repo_builder.access.trace_parquet import count_parquet
 from repo_builder.errors import AccessError
-from repo_builder.spec import Table
 
 _NAMED = 12  # names that a note spells out
 
 
-def load_trace(path: Path, tables: Sequence[Table], progress: Progress = silent, tell: Tell = nobody) -> CountedHotness:
+def load_trace(
+    path: Path, tables: Sequence[AccessedTable], progress: Progress = silent, tell: Tell = nobody
+) -> CountedHotness:
     """Count every table's accesses in a trace, in memory of 4 bytes a row of the tables.
 
     `.parquet`, or a folder of such parts: a column a table, of ids or of lists of them. `.npz`: an array a table; or
@@ -47,7 +49,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(ascii(name)[1:-1][:60] for name in names[:_NAMED]) + more
 
 
-_FORMATS: Mapping[str, Callable[[Path, Sequence[Table], Progress], tuple[dict[str, Counts], list[str]]]] = {
+_FORMATS: Mapping[str, Callable[[Path, Sequence[AccessedTable], Progress], tuple[dict[str, Counts], list[str]]]] = {
     ".npz": count_npz,
     ".npy": count_npy,
     ".parquet": count_parquet,

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from repo_builder.access.counted import Counts
 from repo_builder.access.counter import AccessCounter
+from repo_builder.access.hotness import AccessedTable
 from repo_builder.access.npz import NPY_ARRAY, Header, NpzReader, missing_problems, open_npy, open_npz
 from repo_builder.access.progress import Progress
 from repo_builder.errors import AccessError
-from repo_builder.spec import Table
 
 MATRIX = "X_cat"
 """The categorical features of DLRM's preprocessed Criteo data, (N, tables) integers."""
@@ -21,7 +21,7 @@ MATRIX = "X_cat"
 _CHUNK_ITEMS = 1 << 20  # 8 MiB of int64 ids at a time
 
 
-def count_npz(path: Path, tables: Sequence[Table], progress: Progress) -> tuple[dict[str, Counts], list[str]]:
+def count_npz(path: Path, tables: Sequence[AccessedTable], progress: Progress) -> tuple[dict[str, Counts], list[str]]:
     """Each table's accesses, (rows,) unsigned integers by table name, and the names of the arrays of no table.
 
     An array of a table may have any shape.
@@ -44,19 +44,19 @@ def count_npz(path: Path, tables: Sequence[Table], progress: Progress) -> tuple[
         return counts, _others(reader, names)
 
 
-def count_npy(path: Path, tables: Sequence[Table], progress: Progress) -> tuple[dict[str, Counts], list[str]]:
+def count_npy(path: Path, tables: Sequence[AccessedTable], progress: Progress) -> tuple[dict[str, Counts], list[str]]:
     """The same of a file that holds nothing but the matrix."""
     with open_npy(path) as reader:
         return _count_matrix(path, reader, NPY_ARRAY, tables, progress), []
 
 
-def holds_matrix(reader: NpzReader, tables: Sequence[Table]) -> bool:
+def holds_matrix(reader: NpzReader, tables: Sequence[AccessedTable]) -> bool:
     """Whether ids come as DLRM's matrix: arrays that the spec names come first."""
     return MATRIX in reader.names and not {table.name for table in tables} & set(reader.names)
 
 
 def matrix_pieces(
-    path: Path, reader: NpzReader, name: str, tables: Sequence[Table]
+    path: Path, reader: NpzReader, name: str, tables: Sequence[AccessedTable]
 ) -> Iterator[tuple[int, int, NDArray[Any]]]:
     """A matrix of ids in pieces: the table's number, the row that a piece begins with, and ids of that column, (n,)."""
     header = _matrix_header(path, reader, name, tables)
@@ -80,7 +80,7 @@ def matrix_pieces(
         row += len(block)
 
 
-def _matrix_header(path: Path, reader: NpzReader, name: str, tables: Sequence[Table]) -> Header:
+def _matrix_header(path: Path, reader: NpzReader, name: str, tables: Sequence[AccessedTable]) -> Header:
     header = reader.header(name)
     if len(header.shape) != 2 or header.shape[1] != len(tables):
         expected = f"a matrix with {len(tables)} columns, one a table in the spec's order"
@@ -91,7 +91,7 @@ def _matrix_header(path: Path, reader: NpzReader, name: str, tables: Sequence[Ta
 
 
 def _count_matrix(
-    path: Path, reader: NpzReader, name: str, tables: Sequence[Table], progress: Progress
+    path: Path, reader: NpzReader, name: str, tables: Sequence[AccessedTable], progress: Progress
 ) -> dict[str, Counts]:
     counters = [AccessCounter(table.rows) for table in tables]
     problems: dict[int, str] = {}
@@ -122,14 +122,14 @@ def _others(reader: NpzReader, names: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(reader.names) if name not in set(names)]
 
 
-def _ids(reader: NpzReader, table: Table) -> int:
+def _ids(reader: NpzReader, table: AccessedTable) -> int:
     try:
         return reader.header(table.name).size
     except AccessError:
         return 0  # told when the table's turn comes
 
 
-def _count_array(path: Path, reader: NpzReader, table: Table, advance: Callable[[int], None]) -> Counts:
+def _count_array(path: Path, reader: NpzReader, table: AccessedTable, advance: Callable[[int], None]) -> Counts:
     header = reader.header(table.name)
     if header.dtype.kind not in "iu":
         raise AccessError(f"{path}: {table.name}: expected integer ids, got dtype {header.dtype}")
@@ -145,5 +145,5 @@ def _count_array(path: Path, reader: NpzReader, table: Table, advance: Callable[
     return counter.counts
 
 
-def _expected(table: Table) -> str:
+def _expected(table: AccessedTable) -> str:
     return f"ids from 0 to {table.rows - 1}, or -1 (padding)"

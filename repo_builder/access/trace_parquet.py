@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 
 from repo_builder.access.counted import Counts
 from repo_builder.access.counter import AccessCounter
+from repo_builder.access.hotness import AccessedTable
 from repo_builder.access.npz import missing_problems
 from repo_builder.access.progress import Progress
 from repo_builder.errors import AccessError
-from repo_builder.spec import Table
 
-_BATCH_IDS = 1 << 18  # ids in a batch, over all columns, when their bags are full
+_BATCH_ROWS = 1 << 13  # rows of a batch, over all columns: bags of 100 ids then take some 10 MB
 _BUFFER_BYTES = 1 << 20  # read ahead in each column
 
 
-def count_parquet(path: Path, tables: Sequence[Table], progress: Progress) -> tuple[dict[str, Counts], list[str]]:
+def count_parquet(
+    path: Path, tables: Sequence[AccessedTable], progress: Progress
+) -> tuple[dict[str, Counts], list[str]]:
     """Each table's accesses, (rows,) unsigned integers by table name, and the names of the columns of no table.
 
     Read by record batches, and only the tables' columns. Raises AccessError.
@@ -76,14 +78,14 @@ def _rows(path: Path) -> int:
 def _count(
     path: Path,
     file: Any,
-    tables: Sequence[Table],
+    tables: Sequence[AccessedTable],
     counters: Mapping[str, AccessCounter],
     advance: Callable[[int], None],
 ) -> int:
     """Count a part's ids; returns its rows."""
     problems: dict[str, str] = {}
     done = 0
-    batch_rows = max(1, _BATCH_IDS // sum(table.pooling for table in tables))
+    batch_rows = max(1, _BATCH_ROWS // len(tables))
     for batch in file.iter_batches(batch_rows, columns=list(counters), use_threads=False):
         for table in tables:
             if table.name in problems:
@@ -119,7 +121,7 @@ def _row(column: Any, place: int) -> int:
     return int(rows[there][place])
 
 
-def schema_problems(path: Path, schema: Any, tables: Sequence[Table]) -> list[str]:
+def schema_problems(path: Path, schema: Any, tables: Sequence[AccessedTable]) -> list[str]:
     """What is wrong with the columns of the tables, one line each."""
     problems = missing_problems(path, "column", schema.names, [table.name for table in tables])
     for table in tables:

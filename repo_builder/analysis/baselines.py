@@ -21,7 +21,6 @@ from repo_builder.partition.cost import DEFAULT_GPU_TIMES, Profile, replicas_for
 from repo_builder.partition.latency import Queue
 from repo_builder.partition.merge import places_in_tables
 from repo_builder.partition.plan import Service, Shard
-from repo_builder.partition.planner import dense_flops, dense_parameter_bytes
 from repo_builder.partition.workload import Workload
 from repo_builder.spec import Spec
 
@@ -73,8 +72,8 @@ def model_wise(spec: Spec, profile: Profile, utilisation: float = 1.0) -> WholeM
 
     Raises PlanError where even an idle replica misses the SLA.
     """
-    gathers, tables_bytes = float(spec.serving.batch * spec.index_columns), _tables_bytes(spec)
-    dense_s = profile.dense_service_time.seconds(dense_flops(spec))
+    gathers, tables_bytes = spec.gathers, spec.model.size_bytes
+    dense_s = profile.dense_service_time.seconds(spec.dense_flops)
     service_s = dense_s + profile.seconds(gathers, tables_bytes)
     alone_s = dense_s + profile.alone_s(gathers, tables_bytes)
     model = _whole_model(spec, profile, service_s, alone_s, gpu_memory_bytes=0)
@@ -86,22 +85,18 @@ def gpu_cached(spec: Spec, workload: Workload, profile: Profile, gpu_memory_byte
 
     Raises PlanError where the dense layers do not fit into the GPU, or even an idle replica misses the SLA.
     """
-    room = gpu_memory_bytes - GPU_RESERVE_BYTES - dense_parameter_bytes(spec)
+    room = gpu_memory_bytes - GPU_RESERVE_BYTES - spec.model.dense.parameter_bytes
     if room < 0:
         raise PlanError(f"gpu_memory_gb: expected room for the dense layers, got {gpu_memory_bytes / 1e9:g} GB")
     rows = workload.rows_within(room)
     places = places_in_tables(workload.tables, [rows])[0]
     hits = sum(table.gathers * float(table.cdf[place]) for table, place in zip(workload.tables, places, strict=True))
-    misses = max(0.0, spec.serving.batch * spec.index_columns - hits)
+    misses = max(0.0, spec.gathers - hits)
     gpu = profile.gpu or DEFAULT_GPU_TIMES
-    gpu_s = gpu.dense_service_time.seconds(dense_flops(spec)) + gpu.service_time.seconds(hits)
-    cpu_s = profile.seconds(misses, _tables_bytes(spec))
-    alone_s = gpu_s + profile.alone_s(misses, _tables_bytes(spec))
+    gpu_s = gpu.dense_service_time.seconds(spec.dense_flops) + gpu.service_time.seconds(hits)
+    cpu_s = profile.seconds(misses, spec.model.size_bytes)
+    alone_s = gpu_s + profile.alone_s(misses, spec.model.size_bytes)
     return _whole_model(spec, profile, max(gpu_s, cpu_s), alone_s, gpu_memory_bytes)
-
-
-def _tables_bytes(spec: Spec) -> int:
-    return sum(table.rows * table.row_bytes for table in spec.tables)
 
 
 def _whole_model(spec: Spec, profile: Profile, service_s: float, alone_s: float, gpu_memory_bytes: int) -> WholeModel:
@@ -109,10 +104,10 @@ def _whole_model(spec: Spec, profile: Profile, service_s: float, alone_s: float,
         service_s=service_s,
         alone_s=alone_s,
         utilisation=most_utilisation(service_s, alone_s, spec.serving.sla_ms),
-        memory_bytes=_tables_bytes(spec) + dense_parameter_bytes(spec) + profile.min_memory_bytes,
+        memory_bytes=spec.model.size_bytes + spec.model.dense.parameter_bytes + profile.min_memory_bytes,
         gpu_memory_bytes=gpu_memory_bytes,
-        gathers=float(spec.serving.batch * spec.index_columns),
-        shards=tuple(Shard(table.name, 0, table.rows) for table in spec.tables),
+        gathers=spec.gathers,
+        shards=tuple(Shard(table.name, 0, table.rows) for table in spec.model.tables),
     )
 
 

@@ -83,7 +83,7 @@ def explain(spec: Spec, workload: Workload, profile: Profile, plan: Plan, utilis
 
 
 def _per_table(workload: Workload, plan: Plan, model: CostModel) -> list[Chain]:
-    alike: dict[tuple[int, int, int], list[str]] = {}
+    alike: dict[tuple[int, float, int], list[str]] = {}
     for table in workload.tables:
         alike.setdefault(table.key, []).append(table.table)
     chains = []

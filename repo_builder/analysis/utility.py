@@ -66,7 +66,7 @@ class UtilityModel:
 
     tables: Sequence[Accesses]
     queries: int = FIRST_QUERIES
-    _touched: dict[tuple[int, int, int], TouchedRows] = field(default_factory=dict, init=False, compare=False)
+    _touched: dict[tuple[int, float, int], TouchedRows] = field(default_factory=dict, init=False, compare=False)
     _by_name: dict[str, Accesses] = field(default_factory=dict, init=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     given = load_plan(args.plan) if args.plan else None
     if given:
         check_plan(given, spec, str(args.plan))
-    weights = open_weights(spec)
+    weights = open_weights(spec.dlrm)
     for note in weights.notes:
         err.print(note, markup=False, soft_wrap=True)
     hotness = read_accesses(spec)

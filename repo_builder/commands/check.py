@@ -48,10 +48,10 @@ def run(args: argparse.Namespace) -> None:
 def _weights(spec: Spec) -> Iterator[str]:
     from repo_builder.export.weights import open_weights  # torch is slow to import
 
-    for note in open_weights(spec).notes:
+    for note in open_weights(spec.dlrm).notes:
         err.print(note, markup=False, soft_wrap=True)
     yield str(spec.weights.path or spec.weights.source)
-    tensors = len(spec.tables) + 2 * (len(spec.bottom_mlp) + len(spec.top_mlp))
+    tensors = len(spec.tables) + 2 * (len(spec.dlrm.bottom_mlp) + len(spec.dlrm.top_mlp))
     yield "drawn from its seed" if spec.weights.path is None else f"{tensors} tensors as in the spec"
 
 

@@ -27,6 +27,7 @@ from repo_builder.commands.common import (
 )
 from repo_builder.commands.native_output import stdout_to_stderr
 from repo_builder.errors import InputError
+from repo_builder.model.file import ModelFile
 from repo_builder.output import write_whole
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.placement import Placement, place, placement_document
@@ -118,13 +119,13 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_weights(spec: Spec) -> None:
     """Raise CheckpointError where `build` would; a checkpoint that is not there yet is no reason not to plan."""
-    path = spec.weights.path
+    path = spec.form.path if isinstance(spec.form, ModelFile) else spec.form.weights.path
     if path is not None and not path.exists():
         err.print(f"{path}: not there, so not checked: elasticrec build will need it", markup=False, soft_wrap=True)
     elif path is not None:
-        from repo_builder.export.weights import open_weights  # torch is slow to import: only where it is needed
+        from repo_builder.export.weights import open_source  # torch is slow to import: only where it is needed
 
-        open_weights(spec)
+        open_source(spec)
 
 
 def _plot(path: Path, spec: Spec, hotness: Hotness, workload: Workload, plan: Plan, chains: tuple[Chain, ...]) -> None:

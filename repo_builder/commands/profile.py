@@ -117,7 +117,8 @@ def _options(args: argparse.Namespace, spec: Spec) -> Options:
     effort = QUICK if args.quick else STANDARD
     if args.seconds:
         effort = replace(effort, seconds=args.seconds)
-    held_rows = (QUICK_HELD_BYTES if args.quick else HELD_BYTES) // max(table.row_bytes for table in spec.tables)
+    row_bytes = max(table.format.row_bytes for table in spec.model.tables)
+    held_rows = (QUICK_HELD_BYTES if args.quick else HELD_BYTES) // row_bytes
     return Options(args.grouping, args.shard_backend, args.rows or held_rows, effort)
 
 

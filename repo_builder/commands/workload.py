@@ -82,7 +82,9 @@ def _of_spec(args: argparse.Namespace, manifest: Manifest, spec: Spec) -> dict[s
         from repo_builder.export.weights import open_weights
 
         compared = min(args.expected, args.queries) * manifest.batch
-        workload["scores"] = reference_scores(spec, open_weights(spec), dense[:compared], indices[:compared])[:, 0]
+        workload["scores"] = reference_scores(spec.dlrm, open_weights(spec.dlrm), dense[:compared], indices[:compared])[
+            :, 0
+        ]
     return workload
 
 

@@ -19,9 +19,10 @@ from onnxruntime import InferenceSession, SessionOptions
 
 from repo_builder.errors import ExportError
 from repo_builder.export.dense_module import DenseModule
-from repo_builder.export.layers import DIVISORS, DenseWeights, Partial
+from repo_builder.export.layers import DenseWeights, Partial
 from repo_builder.export.reference import score_pooled
-from repo_builder.spec import Spec
+from repo_builder.model.dlrm import Dlrm
+from repo_builder.model.source import DIVISORS
 
 OPSET = 18
 """The exporter's native opset; every onnxruntime since 1.14 reads it, and Triton 2.51's is 1.19."""
@@ -34,7 +35,7 @@ _TOLERANCE = 1e-5  # of a score, between onnxruntime and plain PyTorch
 _TRACE_BATCH = 3  # more than 1: the exporter takes batches of 0 and 1 for constants
 
 
-def export_dense(spec: Spec, weights: DenseWeights, partials: Sequence[Partial], path: Path) -> None:
+def export_dense(dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial], path: Path) -> None:
     """Write the dense layers to one ONNX file and check it against plain PyTorch.
 
     Inputs, in order: `dense` FP32 [batch, dense_features], then each partial under its name, FP32
@@ -42,20 +43,20 @@ def export_dense(spec: Spec, weights: DenseWeights, partials: Sequence[Partial],
     divided by. Output: `score` FP32 [batch, 1]. The same weights give the same bytes.
     Raises ExportError when the partials do not make up the model, the file would pass 2 GiB, or its scores differ.
     """
-    _check_partials(spec, partials)
+    _check_partials(dlrm, partials)
     _check_size(weights)
-    module = DenseModule(spec, weights, partials).eval()
-    model = _clean(_traced(module, spec, partials))
+    module = DenseModule(dlrm, weights, partials).eval()
+    model = _clean(_traced(module, dlrm, partials))
     try:
         onnx.checker.check_model(model, full_check=True)
     except ValidationError as exc:
         raise ExportError(f"{path}: torch's exporter made an ONNX graph that is not valid: {exc}") from exc
     content = model.SerializeToString(deterministic=True)
-    _check_scores(spec, weights, partials, content, path)
+    _check_scores(dlrm, weights, partials, content, path)
     path.write_bytes(content)
 
 
-def _check_partials(spec: Spec, partials: Sequence[Partial]) -> None:
+def _check_partials(dlrm: Dlrm, partials: Sequence[Partial]) -> None:
     names = [partial.name for partial in partials]
     problems = [
         f"partial {name!r}: expected names that differ, and not dense, divisors or score, got {names}"
@@ -63,16 +64,16 @@ def _check_partials(spec: Spec, partials: Sequence[Partial]) -> None:
         if names.count(name) > 1 or name in {"dense", DIVISORS, "score"}
     ]
     problems += [
-        f"partial {partial.name!r}: expected ascending table numbers below {len(spec.tables)}, got {partial.tables}"
+        f"partial {partial.name!r}: expected ascending table numbers below {len(dlrm.tables)}, got {partial.tables}"
         for partial in partials
         if not partial.tables
         or list(partial.tables) != sorted(set(partial.tables))
-        or not 0 <= partial.tables[0] <= partial.tables[-1] < len(spec.tables)
+        or not 0 <= partial.tables[0] <= partial.tables[-1] < len(dlrm.tables)
     ]
     held = {table for partial in partials for table in partial.tables}
     problems += [
         f"table {table.name}: expected a partial that holds it, got none"
-        for i, table in enumerate(spec.tables)
+        for i, table in enumerate(dlrm.tables)
         if i not in held
     ]
     if problems:
@@ -88,16 +89,16 @@ def _check_size(weights: DenseWeights) -> None:
         )
 
 
-def _traced(module: DenseModule, spec: Spec, partials: Sequence[Partial]) -> onnx.ModelProto:
+def _traced(module: DenseModule, dlrm: Dlrm, partials: Sequence[Partial]) -> onnx.ModelProto:
     batch = {0: torch.export.Dim("batch")}
-    inputs = _example(spec, partials, _TRACE_BATCH)
+    inputs = _example(dlrm, partials, _TRACE_BATCH)
     with _quiet():
         program = torch.onnx.export(
             module,
             tuple(inputs),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[name for name, _ in _inputs(spec, partials)],
+            input_names=[name for name, _ in _inputs(dlrm, partials)],
             output_names=["score"],
             dynamic_shapes=(batch, (batch,) * (len(inputs) - 1)),
             external_data=False,
@@ -137,29 +138,29 @@ def _clean(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _example(spec: Spec, partials: Sequence[Partial], batch: int) -> list[torch.Tensor]:
+def _example(dlrm: Dlrm, partials: Sequence[Partial], batch: int) -> list[torch.Tensor]:
     """The graph's inputs, drawn from a fixed seed."""
     rng = np.random.default_rng(batch)
-    drawn = [rng.random((batch, width), dtype=np.float32) - 0.5 for _, width in _inputs(spec, partials)]
-    if spec.has_means:
+    drawn = [rng.random((batch, width), dtype=np.float32) - 0.5 for _, width in _inputs(dlrm, partials)]
+    if dlrm.has_means:
         drawn[-1] = np.ceil(4 * drawn[-1] + 2).clip(1)  # whole numbers, as bags have ids
     return [torch.from_numpy(values) for values in drawn]
 
 
-def _inputs(spec: Spec, partials: Sequence[Partial]) -> list[tuple[str, int]]:
+def _inputs(dlrm: Dlrm, partials: Sequence[Partial]) -> list[tuple[str, int]]:
     """The graph's inputs in order, and their widths."""
-    sums = [(partial.name, len(partial.tables) * spec.dim) for partial in partials]
-    return [("dense", spec.dense_features), *sums, *([(DIVISORS, len(spec.tables))] if spec.has_means else [])]
+    sums = [(partial.name, len(partial.tables) * dlrm.dim) for partial in partials]
+    return [("dense", dlrm.dense_features), *sums, *([(DIVISORS, len(dlrm.tables))] if dlrm.has_means else [])]
 
 
-def _check_scores(spec: Spec, weights: DenseWeights, partials: Sequence[Partial], content: bytes, path: Path) -> None:
+def _check_scores(dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial], content: bytes, path: Path) -> None:
     options = SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3  # errors only
     session = InferenceSession(content, options, providers=["CPUExecutionProvider"])
     for batch in (1, _TRACE_BATCH + 1):
-        dense, *others = _example(spec, partials, batch)
-        expected = score_pooled(weights, dense, _pooled(spec, partials, others)).numpy()
+        dense, *others = _example(dlrm, partials, batch)
+        expected = score_pooled(weights, dense, _pooled(dlrm, partials, others)).numpy()
         names = [entry.name for entry in session.get_inputs()]
         inputs = (dense, *others)
         (got,) = session.run(["score"], {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
@@ -171,12 +172,12 @@ def _check_scores(spec: Spec, weights: DenseWeights, partials: Sequence[Partial]
             )
 
 
-def _pooled(spec: Spec, partials: Sequence[Partial], others: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def _pooled(dlrm: Dlrm, partials: Sequence[Partial], others: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Each table's sum over its partials, (B, dim), added up one by one, and divided where there are divisors."""
-    pooled = [torch.zeros(len(others[0]), spec.dim) for _ in spec.tables]
+    pooled = [torch.zeros(len(others[0]), dlrm.dim) for _ in dlrm.tables]
     for partial, values in zip(partials, others, strict=False):
         for place, table in enumerate(partial.tables):
-            pooled[table] = pooled[table] + values[:, place * spec.dim : (place + 1) * spec.dim]
-    if spec.has_means:
+            pooled[table] = pooled[table] + values[:, place * dlrm.dim : (place + 1) * dlrm.dim]
+    if dlrm.has_means:
         pooled = [sums / others[-1][:, table : table + 1] for table, sums in enumerate(pooled)]
     return pooled

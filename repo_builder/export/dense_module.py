@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from repo_builder.export.layers import DenseWeights, Layer, Partial
-from repo_builder.spec import Spec
+from repo_builder.model.dlrm import Dlrm
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +24,15 @@ class _Run:
 class DenseModule(nn.Module):
     """Dense features and partial sums to scores; the arithmetic of the open-source DLRM."""
 
-    def __init__(self, spec: Spec, weights: DenseWeights, partials: Sequence[Partial]) -> None:
+    def __init__(self, dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial]) -> None:
         super().__init__()
         self.bottom = nn.ModuleList(_linear(layer) for layer in weights.bottom)
         self.top = nn.ModuleList(_linear(layer) for layer in weights.top)
-        self.vectors, self.dim = len(spec.tables) + 1, spec.dim
+        self.vectors, self.dim = len(dlrm.tables) + 1, dlrm.dim
         lower = [i * self.vectors + j for i in range(self.vectors) for j in range(i)]
         self.register_buffer("pairs", torch.tensor(lower))  # places in the flattened (F+1, F+1) products
-        self.runs = _runs(partials, len(spec.tables), spec.dim)
-        self.averages = spec.has_means
+        self.runs = _runs(partials, len(dlrm.tables), dlrm.dim)
+        self.averages = dlrm.has_means
 
     def forward(self, dense: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
         """Dense (B, dense_features), partials (B, tables * dim), and with means divisors (B, F), all float32, to scores

@@ -7,7 +7,7 @@ import re
 from repo_builder.export.mismatch import KeyLayout
 from repo_builder.export.stored import Checkpoint
 from repo_builder.export.trained import KeyFamily, TrainedWeights, Variant
-from repo_builder.spec import Spec
+from repo_builder.model.dlrm import Dlrm
 
 _VARIANTS = (
     Variant(
@@ -39,20 +39,20 @@ _OTHER_WIDTH = (
 )
 
 
-def open_dlrm(spec: Spec) -> TrainedWeights:
+def open_dlrm(dlrm: Dlrm) -> TrainedWeights:
     """Open the checkpoint of a spec with `weights.source: dlrm`; table i of the spec is `emb_l.{i}.weight`.
 
     Raises CheckpointError with all its problems at once.
     """
-    if spec.weights.path is None:
+    if dlrm.weights.path is None:
         raise ValueError("weights.source dlrm comes with a path; load_spec checks it")
-    return TrainedWeights(spec, spec.weights.path, KeyFamily(re.compile(r"(emb|bot|top)_l\."), _VARIANTS, _layout))
+    return TrainedWeights(dlrm, dlrm.weights.path, KeyFamily(re.compile(r"(emb|bot|top)_l\."), _VARIANTS, _layout))
 
 
-def _layout(spec: Spec, checkpoint: Checkpoint) -> KeyLayout:
+def _layout(dlrm: Dlrm, checkpoint: Checkpoint) -> KeyLayout:
     """Linear layers take the even places of `bot_l` and `top_l`, activations the odd ones."""
     return KeyLayout(
-        tables=tuple(f"emb_l.{i}.weight" for i in range(len(spec.tables))),
+        tables=tuple(f"emb_l.{i}.weight" for i in range(len(dlrm.tables))),
         stored_tables=tuple(key for key in checkpoint.tensors if re.fullmatch(r"emb_l\.\d+\.weight", key)),
         bottom=_stems(checkpoint, "bot_l"),
         top=_stems(checkpoint, "top_l"),

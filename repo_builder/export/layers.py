@@ -9,10 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.spec import Spec, Table
-
-DIVISORS = "divisors"
-"""The dense graph's input with what each bag's sum is divided by, where tables are averaged."""
+from repo_builder.model.types import Table
 
 CHUNK_BYTES = 4 * 1024**2
 """Bytes of float32 rows that a table's row block holds, about: what is read, sorted, hashed and written in one go.
@@ -41,7 +38,7 @@ class DenseWeights:
 class Partial:
     """An input of the dense graph: partial sums, [B, len(tables) * dim], of those tables.
 
-    `tables` are places in `spec.tables`, ascending.
+    `tables` are places in `dlrm.tables`, ascending.
     """
 
     name: str
@@ -67,21 +64,6 @@ class WeightSource(Protocol):
         """
 
 
-def bottom_shapes(spec: Spec) -> list[tuple[int, int]]:
-    """The bottom MLP's weight shapes (out, in), first layer first."""
-    return _shapes(spec.dense_features, spec.bottom_mlp)
-
-
-def top_shapes(spec: Spec) -> list[tuple[int, int]]:
-    """The top MLP's weight shapes (out, in), first layer first; its input is [bottom output | interaction]."""
-    tables = len(spec.tables)
-    return _shapes(spec.dim + tables * (tables + 1) // 2, spec.top_mlp)
-
-
 def rows_per_chunk(dim: int) -> int:
     """Rows of a block of about CHUNK_BYTES, at least one."""
     return max(1, CHUNK_BYTES // (4 * dim))
-
-
-def _shapes(inputs: int, widths: tuple[int, ...]) -> list[tuple[int, int]]:
-    return list(zip(widths, (inputs, *widths[:-1]), strict=True))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.export.stored import Checkpoint
-from repo_builder.spec import Spec, Table
+from repo_builder.model.dlrm import Dlrm, DlrmTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +31,20 @@ class KeyLayout:
     top_columns: NDArray[np.intp] | None = None
 
 
-def mismatches(checkpoint: Checkpoint, layout: KeyLayout, spec: Spec) -> list[str]:
+def mismatches(checkpoint: Checkpoint, layout: KeyLayout, dlrm: Dlrm) -> list[str]:
     """Everything of names, shapes and dtypes in which the checkpoint is not the spec's model; tables first."""
     return [
-        *_table_names(checkpoint, layout, spec),
-        *_tables(checkpoint, layout, spec),
-        *_layers(checkpoint, "bottom_mlp", layout.bottom, spec.bottom_mlp),
-        *_layers(checkpoint, "top_mlp", layout.top, spec.top_mlp),
-        *_inputs(checkpoint, layout, spec),
+        *_table_names(checkpoint, layout, dlrm),
+        *_tables(checkpoint, layout, dlrm),
+        *_layers(checkpoint, "bottom_mlp", layout.bottom, dlrm.bottom_mlp),
+        *_layers(checkpoint, "top_mlp", layout.top, dlrm.top_mlp),
+        *_inputs(checkpoint, layout, dlrm),
         *_other_keys(checkpoint, layout),
     ]
 
 
-def _table_names(checkpoint: Checkpoint, layout: KeyLayout, spec: Spec) -> Iterator[str]:
-    for table, key in zip(spec.tables, layout.tables, strict=True):
+def _table_names(checkpoint: Checkpoint, layout: KeyLayout, dlrm: Dlrm) -> Iterator[str]:
+    for table, key in zip(dlrm.tables, layout.tables, strict=True):
         if key not in checkpoint.tensors:
             yield (
                 f"{key}: expected {(table.rows, table.dim)} for table {table.name}, got no such key; "
@@ -53,13 +53,13 @@ def _table_names(checkpoint: Checkpoint, layout: KeyLayout, spec: Spec) -> Itera
     for key in layout.stored_tables:
         if key not in layout.tables:
             yield (
-                f"{key}: expected only the keys of the spec's {len(spec.tables)} tables, got this "
+                f"{key}: expected only the keys of the spec's {len(dlrm.tables)} tables, got this "
                 f"{checkpoint.tensors[key].shape} too; add its table to the spec"
             )
 
 
-def _tables(checkpoint: Checkpoint, layout: KeyLayout, spec: Spec) -> Iterator[str]:
-    for table, key in zip(spec.tables, layout.tables, strict=True):
+def _tables(checkpoint: Checkpoint, layout: KeyLayout, dlrm: Dlrm) -> Iterator[str]:
+    for table, key in zip(dlrm.tables, layout.tables, strict=True):
         tensor = checkpoint.tensors.get(key)
         if tensor is None:
             continue
@@ -72,7 +72,7 @@ def _tables(checkpoint: Checkpoint, layout: KeyLayout, spec: Spec) -> Iterator[s
             )
 
 
-def _table_remedy(table: Table, got: tuple[int, ...]) -> str:
+def _table_remedy(table: DlrmTable, got: tuple[int, ...]) -> str:
     if len(got) == 2 and got[1] == table.dim:
         return f"set rows: {got[0]} for table {table.name} in the spec"
     return f"set the rows and dim of table {table.name} to the checkpoint's, and check the tables' order in the spec"
@@ -112,12 +112,12 @@ def _weights(checkpoint: Checkpoint, stems: Sequence[str]) -> list[tuple[int, in
     return [(shape[0], shape[1]) for shape in shapes if len(shape) == 2]
 
 
-def _inputs(checkpoint: Checkpoint, layout: KeyLayout, spec: Spec) -> Iterator[str]:
+def _inputs(checkpoint: Checkpoint, layout: KeyLayout, dlrm: Dlrm) -> Iterator[str]:
     """What the first layers take: the dense features below; above, what the stored tables and the bottom MLP make."""
     bottom, top = _weights(checkpoint, layout.bottom), _weights(checkpoint, layout.top)
-    if bottom and bottom[0][1] != spec.dense_features:
+    if bottom and bottom[0][1] != dlrm.dense_features:
         yield (
-            f"dense_features: expected {bottom[0][1]}, which {layout.bottom[0]} takes, got {spec.dense_features}; "
+            f"dense_features: expected {bottom[0][1]}, which {layout.bottom[0]} takes, got {dlrm.dense_features}; "
             f"set dense_features: {bottom[0][1]} in the spec"
         )
     if not bottom or not top:

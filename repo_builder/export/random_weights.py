@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.export.layers import DenseWeights, Layer, bottom_shapes, rows_per_chunk, top_shapes
-from repo_builder.spec import Spec, Table
+from repo_builder.export.layers import DenseWeights, Layer, rows_per_chunk
+from repo_builder.model.dlrm import Dlrm
+from repo_builder.model.types import Table
 
 
 class RandomWeights:
@@ -22,22 +23,23 @@ class RandomWeights:
 
     notes: Sequence[str] = ()
 
-    def __init__(self, spec: Spec) -> None:
-        self._spec = spec
+    def __init__(self, dlrm: Dlrm) -> None:
+        self._dlrm = dlrm
 
     def dense(self) -> DenseWeights:
         """Weights normal with deviation sqrt(2 / (in + out)), biases normal with deviation sqrt(1 / out)."""
-        bottom = tuple(self._layer(f"bottom.{i}", shape) for i, shape in enumerate(bottom_shapes(self._spec)))
-        top = tuple(self._layer(f"top.{i}", shape) for i, shape in enumerate(top_shapes(self._spec)))
+        bottom = tuple(self._layer(f"bottom.{i}", shape) for i, shape in enumerate(self._dlrm.bottom_shapes))
+        top = tuple(self._layer(f"top.{i}", shape) for i, shape in enumerate(self._dlrm.top_shapes))
         return DenseWeights(bottom, top)
 
     def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
         """Rows uniform between -sqrt(1 / rows) and +sqrt(1 / rows)."""
         rng = self._generator(f"table.{table.name}")
         bound = np.float32(math.sqrt(1 / table.rows))
-        step = rows_per_chunk(table.dim)
+        dim = table.format.dim
+        step = rows_per_chunk(dim)
         for begin in range(0, table.rows, step):
-            block = rng.random((min(step, table.rows - begin), table.dim), dtype=np.float32)
+            block = rng.random((min(step, table.rows - begin), dim), dtype=np.float32)
             block *= 2 * bound
             block -= bound
             yield block
@@ -51,4 +53,4 @@ class RandomWeights:
 
     def _generator(self, name: str) -> np.random.Generator:
         words = np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], "<u4")
-        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self._spec.weights.seed, *map(int, words)])))
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self._dlrm.weights.seed, *map(int, words)])))

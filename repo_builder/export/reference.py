@@ -11,22 +11,22 @@ from torch.nn import functional
 
 from repo_builder.errors import InputError
 from repo_builder.export.layers import DenseWeights, Layer, WeightSource
-from repo_builder.spec import Spec, Table
+from repo_builder.model.dlrm import Dlrm, DlrmTable
 
 
 def reference_scores(
-    spec: Spec, source: WeightSource, dense: NDArray[np.float32], indices: NDArray[np.integer[Any]]
+    dlrm: Dlrm, source: WeightSource, dense: NDArray[np.float32], indices: NDArray[np.integer[Any]]
 ) -> NDArray[np.float32]:
     """Score candidate rows with the unsharded model; one table is in memory at a time.
 
     dense: (B, dense_features) float32. indices: (B, sum of pooling) int64 or int32, tables side by side, -1 = padding.
     Returns (B, 1) float32. Raises InputError for a wrong shape or an id outside its table.
     """
-    _check_inputs(spec, dense, indices)
-    starts = np.cumsum([0, *(table.pooling for table in spec.tables)])
+    _check_inputs(dlrm, dense, indices)
+    starts = np.cumsum([0, *(table.pooling for table in dlrm.tables)])
     pooled = [
         _pooled(source, table, indices[:, start : start + table.pooling])
-        for table, start in zip(spec.tables, starts[:-1], strict=True)
+        for table, start in zip(dlrm.tables, starts[:-1], strict=True)
     ]
     scores: NDArray[np.float32] = score_pooled(source.dense(), torch.from_numpy(dense.copy()), pooled).numpy()
     return scores
@@ -50,11 +50,11 @@ def _linear(layer: Layer, inputs: torch.Tensor) -> torch.Tensor:
     return functional.linear(inputs, weight, bias)
 
 
-def _pooled(source: WeightSource, table: Table, ids: NDArray[np.integer[Any]]) -> torch.Tensor:
+def _pooled(source: WeightSource, table: DlrmTable, ids: NDArray[np.integer[Any]]) -> torch.Tensor:
     """Each bag of the table's rows pooled, (B, dim) float32, for ids (B, pooling) with -1 for an empty place."""
     weight = np.empty((table.rows, table.dim), np.float32)
     begin = 0
-    for block in source.table_chunks(table):
+    for block in source.table_chunks(table.stored):
         weight[begin : begin + len(block)] = block
         begin += len(block)
     filled = ids >= 0
@@ -68,15 +68,15 @@ def _pooled(source: WeightSource, table: Table, ids: NDArray[np.integer[Any]]) -
     )
 
 
-def _check_inputs(spec: Spec, dense: NDArray[np.float32], indices: NDArray[np.integer[Any]]) -> None:
+def _check_inputs(dlrm: Dlrm, dense: NDArray[np.float32], indices: NDArray[np.integer[Any]]) -> None:
     batch = len(dense)
-    if dense.shape != (batch, spec.dense_features) or dense.dtype != np.float32:
-        raise InputError(f"dense: expected (B, {spec.dense_features}) float32, got {dense.shape} {dense.dtype}")
-    if indices.shape != (batch, spec.index_columns) or not np.issubdtype(indices.dtype, np.integer):
+    if dense.shape != (batch, dlrm.dense_features) or dense.dtype != np.float32:
+        raise InputError(f"dense: expected (B, {dlrm.dense_features}) float32, got {dense.shape} {dense.dtype}")
+    if indices.shape != (batch, dlrm.index_columns) or not np.issubdtype(indices.dtype, np.integer):
         raise InputError(
-            f"indices: expected ({batch}, {spec.index_columns}) integers, got {indices.shape} {indices.dtype}"
+            f"indices: expected ({batch}, {dlrm.index_columns}) integers, got {indices.shape} {indices.dtype}"
         )
-    rows = np.repeat([table.rows for table in spec.tables], [table.pooling for table in spec.tables])
+    rows = np.repeat([table.rows for table in dlrm.tables], [table.pooling for table in dlrm.tables])
     bad = np.argwhere((indices < -1) | (indices >= rows))
     if len(bad):
         row, column = bad[0]

@@ -12,7 +12,7 @@ from repo_builder.errors import CheckpointError
 from repo_builder.export.mismatch import KeyLayout
 from repo_builder.export.stored import Checkpoint
 from repo_builder.export.trained import KeyFamily, TrainedWeights, Variant
-from repo_builder.spec import Spec
+from repo_builder.model.dlrm import Dlrm
 
 _VARIANTS = (
     Variant(
@@ -44,20 +44,20 @@ _OTHER_WIDTH = (
 )
 
 
-def open_torchrec(spec: Spec) -> TrainedWeights:
+def open_torchrec(dlrm: Dlrm) -> TrainedWeights:
     """Open the checkpoint of a spec with `weights.source: torchrec`; tables go by their names.
 
     The interaction takes the tables as the EmbeddingBagCollection lists them, which is the order of the file's keys.
     Raises CheckpointError with all its problems at once. TorchRec's model returns logits; ours ends in a sigmoid.
     """
-    if spec.weights.path is None:
+    if dlrm.weights.path is None:
         raise ValueError("weights.source torchrec comes with a path; load_spec checks it")
     family = KeyFamily(re.compile(r"(sparse|dense|over)_arch\."), _VARIANTS, _layout)
-    return TrainedWeights(spec, spec.weights.path, family)
+    return TrainedWeights(dlrm, dlrm.weights.path, family)
 
 
-def _layout(spec: Spec, checkpoint: Checkpoint) -> KeyLayout:
-    tables = tuple(f"{_TABLES}.{table.name}.weight" for table in spec.tables)
+def _layout(dlrm: Dlrm, checkpoint: Checkpoint) -> KeyLayout:
+    tables = tuple(f"{_TABLES}.{table.name}.weight" for table in dlrm.tables)
     stored = tuple(key for key in checkpoint.tensors if re.fullmatch(rf"{re.escape(_TABLES)}\..+\.weight", key))
     over = _stems(checkpoint, "over_arch.model.0._mlp")
     last = ("over_arch.model.1",) if "over_arch.model.1.weight" in checkpoint.tensors else ()
@@ -67,7 +67,7 @@ def _layout(spec: Spec, checkpoint: Checkpoint) -> KeyLayout:
         bottom=_stems(checkpoint, "dense_arch.model._mlp"),
         top=(*over, *last),
         other_width=_OTHER_WIDTH,
-        top_columns=_top_columns(spec.dim, _places(spec, checkpoint, tables, stored)),
+        top_columns=_top_columns(dlrm.dim, _places(dlrm, checkpoint, tables, stored)),
     )
 
 
@@ -77,13 +77,13 @@ def _stems(checkpoint: Checkpoint, part: str) -> tuple[str, ...]:
     return tuple(f"{part}.{place}._linear" for place in sorted(places))
 
 
-def _places(spec: Spec, checkpoint: Checkpoint, tables: Sequence[str], stored: Sequence[str]) -> list[int]:
+def _places(dlrm: Dlrm, checkpoint: Checkpoint, tables: Sequence[str], stored: Sequence[str]) -> list[int]:
     """Where each of the spec's tables stands in the EmbeddingBagCollection; raises CheckpointError if nobody says."""
     listed = list(range(len(tables)))
     if set(tables) != set(stored) or len(tables) == 1:
         return listed  # a mismatch, told elsewhere
     if not checkpoint.ordered or next(iter(checkpoint.tensors)) not in stored:  # sorted, or merged from ranks
-        if spec.weights.tables_in_order:
+        if dlrm.weights.tables_in_order:
             return listed
         raise CheckpointError(
             f"{checkpoint.path}: expected a file that keeps the tables' order, which the interaction depends on, got "
@@ -91,7 +91,7 @@ def _places(spec: Spec, checkpoint: Checkpoint, tables: Sequence[str], stored: S
             "tables as the EmbeddingBagCollection does and say weights.tables_in_order: true"
         )
     places = [stored.index(table) for table in tables]
-    if spec.weights.tables_in_order and places != listed:
+    if dlrm.weights.tables_in_order and places != listed:
         raise CheckpointError(
             f"{checkpoint.path}: weights.tables_in_order: expected the spec's tables in the file's order, "
             f"{', '.join(key.split('.')[-2] for key in stored)}, got another; leave it out: the file's order is known"

@@ -16,7 +16,8 @@ from repo_builder.export.checkpoint import open_checkpoint
 from repo_builder.export.layers import DenseWeights, Layer
 from repo_builder.export.mismatch import KeyLayout, mismatches
 from repo_builder.export.stored import Checkpoint
-from repo_builder.spec import Spec, Table
+from repo_builder.model.dlrm import Dlrm
+from repo_builder.model.types import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class KeyFamily:
 
     anchor: re.Pattern[str]
     variants: Sequence[Variant]
-    layout: Callable[[Spec, Checkpoint], KeyLayout]
+    layout: Callable[[Dlrm, Checkpoint], KeyLayout]
 
 
 class TrainedWeights:
@@ -45,15 +46,15 @@ class TrainedWeights:
     notes: what was done to read it that its owner may want to know, a line each.
     """
 
-    def __init__(self, spec: Spec, path: Path, family: KeyFamily) -> None:
+    def __init__(self, dlrm: Dlrm, path: Path, family: KeyFamily) -> None:
         """Open and check; raises CheckpointError with all problems of keys, shapes, dtypes and dense values."""
         self._checkpoint, prefix = _without_prefix(open_checkpoint(path), family.anchor)
         self.notes: Sequence[str] = (f"{path}: every key begins with {prefix}: read without it",) if prefix else ()
         where = f"{path} (keys without {prefix})" if prefix else str(path)
         _raise_if_any(where, _variant_problems(list(self._checkpoint.tensors), family.variants))
-        layout = family.layout(spec, self._checkpoint)
-        _raise_if_any(where, mismatches(self._checkpoint, layout, spec))
-        self._table_keys = {table.name: key for table, key in zip(spec.tables, layout.tables, strict=True)}
+        layout = family.layout(dlrm, self._checkpoint)
+        _raise_if_any(where, mismatches(self._checkpoint, layout, dlrm))
+        self._table_keys = {table.name: key for table, key in zip(dlrm.tables, layout.tables, strict=True)}
         self._dense = _read_dense(self._checkpoint, layout)
 
     def dense(self) -> DenseWeights:

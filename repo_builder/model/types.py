@@ -189,10 +189,13 @@ class Model:
         """Bytes of all tables."""
         return sum(table.size_bytes for table in self.tables)
 
-    def ids_per_row(self, table: int) -> float:
-        """How many ids of a table a row of the batch has, on average, whichever look-ups they are of."""
-        found = (lookup for lookup in self.lookups if lookup.table == table)
-        return sum(lookup.mean_ids * self.groups[lookup.group].mean_rows for lookup in found)
+    @property
+    def ids_per_row(self) -> tuple[float, ...]:
+        """How many ids of each table a row of the batch has, on average, whichever look-ups they are of."""
+        ids = [0.0] * len(self.tables)
+        for lookup in self.lookups:
+            ids[lookup.table] += lookup.mean_ids * self.groups[lookup.group].mean_rows
+        return tuple(ids)
 
     def width(self, lookup: Lookup) -> int:
         """Numbers that a look-up gives for each row of its group."""

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from repo_builder.errors import PlanError
+from repo_builder.model.types import Table
 from repo_builder.partition.dp import S_MAX
 from repo_builder.partition.plan import Plan, Shard, duplicates
-from repo_builder.spec import Spec, Table
+from repo_builder.spec import Spec
 
 ROUTER = "router"
 
@@ -52,7 +53,7 @@ def _kind_problems(plan: Plan) -> Iterator[str]:
 
 
 def _shard_problems(plan: Plan, spec: Spec) -> Iterator[str]:
-    held: dict[str, list[Shard]] = {table.name: [] for table in spec.tables}
+    held: dict[str, list[Shard]] = {table.name: [] for table in spec.model.tables}
     for i, service in enumerate(plan.services):
         for j, shard in enumerate(service.shards):
             if shard.table in held:
@@ -64,7 +65,7 @@ def _shard_problems(plan: Plan, spec: Spec) -> Iterator[str]:
         rows = sum(shard.rows for shard in service.shards)
         if rows > MAX_ROWS:
             yield f"services[{i}].shards: expected at most {MAX_ROWS} rows in a service (INT32 ids), got {rows}"
-    for table in spec.tables:
+    for table in spec.model.tables:
         yield from _cover_problems(table, sorted(held[table.name], key=lambda shard: (shard.begin, shard.end)))
 
 

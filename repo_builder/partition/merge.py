@@ -32,7 +32,7 @@ class Accesses:
 
     table: str
     cdf: Floats
-    gathers: int
+    gathers: float
     row_bytes: int
 
     @property
@@ -41,7 +41,7 @@ class Accesses:
         return len(self.cdf) - 1
 
     @property
-    def key(self) -> tuple[int, int, int]:
+    def key(self) -> tuple[int, float, int]:
         """Equal for tables alike: of one CDF, as many gathers, rows as large. Good while the table lives."""
         return id(self.cdf), self.gathers, self.row_bytes
 
@@ -56,7 +56,7 @@ class Accesses:
                 f"table {self.table}: cdf: expected the hottest rows first, got colder rows before hotter ones "
                 f"(the CDF is {gap:.3g} under its concave majorant)"
             )
-        steps *= float(self.gathers)
+        steps *= self.gathers
         return steps
 
 
@@ -160,8 +160,8 @@ def _unit(tables: Sequence[Accesses]) -> int:
 
 def _alike(tables: Sequence[Accesses]) -> list[tuple[Accesses, int]]:
     """The tables that differ in CDF, gathers or size of row, and how many there are of each; by size, as they come."""
-    counts: dict[tuple[int, int, int], int] = {}
-    first: dict[tuple[int, int, int], Accesses] = {}
+    counts: dict[tuple[int, float, int], int] = {}
+    first: dict[tuple[int, float, int], Accesses] = {}
     for table in tables:
         counts[table.key] = counts.get(table.key, 0) + 1
         first.setdefault(table.key, table)

@@ -8,7 +8,6 @@ from repo_builder.cluster import Cluster
 from repo_builder.partition.cost import DEFAULT_GPU_TIMES, Profile, replicas_for
 from repo_builder.partition.placement_types import Demand
 from repo_builder.partition.plan import Plan, Service
-from repo_builder.partition.planner import dense_flops
 from repo_builder.spec import Spec
 
 INSTANCE_BYTES = 40 * 10**6
@@ -81,7 +80,7 @@ def _on_gpu(service: Service, spec: Spec, profile: Profile) -> Service:
     """One instance on one GPU."""
     times = profile.gpu or DEFAULT_GPU_TIMES
     seconds = (
-        times.dense_service_time.seconds(dense_flops(spec))
+        times.dense_service_time.seconds(spec.dense_flops)
         if service.kind == "dense"
         else times.service_time.seconds(service.gathers)
     )

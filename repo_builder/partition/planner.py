@@ -61,7 +61,7 @@ def plan_workload(
 
 
 def _per_table(workload: Workload, model: CostModel, profile: Profile, s_max: int) -> Iterator[Service]:
-    solved: dict[tuple[int, int, int], tuple[int, ...]] = {}
+    solved: dict[tuple[int, float, int], tuple[int, ...]] = {}
     names = legal_names([table.table for table in workload.tables])
     for table in workload.tables:
         if table.key not in solved:
@@ -104,39 +104,16 @@ def _embedding_service(
 
 
 def _dense_service(spec: Spec, profile: Profile, target_qps: float) -> Service:
-    seconds = profile.dense_service_time.seconds(dense_flops(spec))
+    dense = spec.model.dense
+    seconds = profile.dense_service_time.seconds(spec.dense_flops)
     return Service(
         name="dense",
         kind="dense",
         device="cpu",
         instances=1,
         replicas=replicas_for(target_qps * seconds),
-        memory_bytes=dense_parameter_bytes(spec) + profile.min_memory_bytes,
+        memory_bytes=dense.parameter_bytes + profile.min_memory_bytes,
         gathers=0.0,
         qps=1 / seconds,
         shards=(),
     )
-
-
-def dense_parameter_bytes(spec: Spec) -> int:
-    """Bytes of the float32 weights and biases of both MLPs."""
-    return 4 * sum(fan_in * fan_out + fan_out for fan_in, fan_out in _layers(spec))
-
-
-def dense_flops(spec: Spec) -> int:
-    """Floating-point operations of the dense layers in a query of `serving.batch` rows: a multiply-add counts two."""
-    multiply_adds = sum(fan_in * fan_out for fan_in, fan_out in _layers(spec)) + _pairs(spec) * spec.dim
-    return 2 * multiply_adds * spec.serving.batch
-
-
-def _layers(spec: Spec) -> list[tuple[int, int]]:
-    """(inputs, outputs) of every layer; the top MLP reads the bottom output and the pairs' dot products."""
-    bottom = (spec.dense_features, *spec.bottom_mlp)
-    top = (spec.bottom_mlp[-1] + _pairs(spec), *spec.top_mlp)
-    return [*pairwise(bottom), *pairwise(top)]
-
-
-def _pairs(spec: Spec) -> int:
-    """Pairs of the interaction's vectors: the tables and the bottom output."""
-    vectors = len(spec.tables) + 1
-    return vectors * (vectors - 1) // 2

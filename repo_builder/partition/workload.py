@@ -23,7 +23,7 @@ class Workload:
 
     tables: tuple[Accesses, ...]
     keep: bool = False
-    _kept: dict[tuple[tuple[int, int, int], ...], Order] = field(default_factory=dict, init=False, compare=False)
+    _kept: dict[tuple[tuple[int, float, int], ...], Order] = field(default_factory=dict, init=False, compare=False)
 
     def order(self, tables: Sequence[Accesses]) -> Order:
         """`merged_order` of some of the tables; not to be written into."""
@@ -51,8 +51,8 @@ def read_workload(spec: Spec, hotness: Hotness, keep: bool = False) -> Workload:
     _check_memory(spec)
     checked: dict[int, int] = {}
     tables = []
-    for table in spec.tables:
-        accesses = Accesses(table.name, hotness.cdf(table), table.pooling * spec.serving.batch, table.row_bytes)
+    for table, ids in zip(spec.model.tables, spec.model.ids_per_row, strict=True):
+        accesses = Accesses(table.name, hotness.cdf(table), ids * spec.serving.batch, table.format.row_bytes)
         if checked.get(id(accesses.cdf)) != table.rows:
             check_cdf(accesses, table.rows)
             checked[id(accesses.cdf)] = table.rows
@@ -62,7 +62,7 @@ def read_workload(spec: Spec, hotness: Hotness, keep: bool = False) -> Workload:
 
 def _check_memory(spec: Spec) -> None:
     """A plan holds a CDF for each number of rows, the merged order, and two arrays of the largest table."""
-    rows = [table.rows for table in spec.tables]
+    rows = [table.rows for table in spec.model.tables]
     needed_bytes = 8 * (sum(set(rows)) + sum(rows) + 2 * max(rows))
     what = f"tables: a plan for {sum(rows):,} rows of {len(rows):,} tables"
     check_memory(needed_bytes, what, "fewer rows, or a larger machine")

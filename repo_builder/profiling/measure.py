@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from loadtest import perf_analyzer
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.progress import Progress, silent
-from repo_builder.partition.planner import dense_flops
 from repo_builder.profiling.bench import Load, measure_loads
 from repo_builder.profiling.effort import Effort, Options
 from repo_builder.profiling.machine import machine_facts
@@ -104,7 +103,7 @@ def _counter(effort: Effort, progress: Progress) -> Callable[[], None]:
 
 
 def _flops(spec: Spec, rows: int) -> int:
-    return dense_flops(replace(spec, serving=replace(spec.serving, batch=rows)))
+    return round(rows * spec.model.dense.flops_per_row)
 
 
 def _one_row_a_bag(spec: Spec) -> Mapping[str, NDArray[np.int32]]:

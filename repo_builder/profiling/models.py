@@ -12,10 +12,11 @@ from pathlib import Path
 
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.export.weights import open_weights
+from repo_builder.model.dlrm import DlrmTable, Weights, dlrm_model
 from repo_builder.partition.plan import Grouping, Kind, Plan, Service, Shard
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend, model_name
-from repo_builder.spec import Access, Spec, Table, Weights
+from repo_builder.spec import Access, Spec
 
 _PARTS = ("rows", "empty", "dense")
 LEAST_POOLING = 64  # a shard bounds a query's ids by its tables' pooling: room for queries of any size that is measured
@@ -36,7 +37,7 @@ class Models:
     rows: Model
     empty: Model
     dense: Model
-    tables: tuple[Table, ...]
+    tables: tuple[DlrmTable, ...]
     held_rows: tuple[int, ...]
 
 
@@ -48,21 +49,19 @@ def build_models(spec: Spec, grouping: Grouping, max_rows: int, backend: ShardBa
     held = _held_rows(served, max_rows)
     rows_of = {table.name: rows for table, rows in zip(served, held, strict=True)}
     even = PowerLawHotness(locality=0.0, seed=0)  # all rows alike: the hotness order is that of the ids
-    small = replace(
-        spec,
-        tables=tuple(
-            replace(table, rows=1 + rows_of.get(table.name, 0), pooling=max(table.pooling, LEAST_POOLING))
-            for table in spec.tables
-        ),
-        weights=Weights("random"),
-        access=Access("powerlaw", locality=even.locality),
+    tables = tuple(
+        replace(table, rows=1 + rows_of.get(table.name, 0), pooling=max(table.pooling, LEAST_POOLING))
+        for table in spec.tables
     )
-    build(small, _plan(small, rows_of), even, open_weights(small), folder / "whole", shard_backend=backend)
+    form = replace(spec.dlrm, tables=tables, weights=Weights("random"))
+    access = Access("powerlaw", locality=even.locality)
+    small = replace(spec, form=form, model=dlrm_model(spec.name, form), access=access)
+    build(small, _plan(small, rows_of), even, open_weights(form), folder / "whole", shard_backend=backend)
     rows, empty, dense = (_take(folder, spec, part) for part in _PARTS)
     return Models(rows, empty, dense, served, held)
 
 
-def _held_rows(tables: Sequence[Table], max_rows: int) -> tuple[int, ...]:
+def _held_rows(tables: Sequence[DlrmTable], max_rows: int) -> tuple[int, ...]:
     """Every table's rows, or the same share of each where that is more than `max_rows` in all."""
     share = min(1.0, max_rows / sum(table.rows for table in tables))
     return tuple(max(1, int(table.rows * share)) for table in tables)

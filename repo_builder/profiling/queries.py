@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.access.hotness import Hotness
-from repo_builder.spec import Table
+from repo_builder.model.dlrm import DlrmTable
 
 Accesses = Literal["spec", "hot", "cold"]
 
@@ -25,7 +25,12 @@ _SCATTER = 2_654_435_761  # a prime above any number of rows: spreads neighbours
 
 
 def draw_queries(
-    hotness: Hotness, tables: Sequence[Table], held_rows: Sequence[int], batch: int, gathers: int, accesses: Accesses
+    hotness: Hotness,
+    tables: Sequence[DlrmTable],
+    held_rows: Sequence[int],
+    batch: int,
+    gathers: int,
+    accesses: Accesses,
 ) -> Iterator[Mapping[str, NDArray[np.int32]]]:
     """Queries of exactly `gathers` rows for a service that holds `held_rows` of each table, one after another.
 
@@ -49,7 +54,7 @@ def draw_queries(
 
 
 def _places(
-    hotness: Hotness, table: Table, count: int, accesses: Accesses, tables: int, rng: np.random.Generator
+    hotness: Hotness, table: DlrmTable, count: int, accesses: Accesses, tables: int, rng: np.random.Generator
 ) -> NDArray[Any]:
     """Places in a table's hotness order: (count,) int64."""
     if accesses == "spec":

@@ -24,7 +24,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from repo_builder.errors import PlanError
-from repo_builder.export.layers import DIVISORS
+from repo_builder.model.source import DIVISORS
 from repo_builder.partition.plan import Plan, Service
 from repo_builder.spec import Spec
 

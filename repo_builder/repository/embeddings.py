@@ -21,11 +21,12 @@ from repo_builder.access.hotness import Hotness
 from repo_builder.export.ahead import one_ahead
 from repo_builder.export.shards import write_shards
 from repo_builder.export.weights import WeightSource
+from repo_builder.model.dlrm import DlrmTable
 from repo_builder.partition.plan import Plan, Shard
 from repo_builder.repository.configs import MAX_BATCH_ROWS, held_tables, model_name
 from repo_builder.repository.files import HashedFile
 from repo_builder.repository.manifest import FileEntry
-from repo_builder.spec import Spec, Table
+from repo_builder.spec import Spec
 from triton_backends.router.idmap import build_id_map
 from triton_backends.router.routing import Placement, RoutedService, RoutedTable
 
@@ -37,7 +38,7 @@ class _PlacedTable:
     shard_of_row: (rows,) uint8. id_map: (blocks, block words) uint64, as `build_id_map` makes it.
     """
 
-    table: Table
+    table: DlrmTable
     shards: list[tuple[int, Shard]]
     shard_of_row: NDArray[np.uint8]
     id_map: NDArray[np.uint64]
@@ -73,7 +74,7 @@ def write_embeddings(
                 RoutedTable(table.name, table.rows, table.pooling, map_offset, shards, int(table.mode == "mean"))
             )
             map_offset += id_maps.write(placed.id_map)
-            blocks = _counted(weights.table_chunks(table), done_bytes)
+            blocks = _counted(weights.table_chunks(spec.model.tables[t]), done_bytes)
             write_shards(blocks, placed.shard_of_row, [files[k] for k, _ in placed.shards])
             for k, shard in placed.shards:
                 rows[k] += shard.rows
@@ -108,7 +109,7 @@ def write_bytes(folder: Path, path: str, data: bytes, pool: ThreadPoolExecutor) 
         return file.entry()
 
 
-def _placed(plan: Plan, hotness: Hotness, table: Table) -> _PlacedTable:
+def _placed(plan: Plan, hotness: Hotness, table: DlrmTable) -> _PlacedTable:
     shards = [
         (k, shard)
         for k, service in enumerate(plan.embedding_services)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from repo_builder.documents import read_document, schema_problems
 from repo_builder.errors import RepositoryError
-from repo_builder.spec import AccessSource, IndexDtype, Spec
+from repo_builder.model.dlrm import IndexDtype
+from repo_builder.spec import AccessSource, Spec
 
 MANIFEST = "manifest.json"
 CHECKSUMS = "SHA256SUMS"

@@ -38,7 +38,7 @@ def write_weights(
     The tables are written in a thread, which calls `progress` with the table bytes done and their total: that work is
     outside Python, torch's exporter's is inside. An error or an interrupt in either ends both, and comes out as it is.
     """
-    total_bytes = sum(table.rows * table.row_bytes for table in spec.tables)
+    total_bytes = spec.model.size_bytes
     done = 0
     stop = Event()
 
@@ -87,5 +87,5 @@ def _write_dense(spec: Spec, weights: WeightSource, partials: Sequence[Partial],
 
     path = f"{model_name(spec, 'dense')}/1/model.onnx"
     (folder / path).parent.mkdir(parents=True)
-    export_dense(spec, weights.dense(), partials, folder / path)
+    export_dense(spec.dlrm, weights.dense(), partials, folder / path)
     return entry_of(folder, path)

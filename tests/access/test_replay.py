@@ -9,9 +9,9 @@ import pytest
 
 from repo_builder.access.replay import replay_trace
 from repo_builder.errors import AccessError
-from repo_builder.spec import Table
+from repo_builder.model.dlrm import DlrmTable
 
-TABLES = [Table("A", 10, 4, 2), Table("B", 5, 4, 3)]
+TABLES = [DlrmTable("A", 10, 4, 2), DlrmTable("B", 5, 4, 3)]
 
 
 def test_lists_are_bags_cut_off_and_padded(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_table_without_its_column(tmp_path: Path) -> None:
 
 def test_matrices_and_parts_replay_as_arrays_do(tmp_path: Path) -> None:
     """One id a row and table; bags of two take two rows of their column."""
-    tables = [Table("a", 50, 4, 1), Table("b", 50, 4, 2)]
+    tables = [DlrmTable("a", 50, 4, 1), DlrmTable("b", 50, 4, 2)]
     ids = np.arange(24, dtype=np.int32).reshape(12, 2)
     np.savez(tmp_path / "arrays.npz", a=ids[:, 0], b=ids[:, 1])
     np.savez(tmp_path / "matrix.npz", X_cat=np.asfortranarray(ids), y=np.zeros(12))
@@ -83,5 +83,5 @@ def test_matrices_and_parts_replay_as_arrays_do(tmp_path: Path) -> None:
 def test_bags_go_on_in_the_next_part(tmp_path: Path) -> None:
     for part in range(2):
         pq.write_table(pa.table({"a": [[part, 7], []]}), tmp_path / f"{part}.parquet")
-    found = replay_trace(tmp_path, [Table("a", 9, 4, 3)], "int32", 3)
+    found = replay_trace(tmp_path, [DlrmTable("a", 9, 4, 3)], "int32", 3)
     assert found.tolist() == [[0, 7, -1], [-1, -1, -1], [1, 7, -1]]

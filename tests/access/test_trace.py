@@ -15,11 +15,11 @@ import pytest
 from repo_builder.access.load import load_hotness
 from repo_builder.access.trace import load_trace
 from repo_builder.errors import AccessError
-from repo_builder.spec import Table
+from repo_builder.model.dlrm import DlrmTable
 from tests.access.helpers import from_file, table
 
 
-def problems_of(path: Path, *tables: Table) -> list[str]:
+def problems_of(path: Path, *tables: DlrmTable) -> list[str]:
     with pytest.raises(AccessError) as caught:
         load_hotness(from_file("trace", path, *tables))
     for problem in caught.value.problems:

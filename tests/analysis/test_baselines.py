@@ -7,17 +7,16 @@ from repo_builder.analysis.baselines import GPU_RESERVE_BYTES, gpu_cached, model
 from repo_builder.errors import PlanError
 from repo_builder.partition.cost import DEFAULT_GPU_TIMES
 from repo_builder.partition.latency import Queue
-from repo_builder.partition.planner import dense_flops, dense_parameter_bytes
 from tests.analysis.helpers import PROFILE, SPEC, with_sla, workload
 
 ROWS = 26_000
 GATHERS = 32 * 256
-DENSE_S = PROFILE.dense_service_time.seconds(dense_flops(SPEC))
+DENSE_S = PROFILE.dense_service_time.seconds(SPEC.dense_flops)
 
 
 def test_a_replica_holds_everything_and_takes_both_times() -> None:
     model = model_wise(SPEC, PROFILE)
-    assert model.memory_bytes == ROWS * 16 + dense_parameter_bytes(SPEC) + 5000
+    assert model.memory_bytes == ROWS * 16 + SPEC.model.dense.parameter_bytes + 5000
     assert model.service_s == pytest.approx(DENSE_S + 2e-5 + 5e-8 * GATHERS)
     service = model.replicas(10.5 * model.capacity_qps)
     assert service.replicas == 11 and service.device == "cpu"
@@ -40,7 +39,7 @@ def test_an_sla_that_an_idle_replica_misses_is_an_error() -> None:
 def test_a_gpu_that_holds_all_rows_leaves_the_cpu_a_bare_call() -> None:
     model = gpu_cached(SPEC, workload(), PROFILE, GPU_RESERVE_BYTES + 10**6)
     times = DEFAULT_GPU_TIMES
-    gpu_s = times.dense_service_time.seconds(dense_flops(SPEC)) + times.service_time.seconds(GATHERS)
+    gpu_s = times.dense_service_time.seconds(SPEC.dense_flops) + times.service_time.seconds(GATHERS)
     assert model.service_s == pytest.approx(max(gpu_s, PROFILE.service_time.fixed_s))
     assert model.alone_s == pytest.approx(gpu_s + PROFILE.service_time.fixed_s)
     assert model.replicas(1.0).device == "gpu"
@@ -49,12 +48,12 @@ def test_a_gpu_that_holds_all_rows_leaves_the_cpu_a_bare_call() -> None:
 def test_the_cache_takes_the_hottest_rows_of_all_tables() -> None:
     held = workload()
     hottest = np.sort(np.concatenate([np.diff(table.cdf) * table.gathers for table in held.tables]))[::-1]
-    room = GPU_RESERVE_BYTES + dense_parameter_bytes(SPEC)
+    room = GPU_RESERVE_BYTES + SPEC.model.dense.parameter_bytes
     for rows in (1, 100, 2000):
         model = gpu_cached(SPEC, held, PROFILE, room + 16 * rows)
         hits = hottest[:rows].sum()
         gpu = DEFAULT_GPU_TIMES.service_time.seconds(hits) + DEFAULT_GPU_TIMES.dense_service_time.seconds(
-            dense_flops(SPEC)
+            SPEC.dense_flops
         )
         assert model.alone_s == pytest.approx(gpu + PROFILE.service_time.seconds(GATHERS - hits))
 

@@ -6,9 +6,9 @@ import pytest
 from repo_builder.access.draw import IdSampler
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.analysis.utility import CHUNK_ROWS, TouchedRows, Utility, UtilityModel
+from repo_builder.model.dlrm import DlrmTable
 from repo_builder.partition.merge import Accesses
 from repo_builder.partition.plan import Service, Shard
-from repo_builder.spec import Table
 from tests.partition.helpers import zipf_cdf
 
 
@@ -18,7 +18,7 @@ def service(shards: tuple[Shard, ...], replicas: int, added: int = 0) -> Service
 
 def test_touched_rows_agree_with_monte_carlo() -> None:
     """Queries are drawn id by id; a shard's touched rows are counted, over and over."""
-    table, queries, batch = Table("A", 5000, 4, 3), 100, 8
+    table, queries, batch = DlrmTable("A", 5000, 4, 3), 100, 8
     hotness, rng = PowerLawHotness(0.8, 0), np.random.default_rng(5)
     place = np.empty(table.rows, np.int64)
     place[hotness.order(table)] = np.arange(table.rows)

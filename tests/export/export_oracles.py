@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from repo_builder.export.layers import DenseWeights
-from repo_builder.spec import Access, PoolingMode, Serving, Spec, Table, Weights, WeightsSource
+from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights, WeightsSource
+from repo_builder.model.types import PoolingMode
 
 
 def make_spec(
@@ -23,21 +24,21 @@ def make_spec(
     pooling: int = 3,
     seed: int = 0,
     modes: tuple[PoolingMode, ...] = (),
-) -> Spec:
+) -> Dlrm:
     """Tables C1, C2, ...; those beyond `modes` are summed."""
     pooled = (*modes, *("sum" for _ in rows[len(modes) :]))
     tables = tuple(
-        Table(f"C{i + 1}", count, dim, pooling, mode) for i, (count, mode) in enumerate(zip(rows, pooled, strict=True))
+        DlrmTable(f"C{i + 1}", count, dim, pooling, mode)
+        for i, (count, mode) in enumerate(zip(rows, pooled, strict=True))
     )
     weights = Weights(source, Path(path) if path else None, seed)
-    access = Access("powerlaw", None, 0.9)
-    return Spec("m", dense_features, (*bottom, dim), top, tables, "int64", weights, access, Serving(10.0))
+    return Dlrm(dense_features, (*bottom, dim), top, tables, "int64", weights)
 
 
 class OracleDlrm(nn.Module):
     """The open-source DLRM's forward with its key names; `order` lists the interaction's pairs one by one."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Dlrm) -> None:
         super().__init__()
         self.emb_l = nn.ModuleList(
             nn.EmbeddingBag(table.rows, table.dim, mode=table.mode, include_last_offset=True) for table in spec.tables
@@ -65,7 +66,7 @@ class OracleDlrm(nn.Module):
 class OracleTorchRec(nn.Module):
     """TorchRec's DLRM forward (upper triangle, logits), with its key names."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Dlrm) -> None:
         super().__init__()
         self.tables = nn.ModuleDict(
             {
@@ -103,12 +104,12 @@ class OracleTorchRec(nn.Module):
         return {key: value.detach() for key, value in state.items()}
 
 
-def dlrm_state(spec: Spec) -> dict[str, torch.Tensor]:
+def dlrm_state(spec: Dlrm) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
     return {key: value.detach() for key, value in OracleDlrm(spec).state_dict().items()}
 
 
-def bags_of(spec: Spec, indices: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def bags_of(spec: Dlrm, indices: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The wire's padded indices as (values, offsets with the last) a table."""
     bags, start = [], 0
     for table in spec.tables:
@@ -121,7 +122,7 @@ def bags_of(spec: Spec, indices: torch.Tensor) -> list[tuple[torch.Tensor, torch
     return bags
 
 
-def random_indices(spec: Spec, batch: int, seed: int = 0) -> torch.Tensor:
+def random_indices(spec: Dlrm, batch: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     columns = []
     for table in spec.tables:
@@ -132,7 +133,7 @@ def random_indices(spec: Spec, batch: int, seed: int = 0) -> torch.Tensor:
     return torch.cat(columns, dim=1)
 
 
-def load_oracle(spec: Spec, weights: DenseWeights) -> OracleDlrm:
+def load_oracle(spec: Dlrm, weights: DenseWeights) -> OracleDlrm:
     """An OracleDlrm with the given DenseWeights; its tables keep their own."""
     model = OracleDlrm(spec)
     for stack, layers in ((model.bot_l, weights.bottom), (model.top_l, weights.top)):

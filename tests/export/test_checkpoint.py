@@ -23,7 +23,7 @@ from torch.distributed.checkpoint import save as save_distributed
 from repo_builder.errors import CheckpointError
 from repo_builder.export.checkpoint import open_checkpoint
 from repo_builder.export.weights import WeightSource, open_weights
-from repo_builder.spec import Table
+from repo_builder.model.dlrm import DlrmTable
 from tests.export.export_oracles import dlrm_state, make_spec
 
 
@@ -31,7 +31,7 @@ def save(state: dict[str, torch.Tensor], path: Path) -> None:
     save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
 
 
-def whole(source: WeightSource, table: Table) -> NDArray[np.float32]:
+def whole(source: WeightSource, table: DlrmTable) -> NDArray[np.float32]:
     return np.concatenate(list(source.table_chunks(table)))
 
 

@@ -22,7 +22,7 @@ from repo_builder.export import dense as dense_export
 from repo_builder.export.dense import OPSET, export_dense
 from repo_builder.export.layers import DenseWeights, Partial
 from repo_builder.export.weights import open_weights
-from repo_builder.spec import Spec
+from repo_builder.model.dlrm import Dlrm
 from tests.export.export_oracles import load_oracle, make_spec
 
 TIERED = [Partial(f"tier{i}", (0, 1, 2)) for i in range(4)]
@@ -40,7 +40,7 @@ CASES = {
 
 @dataclass
 class Exported:
-    spec: Spec
+    spec: Dlrm
     partials: list[Partial]
     weights: DenseWeights
     path: Path

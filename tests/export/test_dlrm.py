@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from repo_builder.errors import CheckpointError
 from repo_builder.export.reference import reference_scores
 from repo_builder.export.weights import open_weights
-from repo_builder.spec import Spec
+from repo_builder.model.dlrm import Dlrm
 from tests.export.export_oracles import OracleDlrm, bags_of, dlrm_state, make_spec, random_indices
 
 
-def problems_of(state: dict[str, torch.Tensor], spec: Spec) -> list[str]:
+def problems_of(state: dict[str, torch.Tensor], spec: Dlrm) -> list[str]:
     save_file(state, spec.weights.path)
     with pytest.raises(CheckpointError) as raised:
         open_weights(spec)
@@ -27,11 +27,11 @@ def problems_of(state: dict[str, torch.Tensor], spec: Spec) -> list[str]:
 
 
 @pytest.fixture
-def spec(tmp_path: Path) -> Spec:
+def spec(tmp_path: Path) -> Dlrm:
     return make_spec(source="dlrm", path=tmp_path / "m.safetensors")
 
 
-def test_scores_equal_the_models_own(spec: Spec) -> None:
+def test_scores_equal_the_models_own(spec: Dlrm) -> None:
     torch.manual_seed(3)
     model = OracleDlrm(spec)
     save_file(model.state_dict(), spec.weights.path)
@@ -52,12 +52,12 @@ def test_scores_equal_the_models_own(spec: Spec) -> None:
         ("module.emb_l.0.weight", "DistributedDataParallel"),
     ],
 )
-def test_variants_are_refused_by_name_with_the_reason(key: str, reason: str, spec: Spec) -> None:
+def test_variants_are_refused_by_name_with_the_reason(key: str, reason: str, spec: Dlrm) -> None:
     (problem,) = problems_of(dlrm_state(spec) | {key: torch.ones(2, 2)}, spec)
     assert problem.startswith(f"{key}: ") and reason in problem and "not supported" in problem
 
 
-def test_all_problems_of_keys_and_shapes_come_at_once(spec: Spec) -> None:
+def test_all_problems_of_keys_and_shapes_come_at_once(spec: Dlrm) -> None:
     state = dlrm_state(spec)
     del state["emb_l.1.weight"], state["top_l.0.bias"]
     state |= {
@@ -80,18 +80,18 @@ def test_all_problems_of_keys_and_shapes_come_at_once(spec: Spec) -> None:
 @pytest.mark.parametrize(
     ("width", "reason"), [(4 + 10, "--arch-interaction-itself"), (16, "--arch-interaction-op=cat")]
 )
-def test_other_interactions_are_told_by_the_width_of_the_top_mlp(width: int, reason: str, spec: Spec) -> None:
+def test_other_interactions_are_told_by_the_width_of_the_top_mlp(width: int, reason: str, spec: Dlrm) -> None:
     (problem,) = problems_of(dlrm_state(spec) | {"top_l.0.weight": torch.ones(8, width)}, spec)
     assert re.match(r"top_l\.0\.weight: expected \(8, 10\) ", problem) and reason in problem
 
 
-def test_a_table_too_few_in_the_spec_is_told_as_that(spec: Spec) -> None:
+def test_a_table_too_few_in_the_spec_is_told_as_that(spec: Dlrm) -> None:
     """Its width is that of --arch-interaction-itself as well: the tables in the file decide."""
     (problem,) = problems_of(dlrm_state(spec), replace(spec, tables=spec.tables[:-1]))
     assert problem.startswith("emb_l.2.weight: expected only the keys of the spec's 2 tables, got this (5, 4) too")
 
 
-def test_a_width_that_says_two_things_names_both_the_likelier_first(spec: Spec) -> None:
+def test_a_width_that_says_two_things_names_both_the_likelier_first(spec: Dlrm) -> None:
     (problem,) = problems_of(dlrm_state(spec) | {"top_l.0.weight": torch.ones(8, 4 + 10)}, spec)
     assert re.search("a table more than the checkpoint holds, or trained with --arch-interaction-itself", problem)
 
@@ -109,13 +109,13 @@ def test_a_width_that_says_two_things_names_both_the_likelier_first(spec: Spec) 
         ("dense_features", 5, "dense_features: expected 3, which bot_l.0 takes, got 5; set dense_features: 3"),
     ],
 )
-def test_a_wrong_width_is_one_line_that_names_the_field(field: str, wrong: object, told: str, spec: Spec) -> None:
+def test_a_wrong_width_is_one_line_that_names_the_field(field: str, wrong: object, told: str, spec: Dlrm) -> None:
     (problem,) = problems_of(dlrm_state(spec), replace(spec, **{field: wrong}))
     assert problem == f"{told} in the spec"
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "net.ranker.", "_orig_mod.module."])
-def test_a_wrappers_prefix_is_stripped_and_said(prefix: str, spec: Spec) -> None:
+def test_a_wrappers_prefix_is_stripped_and_said(prefix: str, spec: Dlrm) -> None:
     state = dlrm_state(spec)
     save_file({prefix + key: value for key, value in state.items()}, spec.weights.path)
     source = open_weights(spec)
@@ -125,6 +125,6 @@ def test_a_wrappers_prefix_is_stripped_and_said(prefix: str, spec: Spec) -> None
     assert not open_weights(spec).notes
 
 
-def test_a_table_of_another_dim_is_refused(spec: Spec) -> None:
+def test_a_table_of_another_dim_is_refused(spec: Dlrm) -> None:
     (problem,) = problems_of(dlrm_state(spec) | {"emb_l.2.weight": torch.ones(5, 8)}, spec)
     assert "got (5, 8); set the rows and dim of table C3" in problem

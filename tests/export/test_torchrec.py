@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from repo_builder.errors import CheckpointError
 from repo_builder.export.reference import reference_scores
 from repo_builder.export.weights import open_weights
-from repo_builder.spec import PoolingMode
+from repo_builder.model.types import PoolingMode
 from tests.export.export_oracles import OracleTorchRec, bags_of, make_spec, random_indices
 
 

@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from repo_builder.export.weights import WeightSource, open_weights
-from repo_builder.spec import Table
+from repo_builder.model.dlrm import DlrmTable
 from tests.export.export_oracles import make_spec
 
 
-def whole(source: WeightSource, table: Table) -> NDArray[np.float32]:
-    return np.concatenate(list(source.table_chunks(table)))
+def whole(source: WeightSource, table: DlrmTable) -> NDArray[np.float32]:
+    return np.concatenate(list(source.table_chunks(table.stored)))
 
 
 def test_random_tables_are_the_same_again_and_whatever_the_order_or_the_other_tables() -> None:
@@ -55,7 +55,7 @@ def test_random_layers_have_the_dlrms_deviations_and_the_specs_shapes() -> None:
 
 def test_chunks_are_blocks_of_2_to_32_mib_in_id_order() -> None:
     spec = make_spec(rows=(300_000,), dim=32)
-    blocks = list(open_weights(spec).table_chunks(spec.tables[0]))
+    blocks = list(open_weights(spec).table_chunks(spec.tables[0].stored))
     assert sum(len(block) for block in blocks) == 300_000
     assert all(block.flags.c_contiguous for block in blocks)
     assert all(2 * 2**20 <= block.nbytes <= 32 * 2**20 for block in blocks[:-1])

@@ -85,7 +85,7 @@ def plan_for(spec: Spec, grouping: str, s_max: int) -> Plan:
 def make_fleet(folder: Path, plan: Plan, spec: Spec, shard_backend: ShardBackend = "python", **options: object) -> Path:
     """Build a fleet of the spec with these `fleet:` options."""
     spec = replace(spec, fleet=Fleet(**options))
-    build_fleet(spec, plan, load_hotness(spec), open_weights(spec), folder, shard_backend=shard_backend)
+    build_fleet(spec, plan, load_hotness(spec), open_weights(spec.form), folder, shard_backend=shard_backend)
     return folder
 
 

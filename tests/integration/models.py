@@ -43,7 +43,7 @@ def make_spec(folder: Path, index_dtype: str = "int64") -> Spec:
     """The spec, its checkpoint written in `folder`; embeddings large enough for one wrong id to show in a score."""
     spec = parse_spec(document(index_dtype), folder / "small.yaml")
     path = folder / "small.pt"
-    write_example_checkpoint(spec, path)
+    write_example_checkpoint(spec.form, path)
     state = torch.load(path, weights_only=True)
     rng = torch.Generator().manual_seed(3)
     for key in state:
@@ -61,7 +61,7 @@ def make_repository(
     hotness = load_hotness(spec)
     planned = make_plan(spec, hotness, CHEAP, grouping, 4)
     plan = replace(planned, services=tuple(replace(service, replicas=1, added=0) for service in planned.services))
-    build(spec, plan, hotness, open_weights(spec), folder / "repository", shard_backend=shard_backend)
+    build(spec, plan, hotness, open_weights(spec.form), folder / "repository", shard_backend=shard_backend)
     return spec, plan
 
 

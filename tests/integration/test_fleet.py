@@ -41,7 +41,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param)
     s_max = 3 if grouping == "tiered" else 1
     with running_fleet(folder, grouping, s_max, index_dtype=index_dtype, shard_backend=backend) as fleet:
-        build(fleet.spec, fleet.plan, load_hotness(fleet.spec), open_weights(fleet.spec), folder / "single")
+        build(fleet.spec, fleet.plan, load_hotness(fleet.spec), open_weights(fleet.spec.form), folder / "single")
         with serving(folder / "single", folder / "single.log") as single:
             yield Both(fleet, single)
 

@@ -14,13 +14,14 @@ import torch
 
 from repo_builder.access.load import load_hotness
 from repo_builder.export.weights import open_weights
+from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import Plan
 from repo_builder.repository.build import build
 from repo_builder.repository.model_wise import build_model_wise, model_wise_plan
 from repo_builder.serving.client import score
 from repo_builder.serving.server import Server
-from repo_builder.spec import Access, Serving, Spec, Table, Weights
+from repo_builder.spec import Access, Serving, Spec
 from tests.export.export_oracles import OracleTorchRec, bags_of
 from tests.integration.fleets import Running, make_fleet, plan_for
 from tests.integration.models import random_query
@@ -29,10 +30,10 @@ from tests.servers import serving
 pytestmark = pytest.mark.server
 
 TABLES = (
-    Table("t-cat-0", 3000, 8, 4, "mean"),
-    Table("t_cat_0", 517, 8, 9, "sum"),
-    Table("2nd", 700, 8, 6, "mean"),
-    Table("flag", 1, 8, 1, "mean"),
+    DlrmTable("t-cat-0", 3000, 8, 4, "mean"),
+    DlrmTable("t_cat_0", 517, 8, 9, "sum"),
+    DlrmTable("2nd", 700, 8, 6, "mean"),
+    DlrmTable("flag", 1, 8, 1, "mean"),
 )
 ORDER = (2, 0, 3, 1)  # of the EmbeddingBagCollection
 KEY = "sparse_arch.embedding_bag_collection.embedding_bags"
@@ -56,8 +57,9 @@ class Means:
 
 def make(folder: Path) -> tuple[Spec, Spec, OracleTorchRec]:
     weights, access = Weights("torchrec", folder / "m.pt"), Access("powerlaw", None, 0.8)
-    spec = Spec("small", 5, (16, 8), (16, 1), TABLES, "int64", weights, access, Serving(400.0, 8))
-    trained = replace(spec, tables=tuple(replace(TABLES[i], name=f"t{i}") for i in ORDER))
+    form = Dlrm(5, (16, 8), (16, 1), TABLES, "int64", weights)
+    spec = Spec.of_dlrm("small", form, access, Serving(400.0, 8))
+    trained = replace(form, tables=tuple(replace(TABLES[i], name=f"t{i}") for i in ORDER))
     torch.manual_seed(4)
     model = OracleTorchRec(trained)
     state = {}
@@ -73,7 +75,7 @@ def make(folder: Path) -> tuple[Spec, Spec, OracleTorchRec]:
 
 
 def written(layout: str, folder: Path, spec: Spec, stack: ExitStack) -> Server:
-    hotness, weights = load_hotness(spec), open_weights(spec)
+    hotness, weights = load_hotness(spec), open_weights(spec.form)
     if layout == "model-wise":
         build_model_wise(spec, model_wise_plan(spec, hotness, DEFAULT_PROFILE), hotness, weights, folder / "r")
     elif layout in {"python", "native"}:

@@ -71,7 +71,7 @@ def test_every_table_is_whole_in_the_checkpoints_order(built: tuple[Spec, Path])
     """No cut anywhere: the one weight file is the tables as they are, and no id needs a map."""
     spec, repository = built
     rows = np.fromfile(repository / "small_tables/1/weights.bin", np.float32).reshape(-1, spec.dim)
-    weights = open_weights(spec)
+    weights = open_weights(spec.form)
     expected = np.concatenate([chunk for table in spec.tables for chunk in weights.table_chunks(table)])
     np.testing.assert_array_equal(rows, expected)
     assert (repository / "small_router/1/idmap.bin").stat().st_size == 0
@@ -115,7 +115,7 @@ def test_a_cut_plan_cannot_be_built_as_the_whole_model(tmp_path: Path) -> None:
     hotness = load_hotness(spec)
     cut = make_plan(spec, hotness, DEFAULT_PROFILE, "tiered", 4)
     with pytest.raises(PlanError, match="expected model_wise for the layout model-wise, got tiered"):
-        build_model_wise(spec, cut, hotness, open_weights(spec), tmp_path / "out")
+        build_model_wise(spec, cut, hotness, open_weights(spec.form), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -233,7 +233,7 @@ def test_a_hand_made_plan_with_awkward_names(tmp_path: Path) -> None:
         service if service.kind == "dense" else replace(service, name=next(names), shards=service.shards[::-1])
         for service in plan.services
     )
-    build(spec, replace(plan, services=services), load_hotness(spec), open_weights(spec), tmp_path / "named")
+    build(spec, replace(plan, services=services), load_hotness(spec), open_weights(spec.form), tmp_path / "named")
     with serving(tmp_path / "named", tmp_path / "log", host="localhost") as server:
         dense, indices = random_query(spec, 40, seed=4)
         scores = score("http", server.http, "small", dense, indices)
@@ -268,7 +268,7 @@ def test_a_gpu_repository_is_refused_with_the_remedy(tmp_path: Path) -> None:
     spec, plan = make_repository(tmp_path, "tiered")
     services = tuple(replace(service, device="gpu", gpus=(0,)) for service in plan.services)
     target = tmp_path / "gpu"
-    build(spec, replace(plan, services=services), load_hotness(spec), open_weights(spec), target)
+    build(spec, replace(plan, services=services), load_hotness(spec), open_weights(spec.form), target)
     (tmp_path / "dev").mkdir()
     with pytest.raises(RepositoryError, match=r"small_dense is placed on GPU 0, .* none; .* --cpu-only"):
         check_gpus(target, tmp_path / "dev")
@@ -282,7 +282,7 @@ def test_instances_share_one_copy_of_the_weights(tmp_path: Path, shard_backend: 
     spec, plan = make_repository(tmp_path, "tiered")
     services = tuple(replace(service, replicas=3) for service in plan.services)
     three = replace(plan, services=services)
-    hotness, weights = load_hotness(spec), open_weights(spec)
+    hotness, weights = load_hotness(spec), open_weights(spec.form)
     build(spec, three, hotness, weights, tmp_path / "three", shard_backend=shard_backend)
     with serving(tmp_path / "three", tmp_path / "log") as server:
         dense, indices = random_query(spec, 9, seed=1)

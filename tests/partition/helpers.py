@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repo_builder.model.dlrm import DlrmTable
 from repo_builder.partition.cost import CostModel
 from repo_builder.partition.merge import Order
-from repo_builder.spec import Spec, Table, parse_spec
+from repo_builder.spec import Spec, parse_spec
 
 
 def plain_cost(model: CostModel, rows_bytes: int, gathers: float) -> int:
@@ -67,10 +68,10 @@ class GivenHotness:
     def __init__(self, cdfs: Mapping[str, NDArray[np.float64]]) -> None:
         self._cdfs = cdfs
 
-    def cdf(self, table: Table) -> NDArray[np.float64]:
+    def cdf(self, table: DlrmTable) -> NDArray[np.float64]:
         return self._cdfs[table.name] if table.name in self._cdfs else self._cdfs[""]
 
-    def order(self, table: Table) -> NDArray[np.uint32]:
+    def order(self, table: DlrmTable) -> NDArray[np.uint32]:
         return np.arange(table.rows, dtype=np.uint32)
 
 

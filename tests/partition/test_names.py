@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repo_builder.access.load import load_hotness
+from repo_builder.model.dlrm import DlrmTable
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.names import legal_names
 from repo_builder.partition.planner import make_plan
-from repo_builder.spec import Access, Table
+from repo_builder.spec import Access
 from tests.access.helpers import spec
 
 POWERLAW = Access("powerlaw", None, 0.9)
@@ -38,7 +39,9 @@ def test_all_are_legal_and_differ(tables: list[str]) -> None:
 
 
 def test_a_plan_a_table_has_legal_services_and_the_owners_table_names() -> None:
-    wanted = spec([Table("user-id", 900, 8, 2), Table("user_id", 900, 8, 2), Table("0", 900, 8, 2)], POWERLAW)
+    wanted = spec(
+        [DlrmTable("user-id", 900, 8, 2), DlrmTable("user_id", 900, 8, 2), DlrmTable("0", 900, 8, 2)], POWERLAW
+    )
     plan = make_plan(wanted, load_hotness(wanted), DEFAULT_PROFILE, "per_table", 2)
     services = [service for service in plan.services if service.kind == "embedding"]
     assert {shard.table for service in services for shard in service.shards} == {"user-id", "user_id", "0"}

@@ -11,7 +11,8 @@ from repo_builder.errors import PlanError
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, CostModel, Profile, RowCache, ServiceTime
 from repo_builder.partition.merge import Order
 from repo_builder.partition.plan import Grouping
-from repo_builder.partition.planner import dense_flops, dense_parameter_bytes, make_plan
+from repo_builder.partition.planner import make_plan
+from repo_builder.spec import Spec
 from tests.partition.helpers import GivenHotness, quadratic, small_spec, zipf_cdf
 
 PROFILE = Profile("fast", ServiceTime(2e-5, 5e-8), 5000, DEFAULT_DENSE_TIME)
@@ -58,7 +59,13 @@ def test_tables_of_several_dims_are_cut_by_their_own_bytes() -> None:
     """Tiers cost what the recurrence costs over all rows by gathers and byte; a table alone what it costs alone."""
     spec = small_spec(TABLES)
     dims = [4, 32, 2]
-    spec = replace(spec, tables=tuple(replace(t, dim=dim) for t, dim in zip(spec.tables, dims, strict=True)))
+    spec = Spec.of_dlrm(
+        spec.name,
+        replace(spec.form, tables=tuple(replace(t, dim=dim) for t, dim in zip(spec.form.tables, dims, strict=True))),
+        spec.access,
+        spec.serving,
+        spec.fleet,
+    )
     model = CostModel(3000.0, PROFILE.service_time, 5000)
     gathers = [np.diff(HOTNESS.cdf(table)) * table.pooling * 32 for table in spec.tables]
     sizes = [np.full(table.rows, 4 * table.dim) for table in spec.tables]
@@ -99,8 +106,8 @@ def test_a_tier_that_fits_into_the_cache_serves_more() -> None:
 def test_dense_service_by_hand() -> None:
     """3 -> 8 -> 4 below; 3 vectors make 3 pairs; 7 -> 5 -> 1 above."""
     spec = small_spec([{"name": "A", "rows": 9, "pooling": 1}, {"name": "B", "rows": 9, "pooling": 1}])
-    assert dense_parameter_bytes(spec) == 4 * ((24 + 8) + (32 + 4) + (35 + 5) + (5 + 1))
-    assert dense_flops(spec) == 2 * 32 * (24 + 32 + 35 + 5 + 3 * 4)
+    assert spec.model.dense.parameter_bytes == 4 * ((24 + 8) + (32 + 4) + (35 + 5) + (5 + 1))
+    assert spec.dense_flops == 2 * 32 * (24 + 32 + 35 + 5 + 3 * 4)
 
 
 @pytest.mark.parametrize("name", ["A_s0", "tier0", "dense", "router"])

@@ -12,6 +12,7 @@ from repo_builder.partition.merge import merged_order
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import make_plan, plan_workload
 from repo_builder.partition.workload import read_workload
+from repo_builder.spec import Spec
 from tests.partition.helpers import GivenHotness, small_spec, zipf_cdf
 
 SPEC = small_spec([{"name": "A", "rows": 90, "pooling": 128}, {"name": "B", "rows": 60, "pooling": 512, "count": 2}])
@@ -48,7 +49,10 @@ def test_rows_within_a_size_are_the_first_of_the_order() -> None:
     spec = small_spec([{"name": "A", "rows": 30, "pooling": 2}, {"name": "B", "rows": 20, "pooling": 9}])
     for dims in ((4, 4), (4, 16)):
         tables = tuple(replace(table, dim=dim) for table, dim in zip(spec.tables, dims, strict=True))
-        workload = read_workload(replace(spec, tables=tables), PowerLawHotness(0.9, 0))
+        workload = read_workload(
+            Spec.of_dlrm(spec.name, replace(spec.form, tables=tables), spec.access, spec.serving, spec.fleet),
+            PowerLawHotness(0.9, 0),
+        )
         before = workload.order(workload.tables).bytes_before(np.arange(51))
         for size in range(0, int(before[-1]) + 20, 7):
             assert workload.rows_within(size) == int((before <= size).sum()) - 1

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from repo_builder.access.powerlaw import PowerLawHotness
+from repo_builder.model.dlrm import DlrmTable
 from repo_builder.profiling.queries import HOT_ROWS, Accesses, draw_queries
-from repo_builder.spec import Table
 
-TABLES = (Table("a", 1000, 8, 3), Table("b", 5000, 8, 1), Table("one", 1, 8, 1))
+TABLES = (DlrmTable("a", 1000, 8, 3), DlrmTable("b", 5000, 8, 1), DlrmTable("one", 1, 8, 1))
 HOTNESS = PowerLawHotness(0.9, 0)
 BATCH = 4
 

@@ -130,7 +130,7 @@ def test_native_shards_are_for_the_cpu_alone(tmp_path: Path) -> None:
         spec,
         replace(plan, services=services),
         load_hotness(spec),
-        open_weights(spec),
+        open_weights(spec.form),
         target,
         shard_backend="native",
     )
@@ -149,7 +149,7 @@ def test_native_shards_are_for_the_cpu_alone(tmp_path: Path) -> None:
 
 def test_two_builds_are_the_same_bytes(built: tuple[Path, Spec, Plan], tmp_path: Path) -> None:
     repository, spec, plan = built
-    build(spec, plan, load_hotness(spec), open_weights(spec), tmp_path / "again")
+    build(spec, plan, load_hotness(spec), open_weights(spec.form), tmp_path / "again")
     assert (tmp_path / "again/manifest.json").read_bytes() == (repository / "manifest.json").read_bytes()
 
 
@@ -191,7 +191,7 @@ def test_a_gpu_plan_builds_anywhere(tmp_path: Path) -> None:
     spec, plan = make_repository(tmp_path, "tiered")
     services = tuple(replace(service, device="gpu", gpus=(0, 1), instances=2) for service in plan.services)
     gpu_plan = replace(plan, services=services)
-    hotness, weights = load_hotness(spec), open_weights(spec)
+    hotness, weights = load_hotness(spec), open_weights(spec.form)
     build(spec, gpu_plan, hotness, weights, tmp_path / "gpu")
     for name, config in configs(tmp_path / "gpu").items():
         groups = [(group.kind, group.count, list(group.gpus)) for group in config.instance_group]
@@ -209,7 +209,7 @@ def test_a_former_repository_is_replaced(tmp_path: Path) -> None:
     (cache,) = (tmp_path / "repository").glob("small_tier0/1/")
     (cache / "__pycache__").mkdir()
     (cache / "__pycache__/model.cpython-311.pyc").write_text("written by a server that was killed")
-    build(spec, plan, load_hotness(spec), open_weights(spec), tmp_path / "repository")
+    build(spec, plan, load_hotness(spec), open_weights(spec.form), tmp_path / "repository")
     verify(tmp_path / "repository")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["repository", "small.pt"]
 
@@ -218,7 +218,7 @@ def test_more_processes_than_a_server_takes_are_refused(tmp_path: Path) -> None:
     spec, plan = make_repository(tmp_path, "tiered")
     services = (plan.services[0], *(replace(service, replicas=65) for service in plan.services[1:]))
     with pytest.raises(PlanError, match=r"services\[1\]\.replicas: expected at most 64 instances of tier0 .* got 65"):
-        build(spec, replace(plan, services=services), load_hotness(spec), open_weights(spec), tmp_path / "other")
+        build(spec, replace(plan, services=services), load_hotness(spec), open_weights(spec.form), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
@@ -228,7 +228,7 @@ def test_building_over_the_working_folder_is_refused(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path / "repository" / "small")
     for target in (Path("../../repository"), Path("..")):
         with pytest.raises(RepositoryError, match="another folder than the working folder"):
-            build(spec, plan, load_hotness(spec), open_weights(spec), target)
+            build(spec, plan, load_hotness(spec), open_weights(spec.form), target)
     verify(tmp_path / "repository")
 
 
@@ -237,7 +237,7 @@ def test_a_folder_that_is_no_repository_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other/notes").write_text("mine")
     with pytest.raises(RepositoryError, match=r"expected a former repository .* choose another folder"):
-        build(spec, plan, load_hotness(spec), open_weights(spec), tmp_path / "other")
+        build(spec, plan, load_hotness(spec), open_weights(spec.form), tmp_path / "other")
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["notes"]
 
 
@@ -249,7 +249,7 @@ def test_a_bad_weight_found_half_way_leaves_the_former_repository(tmp_path: Path
     state["emb_l.2.weight"][5, 3] = float("nan")
     torch.save(state, spec.weights.path)
     with pytest.raises(CheckpointError, match=r"emb_l\.2\.weight"):
-        build(spec, plan, load_hotness(spec), open_weights(spec), tmp_path / "repository")
+        build(spec, plan, load_hotness(spec), open_weights(spec.form), tmp_path / "repository")
     assert (tmp_path / "repository/manifest.json").read_bytes() == before
     verify(tmp_path / "repository")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["repository", "small.pt"]
@@ -259,7 +259,7 @@ def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     spec, plan = make_repository(tmp_path, "tiered")
     other = replace(plan, services=plan.services[:-1])
     with pytest.raises(PlanError, match="users"):
-        build(spec, other, load_hotness(spec), open_weights(spec), tmp_path / "other")
+        build(spec, other, load_hotness(spec), open_weights(spec.form), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
@@ -277,7 +277,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_leaves_nothing_behind(small_disk: Path, tmp_path: Path) -> None:
     spec, plan = make_repository(tmp_path, "tiered")
     with pytest.raises(RepositoryError, match="No space left on device; nothing was changed there"):
-        build(spec, plan, load_hotness(spec), open_weights(spec), small_disk / "repository")
+        build(spec, plan, load_hotness(spec), open_weights(spec.form), small_disk / "repository")
     assert list(small_disk.iterdir()) == []
 
 
@@ -294,10 +294,10 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: 
     state = torch.load(spec.weights.path, weights_only=True)
     torch.save({"state_dict": state, "extra": Evil()}, spec.weights.path)
     with pytest.raises(CheckpointError):
-        open_weights(spec)
+        open_weights(spec.form)
     (tmp_path / "small.pt").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(CheckpointError):
-        open_weights(spec)
+        open_weights(spec.form)
     assert not (tmp_path / "pwned").exists()
 
 

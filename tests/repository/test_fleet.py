@@ -32,7 +32,7 @@ def make(folder: Path, seed: int = 0, plan: Plan | None = None, **fleet: object)
     spec = replace(spec, fleet=Fleet(**fleet))
     hotness = load_hotness(spec)
     plan = plan or make_plan(spec, hotness, CHEAP, "tiered", 2)
-    build_fleet(spec, plan, hotness, open_weights(spec), folder)
+    build_fleet(spec, plan, hotness, open_weights(spec.form), folder)
     return spec, plan
 
 
@@ -200,7 +200,7 @@ def test_native_shards_send_no_half_precision(built: tuple[Path, Spec, Plan], tm
     _, spec, plan = built
     half = replace(spec, fleet=Fleet(sums_dtype="fp16"))
     with pytest.raises(SpecError, match=r"fleet.sums_dtype: expected fp32 for native shards"):
-        build_fleet(half, plan, load_hotness(spec), open_weights(spec), tmp_path / "small", shard_backend="native")
+        build_fleet(half, plan, load_hotness(spec), open_weights(spec.form), tmp_path / "small", shard_backend="native")
     assert not (tmp_path / "small").exists()
 
 

@@ -38,7 +38,7 @@ def test_a_build_is_streamed(tmp_path: Path) -> None:
     }
     path = tmp_path / "large.yaml"
     path.write_text(yaml.safe_dump(document))
-    write_example_checkpoint(load_spec(path), tmp_path / "large.pt")
+    write_example_checkpoint(load_spec(path).form, tmp_path / "large.pt")
     words = [sys.executable, "-c", BUILD, str(path), str(tmp_path / "out")]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     code, peak_bytes = map(int, done.stdout.splitlines()[-1].split())

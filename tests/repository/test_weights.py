@@ -20,9 +20,10 @@ from repo_builder.export import dense as dense_export
 from repo_builder.export.layers import DenseWeights
 from repo_builder.export.random_weights import RandomWeights
 from repo_builder.export.weights import open_weights
+from repo_builder.model.types import Table
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
-from repo_builder.spec import Spec, Table, parse_spec
+from repo_builder.spec import Spec, parse_spec
 from tests.integration.models import CHEAP, document, make_spec
 
 
@@ -30,7 +31,7 @@ class SlowTables(RandomWeights):
     """Random weights whose tables come row by row, and only once the dense layers have been asked for."""
 
     def __init__(self, spec: Spec) -> None:
-        super().__init__(spec)
+        super().__init__(spec.form)
         self.dense_wanted, self.blocks = threading.Event(), 0
 
     def dense(self) -> DenseWeights:
@@ -59,7 +60,7 @@ def test_tables_and_dense_layers_go_on_at_the_same_time(tmp_path: Path) -> None:
     slow = build(spec, plan, hotness, SlowTables(spec), tmp_path / "a", lambda *now: told.append(now))
     total_bytes = sum(4 * table.rows * table.dim for table in spec.tables)
     assert told == sorted(set(told)) and told[-1] == (total_bytes, total_bytes)
-    assert slow == build(spec, plan, hotness, RandomWeights(spec), tmp_path / "b")
+    assert slow == build(spec, plan, hotness, RandomWeights(spec.form), tmp_path / "b")
     assert sys.getswitchinterval() == interval_s
 
 
@@ -88,10 +89,16 @@ def test_an_error_of_the_tables_comes_out(tmp_path: Path) -> None:
     state = torch.load(spec.weights.path, weights_only=True)
     state["emb_l.0.weight"][0, 0] = float("inf")
     save_file(state, tmp_path / "small.safetensors")
-    spec = replace(spec, weights=replace(spec.weights, path=tmp_path / "small.safetensors"))
+    spec = Spec.of_dlrm(
+        spec.name,
+        replace(spec.form, weights=replace(spec.form.weights, path=tmp_path / "small.safetensors")),
+        spec.access,
+        spec.serving,
+        spec.fleet,
+    )
     hotness = load_hotness(spec)
     with pytest.raises(CheckpointError, match=r"emb_l\.0\.weight"):
-        build(spec, make_plan(spec, hotness, CHEAP, "tiered", 4), hotness, open_weights(spec), tmp_path / "target")
+        build(spec, make_plan(spec, hotness, CHEAP, "tiered", 4), hotness, open_weights(spec.form), tmp_path / "target")
     assert not (tmp_path / "target").exists()
 
 
@@ -105,7 +112,7 @@ from pathlib import Path
 import repo_builder.repository.build
 from repo_builder.export.weights import open_weights
 from repo_builder.spec import load_spec
-open_weights(load_spec(Path({str(path)!r})))
+open_weights(load_spec(Path({str(path)!r})).form)
 print("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -64,13 +64,13 @@ class Soaked:
 @pytest.fixture(params=["python", "native"])
 def soaked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Soaked]:
     spec = load_spec(EXAMPLE)
-    weights, hotness = open_weights(spec), load_hotness(spec)
+    weights, hotness = open_weights(spec.form), load_hotness(spec)
     profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
     plan = make_plan(spec, hotness, profile, "tiered", 4)
     build(spec, plan, hotness, weights, tmp_path / "rm1", shard_backend=request.param)
     rows = QUERIES * spec.serving.batch
     dense, indices = draw_queries(hotness, spec.tables, spec.dense_features, spec.index_dtype, rows, seed=0)
-    scores = reference_scores(spec, weights, dense, indices).reshape(-1)
+    scores = reference_scores(spec.form, weights, dense, indices).reshape(-1)
     np.savez(tmp_path / "workload.npz", dense=dense, indices=indices, scores=scores)
     ports = free_ports()
     with installation() as installed, running(installed, tmp_path / "rm1", ports, tmp_path / "server.log") as server:
