@@ -34,13 +34,14 @@ ZEROS = bytes(64 << 20)
 
 
 class Scorer(nn.Module):
-    """Dense features [B, 13], all ids feature by feature [n], how many ids each bag has [26, B] -> logits [B, 1]."""
+    """Dense features, all ids feature by feature, how many ids each bag has -> logits: tensors alone."""
 
     def __init__(self, model: DLRM_DCN) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, dense: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """dense [B, 13] float32, values [n] int64, lengths [26, B] int64 -> [B, 1] float32."""
         return self.model(dense, KeyedJaggedTensor(list(FEATURES), values, lengths=lengths.reshape(-1)))
 
 
