@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 SUMMARIES: Mapping[str, str] = {
+    "init": "look into a model file and write a first spec of it",
     "check": "check a spec, and its weights and accesses against it",
     "plan": "cut the tables into shards and print the plan",
     "profile": "measure what services cost on this machine",

@@ -46,7 +46,7 @@ def open_dlrm(dlrm: Dlrm) -> TrainedWeights:
     """
     if dlrm.weights.path is None:
         raise ValueError("weights.source dlrm comes with a path; load_spec checks it")
-    return TrainedWeights(dlrm, dlrm.weights.path, KeyFamily(re.compile(r"(emb|bot|top)_l\."), _VARIANTS, _layout))
+    return TrainedWeights(dlrm, dlrm.weights.path, FAMILY)
 
 
 def _layout(dlrm: Dlrm, checkpoint: Checkpoint) -> KeyLayout:
@@ -64,3 +64,7 @@ def _stems(checkpoint: Checkpoint, part: str) -> tuple[str, ...]:
     """The linear layers of a part, first to last."""
     places = {int(found[1]) for key in checkpoint.tensors if (found := re.match(rf"{part}\.(\d+)\.", key))}
     return tuple(f"{part}.{place}" for place in sorted(places))
+
+
+FAMILY = KeyFamily(re.compile(r"(emb|bot|top)_l\."), _VARIANTS, _layout)
+"""The open-source DLRM's checkpoints."""

@@ -37,7 +37,7 @@ _VARIANTS = (
 )
 
 
-_TABLES = "sparse_arch.embedding_bag_collection.embedding_bags"
+TABLES = "sparse_arch.embedding_bag_collection.embedding_bags"
 _OTHER_WIDTH = (
     "more features than tables: a table that several features share, which the keys do not tell; "
     "not supported from a state_dict: give each feature a table of its own"
@@ -52,13 +52,12 @@ def open_torchrec(dlrm: Dlrm) -> TrainedWeights:
     """
     if dlrm.weights.path is None:
         raise ValueError("weights.source torchrec comes with a path; load_spec checks it")
-    family = KeyFamily(re.compile(r"(sparse|dense|over)_arch\."), _VARIANTS, _layout)
-    return TrainedWeights(dlrm, dlrm.weights.path, family)
+    return TrainedWeights(dlrm, dlrm.weights.path, FAMILY)
 
 
 def _layout(dlrm: Dlrm, checkpoint: Checkpoint) -> KeyLayout:
-    tables = tuple(f"{_TABLES}.{table.name}.weight" for table in dlrm.tables)
-    stored = tuple(key for key in checkpoint.tensors if re.fullmatch(rf"{re.escape(_TABLES)}\..+\.weight", key))
+    tables = tuple(f"{TABLES}.{table.name}.weight" for table in dlrm.tables)
+    stored = tuple(key for key in checkpoint.tensors if re.fullmatch(rf"{re.escape(TABLES)}\..+\.weight", key))
     over = _stems(checkpoint, "over_arch.model.0._mlp")
     last = ("over_arch.model.1",) if "over_arch.model.1.weight" in checkpoint.tensors else ()
     return KeyLayout(
@@ -111,3 +110,7 @@ def _top_columns(dim: int, places: Sequence[int]) -> NDArray[np.intp]:
     pairs = [sorted((vectors[i], vectors[j])) for j in range(n) for i in range(j)]
     columns = [a * n - a * (a + 1) // 2 + (b - a - 1) for a, b in pairs]
     return np.array([*range(dim), *(dim + column for column in columns)], dtype=np.intp)
+
+
+FAMILY = KeyFamily(re.compile(r"(sparse|dense|over)_arch\."), _VARIANTS, _layout)
+"""The checkpoints of TorchRec's DLRM and DLRMTrain."""

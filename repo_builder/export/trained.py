@@ -48,10 +48,10 @@ class TrainedWeights:
 
     def __init__(self, dlrm: Dlrm, path: Path, family: KeyFamily) -> None:
         """Open and check; raises CheckpointError with all problems of keys, shapes, dtypes and dense values."""
-        self._checkpoint, prefix = _without_prefix(open_checkpoint(path), family.anchor)
+        self._checkpoint, prefix = without_prefix(open_checkpoint(path), family.anchor)
         self.notes: Sequence[str] = (f"{path}: every key begins with {prefix}: read without it",) if prefix else ()
         where = f"{path} (keys without {prefix})" if prefix else str(path)
-        _raise_if_any(where, _variant_problems(list(self._checkpoint.tensors), family.variants))
+        refuse_variants(where, self._checkpoint, family)
         layout = family.layout(dlrm, self._checkpoint)
         _raise_if_any(where, mismatches(self._checkpoint, layout, dlrm))
         self._table_keys = {table.name: key for table, key in zip(dlrm.tables, layout.tables, strict=True)}
@@ -66,7 +66,7 @@ class TrainedWeights:
         return self._checkpoint.blocks(self._table_keys[table.name])
 
 
-def _without_prefix(checkpoint: Checkpoint, anchor: re.Pattern[str]) -> tuple[Checkpoint, str]:
+def without_prefix(checkpoint: Checkpoint, anchor: re.Pattern[str]) -> tuple[Checkpoint, str]:
     """The checkpoint without what wrappers put before every key: `module.`, `_orig_mod.`, `model.` or the like."""
     first, last = min(checkpoint.tensors, default=""), max(checkpoint.tensors, default="")
     common = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
@@ -84,10 +84,11 @@ def _raise_if_any(where: str, problems: Sequence[str]) -> None:
         raise CheckpointError(*(f"{where}: {problem}" for problem in problems))
 
 
-def _variant_problems(keys: Sequence[str], variants: Sequence[Variant]) -> list[str]:
-    """One line a variant, with the first of its keys: its other keys would only repeat the same reason."""
-    first = ((next((key for key in keys if variant.pattern.search(key)), None), variant) for variant in variants)
-    return [f"{key}: {variant.reason}" for key, variant in first if key is not None]
+def refuse_variants(where: str, checkpoint: Checkpoint, family: KeyFamily) -> None:
+    """Raise CheckpointError, a line a variant, with the first of its keys: the others would only repeat the reason."""
+    keys = list(checkpoint.tensors)
+    first = ((next((key for key in keys if each.pattern.search(key)), None), each) for each in family.variants)
+    _raise_if_any(where, [f"{key}: {variant.reason}" for key, variant in first if key is not None])
 
 
 def _read_dense(checkpoint: Checkpoint, layout: KeyLayout) -> DenseWeights:
