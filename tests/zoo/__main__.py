@@ -1,6 +1,6 @@
 """Write models of the zoo: their files, and queries with the modules' own answers.
 
-    python -m tests.zoo FOLDER NAME...
+    python -m tests.zoo FOLDER NAME... [--times N]
 
 A file `NAME.SUFFIX` has beside it `NAME.SUFFIX.ROWS.npz` for queries of some sizes: arrays `in.INPUT` and `out.OUTPUT`,
 named as in the file; an exported program's outputs have no names, so there they are the module's, in order.
@@ -8,7 +8,7 @@ named as in the file; an exported program's outputs have no names, so there they
 
 from __future__ import annotations
 
-import sys
+import argparse
 import warnings
 from pathlib import Path
 
@@ -27,13 +27,12 @@ WRITERS = {
 }
 
 
-def write(folder: Path, name: str) -> None:
+def write(folder: Path, name: str, made: Example) -> None:
     """All files of one model."""
-    made, (_, kinds) = example(name), MODELS[name]
     queries = [made.draw(np.random.default_rng(100 + rows), rows) for rows in ROWS]
     answers = [made.answers(query) for query in queries]
     check_that_tables_show(made, queries[-1])
-    for kind in kinds:
+    for kind in MODELS[name][1]:
         path = folder / (name + SUFFIXES[kind])
         WRITERS[kind](made, path)
         prefix = "x_" if made.as_dict and kind != "torchscript" else ""  # the dict's name in the module's forward
@@ -54,7 +53,17 @@ def check_that_tables_show(made: Example, query: Query) -> None:
             assert moved > 1e-3, f"{part} moves the outputs by {moved}"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Parse the command line and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="+", choices=MODELS, metavar="NAME")
+    parser.add_argument("--times", type=int, default=1, help="so many times the rows of all tables")
+    args = parser.parse_args()
     warnings.simplefilter("ignore")  # the libraries' own
-    for each in sys.argv[2:]:
-        write(Path(sys.argv[1]), each)
+    for name in args.names:
+        write(args.folder, name, example(name, args.times))
+
+
+if __name__ == "__main__":
+    main()

@@ -36,7 +36,9 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def example(name: str) -> Example:
-    """Make a model: imports the library that it is of."""
-    made: Example = getattr(import_module(f"tests.zoo.{MODELS[name][0]}"), name)()
+def example(name: str, times: int = 1) -> Example:
+    """Make a model: imports the library that it is of. times: so many times the rows of its module's `ROWS`."""
+    module = import_module(f"tests.zoo.{MODELS[name][0]}")
+    module.ROWS.update({table: rows * times for table, rows in module.ROWS.items()})
+    made: Example = getattr(module, name)()
     return made

@@ -38,18 +38,18 @@ class Collected(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        user = EmbeddingBagConfig(name="t_user", embedding_dim=8, num_embeddings=40_000, feature_names=["user"])
+        user = EmbeddingBagConfig(name="t_user", embedding_dim=12, num_embeddings=ROWS["user"], feature_names=["user"])
         item = EmbeddingBagConfig(
             name="t_item",
             embedding_dim=16,
-            num_embeddings=50_000,
+            num_embeddings=ROWS["item"],
             feature_names=["item", "seen_items"],
             pooling=PoolingType.MEAN,
         )
-        tag = EmbeddingBagConfig(name="t_tag", embedding_dim=16, num_embeddings=20_000, feature_names=["tag"])
+        tag = EmbeddingBagConfig(name="t_tag", embedding_dim=16, num_embeddings=ROWS["shop"], feature_names=["tag"])
         self.plain = EmbeddingBagCollection(tables=[user, item])
         self.weighted = EmbeddingBagCollection(tables=[tag], is_weighted=True)
-        self.head = nn.Linear(8 + 16 + 16 + 16, 2)
+        self.head = nn.Linear(12 + 16 + 16 + 16, 2)
 
     def forward(
         self,
@@ -111,8 +111,8 @@ def own_collection() -> Example:
     torch.manual_seed(13)
 
     def draw(numbers: np.random.Generator, batch: int) -> Query:
-        values, lengths = bags(numbers, [40_000, 50_000, 50_000], batch)
-        tags, tag_lengths = bags(numbers, [20_000], batch)
+        values, lengths = bags(numbers, [ROWS["user"], ROWS["item"], ROWS["item"]], batch)
+        tags, tag_lengths = bags(numbers, [ROWS["shop"]], batch)
         tag_lengths = tag_lengths[0]
         weights = numbers.random(len(tags)).astype(np.float32)
         return {

@@ -8,7 +8,8 @@ from torch import nn
 
 from tests.zoo.example import Example, Query, settled
 
-USERS, ITEMS, TAGS, DIM = 30_000, 50_000, 20_000, 16
+DIM = 16
+ROWS = {"user": 30_000, "item": 50_000, "tag": 20_000}
 
 
 class OneMatrix(nn.Module):
@@ -16,11 +17,11 @@ class OneMatrix(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.users, self.items = nn.Embedding(USERS, DIM), nn.Embedding(ITEMS, DIM)
+        self.users, self.items = nn.Embedding(ROWS["user"], DIM), nn.Embedding(ROWS["item"], DIM)
         self.head = nn.Sequential(nn.Linear(2 * DIM + 3, 32), nn.ReLU(), nn.Linear(32, 1))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        user, item = features[:, 0].long(), features[:, 1].long() % ITEMS
+        user, item = features[:, 0].long(), features[:, 1].long() % ROWS["item"]
         return self.head(torch.cat([self.users(user), self.items(item), features[:, 2:]], dim=1))
 
 
@@ -29,9 +30,9 @@ class Bags(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.items = nn.EmbeddingBag(ITEMS, DIM, mode="mean", padding_idx=0)
-        self.tags = nn.EmbeddingBag(TAGS, DIM, mode="sum")
-        self.weighted = nn.EmbeddingBag(USERS, 2 * DIM, mode="sum", include_last_offset=True)
+        self.items = nn.EmbeddingBag(ROWS["item"], DIM, mode="mean", padding_idx=0)
+        self.tags = nn.EmbeddingBag(ROWS["tag"], DIM, mode="sum")
+        self.weighted = nn.EmbeddingBag(ROWS["user"], 2 * DIM, mode="sum", include_last_offset=True)
         self.head = nn.Linear(4 * DIM, 1)
 
     def forward(
@@ -52,7 +53,7 @@ class Candidates(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.users, self.items = nn.Embedding(USERS, DIM), nn.Embedding(ITEMS, DIM)
+        self.users, self.items = nn.Embedding(ROWS["user"], DIM), nn.Embedding(ROWS["item"], DIM)
         self.tower = nn.Linear(2 * DIM, DIM)
 
     def forward(
@@ -66,7 +67,7 @@ def one_matrix() -> Example:
     torch.manual_seed(30)
 
     def draw(numbers: np.random.Generator, batch: int) -> Query:
-        columns = [numbers.integers(0, USERS, batch), numbers.integers(0, 10 * ITEMS, batch)]
+        columns = [numbers.integers(0, ROWS["user"], batch), numbers.integers(0, 10 * ROWS["item"], batch)]
         columns += [numbers.standard_normal(batch) for _ in range(3)]
         return {"features": np.stack(columns, axis=1).astype(np.float32)}
 
@@ -77,15 +78,15 @@ def bags() -> Example:
     torch.manual_seed(31)
 
     def draw(numbers: np.random.Generator, batch: int) -> Query:
-        items = numbers.integers(0, ITEMS, (batch, 6))
+        items = numbers.integers(0, ROWS["item"], (batch, 6))
         items[:, 4:] *= numbers.integers(0, 2, (batch, 2))
         of_tags, of_friends = numbers.integers(0, 8, batch), numbers.integers(0, 8, batch)
         friends = int(of_friends.sum())
         return {
             "items": items,
-            "tags": numbers.integers(0, TAGS, of_tags.sum()),
+            "tags": numbers.integers(0, ROWS["tag"], of_tags.sum()),
             "offsets": np.cumsum(of_tags) - of_tags,
-            "friends": numbers.integers(0, USERS, friends),
+            "friends": numbers.integers(0, ROWS["user"], friends),
             "closeness": numbers.random(friends, dtype=np.float32),
             "ends": np.concatenate([[0], np.cumsum(of_friends)]),
         }
@@ -98,9 +99,9 @@ def candidates() -> Example:
 
     def draw(numbers: np.random.Generator, batch: int) -> Query:
         return {
-            "user": numbers.integers(0, USERS, 1),
-            "seen": numbers.integers(0, ITEMS, (1, 2 + batch % 30)),
-            "candidates": numbers.integers(0, ITEMS, batch),
+            "user": numbers.integers(0, ROWS["user"], 1),
+            "seen": numbers.integers(0, ROWS["item"], (1, 2 + batch % 30)),
+            "candidates": numbers.integers(0, ROWS["item"], batch),
         }
 
     return Example(settled(Candidates()), draw, ("scores", "vector"), {"user": (), "seen": (1,)})

@@ -13,12 +13,11 @@ from torch_rechub.models.ranking import BST, DCN, DIN, AutoInt, DCNv2, DeepFM, W
 
 from tests.zoo.example import Example, Query, settled
 
-USERS, ITEMS, SHOPS, CITIES = 30_000, 50_000, 20_000, 40
 DIM = 16
 HISTORY = 20
 MLP = {"dims": [64, 32], "dropout": 0.2, "activation": "relu"}
 PRICE, AGE = DenseFeature("price"), DenseFeature("age")
-ROWS = {"user": USERS, "item": ITEMS, "shop": SHOPS, "city": CITIES}
+ROWS = {"user": 30_000, "item": 50_000, "shop": 20_000, "city": 40}
 
 
 def sparse(*names: str, padding: int | None = None) -> list[SparseFeature]:

@@ -11,7 +11,8 @@ from torch import nn
 
 from tests.zoo.example import Example, Query, settled
 
-ITEMS, ACTIONS, DIM, HISTORY, CANDIDATES, HEADS = 40_000, 12, 32, 50, 10, 2
+ACTIONS, DIM, HISTORY, CANDIDATES, HEADS = 12, 32, 50, 10, 2
+ROWS = {"item": 40_000}
 
 
 class Sasrec(nn.Module):
@@ -22,7 +23,7 @@ class Sasrec(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.items = nn.Embedding(ITEMS, DIM, padding_idx=0)
+        self.items = nn.Embedding(ROWS["item"], DIM, padding_idx=0)
         self.positions = nn.Embedding(HISTORY, DIM)
         layer = nn.TransformerEncoderLayer(DIM, HEADS, 2 * DIM, dropout=0.2, batch_first=True, norm_first=True)
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
@@ -46,7 +47,7 @@ class Hstu(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.items, self.actions = nn.Embedding(ITEMS, DIM), nn.Embedding(ACTIONS, DIM)
+        self.items, self.actions = nn.Embedding(ROWS["item"], DIM), nn.Embedding(ACTIONS, DIM)
         self.joint = nn.ModuleList(nn.Linear(DIM, 4 * DIM) for _ in range(2))
         self.out = nn.ModuleList(nn.Linear(DIM, DIM) for _ in range(2))
         self.before, self.within = (nn.ModuleList(nn.LayerNorm(DIM) for _ in range(2)) for _ in range(2))
@@ -70,9 +71,9 @@ def sasrec() -> Example:
     torch.manual_seed(20)
 
     def draw(numbers: np.random.Generator, batch: int) -> Query:
-        history = numbers.integers(1, ITEMS, (batch, HISTORY))
+        history = numbers.integers(1, ROWS["item"], (batch, HISTORY))
         history[np.arange(HISTORY) < numbers.integers(0, HISTORY, (batch, 1))] = 0
-        return {"history": history, "candidates": numbers.integers(1, ITEMS, (batch, CANDIDATES))}
+        return {"history": history, "candidates": numbers.integers(1, ROWS["item"], (batch, CANDIDATES))}
 
     return Example(settled(Sasrec()), draw, ("scores",), {})
 
@@ -83,9 +84,9 @@ def hstu() -> Example:
     def draw(numbers: np.random.Generator, batch: int) -> Query:
         shape = (batch, int(numbers.integers(2, HISTORY)))
         return {
-            "history": numbers.integers(0, ITEMS, shape),
+            "history": numbers.integers(0, ROWS["item"], shape),
             "actions": numbers.integers(0, ACTIONS, shape),
-            "candidate": numbers.integers(0, ITEMS, batch),
+            "candidate": numbers.integers(0, ROWS["item"], batch),
         }
 
     return Example(settled(Hstu()), draw, ("click", "watch"), {"history": (0, 1), "actions": (0, 1)})
