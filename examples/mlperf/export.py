@@ -62,7 +62,10 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=0.001, help="of the tables' rows; 1: as in the benchmark")
     parser.add_argument("--hollow", action="store_true", help="tables of zeros that take no memory and no disk")
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--onnx", type=Path, help="write it as ONNX too, its bags as loops, as torch does")
     args = parser.parse_args()
+    if args.hollow and args.onnx:
+        parser.error("--onnx: the tables of --hollow are not there to be written")
     rows = [min(own, max(LEAST_ROWS, round(own * args.scale))) for own in ROWS]
     model = scorer(rows, seeded=not args.hollow)
     program = torch.export.export(
@@ -72,6 +75,8 @@ def main() -> None:
         write_hollow(program, args.output)
     else:
         torch.export.save(program, args.output)
+    if args.onnx:
+        torch.onnx.export(program, f=args.onnx, dynamo=True, output_names=["logits"], verbose=False)
     print(f"{args.output}: {sum(rows):,} rows, {4 * DIM * sum(rows):,} bytes of tables")
 
 
