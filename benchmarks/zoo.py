@@ -1,7 +1,8 @@
 """Whole models as one ONNX file on Triton, and the same models cut: the single layout, and a fleet.
 
-For each: the p50 of a lone client's queries, queries a second with eight in flight, and memory, each server as if it were
-alone on its machine. In turn in the same run, on the same Triton, with the same ONNX Runtime; answers are compared first.
+For each: the p50 of a lone client's queries, queries a second with eight in flight, and memory, each server as if it
+were alone on its machine. In turn in the same run, on the same Triton, with the same ONNX Runtime; answers are compared
+first.
 
 The fleet's memory counts at the traffic of ten replicas of the whole model: a replica's machine is the CPU that a query
 takes of the whole model, ten of these carry the traffic, and a service gets as many replicas as its own CPU seconds a

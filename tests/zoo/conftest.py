@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.zoo.catalogue import SUFFIXES
+from tests.zoo.hosts import Hosts, hosts
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +33,9 @@ def zoo_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], P
         return path
 
     return file
+
+
+@pytest.fixture(scope="session")
+def zoo_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    with hosts(tmp_path_factory.mktemp("hosts")) as found:
+        yield found
