@@ -67,8 +67,8 @@ NOISE = 1e-12
 OPEN = 0.25
 """Rows that are worth more than so much of a replica are hot."""
 
-MOST_STEPS = 5 * 10**7
-"""The most steps looked at: ten seconds or so."""
+MOST_STEPS = 2 * 10**7
+"""The most steps looked at: some seconds."""
 
 ROUND_STEPS = 1000
 """A round of the loop over pairs takes as long as so many steps, even with none left."""
