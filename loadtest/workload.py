@@ -39,7 +39,7 @@ def replay_workload(repository: Path, manifest: Manifest, trace: Path, queries: 
 
 def samples(repository: Path, manifest: Manifest) -> Arrays | None:
     """The repository's own queries, where they were made of samples: none of a model whose queries are drawn."""
-    return read_queries(repository, _MOST_ROWS) if manifest.proof else None
+    return read_queries(repository, _MOST_ROWS) if manifest.sampled else None
 
 
 def write_workload(path: Path, workload: QueryFile, inputs: tuple[Tensor, ...], batch: int) -> None:

@@ -63,7 +63,7 @@ class Manifest:
     """What a repository serves, for whoever runs, queries or deploys it without the spec.
 
     inputs ... lookups: of the `Model`, all that queries are drawn by. batch: rows of a query. batched: whether rows of
-    several queries are scored together. proof: None where the build had no samples to try.
+    several queries are scored together. sampled: whether `queries.npz` has rows of samples of what is not drawn.
     """
 
     generator: str
@@ -80,6 +80,7 @@ class Manifest:
     files: tuple[FileEntry, ...]
     sla_ms: float
     access: AccessEntry
+    sampled: bool = False
     proof: Proof | None = None
     format: int = FORMAT
 
@@ -98,6 +99,7 @@ def describe(
     generator: str,
     files: Sequence[FileEntry],
     proof: Proof | None = None,
+    sampled: bool = False,
 ) -> Manifest:
     """The manifest of a repository of `model`, built for such traffic and accesses."""
     return Manifest(
@@ -115,6 +117,7 @@ def describe(
         files=tuple(sorted(files, key=lambda entry: entry.path)),
         access=AccessEntry(access.source, access.locality, access.seed),
         sla_ms=serving.sla_ms,
+        sampled=sampled,
         proof=proof,
     )
 

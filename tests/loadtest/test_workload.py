@@ -12,7 +12,7 @@ from repo_builder.access.load import load_hotness
 from repo_builder.access.query_file import QueryFile
 from repo_builder.cli import main
 from repo_builder.model.types import Model
-from repo_builder.repository.manifest import Proof, describe
+from repo_builder.repository.manifest import describe
 from repo_builder.spec import Access, Serving
 from tests.hand_models import COMPUTED, RANKER
 from tests.integration.models import document, make_repository, pytorch_scores
@@ -122,7 +122,7 @@ def test_a_workload_of_any_inputs_is_cut_into_whole_queries(tmp_path: Path) -> N
 
 def test_samples_of_the_repository_fill_what_is_not_drawn(tmp_path: Path) -> None:
     """A model that computes its ids gets rows of its samples; without any it is told what is missing."""
-    repository = any_repository(tmp_path / "repository", COMPUTED, Proof("0" * 64, 0.0))
+    repository = any_repository(tmp_path / "repository", COMPUTED, sampled=True)
     features = np.arange(12, dtype=np.float32).reshape(3, 4)
     (repository / "queries.npz").write_bytes(QueryFile({"features": features}).to_bytes())
     assert main(["workload", str(repository), "-o", str(tmp_path / "w.npz"), "--queries", "2"]) == 0
@@ -138,11 +138,11 @@ def test_ids_that_are_computed_need_samples(tmp_path: Path, capsys: pytest.Captu
     assert not (tmp_path / "w.npz").exists()
 
 
-def any_repository(folder: Path, model: Model = RANKER, proof: Proof | None = None) -> Path:
+def any_repository(folder: Path, model: Model = RANKER, *, sampled: bool = False) -> Path:
     """A repository as far as its manifest goes."""
     folder.mkdir()
     access, serving = Access("powerlaw", locality=0.9), Serving(100.0, batch=8)
-    manifest = describe(model, serving, access, "single", "0" * 64, "elasticrec 0", [], proof)
+    manifest = describe(model, serving, access, "single", "0" * 64, "elasticrec 0", [], sampled=sampled)
     (folder / "manifest.json").write_text(manifest.to_json())
     return folder
 

@@ -61,6 +61,7 @@ def manifest_document() -> dict[str, Any]:
         "files": [entry(path, content) for path, content in FILES.items()],
         "sla_ms": 400.0,
         "access": {"source": "powerlaw", "locality": 0.8, "seed": 0},
+        "sampled": True,
         "proof": {"samples_sha256": SHA, "difference": 1e-7},
     }
 
@@ -120,6 +121,7 @@ def test_a_manifest_is_read_as_it_was_written(repository: Path) -> None:
         files=tuple(FileEntry(**entry(path, content)) for path, content in FILES.items()),
         sla_ms=400.0,
         access=AccessEntry("powerlaw", 0.8, 0),
+        sampled=True,
         proof=Proof(SHA, 1e-7),
     )
     assert json.loads(manifest.to_json()) == manifest_document()
@@ -138,7 +140,7 @@ def test_a_model_is_described_whole(model: Model, tmp_path: Path) -> None:
     for part in ("name", "inputs", "outputs", "tables", "groups", "lookups"):
         assert getattr(found, part) == getattr(model, part), part
     assert (found.batched, found.batch, found.sla_ms) == (model.dense.batched, 16, 50.0)
-    assert found.access == AccessEntry("counts", None, 3) and found.proof is None
+    assert found.access == AccessEntry("counts", None, 3) and found.proof is None and not found.sampled
     assert [entry.path for entry in found.files] == ["a", "b"]
     assert "counts.npz" not in manifest.to_json()
 
@@ -219,6 +221,7 @@ VIOLATIONS = {
         "lookups[1].ids.weights: expected an input of FP32, got tags of INT64",
     ),
     "mean_ids": (lambda d: d["lookups"][0].update(mean_ids=-1), "lookups[0].mean_ids: expected at least 0, got -1"),
+    "sampled": (lambda d: d.update(sampled=None), "sampled: expected true or false, got null"),
     "proof": (lambda d: d["proof"].update(difference="0"), "proof.difference: expected a number"),
     "batch": (lambda d: d.update(batch=True), "batch: expected an integer, got true"),
     "tables": (lambda d: d.update(tables=[]), "tables: expected at least 1 item"),
