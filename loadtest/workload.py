@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loadtest.perf_analyzer import write_input_data
+from repo_builder.access.load import HotnessByTable
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.access.query_file import QueryFile
@@ -13,7 +14,7 @@ from repo_builder.access.replay import replay_queries
 from repo_builder.errors import InputError
 from repo_builder.model.arrays import Arrays, wired
 from repo_builder.model.types import Tensor
-from repo_builder.repository.manifest import Manifest, read_queries
+from repo_builder.repository.manifest import AccessEntry, Manifest, read_queries
 
 _MOST_ROWS = 4096  # of the repository's own queries
 
@@ -23,13 +24,19 @@ def draw_workload(repository: Path, manifest: Manifest, queries: int, seed: int)
 
     Raises InputError where the accesses came from a file, of which the repository keeps nothing.
     """
-    if manifest.access.source != "powerlaw" or manifest.access.locality is None:
-        raise InputError(
-            f"workload: {manifest.name} has access.source {manifest.access.source}, whose file is not in the "
-            "repository; give it with --spec SPEC, or replay a trace with --trace FILE"
-        )
-    hotness = PowerLawHotness(manifest.access.locality, manifest.access.seed)
+    own = {name: _powerlaw(manifest, f" of {name}", access) for name, access in manifest.table_access.items()}
+    others = {table.name for table in manifest.tables} - own.keys()
+    hotness = HotnessByTable(own, _powerlaw(manifest, "", manifest.access) if others else None)
     return draw_queries(manifest, hotness, queries, manifest.batch, seed, samples(repository, manifest))
+
+
+def _powerlaw(manifest: Manifest, of: str, access: AccessEntry) -> PowerLawHotness:
+    if access.source != "powerlaw" or access.locality is None:
+        raise InputError(
+            f"workload: {manifest.name} has access.source {access.source}{of}, which is not in the repository; "
+            "give its spec with --spec SPEC, or replay a trace with --trace FILE"
+        )
+    return PowerLawHotness(access.locality, access.seed)
 
 
 def replay_workload(repository: Path, manifest: Manifest, trace: Path, queries: int, seed: int) -> QueryFile:
@@ -39,7 +46,7 @@ def replay_workload(repository: Path, manifest: Manifest, trace: Path, queries: 
 
 def samples(repository: Path, manifest: Manifest) -> Arrays | None:
     """The repository's own queries, where they were made of samples: none of a model whose queries are drawn."""
-    return read_queries(repository, _MOST_ROWS) if manifest.proof else None
+    return read_queries(repository, _MOST_ROWS) if manifest.sampled else None
 
 
 def write_workload(path: Path, workload: QueryFile, inputs: tuple[Tensor, ...], batch: int) -> None:

@@ -30,7 +30,7 @@ from repo_builder.repository.design import FIRST_VERSION, Design
 from repo_builder.repository.embeddings import write_bytes
 from repo_builder.repository.small_files import small_files
 from repo_builder.repository.weights import write_weights
-from repo_builder.repository.wiring import Held, model_name
+from repo_builder.repository.wiring import Holding, model_name
 from repo_builder.spec import Spec
 
 _PARTS = ("rows", "empty", "dense")
@@ -63,7 +63,7 @@ class Models:
         query = draw_queries(model, hotness, 1, rows, 0, samples).query(0, rows)
         return {**query, **self.source.ids(query)}
 
-    def wired(self, part: str) -> Held:
+    def wired(self, part: str) -> Holding:
         """How an embedding service is wired."""
         return next(held for held in self.design.wiring if held.name == part)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from repo_builder.access.hotness import AccessedTable, Hotness
 from repo_builder.model.types import BATCH, Group, Model
-from repo_builder.repository.wiring import Held, Share, at_shard
+from repo_builder.repository.wiring import Holding, Share, at_shard
 
 Accesses = Literal["spec", "hot", "cold"]
 Query = Mapping[str, NDArray[Any]]
@@ -48,7 +48,7 @@ class Bags:
         return np.empty(0, np.int64) if alone else np.asarray(firsts, np.int64)
 
 
-def bags_of(model: Model, held: Held, batch: int) -> Bags:
+def bags_of(model: Model, held: Holding, batch: int) -> Bags:
     """The bags of a query of `batch` rows: those of a unit row by row, as they stand on the wire."""
     tables: list[int] = []
     means: list[float] = []
@@ -74,7 +74,7 @@ def _rows(group: Group, batch: int) -> int:
 def draw_queries(
     hotness: Hotness,
     model: Model,
-    held: Held,
+    held: Holding,
     held_rows: Mapping[int, int],
     batch: int,
     gathers: int,
@@ -100,7 +100,7 @@ def draw_queries(
         yield _query(bags, ids[number * gathers : (number + 1) * gathers], lengths[number])
 
 
-def one_row_a_bag(model: Model, held: Held, batch: int) -> Query:
+def one_row_a_bag(model: Model, held: Holding, batch: int) -> Query:
     """A query for a service that holds one row of every table."""
     bags = bags_of(model, held, batch)
     bases = np.array([held.bases[place] for place in range(len(model.tables))], np.int32)

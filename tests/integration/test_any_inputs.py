@@ -26,8 +26,7 @@ from repo_builder.model.types import Tensor
 from repo_builder.repository.manifest import describe
 from repo_builder.serving.client import infer
 from repo_builder.serving.server import Server
-from repo_builder.spec import Access, Serving
-from tests.hand_models import RANKER
+from tests.hand_models import RANKER, hand_spec
 from tests.servers import serving
 
 pytestmark = pytest.mark.server
@@ -97,8 +96,7 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranked]:
     (repository / "ranker/1").mkdir(parents=True)
     (repository / "ranker/1/model.py").write_text(CODE)
     (repository / "ranker/config.pbtxt").write_text(config())
-    access, serving_ = Access("powerlaw", locality=0.9), Serving(100.0, batch=BATCH)
-    manifest = describe(MODEL, serving_, access, "single", "0" * 64, "elasticrec 0", [])
+    manifest = describe(hand_spec(MODEL, BATCH), "single", "0" * 64, "elasticrec 0", [])
     (repository / "manifest.json").write_text(manifest.to_json())
     drawn = draw_queries(MODEL, PowerLawHotness(0.9, 0), QUERIES, BATCH, seed=2)
     (repository / "queries.npz").write_bytes(drawn.to_bytes())

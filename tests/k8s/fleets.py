@@ -9,10 +9,10 @@ from tritonclient.grpc import model_config_pb2 as pb
 from k8s.fleet import Fleet, load_fleet
 from k8s.options import Options
 from k8s.source import parse_source
-from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights, dlrm_model
+from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights
 from repo_builder.partition.plan import Plan, Service, Shard, plan_to_json
 from repo_builder.repository.manifest import MANIFEST, PLAN, FileEntry, describe
-from repo_builder.spec import Access, Serving
+from repo_builder.spec import Access, Serving, Spec
 
 DIM = 8
 MB = 10**6
@@ -63,9 +63,10 @@ def write_fleet(folder: Path, made: Made = Made()) -> Path:
         _config(folder / service.name / name, made, name, made.backend)
         weights_bytes = made.rows * len(made.tables) * DIM * 4
         files.append(FileEntry(f"{service.name}/{name}/1/weights.bin", weights_bytes, "0" * 64))
-    model = dlrm_model(made.model, Dlrm(13, (DIM,), (1,), made.tables, "int64", Weights("random")))
+    form = Dlrm(13, (DIM,), (1,), made.tables, "int64", Weights("random"))
     serving, access = Serving(100.0, 32, made.sla_ms), Access("powerlaw", locality=0.9)
-    manifest = describe(model, serving, access, made.layout, "0" * 64, "elasticrec 0", files)
+    spec = Spec.of_dlrm(made.model, form, access, serving)
+    manifest = describe(spec, made.layout, "0" * 64, "elasticrec 0", files)
     (folder / MANIFEST).write_text(manifest.to_json())
     (folder / PLAN).write_text(plan_to_json(plan))
     return folder

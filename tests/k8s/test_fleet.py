@@ -10,8 +10,7 @@ from k8s.fleet import load_fleet
 from repo_builder.errors import InputError
 from repo_builder.model.dlrm import DlrmTable
 from repo_builder.repository.manifest import describe
-from repo_builder.spec import Access, Serving
-from tests.hand_models import RANKER
+from tests.hand_models import RANKER, hand_spec
 from tests.k8s.fleets import DIM, MB, Made, fleet, write_fleet
 
 MIB = 1024**2
@@ -50,9 +49,8 @@ def test_shm_counts_what_any_models_look_ups_take(tmp_path: Path) -> None:
     length, 4 sums. users: 2 ids, 2 lengths and 32 sums for each fourth row.
     """
     made = Made(tables=tuple(DlrmTable(table.name, 1, 1, 1) for table in RANKER.tables))
-    folder, access = write_fleet(tmp_path, made), Access("powerlaw", locality=0.9)
-    model = replace(RANKER, name=made.model)
-    manifest = describe(model, Serving(100.0), access, "fleet", "0" * 64, "elasticrec 0", [])
+    folder, spec = write_fleet(tmp_path, made), hand_spec(replace(RANKER, name=made.model))
+    manifest = describe(spec, "fleet", "0" * 64, "elasticrec 0", [])
     (folder / "manifest.json").write_text(manifest.to_json())
     call = 4096 * 4 * (10 + 24 + 10 + 9)
     assert load_fleet(folder).shards[0].shm_bytes == 64 * MIB + 16 * MIB + 2 * call

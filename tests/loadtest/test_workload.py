@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from repo_builder.access.load import load_hotness
 from repo_builder.access.query_file import QueryFile
 from repo_builder.cli import main
 from repo_builder.model.types import Model
-from repo_builder.repository.manifest import Proof, describe
-from repo_builder.spec import Access, Serving
-from tests.hand_models import COMPUTED, RANKER
+from repo_builder.repository.manifest import describe
+from repo_builder.spec import Access
+from tests.hand_models import COMPUTED, RANKER, hand_spec
 from tests.integration.models import document, make_repository, pytorch_scores
 
 Folder = tuple[Path, object]
@@ -122,7 +123,7 @@ def test_a_workload_of_any_inputs_is_cut_into_whole_queries(tmp_path: Path) -> N
 
 def test_samples_of_the_repository_fill_what_is_not_drawn(tmp_path: Path) -> None:
     """A model that computes its ids gets rows of its samples; without any it is told what is missing."""
-    repository = any_repository(tmp_path / "repository", COMPUTED, Proof("0" * 64, 0.0))
+    repository = any_repository(tmp_path / "repository", COMPUTED, sampled=True)
     features = np.arange(12, dtype=np.float32).reshape(3, 4)
     (repository / "queries.npz").write_bytes(QueryFile({"features": features}).to_bytes())
     assert main(["workload", str(repository), "-o", str(tmp_path / "w.npz"), "--queries", "2"]) == 0
@@ -138,11 +139,17 @@ def test_ids_that_are_computed_need_samples(tmp_path: Path, capsys: pytest.Captu
     assert not (tmp_path / "w.npz").exists()
 
 
-def any_repository(folder: Path, model: Model = RANKER, proof: Proof | None = None) -> Path:
+def any_repository(
+    folder: Path,
+    model: Model = RANKER,
+    *,
+    sampled: bool = False,
+    table_access: Mapping[str, Access] | None = None,
+) -> Path:
     """A repository as far as its manifest goes."""
     folder.mkdir()
-    access, serving = Access("powerlaw", locality=0.9), Serving(100.0, batch=8)
-    manifest = describe(model, serving, access, "single", "0" * 64, "elasticrec 0", [], proof)
+    spec = hand_spec(model, batch=8, table_access=table_access or {})
+    manifest = describe(spec, "single", "0" * 64, "elasticrec 0", [], sampled=sampled)
     (folder / "manifest.json").write_text(manifest.to_json())
     return folder
 
@@ -180,4 +187,19 @@ def test_accesses_from_a_file_need_the_spec(built: Path, tmp_path: Path, capsys:
     manifest["access"] = {"source": "counts", "locality": None, "seed": 0}
     (repository / "manifest.json").write_text(json.dumps(manifest))
     assert main(["workload", str(repository), "-o", str(tmp_path / "w.npz")]) == 2
-    assert "give it with --spec SPEC" in capsys.readouterr().err
+    assert "give its spec with --spec SPEC" in capsys.readouterr().err
+
+
+def test_a_table_has_accesses_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Even ones of the items, where those of the others are as hot as the model's; a file's cannot be drawn."""
+    own = {"items": Access("powerlaw", locality=0.0)}
+    repository = any_repository(tmp_path / "repository", table_access=own)
+    assert main(["workload", str(repository), "-o", str(tmp_path / "w.npz"), "--queries", "500"]) == 0
+    with np.load(tmp_path / "w.npz") as arrays:
+        shares = [np.sort(np.bincount(arrays[name]))[-4:].sum() / arrays[name].size for name in ("items", "tags")]
+    assert shares[0] < 0.05 and shares[1] > 0.8
+    repository = any_repository(tmp_path / "other", table_access={"tags": Access("counts", Path("counts.npz"))})
+    assert main(["workload", str(repository), "-o", str(tmp_path / "x.npz")]) == 2
+    assert "has access.source counts of tags, which is not in the repository" in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -11,7 +11,7 @@ from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights, dlrm_model
 from repo_builder.model.types import Model
 from repo_builder.partition.plan import Plan, Service, Shard
 from repo_builder.profiling.queries import HOT_ROWS, Accesses, bags_of, draw_queries, one_row_a_bag
-from repo_builder.repository.wiring import Held, wire
+from repo_builder.repository.wiring import Holding, wire
 from tests.hand_models import RANKER
 
 TABLES = (DlrmTable("a", 1000, 8, 3), DlrmTable("b", 5000, 8, 1), DlrmTable("one", 1, 8, 1))
@@ -20,7 +20,7 @@ HOTNESS = PowerLawHotness(0.9, 0)
 BATCH = 4
 
 
-def wired(model: Model, held: Mapping[int, int]) -> Held:
+def wired(model: Model, held: Mapping[int, int]) -> Holding:
     """A service that holds so many rows of the model's tables."""
     shards = tuple(Shard(model.tables[place].name, 0, rows) for place, rows in held.items())
     service = Service("rows", "embedding", "cpu", 1, 1, 0, 0.0, 0.0, shards)
