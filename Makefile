@@ -7,7 +7,7 @@ DEBIAN_PACKAGES := python3-venv libpython3.11 libb64-0d libnghttp2-14
 TEST_PACKAGES := prometheus chromium iproute2
 SANITIZER_PACKAGES := gcc libc6-dev
 
-.PHONY: help setup demo test sanitize soak lint format types bench clean
+.PHONY: help setup demo test sanitize soak zoo lint format types bench clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,11 @@ MINUTES ?= 30
 soak: $(STAMP) ## half an hour of traffic a shard backend, MINUTES=5 for less; records go to build/soak
 	@mkdir -p build/soak
 	ELASTICREC_SOAK_MINUTES=$(MINUTES) ELASTICREC_SOAK_RUNS=build/soak $(BIN)/pytest -s -m soak tests/soak
+
+zoo: $(STAMP) ## models of TorchRec and torch-rechub, among others: cut, built, served, asked; installs both
+	@PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --editable '.[zoo]'
+	@$(BIN)/pip install --quiet --no-deps --constraint constraints.txt torchrec
+	$(BIN)/pytest -m zoo tests/zoo
 
 lint: $(STAMP) ## ruff
 	$(BIN)/ruff check .

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from loadtest import perf_analyzer
 from loadtest.perf_analyzer import Measurement
-from repo_builder.access.draw import draw_queries
 from repo_builder.access.hotness import Hotness
-from repo_builder.serving.client import score
+from repo_builder.access.queries import draw_queries
+from repo_builder.serving.client import infer
 from repo_builder.serving.footprint import memory_alone, memory_by_model, times_by_model
 from repo_builder.serving.install import Installation
 from repo_builder.serving.server import Server, free_ports, running
@@ -114,16 +114,15 @@ def wire_bytes(installed: Installation, contender: Contender, spec: Spec, querie
         outer = stack.enter_context(counting(asked.grpc))
         before = outer.crossed_bytes, sum(wire.crossed_bytes for wire in inner.values())
         for dense, indices in queries:
-            score("grpc", outer.address, spec.name, dense, indices)
+            infer("grpc", outer.address, spec.name, {"dense": dense, "indices": indices})
         after = outer.crossed_bytes, sum(wire.crossed_bytes for wire in inner.values())
     return (after[0] - before[0]) // len(queries), (after[1] - before[1]) // len(queries)
 
 
 def drawn(spec: Spec, hotness: Hotness, count: int) -> list[Query]:
     """Queries of `serving.batch` rows, drawn from the model's accesses: dense (B, F), indices (B, columns)."""
-    rows = count * spec.serving.batch
-    dense, indices = draw_queries(hotness, spec.tables, spec.dense_features, spec.index_dtype, rows, seed=0)
-    return list(zip(np.split(dense, count), np.split(indices, count), strict=True))
+    inputs = draw_queries(spec.model, hotness, count, spec.serving.batch, seed=0).inputs
+    return list(zip(np.split(inputs["dense"], count), np.split(inputs["indices"], count), strict=True))
 
 
 def write_input_data(path: Path, queries: Sequence[Query]) -> Path:

@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from loadtest import perf_analyzer
 from repo_builder.access.draw import draw_ids
 from repo_builder.access.load import load_hotness
+from repo_builder.access.query_file import QueryFile
 from repo_builder.export.weights import WeightSource, open_source, open_weights
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
-from repo_builder.serving.client import score
+from repo_builder.serving.client import infer
 from repo_builder.serving.footprint import ModelTimes, times_by_model
 from repo_builder.serving.install import installation
 from repo_builder.serving.server import Server, free_ports, running
@@ -61,8 +62,8 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     indices = np.hstack([draw_ids(hotness, table, (len(dense), table.pooling), rng) for table in spec.tables])
     model = in_process(spec, weights)
     for batch in BATCHES:
-        rows = slice(QUERIES * batch)
-        perf_analyzer.write_input_data(folder / f"{batch}.json", dense[rows], indices[rows], batch)
+        queries = QueryFile({"dense": dense[: QUERIES * batch], "indices": indices[: QUERIES * batch]})
+        perf_analyzer.write_input_data(folder / f"{batch}.json", queries, spec.model.inputs, batch)
     with ExitStack() as stack:
         installed, servers = stack.enter_context(installation()), {}
         for backend in BACKENDS:
@@ -74,8 +75,9 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
         taken: Latencies = defaultdict(list)
         for _ in range(args.rounds):
             for batch in BATCHES:
-                queries = [(dense[i : i + batch], indices[i : i + batch]) for i in range(0, QUERIES * batch, batch)]
-                taken["PyTorch", batch].append(p50_ms(lambda query: model(*map(torch.from_numpy, query)), queries))
+                rows = [slice(i, i + batch) for i in range(0, QUERIES * batch, batch)]
+                cut = [(dense[each], indices[each]) for each in rows]
+                taken["PyTorch", batch].append(p50_ms(lambda query: model(*map(torch.from_numpy, query)), cut))
                 for backend, server in servers.items():
                     found = perf_analyzer.run(spec.name, server.grpc, folder / f"{batch}.json", 1, 3)
                     taken[backend, batch].append(found.p50_ms)
@@ -94,7 +96,8 @@ def check(
 ) -> None:
     """Both must give the same scores."""
     direct = model(torch.from_numpy(dense), torch.from_numpy(indices)).numpy()
-    assert np.abs(score("grpc", server.grpc, spec.name, dense, indices) - direct).max() < 1e-5
+    answer = infer("grpc", server.grpc, spec.name, {"dense": dense, "indices": indices})
+    assert np.abs(answer["score"] - direct).max() < 1e-5
 
 
 def report(taken: Latencies, services: int) -> None:

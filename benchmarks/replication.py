@@ -196,7 +196,8 @@ def start(stack: ExitStack, installed: Installation, repository: Path) -> Server
 def carry(layout: Layout, spec: Spec, workload: Path, qps: float, seconds: float) -> Carried:
     """Send the traffic, and count what it takes more than idle servers do; the first second is not measured."""
     addresses = ",".join(server.grpc for server in layout.servers[FRONT])
-    load = Load("grpc", addresses, spec.name, str(workload), spec.serving.batch, timeout_s=10, seed=0)
+    tensors = (spec.model.inputs, spec.model.outputs)
+    load = Load("grpc", addresses, spec.name, str(workload), spec.serving.batch, 10, 0, *tensors)
     send(load, qps, 1)
     resting, own_s, began_s = layout.cpu_s(), children_s(), time.monotonic()
     time.sleep(IDLE_S)

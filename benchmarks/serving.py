@@ -38,7 +38,7 @@ from repo_builder.partition.planner import make_plan, model_wise_plan
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.manifest import Layout
-from repo_builder.serving.client import score
+from repo_builder.serving.client import infer
 from repo_builder.serving.install import Installation, installation
 from repo_builder.spec import Spec, parse_spec
 
@@ -139,7 +139,8 @@ def check(contender: Contender, spec: Spec, model: Callable[..., torch.Tensor], 
     """It must give PyTorch's scores."""
     for dense, indices in queries[:4]:
         direct = model(torch.from_numpy(dense), torch.from_numpy(indices)).numpy()
-        assert np.abs(score("grpc", contender.asked.grpc, spec.name, dense, indices) - direct).max() < 1e-5
+        answer = infer("grpc", contender.asked.grpc, spec.name, {"dense": dense, "indices": indices})
+        assert np.abs(answer["score"] - direct).max() < 1e-5
 
 
 def time_in_process(row: Row, model: Callable[..., torch.Tensor], queries: list[Query], seconds: float) -> None:

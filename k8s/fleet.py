@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from k8s.names import service_names
 from repo_builder.errors import RepositoryError
+from repo_builder.model.types import Columns, Lookup
 from repo_builder.partition.plan import Service, load_plan
 from repo_builder.repository.manifest import PLAN, Manifest, load_manifest
 
@@ -91,7 +93,7 @@ def load_fleet(folder: Path) -> Fleet:
         raise RepositoryError(f"{folder / PLAN}: services: expected names that differ, none of them {FRONTEND}")
     names = service_names(manifest.name, list(planned))
     configs = {key: tuple(_configs(folder / key)) for key in planned}
-    calls = {key: _call_row_bytes(manifest, planned[key], configs[key]) for key in planned}
+    calls = {key: _call_row_bytes(manifest, service) for key, service in planned.items()}
     services = [
         _service(manifest, names[key], key, service, configs[key], calls[key]) for key, service in planned.items()
     ]
@@ -135,9 +137,22 @@ def _instances(config: pb.ModelConfig) -> int:
     return max(1, sum(counts))
 
 
-def _call_row_bytes(manifest: Manifest, service: Service, configs: tuple[pb.ModelConfig, ...]) -> int:
+def _call_row_bytes(manifest: Manifest, service: Service) -> int:
     """Bytes of a candidate row between front end and embedding service: ids, lengths and sums of 4 bytes each."""
     held = {shard.table for shard in service.shards}
-    ids = sum(table.pooling for table in manifest.tables if table.name in held)
-    sums: int = sum(max(0, size) for config in configs for output in config.output for size in output.dims)
-    return 4 * (ids + len(held) + sums) if held else 0
+    return math.ceil(
+        4 * sum(_row_numbers(manifest, each) for each in manifest.lookups if _table(manifest, each) in held)
+    )
+
+
+def _table(manifest: Manifest, lookup: Lookup) -> str:
+    return manifest.tables[lookup.table].name
+
+
+def _row_numbers(manifest: Manifest, lookup: Lookup) -> float:
+    """Those of a look-up for a candidate row: its ids and their weights, its bags' lengths, and its sums."""
+    layout = lookup.ids.layout
+    ids = lookup.count * layout.bag if isinstance(layout, Columns) and layout.width else lookup.mean_ids
+    weights = 0 if lookup.ids.weights is None else ids
+    sums = lookup.count * manifest.tables[lookup.table].format.dim
+    return manifest.groups[lookup.group].mean_rows * (ids + weights + lookup.count + sums)

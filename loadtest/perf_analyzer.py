@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
+from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import ElasticRecError
+from repo_builder.model.arrays import wired
+from repo_builder.model.types import Tensor
 from repo_builder.words import count
 
 INSTALL_HINT = (
@@ -65,22 +67,23 @@ def _cuda_runtime() -> str:
     return ":".join(filter(None, paths))
 
 
-def write_input_data(path: Path, dense: NDArray[np.float32], indices: NDArray[Any], batch: int) -> int:
-    """Write rows as perf_analyzer's `--input-data` JSON, `batch` rows a query; returns the number of queries.
+def write_input_data(path: Path, queries: QueryFile, inputs: tuple[Tensor, ...], batch: int) -> int:
+    """Write queries of `batch` rows as perf_analyzer's `--input-data` JSON; returns their number.
 
-    dense: (rows, dense_features) float32; indices: (rows, sum of pooling); a last incomplete query is left out.
-    Raises LoadTestError where there is no whole query: perf_analyzer would find no data.
+    A last incomplete query is left out. Raises LoadTestError where there is no whole one: perf_analyzer would find no
+    data.
     """
-    if len(dense) < batch:
-        raise LoadTestError(f"load: expected at least {count(batch, 'row')}, those of one query, got {len(dense)}")
-    starts = range(0, len(dense) - batch + 1, batch)
-    return write_queries(
-        path, ({"dense": dense[start : start + batch], "indices": indices[start : start + batch]} for start in starts)
-    )
+    found = queries.queries(batch)
+    if not found:
+        raise LoadTestError(
+            f"load: expected at least {count(batch, 'row')}, those of one query, got {queries.rows or 0}"
+        )
+    return write_queries(path, (wired(queries.query(number, batch), inputs) for number in range(found)))
 
 
 def write_queries(path: Path, queries: Iterable[Mapping[str, NDArray[Any]]]) -> int:
-    """Write a model's inputs by name, a mapping a query, as perf_analyzer's `--input-data` JSON; returns their number.
+    """Write a model's inputs by name as they go over the wire, a mapping a query, as perf_analyzer's `--input-data`
+    JSON; returns their number.
 
     A model with a `max_batch_size` is given its arrays without the batch's axis.
     """

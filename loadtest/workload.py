@@ -2,67 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from loadtest.perf_analyzer import write_input_data
-from repo_builder.access.draw import draw_queries
+from repo_builder.access.load import HotnessByTable
 from repo_builder.access.powerlaw import PowerLawHotness
-from repo_builder.access.replay import replay_trace
+from repo_builder.access.queries import draw_queries
+from repo_builder.access.query_file import QueryFile
+from repo_builder.access.replay import replay_queries
 from repo_builder.errors import InputError
-from repo_builder.model.dlrm import DlrmTable
-from repo_builder.repository.manifest import Manifest
+from repo_builder.model.arrays import Arrays, wired
+from repo_builder.model.types import Tensor
+from repo_builder.repository.manifest import AccessEntry, Manifest, read_queries
 
-Arrays = Mapping[str, NDArray[Any]]
+_MOST_ROWS = 4096  # of the repository's own queries
 
 
-def draw_workload(manifest: Manifest, queries: int, seed: int) -> Arrays:
-    """`dense` (queries * batch, F) and `indices` (queries * batch, columns), ids as likely as the model's accesses.
+def draw_workload(repository: Path, manifest: Manifest, queries: int, seed: int) -> QueryFile:
+    """So many queries, ids as likely as the model's accesses.
 
     Raises InputError where the accesses came from a file, of which the repository keeps nothing.
     """
-    if manifest.access.source != "powerlaw" or manifest.access.locality is None:
+    own = {name: _powerlaw(manifest, f" of {name}", access) for name, access in manifest.table_access.items()}
+    others = {table.name for table in manifest.tables} - own.keys()
+    hotness = HotnessByTable(own, _powerlaw(manifest, "", manifest.access) if others else None)
+    return draw_queries(manifest, hotness, queries, manifest.batch, seed, samples(repository, manifest))
+
+
+def _powerlaw(manifest: Manifest, of: str, access: AccessEntry) -> PowerLawHotness:
+    if access.source != "powerlaw" or access.locality is None:
         raise InputError(
-            f"workload: {manifest.name} has access.source {manifest.access.source}, whose file is not in the "
-            "repository; give it with --spec SPEC, or replay a trace with --trace FILE"
+            f"workload: {manifest.name} has access.source {access.source}{of}, which is not in the repository; "
+            "give its spec with --spec SPEC, or replay a trace with --trace FILE"
         )
-    hotness = PowerLawHotness(manifest.access.locality, manifest.access.seed)
-    rows = queries * manifest.batch
-    dense, indices = draw_queries(hotness, _tables(manifest), manifest.dense_features, manifest.index_dtype, rows, seed)
-    return {"dense": dense, "indices": indices}
+    return PowerLawHotness(access.locality, access.seed)
 
 
-def replay_workload(manifest: Manifest, trace: Path, queries: int, seed: int) -> Arrays:
-    """The same with the first ids of a trace; the dense features, which a trace has not, are drawn."""
-    rows = queries * manifest.batch
-    dense = np.random.default_rng(seed).standard_normal((rows, manifest.dense_features), np.float32)
-    return {"dense": dense, "indices": replay_trace(trace, _tables(manifest), manifest.index_dtype, rows)}
+def replay_workload(repository: Path, manifest: Manifest, trace: Path, queries: int, seed: int) -> QueryFile:
+    """The same with the first ids of a trace; the other inputs, which a trace has not, are drawn."""
+    return replay_queries(manifest, trace, queries, manifest.batch, seed, samples(repository, manifest))
 
 
-def write_workload(path: Path, workload: Arrays, batch: int) -> None:
+def samples(repository: Path, manifest: Manifest) -> Arrays | None:
+    """The repository's own queries, where they were made of samples: none of a model whose queries are drawn."""
+    return read_queries(repository, _MOST_ROWS) if manifest.sampled else None
+
+
+def write_workload(path: Path, workload: QueryFile, inputs: tuple[Tensor, ...], batch: int) -> None:
     """Write a workload as its suffix says: `.npz` for locust, `.json` for perf_analyzer's `--input-data`; without a
     suffix a folder with a binary file an input, which perf_analyzer takes as the one query that it repeats.
     """
     if path.suffix == ".npz":
-        with path.open("wb") as file:
-            np.savez(file, **workload)
+        path.write_bytes(workload.to_bytes())
     elif path.suffix == ".json":
-        write_input_data(path, workload["dense"], workload["indices"], batch)
+        write_input_data(path, workload, inputs, batch)
     else:
         path.mkdir()
-        for name in ("dense", "indices"):
-            (path / name).write_bytes(workload[name][:batch].tobytes())
+        for name, content in binary_files(workload, inputs, batch).items():
+            (path / name).write_bytes(content)
 
 
-def binary_words(path: Path, dense: NDArray[np.float32], indices: NDArray[Any], batch: int) -> Sequence[str]:
+def binary_files(workload: QueryFile, inputs: tuple[Tensor, ...], batch: int) -> dict[str, bytes]:
+    """The first query, a file an input."""
+    return {name: array.tobytes() for name, array in wired(workload.query(0, batch), inputs).items()}
+
+
+def binary_words(path: Path, workload: QueryFile, inputs: tuple[Tensor, ...], batch: int) -> Sequence[str]:
     """perf_analyzer's options for a folder of binary files, which do not say their shapes."""
-    shapes = (f"--shape={name}:{batch},{array.shape[1]}" for name, array in (("dense", dense), ("indices", indices)))
+    query = wired(workload.query(0, batch), inputs)
+    shapes = (f"--shape={name}:{','.join(map(str, array.shape))}" for name, array in query.items())
     return ("--input-data", str(path), *shapes)
-
-
-def _tables(manifest: Manifest) -> list[DlrmTable]:
-    return [DlrmTable(table.name, table.rows, dim=1, pooling=table.pooling) for table in manifest.tables]

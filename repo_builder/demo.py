@@ -8,22 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from loadtest import perf_analyzer
-from repo_builder.access.draw import draw_ids
-from repo_builder.access.hotness import Hotness
 from repo_builder.access.load import load_hotness
+from repo_builder.access.queries import draw_queries
+from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import ElasticRecError, InputError
 from repo_builder.export.example import write_example_checkpoint
 from repo_builder.export.weights import open_source
+from repo_builder.model.arrays import Array
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
 from repo_builder.repository.descriptions import MAX_BATCH_ROWS
 from repo_builder.repository.manifest import verify
-from repo_builder.serving.client import Protocol, score
+from repo_builder.serving.client import Protocol, infer
 from repo_builder.serving.footprint import ModelTimes, memory_by_model, times_by_model
 from repo_builder.serving.install import installation
 from repo_builder.serving.server import free_ports, running
@@ -77,12 +77,13 @@ def run_demo(options: Options, say: Callable[[str], None]) -> Report:
     ):
         say(f"3. server      ready: http {server.http}, grpc {server.grpc}, metrics {server.metrics}")
         batch = spec.serving.batch
-        dense, indices = _queries(spec, hotness, max(options.queries, batch))  # perf_analyzer needs one whole query
-        expected = source.answers({"dense": dense, "indices": indices})["score"]
+        rows = max(options.queries, batch)  # perf_analyzer needs one whole query
+        queries = draw_queries(spec.model, hotness, 1, rows, seed=1)
+        expected = source.answers(queries.inputs)["score"]
         addresses: dict[Protocol, str] = {"grpc": server.grpc, "http": server.http}
         differences: dict[str, float] = {}
         for name, address in addresses.items():
-            scores = _served_scores(name, address, spec, dense, indices)
+            scores = _served_scores(name, address, spec, queries)
             differences[name] = float(np.abs(scores - expected).max())
             say(f"4. {name:<12}{len(scores):,} rows, max abs difference to PyTorch {differences[name]:.1e}")
             if not differences[name] <= TOLERANCE:
@@ -90,7 +91,7 @@ def run_demo(options: Options, say: Callable[[str], None]) -> Report:
                     f"{name}: expected scores within {TOLERANCE:g} of PyTorch's, got {differences[name]:g}"
                 )
         data = options.folder / "queries.json"
-        perf_analyzer.write_input_data(data, dense[:LOAD_ROWS], indices[:LOAD_ROWS], batch)
+        perf_analyzer.write_input_data(data, QueryFile(queries.first(LOAD_ROWS)), spec.model.inputs, batch)
         say(f"5. load        perf_analyzer, 2 queries of {batch} rows in flight, {options.seconds:g} s")
         measurement = perf_analyzer.run(spec.name, server.grpc, data, 2, options.seconds)
         return Report(spec, plan, differences, measurement, memory_by_model(server), times_by_model(server))
@@ -128,16 +129,8 @@ def _spec(options: Options) -> Spec:
     return spec
 
 
-def _served_scores(
-    protocol: Protocol, address: str, spec: Spec, dense: NDArray[np.float32], indices: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def _served_scores(protocol: Protocol, address: str, spec: Spec, queries: QueryFile) -> Array:
     """The scores (rows, 1) of any number of rows, in queries of at most what the server takes at once."""
-    parts = [slice(begin, begin + MAX_BATCH_ROWS) for begin in range(0, len(dense), MAX_BATCH_ROWS)]
-    return np.concatenate([score(protocol, address, spec.name, dense[rows], indices[rows]) for rows in parts])
-
-
-def _queries(spec: Spec, hotness: Hotness, rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    rng = np.random.default_rng(1)
-    dense = rng.standard_normal((rows, spec.dense_features), np.float32)
-    columns = [draw_ids(hotness, table, (rows, table.pooling), rng) for table in spec.tables]
-    return dense, np.hstack(columns)
+    parts = range(-(-(queries.rows or 0) // MAX_BATCH_ROWS))
+    answers = [infer(protocol, address, spec.name, queries.query(part, MAX_BATCH_ROWS)) for part in parts]
+    return np.concatenate([answer["score"] for answer in answers])

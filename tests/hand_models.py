@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+from repo_builder.model.file import ModelFile
 from repo_builder.model.types import (
     BATCH,
     Columns,
@@ -16,6 +20,7 @@ from repo_builder.model.types import (
     Table,
     Tensor,
 )
+from repo_builder.spec import Access, Serving, Spec
 
 INPUTS = (
     Tensor("dense", "FP32", (BATCH, 3)),
@@ -65,6 +70,15 @@ DLRM = Model(
     ),
     dense=Dense((DENSE,), 100.0, 400, batched=True),
 )
+
+
+def hand_spec(model: Model, batch: int = 32, sla_ms: float = 400.0, **more: Any) -> Spec:
+    """As if a model file were opened; `more`: fields of the spec."""
+    fields = {"access": Access("powerlaw", locality=0.9), **more}
+    return Spec(
+        model.name, ModelFile("onnx", Path("none.onnx")), model, serving=Serving(100.0, batch, sla_ms), **fields
+    )
+
 
 _MATRIX = Tensor("features", "FP32", (BATCH, 4))
 COMPUTED = Model(

@@ -39,11 +39,11 @@ def load_hotness(spec: Spec, progress: Progress = silent, tell: Tell = nobody) -
         for table in tables
         if table.name in spec.table_access
     }
-    return _ByTable(by_table, of_others)
+    return HotnessByTable(by_table, of_others)
 
 
 @dataclass(frozen=True, slots=True)
-class _ByTable:
+class HotnessByTable:
     """The hotness of tables some of which have accesses of their own."""
 
     own: Mapping[str, Hotness]

@@ -42,6 +42,19 @@ class Queried(Protocol):
         """As the model's."""
 
 
+class IdSource(Protocol):
+    """Where the ids of look-ups come from. It is asked for each look-up's once, in the model's order."""
+
+    def columns(self, lookup: Lookup, shape: tuple[int, int]) -> Integers:
+        """Those of `shape[0]` rows of the look-up's group, `shape[1]` a row."""
+
+    def lengths(self, lookup: Lookup, shape: tuple[int, int]) -> Integers:
+        """Of a look-up of ragged bags, how many ids each has: (queries, rows)."""
+
+    def ragged(self, lookup: Lookup, ids: int) -> Integers:
+        """The ids of those bags, one after another: so many in all."""
+
+
 def draw_queries(
     model: Queried, hotness: Hotness, queries: int, batch: int, seed: int, samples: Arrays | None = None
 ) -> QueryFile:
@@ -52,8 +65,43 @@ def draw_queries(
     memory does not hold the queries, or where samples are needed and there are none.
     """
     check_tables(model.tables)
+    rng = np.random.default_rng(seed)
+    return fill_queries(model, _Drawn(model, hotness, rng), queries, batch, rng, samples)
+
+
+def fill_queries(
+    model: Queried, ids: IdSource, queries: int, batch: int, rng: np.random.Generator, samples: Arrays | None = None
+) -> QueryFile:
+    """The same with ids from elsewhere, whose errors it raises."""
     _check_memory(model, queries, batch)
-    return _Drawing(model, hotness, queries, batch, seed, samples or {}).drawn()
+    return _Filling(model, ids, queries, batch, rng, samples or {}).filled()
+
+
+class _Drawn:
+    """Ids as likely as the accesses, the look-up's padding left out; lengths Poisson around the look-up's mean.
+
+    The last table's sampler is kept for a look-up that follows.
+    """
+
+    def __init__(self, model: Queried, hotness: Hotness, rng: np.random.Generator) -> None:
+        self._tables, self._hotness, self._rng = model.tables, hotness, rng
+        self._last: tuple[object, IdSampler] | None = None
+
+    def columns(self, lookup: Lookup, shape: tuple[int, int]) -> Integers:
+        return self._sampler(lookup).draw(shape, self._rng)
+
+    def lengths(self, lookup: Lookup, shape: tuple[int, int]) -> Integers:
+        return self._rng.poisson(lookup.mean_ids, shape)
+
+    def ragged(self, lookup: Lookup, ids: int) -> Integers:
+        return self._sampler(lookup).draw(ids, self._rng)
+
+    def _sampler(self, lookup: Lookup) -> IdSampler:
+        of = (lookup.table, lookup.ids.padding)
+        if self._last is None or self._last[0] != of:
+            self._last = None  # its memory first
+            self._last = of, IdSampler(self._hotness, self._tables[lookup.table], lookup.ids.padding)
+        return self._last[1]
 
 
 def ids_inputs(lookup: Lookup) -> set[str]:
@@ -65,10 +113,8 @@ def ids_inputs(lookup: Lookup) -> set[str]:
 def _check_memory(model: Queried, queries: int, batch: int) -> None:
     needed = 0.0
     for tensor in model.inputs:
-        numbers = (batch if BATCH in tensor.shape else 1) * math.prod(
-            size for size in tensor.shape if isinstance(size, int)
-        )
-        needed += numbers * DTYPES[tensor.datatype].itemsize
+        fixed = math.prod(size for size in tensor.shape if isinstance(size, int))
+        needed += fixed * (batch if BATCH in tensor.shape else 1) * DTYPES[tensor.datatype].itemsize
     for lookup in model.lookups:
         group, layout = model.groups[lookup.group], lookup.ids.layout
         rows = group.rows if isinstance(group.rows, int) else group.mean_rows * batch
@@ -76,13 +122,14 @@ def _check_memory(model: Queried, queries: int, batch: int) -> None:
     check_memory(math.ceil(queries * needed), f"queries: {queries * batch:,} rows of them", "ask for fewer")
 
 
-class _Drawing:
+class _Filling:
     """Queries under way."""
 
-    def __init__(self, model: Queried, hotness: Hotness, queries: int, batch: int, seed: int, samples: Arrays) -> None:
-        self._model, self._hotness, self._samples = model, hotness, samples
-        self._queries, self._batch = queries, batch
-        self._rng = np.random.default_rng(seed)
+    def __init__(
+        self, model: Queried, ids: IdSource, queries: int, batch: int, rng: np.random.Generator, samples: Arrays
+    ) -> None:
+        self._model, self._ids, self._samples = model, ids, samples
+        self._queries, self._batch, self._rng = queries, batch, rng
         self._inputs = {tensor.name: tensor for tensor in model.inputs}
         self._lookups = [lookup for lookup in model.lookups if ids_inputs(lookup) <= self._inputs.keys()]
         self._sizes = {**self._sampled_sizes(), BATCH: batch}
@@ -90,9 +137,8 @@ class _Drawing:
         self._choices = (
             self._rng.integers(rows, size=(queries, batch)) if rows else np.zeros((queries, batch), np.int64)
         )
-        self._last: tuple[object, IdSampler] | None = None
 
-    def drawn(self) -> QueryFile:
+    def filled(self) -> QueryFile:
         """All of them."""
         self._solve_sizes()
         ragged = list(self._ragged())
@@ -156,22 +202,14 @@ class _Drawing:
                 raise InputError(f"inputs: {ids.tensor}: expected rows of {width}, as {lookup.name} reads them")
             rows = fewest.setdefault(ids.tensor, np.full(width, np.iinfo(np.int64).max))
             columns = slice(layout.begin, layout.begin + (lookup.count * layout.bag if layout.width else width))
-            drawn = self._ids(lookup, (array.size // width, columns.stop - columns.start))
+            drawn = self._ids.columns(lookup, (array.size // width, columns.stop - columns.start))
             table_rows = self._model.tables[lookup.table].rows
             smaller = table_rows < rows[columns]
             array.reshape(-1, width)[:, columns][:, smaller] = drawn[:, smaller]
             rows[columns] = np.minimum(rows[columns], table_rows)
 
-    def _ids(self, lookup: Lookup, shape: int | tuple[int, ...]) -> Integers:
-        """Ids of its table, the padding left out; the table's sampler is kept for a look-up that follows."""
-        table, padding = self._model.tables[lookup.table], lookup.ids.padding
-        if self._last is None or self._last[0] != (table, padding):
-            self._last = None  # its memory first
-            self._last = (table, padding), IdSampler(self._hotness, table, padding)
-        return self._last[1].draw(shape, self._rng)
-
     def _ragged(self) -> Iterator[Bags]:
-        """The lengths of ragged bags: Poisson around a look-up's mean; a sample's in a block that no look-up reads."""
+        """The lengths of ragged bags; a sample's in a block that no look-up reads."""
         together: dict[tuple[str, str], list[Lookup]] = {}
         for lookup in self._lookups:
             if isinstance(lookup.ids.layout, Ragged):
@@ -186,7 +224,7 @@ class _Drawing:
                 sampled = lengths_of(self._samples[bounds], layout, len(self._samples[ids]))
                 lengths[:] = sampled[:, self._sampled_bags(sampled, rows)].transpose(1, 0, 2)
             for lookup in lookups:
-                lengths[:, _block(lookup)] = self._rng.poisson(lookup.mean_ids, (self._queries, rows))
+                lengths[:, _block(lookup)] = self._ids.lengths(lookup, (self._queries, rows))
             yield Bags(ids, layout, lookups, lengths)
 
     def _sampled_bags(self, sampled: Integers, rows: int) -> Integers:
@@ -210,7 +248,7 @@ class _Drawing:
         by_rows = sorted(bags.lookups, key=lambda lookup: -self._model.tables[lookup.table].rows)
         for lookup in by_rows:  # of two that read the same ids the smaller table comes last
             mine = blocks == _block(lookup)
-            found[mine] = self._ids(lookup, int(mine.sum()))
+            found[mine] = self._ids.ragged(lookup, int(mine.sum()))
         joined = {bags.ids: np.split(found, np.cumsum(bags.totals)[:-1]), bags.layout.bounds: bags.bounds}
         for name, parts in joined.items():
             tensor = self._inputs[name]

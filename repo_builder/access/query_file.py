@@ -57,6 +57,16 @@ class QueryFile:
         counts = [len(ends) for ends in self.ends.values()]
         return self.query(0, (self.rows or 0) // counts[0] if counts else rows)
 
+    def head(self, queries: int, batch: int) -> QueryFile:
+        """The first queries alone, without their answers."""
+        ends = {name: each[:queries] for name, each in self.ends.items()}
+        sizes = {name: each[-1] for name, each in ends.items()}
+        inputs = {
+            name: array[: sizes.get(name, queries * batch)] if array.ndim else array
+            for name, array in self.inputs.items()
+        }
+        return QueryFile(inputs, ends)
+
     def _part(self, name: str, array: NDArray[Any], number: int, batch: int) -> NDArray[Any]:
         if not array.ndim:
             return array

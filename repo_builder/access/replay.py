@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,47 +12,136 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.access.npz import NPY_ARRAY, NpzReader, open_npy, open_npz
+from repo_builder.access.queries import Queried, fill_queries
+from repo_builder.access.query_file import QueryFile, read_query_file
 from repo_builder.access.trace_arrays import MATRIX, holds_matrix, matrix_pieces
 from repo_builder.access.trace_parquet import is_list, opened, parquet_parts, schema_problems
 from repo_builder.errors import AccessError
-from repo_builder.model.dlrm import DlrmTable, IndexDtype
+from repo_builder.model.arrays import Arrays
+from repo_builder.model.types import Columns, Lookup
 from repo_builder.words import count
 
+NONE = -1
+"""In a trace: a slot without an id."""
 
-def replay_trace(path: Path, tables: Sequence[DlrmTable], index_dtype: IndexDtype, rows: int) -> NDArray[Any]:
-    """The first `rows` rows of a trace as `indices` (rows, sum of pooling), -1 where a bag is not full.
 
-    The files are those of `load_trace`. A `.parquet` column of lists holds a bag a row, cut off at the table's pooling;
-    a column of ids, an array, or a matrix' column holds the bags' ids one after another, `pooling` a row. Raises
-    AccessError where the trace is shorter, cannot be read, or holds an id that its table has not.
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a trace: the ids of a look-up, `pooling` of a table of so many rows in each of its group's."""
+
+    name: str
+    rows: int
+    pooling: int
+
+
+def replay_queries(
+    model: Queried, path: Path, queries: int, batch: int, seed: int, samples: Arrays | None = None
+) -> QueryFile:
+    """Queries of the first ids of a trace, a column a look-up, named like it; what is not ids as in `draw_queries`.
+
+    The files are those of `load_trace`. A `.parquet` column of lists holds a bag a row, cut off at what a look-up of
+    columns takes, and filled up with its padding; a column of ids, an array, or a matrix' column holds the bags' ids
+    one after another, as many a row as the look-up takes, of ragged bags its mean. A `.npz` with an array for each of
+    the model's inputs is a file of queries, which are taken as they are. Raises AccessError where the trace is shorter,
+    cannot be read, or holds an id that its table has not.
     """
-    bags = _read(path, tables, rows)
-    return np.hstack([_checked(path, *pair) for pair in zip(tables, bags, strict=True)]).astype(index_dtype)
+    if _holds_queries(path, model):
+        return _first(path, read_query_file(path, model.inputs), queries, batch)
+    return fill_queries(model, _Replayed(model, path), queries, batch, np.random.default_rng(seed), samples)
 
 
-def _read(path: Path, tables: Sequence[DlrmTable], rows: int) -> list[NDArray[np.int64]]:
-    """Each table's first bags, (rows, pooling)."""
-    if path.is_dir() or path.suffix == ".parquet":
-        parts = parquet_parts(path)
-        return [_parquet(path, parts, table, rows) for table in tables]
-    if path.suffix == ".npy":
-        with open_npy(path) as reader:
-            return _matrix(path, reader, NPY_ARRAY, tables, rows)
+def _holds_queries(path: Path, model: Queried) -> bool:
+    if path.suffix != ".npz" or path.is_dir():
+        return False
     with open_npz(path) as reader:
-        if holds_matrix(reader, tables):
-            return _matrix(path, reader, MATRIX, tables, rows)
-        return [_array(path, reader, table, rows) for table in tables]
+        return {tensor.name for tensor in model.inputs} <= set(reader.names)
 
 
-def _checked(path: Path, table: DlrmTable, bags: NDArray[np.int64]) -> NDArray[np.int64]:
-    wrong = np.argwhere((bags < -1) | (bags >= table.rows))
+def _first(path: Path, found: QueryFile, queries: int, batch: int) -> QueryFile:
+    if found.queries(batch) < queries:
+        raise AccessError(f"{path}: expected at least {count(queries, 'query')}, got {found.queries(batch)}")
+    return found.head(queries, batch)
+
+
+class _Replayed:
+    """Ids of a trace."""
+
+    def __init__(self, model: Queried, path: Path) -> None:
+        self._model, self._path = model, path
+        self._bags: dict[str, NDArray[np.int64]] = {}
+
+    def columns(self, lookup: Lookup, shape: tuple[int, int]) -> NDArray[np.int64]:
+        """See IdSource.columns; raises AccessError."""
+        bags = self._read(lookup, *shape)
+        if lookup.ids.padding is None and (bags == NONE).any():
+            raise AccessError(
+                f"{self._path}: {lookup.name}: expected {count(shape[1], 'id')} in each row, for it has no padding"
+            )
+        return np.where(bags == NONE, lookup.ids.padding or 0, bags)
+
+    def lengths(self, lookup: Lookup, shape: tuple[int, int]) -> NDArray[np.int64]:
+        """See IdSource.lengths; raises AccessError."""
+        rows, pooling = shape[0] * shape[1], max(1, round(lookup.mean_ids))
+        column = self._column(lookup, pooling)
+        if _is_parquet(self._path):
+            bags = _parquet(self._path, parquet_parts(self._path), column, rows)
+        else:
+            bags = self._read(lookup, rows, pooling).tolist()
+        kept = [[each for each in bag if each != NONE] for bag in bags]
+        ids = np.array([each for bag in kept for each in bag], np.int64)
+        self._bags[lookup.name] = _checked(self._path, column, ids[:, np.newaxis])[:, 0]
+        return np.array([len(bag) for bag in kept]).reshape(shape)
+
+    def ragged(self, lookup: Lookup, ids: int) -> NDArray[np.int64]:
+        """See IdSource.ragged."""
+        return self._bags[lookup.name]
+
+    def _column(self, lookup: Lookup, pooling: int) -> Column:
+        return Column(lookup.name, self._model.tables[lookup.table].rows, pooling)
+
+    def _read(self, lookup: Lookup, rows: int, pooling: int) -> NDArray[np.int64]:
+        """Its first bags, (rows, pooling), NONE where one is not full."""
+        column = self._column(lookup, pooling)
+        if _is_parquet(self._path):
+            bags = _parquet(self._path, parquet_parts(self._path), column, rows)
+            return _checked(self._path, column, _filled(bags, pooling))
+        if lookup.name not in self._bags:
+            self._bags |= self._arrays(column, rows)
+        return _checked(self._path, column, self._bags[lookup.name])
+
+    def _arrays(self, column: Column, rows: int) -> dict[str, NDArray[np.int64]]:
+        """Of an array its own bags; of a matrix, which is read once, those of all look-ups, which it has a column of
+        each.
+        """
+        path, lookups = self._path, self._model.lookups
+        columns = [column if each.name == column.name else self._column(each, _pooling(each)) for each in lookups]
+        if path.suffix == ".npy":
+            with open_npy(path) as reader:
+                return _matrix(path, reader, NPY_ARRAY, columns, rows)
+        with open_npz(path) as reader:
+            if holds_matrix(reader, columns):
+                return _matrix(path, reader, MATRIX, columns, rows)
+            return {column.name: _array(path, reader, column, rows)}
+
+
+def _pooling(lookup: Lookup) -> int:
+    layout = lookup.ids.layout
+    return lookup.count * layout.bag if isinstance(layout, Columns) and layout.width else round(lookup.mean_ids)
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.is_dir() or path.suffix == ".parquet"
+
+
+def _checked(path: Path, table: Column, bags: NDArray[np.int64]) -> NDArray[np.int64]:
+    wrong = np.argwhere((bags < NONE) | (bags >= table.rows))
     if len(wrong):
         got = f"{bags[tuple(wrong[0])]} in row {wrong[0][0]}"
         raise AccessError(f"{path}: {table.name}: expected ids from 0 to {table.rows - 1}, or -1 (padding), got {got}")
     return bags
 
 
-def _array(path: Path, reader: NpzReader, table: DlrmTable, rows: int) -> NDArray[np.int64]:
+def _array(path: Path, reader: NpzReader, table: Column, rows: int) -> NDArray[np.int64]:
     if table.name not in reader.names:
         raise AccessError(f"{path}: {table.name}: expected this array, got none")
     ids = next(reader.chunks(table.name, rows * table.pooling), np.empty(0, np.int64))
@@ -61,8 +151,8 @@ def _array(path: Path, reader: NpzReader, table: DlrmTable, rows: int) -> NDArra
 
 
 def _matrix(
-    path: Path, reader: NpzReader, name: str, tables: Sequence[DlrmTable], rows: int
-) -> list[NDArray[np.int64]]:
+    path: Path, reader: NpzReader, name: str, tables: Sequence[Column], rows: int
+) -> dict[str, NDArray[np.int64]]:
     taken: list[list[NDArray[Any]]] = [[] for _ in tables]
     most = rows * max(table.pooling for table in tables)
     for column, row, ids in matrix_pieces(path, reader, name, tables):
@@ -71,41 +161,46 @@ def _matrix(
         if row >= most and column == len(tables) - 1:
             break
     columns = [np.concatenate([np.empty(0, np.int64), *pieces]) for pieces in taken]
-    return [_joined(path, table, ids, rows) for table, ids in zip(tables, columns, strict=True)]
+    return {table.name: _joined(path, table, ids, rows) for table, ids in zip(tables, columns, strict=True)}
 
 
-def _parquet(path: Path, parts: Sequence[Path], table: DlrmTable, rows: int) -> NDArray[np.int64]:
-    """Null stands for no id, or for an empty bag; a part is taken up where the one before ends."""
+def _parquet(path: Path, parts: Sequence[Path], column: Column, rows: int) -> list[list[int]]:
+    """Bags of any length. Null stands for no id, or for an empty bag; a part is taken up where the one before ends."""
     ids: list[int] = []
-    filled = np.full((rows, table.pooling), -1, np.int64)
-    begin = 0
+    bags: list[list[int]] = []
     for part in parts:
         with opened(part) as file:
-            problems = schema_problems(part, file.schema_arrow, [table])
+            problems = schema_problems(part, file.schema_arrow, [column])
             if problems:
                 raise AccessError(*problems)
-            batches = file.iter_batches(4096, columns=[table.name], use_threads=False)
+            batches = file.iter_batches(4096, columns=[column.name], use_threads=False)
             values = (value for batch in batches for value in batch.column(0).to_pylist())
-            if is_list(file.schema_arrow.field(table.name).type):
-                for bag in islice(values, rows - begin):
-                    kept = [each for each in bag or () if each is not None][: table.pooling]
-                    filled[begin, : len(kept)] = kept
-                    begin += 1
+            if is_list(file.schema_arrow.field(column.name).type):
+                taken = islice(values, rows - len(bags))
+                bags += [[each for each in bag or () if each is not None] for bag in taken]
             else:
-                wanted = rows * table.pooling - len(ids)
-                ids += [-1 if each is None else each for each in islice(values, wanted)]
+                wanted = rows * column.pooling - len(ids)
+                ids += [NONE if each is None else each for each in islice(values, wanted)]
     if ids:
-        return _joined(path, table, np.array(ids, np.int64), rows)
-    _check_length(path, table, begin, rows)
+        return [*_joined(path, column, np.array(ids, np.int64), rows).tolist()]
+    _check_length(path, column, len(bags), rows)
+    return bags
+
+
+def _filled(bags: Sequence[Sequence[int]], pooling: int) -> NDArray[np.int64]:
+    """Bags (rows, pooling), cut off, and NONE where one is not full."""
+    filled = np.full((len(bags), pooling), NONE, np.int64)
+    for row, bag in zip(filled, bags, strict=True):
+        row[: len(bag)] = bag[:pooling]
     return filled
 
 
-def _joined(path: Path, table: DlrmTable, ids: NDArray[Any], rows: int) -> NDArray[np.int64]:
+def _joined(path: Path, table: Column, ids: NDArray[Any], rows: int) -> NDArray[np.int64]:
     _check_length(path, table, len(ids) // table.pooling, rows)
     return ids.astype(np.int64).reshape(rows, table.pooling)
 
 
-def _check_length(path: Path, table: DlrmTable, found: int, rows: int) -> None:
+def _check_length(path: Path, table: Column, found: int, rows: int) -> None:
     if found < rows:
         raise AccessError(
             f"{path}: {table.name}: expected at least {count(rows, 'row')}, got {found}; ask for fewer queries"

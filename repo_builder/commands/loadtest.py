@@ -105,13 +105,15 @@ def run(args: argparse.Namespace) -> None:
     if not loads and not args.search:
         loads = list(concurrencies("1:2"))
     manifest = load_manifest(args.repository)
-    queries = load_queries(args.workload or args.repository / QUERIES, manifest.batch)
+    queries = load_queries(
+        args.workload or args.repository / QUERIES, manifest.batch, manifest.inputs, manifest.outputs
+    )
     perf_analyzer.find()  # tell now that it is missing
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "queries.json"
         target = _target(args, manifest, data)
         version = target.check()
-        perf_analyzer.write_input_data(data, queries.dense, queries.indices, manifest.batch)
+        perf_analyzer.write_input_data(data, queries.file, manifest.inputs, manifest.batch)
         recording = Recording(_run(args, manifest, version), partial(write_run, args.output), target.servers.look)
         _measure(args, target, loads, recording)
     if args.json:

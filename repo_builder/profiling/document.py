@@ -37,12 +37,18 @@ def profile_document(spec: Spec, options: Options, measured: Measured, fits: Fit
             "backend": options.backend,
             "tables": measured.tables,
             "rows": measured.held_rows,
-            "dim": spec.dim,
+            **_dims(spec),
             "batch": spec.serving.batch,
         },
         "points": _points(measured, fits),
         "machine": dict(machine),
     }
+
+
+def _dims(spec: Spec) -> dict[str, Any]:
+    """The numbers of a row, or all that there are."""
+    dims = sorted({table.format.dim for table in spec.model.tables})
+    return {"dim": dims[0]} if len(dims) == 1 else {"dims": dims}
 
 
 def _quality(quality: FitQuality) -> dict[str, float | int]:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loadtest import perf_analyzer
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.progress import Progress, silent
 from repo_builder.profiling.bench import Load, measure_loads
+from repo_builder.profiling.dense_queries import dense_load
 from repo_builder.profiling.effort import Effort, Options
 from repo_builder.profiling.machine import machine_facts
-from repo_builder.profiling.models import Model, Models, build_models
+from repo_builder.profiling.models import Models, Served, build_models
 from repo_builder.profiling.points import DensePoint, EmbeddingPoint, Found, Measured
-from repo_builder.profiling.queries import draw_queries
+from repo_builder.profiling.queries import Query, draw_queries, one_row_a_bag
 from repo_builder.profiling.remote import measure_remote_call
 from repo_builder.serving.footprint import memory_alone
 from repo_builder.serving.install import Installation, installation
@@ -35,13 +35,16 @@ def measure(spec: Spec, hotness: Hotness, options: Options, folder: Path, progre
     bench = _Bench(folder, options.effort, _counter(options.effort, progress))
     with installation() as installed:
         models = build_models(spec, options.grouping, options.max_rows, options.backend, folder)
-        embedding = bench.embedding(installed, models, hotness, spec.serving.batch)
-        dense = bench.dense(installed, models.dense, spec)
+        embedding = bench.embedding(installed, models, hotness, spec)
+        dense = bench.dense(installed, models, spec, hotness)
         with _serving(installed, models.empty) as server:
-            remote = measure_remote_call(server, models.empty.name, _one_row_a_bag(spec), 3 * options.effort.rounds)
+            remote = measure_remote_call(
+                server, models.empty.name, _small_query(models, spec), 3 * options.effort.rounds
+            )
             memory_bytes = memory_alone(server)
             machine = machine_facts(server)
-    return Measured(embedding, dense, remote, memory_bytes, len(models.tables), sum(models.held_rows), machine)
+    held_rows = models.held_rows.values()
+    return Measured(embedding, dense, remote, memory_bytes, len(held_rows), sum(held_rows), machine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,37 +56,39 @@ class _Bench:
     tick: Callable[[], None]
 
     def embedding(
-        self, installed: Installation, models: Models, hotness: Hotness, batch: int
+        self, installed: Installation, models: Models, hotness: Hotness, spec: Spec
     ) -> tuple[EmbeddingPoint, ...]:
         """The embedding service at all its loads."""
-        loads = []
+        loads, held, batch = [], models.wired("rows"), spec.serving.batch
         for accesses, gathers, in_flight in self.effort.embedding_loads:
             data = self.folder / f"{accesses}-{gathers}.json"
             if not data.exists():
-                queries = draw_queries(hotness, models.tables, models.held_rows, batch, gathers, accesses)
+                queries = draw_queries(hotness, spec.model, held, models.held_rows, batch, gathers, accesses)
                 perf_analyzer.write_queries(data, queries)
             loads.append(Load(data, in_flight))
         found = self._found(installed, models.rows, loads)
         described = zip(self.effort.embedding_loads, found, strict=True)
         return tuple(EmbeddingPoint(*load, figures) for load, figures in described)
 
-    def dense(self, installed: Installation, model: Model, spec: Spec) -> tuple[DensePoint, ...]:
+    def dense(self, installed: Installation, models: Models, spec: Spec, hotness: Hotness) -> tuple[DensePoint, ...]:
         """The dense service at all its loads."""
-        loads = [Load("random", in_flight, rows) for rows, in_flight in self.effort.dense_loads]
-        found = self._found(installed, model, loads)
+        loads = [
+            dense_load(models, hotness, self.folder, rows, in_flight) for rows, in_flight in self.effort.dense_loads
+        ]
+        found = self._found(installed, models.dense, loads)
         return tuple(
-            DensePoint(load.rows, _flops(spec, load.rows), load.in_flight, figures)
-            for load, figures in zip(loads, found, strict=True)
+            DensePoint(rows, _flops(spec, rows), in_flight, figures)
+            for (rows, in_flight), figures in zip(self.effort.dense_loads, found, strict=True)
         )
 
-    def _found(self, installed: Installation, model: Model, loads: list[Load]) -> list[Found]:
+    def _found(self, installed: Installation, model: Served, loads: list[Load]) -> list[Found]:
         rounds = self.effort.rounds
         with _serving(installed, model) as server:
             return measure_loads(server, model.name, loads, rounds, self.effort.seconds / rounds, self.tick)
 
 
 @contextmanager
-def _serving(installed: Installation, model: Model) -> Iterator[Server]:
+def _serving(installed: Installation, model: Served) -> Iterator[Server]:
     log = model.repository.with_suffix(".log")
     with running(installed, model.repository, free_ports(), log) as server:
         yield server
@@ -106,8 +111,7 @@ def _flops(spec: Spec, rows: int) -> int:
     return round(rows * spec.model.dense.flops_per_row)
 
 
-def _one_row_a_bag(spec: Spec) -> Mapping[str, NDArray[np.int32]]:
-    """A query of the spec's batch for the service that holds one row of every table."""
-    tables = len(spec.tables)
-    ids = np.tile(np.arange(tables, dtype=np.int32), spec.serving.batch)
-    return {"ids": ids[np.newaxis], "lengths": np.ones((1, ids.size), np.int32)}
+def _small_query(models: Models, spec: Spec) -> Query:
+    """A query of the spec's batch, with the axis that joins queries, for the service of one row of every table."""
+    query = one_row_a_bag(spec.model, models.wired("empty"), spec.serving.batch)
+    return {name: array[np.newaxis] for name, array in query.items()}

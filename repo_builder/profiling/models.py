@@ -1,30 +1,45 @@
 """The models that are measured, built as any repository and taken apart: one server holds one of them, as in a fleet.
 
 `rows` is an embedding service with enough rows to miss the caches; `empty` one with a row a table, for what a service
-costs that holds next to nothing; `dense` the spec's dense layers. Weights are random: speed does not depend on them.
+costs that holds next to nothing; `dense` the spec's dense layers. Rows are random: speed does not depend on them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from repo_builder.access.hotness import Hotness
 from repo_builder.access.powerlaw import PowerLawHotness
+from repo_builder.access.progress import silent
+from repo_builder.access.queries import draw_queries
+from repo_builder.access.query_file import QueryFile
 from repo_builder.export.weights import open_source
-from repo_builder.model.dlrm import DlrmTable, Weights, dlrm_model
+from repo_builder.model.arrays import Array, Arrays
+from repo_builder.model.dlrm import Dlrm, Weights
+from repo_builder.model.source import Partial, Source
+from repo_builder.model.types import Columns, Lookup, Model, Table
 from repo_builder.partition.plan import Grouping, Kind, Plan, Service, Shard
-from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
-from repo_builder.repository.wiring import model_name
-from repo_builder.spec import Access, Spec
+from repo_builder.repository.design import FIRST_VERSION, Design
+from repo_builder.repository.embeddings import write_bytes
+from repo_builder.repository.small_files import small_files
+from repo_builder.repository.weights import write_weights
+from repo_builder.repository.wiring import Holding, model_name
+from repo_builder.spec import Spec
 
 _PARTS = ("rows", "empty", "dense")
-LEAST_POOLING = 64  # a shard bounds a query's ids by its tables' pooling: room for queries of any size that is measured
+LEAST_BAG = 64  # a shard bounds a query's ids by its look-ups' bags: room for queries of any size that is measured
+_CHUNK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class Served:
     """A model by the name that Triton serves it under, and the repository that holds it alone."""
 
     name: str
@@ -33,45 +48,65 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """What is measured; `tables` are those of which `rows` holds `held_rows` each, in the order of its bags."""
+    """What is measured, and its design; `held_rows` are what `rows` holds of tables, by their places."""
 
-    rows: Model
-    empty: Model
-    dense: Model
-    tables: tuple[DlrmTable, ...]
-    held_rows: tuple[int, ...]
+    rows: Served
+    empty: Served
+    dense: Served
+    design: Design
+    held_rows: Mapping[int, int]
+    source: Source
+
+    def tensors(self, hotness: Hotness, rows: int) -> Mapping[str, Array]:
+        """A query of so many rows: the model's inputs, and what its ids graph makes of them."""
+        model, samples = self.source.model, self.source.samples()
+        query = draw_queries(model, hotness, 1, rows, 0, samples).query(0, rows)
+        return {**query, **self.source.ids(query)}
+
+    def wired(self, part: str) -> Holding:
+        """How an embedding service is wired."""
+        return next(held for held in self.design.wiring if held.name == part)
 
 
 def build_models(spec: Spec, grouping: Grouping, max_rows: int, backend: ShardBackend, folder: Path) -> Models:
     """Build them below `folder`. `rows` holds at most some `max_rows` rows: of all tables, or where the grouping is
     `per_table` of the largest.
     """
-    served = spec.tables if grouping == "tiered" else (max(spec.tables, key=lambda table: table.rows),)
-    held = _held_rows(served, max_rows)
-    rows_of = {table.name: rows for table, rows in zip(served, held, strict=True)}
-    even = PowerLawHotness(locality=0.0, seed=0)  # all rows alike: the hotness order is that of the ids
-    tables = tuple(
-        replace(table, rows=1 + rows_of.get(table.name, 0), pooling=max(table.pooling, LEAST_POOLING))
-        for table in spec.tables
-    )
-    form = replace(spec.dlrm, tables=tables, weights=Weights("random"))
-    access = Access("powerlaw", locality=even.locality)
-    small = replace(spec, form=form, model=dlrm_model(spec.name, form), access=access)
-    build(small, _plan(small, rows_of), even, open_source(small), folder / "whole", shard_backend=backend)
+    tables = spec.model.tables
+    largest = max(range(len(tables)), key=lambda place: tables[place].rows)
+    places = range(len(tables)) if grouping == "tiered" else (largest,)
+    held_rows = _held_rows(tables, places, max_rows)
+    small = replace(spec, model=_small(spec.model, held_rows))
+    design, source = Design.of(small, _plan(small, held_rows), "single"), _opened(spec)
+    _write(design, _Source(source, small.model), backend, folder / "whole")
     rows, empty, dense = (_take(folder, spec, part) for part in _PARTS)
-    return Models(rows, empty, dense, served, held)
+    return Models(rows, empty, dense, design, held_rows, source)
 
 
-def _held_rows(tables: Sequence[DlrmTable], max_rows: int) -> tuple[int, ...]:
+def _held_rows(tables: Sequence[Table], places: Sequence[int], max_rows: int) -> dict[int, int]:
     """Every table's rows, or the same share of each where that is more than `max_rows` in all."""
-    share = min(1.0, max_rows / sum(table.rows for table in tables))
-    return tuple(max(1, int(table.rows * share)) for table in tables)
+    share = min(1.0, max_rows / sum(tables[place].rows for place in places))
+    return {place: max(1, int(tables[place].rows * share)) for place in places}
 
 
-def _plan(spec: Spec, rows_of: dict[str, int]) -> Plan:
+def _small(model: Model, held_rows: Mapping[int, int]) -> Model:
+    """The model with so many rows of its tables, and one more, and room in its bags."""
+    tables = tuple(replace(table, rows=1 + held_rows.get(i, 0)) for i, table in enumerate(model.tables))
+    return replace(model, tables=tables, lookups=tuple(map(_roomy, model.lookups)))
+
+
+def _roomy(lookup: Lookup) -> Lookup:
+    layout = lookup.ids.layout
+    if not isinstance(layout, Columns) or layout.width is None:
+        return lookup
+    return replace(lookup, ids=replace(lookup.ids, layout=replace(layout, bag=max(layout.bag, LEAST_BAG))))
+
+
+def _plan(spec: Spec, held_rows: Mapping[int, int]) -> Plan:
     """`rows` takes the first rows of its tables, `empty` the last one of every table."""
-    rows = tuple(Shard(name, 0, rows) for name, rows in rows_of.items())
-    empty = tuple(Shard(table.name, table.rows - 1, table.rows) for table in spec.tables)
+    tables = spec.model.tables
+    rows = tuple(Shard(tables[place].name, 0, rows) for place, rows in held_rows.items())
+    empty = tuple(Shard(table.name, table.rows - 1, table.rows) for table in tables)
     services = (_service("dense", ()), _service("rows", rows), _service("empty", empty))
     return Plan(spec.name, "tiered", services)
 
@@ -82,9 +117,54 @@ def _service(name: str, shards: tuple[Shard, ...]) -> Service:
     return Service(name, kind, "cpu", instances=1, replicas=1, memory_bytes=0, gathers=0.0, qps=0.0, shards=shards)
 
 
-def _take(folder: Path, spec: Spec, part: str) -> Model:
+def _opened(spec: Spec) -> Source:
+    """The model's door; a DLRM's weights are random, so that a spec is profiled before there are any."""
+    if isinstance(spec.form, Dlrm):
+        return open_source(replace(spec, form=replace(spec.form, weights=Weights("random"))))
+    return open_source(spec)
+
+
+class _Source:
+    """A model with its own dense layers, and random rows in tables of another size."""
+
+    def __init__(self, source: Source, model: Model) -> None:
+        self._source, self.model, self.notes = source, model, source.notes
+
+    def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
+        """Uniform between 0 and 1."""
+        rng = np.random.default_rng(0)
+        for begin in range(0, table.rows, _CHUNK_ROWS):
+            yield rng.random((min(_CHUNK_ROWS, table.rows - begin), table.format.dim), np.float32)
+
+    def write_dense(self, partials: Sequence[Partial], folder: Path) -> Sequence[str]:
+        return self._source.write_dense(partials, folder)
+
+    def write_ids(self, folder: Path) -> Sequence[str]:
+        return self._source.write_ids(folder)
+
+    def ids(self, inputs: Arrays) -> Arrays:
+        return self._source.ids(inputs)
+
+    def answers(self, inputs: Arrays) -> Arrays:
+        return self._source.answers(inputs)
+
+    def samples(self) -> Arrays | None:
+        return self._source.samples()
+
+
+def _write(design: Design, source: Source, backend: ShardBackend, folder: Path) -> None:
+    """All files but the manifest: nobody will ask whether it answers as the model does."""
+    even = PowerLawHotness(locality=0.0, seed=0)  # all rows alike: the hotness order is that of the ids
+    folder.mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        write_weights(design, source, even, folder, pool, silent, lambda table, begin, rows: None)
+        for path, data in small_files(design, QueryFile({}), backend, FIRST_VERSION):
+            write_bytes(folder, path, data, pool)
+
+
+def _take(folder: Path, spec: Spec, part: str) -> Served:
     """Move a model out of the whole repository into one of its own."""
-    model = Model(model_name(spec, part), folder / part)
-    model.repository.mkdir()
-    (folder / "whole" / model.name).rename(model.repository / model.name)
-    return model
+    served = Served(model_name(spec, part), folder / part)
+    served.repository.mkdir()
+    (folder / "whole" / served.name).rename(served.repository / served.name)
+    return served

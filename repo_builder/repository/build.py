@@ -83,7 +83,8 @@ def build(
         for path, data in checksums(design, files):
             files.append(write_bytes(folder, path, data, pool))
         generator = f"elasticrec {metadata.version('elasticrec')}"
-        manifest = describe(spec.model, spec.serving, spec.access, layout, plan_sha256(plan), generator, files, proof)
+        sampled = source.samples() is not None
+        manifest = describe(spec, layout, plan_sha256(plan), generator, files, proof, sampled)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from repo_builder.access.query_file import read_query_file
 from repo_builder.documents import read_document, schema_problems
 from repo_builder.errors import InputError, RepositoryError
-from repo_builder.model.types import Group, Lookup, Model, Table, Tensor
+from repo_builder.model.types import Group, Lookup, Table, Tensor
 from repo_builder.repository.model_entries import model_problems, read_model_entries
-from repo_builder.spec import Access, AccessSource, Serving
+from repo_builder.spec import Access, AccessSource, Spec
 
 MANIFEST = "manifest.json"
 CHECKSUMS = "SHA256SUMS"
@@ -63,7 +63,7 @@ class Manifest:
     """What a repository serves, for whoever runs, queries or deploys it without the spec.
 
     inputs ... lookups: of the `Model`, all that queries are drawn by. batch: rows of a query. batched: whether rows of
-    several queries are scored together. proof: None where the build had no samples to try.
+    several queries are scored together. sampled: whether `queries.npz` has rows of samples of what is not drawn.
     """
 
     generator: str
@@ -80,6 +80,8 @@ class Manifest:
     files: tuple[FileEntry, ...]
     sla_ms: float
     access: AccessEntry
+    table_access: Mapping[str, AccessEntry] = field(default_factory=dict)
+    sampled: bool = False
     proof: Proof | None = None
     format: int = FORMAT
 
@@ -90,22 +92,22 @@ class Manifest:
 
 
 def describe(
-    model: Model,
-    serving: Serving,
-    access: Access,
+    spec: Spec,
     layout: Layout,
     plan_sha256: str,
     generator: str,
     files: Sequence[FileEntry],
     proof: Proof | None = None,
+    sampled: bool = False,
 ) -> Manifest:
-    """The manifest of a repository of `model`, built for such traffic and accesses."""
+    """The manifest of a repository built from `spec`."""
+    model = spec.model
     return Manifest(
         generator=generator,
         name=model.name,
         layout=layout,
         plan_sha256=plan_sha256,
-        batch=serving.batch,
+        batch=spec.serving.batch,
         batched=model.dense.batched,
         inputs=model.inputs,
         outputs=model.outputs,
@@ -113,10 +115,16 @@ def describe(
         groups=model.groups,
         lookups=model.lookups,
         files=tuple(sorted(files, key=lambda entry: entry.path)),
-        access=AccessEntry(access.source, access.locality, access.seed),
-        sla_ms=serving.sla_ms,
+        access=_entry(spec.access),
+        table_access={name: _entry(access) for name, access in spec.table_access.items()},
+        sla_ms=spec.serving.sla_ms,
+        sampled=sampled,
         proof=proof,
     )
+
+
+def _entry(access: Access) -> AccessEntry:
+    return AccessEntry(access.source, access.locality, access.seed)
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -137,10 +145,14 @@ def load_manifest(folder: Path) -> Manifest:
         problems = [*model_problems(document), *_path_problems([entry["path"] for entry in document["files"]])]
     if problems:
         raise RepositoryError(*(f"{path}: {problem}" for problem in problems))
-    files = tuple(FileEntry(**entry) for entry in document["files"])
-    access = AccessEntry(**document["access"])
-    proof = None if document["proof"] is None else Proof(**document["proof"])
-    return Manifest(**{**document, **read_model_entries(document), "files": files, "access": access, "proof": proof})
+    entries = {
+        **read_model_entries(document),
+        "files": tuple(FileEntry(**entry) for entry in document["files"]),
+        "access": AccessEntry(**document["access"]),
+        "table_access": {name: AccessEntry(**entry) for name, entry in document["table_access"].items()},
+        "proof": None if document["proof"] is None else Proof(**document["proof"]),
+    }
+    return Manifest(**{**document, **entries})
 
 
 def _check_format(path: Path, document: Any) -> None:

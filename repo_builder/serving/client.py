@@ -1,49 +1,42 @@
-"""Sending rows to a served model with `tritonclient`, over gRPC or HTTP."""
+"""Sending a query to a served model with `tritonclient`, over gRPC or HTTP."""
 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import tritonclient.grpc
 import tritonclient.http
 from geventhttpclient.response import HTTPParseError
-from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from repo_builder.errors import ServerError
+from repo_builder.model.arrays import Array, Arrays
 
 Protocol = Literal["grpc", "http"]
 _SDK: dict[Protocol, ModuleType] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
 
 
-def score(
-    protocol: Protocol,
-    address: str,
-    model: str,
-    dense: NDArray[np.float32],
-    indices: NDArray[Any],
-    timeout_s: float = 60,
-) -> NDArray[np.float32]:
-    """The scores (B, 1) float32 of `dense` (B, dense_features) and `indices` (B, sum of pooling), in one query.
+def infer(protocol: Protocol, address: str, model: str, inputs: Arrays, timeout_s: float = 60) -> dict[str, Array]:
+    """The outputs of one query by name, as they came. inputs: as they go over the wire (`wired`).
 
     address: `host:port`. Raises ServerError with Triton's own message.
     """
     sdk = _SDK[protocol]
-    inputs = []
-    for name, array in (("dense", dense), ("indices", indices)):
-        tensor = sdk.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-        tensor.set_data_from_numpy(array)
-        inputs.append(tensor)
+    tensors = []
+    for name, array in inputs.items():
+        tensors.append(sdk.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
+        tensors[-1].set_data_from_numpy(array)
     bounded = {"client_timeout": timeout_s} if protocol == "grpc" else {}
     options = {"network_timeout": timeout_s} if protocol == "http" else {}
     try:
         with sdk.InferenceServerClient(address, **options) as client:
-            scores: NDArray[np.float32] = client.infer(model, inputs, **bounded).as_numpy("score")
-            return scores
+            answer = client.infer(model, tensors, **bounded)
     except (InferenceServerException, HTTPParseError, OSError) as exc:
         raise ServerError(f"{protocol}://{address}: {_reason(exc)}") from exc
+    said = answer.get_response()
+    names = [each["name"] for each in said["outputs"]] if protocol == "http" else [each.name for each in said.outputs]
+    return {name: answer.as_numpy(name) for name in names}
 
 
 def _reason(error: Exception) -> str:

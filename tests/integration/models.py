@@ -14,6 +14,7 @@ from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
+from repo_builder.serving.client import Protocol, infer
 from repo_builder.spec import Spec, parse_spec
 
 # services cost next to nothing here, so that the optimum has several
@@ -65,6 +66,13 @@ def make_repository(
     return spec, plan
 
 
+def score(
+    protocol: Protocol, address: str, model: str, dense: np.ndarray, indices: np.ndarray, timeout_s: float = 60
+) -> np.ndarray:
+    """The scores (B, 1) that a served DLRM gives."""
+    return infer(protocol, address, model, {"dense": dense, "indices": indices}, timeout_s)["score"]
+
+
 def random_query(spec: Spec, batch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Dense features and ids, with padding here and there and ids that come twice."""
     rng = np.random.default_rng(seed)
@@ -83,7 +91,7 @@ def pytorch_scores(spec: Spec, dense: np.ndarray, indices: np.ndarray) -> np.nda
     """The open-source DLRM's forward in plain PyTorch, from the checkpoint."""
     state = torch.load(spec.weights.path, weights_only=True)
     x = torch.from_numpy(dense)
-    for k in range(len(spec.bottom_mlp)):
+    for k in range(len(spec.dlrm.bottom_mlp)):
         x = torch.relu(torch.nn.functional.linear(x, state[f"bot_l.{2 * k}.weight"], state[f"bot_l.{2 * k}.bias"]))
     features = [x]
     begin = 0
@@ -96,7 +104,7 @@ def pytorch_scores(spec: Spec, dense: np.ndarray, indices: np.ndarray) -> np.nda
         features.append(bag(torch.from_numpy(column[used]), torch.from_numpy(offsets)))
     dots = [(features[i] * features[j]).sum(1, keepdim=True) for i in range(len(features)) for j in range(i)]
     y = torch.cat([x, *dots], 1)
-    for k in range(len(spec.top_mlp)):
+    for k in range(len(spec.dlrm.top_mlp)):
         y = torch.nn.functional.linear(y, state[f"top_l.{2 * k}.weight"], state[f"top_l.{2 * k}.bias"])
-        y = torch.relu(y) if k + 1 < len(spec.top_mlp) else torch.sigmoid(y)
+        y = torch.relu(y) if k + 1 < len(spec.dlrm.top_mlp) else torch.sigmoid(y)
     return y.numpy()

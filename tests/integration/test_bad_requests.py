@@ -8,9 +8,8 @@ import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from repo_builder.serving.client import score
 from tests.integration.conftest import Served
-from tests.integration.models import pytorch_scores, random_query
+from tests.integration.models import pytorch_scores, random_query, score
 
 pytestmark = pytest.mark.server
 

@@ -18,10 +18,9 @@ from repo_builder.cli import main
 from repo_builder.export.weights import open_source
 from repo_builder.repository.build import build
 from repo_builder.repository.manifest import load_manifest
-from repo_builder.serving.client import score
 from repo_builder.serving.server import Server, free_ports
 from tests.integration.fleets import Running, eventually, load, metric, running_fleet
-from tests.integration.models import pytorch_scores, random_query
+from tests.integration.models import pytorch_scores, random_query, score
 from tests.servers import serving
 
 pytestmark = pytest.mark.server

@@ -14,10 +14,9 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from repo_builder.errors import ServerError
-from repo_builder.serving.client import score
 from repo_builder.serving.server import Server, stubs
 from tests.integration.fleets import Load, Running, eventually, infer, load, make_fleet, metric, running_fleet
-from tests.integration.models import pytorch_scores, random_query
+from tests.integration.models import pytorch_scores, random_query, score
 
 pytestmark = pytest.mark.server
 

@@ -13,11 +13,10 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from repo_builder.errors import ServerError
-from repo_builder.serving.client import score
 from repo_builder.serving.server import Server
 from tests.integration.faults import Shm, cable, delay, with_own_shm
 from tests.integration.fleets import Load, Running, eventually, load, make_fleet, metric, running_fleet
-from tests.integration.models import random_query
+from tests.integration.models import random_query, score
 
 pytestmark = pytest.mark.server
 

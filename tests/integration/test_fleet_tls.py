@@ -11,9 +11,8 @@ import trustme
 from tritonclient.utils import InferenceServerException
 
 from repo_builder.errors import ServerError
-from repo_builder.serving.client import score
 from tests.integration.fleets import Running, make_fleet, plan_for
-from tests.integration.models import make_spec, pytorch_scores, random_query
+from tests.integration.models import make_spec, pytorch_scores, random_query, score
 
 pytestmark = pytest.mark.server
 

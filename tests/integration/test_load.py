@@ -7,18 +7,24 @@ import pytest
 
 from loadtest.perf_analyzer import LoadTestError, measure, run, write_input_data
 from loadtest.workload import binary_words, write_workload
-from repo_builder.serving.client import score
+from repo_builder.access.query_file import QueryFile
 from repo_builder.serving.footprint import times_by_model
+from repo_builder.spec import Spec
 from tests.integration.conftest import Served
-from tests.integration.models import pytorch_scores, random_query
+from tests.integration.models import pytorch_scores, random_query, score
 
 pytestmark = pytest.mark.server
+
+
+def joined(spec: Spec, rows: int) -> QueryFile:
+    dense, indices = random_query(spec, rows, seed=0)
+    return QueryFile({"dense": dense, "indices": indices})
 
 
 @pytest.fixture
 def data(served: Served, tmp_path: Path) -> Path:
     """Five queries of eight rows, and two rows too many."""
-    assert write_input_data(tmp_path / "data.json", *random_query(served.spec, 42, seed=0), 8) == 5
+    assert write_input_data(tmp_path / "data.json", joined(served.spec, 42), served.spec.model.inputs, 8) == 5
     return tmp_path / "data.json"
 
 
@@ -39,15 +45,15 @@ def test_figures_agree_with_the_servers_counts(served: Served, data: Path) -> No
 
 def test_a_folder_of_binary_files_is_taken(served: Served, tmp_path: Path) -> None:
     """The form for large inputs: `elasticrec workload -o FOLDER` writes it, and says these words."""
-    dense, indices = random_query(served.spec, 8, seed=0)
-    write_workload(tmp_path / "w", {"dense": dense, "indices": indices}, 8)
-    words = ["-m", "small", "-i", "grpc", "-u", served.server.grpc, *binary_words(tmp_path / "w", dense, indices, 8)]
+    queries, of = joined(served.spec, 8), (served.spec.model.inputs, 8)
+    write_workload(tmp_path / "w", queries, *of)
+    words = ["-m", "small", "-i", "grpc", "-u", served.server.grpc, *binary_words(tmp_path / "w", queries, *of)]
     report, _ = measure(words, 0.9)
     assert len(report.splitlines()) == 2
-    indices[5, 2] = 123456
-    write_workload(tmp_path / "wrong", {"dense": dense, "indices": indices}, 8)
+    queries.inputs["indices"][5, 2] = 123456
+    write_workload(tmp_path / "wrong", queries, *of)
     with pytest.raises(LoadTestError, match="id 123456 in row 5, column 2"):
-        measure([*words[:6], *binary_words(tmp_path / "wrong", dense, indices, 8)], 0.9)
+        measure([*words[:6], *binary_words(tmp_path / "wrong", queries, *of)], 0.9)
 
 
 def test_an_unknown_model_is_named(served: Served, data: Path) -> None:
@@ -65,7 +71,7 @@ def test_an_unreachable_server_is_told(served: Served, data: Path) -> None:
 def test_a_flood_of_queries_leaves_the_server_whole(own_server: Served, tmp_path: Path) -> None:
     """Thousands of queries in flight once broke the server's heap, where the router had no dynamic batching."""
     path = tmp_path / "data.json"
-    write_input_data(path, *random_query(own_server.spec, 40, seed=0), 8)
+    write_input_data(path, joined(own_server.spec, 40), own_server.spec.model.inputs, 8)
     words = ["-m", "small", "-i", "grpc", "-u", own_server.server.grpc, "--input-data", str(path), "--async"]
     measure([*words, "--request-rate-range=3000", "--request-distribution=poisson"], 2)
     assert own_server.server.process.poll() is None

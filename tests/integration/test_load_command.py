@@ -16,6 +16,7 @@ import tritonclient.http
 from loadtest.perf_analyzer import LoadTestError, run, write_input_data
 from loadtest.run import NOT_ENDED, read_run
 from loadtest.search import within
+from repo_builder.access.query_file import QueryFile
 from tests.integration.conftest import Served, serve
 from tests.integration.models import random_query
 
@@ -148,6 +149,7 @@ def test_the_ids_arrive_as_they_were_written(served: Served, tmp_path: Path) -> 
     """The router names the one id that no table has."""
     dense, indices = random_query(served.spec, 8, seed=0)
     indices[5, 2] = 123456
-    write_input_data(tmp_path / "data.json", dense, indices, 8)
+    queries = QueryFile({"dense": dense, "indices": indices})
+    write_input_data(tmp_path / "data.json", queries, served.spec.model.inputs, 8)
     with pytest.raises(LoadTestError, match="id 123456 in row 5, column 2"):
         run("small", served.server.grpc, tmp_path / "data.json", 1, 0.9)

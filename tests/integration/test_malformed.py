@@ -20,7 +20,6 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import triton_to_np_dtype
 
-from repo_builder.serving.client import score
 from repo_builder.serving.server import Server, stubs
 from repo_builder.spec import Spec
 from tests.integration.fleets import Load, load, running_fleet
@@ -35,7 +34,7 @@ from tests.integration.malformed import (
     read_back,
     tell,
 )
-from tests.integration.models import make_repository, pytorch_scores, random_query
+from tests.integration.models import make_repository, pytorch_scores, random_query, score
 from tests.servers import serving
 from triton_backends.router.router import Router
 

@@ -19,12 +19,11 @@ from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import model_wise_plan
 from repo_builder.repository.build import build
-from repo_builder.serving.client import score
 from repo_builder.serving.server import Server
 from repo_builder.spec import Access, Serving, Spec
 from tests.export.export_oracles import OracleTorchRec, bags_of
 from tests.integration.fleets import Running, make_fleet, plan_for
-from tests.integration.models import random_query
+from tests.integration.models import random_query, score
 from tests.servers import serving
 
 pytestmark = pytest.mark.server

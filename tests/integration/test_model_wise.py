@@ -17,11 +17,10 @@ from repo_builder.partition.plan import load_plan
 from repo_builder.partition.planner import make_plan, model_wise_plan
 from repo_builder.repository.build import build
 from repo_builder.repository.manifest import load_manifest, read_queries
-from repo_builder.serving.client import score
 from repo_builder.serving.server import Server, remove_caches
 from repo_builder.spec import Spec, load_spec
 from tests.integration.conftest import Served
-from tests.integration.models import document, make_spec, pytorch_scores, random_query
+from tests.integration.models import document, make_spec, pytorch_scores, random_query, score
 from tests.servers import serving
 
 
@@ -140,5 +139,5 @@ def test_scores_equal_the_single_layouts(whole: Whole, served: Served) -> None:
 @pytest.mark.server
 def test_the_query_command_gets_pytorchs_scores(whole: Whole, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["query", str(whole.repository), "--url", whole.server.grpc, "--rows", "4", "--json"]) == 0
-    expected = pytorch_scores(whole.spec, *read_queries(whole.repository, 4))
-    np.testing.assert_allclose(json.loads(capsys.readouterr().out)["scores"], expected[:, 0], atol=1e-5)
+    expected = pytorch_scores(whole.spec, **read_queries(whole.repository, 4))
+    np.testing.assert_allclose(json.loads(capsys.readouterr().out)["outputs"]["score"], expected, atol=1e-5)

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 
-from repo_builder.serving.client import score
 from tests.integration.conftest import Served
-from tests.integration.models import pytorch_scores, random_query
+from tests.integration.models import pytorch_scores, random_query, score
 
 pytestmark = pytest.mark.server
 

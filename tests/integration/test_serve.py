@@ -28,14 +28,13 @@ from repo_builder.export.weights import open_source
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.manifest import verify
-from repo_builder.serving.client import score
 from repo_builder.serving.faults import version_of, warning
 from repo_builder.serving.footprint import memory_by_model, times_by_model
 from repo_builder.serving.gpus import check_gpus
 from repo_builder.serving.install import installation
 from repo_builder.serving.server import Ports, free_ports, running, wait
 from tests.integration.conftest import Served
-from tests.integration.models import make_repository, pytorch_scores, random_query
+from tests.integration.models import make_repository, pytorch_scores, random_query, score
 from tests.servers import kill_stub, serving
 
 pytestmark = pytest.mark.server

@@ -19,9 +19,8 @@ from loadtest.run import read_run
 from repo_builder.cli import main
 from repo_builder.fleet.supervisor import AT_ONCE
 from repo_builder.repository.manifest import MANIFEST, entry_of, load_manifest
-from repo_builder.serving.client import score
 from tests.integration.fleets import eventually
-from tests.integration.models import pytorch_scores, random_query
+from tests.integration.models import pytorch_scores, random_query, score
 from tests.integration.ups import Built, Up, built, following_load, ready, up
 
 LOCUSTFILE = Path(__file__).parents[2] / "loadtest" / "locustfile.py"

@@ -14,10 +14,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from repo_builder.cli import main
-from repo_builder.serving.client import score
 from tests.browser import chromium
 from tests.integration.fleets import eventually
-from tests.integration.models import pytorch_scores, random_query
+from tests.integration.models import pytorch_scores, random_query, score
 from tests.integration.ups import Built, Up, built, following_load, ready
 from tests.k8s.prometheus import needs_prometheus
 

@@ -1,6 +1,6 @@
 """Fleet repositories made by hand: a manifest, a plan, and models of which only the configs are real."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -9,8 +9,10 @@ from tritonclient.grpc import model_config_pb2 as pb
 from k8s.fleet import Fleet, load_fleet
 from k8s.options import Options
 from k8s.source import parse_source
+from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights
 from repo_builder.partition.plan import Plan, Service, Shard, plan_to_json
-from repo_builder.repository.manifest import MANIFEST, PLAN, AccessEntry, FileEntry, Manifest, TableEntry
+from repo_builder.repository.manifest import MANIFEST, PLAN, FileEntry, describe
+from repo_builder.spec import Access, Serving, Spec
 
 DIM = 8
 MB = 10**6
@@ -32,7 +34,7 @@ class Made:
     qps: float = 800.0
     dense_qps: float = 1500.0
     target_qps: float | None = 2000.0
-    tables: tuple[TableEntry, ...] = field(default=(TableEntry("users", 3_000_000, 4), TableEntry("items", 500, 9)))
+    tables: tuple[DlrmTable, ...] = (DlrmTable("users", 3_000_000, DIM, 4), DlrmTable("items", 500, DIM, 9))
 
 
 def plan_of(made: Made) -> Plan:
@@ -61,9 +63,10 @@ def write_fleet(folder: Path, made: Made = Made()) -> Path:
         _config(folder / service.name / name, made, name, made.backend)
         weights_bytes = made.rows * len(made.tables) * DIM * 4
         files.append(FileEntry(f"{service.name}/{name}/1/weights.bin", weights_bytes, "0" * 64))
-    access = AccessEntry("powerlaw", 0.9, 0)
-    facts = ("elasticrec 0", made.model, made.layout, "0" * 64, 13, "int64", 32)
-    manifest = Manifest(*facts, made.tables, tuple(files), made.sla_ms, access)
+    form = Dlrm(13, (DIM,), (1,), made.tables, "int64", Weights("random"))
+    serving, access = Serving(100.0, 32, made.sla_ms), Access("powerlaw", locality=0.9)
+    spec = Spec.of_dlrm(made.model, form, access, serving)
+    manifest = describe(spec, made.layout, "0" * 64, "elasticrec 0", files)
     (folder / MANIFEST).write_text(manifest.to_json())
     (folder / PLAN).write_text(plan_to_json(plan))
     return folder

@@ -8,6 +8,9 @@ import pytest
 
 from k8s.fleet import load_fleet
 from repo_builder.errors import InputError
+from repo_builder.model.dlrm import DlrmTable
+from repo_builder.repository.manifest import describe
+from tests.hand_models import RANKER, hand_spec
 from tests.k8s.fleets import DIM, MB, Made, fleet, write_fleet
 
 MIB = 1024**2
@@ -39,6 +42,18 @@ def test_shm_holds_two_of_the_largest_calls_in_each_process(instances: int, tmp_
     assert made.shards[0].shm_bytes == 64 * MIB + instances * (16 * MIB + 2 * call)
     assert made.frontend.shm_bytes == 64 * MIB
     assert made.frontend.instances == 2 * instances
+
+
+def test_shm_counts_what_any_models_look_ups_take(tmp_path: Path) -> None:
+    """By hand, numbers of a candidate row. items: 1 id, 1 length, 8 sums; and 6, 2, 16. tags: 2.5 ids and weights, a
+    length, 4 sums. users: 2 ids, 2 lengths and 32 sums for each fourth row.
+    """
+    made = Made(tables=tuple(DlrmTable(table.name, 1, 1, 1) for table in RANKER.tables))
+    folder, spec = write_fleet(tmp_path, made), hand_spec(replace(RANKER, name=made.model))
+    manifest = describe(spec, "fleet", "0" * 64, "elasticrec 0", [])
+    (folder / "manifest.json").write_text(manifest.to_json())
+    call = 4096 * 4 * (10 + 24 + 10 + 9)
+    assert load_fleet(folder).shards[0].shm_bytes == 64 * MIB + 16 * MIB + 2 * call
 
 
 def test_models_without_processes_of_their_own_need_no_more_shm(tmp_path: Path) -> None:

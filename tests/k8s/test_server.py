@@ -14,9 +14,8 @@ import tritonclient.grpc
 from k8s.rules import Metrics, triggers
 from k8s.server import ADMIN_KEY, TLS_FOLDER, flags
 from repo_builder.errors import ServerError
-from repo_builder.serving.client import score
 from repo_builder.serving.server import Server
-from tests.integration.models import make_repository, make_spec, random_query
+from tests.integration.models import make_repository, make_spec, random_query, score
 from tests.k8s.fleets import Made, fleet
 from tests.k8s.prometheus import text_of
 from tests.servers import kill_stub, serving

@@ -20,8 +20,12 @@ from loadtest.clients import Load
 from loadtest.open_loop import send
 from loadtest.perf_analyzer import LoadTestError
 from loadtest.queries import load_queries
+from repo_builder.access.query_file import QueryFile
+from repo_builder.model.types import Tensor
 
 SERVICE_S, BATCH = 0.01, 8
+INPUTS = (Tensor("dense", "FP32", ("batch", 3)), Tensor("indices", "INT64", ("batch", 4)))
+OUTPUTS = (Tensor("score", "FP32", ("batch", 1)),)
 
 
 class Fake(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -65,9 +69,10 @@ def fakes() -> Iterator[list[tuple[str, Fake]]]:
 def load(folder: Path, *addresses: str) -> Load:
     """Ten queries, whose scores are their first dense feature but for the last query's."""
     dense = np.repeat(np.arange(10, dtype=np.float32), BATCH)[:, None] * np.ones(3, np.float32)
-    scores = np.where(dense[:, 0] == 9, 0.5, dense[:, 0])
-    np.savez(folder / "w.npz", dense=dense, indices=np.zeros((10 * BATCH, 4), np.int64), scores=scores)
-    return Load("grpc", ",".join(addresses), "m", str(folder / "w.npz"), BATCH, timeout_s=5, seed=0)
+    scores = np.where(dense[:, :1] == 9, 0.5, dense[:, :1]).reshape(10, BATCH, 1)
+    queries = QueryFile({"dense": dense, "indices": np.zeros((10 * BATCH, 4), np.int64)}, expected={"score": scores})
+    (folder / "w.npz").write_bytes(queries.to_bytes())
+    return Load("grpc", ",".join(addresses), "m", str(folder / "w.npz"), BATCH, 5, 0, INPUTS, OUTPUTS)
 
 
 def test_arrivals_are_poisson_in_turns_and_wrong_scores_are_found(
@@ -108,21 +113,21 @@ class Noting:
     def __init__(self) -> None:
         self.asked_s: list[float] = []
 
-    def prepare(self, dense: object, indices: object) -> None:
+    def prepare(self, query: object) -> None:
         """Nothing to prepare."""
 
     def infer(self, query: object) -> None:
         self.asked_s.append(time.time())
 
-    def scores(self, answer: object) -> np.ndarray:
-        return np.zeros((BATCH, 1), np.float32)
+    def outputs(self, answer: object) -> dict[str, np.ndarray]:
+        return {"score": np.zeros((BATCH, 1), np.float32)}
 
 
 def test_a_query_is_sent_at_its_time_and_not_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noting, out = Noting(), io.StringIO()
     monkeypatch.setattr(sender, "client", lambda _: noting)
     of = load(tmp_path, "127.0.0.1:9")
-    sending = sender.Sender(of, load_queries(Path(of.workload), BATCH), out)
+    sending = sender.Sender(of, load_queries(Path(of.workload), BATCH, INPUTS, OUTPUTS), out)
     running = threading.Thread(target=sending.run)
     running.start()
     sending.change(100)
@@ -135,7 +140,7 @@ def test_a_query_is_sent_at_its_time_and_not_before(tmp_path: Path, monkeypatch:
 
 
 def test_a_sender_that_cannot_start_is_told(tmp_path: Path) -> None:
-    missing = Load("grpc", "127.0.0.1:9", "m", str(tmp_path / "none.npz"), BATCH, timeout_s=1, seed=0)
+    missing = Load("grpc", "127.0.0.1:9", "m", str(tmp_path / "none.npz"), BATCH, 1, 0, INPUTS, OUTPUTS)
     with pytest.raises(LoadTestError, match="expected the process that sends the queries to start"):
         send(missing, 10, 1)
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from loadtest.perf_analyzer import INSTALL_HINT, LoadTestError, Measurement, find, run, write_input_data, write_queries
+from repo_builder.access.query_file import QueryFile
+from repo_builder.model.types import BATCH, Tensor
 
 # as written by perf_analyzer 2.51 at concurrency 2
 REPORT = """\
@@ -18,6 +20,10 @@ Concurrency,Inferences/Second,Client Send,Network+Server Send/Recv,Server Queue,
 Server Compute Infer,Server Compute Output,Client Recv,p50 latency,p90 latency,p95 latency,p99 latency
 2,519.498,4,0,1,157,6257,836,1,3537,5258,6321,7606
 """
+
+
+def tensors(dtype: str) -> tuple[Tensor, ...]:
+    return Tensor("dense", "FP32", (BATCH, 3)), Tensor("indices", "INT64" if dtype == "int64" else "INT32", (BATCH, 4))
 
 
 def rows(count: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +47,8 @@ def test_input_data_is_the_rows_in_whole_queries(
 ) -> None:
     """Row by row and in order; a last incomplete query is left out."""
     dense, indices = rows(count, dtype)
-    assert write_input_data(tmp_path / "data.json", dense, indices, batch) == queries
+    file = QueryFile({"dense": dense, "indices": indices})
+    assert write_input_data(tmp_path / "data.json", file, tensors(dtype), batch) == queries
     document = json.loads((tmp_path / "data.json").read_text())
     assert list(document) == ["data"] and len(document["data"]) == queries
     for i, query in enumerate(document["data"]):
@@ -53,8 +60,10 @@ def test_input_data_is_the_rows_in_whole_queries(
 
 def test_less_than_a_query_is_an_error(tmp_path: Path) -> None:
     """perf_analyzer would start, and then find no data."""
+    dense, indices = rows(7, "int64")
+    file = QueryFile({"dense": dense, "indices": indices})
     with pytest.raises(LoadTestError, match="expected at least 8 rows, those of one query, got 7"):
-        write_input_data(tmp_path / "data.json", *rows(7, "int64"), 8)
+        write_input_data(tmp_path / "data.json", file, tensors("int64"), 8)
     assert not (tmp_path / "data.json").exists()
 
 

@@ -2,13 +2,20 @@
 
 import base64
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from loadtest.queries import load_queries
 from repo_builder.access.load import load_hotness
+from repo_builder.access.query_file import QueryFile
 from repo_builder.cli import main
+from repo_builder.model.types import Model
+from repo_builder.repository.manifest import describe
+from repo_builder.spec import Access
+from tests.hand_models import COMPUTED, RANKER, hand_spec
 from tests.integration.models import document, make_repository, pytorch_scores
 
 Folder = tuple[Path, object]
@@ -60,10 +67,10 @@ def test_expected_scores_are_pytorchs(built: Path, tmp_path: Path) -> None:
     words = ("--spec", built / "small.json", "--queries", 6, "--expected", 4)
     assert workload(built, "-o", tmp_path / "w.npz", *words) == 0
     with np.load(tmp_path / "w.npz") as arrays:
-        dense, indices, scores = arrays["dense"], arrays["indices"], arrays["scores"]
-    assert scores.shape == (32,)
+        dense, indices, scores = arrays["dense"], arrays["indices"], arrays["expected/score"]
+    assert scores.shape == (4, 8, 1)
     expected = pytorch_scores(load_spec(built / "small.json"), dense[:32], indices[:32])
-    np.testing.assert_allclose(scores, expected[:, 0], atol=1e-6)
+    np.testing.assert_allclose(scores.reshape(-1, 1), expected, atol=1e-6)
 
 
 def test_a_trace_is_replayed(built: Path, tmp_path: Path) -> None:
@@ -89,6 +96,62 @@ def test_the_same_queries_as_json_and_as_binary_files(built: Path, tmp_path: Pat
         assert data[0][name]["shape"] == list(array.shape)
     assert workload(built, "-o", tmp_path / "w", "--queries", 1) == 0  # again, in place
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w", "w.json", "w.npz"]
+
+
+def test_a_workload_of_any_inputs_is_cut_into_whole_queries(tmp_path: Path) -> None:
+    """Drawn without the spec, from nothing but the manifest: what is written for each tool is the same query."""
+    repository = any_repository(tmp_path / "repository")
+    for name in ("w.npz", "w.json", "w"):
+        assert main(["workload", str(repository), "-o", str(tmp_path / name), "--queries", "3", "--seed", "5"]) == 0
+    queries = load_queries(tmp_path / "w.npz", 8, RANKER.inputs, RANKER.outputs)
+    assert len(queries) == 3
+    data = json.loads((tmp_path / "w.json").read_text())["data"]
+    for number, written in enumerate(data):
+        query = queries.query(number)
+        assert written.keys() == query.keys() == {tensor.name for tensor in RANKER.inputs}
+        for tensor in RANKER.inputs:
+            sent = base64.b64decode(written[tensor.name]["content"]["b64"])
+            array = query[tensor.name]
+            assert written[tensor.name]["shape"] == ([*array.shape] or [1])  # a scalar is one number
+            if tensor.datatype == "BF16":  # the upper halves of float32, which drawn numbers fit
+                assert np.frombuffer(sent, np.uint16).tolist() == (array.view(np.uint32) >> 16).reshape(-1).tolist()
+            else:
+                assert sent == array.tobytes()
+            if number == 0:
+                assert (tmp_path / "w" / tensor.name).read_bytes() == sent
+
+
+def test_samples_of_the_repository_fill_what_is_not_drawn(tmp_path: Path) -> None:
+    """A model that computes its ids gets rows of its samples; without any it is told what is missing."""
+    repository = any_repository(tmp_path / "repository", COMPUTED, sampled=True)
+    features = np.arange(12, dtype=np.float32).reshape(3, 4)
+    (repository / "queries.npz").write_bytes(QueryFile({"features": features}).to_bytes())
+    assert main(["workload", str(repository), "-o", str(tmp_path / "w.npz"), "--queries", "2"]) == 0
+    drawn = np.load(tmp_path / "w.npz")["features"]
+    assert drawn.shape == (16, 4) and {row[0] for row in drawn.tolist()} == {0.0, 4.0, 8.0}
+    assert all(row in features.tolist() for row in drawn.tolist())
+
+
+def test_ids_that_are_computed_need_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    repository = any_repository(tmp_path / "repository", COMPUTED)
+    assert main(["workload", str(repository), "-o", str(tmp_path / "w.npz")]) == 2
+    assert "queries: item: its ids are computed from inputs that no accesses tell" in capsys.readouterr().err
+    assert not (tmp_path / "w.npz").exists()
+
+
+def any_repository(
+    folder: Path,
+    model: Model = RANKER,
+    *,
+    sampled: bool = False,
+    table_access: Mapping[str, Access] | None = None,
+) -> Path:
+    """A repository as far as its manifest goes."""
+    folder.mkdir()
+    spec = hand_spec(model, batch=8, table_access=table_access or {})
+    manifest = describe(spec, "single", "0" * 64, "elasticrec 0", [], sampled=sampled)
+    (folder / "manifest.json").write_text(manifest.to_json())
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -124,4 +187,19 @@ def test_accesses_from_a_file_need_the_spec(built: Path, tmp_path: Path, capsys:
     manifest["access"] = {"source": "counts", "locality": None, "seed": 0}
     (repository / "manifest.json").write_text(json.dumps(manifest))
     assert main(["workload", str(repository), "-o", str(tmp_path / "w.npz")]) == 2
-    assert "give it with --spec SPEC" in capsys.readouterr().err
+    assert "give its spec with --spec SPEC" in capsys.readouterr().err
+
+
+def test_a_table_has_accesses_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Even ones of the items, where those of the others are as hot as the model's; a file's cannot be drawn."""
+    own = {"items": Access("powerlaw", locality=0.0)}
+    repository = any_repository(tmp_path / "repository", table_access=own)
+    assert main(["workload", str(repository), "-o", str(tmp_path / "w.npz"), "--queries", "500"]) == 0
+    with np.load(tmp_path / "w.npz") as arrays:
+        shares = [np.sort(np.bincount(arrays[name]))[-4:].sum() / arrays[name].size for name in ("items", "tags")]
+    assert shares[0] < 0.05 and shares[1] > 0.8
+    repository = any_repository(tmp_path / "other", table_access={"tags": Access("counts", Path("counts.npz"))})
+    assert main(["workload", str(repository), "-o", str(tmp_path / "x.npz")]) == 2
+    assert "has access.source counts of tags, which is not in the repository" in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -14,8 +14,7 @@ from repo_builder.errors import RepositoryError
 from repo_builder.repository import files
 from repo_builder.repository.files import HashedFile, new_folder
 from repo_builder.repository.manifest import FileEntry, describe, entry_of
-from repo_builder.spec import Access, Serving
-from tests.hand_models import DLRM
+from tests.hand_models import DLRM, hand_spec
 
 
 @pytest.fixture
@@ -84,8 +83,7 @@ def repository(folder: Path, content: str) -> Path:
     """What counts as a former repository: a manifest, and the one file that it lists."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "content").write_text(content)
-    facts = (DLRM, Serving(10.0), Access("powerlaw", locality=0.9), "single", "0" * 64, "elasticrec 0")
-    manifest = describe(*facts, [entry_of(folder, "content")])
+    manifest = describe(hand_spec(DLRM), "single", "0" * 64, "elasticrec 0", [entry_of(folder, "content")])
     (folder / "manifest.json").write_text(manifest.to_json())
     return folder
 

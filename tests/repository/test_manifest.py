@@ -25,8 +25,8 @@ from repo_builder.repository.manifest import (
     read_queries,
     verify,
 )
-from repo_builder.spec import Access, Serving
-from tests.hand_models import COMPUTED, DLRM, RANKER
+from repo_builder.spec import Access
+from tests.hand_models import COMPUTED, DLRM, RANKER, hand_spec
 
 SHA = "0" * 64
 FILES = {"small/config.pbtxt": b"name: 'small'\n", "small_router/1/idmap.bin": b"\0\1\2", "empty": b""}
@@ -61,6 +61,8 @@ def manifest_document() -> dict[str, Any]:
         "files": [entry(path, content) for path, content in FILES.items()],
         "sla_ms": 400.0,
         "access": {"source": "powerlaw", "locality": 0.8, "seed": 0},
+        "table_access": {"users": {"source": "powerlaw", "locality": 0.5, "seed": 1}},
+        "sampled": True,
         "proof": {"samples_sha256": SHA, "difference": 1e-7},
     }
 
@@ -120,6 +122,8 @@ def test_a_manifest_is_read_as_it_was_written(repository: Path) -> None:
         files=tuple(FileEntry(**entry(path, content)) for path, content in FILES.items()),
         sla_ms=400.0,
         access=AccessEntry("powerlaw", 0.8, 0),
+        table_access={"users": AccessEntry("powerlaw", 0.5, 1)},
+        sampled=True,
         proof=Proof(SHA, 1e-7),
     )
     assert json.loads(manifest.to_json()) == manifest_document()
@@ -129,16 +133,18 @@ def test_a_manifest_is_read_as_it_was_written(repository: Path) -> None:
 @pytest.mark.parametrize("model", [RANKER, DLRM, COMPUTED], ids=lambda model: model.name)
 def test_a_model_is_described_whole(model: Model, tmp_path: Path) -> None:
     """All that a client draws its queries by is read back as it was."""
-    serving, access = Serving(100.0, batch=16, sla_ms=50.0), Access("counts", tmp_path / "counts.npz", seed=3)
+    access, own = Access("counts", tmp_path / "counts.npz", seed=3), {"items": Access("powerlaw", locality=0.5)}
+    spec = hand_spec(model, 16, 50.0, access=access, table_access=own)
     files = [FileEntry("b", 1, SHA), FileEntry("a", 2, SHA)]
-    manifest = describe(model, serving, access, "fleet", SHA, "elasticrec 0", files)
+    manifest = describe(spec, "fleet", SHA, "elasticrec 0", files)
     (tmp_path / "manifest.json").write_text(manifest.to_json())
     found = load_manifest(tmp_path)
     assert found == manifest
     for part in ("name", "inputs", "outputs", "tables", "groups", "lookups"):
         assert getattr(found, part) == getattr(model, part), part
     assert (found.batched, found.batch, found.sla_ms) == (model.dense.batched, 16, 50.0)
-    assert found.access == AccessEntry("counts", None, 3) and found.proof is None
+    assert found.table_access == {"items": AccessEntry("powerlaw", 0.5, 0)}
+    assert found.access == AccessEntry("counts", None, 3) and found.proof is None and not found.sampled
     assert [entry.path for entry in found.files] == ["a", "b"]
     assert "counts.npz" not in manifest.to_json()
 
@@ -219,6 +225,11 @@ VIOLATIONS = {
         "lookups[1].ids.weights: expected an input of FP32, got tags of INT64",
     ),
     "mean_ids": (lambda d: d["lookups"][0].update(mean_ids=-1), "lookups[0].mean_ids: expected at least 0, got -1"),
+    "table_access": (
+        lambda d: d["table_access"]["users"].update(locality=2),
+        "table_access.users.locality: expected at most 1, got 2",
+    ),
+    "sampled": (lambda d: d.update(sampled=None), "sampled: expected true or false, got null"),
     "proof": (lambda d: d["proof"].update(difference="0"), "proof.difference: expected a number"),
     "batch": (lambda d: d.update(batch=True), "batch: expected an integer, got true"),
     "tables": (lambda d: d.update(tables=[]), "tables: expected at least 1 item"),

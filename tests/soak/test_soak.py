@@ -9,11 +9,10 @@ The records, which `elasticrec report` shows, go to ELASTICREC_SOAK_RUNS, a fold
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import tritonclient.http
@@ -22,8 +21,8 @@ from loadtest.clients import Load
 from loadtest.open_loop import Answer, send
 from loadtest.run import Run, read_run, write_run
 from loadtest.search import highest_rate, within
-from repo_builder.access.draw import draw_queries
 from repo_builder.access.load import load_hotness
+from repo_builder.access.queries import draw_queries
 from repo_builder.export.weights import open_source
 from repo_builder.machine import machine_facts
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
@@ -67,10 +66,9 @@ def soaked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Soaked]:
     profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
     plan = make_plan(spec, hotness, profile, "tiered", 4)
     build(spec, plan, hotness, weights, tmp_path / "rm1", shard_backend=request.param)
-    rows = QUERIES * spec.serving.batch
-    dense, indices = draw_queries(hotness, spec.tables, spec.dense_features, spec.index_dtype, rows, seed=0)
-    scores = weights.answers({"dense": dense, "indices": indices})["score"].reshape(-1)
-    np.savez(tmp_path / "workload.npz", dense=dense, indices=indices, scores=scores)
+    queries = draw_queries(spec.model, hotness, QUERIES, spec.serving.batch, seed=0)
+    scores = weights.answers(queries.inputs)["score"].reshape(QUERIES, spec.serving.batch, 1)
+    (tmp_path / "workload.npz").write_bytes(replace(queries, expected={"score": scores}).to_bytes())
     ports = free_ports()
     with installation() as installed, running(installed, tmp_path / "rm1", ports, tmp_path / "server.log") as server:
         prefix = f"elasticrec_{os.getpid()}_{ports.http}_"
@@ -80,7 +78,8 @@ def soaked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Soaked]:
 def test_it_holds_and_nothing_grows(soaked: Soaked, tmp_path: Path) -> None:
     server, spec, seconds = soaked.server, soaked.spec, 60 * MINUTES
     processes = [psutil.Process(server.process.pid), *stubs(server)]
-    load = Load("grpc", server.grpc, spec.name, str(soaked.workload), spec.serving.batch, timeout_s=30, seed=0)
+    tensors = (spec.model.inputs, spec.model.outputs)
+    load = Load("grpc", server.grpc, spec.name, str(soaked.workload), spec.serving.batch, 30, 0, *tensors)
     found_qps = found_rate(load, spec.serving.sla_ms)
     flooded(load, FLOOD * found_qps, processes, soaked.prefix)
     send(load, SHARE * found_qps, WARM_UP * seconds)

@@ -75,7 +75,7 @@ def _tensor_names(graph: ProgramGraph, choice: Choice, taken: set[str]) -> dict[
 
 
 def _lookup_names(choice: Choice, names: Mapping[Node, str]) -> Iterator[str]:
-    """A look-up is called as its table; of several in it each by its ids' tensor too, and by number where that is one."""
+    """A look-up is called as its table; of several in one each by its ids' tensor too, then by number."""
     tables = Counter(read.table for read in choice.reads)
     seen: Counter[str] = Counter()
     for read in choice.reads:
@@ -89,10 +89,13 @@ def _lookup_names(choice: Choice, names: Mapping[Node, str]) -> Iterator[str]:
 def _ids(read: Read, names: Mapping[Node, str]) -> Ids:
     found = read.found
     layout = found.layout
-    if isinstance(layout, RaggedNodes):
-        layout = Ragged(names[layout.bounds], layout.kind, layout.block, layout.blocks)
+    placed = (
+        Ragged(names[layout.bounds], layout.kind, layout.block, layout.blocks)
+        if isinstance(layout, RaggedNodes)
+        else layout
+    )
     weights = None if found.weights is None else names[found.weights]
-    return Ids(names[found.ids], layout, weights, read.padding, read.from_end)
+    return Ids(names[found.ids], placed, weights, read.padding, read.from_end)
 
 
 def _shape(choice: Choice, read: Read, sizes: Sizes) -> tuple[int | str, ...]:

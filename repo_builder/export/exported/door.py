@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 
 from repo_builder.errors import ExportError, InputError, ModelFileError
@@ -21,8 +20,8 @@ from repo_builder.export.exported.graph import ProgramGraph, open_graph
 from repo_builder.export.exported.looked_up import LookedUp, look_up
 from repo_builder.export.exported.onnx_graph import output_names, to_onnx, write_onnx
 from repo_builder.export.exported.probe import probes
-from repo_builder.export.exported.program import Program, read_program
-from repo_builder.export.exported.proof import check_dense, check_ids, check_lookups
+from repo_builder.export.exported.program import read_program
+from repo_builder.export.exported.proof import check_dense, check_ids, check_lookups, tolerance
 from repo_builder.export.exported.queries import (
     Query,
     example_query,
@@ -43,8 +42,8 @@ from repo_builder.model.types import BATCH, Dense, IdsGraph, Model, Table, Tenso
 def open_exported(path: Path, name: str, samples: Path | None, keep_under_bytes: int, keep: Keep) -> ExportedSource:
     """Open a program written by `torch.export.save`, and cut it at its look-ups; nothing of its file is run.
 
-    samples: an .npz with an array an input, else the program's example inputs. Tables of less than keep_under_bytes stay
-    in the dense graph, but for those that `keep` says otherwise of, by name. Raises ModelFileError.
+    samples: an .npz with an array an input, else the program's example inputs. Tables of less than keep_under_bytes
+    stay in the dense graph, but for those that `keep` says otherwise of, by name. Raises ModelFileError.
     """
     graph = open_graph(read_program(path))
     sizes = named_sizes(graph)
@@ -127,21 +126,23 @@ class ExportedSource:
 
     def write_dense(self, partials: Sequence[Partial], folder: Path) -> Sequence[str]:
         """As `Source` says."""
-        names = [output.name for output in self.model.outputs]
+        model = self.model
         if self._onnx is None:
-            self._onnx = to_onnx(self._cut, names, str(self._path))
-            _add_inputs(self._onnx, self.model.dense.inputs)
-        files = write_onnx(join_partials(self._onnx, self.model, partials), folder)
+            self._onnx = to_onnx(self._cut, model.dense.inputs, model.outputs, str(self._path))
+        files = write_onnx(join_partials(self._onnx, model, partials), folder)
         tensors = self._tensors(self._query)
-        answers = dict(zip(names, whole_answers(self._graph, self._query), strict=True))
-        check_dense(folder / files[0], self.model, partials, tensors, self._look_up(self.model, tensors), answers)
+        found = self._look_up(model, tensors)
+        check_dense(
+            folder / files[0], model, partials, tensors, found, self.answers(self._query), tolerance(self._graph)
+        )
         return files
 
     def write_ids(self, folder: Path) -> Sequence[str]:
         """As `Source` says."""
         if self.model.ids_graph is None:
             return []
-        files = write_onnx(to_onnx(self._ids, list(self._computed), str(self._path)), folder)
+        made = to_onnx(self._ids, self.model.ids_graph.inputs, self.model.ids_graph.outputs, str(self._path))
+        files = write_onnx(made, folder)
         check_ids(folder / files[0], self.model.ids_graph, self._query, self._tensors(self._query))
         return files
 
@@ -200,12 +201,3 @@ def _batch(model: Model, query: Query, answers: Sequence[NDArray[Any]]) -> int:
     shapes = [(tensor, query[tensor.name]) for tensor in model.inputs]
     shapes += list(zip(model.outputs, answers, strict=True))
     return next(array.shape[tensor.shape.index(BATCH)] for tensor, array in shapes if BATCH in tensor.shape)
-
-
-def _add_inputs(cut: onnx.ModelProto, inputs: Sequence[Tensor]) -> None:
-    """Inputs that only the join reads the sizes of."""
-    have = {entry.name for entry in cut.graph.input}
-    for tensor in inputs:
-        if tensor.name not in have:
-            kind = onnx.TensorProto.INT32 if tensor.datatype == "INT32" else onnx.TensorProto.INT64
-            cut.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, kind, list(tensor.shape)))

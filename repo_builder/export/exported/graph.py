@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy
 import torch
@@ -14,7 +14,7 @@ from torch.fx import Node
 from repo_builder.errors import ModelFileError
 from repo_builder.export.exported.program import Program
 
-Size = int | sympy.Expr
+Size: TypeAlias = "int | sympy.Expr"
 """A dimension: a number, or an expression of symbols."""
 
 
@@ -30,7 +30,7 @@ class Parameter:
 class ProgramGraph:
     """The graph's nodes in order, those that an output needs, and what its placeholders and outputs are.
 
-    inputs: the program's, tensors all. parameters: by placeholder. fixed: inputs that are no tensors, with their values.
+    inputs: the program's, tensors all. parameters: by placeholder. fixed: inputs that are no tensors, and their values.
     outputs: a node each, in order.
     """
 

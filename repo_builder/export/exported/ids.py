@@ -1,4 +1,4 @@
-"""Where a look-up's ids come from: columns of a tensor, or a tensor of ragged bags; an input, or computed from inputs."""
+"""Where a look-up's ids come from: columns of a tensor, or ragged bags in one; an input, or computed from inputs."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def _equal_bags(probes: Sequence[Probe], site: Site, offsets: Node) -> Found | N
         if site.weights is None:
             return _by_first_size(Found(source, columns, None, rows, 1))
         weights = origin(site.weights)
-        if shape_of(weights) == shape_of(source) and _is_float32(weights):
-            if columns_of(probes, weights, site.weights, rows, 1, bag) == columns:
-                return _by_first_size(Found(source, columns, weights, rows, 1))
+        alike = shape_of(weights) == shape_of(source) and _is_float32(weights)
+        if alike and columns_of(probes, weights, site.weights, rows, 1, bag) == columns:
+            return _by_first_size(Found(source, columns, weights, rows, 1))
     return Found(site.ids, Columns(0, bag, bag), site.weights, rows, 1) if bag else None
 
 
@@ -95,7 +95,8 @@ def _equal_bags_of_any_size(probes: Sequence[Probe], site: Site, rows: Size) -> 
     if len(shape) != 2 or shape[0] != rows or not is_same(probes, source, site.ids):
         return None
     if weights is not None and site.weights is not None:
-        if shape_of(weights) != shape or not _is_float32(weights) or not is_same(probes, weights, site.weights):
+        alike = shape_of(weights) == shape and _is_float32(weights)
+        if not alike or not is_same(probes, weights, site.weights):
             return None
     return Found(source, Columns(0, 0, None), weights, rows, 1)
 
@@ -150,4 +151,4 @@ def _is_float32(node: Node) -> bool:
 
 
 def _product(sizes: Sequence[Size]) -> Size:
-    return math.prod(sizes)  # type: ignore[return-value] # numbers and expressions multiply alike
+    return math.prod(sizes)

@@ -57,9 +57,7 @@ _SAFE_CASTS = frozenset({(torch.int32, torch.int64)})
 def origin(node: Node) -> Node:
     """The tensor whose elements a node has, moved about but not changed."""
     while True:
-        if node.target in MOVES:
-            before = node.args[0]
-        elif node.target in _CASTS and _keeps_values(node):
+        if node.target in MOVES or (node.target in _CASTS and _keeps_values(node)):
             before = node.args[0]
         else:
             return node

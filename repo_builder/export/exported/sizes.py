@@ -34,7 +34,7 @@ DATATYPES: Mapping[torch.dtype, Datatype] = {
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """batch: the size that a query's rows are; equal: others that are always it; symbols: what each symbol is in words."""
+    """batch: the size that a query's rows are. equal: others that are always it. symbols: each symbol in words."""
 
     batch: sympy.Expr
     equal: frozenset[sympy.Expr]
@@ -111,12 +111,12 @@ def _size(graph: ProgramGraph, part: ast.expr) -> Size:
     if isinstance(part, ast.BinOp) and type(part.op) in _ARITHMETIC:
         return _ARITHMETIC[type(part.op)](_size(graph, part.left), _size(graph, part.right))
     if isinstance(part, ast.Subscript) and isinstance(part.slice, ast.Constant):  # ... .size()[axis]
-        call = part.value
+        call, axis = part.value, part.slice.value
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "size":
             path = "_".join(reversed(list(_keys(call.func.value))))
             node = next((node for node in graph.inputs if node.name == path), None)
-            if node is not None:
-                return shape_of(node)[int(part.slice.value)]
+            if node is not None and isinstance(axis, int):
+                return shape_of(node)[axis]
     raise ValueError(ast.dump(part))
 
 

@@ -35,6 +35,7 @@ def open_onnx(
     dense graph. keep: tables that stay, or do not, whatever their size. Raises ModelFileError, a line a problem, where
     the file or its model cannot be served.
     """
+    path = path.resolve() if path.is_symlink() else path  # what lies in it is read from its folder
     lean = read_without_weights(path)
     graph = Graph(lean, path.parent, name_symbols(lean.graph, path))
     inputs = tuple(_tensor(path, graph, entry) for entry in lean.graph.input)

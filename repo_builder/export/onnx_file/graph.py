@@ -211,11 +211,15 @@ def _before_control_flow(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _size(dimension: onnx.TensorShapeProto.Dimension, names: Mapping[str, str], unknown: str) -> Size:
-    """A dimension as inferred; what is no product of inputs' sizes is a symbol of its own."""
+    """A dimension as inferred; what is no product of inputs' sizes is a symbol of its own.
+
+    A quotient is a guess: inference takes the parts of a Split whose sizes are computed for equal ones.
+    """
     if dimension.HasField("dim_value"):
         return Size(int(dimension.dim_value))
     factors = dimension.dim_param.split("*") if dimension.dim_param else [unknown]
     if all(factor.isdigit() or factor in names for factor in factors):
         number = prod(int(factor) for factor in factors if factor.isdigit())
         return Size(number, _sorted(names[factor] for factor in factors if not factor.isdigit()))
-    return Size(1, (re.sub(r"\W+", "_", dimension.dim_param or unknown),))
+    known = dimension.dim_param and "/" not in dimension.dim_param
+    return Size(1, (re.sub(r"\W+", "_", dimension.dim_param if known else unknown).strip("_"),))

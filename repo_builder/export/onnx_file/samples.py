@@ -49,7 +49,9 @@ def check_query(arrays: Arrays, inputs: Sequence[Tensor]) -> None:
 
 def _problems(arrays: Arrays, inputs: Sequence[Tensor]) -> Iterator[str]:
     names = [tensor.name for tensor in inputs]
-    yield from (f"{name}: expected the model's inputs {names}, got this too" for name in arrays if name not in names)
+    unknown = [name for name in arrays if name not in names]
+    if unknown:
+        yield f"expected arrays {names}, the model's inputs, got {unknown} too"
     sizes: dict[str, tuple[int, str]] = {}
     for tensor in inputs:
         array = arrays.get(tensor.name)

@@ -1,4 +1,4 @@
-"""Small ONNX files by hand, and the proof of a cut: look-ups done bag by bag, the written graphs run as a server does."""
+"""Small ONNX files by hand, and the proof of a cut: look-ups bag by bag, the written graphs run as a server does."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def looked_up(model: Model, lookup: Lookup, tensors: Arrays, rows: NDArray[np.fl
 
 
 def partials_of(model: Model, shards: int) -> list[Partial]:
-    """Each group's look-ups in so many partials: all in the first, fewer and fewer in the others, the last ones first."""
+    """Each group's look-ups in so many partials: all in the first, fewer in the others, the last ones first."""
     partials = []
     for group in range(len(model.groups)):
         places = list(model.in_group(group))

@@ -1,0 +1,194 @@
+"""Reading a program's file: nothing of it runs, and nothing of its weights is in memory."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from repo_builder.errors import ModelFileError
+from repo_builder.export.exported.onnx_graph import quiet
+from repo_builder.export.exported.program import read_program
+from tests.export.exported.programs import save
+
+Change = Callable[[bytes], bytes]
+GRAPH, WEIGHTS, CONSTANTS = "models/model.json", "data/weights/model_weights_config.json", "data/constants/"
+EXAMPLE = "data/sample_inputs/model.pt"
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.top = nn.Embedding(20, 4), nn.Linear(4, 1)
+        self.register_buffer("shift", torch.tensor([0.5]), persistent=False)
+
+    def forward(self, ids: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+        hidden = self.table(ids).reshape(-1, 4) + dense
+        return self.top(hidden) + self.get_buffer("shift")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("program") / "small.pt2"
+    torch.manual_seed(0)
+    return save(Small(), (torch.tensor([1, 2, 3]), torch.rand(3, 4)), path)
+
+
+def changed(path: Path, target: Path, changes: dict[str, Change | None], more: dict[str, bytes] | None = None) -> Path:
+    """The archive with some members changed, left out or added."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as new:
+        for info in old.infolist():
+            name = info.filename.partition("/")[2]
+            change = changes.get(name, lambda content: content)
+            if change is not None:
+                new.writestr(f"small/{name}", change(old.read(info)))
+        for name, content in (more or {}).items():
+            new.writestr(f"small/{name}", content)
+    return target
+
+
+def edited(edit: Callable[[Any], None]) -> Change:
+    def change(content: bytes) -> bytes:
+        document = json.loads(content)
+        edit(document)
+        return json.dumps(document).encode()
+
+    return change
+
+
+class Touch:
+    """A pickle that makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def nodes(document: Any) -> list[Any]:
+    found: list[Any] = document["graph_module"]["graph"]["nodes"]
+    return found
+
+
+def renamed(old: str, new: str) -> Change:
+    return lambda content: content.replace(json.dumps(old).encode(), json.dumps(new).encode())
+
+
+def pickled(marker: Path) -> bytes:
+    saved = io.BytesIO()
+    torch.save(Touch(marker), saved)
+    return saved.getvalue()
+
+
+def attacks(marker: Path) -> dict[str, tuple[dict[str, Change | None], dict[str, bytes]]]:
+    code = f"__import__('pathlib').Path({str(marker)!r}).touch()"
+    evil = f"x, {code.replace(chr(39), chr(34))}"
+
+    def weight(document: Any) -> None:
+        document["config"]["table.weight"] |= {"use_pickle": True}
+
+    def constant(prefix: str) -> Callable[[Any], None]:
+        def edit(document: Any) -> None:
+            document["config"]["shift"] |= {"path_name": f"{prefix}0", "use_pickle": True}
+
+        return edit
+
+    def expression(document: Any) -> None:
+        for size in document["graph_module"]["graph"]["tensor_values"]["ids"]["sizes"]:
+            size["as_expr"]["expr_str"] = code
+
+    def hint(document: Any) -> None:
+        for size in document["graph_module"]["graph"]["tensor_values"]["ids"]["sizes"]:
+            size["as_expr"]["hint"] = {"as_int": code}
+
+    def tree(document: Any) -> None:
+        document["graph_module"]["module_call_graph"][0]["signature"]["in_spec"] = json.dumps(
+            [
+                1,
+                {
+                    "type": "builtins.dict",
+                    "context": '{"__enum__": true, "fqn": "this:x", "name": "y"}',
+                    "children_spec": [],
+                },
+            ]
+        )
+
+    tensor = {"data/weights/weight_0": lambda _: pickled(marker)}
+    return {
+        "pickled weight": ({WEIGHTS: edited(weight), **tensor}, {}),
+        "opaque constant": (
+            {f"{CONSTANTS}model_constants_config.json": edited(constant("opaque_obj_"))},
+            {f"{CONSTANTS}opaque_obj_0": pickle.dumps(Touch(marker))},
+        ),
+        "script constant": (
+            {f"{CONSTANTS}model_constants_config.json": edited(constant("custom_obj_"))},
+            {f"{CONSTANTS}custom_obj_0": pickle.dumps(Touch(marker))},
+        ),
+        "legacy weights": ({}, {"data/weights/model.pt": pickled(marker)}),
+        "example inputs": ({EXAMPLE: lambda _: pickled(marker)}, {}),
+        "shape expression": ({GRAPH: edited(expression)}, {}),
+        "hint": ({GRAPH: edited(hint)}, {}),
+        "guard": ({GRAPH: edited(lambda document: document.update(guards_code=[f"{code} is None"]))}, {}),
+        "tree": ({GRAPH: edited(tree)}, {}),
+        "name of a node": ({GRAPH: renamed("reshape", f"ids[{code}]")}, {}),
+        "name of an input": ({GRAPH: renamed("dense", evil)}, {}),
+        "name of a parameter": (
+            {
+                GRAPH: renamed("top.weight", f'a b") or {code} or ("'),
+                WEIGHTS: renamed("top.weight", f'a b") or {code} or ("'),
+            },
+            {},
+        ),
+        "torch.load": ({GRAPH: renamed("torch.ops.aten.reshape.default", "torch.load")}, {}),
+        "aten.from_file": ({GRAPH: renamed("torch.ops.aten.reshape.default", "torch.ops.aten.from_file.default")}, {}),
+        "aten.save": ({GRAPH: renamed("torch.ops.aten.reshape.default", "torch.ops.aten.save.default")}, {}),
+        "methodcaller": ({GRAPH: renamed("torch.ops.aten.reshape.default", "_operator.methodcaller")}, {}),
+        "another namespace": ({GRAPH: renamed("torch.ops.aten.reshape.default", "torch.ops.evil.reshape.default")}, {}),
+        "extension": ({GRAPH: renamed("torch.ops.aten.reshape.default", "#evil:reshape")}, {}),
+        "compiled code": ({}, {"data/aotinductor/model/model.so": b"\x7fELF"}),
+    }
+
+
+HARMLESS = {"legacy weights", "example inputs", "guard", "tree", "compiled code"}
+"""What is left out of what torch is given: the program is read without it."""
+
+RUN_BY_TORCH = ("opaque constant", "shape expression", "name of a node")
+
+
+@pytest.mark.parametrize("name", attacks(Path("marker")))
+def test_a_file_that_holds_code_has_none_of_it_run(name: str, small: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    path = changed(small, tmp_path / "evil.pt2", *attacks(marker)[name])
+    try:
+        program = read_program(path)
+        with torch.no_grad():
+            program.exported.module(check_guards=True)
+    except ModelFileError as exc:
+        assert name not in HARMLESS, exc
+        assert str(path) in str(exc)
+    else:
+        assert name in HARMLESS
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", RUN_BY_TORCH)
+def test_torch_itself_would_run_it(name: str, small: Path, tmp_path: Path) -> None:
+    """That these files do hold what runs: else the test above could not fail."""
+    marker = tmp_path / "ran"
+    path = changed(small, tmp_path / "evil.pt2", *attacks(marker)[name])
+    code = f"import torch, sys; program = torch.export.load({str(path)!r}); program.module()(torch.tensor([1]), torch.rand(1, 4))"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, check=False)
+    assert marker.exists()
