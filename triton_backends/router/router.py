@@ -81,7 +81,8 @@ class Router:
     def _room(self, number: int, rows: int, readings: Sequence[Reading]) -> _Room:
         unit = self.routing.units[number]
         ids = sum(reading.most for reading in readings if any(s.unit == number for s in reading.lookup.shards))
-        return _Room(unit, np.empty(ids, np.int32), np.empty(ids, np.float32), np.zeros(rows * unit.bags, np.int32))
+        weights = np.empty(ids if unit.weighted else 0, np.float32)
+        return _Room(unit, np.empty(ids, np.int32), weights, np.zeros(rows * unit.bags, np.int32))
 
     def _parts(self, units: Sequence[_Room]) -> dict[str, NDArray[Any]]:
         """The units of a service and group one after another."""
@@ -90,11 +91,11 @@ class Router:
         for service, group in held:
             mine = [unit for unit in units if (unit.unit.service, unit.unit.group) == (service, group)]
             name, end = self.routing.services[service].name, suffix(group)
-            parts[f"{name}_ids{end}"] = np.concatenate([unit.ids[: unit.count] for unit in mine])[None]
-            parts[f"{name}_lengths{end}"] = np.concatenate([unit.lengths for unit in mine])[None]
+            parts[f"{name}_ids{end}"] = _joined([unit.ids[: unit.count] for unit in mine])
+            parts[f"{name}_lengths{end}"] = _joined([unit.lengths for unit in mine])
             weighted = [unit.weights[: unit.count] for unit in mine if unit.unit.weighted]
             if weighted:
-                parts[f"{name}_weights{end}"] = np.concatenate(weighted)[None]
+                parts[f"{name}_weights{end}"] = _joined(weighted)
         return parts
 
     def _divisors(self, rows: Sequence[int], units: Sequence[_Room]) -> dict[str, NDArray[Any]]:
@@ -123,6 +124,11 @@ class Router:
         if end > self._id_maps.nbytes:
             raise ValueError(f"idmap.bin: expected {end} bytes for table {table.name}, got {self._id_maps.nbytes}")
         return routed
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """One after another, (1, n); a single one is not copied."""
+    return (parts[0] if len(parts) == 1 else np.concatenate(parts))[None]
 
 
 @dataclass(slots=True)
