@@ -183,19 +183,35 @@ static bool change_id(const RoutedLookup *lookup, int64_t id, int32_t *row) {
     return padding || (end >= 0 && end < rows);
 }
 
+/* A row's ids in what was read: the first one's place, and how many. */
+static int64_t row_of(const Read *read, int64_t row, int64_t *size) {
+    *size = read->starts == NULL ? span(read) : read->starts[row + 1] - read->starts[row];
+    return read->starts == NULL ? row * read->stride : read->starts[row];
+}
+
+/* Whether a look-up's ids can be read where they came: where negative ones count from the end, if there are none. */
+static bool is_plain(const RoutedLookup *lookup, const Read *read, int64_t rows) {
+    if (lookup->has_padding && lookup->padding != PADDING) return false;
+    int64_t signs = 0, size;
+    for (int64_t row = 0; lookup->from_end && row < rows; row++) {
+        const int64_t begin = row_of(read, row, &size);
+        if (read->id_bytes == 8)
+            for (int64_t i = 0; i < size; i++) signs |= ((const int64_t *)read->ids)[begin + i];
+        else
+            for (int64_t i = 0; i < size; i++) signs |= ((const int32_t *)read->ids)[begin + i];
+    }
+    return signs >= 0;
+}
+
 /* Copy a look-up's ids, as rows of the table or PADDING, and their weights. */
 static bool change(const Router *router, const Tensor *ids, const RoutedLookup *lookup, int64_t rows, int64_t most,
                    void **memory, Read *read, Problem *problem) {
     int32_t *changed = *memory = malloc((size_t)(most + 1) * (read->weights == NULL ? 4 : 8));
     if (changed == NULL) return fail(problem, "%s: out of memory", input(router, lookup->ids));
     float *weights = (float *)(changed + most);
-    int64_t done = 0;
+    int64_t done = 0, size;
     for (int64_t row = 0; row < rows; row++) {
-        int64_t begin = row * read->stride, size = span(read);
-        if (read->starts != NULL) {
-            begin = read->starts[row];
-            size = read->starts[row + 1] - begin;
-        }
+        const int64_t begin = row_of(read, row, &size);
         for (int64_t i = 0; i < size; i++, done++) {
             const int64_t place = lookup->begin + begin + i;
             if (!change_id(lookup, at(ids, place), changed + done))
@@ -223,7 +239,7 @@ static bool read_one(const Router *router, const Tensor *tensors, int64_t number
     const int64_t most = read->starts == NULL ? rows * span(read) : read->starts[rows] - read->starts[0];
     if (most > INT32_MAX) return fail(problem, "%s: too many ids", input(router, lookup->ids));
     for (int64_t i = 0; i < lookup->unit_count; i++) reading->room[lookup->units[i]] += most;
-    if (!lookup->from_end && (!lookup->has_padding || lookup->padding == PADDING)) return true;
+    if (is_plain(lookup, read, rows)) return true;
     return change(router, tensors + lookup->ids, lookup, rows, most, reading->changed + number, read, problem);
 }
 

@@ -30,6 +30,12 @@ class Router:
         self.routing = routing
         self._id_maps = id_maps  # the kernel keeps its address only
         self._lookups = [self._route_lookup(lookup) for lookup in routing.lookups]
+        self._pointers = [pointer(lookup) for lookup in self._lookups]
+        places = range(len(routing.lookups))
+        # the look-ups of each group, and those that have rows in each unit
+        self._members = [[i for i in places if routing.lookups[i].group == g] for g in range(len(routing.groups))]
+        units_of = [{shard.unit for shard in lookup.shards} for lookup in routing.lookups]
+        self._readers = [[i for i in places if u in units_of[i]] for u in range(len(routing.units))]
 
     @classmethod
     def open(cls, folder: Path) -> Router:
@@ -47,40 +53,38 @@ class Router:
         """
         routing = self.routing
         readings = read_lookups(routing.inputs, routing.tables, routing.lookups, inputs, len(routing.groups))
-        rows = [next(r.rows for r in readings if r.lookup.group == group) for group in range(len(routing.groups))]
+        rows = [readings[members[0]].rows for members in self._members]
         units = [self._room(u, rows[unit.group], readings) for u, unit in enumerate(routing.units)]
         routed = (RouteUnit * len(units))(*(unit.routed for unit in units))
-        for group, count in enumerate(rows):
-            self._route_group([(i, r) for i, r in enumerate(readings) if r.lookup.group == group], count, routed)
+        for members in self._members:
+            self._route_group(members, readings, routed)
         for unit, filled in zip(units, routed, strict=True):
             unit.count = filled.count
         return {**self._parts(units), **self._divisors(rows, units)}
 
-    def _route_group(self, members: Sequence[tuple[int, Reading]], rows: int, units: Any) -> None:
-        reads = (RouteRead * len(members))(
-            *(
-                RouteRead(
-                    pointer(self._lookups[i]),
-                    reading.ids.ctypes.data,
-                    None if reading.weights is None else reading.weights.ctypes.data,
-                    None if reading.starts is None else reading.starts.ctypes.data,
-                    0,
-                    reading.ids.itemsize,
-                    reading.stride,
-                    reading.bag,
-                )
-                for i, reading in members
-            )
-        )
+    def _route_group(self, members: Sequence[int], readings: Sequence[Reading], units: Any) -> None:
+        reads = (RouteRead * len(members))(*(self._read(i, readings[i]) for i in members))
         place = c_int64()
-        bad = route(reads, len(reads), rows, units, byref(place))
+        bad = route(reads, len(reads), readings[members[0]].rows, units, byref(place))
         if bad >= 0:
-            _, reading = members[bad]
-            raise ValueError(reading.bad_id(place.value))
+            raise ValueError(readings[members[bad]].bad_id(place.value))
+
+    def _read(self, lookup: int, reading: Reading) -> RouteRead:
+        ids, weights, starts = reading.ids, reading.weights, reading.starts
+        return RouteRead(
+            self._pointers[lookup],
+            ids.ctypes.data,
+            None if weights is None else weights.ctypes.data,
+            None if starts is None else starts.ctypes.data,
+            0,
+            ids.itemsize,
+            reading.stride,
+            reading.bag,
+        )
 
     def _room(self, number: int, rows: int, readings: Sequence[Reading]) -> _Room:
         unit = self.routing.units[number]
-        ids = sum(reading.most for reading in readings if any(s.unit == number for s in reading.lookup.shards))
+        ids = sum(readings[i].most for i in self._readers[number])
         weights = np.empty(ids if unit.weighted else 0, np.float32)
         return _Room(unit, np.empty(ids, np.int32), weights, np.zeros(rows * unit.bags, np.int32))
 
