@@ -72,6 +72,7 @@ def test_profile_may_bring_gpu_times(tmp_path: Path) -> None:
         ({"batching": {"call_s": 1, "query_s": 1, "queries": 0.5}}, "batching.queries"),
         ({"gpu": {"service_time": GOOD["service_time"]}}, "gpu.dense_service_time"),
         ({"remote_call_s": -1}, "remote_call_s"),
+        ({"format": 2, "service_time": 3}, "format"),
         ({"row_cache": {"size_bytes": 1, "hit_s": 1}}, "row_cache.miss_s"),
     ],
 )
