@@ -63,6 +63,7 @@ def test_a_sorted_state_dict_keeps_no_order(tmp_path: Path) -> None:
         ("dense_arch.", {}, "expected the weights of both MLPs"),
         ("over_arch.", {}, "expected the weights of both MLPs"),
         (TABLE, {TABLE: torch.ones(7)}, r"C2.weight: expected \(rows, dim\), got \(7,\)"),
+        (TABLE, {TABLE: torch.ones(7, 0)}, r"C2.weight: expected \(rows, dim\), got \(7, 0\)"),
         (
             "none",
             {"inter_arch.gate.weight": torch.ones(2)},
