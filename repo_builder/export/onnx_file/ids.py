@@ -155,7 +155,8 @@ def place_of(graph: Graph, site: Site, bags: Bags) -> Place | None:
         if layout.begin or (layout.width is not None and layout.width != bags.count * (bags.bag or 1)):
             continue
         for other in reversed(weights):
-            alike = graph.shapes.get(other) == graph.shapes[tensor]
+            one, two = graph.shapes[other], graph.shapes[tensor]
+            alike = product(one) == product(two) and one[-1:] == two[-1:]
             if alike and _columns(graph, other, site.weights, bags, last) == layout:
                 return Place(tensor, layout, other)
     return None

@@ -36,7 +36,7 @@ class Site:
 
     node: the Gather's place. output: the tensor that the look-up makes, of the graph's type `type`: the Gather's own,
     or where it is pooled that of the reduction over the last `bag_axes` axes of the ids, which are kept with size 1
-    where `keeps_axes`. weights: a tensor of the ids' shape and a last axis of 1. Where a loop makes bags of ids in a
+    where `keeps_axes`. weights: a tensor of a float32 an id, in their order. Where a loop makes bags of ids in a
     row: `bag` ids each, or from one bound to the next in the tensor `bounds`; `kind`: whether the last end is in it.
     """
 
@@ -159,6 +159,9 @@ def pooled(graph: Graph, site: Site, weighable: Callable[[str], bool]) -> Site:
         return site
     if node.op_type in ("ReduceSum", "ReduceMean"):
         return _reduced(graph, site, node, site)
+    if node.op_type == "MatMul" and node.input[1] == site.output and _are_a_row(graph, site, node.input[0], weighable):
+        output, weights = node.output[0], node.input[0]
+        return replace(site, output=output, mode="sum", bag_axes=1, keeps_axes=True, weights=weights)
     if node.op_type == "Mul":
         (other,) = [name for name in node.input if name != site.output] or [""]
         sum_node = only_reader(graph, node.output[0])
@@ -169,12 +172,17 @@ def pooled(graph: Graph, site: Site, weighable: Callable[[str], bool]) -> Site:
 
 def _are_weights(graph: Graph, site: Site, name: str, weighable: Callable[[str], bool]) -> bool:
     """Whether a tensor has one float32 an id, and a last axis of 1 that spreads it over the row."""
-    if graph.types.get(name) != TensorProto.FLOAT or name not in graph.shapes or site.ids not in graph.shapes:
-        return False
-    if len(graph.shapes[site.table]) != 2:
-        return False
-    shape = graph.shapes[name]
-    return shape[:-1] == graph.shapes[site.ids] and shape[-1:] == (Size(1),) and weighable(name)
+    ids = graph.shapes.get(site.ids)
+    is_matrix = len(graph.shapes[site.table]) == 2 and graph.types.get(name) == TensorProto.FLOAT
+    return ids is not None and is_matrix and graph.shapes.get(name) == (*ids, Size(1)) and weighable(name)
+
+
+def _are_a_row(graph: Graph, site: Site, name: str, weighable: Callable[[str], bool]) -> bool:
+    """Whether a tensor has for each bag a row of one float32 an id, so that a product with a bag's rows sums them."""
+    ids = graph.shapes.get(site.ids, ())
+    is_matrix = len(graph.shapes[site.table]) == 2 and graph.types.get(name) == TensorProto.FLOAT
+    row = (*ids[:-1], Size(1), *ids[-1:])
+    return len(ids) > 1 and is_matrix and graph.shapes.get(name) == row and weighable(name)
 
 
 def _reduced(graph: Graph, site: Site, node: onnx.NodeProto, found: Site) -> Site:

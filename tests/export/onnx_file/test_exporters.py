@@ -157,6 +157,7 @@ def bags_query(rows: int, seed: int = 0) -> dict[str, NDArray[Any]]:
     }
 
 
+@pytest.mark.slow
 def test_loops_that_are_bags(tmp_path: Path) -> None:
     """torch writes EmbeddingBag as a loop over bags; look-ups are sums and means again, and no loop is left."""
     path = tmp_path / "model.onnx"
@@ -211,6 +212,7 @@ def split_query(rows: int) -> dict[str, NDArray[Any]]:
     return {"values": rng.integers(0, 100, lengths.sum()), "lengths": lengths}
 
 
+@pytest.mark.slow
 def test_bags_of_several_features_in_one_tensor(tmp_path: Path) -> None:
     """Ids and ends come from an ids graph; what is drawn is no query of such a model, so samples are asked for."""
     path, inputs, auto = tmp_path / "model.onnx", split_query(5), torch.export.Dim.AUTO
