@@ -179,6 +179,8 @@ class Fields(nn.Module):
             torch.index_select(self.one.weight, 0, rest[:, 0].long()),
             self.three.weight[first[:, 0]],
             self.bag(ids.reshape(-1, 5)).reshape(ids.shape[0], 8),
+            self.one(rest.reshape(-1, 2, 4)).mean(-2).flatten(1),
+            self.three(rest[:, 2:5]).sum(dim=1, keepdim=True).squeeze(1),
         ]
         return torch.cat(vectors, 1) * scale
 
