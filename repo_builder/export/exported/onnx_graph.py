@@ -35,7 +35,7 @@ _ONNX_TYPES = {
     "BF16": onnx.TensorProto.BFLOAT16,
 }
 MOST_BYTES = 2**31 - 1 - 1024**2  # of a protobuf message, with room for the nodes beside the weights
-SMALLEST_OUTSIDE_BYTES = 1024
+SMALL_BYTES = 1024
 MODEL_FILE, WEIGHTS_FILE = "model.onnx", "model.onnx.data"
 
 
@@ -131,9 +131,8 @@ def write_onnx(model: onnx.ModelProto, folder: Path) -> list[str]:
     if size_bytes <= MOST_BYTES:
         path.write_bytes(model.SerializeToString(deterministic=True))
         return [MODEL_FILE]
-    onnx.save_model(model, path, save_as_external_data=True, location=WEIGHTS_FILE, size_threshold=SMALLEST_OUTSIDE_BYTES)
-    return [SMALLEST_OUTSIDE_BYTES = 1024
-MODEL_FILE, WEIGHTS_FILE]
+    onnx.save_model(model, path, save_as_external_data=True, location=WEIGHTS_FILE, size_threshold=SMALL_BYTES)
+    return [MODEL_FILE, WEIGHTS_FILE]
 
 
 def session(path: Path) -> InferenceSession:
