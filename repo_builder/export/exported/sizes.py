@@ -15,7 +15,7 @@ from torch.utils._sympy.functions import FloorDiv
 
 from repo_builder.errors import ModelFileError
 from repo_builder.export.exported.archive import EXPORT_CALL
-from repo_builder.export.exported.graph import ProgramGraph, Size, shape_of
+from repo_builder.export.exported.graph import ProgramGraph, Size, shape_of, simple
 from repo_builder.model.types import BATCH, Datatype, Tensor
 
 DATATYPES: Mapping[torch.dtype, Datatype] = {
@@ -97,11 +97,15 @@ def _equal_to(graph: ProgramGraph, batch: sympy.Expr) -> Iterator[sympy.Expr]:
         try:
             compared = ast.parse(guard, mode="eval").body
             if isinstance(compared, ast.Compare) and isinstance(compared.ops[0], ast.Eq):
-                sides = [_size(graph, side) for side in (compared.left, compared.comparators[0])]
+                sides = [_simple(_size(graph, side)) for side in (compared.left, compared.comparators[0])]
                 if batch in sides:
                     yield from (side for side in sides if not isinstance(side, int))
         except (SyntaxError, ValueError, LookupError, RecursionError):
             continue  # what says something else does not matter
+
+
+def _simple(size: Size) -> Size:
+    return size if isinstance(size, int) else simple(size)
 
 
 def _size(graph: ProgramGraph, part: ast.expr) -> Size:
