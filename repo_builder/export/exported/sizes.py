@@ -112,6 +112,8 @@ def _size(graph: ProgramGraph, part: ast.expr) -> Size:
     """A size in a guard: whole numbers, sizes of inputs, and what arithmetic makes of them."""
     if isinstance(part, ast.Constant) and isinstance(part.value, int):
         return part.value
+    if isinstance(part, ast.UnaryOp) and isinstance(part.op, ast.USub):
+        return -_size(graph, part.operand)
     if isinstance(part, ast.BinOp) and type(part.op) in _ARITHMETIC:
         return _ARITHMETIC[type(part.op)](_size(graph, part.left), _size(graph, part.right))
     if isinstance(part, ast.Subscript) and isinstance(part.slice, ast.Constant):  # ... .size()[axis]
