@@ -100,7 +100,8 @@ def read_query_file(path: Path, inputs: tuple[Tensor, ...]) -> QueryFile:
     ends = {name.removeprefix(ENDS): beside.pop(name) for name in [*beside] if name.startswith(ENDS)}
     expected = {name.removeprefix(EXPECTED): beside.pop(name) for name in [*beside] if name.startswith(EXPECTED)}
     given = {name: each for name, each in found.items() if name in names}
-    problems = [*mismatches({**given, **beside}, _joined(inputs))] or [*_ends_problems(given, ends, inputs)]
+    problems = [f"{name}: expected an input of the model, {ENDS}INPUT or {EXPECTED}OUTPUT" for name in beside]
+    problems += [*mismatches(given, _joined(inputs))] or [*_ends_problems(given, ends, inputs)]
     if problems:
         raise InputError(*(f"{path}: {problem}" for problem in problems))
     return QueryFile(given, ends, expected)

@@ -144,7 +144,7 @@ def _inputs(checkpoint: Checkpoint, layout: KeyLayout, dlrm: Dlrm) -> Iterator[s
             f"dense_features: expected {bottom[0][1]}, which {layout.bottom[0]} takes, got {dlrm.dense_features}; "
             f"set dense_features: {bottom[0][1]} in the spec"
         )
-    if not bottom or not top:
+    if not bottom or not top or not bottom[-1][0]:
         return
     dim, vectors = bottom[-1][0], len(layout.stored_tables) + 1
     problems = list(_stacks(checkpoint, layout, dim, vectors))
@@ -154,7 +154,9 @@ def _inputs(checkpoint: Checkpoint, layout: KeyLayout, dlrm: Dlrm) -> Iterator[s
     if problems or got == expected:
         return
     reason = _reason(layout, got, expected)
-    if got == dim * vectors:
+    if layout.stacks:
+        reason = f"{layout.interaction.kind} gives {expected}: save the whole state_dict of one model"
+    elif got == dim * vectors:
         reason = "the model was trained with --arch-interaction-op=cat, which is not supported"
     yield f"{layout.top[0]}.weight: expected {(outputs, expected)} for top_mlp[0], got {(outputs, got)}; {reason}"
 

@@ -52,7 +52,9 @@ def _dlrm(path: Path, checkpoint: Checkpoint, kind: _Kind) -> Dlrm:
         raise CheckpointError(f"{path}: expected embedding tables, got none; save the whole state_dict")
     weights = Weights(kind.source, path)
     shapes = {key: checkpoint.tensors[key].shape for key, _ in tables}
-    flat = [f"{key}: expected (rows, dim), got {shape}" for key, shape in shapes.items() if len(shape) != 2]
+    flat = [
+        f"{key}: expected (rows, dim), got {shape}" for key, shape in shapes.items() if len(shape) != 2 or 0 in shape
+    ]
     if flat:
         raise CheckpointError(*(f"{path}: {problem}" for problem in flat))
     entries = tuple(DlrmTable(name, shapes[key][0], shapes[key][1], pooling=1) for key, name in tables)

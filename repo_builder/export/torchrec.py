@@ -80,9 +80,9 @@ _Keys = Mapping[str, tuple[tuple[str, ...], ...]]
 
 def _interaction(checkpoint: Checkpoint) -> tuple[Interaction, _Keys]:
     """The interaction that the keys tell, and the keys of its stacks."""
-    layers = [int(found[2]) for key in checkpoint.tensors if (found := re.fullmatch(rf"inter_arch\.{_CROSS}", key))]
+    layers = {found[2] for key in checkpoint.tensors if (found := re.fullmatch(rf"inter_arch\.{_CROSS}", key))}
     if layers:
-        cross = Cross(max(layers) + 1, _cross_rank(checkpoint))
+        cross = Cross(len(layers), _cross_rank(checkpoint))
         matrices = ("V_kernels", "W_kernels", "bias")
         return cross, {
             "cross": tuple(tuple(f"inter_arch.crossnet.{each}.{i}" for each in matrices) for i in range(cross.layers))

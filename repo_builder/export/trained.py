@@ -67,14 +67,16 @@ class TrainedWeights:
 
 
 def without_prefix(checkpoint: Checkpoint, anchor: re.Pattern[str]) -> tuple[Checkpoint, str]:
-    """The checkpoint without what wrappers put before every key: `module.`, `_orig_mod.`, `model.` or the like."""
+    """The checkpoint without what wrappers put before every key: `module.`, `_orig_mod.`, `model.` or the like.
+
+    Nor what torch.compile puts into the keys of a part of the model: `dense_arch._orig_mod.model`.
+    """
     first, last = min(checkpoint.tensors, default=""), max(checkpoint.tensors, default="")
     common = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
     while common and not any(anchor.match(key[len(common) :]) for key in checkpoint.tensors):
         common = common[: common.rstrip(".").rfind(".") + 1]
-    if not common.endswith("."):
-        return checkpoint, ""
-    named = {key[len(common) :]: tensor for key, tensor in checkpoint.tensors.items()}
+    common = common if common.endswith(".") else ""
+    named = {key[len(common) :].replace("._orig_mod.", "."): tensor for key, tensor in checkpoint.tensors.items()}
     tensors = {key: replace(tensor, key=key) for key, tensor in named.items()}
     return replace(checkpoint, tensors=tensors), common
 

@@ -37,6 +37,22 @@ def test_scores_equal_torchrecs_forward(
     np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
+@INTERACTIONS
+@pytest.mark.parametrize("head", ["", "model."])
+def test_a_compiled_dense_path_is_read(interaction: Interaction, head: str, tmp_path: Path) -> None:
+    """TorchRec's compile_dense_path() wraps all parts but the tables, one by one."""
+    spec = make_spec(source="torchrec", path=tmp_path / "m.pt", interaction=interaction)
+    torch.manual_seed(5)
+    model = torchrec_oracle(spec)
+    saved = {key.replace("_arch.", "_arch._orig_mod."): value for key, value in model.saved(head).items()}
+    saved = {key.replace("sparse_arch._orig_mod.", "sparse_arch."): value for key, value in saved.items()}
+    torch.save(saved, spec.weights.path)
+    dense, indices = torch.rand(9, 3), random_indices(spec, 9)
+    scores = reference_scores(spec, open_weights(spec), dense.numpy(), indices.numpy())
+    expected = torch.sigmoid(model(dense, bags_of(spec, indices))).detach().numpy()
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("head", ["", "model."])
 @pytest.mark.parametrize(
     ("key", "reason"),
@@ -237,6 +253,17 @@ def test_a_shared_feature_is_told_by_the_interactions_width_once(interaction: In
         open_weights(replace(spec, tables=spec.tables[:3]))
     (problem,) = raised.value.problems
     assert "for 4 vectors of 4, got" in problem and "a table that several features share" in problem
+
+
+@pytest.mark.parametrize("interaction", [CROSS, PROJECTION], ids=lambda each: each.kind)
+def test_a_top_mlp_of_another_model_is_told(interaction: Interaction, tmp_path: Path) -> None:
+    spec = make_spec(source="torchrec", path=tmp_path / "m.pt", interaction=interaction)
+    state = torchrec_oracle(spec).saved() | {"over_arch.model.0._mlp.0._linear.weight": torch.ones(8, 99)}
+    torch.save(state, spec.weights.path)
+    with pytest.raises(CheckpointError) as raised:
+        open_weights(spec)
+    (problem,) = raised.value.problems
+    assert "for top_mlp[0], got (8, 99)" in problem and problem.endswith("save the whole state_dict of one model")
 
 
 def test_arrays_of_both_interactions_are_of_no_model(tmp_path: Path) -> None:

@@ -43,10 +43,10 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("locust")
     for served in serve(folder, "tiered", "int64", "python"):
         dense, indices = random_query(served.spec, 80, seed=1)
-        scores = pytorch_scores(served.spec, dense, indices)[:, 0]
-        np.savez(folder / "right.npz", dense=dense, indices=indices, scores=scores[:40])
-        wrong = np.where(np.arange(80) == 17, scores + 0.01, scores)
-        np.savez(folder / "wrong.npz", dense=dense, indices=indices, scores=wrong)
+        scores = pytorch_scores(served.spec, dense, indices).reshape(10, 8, 1)
+        np.savez(folder / "right.npz", **{"dense": dense, "indices": indices, "expected/score": scores[:5]})
+        scores[2, 1] += 0.01
+        np.savez(folder / "wrong.npz", **{"dense": dense, "indices": indices, "expected/score": scores})
         yield served
 
 

@@ -435,7 +435,7 @@ OTHERS = {
     "no indices": (npz(dense=DENSE), "indices: expected this array, got none"),
     "no rows": (npz(dense=np.float32(1), indices=INDICES), "dense: expected shape [queries, 3], got []"),
     "an empty archive": (npz(), "dense: expected this array, got none"),
-    "one more": (npz(dense=DENSE, indices=INDICES, more=DENSE), "more: expected one of dense, indices"),
+    "one more": (npz(dense=DENSE, indices=INDICES, more=DENSE), "more: expected an input of the model, ends/INPUT or"),
     "another type": (npz(dense=DENSE.astype(float), indices=INDICES), "dense: expected float32 for FP32, got float64"),
     "another width": (npz(dense=DENSE[:, 1:], indices=INDICES), "dense: expected shape [queries, 3], got [4, 2]"),
     "fewer rows": (npz(dense=DENSE[1:], indices=INDICES), "dense, indices: expected equally many rows, got 3, 4"),

@@ -36,7 +36,7 @@ from repo_builder.export.exported.sizes import Sizes, named_sizes
 from repo_builder.export.exported.tables import joined_blocks, joined_rows
 from repo_builder.export.join import join_partials
 from repo_builder.model.source import Partial
-from repo_builder.model.types import BATCH, Dense, IdsGraph, Model, Table, Tensor
+from repo_builder.model.types import BATCH, Model, Table
 
 
 def open_exported(path: Path, name: str, samples: Path | None, keep_under_bytes: int, keep: Keep) -> ExportedSource:
@@ -65,37 +65,10 @@ class ExportedSource:
         self.notes: Sequence[str] = ()
         self._graph, self._choice, self._query = graph, choice, query
         self._path = graph.program.path
-        names = _output_names(graph)
-        described = describe(graph, choice, sizes, names)
+        self._cut, read = dense_program(graph, choice, sizes)
+        described = describe(name, graph, choice, sizes, _output_names(graph), read)
         self._computed = described.computed
-        self._cut, read = dense_program(graph, choice)
-        dense_inputs = [sizes.tensor(node, node.name) for node in read]
-        needed = {size for lookup in described.lookups for size in _unread(lookup.shape, dense_inputs)}
-        for lookup in described.lookups:  # whose ids' tensor says the sizes that no other one does
-            if needed & {*lookup.shape} and lookup.ids.tensor not in {tensor.name for tensor in dense_inputs}:
-                given = {node.name: node for node in graph.inputs}
-                tensor = lookup.ids.tensor
-                node = given.get(tensor)
-                dense_inputs.append(sizes.tensor(node, tensor) if node is not None else described.tensor(tensor, sizes))
-        ids_graph = None
-        if self._computed:
-            self._ids, ids_inputs = ids_program(graph, list(self._computed.values()))
-            ids_graph = IdsGraph(
-                tuple(sizes.tensor(node, node.name) for node in ids_inputs),
-                tuple(described.tensor(each, sizes) for each in self._computed),
-            )
-        model = Model(
-            name=name,
-            inputs=tuple(sizes.tensor(node, node.name) for node in graph.inputs),
-            outputs=tuple(sizes.tensor(node, each) for node, each in zip(graph.outputs, names, strict=True)),
-            tables=tuple(joined.table for joined in choice.tables),
-            groups=described.groups,
-            lookups=described.lookups,
-            dense=Dense(tuple(dense_inputs), 0.0, 0, batched=False),
-            ids_graph=ids_graph,
-            kept=choice.kept,
-        )
-        self.model = self._measured(model)
+        self.model = self._measured(described.model)
         self._onnx: onnx.ModelProto | None = None
 
     def _measured(self, model: Model) -> Model:
@@ -141,7 +114,8 @@ class ExportedSource:
         """As `Source` says."""
         if self.model.ids_graph is None:
             return []
-        made = to_onnx(self._ids, self.model.ids_graph.inputs, self.model.ids_graph.outputs, str(self._path))
+        program = ids_program(self._graph, list(self._computed.values()))
+        made = to_onnx(program, self.model.ids_graph.inputs, self.model.ids_graph.outputs, str(self._path))
         files = write_onnx(made, folder)
         check_ids(folder / files[0], self.model.ids_graph, self._query, self._tensors(self._query))
         return files
@@ -184,16 +158,6 @@ def _output_names(graph: ProgramGraph) -> list[str]:
         return output_names(graph.program.exported, str(graph.program.path))
     except ExportError:
         return [node.name for node in graph.outputs]
-
-
-def _unread(shape: Sequence[int | str], inputs: Sequence[Tensor]) -> set[str]:
-    """The sizes of a shape that varies in more than one which no input has."""
-    varying = {size for size in shape if isinstance(size, str)}
-    return (
-        varying - {size for tensor in inputs for size in tensor.shape if isinstance(size, str)}
-        if len(varying) > 1
-        else set()
-    )
 
 
 def _batch(model: Model, query: Query, answers: Sequence[NDArray[Any]]) -> int:

@@ -34,7 +34,8 @@ _ONNX_TYPES = {
     "FP64": onnx.TensorProto.DOUBLE,
     "BF16": onnx.TensorProto.BFLOAT16,
 }
-_MOST_BYTES = 2**31 - 1 - 1024**2  # of a protobuf message, with room for the nodes beside the weights
+MOST_BYTES = 2**31 - 1 - 1024**2  # of a protobuf message, with room for the nodes beside the weights
+SMALL_BYTES = 1024
 MODEL_FILE, WEIGHTS_FILE = "model.onnx", "model.onnx.data"
 
 
@@ -127,10 +128,10 @@ def write_onnx(model: onnx.ModelProto, folder: Path) -> list[str]:
     """Write a model as `model.onnx`, its weights in a file beside it where they pass 2 GiB; the files' names."""
     size_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     path = folder / MODEL_FILE
-    if size_bytes <= _MOST_BYTES:
+    if size_bytes <= MOST_BYTES:
         path.write_bytes(model.SerializeToString(deterministic=True))
         return [MODEL_FILE]
-    onnx.save_model(model, path, save_as_external_data=True, location=WEIGHTS_FILE, size_threshold=1024)
+    onnx.save_model(model, path, save_as_external_data=True, location=WEIGHTS_FILE, size_threshold=SMALL_BYTES)
     return [MODEL_FILE, WEIGHTS_FILE]
 
 

@@ -148,7 +148,9 @@ def _mapped(path: Path, name: str, stored: Stored) -> torch.Tensor:
     dtype, laid_out = _DTYPES[stored.dtype]
     items, item_bytes = stored.storage.size_bytes // dtype.itemsize, dtype.itemsize
     last = stored.offset + sum((size - 1) * stride for size, stride in zip(stored.sizes, stored.strides, strict=True))
-    if min((0, stored.offset, *stored.sizes, *stored.strides)) < 0 or (torch.Size(stored.sizes).numel() and last >= items):
+    if min((0, stored.offset, *stored.sizes, *stored.strides)) < 0 or (
+        torch.Size(stored.sizes).numel() and items <= last
+    ):
         raise ModelFileError(
             f"{name}: expected {last + 1} values of {item_bytes} bytes, got {items}; the file is damaged: save it again"
         )

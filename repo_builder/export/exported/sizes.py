@@ -15,7 +15,7 @@ from torch.utils._sympy.functions import FloorDiv
 
 from repo_builder.errors import ModelFileError
 from repo_builder.export.exported.archive import EXPORT_CALL
-from repo_builder.export.exported.graph import ProgramGraph, Size, shape_of
+from repo_builder.export.exported.graph import ProgramGraph, Size, shape_of, simple
 from repo_builder.model.types import BATCH, Datatype, Tensor
 
 DATATYPES: Mapping[torch.dtype, Datatype] = {
@@ -97,17 +97,23 @@ def _equal_to(graph: ProgramGraph, batch: sympy.Expr) -> Iterator[sympy.Expr]:
         try:
             compared = ast.parse(guard, mode="eval").body
             if isinstance(compared, ast.Compare) and isinstance(compared.ops[0], ast.Eq):
-                sides = [_size(graph, side) for side in (compared.left, compared.comparators[0])]
+                sides = [_simple(_size(graph, side)) for side in (compared.left, compared.comparators[0])]
                 if batch in sides:
                     yield from (side for side in sides if not isinstance(side, int))
         except (SyntaxError, ValueError, LookupError, RecursionError):
             continue  # what says something else does not matter
 
 
+def _simple(size: Size) -> Size:
+    return size if isinstance(size, int) else simple(size)
+
+
 def _size(graph: ProgramGraph, part: ast.expr) -> Size:
     """A size in a guard: whole numbers, sizes of inputs, and what arithmetic makes of them."""
     if isinstance(part, ast.Constant) and isinstance(part.value, int):
         return part.value
+    if isinstance(part, ast.UnaryOp) and isinstance(part.op, ast.USub):
+        return -_size(graph, part.operand)
     if isinstance(part, ast.BinOp) and type(part.op) in _ARITHMETIC:
         return _ARITHMETIC[type(part.op)](_size(graph, part.left), _size(graph, part.right))
     if isinstance(part, ast.Subscript) and isinstance(part.slice, ast.Constant):  # ... .size()[axis]

@@ -101,6 +101,11 @@ def _input_name(spec: Mapping[str, Any]) -> str | None:
 def _operator_problem(node: Mapping[str, Any]) -> str | None:
     target = str(node["target"])
     where = f"node {node.get('name') or target}"
+    if target.startswith("torch.ops.higher_order.wrap_with_"):
+        return (
+            f"{where}: expected straight-line operators, got a part under torch.no_grad or autocast; "
+            "inline it before torch.export.save: program = program.run_decompositions({})"
+        )
     if target.startswith("torch.ops.higher_order."):
         return (
             f"{where}: expected straight-line operators, got control flow ({target.rpartition('.')[2]}); "

@@ -149,6 +149,7 @@ class Computed(nn.Module):
             self.all((fields[:, 4:7] % 30) + self.get_buffer("starts")).flatten(1),
             self.bins(torch.bucketize(numbers, self.get_buffer("edges"))).flatten(1),
             self.users(small.long()),
+            self.bins(numbers.topk(1, dim=1).indices).flatten(1),
             functional.embedding_bag((fields[:, 1:3] * 7) % 80, self.items.weight, mode="mean"),
         ]
         return torch.cat(vectors, 1), numbers.sum(1, keepdim=True) + vectors[0].sum()
@@ -179,6 +180,8 @@ class Fields(nn.Module):
             torch.index_select(self.one.weight, 0, rest[:, 0].long()),
             self.three.weight[first[:, 0]],
             self.bag(ids.reshape(-1, 5)).reshape(ids.shape[0], 8),
+            self.one(rest.reshape(-1, 2, 4)).mean(-2).flatten(1),
+            self.three(rest[:, 2:5]).sum(dim=1, keepdim=True).squeeze(1),
         ]
         return torch.cat(vectors, 1) * scale
 

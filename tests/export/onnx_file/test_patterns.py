@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from repo_builder.model.types import BATCH, Columns, Lookup
-from tests.export.onnx_file.cutting import FLOAT, INT32, INT64, Arrays, make, node, opened, prove, table
+from tests.export.onnx_file.cutting import BOOL, FLOAT, INT32, INT64, Arrays, make, node, opened, prove, table
 
 ROWS, DIM = 11, 4
 
@@ -202,6 +202,28 @@ def cases() -> dict[str, Case]:
         ),
         lambda n: {"ids": ids_like(n, n + 1, low=0)},
         {"mode": "sum", "weights": "m", "layout": Columns(0, -1, None), "batched": True},
+    )
+    found["mask_by_matrix_product"] = (
+        one(
+            [
+                node("Cast", ["ids"], "b", to=BOOL),
+                node("Unsqueeze", ["b", "one"], "u"),
+                node("Cast", ["u"], "m", to=FLOAT),
+                gather,
+                node("MatMul", ["m", "g"], "p"),
+                node("Squeeze", ["p", "one"], "y"),
+            ],
+        ),
+        lambda n: {"ids": ids_like(n, 3, low=0)},
+        {"mode": "sum", "weights": "m", "layout": Columns(0, 3, 3), "tensor": "ids", "batched": True},
+    )
+    found["product_with_computed_weights_is_none"] = (
+        one(
+            [gather, node("Transpose", ["g"], "t", perm=[0, 2, 1]), node("MatMul", ["t", "g"], "y")],
+            out_shape=("N", DIM, DIM),
+        ),
+        plain(3),
+        {"mode": "none"},
     )
     found["weights_of_every_column_are_none"] = (
         one(

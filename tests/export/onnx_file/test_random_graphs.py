@@ -67,7 +67,7 @@ def add_ids(draw: st.DrawFn, graph: Drawn, rows: int) -> tuple[str, tuple[int | 
         ids = graph.add("Cast", [ids], to=INT64)
     one = graph.number(np.array(1, np.int32 if kind == INT32 else np.int64))
     steps = draw(st.lists(st.sampled_from(["add", "mod", "negative", "column", "columns", "transpose"]), max_size=3))
-    for step in steps:
+    for step in dict.fromkeys(steps):
         if step == "add":
             ids = graph.add("Add", [ids, one])
         elif step == "mod":
