@@ -36,7 +36,7 @@ def test_round_trip_and_reproducible_bytes(plan: Plan, tmp_path: Path) -> None:
     assert plan_sha256(plan) == plan_sha256(load_plan(_saved(tmp_path, text)))
     assert plan_sha256(plan) != plan_sha256(replace(plan, batch=33))
     assert json.loads(text)["memory_bytes"] == plan.memory_bytes
-    assert list(json.loads(text))[0] == "format" and json.loads(text)["format"] == 1
+    assert next(iter(json.loads(text))) == "format" and json.loads(text)["format"] == 1
 
 
 def test_a_plan_edited_by_hand_is_loaded(plan: Plan, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_plan_edited_by_hand_is_loaded(plan: Plan, tmp_path: Path) -> None:
     ("edit", "message"),
     [
         (lambda d: d.pop("services"), "services: expected this field"),
-        (lambda d: d.update(format=2, services=3), "format: expected 1, got 2; make the plan again with elasticrec plan"),
+        (lambda d: d.update(format=2, services=3), "format: expected 1, got 2; make the plan again with"),
         (lambda d: d.update(format="1"), 'format: expected 1, got "1"; make the plan again'),
         (lambda d: d.update(format=True), "format: expected 1, got true; make the plan again"),
         (lambda d: d.update(grouping="x"), "grouping: expected one of tiered, per_table"),
