@@ -447,7 +447,7 @@ def test_broken_queries_are_one_line(case: str, sampled: Path) -> None:
     assert BROKEN[case] != WHOLE
     (sampled / "queries.npz").write_bytes(BROKEN[case])
     [problem] = problems(lambda folder: read_queries(folder, 2), sampled)
-    assert problem.startswith(f"{sampled}/queries.npz: expected queries in .npz, but ")
+    assert problem.startswith(f"{sampled}/queries.npz: expected sample queries in .npz, but ")
     assert problem.endswith("; build the repository again")
 
 
@@ -464,4 +464,4 @@ def test_missing_queries_are_one_line(there: str, sampled: Path) -> None:
     if there == "a folder":
         (sampled / "queries.npz").mkdir()
     [problem] = problems(lambda folder: read_queries(folder, 2), sampled)
-    assert "queries.npz: expected queries" in problem and os.linesep not in problem
+    assert "queries.npz: expected sample queries" in problem and os.linesep not in problem
