@@ -62,9 +62,13 @@ def _ids_problems(where: str, lookup: Mapping[str, Any], datatypes: Mapping[str,
         return
     if "bounds" in layout and (layout["block"] >= layout["blocks"] or lookup["count"] != 1):
         yield f"{where}.layout.block: expected one below blocks, {layout['blocks']}, got {layout['block']}"
-    end = layout.get("begin", 0) + lookup["count"] * layout.get("bag", 0)
-    if layout.get("width") is not None and end > layout["width"]:
-        yield f"{where}.layout: expected columns up to {layout['width']}, got {end}"
+    width = layout.get("width")
+    if width is not None:
+        if layout["bag"] < 1:
+            yield f"{where}.layout.bag: expected at least 1 where the width is told, got {layout['bag']}"
+        end = layout["begin"] + lookup["count"] * layout["bag"]
+        if end > width:
+            yield f"{where}.layout: expected columns up to {width}, got {end}"
     integers = {"tensor": ids["tensor"], **({"bounds": layout["bounds"]} if "bounds" in layout else {})}
     for key, name in integers.items():
         if datatypes.get(name, "INT64") not in ("INT64", "INT32"):

@@ -26,7 +26,7 @@ from repo_builder.repository.manifest import (
     verify,
 )
 from repo_builder.spec import Access
-from tests.hand_models import COMPUTED, DLRM, RANKER, hand_spec
+from tests.hand_models import COMPUTED, DLRM, RANKER, VARYING, hand_spec
 
 SHA = "0" * 64
 FILES = {"small/config.pbtxt": b"name: 'small'\n", "small_router/1/idmap.bin": b"\0\1\2", "empty": b""}
@@ -130,7 +130,7 @@ def test_a_manifest_is_read_as_it_was_written(repository: Path) -> None:
     assert verify(repository) == manifest
 
 
-@pytest.mark.parametrize("model", [RANKER, DLRM, COMPUTED], ids=lambda model: model.name)
+@pytest.mark.parametrize("model", [RANKER, DLRM, COMPUTED, VARYING], ids=lambda model: model.name)
 def test_a_model_is_described_whole(model: Model, tmp_path: Path) -> None:
     """All that a client draws its queries by is read back as it was."""
     access, own = Access("counts", tmp_path / "counts.npz", seed=3), {"items": Access("powerlaw", locality=0.5)}
@@ -203,6 +203,10 @@ VIOLATIONS = {
     "a layout of both kinds": (
         lambda d: d["lookups"][0]["ids"]["layout"].update(bounds="offsets"),
         "lookups[0].ids.layout: expected the fields begin, bag, width, or bounds, kind, block, blocks, got begin,",
+    ),
+    "a bag of nothing": (
+        lambda d: d["lookups"][0]["ids"]["layout"].update(bag=-1),
+        "lookups[0].ids.layout.bag: expected at least 1 where the width is told, got -1",
     ),
     "columns beyond the width": (
         lambda d: d["lookups"][0]["ids"]["layout"].update(begin=1),
