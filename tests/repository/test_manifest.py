@@ -220,6 +220,14 @@ VIOLATIONS = {
         lambda d: d["lookups"][0]["ids"].update(tensor="dense"),
         "lookups[0].ids.tensor: expected an input of INT64 or INT32, got dense of FP32",
     ),
+    "ragged ids in two dimensions": (
+        lambda d: d["inputs"][2]["shape"].append(3),
+        "lookups[1].ids.tensor: expected an input of one dimension, got tags of 2",
+    ),
+    "ragged bounds without a dimension": (
+        lambda d: d["inputs"][3].update(shape=[]),
+        "lookups[1].ids.bounds: expected an input of one dimension, got offsets of 0",
+    ),
     "bounds of floats": (
         lambda d: d["lookups"][1]["ids"]["layout"].update(bounds="dense"),
         "lookups[1].ids.bounds: expected an input of INT64 or INT32, got dense of FP32",
