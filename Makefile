@@ -7,10 +7,10 @@ DEBIAN_PACKAGES := python3-venv libpython3.11 libb64-0d libnghttp2-14
 TEST_PACKAGES := prometheus chromium iproute2
 SANITIZER_PACKAGES := gcc libc6-dev
 
-.PHONY: help setup demo test sanitize soak lint format types bench clean
+.PHONY: help setup demo test test-long sanitize soak zoo lint format types bench clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP) ## make .venv with pinned packages, tritonserver and perf_analyzer
 
@@ -32,10 +32,14 @@ $(STAMP): pyproject.toml constraints.txt setup.py $(wildcard triton_backends/*/*
 demo: $(STAMP) ## build a model, serve it, compare its scores with PyTorch's, measure it
 	$(BIN)/elasticrec demo
 
-test: lint types ## lint, types and all tests
+test: lint types ## lint, types and the tests, but for the long ones
 	@echo "Debian packages for the tests: $(TEST_PACKAGES)"
 	@sh tools/debian-packages.sh $(TEST_PACKAGES)
 	$(BIN)/pytest
+
+test-long: $(STAMP) ## the tests that make test leaves out, each of many seconds
+	@sh tools/debian-packages.sh $(TEST_PACKAGES)
+	$(BIN)/pytest -m long
 
 sanitize: $(STAMP) ## the C code's tests on builds with sanitizers of memory, undefined behaviour and threads
 	@sh tools/debian-packages.sh $(SANITIZER_PACKAGES)
@@ -46,6 +50,11 @@ MINUTES ?= 30
 soak: $(STAMP) ## half an hour of traffic a shard backend, MINUTES=5 for less; records go to build/soak
 	@mkdir -p build/soak
 	ELASTICREC_SOAK_MINUTES=$(MINUTES) ELASTICREC_SOAK_RUNS=build/soak $(BIN)/pytest -s -m soak tests/soak
+
+zoo: $(STAMP) ## models of TorchRec and torch-rechub, among others: cut, built, served, asked; installs both
+	@PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --editable '.[zoo]'
+	@$(BIN)/pip install --quiet --no-deps --constraint constraints.txt torchrec
+	$(BIN)/pytest -m zoo tests/zoo
 
 lint: $(STAMP) ## ruff
 	$(BIN)/ruff check .

@@ -61,6 +61,16 @@ def read_document(path: Path, error: type[InputError]) -> object:
         raise error(f"{path}: cannot be parsed: {exc}") from exc
 
 
+def format_problems(document: object, known: int, remedy: str) -> list[str]:
+    """That a document says to be of another format than the known one; without a word of it it is of that."""
+    told = document.get("format", known) if isinstance(document, Mapping) else known
+    return [] if told == known and _is_number(told) else [f"format: expected {known}, got {_got(told)}; {remedy}"]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def schema(name: str) -> dict[str, Any]:
     """A JSON Schema shipped in `repo_builder/schemas`."""
     text = resources.files("repo_builder").joinpath("schemas", name).read_text(encoding="utf-8")

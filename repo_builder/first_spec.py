@@ -35,10 +35,12 @@ def _dlrm_lines(name: str, dlrm: Dlrm, path: Path, ordered: bool) -> Iterator[st
     yield f"dense_features: {dlrm.dense_features}"
     yield f"bottom_mlp: {_list(dlrm.bottom_mlp)}"
     yield f"top_mlp: {_list(dlrm.top_mlp)}"
-    yield "interaction: dot"
+    yield f"interaction: {dlrm.interaction.kind}"
+    for key, value in dlrm.interaction.keys().items():
+        yield f"{key}: {_list(value) if isinstance(value, Sequence) else value}"
     yield "# Not in the file: pooling, how many ids of a table a row brings at most, here 1 each. Where it is more, say"
     yield "# mode: sum or mean too, how their rows are pooled."
-    if not ordered:
+    if not ordered and len(dlrm.tables) > 1:
         yield "# Nor the tables' order, on which the interaction depends: list them as the EmbeddingBagCollection does,"
         yield "# and say tables_in_order: true in weights."
     yield "tables:"

@@ -5,11 +5,21 @@ Widths must agree and names differ; the open questions of a checkpoint's format 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights
+from repo_builder.model.interaction import Cross, Dot, Interaction, Projection
+
+_INTERACTIONS: Mapping[str, Callable[[Mapping[str, Any]], Interaction]] = {
+    "dot": lambda _: Dot(),
+    "dcn": lambda document: Cross(document["cross_layers"], document["cross_rank"]),
+    "projection": lambda document: Projection(tuple(document["branch1_mlp"]), tuple(document["branch2_mlp"])),
+}
+_BRANCHES = ("branch1_mlp", "branch2_mlp")
+_KEYS = {"cross_layers": "dcn", "cross_rank": "dcn", **dict.fromkeys(_BRANCHES, "projection")}
+"""Keys that only one interaction has."""
 
 
 def read_dlrm(document: Mapping[str, Any], folder: Path) -> Dlrm:
@@ -27,12 +37,13 @@ def read_dlrm(document: Mapping[str, Any], folder: Path) -> Dlrm:
             weights.get("seed", 0),
             weights.get("tables_in_order", False),
         ),
+        interaction=_INTERACTIONS[document.get("interaction", "dot")](document),
     )
 
 
 def dlrm_problems(document: Mapping[str, Any]) -> Iterator[str]:
     """What the schema cannot say; fields that already break the schema are passed over."""
-    for check in (_width_problems, _table_problems, _mode_problems):
+    for check in (_interaction_problems, _width_problems, _table_problems, _mode_problems):
         yield from check(document)
 
 
@@ -42,14 +53,32 @@ def _expand(entry: Mapping[str, Any]) -> Iterator[DlrmTable]:
     return (DlrmTable(name, entry["rows"], entry["dim"], entry["pooling"], mode) for name in names)
 
 
+def _interaction_problems(document: Mapping[str, Any]) -> Iterator[str]:
+    kind, weights = document.get("interaction", "dot"), document.get("weights")
+    if not isinstance(kind, str) or kind not in _INTERACTIONS:
+        return
+    if kind != "dot" and isinstance(weights, Mapping) and weights.get("source") == "dlrm":
+        yield f"interaction: expected dot, the only one that weights.source dlrm's checkpoints have, got {kind}"
+    for key, owner in _KEYS.items():
+        if key in document and kind != owner:
+            yield f"{key}: expected only with interaction: {owner}, got it with {kind}; take it out or set that"
+    bottom = _widths(document.get("bottom_mlp"))
+    for key in _BRANCHES:
+        widths = _widths(document.get(key))
+        if kind == "projection" and bottom and bottom[-1] >= 1 and widths and widths[-1] % bottom[-1]:
+            yield f"{key}: expected the last width to be a multiple of {bottom[-1]}, the tables' dim, got {widths[-1]}"
+
+
 def _width_problems(document: Mapping[str, Any]) -> Iterator[str]:
     bottom, top = _widths(document.get("bottom_mlp")), _widths(document.get("top_mlp"))
+    kind = document.get("interaction", "dot")
     if top and top[-1] != 1:
         yield f"top_mlp: expected the last width to be 1 (the score), got {top[-1]}"
     for i, entry in enumerate(_entries(document)):
         dim = entry.get("dim")
         if bottom and _is_int(dim) and 1 <= dim <= 65_536 and dim != bottom[-1]:
-            yield f"tables[{i}].dim: expected {bottom[-1]}, the last width of bottom_mlp (dot interaction), got {dim}"
+            expected = f"{bottom[-1]}, the last width of bottom_mlp ({kind} interaction)"
+            yield f"tables[{i}].dim: expected {expected}, got {dim}"
 
 
 def _mode_problems(document: Mapping[str, Any]) -> Iterator[str]:

@@ -14,6 +14,7 @@ import yaml
 
 from repo_builder.errors import SpecError
 from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights
+from repo_builder.model.interaction import Cross, Dot, Projection
 from repo_builder.spec import Access, Fleet, Serving, Spec, load_spec, parse_spec
 
 DESIGN = """
@@ -135,6 +136,63 @@ def test_interaction_may_be_left_out() -> None:
     assert parse_spec(changed("interaction", REMOVED), Path("m.yaml")) == parse_spec(VALID, Path("m.yaml"))
 
 
+DCN = {"interaction": "dcn", "cross_layers": 3, "cross_rank": 8}
+PROJECTION = {"interaction": "projection", "branch1_mlp": [100, 64], "branch2_mlp": [96]}
+
+
+def test_interactions() -> None:
+    assert parse_spec(VALID, Path("m.yaml")).dlrm.interaction == Dot()
+    assert parse_spec({**VALID, **DCN}, Path("m.yaml")).dlrm.interaction == Cross(layers=3, rank=8)
+    expected = Projection(branch1=(100, 64), branch2=(96,))
+    assert parse_spec({**VALID, **PROJECTION}, Path("m.yaml")).dlrm.interaction == expected
+
+
+@pytest.mark.parametrize(
+    ("interaction", "key"),
+    [(DCN, "cross_layers"), (DCN, "cross_rank"), (PROJECTION, "branch1_mlp"), (PROJECTION, "branch2_mlp")],
+)
+def test_an_interaction_has_keys_of_its_own(interaction: dict[str, Any], key: str) -> None:
+    without = {name: value for name, value in interaction.items() if name != key}
+    assert problems_of({**VALID, **without}) == [f"{key}: expected this field, got none"]
+    kind = interaction["interaction"]
+    for other in ({}, {"interaction": "dot"}, PROJECTION if interaction is DCN else DCN):
+        named = other.get("interaction", "dot")
+        assert problems_of({**VALID, **other, key: interaction[key]}) == [
+            f"{key}: expected only with interaction: {kind}, got it with {named}; take it out or set that"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("interaction", "key", "value", "problem"),
+    [
+        (DCN, "cross_layers", 0, "expected at least 1, got 0"),
+        (DCN, "cross_layers", 65, "expected at most 64, got 65"),
+        (DCN, "cross_layers", "3", 'expected an integer, got "3"'),
+        (DCN, "cross_rank", 0, "expected at least 1, got 0"),
+        (DCN, "cross_rank", 65537, "expected at most 65536, got 65537"),
+        (DCN, "cross_rank", 1.5, "expected an integer, got 1.5"),
+        (PROJECTION, "branch1_mlp", [], "expected at least 1 item, got []"),
+        (
+            PROJECTION,
+            "branch1_mlp",
+            [64, 33],
+            "expected the last width to be a multiple of 32, the tables' dim, got 33",
+        ),
+        (PROJECTION, "branch2_mlp", 64, "expected a list, got 64"),
+        (PROJECTION, "branch2_mlp", [31], "expected the last width to be a multiple of 32, the tables' dim, got 31"),
+    ],
+)
+def test_numbers_of_interactions(interaction: dict[str, Any], key: str, value: object, problem: str) -> None:
+    assert problems_of({**VALID, **interaction, key: value}) == [f"{key}: {problem}"]
+
+
+@pytest.mark.parametrize("interaction", [DCN, PROJECTION])
+def test_the_open_source_dlrm_has_the_dot_interaction_alone(interaction: dict[str, Any]) -> None:
+    document = {**VALID, **interaction, "weights": {"source": "dlrm", "path": "w.pt"}}
+    (problem,) = problems_of(document)
+    assert problem.startswith("interaction: expected dot") and problem.endswith(f"got {interaction['interaction']}")
+
+
 def test_count_expands_in_place() -> None:
     first = {"name": "A", "rows": 5, "dim": 32, "pooling": 1, "count": 2}
     document = changed("tables", [first, {**first, "name": "B", "count": 1}, {"name": "C", **VALID["tables"][0]}])
@@ -220,7 +278,8 @@ def test_unknown_fields(field: str) -> None:
         ("bottom_mlp.0", 1.5, "expected an integer, got 1.5"),
         ("top_mlp", [], "expected at least 1 item, got []"),
         ("top_mlp.0", -3, "expected at least 1, got -3"),
-        ("interaction", "cat", 'expected one of dot, got "cat"'),
+        ("interaction", "cat", 'expected one of dot, dcn, projection, got "cat"'),
+        ("interaction", ["dcn"], 'expected one of dot, dcn, projection, got ["dcn"]'),
         ("tables", [], "expected at least 1 item, got []"),
         ("tables", {}, "expected a list, got {}"),
         ("tables.0", "C1", 'expected a mapping, got "C1"'),

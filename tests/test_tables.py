@@ -16,6 +16,7 @@ from repo_builder.partition.plan import Grouping, Plan, Service, Shard
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.configs import router_config
 from repo_builder.repository.design import Design
+from repo_builder.repository.wiring import wire
 from repo_builder.serving.footprint import ModelTimes
 from repo_builder.spec import Spec
 from repo_builder.tables import demo_summary, demo_table, plan_summary, plan_table, size
@@ -144,7 +145,8 @@ def test_a_demo_fits_the_terminal(grouping: Grouping, name: str) -> None:
 
 def test_a_demo_shows_the_instances_that_the_configs_ask_for() -> None:
     found = report("tiered", "demo")
-    (group,) = router_config(Design.of(found.spec, found.plan, "single")).instance_group
+    design = Design(found.spec, found.plan, "single", wire(found.spec.model, found.plan))
+    (group,) = router_config(design).instance_group
     shown = {line[0]: line[1] for line in rendered(demo_table(found))}
     dense = next(service for service in found.plan.services if service.kind == "dense")
     assert shown["demo_router"] == str(group.count) != "0"

@@ -46,7 +46,9 @@ TAG_WEIGHTS = Tensor("tag_weights", "FP32", ("tags",))
 USER = Tensor("user", "INT64", (1, 2))
 UNUSED = Tensor("unused", "BOOL", (BATCH, 1))
 FEATURES = Tensor("features", "FP32", (BATCH, 4))
-COMPUTED = Tensor("computed", "INT64", (BATCH, 6))
+SHIFT = Tensor("shift", "FP32", (BATCH,))
+FIRST_ID = Tensor("first", "INT64", (BATCH,))
+COMPUTED = Tensor("computed", "INT64", (BATCH, 5))
 
 TABLES = (Table("items", 500, RowFormat(8)), Table("tags", 40, RowFormat(4)), Table("users", 90, RowFormat(16)))
 OUTPUTS = (Tensor("click", "FP32", (BATCH,)), Tensor("watch", "FP32", (BATCH, 2)))
@@ -77,12 +79,12 @@ ROWS = replace(
 )
 IDS = replace(
     ROWS,
-    inputs=(PRICE, FEATURES),
+    inputs=(PRICE, FEATURES, SHIFT),
     lookups=(
-        replace(FIRST, ids=Ids("computed", Columns(0, 1, 6))),
-        replace(SEEN, ids=Ids("computed", Columns(1, 5, 6))),
+        replace(FIRST, ids=Ids("first", Columns(0, 1, 1))),
+        replace(SEEN, ids=Ids("computed", Columns(0, 5, 5))),
     ),
-    ids_graph=IdsGraph((FEATURES,), (COMPUTED,)),
+    ids_graph=IdsGraph((FEATURES, SHIFT), (FIRST_ID, COMPUTED)),
 )
 MODELS = {"toy": TOY, "rows": ROWS, "ids": IDS}
 
@@ -93,6 +95,9 @@ def toy_spec(kind: str, name: str = "toy") -> tuple[Spec, ToySource]:
     form = ModelFile("onnx", Path("toy.onnx"))
     serving = Serving(target_qps=300, batch=8)
     return Spec(name, form, source.model, Access("powerlaw", locality=0.8), serving, opened=source), source
+
+
+_SPREAD = np.ones((4, 5), np.float32)
 
 
 class ToySource:
@@ -111,15 +116,16 @@ class ToySource:
         yield from (rows[begin : begin + 7].copy() for begin in range(0, len(rows), 7))
 
     def write_ids(self, folder: Path) -> Sequence[str]:
-        """A share of the number of rows, computed from floats in [0, 1)."""
-        rows = helper.make_tensor("rows", TensorProto.FLOAT, [], [float(self.model.tables[0].rows)])
-        spread = numpy_helper.from_array(np.ones((4, 6), np.float32) / 4, "spread")
+        """Floats that are cast: of a vector, and of a matrix."""
+        half = helper.make_tensor("half", TensorProto.FLOAT, [], [0.5])
+        spread = numpy_helper.from_array(_SPREAD, "spread")
         nodes = [
+            helper.make_node("Mul", ["shift", "half"], ["halved"]),
+            helper.make_node("Cast", ["halved"], ["first"], to=TensorProto.INT64),
             helper.make_node("MatMul", ["features", "spread"], ["mixed"]),
-            helper.make_node("Mul", ["mixed", "rows"], ["scaled"]),
-            helper.make_node("Cast", ["scaled"], ["computed"], to=TensorProto.INT64),
+            helper.make_node("Cast", ["mixed"], ["computed"], to=TensorProto.INT64),
         ]
-        _save(folder, nodes, (FEATURES,), (COMPUTED,), [rows, spread])
+        _save(folder, nodes, (FEATURES, SHIFT), (FIRST_ID, COMPUTED), [half, spread])
         return ["model.onnx"]
 
     def write_dense(self, partials: Sequence[Partial], folder: Path) -> Sequence[str]:
@@ -161,14 +167,13 @@ class ToySource:
     def ids(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         if "features" not in inputs:
             return inputs
-        mixed = inputs["features"] @ (np.ones((4, 6), np.float32) / 4)
-        return {**inputs, "computed": (mixed * np.float32(self.model.tables[0].rows)).astype(np.int64)}
+        first = (inputs["shift"] * np.float32(0.5)).astype(np.int64)
+        return {**inputs, "first": first, "computed": (inputs["features"] @ _SPREAD).astype(np.int64)}
 
     def answers(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         batch = len(inputs["price"])
         if "features" in inputs:
-            item, *columns = self.ids(inputs)["computed"].T
-            history = np.array(columns).T
+            item, history = self.ids(inputs)["first"], self.ids(inputs)["computed"]
         else:
             item, history = inputs["item"], inputs["history"]
         seen = [self.tables[0][row[row >= 0]].sum(0) / max(1, (row >= 0).sum()) for row in history]
@@ -198,7 +203,8 @@ class ToySource:
             "tag_weights": rng.standard_normal(tags).astype(np.float32),
             "user": rng.integers(0, 90, (1, 2)),
             "unused": rng.random((batch, 1)) < 0.5,
-            "features": rng.random((batch, 4)).astype(np.float32),
+            "features": rng.integers(0, 100, (batch, 4)).astype(np.float32),
+            "shift": rng.integers(0, 1000, batch).astype(np.float32),
         }
         return {tensor.name: found[tensor.name] for tensor in self.model.inputs}
 

@@ -18,7 +18,7 @@ from onnx.checker import ValidationError
 from onnxruntime import InferenceSession, SessionOptions
 
 from repo_builder.errors import ExportError
-from repo_builder.export.dense_module import DenseModule
+from repo_builder.export.dense_module import DenseModule, dense_module
 from repo_builder.export.layers import DenseWeights, Partial
 from repo_builder.export.reference import score_pooled
 from repo_builder.model.dlrm import Dlrm
@@ -45,7 +45,7 @@ def export_dense(dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial],
     """
     _check_partials(dlrm, partials)
     _check_size(weights)
-    module = DenseModule(dlrm, weights, partials).eval()
+    module = dense_module(dlrm, weights, partials).eval()
     model = _clean(_traced(module, dlrm, partials))
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -81,11 +81,10 @@ def _check_partials(dlrm: Dlrm, partials: Sequence[Partial]) -> None:
 
 
 def _check_size(weights: DenseWeights) -> None:
-    size_bytes = sum(array.nbytes for layer in (*weights.bottom, *weights.top) for array in layer)
-    if size_bytes + _GRAPH_BYTES > MAX_FILE_BYTES:
+    if weights.size_bytes + _GRAPH_BYTES > MAX_FILE_BYTES:
         raise ExportError(
-            f"bottom_mlp and top_mlp: expected at most {MAX_FILE_BYTES - _GRAPH_BYTES} bytes of weights, the limit of "
-            f"one ONNX file, got {size_bytes}; make the layers narrower"
+            f"the MLPs and the interaction: expected at most {MAX_FILE_BYTES - _GRAPH_BYTES} bytes of weights, the "
+            f"limit of one ONNX file, got {weights.size_bytes}; make the layers narrower"
         )
 
 
@@ -160,7 +159,7 @@ def _check_scores(dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial]
     session = InferenceSession(content, options, providers=["CPUExecutionProvider"])
     for batch in (1, _TRACE_BATCH + 1):
         dense, *others = _example(dlrm, partials, batch)
-        expected = score_pooled(weights, dense, _pooled(dlrm, partials, others)).numpy()
+        expected = score_pooled(dlrm, weights, dense, _pooled(dlrm, partials, others)).numpy()
         names = [entry.name for entry in session.get_inputs()]
         inputs = (dense, *others)
         (got,) = session.run(["score"], {name: value.numpy() for name, value in zip(names, inputs, strict=True)})

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from repo_builder.export.layers import DenseWeights, Layer, Partial
 from repo_builder.model.dlrm import Dlrm
+from repo_builder.model.interaction import InteractionKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +24,19 @@ class _Run:
     slices: tuple[tuple[int, int, int], ...]
 
 
-class DenseModule(nn.Module):
-    """Dense features and partial sums to scores; the arithmetic of the open-source DLRM."""
+def dense_module(dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial]) -> DenseModule:
+    """The dense layers of a model, with the interaction that it has."""
+    return _MODULES[dlrm.interaction.kind](dlrm, weights, partials)
+
+
+class DenseModule(nn.Module, ABC):
+    """Dense features and partial sums to scores."""
 
     def __init__(self, dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial]) -> None:
         super().__init__()
         self.bottom = nn.ModuleList(_linear(layer) for layer in weights.bottom)
         self.top = nn.ModuleList(_linear(layer) for layer in weights.top)
-        self.vectors, self.dim = len(dlrm.tables) + 1, dlrm.dim
-        lower = [i * self.vectors + j for i in range(self.vectors) for j in range(i)]
-        self.register_buffer("pairs", torch.tensor(lower))  # places in the flattened (F+1, F+1) products
+        self.vectors, self.dim = dlrm.vectors, dlrm.dim
         self.runs = _runs(partials, len(dlrm.tables), dlrm.dim)
         self.averages = dlrm.has_means
 
@@ -45,19 +51,77 @@ class DenseModule(nn.Module):
         if self.averages:
             sums = torch.cat(pooled, dim=1).reshape(-1, self.vectors - 1, self.dim)
             pooled = [(sums / inputs[-1].unsqueeze(2)).reshape(-1, (self.vectors - 1) * self.dim)]
-        vectors = torch.cat([bottom, *pooled], dim=1).reshape(-1, self.vectors, self.dim)  # (B, F+1, D)
-        products = torch.matmul(vectors, vectors.transpose(1, 2)).reshape(-1, self.vectors**2)
-        interaction = torch.index_select(products, 1, self.get_buffer("pairs"))  # (B, F(F+1)/2)
-        hidden = torch.cat([bottom, interaction], dim=1)
+        hidden = self.interact(bottom, torch.cat([bottom, *pooled], dim=1))
         for layer in self.top[:-1]:
             hidden = torch.relu(layer(hidden))
         return torch.sigmoid(self.top[-1](hidden))
 
+    @abstractmethod
+    def interact(self, bottom: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        """What the top MLP takes, from the bottom output (B, D) and all vectors' numbers (B, (F+1)*D)."""
+
+
+class _Dot(DenseModule):
+    """The arithmetic of the open-source DLRM."""
+
+    def __init__(self, dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial]) -> None:
+        super().__init__(dlrm, weights, partials)
+        lower = [i * self.vectors + j for i in range(self.vectors) for j in range(i)]
+        self.register_buffer("pairs", torch.tensor(lower))  # places in the flattened (F+1, F+1) products
+
+    def interact(self, bottom: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        vectors = numbers.reshape(-1, self.vectors, self.dim)  # (B, F+1, D)
+        products = torch.matmul(vectors, vectors.transpose(1, 2)).reshape(-1, self.vectors**2)
+        interaction = torch.index_select(products, 1, self.get_buffer("pairs"))  # (B, F(F+1)/2)
+        return torch.cat([bottom, interaction], dim=1)
+
+
+class _Cross(DenseModule):
+    """A cross network: each layer multiplies its input, down to the rank and up again, with the first one's."""
+
+    def __init__(self, dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial]) -> None:
+        super().__init__(dlrm, weights, partials)
+        layers = weights.interaction["cross"]
+        self.down = nn.ParameterList(_parameter(down.T) for down, _, _ in layers)  # (numbers, rank): MatMul's way
+        self.up = nn.ModuleList(_linear((up, bias)) for _, up, bias in layers)
+
+    def interact(self, bottom: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        crossed = numbers
+        for down, up in zip(self.down, self.up, strict=True):
+            crossed = numbers * up(torch.matmul(crossed, down)) + crossed
+        return crossed
+
+
+class _Projection(DenseModule):
+    """Two MLPs of all vectors' numbers, and the products of their outputs."""
+
+    def __init__(self, dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial]) -> None:
+        super().__init__(dlrm, weights, partials)
+        self.branch1 = nn.ModuleList(_linear((weight, bias)) for weight, bias in weights.interaction["branch1"])
+        self.branch2 = nn.ModuleList(_linear((weight, bias)) for weight, bias in weights.interaction["branch2"])
+        last1, last2 = len(weights.interaction["branch1"][-1][1]), len(weights.interaction["branch2"][-1][1])
+        self.ones, self.others = last1 // dlrm.dim, last2 // dlrm.dim
+
+    def interact(self, bottom: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        ones, others = numbers, numbers
+        for layer in self.branch1:
+            ones = torch.relu(layer(ones))
+        for layer in self.branch2:
+            others = torch.relu(layer(others))
+        left, right = ones.reshape(-1, self.ones, self.dim), others.reshape(-1, self.dim, self.others)
+        return torch.cat([bottom, torch.matmul(left, right).reshape(-1, self.ones * self.others)], dim=1)
+
+
+_MODULES: Mapping[InteractionKind, type[DenseModule]] = {"dot": _Dot, "dcn": _Cross, "projection": _Projection}
+
+
+def _parameter(array: NDArray[np.float32]) -> nn.Parameter:
+    return nn.Parameter(torch.from_numpy(np.require(array, requirements=["C", "W"])), requires_grad=False)
+
 
 def _linear(layer: Layer) -> nn.Linear:
-    weight, bias = (torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in layer)
-    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")  # its own weights are never drawn
-    linear.weight, linear.bias = nn.Parameter(weight, requires_grad=False), nn.Parameter(bias, requires_grad=False)
+    linear = nn.Linear(layer[0].shape[1], layer[0].shape[0], device="meta")  # its own weights are never drawn
+    linear.weight, linear.bias = map(_parameter, layer)
     return linear
 
 

@@ -8,6 +8,7 @@ from repo_builder.export.mismatch import KeyLayout
 from repo_builder.export.stored import Checkpoint
 from repo_builder.export.trained import KeyFamily, TrainedWeights, Variant
 from repo_builder.model.dlrm import Dlrm
+from repo_builder.model.interaction import Dot
 
 _VARIANTS = (
     Variant(
@@ -56,6 +57,8 @@ def _layout(dlrm: Dlrm, checkpoint: Checkpoint) -> KeyLayout:
         stored_tables=tuple(key for key in checkpoint.tensors if re.fullmatch(r"emb_l\.\d+\.weight", key)),
         bottom=_stems(checkpoint, "bot_l"),
         top=_stems(checkpoint, "top_l"),
+        interaction=Dot(),
+        stacks={},
         other_width=_OTHER_WIDTH,
     )
 

@@ -45,7 +45,7 @@ class DcnV2(nn.Module):
     def forward(
         self, user: torch.Tensor, item: torch.Tensor, seen: torch.Tensor, country: torch.Tensor, numbers: torch.Tensor
     ) -> torch.Tensor:
-        """Ids of (batch,) int64, `seen` (batch, HISTORY) with 0 for none, numbers (batch, NUMBERS); scores (batch, 1)."""
+        """Ids (batch,) int64, `seen` (batch, HISTORY), 0 for none, numbers (batch, NUMBERS) float32 to (batch, 1)."""
         first = torch.cat([self.user(user), self.item(item), self.seen(seen), self.country(country), numbers], 1)
         x = first
         for layer in self.cross:

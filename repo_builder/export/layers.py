@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,17 +21,28 @@ the kernel makes them wait for the disk; reading and sorting blocks of that size
 Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 """One linear layer: the weight (out, in) and the bias (out,), both float32."""
 
+Arrays = tuple[NDArray[np.float32], ...]
+"""One layer of an interaction."""
+
 
 @dataclass(frozen=True, slots=True)
 class DenseWeights:
-    """The model's linear layers, first to last.
+    """The model's layers, first to last; `interaction` holds those of the stacks of `dlrm.interaction_stacks`.
 
-    The columns of `top[0]`'s weight stand in the order of the open-source DLRM: the bottom MLP's output, then the
-    strict lower triangle of the interaction row by row: (1, 0), (2, 0), (2, 1), ...
+    The vectors' numbers stand side by side as the bottom MLP's output, then the tables' in the spec's order. Behind
+    the dot interaction the columns of `top[0]`'s weight stand in the order of the open-source DLRM: the bottom output,
+    then the strict lower triangle of the products row by row: (1, 0), (2, 0), (2, 1), ...
     """
 
     bottom: tuple[Layer, ...]
+    interaction: Mapping[str, tuple[Arrays, ...]]
     top: tuple[Layer, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all arrays."""
+        layers = [*self.bottom, *self.top, *(layer for stack in self.interaction.values() for layer in stack)]
+        return sum(array.nbytes for layer in layers for array in layer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.export.stored import Checkpoint
 from repo_builder.model.dlrm import Dlrm, DlrmTable
+from repo_builder.model.interaction import Interaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +20,26 @@ class KeyLayout:
     tables         of the spec's tables, whole keys, whether they are there or not
     stored_tables  of all tables that are there
     bottom, top    of the linear layers that are there, first to last, without `.weight` and `.bias`
-    top_columns    which column of the stored first top layer stands at each place of ours; None when they agree
-    other_width    what a first top layer says by the inputs that it has beyond the pairs of the stored tables
+    interaction    the one that the checkpoint holds, by its keys
+    stacks         of the arrays of that interaction's stacks, whole keys, whether they are there or not
+    other_width    what it says where more vectors meet than there are stored tables
+    orders         by key, of arrays that do not stand in our order: which of the stored entries stand at the places of
+                   ours, along which axis
     """
 
     tables: tuple[str, ...]
     stored_tables: tuple[str, ...]
     bottom: tuple[str, ...]
     top: tuple[str, ...]
+    interaction: Interaction
+    stacks: Mapping[str, tuple[tuple[str, ...], ...]]
     other_width: str
-    top_columns: NDArray[np.intp] | None = None
+    orders: Mapping[str, tuple[NDArray[np.intp], int]] = field(default_factory=dict)
+
+    @property
+    def stacked(self) -> list[str]:
+        """The keys of the stacks, one after another."""
+        return [key for stack in self.stacks.values() for layer in stack for key in layer]
 
 
 def mismatches(checkpoint: Checkpoint, layout: KeyLayout, dlrm: Dlrm) -> list[str]:
@@ -38,6 +49,7 @@ def mismatches(checkpoint: Checkpoint, layout: KeyLayout, dlrm: Dlrm) -> list[st
         *_tables(checkpoint, layout, dlrm),
         *_layers(checkpoint, "bottom_mlp", layout.bottom, dlrm.bottom_mlp),
         *_layers(checkpoint, "top_mlp", layout.top, dlrm.top_mlp),
+        *_interaction(layout, dlrm),
         *_inputs(checkpoint, layout, dlrm),
         *_other_keys(checkpoint, layout),
     ]
@@ -112,6 +124,18 @@ def _weights(checkpoint: Checkpoint, stems: Sequence[str]) -> list[tuple[int, in
     return [(shape[0], shape[1]) for shape in shapes if len(shape) == 2]
 
 
+def _interaction(layout: KeyLayout, dlrm: Dlrm) -> Iterator[str]:
+    held, named = _told(layout.interaction), _told(dlrm.interaction)
+    if held != named:
+        yield f"interaction: expected the checkpoint's, {held}, got {named}; set {held} in the spec"
+
+
+def _told(interaction: Interaction) -> str:
+    """An interaction as a spec says it."""
+    keys = {key: list(value) if isinstance(value, Sequence) else value for key, value in interaction.keys().items()}
+    return ", ".join(f"{key}: {value}" for key, value in {"interaction": interaction.kind, **keys}.items())
+
+
 def _inputs(checkpoint: Checkpoint, layout: KeyLayout, dlrm: Dlrm) -> Iterator[str]:
     """What the first layers take: the dense features below; above, what the stored tables and the bottom MLP make."""
     bottom, top = _weights(checkpoint, layout.bottom), _weights(checkpoint, layout.top)
@@ -120,23 +144,50 @@ def _inputs(checkpoint: Checkpoint, layout: KeyLayout, dlrm: Dlrm) -> Iterator[s
             f"dense_features: expected {bottom[0][1]}, which {layout.bottom[0]} takes, got {dlrm.dense_features}; "
             f"set dense_features: {bottom[0][1]} in the spec"
         )
-    if not bottom or not top:
+    if not bottom or not top or not bottom[-1][0]:
         return
     dim, vectors = bottom[-1][0], len(layout.stored_tables) + 1
-    expected = dim + vectors * (vectors - 1) // 2
+    problems = list(_stacks(checkpoint, layout, dim, vectors))
+    yield from problems
+    expected = layout.interaction.width(dim, vectors)
     outputs, got = top[0]
-    if got == expected:
+    if problems or got == expected:
         return
-    reason = "check that the checkpoint holds all tables of one model"
-    if got == dim * vectors:
-        reason = "the model was trained with --arch-interaction-op=cat; only the dot interaction is supported"
-    elif got > expected:
-        reason = layout.other_width
+    reason = _reason(layout, got, expected)
+    if layout.stacks:
+        reason = f"{layout.interaction.kind} gives {expected}: save the whole state_dict of one model"
+    elif got == dim * vectors:
+        reason = "the model was trained with --arch-interaction-op=cat, which is not supported"
     yield f"{layout.top[0]}.weight: expected {(outputs, expected)} for top_mlp[0], got {(outputs, got)}; {reason}"
 
 
+def _reason(layout: KeyLayout, got: int, expected: int) -> str:
+    """Of a width that follows from how many tables there are."""
+    return layout.other_width if got > expected else "check that the checkpoint holds all tables of one model"
+
+
+def _stacks(checkpoint: Checkpoint, layout: KeyLayout, dim: int, vectors: int) -> Iterator[str]:
+    """One line where the arrays are for another number of vectors, however many keys show it; else a line a key."""
+    stacks = layout.interaction.stacks(dim, vectors)
+    parameters = [each for stack in layout.stacks for layer in stacks[stack] for each in layer]
+    problems = []
+    for key, parameter in zip(layout.stacked, parameters, strict=True):
+        tensor, shape, axis = checkpoint.tensors.get(key), parameter.shape, parameter.vectors
+        if tensor is None:
+            problems.append(f"{key}: expected {shape}, got no such key; save the whole state_dict")
+        elif (flaw := tensor.problem()) is not None:
+            problems.append(flaw)
+        elif axis is not None and len(tensor.shape) == len(shape) and tensor.shape[axis] != shape[axis]:
+            reason = _reason(layout, tensor.shape[axis], shape[axis])
+            yield f"{key}: expected {shape} for {vectors} vectors of {dim}, got {tensor.shape}; {reason}"
+            return
+        elif tensor.shape != shape:
+            problems.append(f"{key}: expected {shape}, got {tensor.shape}; save the whole state_dict of one model")
+    yield from problems
+
+
 def _other_keys(checkpoint: Checkpoint, layout: KeyLayout) -> Iterator[str]:
-    known = {*layout.tables, *layout.stored_tables}
+    known = {*layout.tables, *layout.stored_tables, *layout.stacked}
     known |= {f"{stem}.{kind}" for stem in (*layout.bottom, *layout.top) for kind in ("weight", "bias")}
     for key, tensor in checkpoint.tensors.items():
         if key not in known:

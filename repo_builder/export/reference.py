@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from repo_builder.errors import InputError
-from repo_builder.export.layers import DenseWeights, Layer, WeightSource
+from repo_builder.export.layers import Arrays, DenseWeights, Layer, WeightSource
 from repo_builder.model.dlrm import Dlrm, DlrmTable
+from repo_builder.model.interaction import InteractionKind
 
 
 def reference_scores(
@@ -28,26 +30,59 @@ def reference_scores(
         _pooled(source, table, indices[:, start : start + table.pooling])
         for table, start in zip(dlrm.tables, starts[:-1], strict=True)
     ]
-    scores: NDArray[np.float32] = score_pooled(source.dense(), torch.from_numpy(dense.copy()), pooled).numpy()
+    scores: NDArray[np.float32] = score_pooled(dlrm, source.dense(), torch.from_numpy(dense.copy()), pooled).numpy()
     return scores
 
 
-def score_pooled(weights: DenseWeights, dense: torch.Tensor, pooled: list[torch.Tensor]) -> torch.Tensor:
+def score_pooled(dlrm: Dlrm, weights: DenseWeights, dense: torch.Tensor, pooled: list[torch.Tensor]) -> torch.Tensor:
     """The dense layers: dense (B, dense_features) and a pooled (B, dim) a table, all float32, to scores (B, 1)."""
-    bottom = dense
-    for layer in weights.bottom:
-        bottom = torch.relu(_linear(layer, bottom))
-    vectors = [bottom, *pooled]  # each (B, D)
+    bottom = _perceptrons(weights.bottom, dense)
+    hidden = _INTERACTIONS[dlrm.interaction.kind](weights.interaction, [bottom, *pooled])
+    return torch.sigmoid(_linear(weights.top[-1], _perceptrons(weights.top[:-1], hidden)))
+
+
+_Stacks = Mapping[str, tuple[Arrays, ...]]
+
+
+def _dot(_: _Stacks, vectors: list[torch.Tensor]) -> torch.Tensor:
     pairs = [(vectors[i] * vectors[j]).sum(dim=1, keepdim=True) for i in range(len(vectors)) for j in range(i)]
-    hidden = torch.cat([bottom, *pairs], dim=1)  # (B, D + F(F+1)/2)
-    for layer in weights.top[:-1]:
-        hidden = torch.relu(_linear(layer, hidden))
-    return torch.sigmoid(_linear(weights.top[-1], hidden))
+    return torch.cat([vectors[0], *pairs], dim=1)  # (B, D + F(F+1)/2)
+
+
+def _cross(stacks: _Stacks, vectors: list[torch.Tensor]) -> torch.Tensor:
+    first = crossed = torch.cat(vectors, dim=1)  # (B, (F+1)*D)
+    for down, up, bias in stacks["cross"]:
+        inner = torch.einsum("bn,rn->br", crossed, _tensor(down))
+        crossed = first * (torch.einsum("br,nr->bn", inner, _tensor(up)) + _tensor(bias)) + crossed
+    return crossed
+
+
+def _projection(stacks: _Stacks, vectors: list[torch.Tensor]) -> torch.Tensor:
+    numbers, (batch, dim) = torch.cat(vectors, dim=1), vectors[0].shape
+    ones = _perceptrons(stacks["branch1"], numbers).reshape(batch, -1, dim)  # (B, n, D)
+    others = _perceptrons(stacks["branch2"], numbers).reshape(batch, dim, -1)  # (B, D, m)
+    return torch.cat([vectors[0], torch.einsum("bnd,bdm->bnm", ones, others).reshape(batch, -1)], dim=1)
+
+
+_INTERACTIONS: Mapping[InteractionKind, Callable[[_Stacks, list[torch.Tensor]], torch.Tensor]] = {
+    "dot": _dot,
+    "dcn": _cross,
+    "projection": _projection,
+}
+
+
+def _perceptrons(layers: Sequence[Arrays], inputs: torch.Tensor) -> torch.Tensor:
+    for weight, bias in layers:
+        inputs = torch.relu(_linear((weight, bias), inputs))
+    return inputs
 
 
 def _linear(layer: Layer, inputs: torch.Tensor) -> torch.Tensor:
-    weight, bias = (torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in layer)
-    return functional.linear(inputs, weight, bias)
+    return functional.linear(inputs, *map(_tensor, layer))
+
+
+def _tensor(array: NDArray[np.float32]) -> torch.Tensor:
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def _pooled(source: WeightSource, table: DlrmTable, ids: NDArray[np.integer[Any]]) -> torch.Tensor:

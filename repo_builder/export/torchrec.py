@@ -1,9 +1,11 @@
-"""The keys of TorchRec's DLRM and DLRMTrain: https://github.com/meta-pytorch/torchrec, torchrec/models/dlrm.py."""
+"""The keys of TorchRec's DLRM, DLRM_DCN and DLRM_Projection, plain or in a DLRMTrain:
+https://github.com/meta-pytorch/torchrec, torchrec/models/dlrm.py.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +15,15 @@ from repo_builder.export.mismatch import KeyLayout
 from repo_builder.export.stored import Checkpoint
 from repo_builder.export.trained import KeyFamily, TrainedWeights, Variant
 from repo_builder.model.dlrm import Dlrm
+from repo_builder.model.interaction import Cross, Dot, Interaction, Projection
 
+_CROSS = r"crossnet\.(W_kernels|V_kernels|bias)\.(\d+)"
+_BRANCH = r"interaction_branch[12]\.model\._mlp\.\d+\._linear\.(weight|bias)"
 _VARIANTS = (
     Variant(
-        re.compile(r"(^|\.)inter_arch\.crossnet\."),
-        "the model is a DLRM_DCN, whose interaction is a learned cross network; "
-        "not supported: only the dot interaction of the plain DLRM is",
-    ),
-    Variant(
-        re.compile(r"(^|\.)inter_arch\.(?!crossnet\.)"),
-        "the model's interaction has weights of its own (DLRM_Projection or the like); "
-        "not supported: only the dot interaction of the plain DLRM is",
+        re.compile(rf"(^|\.)inter_arch\.(?!({_CROSS}|{_BRANCH})$)"),
+        "the model's interaction has weights that neither DLRM_DCN (a LowRankCrossNet) nor DLRM_Projection has; "
+        "not supported from a state_dict: export the model with torch.export, and give the .pt2",
     ),
     Variant(
         re.compile(r"\.weight_q(scale|bias)$"),
@@ -60,14 +60,66 @@ def _layout(dlrm: Dlrm, checkpoint: Checkpoint) -> KeyLayout:
     stored = tuple(key for key in checkpoint.tensors if re.fullmatch(rf"{re.escape(TABLES)}\..+\.weight", key))
     over = _stems(checkpoint, "over_arch.model.0._mlp")
     last = ("over_arch.model.1",) if "over_arch.model.1.weight" in checkpoint.tensors else ()
+    top = (*over, *last)
+    interaction, stacks = _interaction(checkpoint)
+    places = _places(dlrm, checkpoint, tables, stored)
     return KeyLayout(
         tables=tables,
         stored_tables=stored,
         bottom=_stems(checkpoint, "dense_arch.model._mlp"),
-        top=(*over, *last),
+        top=top,
+        interaction=interaction,
+        stacks=stacks,
         other_width=_OTHER_WIDTH,
-        top_columns=_top_columns(dlrm.dim, _places(dlrm, checkpoint, tables, stored)),
+        orders=_orders(dlrm.dim, places, interaction, stacks, top),
     )
+
+
+_Keys = Mapping[str, tuple[tuple[str, ...], ...]]
+
+
+def _interaction(checkpoint: Checkpoint) -> tuple[Interaction, _Keys]:
+    """The interaction that the keys tell, and the keys of its stacks."""
+    layers = {found[2] for key in checkpoint.tensors if (found := re.fullmatch(rf"inter_arch\.{_CROSS}", key))}
+    if layers:
+        cross = Cross(len(layers), _cross_rank(checkpoint))
+        matrices = ("V_kernels", "W_kernels", "bias")
+        return cross, {
+            "cross": tuple(tuple(f"inter_arch.crossnet.{each}.{i}" for each in matrices) for i in range(cross.layers))
+        }
+    stems = {f"branch{n}": _stems(checkpoint, f"inter_arch.interaction_branch{n}.model._mlp") for n in (1, 2)}
+    if not any(stems.values()):
+        return Dot(), {}
+    widths = {branch: _branch_widths(checkpoint, branch, stems[branch]) for branch in stems}
+    return Projection(**widths), {
+        branch: tuple((f"{stem}.weight", f"{stem}.bias") for stem in stems[branch]) for branch in stems
+    }
+
+
+def _cross_rank(checkpoint: Checkpoint) -> int:
+    key = "inter_arch.crossnet.W_kernels.0"
+    shape = checkpoint.tensors[key].shape if key in checkpoint.tensors else None
+    if shape is None or len(shape) != 2:
+        raise CheckpointError(
+            f"{checkpoint.path}: {key}: expected a matrix, as wide as the cross network's rank, got "
+            f"{shape or 'no such key'}; save the whole state_dict"
+        )
+    return shape[1]
+
+
+def _branch_widths(checkpoint: Checkpoint, branch: str, stems: Sequence[str]) -> tuple[int, ...]:
+    shapes = [checkpoint.tensors[f"{stem}.weight"].shape for stem in stems if f"{stem}.weight" in checkpoint.tensors]
+    if not shapes or len(shapes) < len(stems) or any(len(shape) != 2 for shape in shapes):
+        raise CheckpointError(
+            f"{checkpoint.path}: inter_arch.interaction_{branch}: expected a matrix as each layer's weight, got "
+            f"{', '.join(map(str, shapes)) or 'none'} for {len(stems)} layers; save the whole state_dict"
+        )
+    return tuple(shape[0] for shape in shapes)
+
+
+def keeps_order(checkpoint: Checkpoint) -> bool:
+    """Whether the tables stand as in the EmbeddingBagCollection, not where keys are sorted, or merged from ranks."""
+    return checkpoint.ordered and next(iter(checkpoint.tensors)).startswith(f"{TABLES}.")
 
 
 def _stems(checkpoint: Checkpoint, part: str) -> tuple[str, ...]:
@@ -81,7 +133,7 @@ def _places(dlrm: Dlrm, checkpoint: Checkpoint, tables: Sequence[str], stored: S
     listed = list(range(len(tables)))
     if set(tables) != set(stored) or len(tables) == 1:
         return listed  # a mismatch, told elsewhere
-    if not checkpoint.ordered or next(iter(checkpoint.tensors)) not in stored:  # sorted, or merged from ranks
+    if not keeps_order(checkpoint):
         if dlrm.weights.tables_in_order:
             return listed
         raise CheckpointError(
@@ -98,7 +150,32 @@ def _places(dlrm: Dlrm, checkpoint: Checkpoint, tables: Sequence[str], stored: S
     return places
 
 
-def _top_columns(dim: int, places: Sequence[int]) -> NDArray[np.intp]:
+def _orders(
+    dim: int, places: Sequence[int], interaction: Interaction, stacks: _Keys, top: Sequence[str]
+) -> Mapping[str, tuple[NDArray[np.intp], int]]:
+    """Of all that runs over the tables, with the `places` of the spec's in the EmbeddingBagCollection."""
+    numbers = _numbers(dim, places)
+    parameters = interaction.stacks(dim, len(places) + 1)
+    orders = {
+        key: (numbers, parameter.vectors)
+        for stack, layers in stacks.items()
+        for keys, layer in zip(layers, parameters[stack], strict=True)
+        for key, parameter in zip(keys, layer, strict=True)
+        if parameter.vectors is not None
+    }
+    tops = {"dot": _pair_columns(dim, places), "dcn": numbers}
+    if interaction.kind in tops:
+        orders |= {f"{stem}.weight": (tops[interaction.kind], 1) for stem in top[:1]}
+    return orders
+
+
+def _numbers(dim: int, places: Sequence[int]) -> NDArray[np.intp]:
+    """TorchRec's place of each number of ours: (n * dim,), the bottom output's, then the tables' by their `places`."""
+    vectors = np.array([0, *(1 + place for place in places)], dtype=np.intp)
+    return (vectors[:, np.newaxis] * dim + np.arange(dim)).reshape(-1)
+
+
+def _pair_columns(dim: int, places: Sequence[int]) -> NDArray[np.intp]:
     """TorchRec's column for each of ours: (dim + n(n-1)/2,) for n interacting vectors; `places` of the tables in its.
 
     Both begin with the bottom output, vector 0. Then the pair of our vectors i < j stands in ours at D + j(j-1)/2 + i
@@ -113,4 +190,4 @@ def _top_columns(dim: int, places: Sequence[int]) -> NDArray[np.intp]:
 
 
 FAMILY = KeyFamily(re.compile(r"(sparse|dense|over)_arch\."), _VARIANTS, _layout)
-"""The checkpoints of TorchRec's DLRM and DLRMTrain."""
+"""The checkpoints of TorchRec's DLRM, DLRM_DCN and DLRM_Projection, plain or in a DLRMTrain."""

@@ -58,7 +58,7 @@ class TrainedWeights:
         self._dense = _read_dense(self._checkpoint, layout)
 
     def dense(self) -> DenseWeights:
-        """The linear layers, top columns in our order."""
+        """The layers, in our order."""
         return self._dense
 
     def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
@@ -67,14 +67,16 @@ class TrainedWeights:
 
 
 def without_prefix(checkpoint: Checkpoint, anchor: re.Pattern[str]) -> tuple[Checkpoint, str]:
-    """The checkpoint without what wrappers put before every key: `module.`, `_orig_mod.`, `model.` or the like."""
+    """The checkpoint without what wrappers put before every key: `module.`, `_orig_mod.`, `model.` or the like.
+
+    Nor what torch.compile puts into the keys of a part of the model: `dense_arch._orig_mod.model`.
+    """
     first, last = min(checkpoint.tensors, default=""), max(checkpoint.tensors, default="")
     common = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
     while common and not any(anchor.match(key[len(common) :]) for key in checkpoint.tensors):
         common = common[: common.rstrip(".").rfind(".") + 1]
-    if not common.endswith("."):
-        return checkpoint, ""
-    named = {key[len(common) :]: tensor for key, tensor in checkpoint.tensors.items()}
+    common = common if common.endswith(".") else ""
+    named = {key[len(common) :].replace("._orig_mod.", "."): tensor for key, tensor in checkpoint.tensors.items()}
     tensors = {key: replace(tensor, key=key) for key, tensor in named.items()}
     return replace(checkpoint, tensors=tensors), common
 
@@ -93,22 +95,24 @@ def refuse_variants(where: str, checkpoint: Checkpoint, family: KeyFamily) -> No
 
 def _read_dense(checkpoint: Checkpoint, layout: KeyLayout) -> DenseWeights:
     """Read every layer; raises CheckpointError with all the non-finite ones at once."""
+    stems = (*layout.bottom, *layout.top)
     arrays: dict[str, NDArray[np.float32]] = {}
     problems: list[str] = []
-    for stem in (*layout.bottom, *layout.top):
-        for key in (f"{stem}.weight", f"{stem}.bias"):
-            try:
-                arrays[key] = checkpoint.whole(key)
-            except CheckpointError as exc:
-                problems += exc.problems
+    for key in (*(f"{stem}.{kind}" for stem in stems for kind in ("weight", "bias")), *layout.stacked):
+        try:
+            array = checkpoint.whole(key)
+            arrays[key] = array.take(*layout.orders[key]) if key in layout.orders else array
+        except CheckpointError as exc:
+            problems += exc.problems
     if problems:
         raise CheckpointError(*problems)
-    bottom = tuple(_layer(arrays, stem) for stem in layout.bottom)
-    top = tuple(_layer(arrays, stem) for stem in layout.top)
-    if layout.top_columns is not None:
-        weight, bias = top[0]
-        top = ((np.ascontiguousarray(weight[:, layout.top_columns]), bias), *top[1:])
-    return DenseWeights(bottom, top)
+    return DenseWeights(
+        bottom=tuple(_layer(arrays, stem) for stem in layout.bottom),
+        interaction={
+            name: tuple(tuple(arrays[key] for key in keys) for keys in stack) for name, stack in layout.stacks.items()
+        },
+        top=tuple(_layer(arrays, stem) for stem in layout.top),
+    )
 
 
 def _layer(arrays: Mapping[str, NDArray[np.float32]], stem: str) -> Layer:

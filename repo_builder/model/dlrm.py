@@ -1,18 +1,18 @@
-"""The dot-interaction DLRM (Naumov et al., 2019) by its numbers: its layers' shapes, and what it is as a `Model`.
+"""The DLRM (Naumov et al., 2019) by its numbers: its layers' shapes, and what it is as a `Model`.
 
-    bottom MLP of the dense features -> D numbers; the pooled rows of F tables -> D numbers each
-    the dot products of all pairs of these F + 1 vectors, behind the bottom output -> top MLP -> sigmoid -> score
-
-Everything that follows from the interaction's widths stands here.
+bottom MLP of the dense features -> D numbers; the pooled rows of F tables -> D numbers each
+the interaction of these F + 1 vectors (`interaction.py`) -> top MLP -> sigmoid -> score
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from dataclasses import dataclass, field
+from itertools import accumulate
+from math import prod
 from pathlib import Path
 from typing import Literal
 
+from repo_builder.model.interaction import Dot, Interaction, Stacks, linear_shapes
 from repo_builder.model.types import (
     BATCH,
     Columns,
@@ -75,10 +75,11 @@ class Dlrm:
     tables: tuple[DlrmTable, ...]
     index_dtype: IndexDtype
     weights: Weights
+    interaction: Interaction = field(default=Dot())
 
     @property
     def dim(self) -> int:
-        """The embedding dimension, the same for every table (a dot interaction needs it so)."""
+        """The embedding dimension, the same for every table (an interaction needs it so)."""
         return self.tables[0].dim
 
     @property
@@ -92,35 +93,37 @@ class Dlrm:
         return sum(table.pooling for table in self.tables)
 
     @property
-    def pairs(self) -> int:
-        """Pairs of the interaction's vectors: the tables' and the bottom output."""
-        vectors = len(self.tables) + 1
-        return vectors * (vectors - 1) // 2
+    def vectors(self) -> int:
+        """How many the interaction takes: the bottom output and the tables'."""
+        return len(self.tables) + 1
 
     @property
     def bottom_shapes(self) -> list[tuple[int, int]]:
         """The bottom MLP's weight shapes (out, in), first layer first."""
-        return _shapes(self.dense_features, self.bottom_mlp)
+        return linear_shapes(self.dense_features, self.bottom_mlp)
 
     @property
     def top_shapes(self) -> list[tuple[int, int]]:
-        """The top MLP's weight shapes (out, in), first layer first; its input is [bottom output | interaction]."""
-        return _shapes(self.dim + self.pairs, self.top_mlp)
+        """The top MLP's weight shapes (out, in), first layer first; its input is the interaction's output."""
+        return linear_shapes(self.interaction.width(self.dim, self.vectors), self.top_mlp)
+
+    @property
+    def interaction_stacks(self) -> Stacks:
+        """The interaction's arrays."""
+        return self.interaction.stacks(self.dim, self.vectors)
 
     @property
     def parameter_bytes(self) -> int:
-        """Bytes of the float32 weights and biases of both MLPs."""
-        return 4 * sum(fan_out * fan_in + fan_out for fan_out, fan_in in (*self.bottom_shapes, *self.top_shapes))
+        """Bytes of the float32 weights and biases of both MLPs and of the interaction."""
+        linears = sum(fan_out * fan_in + fan_out for fan_out, fan_in in (*self.bottom_shapes, *self.top_shapes))
+        stacks = self.interaction_stacks.values()
+        return 4 * (linears + sum(prod(each.shape) for stack in stacks for layer in stack for each in layer))
 
     @property
     def flops_per_row(self) -> int:
         """Floating-point operations of the dense layers for a row: a multiply-add counts two."""
         layers = sum(fan_out * fan_in for fan_out, fan_in in (*self.bottom_shapes, *self.top_shapes))
-        return 2 * (layers + self.pairs * self.dim)
-
-
-def _shapes(inputs: int, widths: tuple[int, ...]) -> list[tuple[int, int]]:
-    return [(after, before) for before, after in pairwise((inputs, *widths))]
+        return 2 * (layers + self.interaction.multiply_adds(self.dim, self.vectors))
 
 
 def dlrm_model(name: str, dlrm: Dlrm) -> Model:

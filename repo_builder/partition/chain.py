@@ -29,6 +29,19 @@ State: (services used, place); recurrence: the cheapest way to each place over s
 the sum of the replicas used but for the rounding to rows, so there are about as many places as replicas, whatever N is:
 O(S * R^2 * log N) time for R replicas at most, and less with the bounds of `bounds.py`, which cut off states.
 
+Where a row alone is worth a good part of a replica, many numbers of replicas end at the same place. The first H rows,
+the *hot* ones, are such: each of the places 0 ... H is a single step's with the replicas that it needs, tight or not,
+so at most N places are looked at however many replicas there are, and a pair is needed only where its inner cut is
+cold. Then t of (*), which comes after the inner cut, is cold too, and h_t less than `OPEN` replicas' gathers: if its
+begin k is hot, its replicas are the fewest that hold (k, l] or the next number.
+
+Pairs can be R^3. Those that cannot be part of an optimum are dropped before their inner cuts are looked at: with
+n = p + q, p < q, b bytes of rows and g gathers in (k, l], x of these bytes on the left, the cost is
+n * min_memory + p x + q (b - x), where x / b <= cap(p) / g, as hotter rows gather more. Over all p that is least by
+n / 2 * (1 - (slack / 2g)^2) * b >= 3/8 * n * b, as slack = cap(p) + cap(q) - g < h_t <= g.
+
+What it may cost is bounded: `best_chain` gives up after `MOST_STEPS`, and `dp.py` then counts replicas in lots.
+
 Exactness is for real numbers; with float64 prefixes it holds as far as no segment comes within their rounding (1e-15 of
 the total) of a capacity. A choice's feasibility and cost are always computed as `CostModel` does.
 """
@@ -50,6 +63,19 @@ Ints = NDArray[np.int64]
 
 NOISE = 1e-12
 """Pairs are kept where (*) fails by no more than this share of all gathers, for rounding; more pairs do no harm."""
+
+OPEN = 0.25
+"""Rows that are worth more than so much of a replica are hot."""
+
+MOST_STEPS = 2 * 10**7
+"""The most steps looked at: some seconds."""
+
+ROUND_STEPS = 1000
+"""A round of the loop over pairs takes as long as so many steps, even with none left."""
+
+
+class TooManySteps(Exception):  # noqa: N818 - no error: the caller asks for less
+    """The search would look at more than `MOST_STEPS`."""
 
 
 class _Steps(NamedTuple):
@@ -79,7 +105,8 @@ def best_chain(order: Order, model: CostModel, s_max: int, bounds: Bounds | None
     """The least cost in bytes and its inner cuts, ascending; N >= 1.
 
     Needs `per_gather_s` > 0. Of equal costs the fewest services win, then the step that comes first: singles before
-    pairs, colder places before hotter ones, fewer replicas before more.
+    pairs, hot places before others, colder places before hotter ones, fewer replicas before more.
+    Raises TooManySteps.
     """
     search = _Search(order, model, s_max, bounds)
     start = np.array([order.rows])
@@ -102,62 +129,76 @@ class _Search:
 
     def __init__(self, order: Order, model: CostModel, s_max: int, bounds: Bounds | None) -> None:
         self.order, self.prefix, self.model, self.s_max, self.bounds = order, order.gathers, model, s_max, bounds
+        self.steps = 0
         self.noise = NOISE * float(self.prefix[-1])
+        replicas = (
+            model.target_qps * model.service_time.per_gather_s * np.diff(self.prefix)
+        )  # (N,), what a row is worth
+        self.hot = int(np.count_nonzero(replicas > OPEN))
 
     def singles(self, layer: _Layer, used: int) -> _Steps:
         """Every step by one service from a layer to the layer `used`; to the last layer only steps to the place 0."""
         low, high = self._window(used)
         end = layer.place
-        most = self._replicas(end, np.full_like(end, low))
-        least = most if used == self.s_max else self._replicas(end, np.minimum(end, high))
-        origin, replicas = _ragged(least, most)
+        origin, replicas = self._ragged(
+            self._replicas(end, np.minimum(end, high)), self._replicas(end, np.minimum(end, max(low, self.hot + 1)))
+        )
         place = self._tight(end[origin], replicas, 1)
+        hot_origin, hot_place = self._hot_places(end, low, high)
+        origin, place = np.concatenate([hot_origin, origin]), np.concatenate([hot_place, place])
+        replicas = np.concatenate([self._replicas(end[hot_origin], hot_place), replicas])
+        keep = (place < end[origin]) & (place >= low) & (place <= high)
+        origin, place, replicas = origin[keep], place[keep], replicas[keep]
         cost = layer.cost[origin] + replicas * self._bytes(place, end[origin])
-        keep = place < end[origin]
-        if used == self.s_max:
-            keep &= place == 0
-        return self._promising(_Steps(origin, place, cost, np.full_like(place, -1)).where(keep), used)
+        return self._promising(_Steps(origin, place, cost, np.full_like(place, -1)), used)
 
     def pairs(self, layer: _Layer, used: int) -> _Steps:
-        """Every step by a pair that obeys (*), to the layer `used`."""
+        """Every step by a pair that obeys (*), to the layer `used`, with a cold inner cut in the window before it."""
+        low, high = self._window(used - 1)
+        low = max(low, self.hot + 1)
+        found = [_Steps(*(np.zeros(0, np.int64) for _ in range(4)))]
+        if low > high:
+            return found[0]
         origin, total, place = self._pair_ends(layer, used)
         end = layer.place[origin]
         slack = self._capacity(total, 2) - (self.prefix[end] - self.prefix[place])
-        first = (total - 1) // 2  # replicas of the left service; fewer make h_t smaller, so (*) fails for good
+        # replicas of the left service; fewer make h_t smaller, so (*) fails for good
+        first = np.minimum((total - 1) // 2, self._replicas(np.full_like(place, high), place))
         least = int(self.model.replica_counts(np.zeros(1))[0])
-        found: list[_Steps] = []
         while len(origin):
+            self._spend(len(origin) + ROUND_STEPS)
             cut = self._tight(end, first, 1)  # t of (*)
             gathers = self.prefix[cut] - self.prefix[np.maximum(cut - 1, 0)]
             keep = (first >= least) & (cut > place) & (slack < gathers + self.noise)
+            keep &= self._fits(place, np.full_like(place, low), first, 1)
             origin, total, place, end, slack, first = (a[keep] for a in (origin, total, place, end, slack, first))
             found.append(self._pair_steps(layer, origin, place, end, first, total - first))
             first = first - 1
-        if not found:
-            return _Steps(*(np.zeros(0, np.int64) for _ in range(4)))
         return self._promising(_Steps(*(np.concatenate(parts) for parts in zip(*found, strict=True))), used)
 
+    def _hot_places(self, end: Ints, low: int, high: int) -> tuple[Ints, Ints]:
+        """(origin, place) for every hot place of the window before each end."""
+        return self._ragged(np.full_like(end, low), np.minimum(end - 1, min(high, self.hot)))
+
     def _pair_ends(self, layer: _Layer, used: int) -> tuple[Ints, Ints, Ints]:
-        """(origin, replicas of the pair, place reached) for every number of replicas whose place is in the window."""
+        """(origin, replicas of the pair, place reached) for every pair's end in the window that can be promising."""
         low, high = self._window(used)
         end = layer.place
-        extra = 0
-        if (
-            low == 0
-        ):  # beyond the first total that reaches the place 0, the slack must stay under the hottest row's gathers
-            per_gather = self.model.target_qps * self.model.service_time.per_gather_s
-            extra = int(per_gather * (float(self.prefix[1]) + self.noise)) + 1
-        most = self._pair_replicas(end, np.full_like(end, low)) + extra
-        least = most if used == self.s_max else self._pair_replicas(end, np.minimum(end, high))
-        if used == self.s_max:
-            least = most - extra
-        origin, total = _ragged(least, most)
+        origin, total = self._ragged(
+            self._pair_replicas(end, np.minimum(end, high)),
+            self._pair_replicas(end, np.minimum(end, max(low, self.hot + 1))),
+        )
         place = self._tight(end[origin], total, 2)
-        keep = place < end[origin]
-        if used == self.s_max:
-            keep &= place == 0
-        cost = layer.cost[origin] + self._bytes(place, end[origin]) + self.model.min_memory_bytes
-        keep &= self._within(cost, place, used)
+        hot_origin, hot_place = self._hot_places(end, low, high)
+        fewest = self._pair_replicas(end[hot_origin], hot_place)
+        row, hot_total = self._ragged(fewest, fewest + 1)
+        origin, place = np.concatenate([hot_origin[row], origin]), np.concatenate([hot_place[row], place])
+        total = np.concatenate([hot_total, total])
+        keep = (place < end[origin]) & (place >= low) & (place <= high)
+        origin, total, place = origin[keep], total[keep], place[keep]
+        empty = self.model.min_memory_bytes
+        cost = layer.cost[origin] + total * (empty + (self._bytes(place, end[origin]) - empty) * 3 // 8)
+        keep = self._within(cost, place, used)
         return origin[keep], total[keep], place[keep]
 
     def _pair_steps(self, layer: _Layer, origin: Ints, place: Ints, end: Ints, first: Ints, second: Ints) -> _Steps:
@@ -178,6 +219,19 @@ class _Search:
 
     def _promising(self, steps: _Steps, used: int) -> _Steps:
         return steps.where(self._within(steps.cost, steps.place, used))
+
+    def _ragged(self, least: Ints, most: Ints) -> tuple[Ints, Ints]:
+        """For each i every value of least[i] ... most[i]: (i, value), flat."""
+        counts = np.maximum(most - least + 1, 0)
+        self._spend(int(counts.sum(dtype=np.float64)))
+        origin = np.repeat(np.arange(len(counts)), counts)
+        within = np.arange(len(origin)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return origin, least[origin] + within
+
+    def _spend(self, steps: int) -> None:
+        self.steps += steps
+        if self.steps > MOST_STEPS:
+            raise TooManySteps
 
     def _within(self, cost: Ints, place: Ints, used: int) -> NDArray[np.bool_]:
         """Whether a cover of (place, N] at this cost can be part of an optimum."""
@@ -242,14 +296,6 @@ class _Search:
                 return np.asarray(place, np.int64)
             hotter = np.maximum(np.searchsorted(self.prefix, self.prefix[place], side="left") - 1, begin)
             place = np.where(higher, colder, np.where(lower, hotter, place))
-
-
-def _ragged(least: Ints, most: Ints) -> tuple[Ints, Ints]:
-    """For each i every value of least[i] ... most[i]: (i, value), flat."""
-    counts = np.maximum(most - least + 1, 0)
-    origin = np.repeat(np.arange(len(counts)), counts)
-    within = np.arange(len(origin)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return origin, least[origin] + within
 
 
 def _cheapest(steps: list[_Steps]) -> _Layer:

@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.documents import read_document, schema_problems
+from repo_builder.documents import format_problems, read_document, schema_problems
 from repo_builder.errors import PlanError
+
+FORMAT = 1
+"""Of profile files; one of another number is refused by name."""
 
 REPLICA_TOLERANCE = 1e-9
 """A load within this share above a whole number of replicas needs no further replica."""
@@ -133,7 +136,8 @@ def load_profile(path: Path) -> Profile:
     Raises PlanError with one problem a line: file, field, what was expected, what came.
     """
     document = read_document(path, PlanError)
-    problems = schema_problems(document, "profile.schema.json")
+    problems = format_problems(document, FORMAT, "measure again with elasticrec profile")
+    problems = problems or schema_problems(document, "profile.schema.json")
     if problems or not isinstance(document, Mapping):
         raise PlanError(*(f"{path}: {problem}" for problem in problems))
     return _profile(document, path.stem)

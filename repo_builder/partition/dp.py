@@ -8,6 +8,9 @@ Complexity: as written, O(s_max * N^2). The paper coarsens the rows into bins; h
 `chain.py` looks only at cuts that fill a service to the row, within windows from a coarse grid (`bounds.py`) that
 provably hold every optimal cut.
 
+With a great many replicas, some hundreds at the least, and more than SMALL_ROWS rows that may be too much work. Then
+replicas are counted in lots of 4, 16, 64 ...: each service gets less than a lot more of them than in the optimum.
+
 Where rows differ in size, a service may be left with room for part of a large row, and the proof of `chain.py` holds
 only up to that. There the recurrence is run over the rows near the cuts found, and the grid: all rows up to
 SMALL_ROWS, so that these are exact too; beyond, what is missed is a few rows' bytes a replica.
@@ -15,7 +18,7 @@ SMALL_ROWS, so that these are exact too; beyond, what is missed is a few rows' b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -23,7 +26,7 @@ from numpy.typing import NDArray
 
 from repo_builder.errors import PlanError
 from repo_builder.partition.bounds import coarse_bounds, grid, segment_costs
-from repo_builder.partition.chain import best_chain
+from repo_builder.partition.chain import TooManySteps, best_chain
 from repo_builder.partition.cost import CostModel
 from repo_builder.partition.merge import Order
 
@@ -65,12 +68,27 @@ def partition(order: Order, model: CostModel, s_max: int) -> Partition:
         )
     if model.service_time.per_gather_s == 0 or s_max == 1:  # every service has the same replicas: cuts only cost
         return whole
-    bounds = coarse_bounds(order, model, s_max, GRID_BLOCKS) if order.rows > SMALL_ROWS else None
-    found = _partition(order, model, best_chain(order, model, s_max, bounds)[1])
+    found = min(whole, _partition(order, model, _chain_cuts(order, model, s_max)), key=_preferred)
     if isinstance(order.row_bytes, int):
         return found
     near = _partition(order, model, _best_among(_near(order, found.cuts), order, model, s_max))
-    return min(found, near, key=lambda choice: (choice.cost_bytes, len(choice.cuts)))
+    return min(found, near, key=_preferred)
+
+
+def _preferred(choice: Partition) -> tuple[int, int]:
+    return choice.cost_bytes, len(choice.cuts)
+
+
+def _chain_cuts(order: Order, model: CostModel, s_max: int) -> list[int]:
+    """The inner cuts of the cheapest partition, counting replicas in the smallest lots that are few enough."""
+    lot = 1
+    while True:
+        lots = replace(model, target_qps=model.target_qps / lot)
+        bounds = coarse_bounds(order, lots, s_max, GRID_BLOCKS) if order.rows > SMALL_ROWS else None
+        try:
+            return best_chain(order, lots, s_max, bounds)[1]
+        except TooManySteps:
+            lot *= 4
 
 
 def _partition(order: Order, model: CostModel, inner: list[int]) -> Partition:

@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from repo_builder.documents import read_document, schema_problems
+from repo_builder.documents import format_problems, read_document, schema_problems
 from repo_builder.errors import PlanError
+
+FORMAT = 1
+"""Of plan files; one of another number is refused by name."""
 
 Grouping = Literal["tiered", "per_table", "model_wise"]  # the last: nothing cut, the baseline
 Kind = Literal["dense", "embedding"]
@@ -103,11 +106,11 @@ class Plan:
 
 def plan_to_json(plan: Plan) -> str:
     """The plan as the text of a plan file: the same plan gives the same bytes."""
-    return json.dumps(_document(plan), indent=2, allow_nan=False) + "\n"
+    return json.dumps({"format": FORMAT, **_document(plan)}, indent=2, allow_nan=False) + "\n"
 
 
 def plan_sha256(plan: Plan) -> str:
-    """SHA-256 of the plan's canonical JSON (sorted keys, no spaces), in hex."""
+    """SHA-256 of what the plan says, in canonical JSON (sorted keys, no spaces, no `format`), in hex."""
     canonical = json.dumps(_document(plan), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -119,7 +122,8 @@ def load_plan(path: Path) -> Plan:
     Raises PlanError with one problem a line: file, field, what was expected, what came.
     """
     document = read_document(path, PlanError)
-    problems = schema_problems(document, "plan.schema.json")
+    problems = format_problems(document, FORMAT, "make the plan again with elasticrec plan")
+    problems = problems or schema_problems(document, "plan.schema.json")
     if not problems and isinstance(document, Mapping):
         problems = list(_service_problems(document))
     if problems or not isinstance(document, Mapping):

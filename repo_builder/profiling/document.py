@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from repo_builder.partition.cost import FORMAT
 from repo_builder.profiling.effort import Options
 from repo_builder.profiling.fit import FitQuality
 from repo_builder.profiling.fits import Fits, dense_points, fitted_points
@@ -16,6 +17,7 @@ def profile_document(spec: Spec, options: Options, measured: Measured, fits: Fit
     """What `profile.json` holds: see `profile.schema.json`."""
     machine = measured.machine
     return {
+        "format": FORMAT,
         "name": f"{spec.name}, {options.backend}, measured {machine['date']} on {machine['cpu']}",
         "service_time": asdict(fits.service_time),
         "dense_service_time": asdict(fits.dense),

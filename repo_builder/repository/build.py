@@ -68,12 +68,11 @@ def build(
     """
     design = Design.of(spec, plan, layout)
     _check_backend(design, shard_backend)
-    queries = draw_queries(
-        spec.model, hotness, max(1, SAMPLE_ROWS // spec.serving.batch), spec.serving.batch, 0, source.samples()
-    )
+    batch, samples = spec.serving.batch, source.samples()
+    queries = draw_queries(spec.model, hotness, max(1, SAMPLE_ROWS // batch), batch, seed=0, samples=samples)
     with new_folder(target) as folder, ThreadPoolExecutor(1) as pool:
         files = _write_ids(design, source, folder)
-        trial = Trial(design, source, queries, folder)
+        trial = Trial(design, source, samples, queries, folder)
         files += write_weights(design, source, hotness, folder, pool, progress, trial.see)
         proof = trial.proof()
         version = _version(files) if design.arrangement.versioned else FIRST_VERSION
@@ -83,8 +82,7 @@ def build(
         for path, data in checksums(design, files):
             files.append(write_bytes(folder, path, data, pool))
         generator = f"elasticrec {metadata.version('elasticrec')}"
-        sampled = source.samples() is not None
-        manifest = describe(spec, layout, plan_sha256(plan), generator, files, proof, sampled)
+        manifest = describe(spec, layout, plan_sha256(plan), generator, files, proof, samples is not None)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.access.query_file import QueryFile
-from repo_builder.errors import ExportError
+from repo_builder.errors import ExportError, InputError
 from repo_builder.model.arrays import Arrays, has_rows
 from repo_builder.model.source import Source, divisors_name
 from repo_builder.repository.design import Design
@@ -38,14 +38,15 @@ TOLERANCE = 1e-5  # of a number, or of 1 where it is smaller
 class Trial:
     """A query to a model that is being built: what is kept of its tables, and what its parts answer."""
 
-    def __init__(self, design: Design, source: Source, queries: QueryFile, folder: Path) -> None:
-        """The ids graph is written already. queries: where the source has no samples of its own.
+    def __init__(
+        self, design: Design, source: Source, samples: Arrays | None, queries: QueryFile, folder: Path
+    ) -> None:
+        """The ids graph is written already. samples: the source's; queries: taken where it has none.
 
         Raises InputError where samples have ids that are none of their table's, ExportError where the written ids
         graph makes other ids than the model.
         """
         self._design, self._source, self._folder = design, source, folder
-        samples = source.samples()
         self._own = samples is not None
         self._inputs = queries.first(ROWS) if samples is None else _first(design, samples)
         ids = source.ids(self._inputs)
@@ -56,7 +57,10 @@ class Trial:
     def proof(self) -> Proof:
         """Compare; raises ExportError where it is not the same model, by look-up or output."""
         router = Router.open(self._folder / self._design.front_folder("router"))
-        routed = router.route(self._tensors)
+        try:
+            routed = router.route(self._tensors)
+        except ValueError as exc:
+            raise InputError(f"samples: {exc}") from exc
         sums = {
             (k, share.group): found[at_shard(SUMS, share.group)]
             for k, holding in enumerate(self._design.wiring)
@@ -163,15 +167,25 @@ def _first(design: Design, samples: Arrays) -> Arrays:
 def _run(folder: Path, inputs: Arrays) -> dict[str, NDArray[Any]]:
     """The outputs of a folder's `model.onnx`; what has no dimensions is served as one of [1]."""
     from onnxruntime import InferenceSession, SessionOptions  # only where it is needed: it takes a while to import
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     options = SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3  # errors only
-    session = InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-    ranks = {entry.name: len(entry.shape) for entry in session.get_inputs()}
-    given = {name: array.reshape(1) if not array.ndim and ranks[name] else array for name, array in inputs.items()}
-    names = [entry.name for entry in session.get_outputs()]
-    return dict(zip(names, session.run(names, given), strict=True))
+    options.log_severity_level = 4  # none: what is wrong is raised
+    try:
+        session = InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        ranks = {entry.name: len(entry.shape) for entry in session.get_inputs()}
+        given = {name: each.reshape(1) if not each.ndim and ranks.get(name) else each for name, each in inputs.items()}
+        names = [entry.name for entry in session.get_outputs()]
+        return dict(zip(names, session.run(names, given), strict=True))
+    except (
+        errors.Fail,
+        errors.InvalidArgument,
+        errors.InvalidGraph,
+        errors.NotImplemented,
+        errors.RuntimeException,
+    ) as exc:
+        raise ExportError(f"{folder.parent.name}: what was written does not run on samples: {exc}; {_REPORT}") from exc
 
 
 def _difference(found: NDArray[Any], expected: NDArray[Any], size: NDArray[Any]) -> float:

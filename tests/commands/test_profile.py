@@ -42,7 +42,7 @@ def run(*words: object) -> int:
 
 
 @pytest.mark.server
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_quick_profile_is_measured_and_planned_with(
     spec_file: Path, scratch: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

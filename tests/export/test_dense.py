@@ -23,6 +23,7 @@ from repo_builder.export.dense import OPSET, export_dense
 from repo_builder.export.layers import DenseWeights, Partial
 from repo_builder.export.weights import open_weights
 from repo_builder.model.dlrm import Dlrm
+from repo_builder.model.interaction import Cross, Projection
 from tests.export.export_oracles import load_oracle, make_spec
 
 TIERED = [Partial(f"tier{i}", (0, 1, 2)) for i in range(4)]
@@ -35,6 +36,9 @@ CASES = {
         make_spec(rows=(9,) * 10),
         [Partial(f"C{table}_s{shard}", (table,)) for table in range(10) for shard in range(4)],
     ),
+    "dcn": (make_spec(interaction=Cross(layers=3, rank=2)), TIERED),
+    "dcn_uneven": (make_spec(interaction=Cross(1, 7)), [Partial("a", (0, 1, 2)), Partial("b", (0, 2))]),
+    "projection": (make_spec(interaction=Projection((10, 8), (12,))), TIERED),
 }
 
 
@@ -112,6 +116,10 @@ OPERATORS = {
     "one_layer_each": f"Gemm Relu {DENSE} Gemm Sigmoid",
     "uneven": f"Gemm Relu Gemm Relu {'Slice ' * 7}{'Add ' * 4}{DENSE} Gemm Relu Gemm Sigmoid",
     "per_table": f"Gemm Relu Gemm Relu {'Add ' * 30}{DENSE} Gemm Relu Gemm Sigmoid",
+    "dcn": f"Gemm Relu Gemm Relu Add Add Add Concat {'MatMul Gemm Mul Add ' * 3} Gemm Relu Gemm Sigmoid",
+    "dcn_uneven": f"Gemm Relu Gemm Relu {'Slice ' * 5} Add Add Concat MatMul Gemm Mul Add Gemm Relu Gemm Sigmoid",
+    "projection": "Gemm Relu Gemm Relu Add Add Add Concat Gemm Relu Gemm Relu Gemm Relu Reshape Reshape MatMul Reshape "
+    "Concat Gemm Relu Gemm Sigmoid",
 }
 
 
@@ -192,7 +200,7 @@ def test_weights_past_the_limit_of_one_file_are_refused(monkeypatch: pytest.Monk
 
 
 def test_a_graph_whose_scores_differ_is_not_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(dense_export, "score_pooled", lambda weights, dense, pooled: torch.full((len(dense), 1), 2.0))
+    monkeypatch.setattr(dense_export, "score_pooled", lambda *given: torch.full((len(given[2]), 1), 2.0))
     spec = make_spec(rows=(3,), bottom=(), top=(1,))
     with pytest.raises(ExportError, match="difference of"):
         export_dense(spec, open_weights(spec).dense(), [Partial("a", (0,))], tmp_path / "m.onnx")

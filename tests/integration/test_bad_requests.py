@@ -113,7 +113,7 @@ def test_a_shard_called_directly_never_makes_more_room_than_for_a_batch(served: 
     tables, model = len(service.shards), f"small_{service.name}"
     for batch, told in (
         (4096, None),
-        (1_000_000, rf"expected at most {4096 * tables} \(4096 rows of {tables} tables\)"),
+        (1_000_000, rf"expected at most {4096 * tables} \(4096 rows of {tables} bags\)"),
     ):
         arrays = {"ids": np.zeros((1, 1), np.int32), "lengths": np.eye(1, batch * tables, dtype=np.int32)}
         if told is None:

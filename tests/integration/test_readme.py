@@ -5,9 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from repo_builder.cli import main
+from repo_builder.export.example_program import COUNTRIES, HISTORY, NUMBERS, DcnV2, write_example_program
+from repo_builder.serving.client import infer
+from repo_builder.spec import load_spec
 from tests.servers import serving
 
 ROOT = Path(__file__).parents[2]
@@ -30,3 +35,29 @@ def test_the_readme_does_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixt
             program = code.replace("tritonclient.grpc", f"tritonclient.{protocol}").replace("127.0.0.1:8001", address)
             done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
             assert len(re.findall(r"\[0\.\d+ *\]", done.stdout)) == 32
+
+
+def test_a_model_of_ones_own_is_served_as_the_readme_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What init prints stands there; what is served answers as the module itself, in plain PyTorch."""
+    path, spec, repository = tmp_path / "dcn_v2.pt2", tmp_path / "dcn_v2.yaml", tmp_path / "dcn_v2"
+    write_example_program(800_000, path)
+    assert main(["init", str(path), "-o", str(spec)]) == 0
+    told = capsys.readouterr().out.split("\n\nat 100 queries/s")[0]
+    assert "\n".join(line.rstrip() for line in told.splitlines()) in (ROOT / "README.md").read_text()
+    assert main(["build", str(spec), "-o", str(repository)]) == 0
+    torch.manual_seed(0)
+    module = DcnV2(800_000).eval()
+    rng = np.random.default_rng(3)
+    query = {
+        "user": rng.integers(0, 800_000, 33),
+        "item": rng.integers(0, 800_000, 33),
+        "seen": rng.integers(0, 800_000, (33, HISTORY)) * rng.integers(0, 2, (33, HISTORY)),  # half of them none
+        "country": rng.integers(0, COUNTRIES, 33),
+        "numbers": rng.standard_normal((33, NUMBERS), np.float32),
+    }
+    with torch.no_grad():
+        expected = module(*(torch.from_numpy(query[tensor.name]) for tensor in load_spec(spec).model.inputs)).numpy()
+    with serving(repository, tmp_path / "log") as server:
+        for protocol, address in (("grpc", server.grpc), ("http", server.http)):
+            answers = infer(protocol, address, "dcn_v2", query)
+            np.testing.assert_allclose(answers["sigmoid"], expected, atol=1e-5)

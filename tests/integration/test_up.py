@@ -174,9 +174,20 @@ def test_what_is_refused(
     assert message in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_down_leaves_nothing_but_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fleet_that_was_asked_for_too_much_by_force_still_obeys(fleet: Built, running: Up) -> None:
+    assert elasticrec("scale", fleet.folder, "tier0=99999", "--force") == 0
+    eventually(lambda: len(fleet.service("tier0")["replicas"]) > 1, 60)
+    assert len(fleet.replicas("tier0", "starting")) <= AT_ONCE
+    fleet_scaled(fleet, tier0=1)
+
+
+def test_down_leaves_nothing_but_logs_whatever_is_being_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fleet = built(tmp_path)
     with ready(fleet) as running:
+        assert elasticrec("scale", fleet.folder, "tier0=99999", "--force") == 0
+        eventually(lambda: fleet.replicas("tier0", "starting"), 60)
         started = running.children()
         assert elasticrec("down", fleet.folder) == 0
         assert not [process for process in started if process.is_running()]
@@ -189,21 +200,20 @@ def test_down_leaves_nothing_but_logs(tmp_path: Path, capsys: pytest.CaptureFixt
         assert "expected a running fleet, found none; start it: elasticrec up" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_no_process_outlives_the_supervisor(tmp_path: Path, how: signal.Signals) -> None:
+def test_no_process_outlives_the_supervisor(tmp_path: Path) -> None:
     """And what a killed one leaves is no hindrance to the next."""
     fleet = built(tmp_path)
-    with ready(fleet) as running:
-        started = running.children()
-        running.process.send_signal(how)
-        running.process.wait(60)
-        _, alive = psutil.wait_procs(started, 30)
-        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-    if how == signal.SIGKILL:
-        with ready(fleet):
+    for how in (signal.SIGKILL, signal.SIGTERM):
+        with ready(fleet) as running:
             assert fleet.status()["phase"] == "up"
+            started = running.children()
+            running.process.send_signal(how)
+            running.process.wait(60)
+            _, alive = psutil.wait_procs(started, 30)
+            assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE], how
 
 
+@pytest.mark.long
 def test_a_supervisor_killed_while_replicas_load_leaves_nothing_not_even_what_is_frozen(tmp_path: Path) -> None:
     """A server that is told to end while it loads leaves its Python stubs behind, and a frozen one cannot be told."""
     fleet = built(tmp_path)
@@ -229,19 +239,6 @@ def test_more_replicas_than_the_machine_holds_are_refused_before_anything_starts
     assert "frontend=1 tier0=5000 tier1=1: too many for this machine: 5,002 servers, and" in told
     assert "GiB, and this machine has" in told and "ask for fewer, or add --force" in told
     assert not list(fleet.run.logs.glob("tier*"))
-
-
-def test_a_fleet_that_was_asked_for_too_much_by_force_still_obeys(tmp_path: Path) -> None:
-    fleet = built(tmp_path)
-    with ready(fleet) as running:
-        assert elasticrec("scale", fleet.folder, "tier0=99999", "--force") == 0
-        eventually(lambda: len(fleet.service("tier0")["replicas"]) > 1, 60)
-        assert len(fleet.replicas("tier0", "starting")) <= AT_ONCE
-        assert elasticrec("scale", fleet.folder, "tier0=1") == 0
-        eventually(lambda: len(fleet.service("tier0")["replicas"]) == 1, 60)
-        assert elasticrec("scale", fleet.folder, "tier0=99999", "--force") == 0
-        assert elasticrec("down", fleet.folder) == 0
-        assert running.process.wait(10) == 0
 
 
 def test_a_changed_weight_is_found_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from tests.integration.fleets import Load, eventually
 from tests.integration.ups import Built, Up, built, following_load, ready
 from tests.k8s.prometheus import needs_prometheus
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, needs_prometheus]
+pytestmark = [pytest.mark.server, pytest.mark.long, needs_prometheus]
 
 WINDOW_S = 10
 

@@ -118,7 +118,7 @@ def test_without_prometheus_a_fleet_runs_and_says_what_is_missing(
         np.testing.assert_allclose(
             score("grpc", address, "small", *query), pytorch_scores(fleet.spec, *query), atol=1e-5
         )
-        with following_load(fleet, 1, pause_s=0.02) as seen, chromium() as browser:
+        with following_load(fleet, 3, pause_s=0.005) as seen, chromium() as browser:
             page = browser.new_page()
             page.goto(fleet.status()["page"])
             check_page(page, fleet)

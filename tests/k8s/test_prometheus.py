@@ -22,7 +22,7 @@ from tests.k8s.fleets import Made, fleet
 from tests.k8s.prometheus import Load, Prometheus, needs_prometheus, scraping
 from tests.servers import serving
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, needs_prometheus]
+pytestmark = [pytest.mark.server, pytest.mark.long, needs_prometheus]
 
 WINDOW = WINDOW_S // SCRAPE_S // 2  # seconds, with two scrapes a second
 QPS = 40.0

@@ -47,6 +47,11 @@ def test_a_row_costs_what_its_services_size_says(tmp_path: Path) -> None:
     assert load_profile(_write(tmp_path, GOOD)).seconds(1000, 101) == pytest.approx(1e-4 + 1e-5)
 
 
+def test_a_gather_may_take_any_time(tmp_path: Path) -> None:
+    times = {"fixed_s": 1e-4, "per_gather_s": 0.1}
+    assert load_profile(_write(tmp_path, {**GOOD, "service_time": times})).service_time.per_gather_s == 0.1
+
+
 def test_profile_may_bring_gpu_times(tmp_path: Path) -> None:
     gpu = {"service_time": GOOD["service_time"], "dense_service_time": {"fixed_s": 2e-4, "per_flop_s": 1e-12}}
     profile = load_profile(_write(tmp_path, {**GOOD, "gpu": gpu}))
@@ -67,6 +72,7 @@ def test_profile_may_bring_gpu_times(tmp_path: Path) -> None:
         ({"batching": {"call_s": 1, "query_s": 1, "queries": 0.5}}, "batching.queries"),
         ({"gpu": {"service_time": GOOD["service_time"]}}, "gpu.dense_service_time"),
         ({"remote_call_s": -1}, "remote_call_s"),
+        ({"format": 2, "service_time": 3}, "format"),
         ({"row_cache": {"size_bytes": 1, "hit_s": 1}}, "row_cache.miss_s"),
     ],
 )

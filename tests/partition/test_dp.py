@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repo_builder.errors import PlanError
-from repo_builder.partition import dp
+from repo_builder.partition import chain, dp
 from repo_builder.partition.cost import CostModel, ServiceTime
 from repo_builder.partition.merge import Order
 from tests.partition.helpers import brute_force, quadratic, zipf_cdf
@@ -152,3 +152,68 @@ def test_s_max_out_of_range_is_an_error(s_max: int) -> None:
 def test_costs_beyond_64_bits_are_an_error() -> None:
     with pytest.raises(PlanError, match="lower the traffic"):
         dp.partition(_order([1.0, 1.0], 128), CostModel(1e18, ServiceTime(1.0, 1.0), 1), 4)
+
+
+def _many_replicas(rng: random.Random, order: Order) -> CostModel:
+    """Some 10 to a million replicas in all, so that rows are worth from a small part of one to thousands."""
+    per_gather = 10 ** rng.uniform(1, 6) / float(order.gathers[-1])
+    return CostModel(1.0, ServiceTime(rng.choice([1e-4, 0.1, 1.0]), per_gather), rng.choice([0, 1, 10, 300]))
+
+
+@pytest.mark.parametrize("blocks", [None, 8])
+def test_with_many_replicas_it_equals_the_recurrence(monkeypatch: pytest.MonkeyPatch, blocks: int | None) -> None:
+    monkeypatch.setattr(dp, "SMALL_ROWS", 10**9 if blocks is None else 0)
+    monkeypatch.setattr(dp, "GRID_BLOCKS", blocks)
+    rng, cold = random.Random(17), 0
+    for _ in range(150):
+        rows = rng.randint(1, 40)
+        order = _order([(i + 1) ** -rng.choice([0.0, 0.5, 1.0, 3.0]) for i in range(rows)])
+        model, s_max = _many_replicas(rng, order), rng.randint(1, 5)
+        found = _check(order, model, s_max, quadratic(order, model, s_max))
+        cold += any(left < right for left, right in zip(found.replicas, found.replicas[1:], strict=False))
+    assert cold > 0
+
+
+class _Counted(CostModel):
+    """Counts the services whose load is asked for, and has enough after so many."""
+
+    asked = 0
+
+    def loads(self, gathers: np.ndarray) -> np.ndarray:
+        _Counted.asked += gathers.size
+        assert _Counted.asked < 10**8, "too much work"
+        return super().loads(gathers)
+
+
+@pytest.mark.parametrize("replicas", [2_000, 20_000, 10**9])
+def test_the_work_ends_however_many_replicas_there_are(monkeypatch: pytest.MonkeyPatch, replicas: int) -> None:
+    """For few rows it is bounded by them; for many the number of replicas does not matter for long."""
+    monkeypatch.setattr(chain, "MOST_STEPS", 10**6, raising=False)
+    for rows in (60, 2_000):
+        order = Order(zipf_cdf(rows, 0.6) * 640, 128)
+        model = _Counted(1.0, ServiceTime(1e-9, replicas / 640), 10**5)
+        monkeypatch.setattr(_Counted, "asked", 0)
+        found = dp.partition(order, model, 16)
+        assert sum(found.replicas) >= replicas
+        if rows == 60:
+            assert found.cost_bytes == quadratic(order, CostModel(1.0, model.service_time, 10**5), 16)[0]
+
+
+def test_lots_of_replicas_cost_less_than_a_lot_more_of_each_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dp, "SMALL_ROWS", 0)
+    order = Order(zipf_cdf(3_000, 0.6) * 640, 128)
+    model = CostModel(1.0, ServiceTime(1e-9, 200 / 640), 10**4)
+    best = dp.partition(order, model, 6)
+    tried: list[float] = []
+
+    def at_first_too_much(order: Order, lots: CostModel, s_max: int, bounds: object) -> tuple[int, list[int]]:
+        tried.append(model.target_qps / lots.target_qps)
+        if tried[-1] < 4:
+            raise chain.TooManySteps
+        return chain.best_chain(order, lots, s_max, None)
+
+    monkeypatch.setattr(dp, "best_chain", at_first_too_much)
+    found = dp.partition(order, model, 6)
+    assert tried == [1, 4]
+    held = order.rows * 128 + len(best.replicas) * 10**4
+    assert best.cost_bytes < found.cost_bytes <= best.cost_bytes + 3 * held

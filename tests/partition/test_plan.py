@@ -36,6 +36,7 @@ def test_round_trip_and_reproducible_bytes(plan: Plan, tmp_path: Path) -> None:
     assert plan_sha256(plan) == plan_sha256(load_plan(_saved(tmp_path, text)))
     assert plan_sha256(plan) != plan_sha256(replace(plan, batch=33))
     assert json.loads(text)["memory_bytes"] == plan.memory_bytes
+    assert next(iter(json.loads(text))) == "format" and json.loads(text)["format"] == 1
 
 
 def test_a_plan_edited_by_hand_is_loaded(plan: Plan, tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_a_plan_edited_by_hand_is_loaded(plan: Plan, tmp_path: Path) -> None:
     hot["end"], cold["begin"] = hot["end"] + 1, cold["begin"] + 1
     hot.pop("rows"), cold.pop("rows")
     document["services"][1].update(device="gpu", instances=2, note="mine")
-    for key in ("target_qps", "batch", "s_max", "profile"):
+    for key in ("format", "target_qps", "batch", "s_max", "profile"):
         del document[key]
     loaded = load_plan(_saved(tmp_path, document))
     check_plan(loaded, SPEC)
@@ -55,6 +56,9 @@ def test_a_plan_edited_by_hand_is_loaded(plan: Plan, tmp_path: Path) -> None:
     ("edit", "message"),
     [
         (lambda d: d.pop("services"), "services: expected this field"),
+        (lambda d: d.update(format=2, services=3), "format: expected 1, got 2; make the plan again with"),
+        (lambda d: d.update(format="1"), 'format: expected 1, got "1"; make the plan again'),
+        (lambda d: d.update(format=True), "format: expected 1, got true; make the plan again"),
         (lambda d: d.update(grouping="x"), "grouping: expected one of tiered, per_table"),
         (lambda d: d["services"][1].update(device="tpu"), r"services\[1\].device: expected one of cpu, gpu"),
         (lambda d: d["services"][1].update(instances=0), r"services\[1\].instances: expected at least 1"),

@@ -28,6 +28,7 @@ def test_the_planner_reads_what_was_fitted(profile: dict, tmp_path: Path) -> Non
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(profile, allow_nan=False))
     fits, read = fit_measured(samples.exact()), load_profile(path)
+    assert profile["format"] == 1
     assert read.name == "small, python, measured 2026-01-02 on a processor"
     assert (read.service_time, read.dense_service_time, read.batching) == (
         fits.service_time,

@@ -125,12 +125,13 @@ def test_ids_that_are_computed_come_from_a_step_before_the_router() -> None:
     each = design("ids", "single")
     (graph,) = (read(config) for config in configs.ids_configs(each))
     assert (graph.name, graph.backend, graph.max_batch_size) == ("toy_ids", "onnxruntime", 0)
-    assert tensors(graph.input) == {"features": ("FP32", [-1, 4], None)}
-    assert tensors(graph.output) == {"computed": ("INT64", [-1, 6], None)}
+    assert tensors(graph.input) == {"features": ("FP32", [-1, 4], None), "shift": ("FP32", [-1, 1], [-1])}
+    assert tensors(graph.output) == {"first": ("INT64", [-1, 1], [-1]), "computed": ("INT64", [-1, 5], None)}
     ensemble = read(configs.ensemble_config(each))
     first, router, *_ = ensemble.ensemble_scheduling.step
-    assert (first.model_name, dict(first.input_map)) == ("toy_ids", {"features": "features"})
-    assert dict(router.input_map) == {"computed": "computed"}
+    assert (first.model_name, dict(first.input_map)) == ("toy_ids", {name: name for name in ("features", "shift")})
+    assert dict(router.input_map) == {name: name for name in ("first", "computed")}
+    assert tensors(ensemble.input)["shift"] == ("FP32", [-1], [-1, 1])
     assert configs.ids_configs(design("toy", "single")) == []
 
 

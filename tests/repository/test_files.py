@@ -79,6 +79,19 @@ def test_a_file_is_never_written_over(tmp_path: Path, pool: ThreadPoolExecutor) 
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize(("size_bytes", "padded_bytes"), [(0, 0), (1, 64), (63, 64), (64, 64), (65, 128)])
+def test_a_file_is_padded_with_zeros(
+    size_bytes: int, padded_bytes: int, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    with HashedFile(tmp_path, "file", pool) as file:
+        file.write(b"x" * size_bytes)
+        file.pad(64)
+        file.write(b"y")
+        entry = file.entry()
+    assert (tmp_path / "file").read_bytes() == b"x" * size_bytes + b"\0" * (padded_bytes - size_bytes) + b"y"
+    assert entry == entry_of(tmp_path, "file")
+
+
 def repository(folder: Path, content: str) -> Path:
     """What counts as a former repository: a manifest, and the one file that it lists."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,16 @@ def other_dense_weights(source: ToySource) -> None:
     source.write_dense = write_dense  # type: ignore[method-assign]
 
 
+def another_input(source: ToySource) -> None:
+    """The graph wants what nobody gives."""
+    write = source.write_dense
+
+    def write_dense(partials: Sequence[Partial], folder: Path) -> Sequence[str]:
+        return write([replace(partials[0], name="mine"), *partials[1:]], folder)
+
+    source.write_dense = write_dense  # type: ignore[method-assign]
+
+
 def other_ids(source: ToySource) -> None:
     ids = source.ids
 
@@ -76,6 +87,7 @@ def a_bad_sample(source: ToySource) -> None:
     ("kind", "change", "error", "told"),
     [
         ("toy", other_dense_weights, ExportError, r"output watch: what was written differs by [\d.e-]+ from the whole"),
+        ("rows", another_input, ExportError, "toy_dense: what was written does not run on samples: .* mine"),
         ("toy", not_a_number, ExportError, "output click: what was written differs by nan"),
         ("rows", another_shape, ExportError, r"output click: expected shape \(11, 1\) on samples, .* got \(11,\)"),
         ("ids", other_ids, ExportError, "ids computed: the written ids graph makes others of samples than the model"),

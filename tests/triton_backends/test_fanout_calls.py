@@ -281,7 +281,7 @@ def test_answers_with_any_bytes_changed_crash_nothing(backend: Backend, tmp_path
 
     a, b = shards()
     with serving(a, b):
-        fanout = make(backend, tmp_path, [a], [b])
+        fanout = make(backend, tmp_path, [a], [b], deadline_us=NEVER_US)
         with fanout.running() as model:
             b.spoilt = spoil
             answers = [model.infer_all([fanout.query(2)])[0] for _ in range(400)]

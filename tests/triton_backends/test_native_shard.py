@@ -138,3 +138,59 @@ def test_a_truncated_matrix_is_told_as_by_the_python_shard(backend: Backend, tmp
         pass
     with pytest.raises(ValueError, match=told):
         Shard.open(tmp_path / "1")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"rows": 50', '"rows": 0', "shard.json: expected a number from 1 to 2147483647 at byte "),
+        ('"dim": 6', '"dim": 1048577', "shard.json: expected a number from 1 to 1048576 at byte "),
+        ('"dim": 6', '"dim": 7', "weights.bin: expected 1400 bytes (50 rows of 7), got 1200"),
+        ('"matrix": 0', '"matrix": 1', "shard.json: expected a number from 0 to 0 at byte "),
+        ('"matrix": 0', '"matrix": -1', "shard.json: expected a number from 0 to 0 at byte "),
+        ('"bags": 2', '"bags": 1048576', None),  # times 6 is within 2^24
+        ('"bags": 2', '"bags": 2796203', "shard.json: expected a number from 1 to 1048576 at byte "),
+        ('"columns": 9', '"columns": -2', "shard.json: expected a number from -1 to 16777216 at byte "),
+        ('"weighted": 0', '"weighted": 2', "shard.json: expected a number from 0 to 1 at byte "),
+        ('"max_rows": 16', '"max_rows": 16777217', "shard.json: expected a number from 1 to 16777216 at byte "),
+        ('"group": 0', '"group": -1', "shard.json: expected a number from 0 to 65536 at byte "),
+        ('[\n  {\n   "rows": 50,\n   "dim": 6\n  }\n ]', "[]", "shard.json: expected '{' at byte "),
+    ],
+)
+def test_a_description_that_is_wrong_is_told(
+    backend: Backend, tmp_path: Path, old: str, new: str, told: str | None
+) -> None:
+    path = write(tmp_path) / "1/shard.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    if told is None:
+        with Model(backend, tmp_path):
+            return
+    with pytest.raises(BackendError, match=f"^{re.escape(told)}"), Model(backend, tmp_path):
+        pass
+
+
+def test_rows_too_wide_to_be_summed_are_told(backend: Backend, tmp_path: Path) -> None:
+    """Their numbers times a query's rows must be within 64 bits."""
+    path = write(tmp_path) / "1/shard.json"
+    unit = HeldUnit(0, 1 << 20, COLUMNS)
+    held = Held([HeldMatrix(ROWS, DIM)], [HeldGroup(0, MAX_BATCH_ROWS, [unit, unit, unit])])
+    path.write_text(json.dumps(held.document()))
+    told = "shard.json: expected at most 16777216 numbers a row, got 18874368"
+    with pytest.raises(BackendError, match=told), Model(backend, tmp_path):
+        pass
+
+
+def test_several_matrices_of_another_size_are_told_as_by_the_python_shard(backend: Backend, tmp_path: Path) -> None:
+    """Each begins at a multiple of 64 bytes: 1200 of the first, 16 of nothing, 40 of the second."""
+    path = write(tmp_path) / "1/weights.bin"
+    held = Held([HeldMatrix(ROWS, DIM), HeldMatrix(5, 2)], [HeldGroup(0, 16, [HeldUnit(0, 1, 1), HeldUnit(1, 1, 1)])])
+    path.with_name("shard.json").write_text(json.dumps(held.document()))
+    told = r"weights.bin: expected 1256 bytes \(55 rows in 2 matrices\), got 1200"
+    with pytest.raises(BackendError, match=told), Model(backend, tmp_path):
+        pass
+    with pytest.raises(ValueError, match=told):
+        Shard.open(tmp_path / "1")
+    path.write_bytes(path.read_bytes() + bytes(56))
+    with Model(backend, tmp_path):
+        pass

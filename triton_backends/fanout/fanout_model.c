@@ -136,7 +136,7 @@ static void job_free(Job *job) {
         free(job->query.calls[k].answer);
         message_close(&job->query.calls[k].message);
     }
-    units_close(job->model->router, job->units);
+    free(job->units);
     free(job->query.calls);
     free(job->shapes);
     free(job->sums);

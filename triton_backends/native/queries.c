@@ -85,28 +85,31 @@ void query_close(const Router *router, QueryInputs *inputs) {
     *inputs = (QueryInputs){0};
 }
 
-bool units_open(const Router *router, const int64_t *room, const int64_t *rows, Unit **units, Problem *problem) {
-    Unit *made = *units = calloc((size_t)router->unit_count, sizeof *made);
-    if (made == NULL) return fail(problem, "out of memory");
-    for (int64_t u = 0; u < router->unit_count; u++) {
-        const RoutedUnit *unit = router->units + u;
-        made[u].bags = unit->bags;
-        made[u].ids = malloc(4 * (size_t)room[u] + 1);
-        made[u].lengths = calloc((size_t)(rows[unit->group] * unit->bags), sizeof *made[u].lengths);
-        if (unit->weighted) made[u].weights = malloc(4 * (size_t)room[u] + 1);
-        if (made[u].ids == NULL || made[u].lengths == NULL || (unit->weighted && made[u].weights == NULL))
-            return fail(problem, "out of memory for %lld rows", (long long)rows[unit->group]);
-    }
-    return true;
+static int64_t lengths_of(const RoutedUnit *unit, const int64_t *rows) {
+    return rows[unit->group] * unit->bags;
 }
 
-void units_close(const Router *router, Unit *units) {
-    for (int64_t u = 0; units != NULL && u < router->unit_count; u++) {
-        free(units[u].ids);
-        free(units[u].lengths);
-        free(units[u].weights);
+/* All in one piece: the units, all lengths, then each one's ids and weights. */
+bool units_open(const Router *router, const int64_t *room, const int64_t *rows, Unit **units, Problem *problem) {
+    const RoutedUnit *about = router->units;
+    int64_t lengths = 0, numbers = 0;
+    for (int64_t u = 0; u < router->unit_count; u++) {
+        lengths += lengths_of(about + u, rows);
+        numbers += room[u] * (about[u].weighted ? 2 : 1);
     }
-    free(units);
+    Unit *made = *units = malloc((size_t)router->unit_count * sizeof *made + 4 * (size_t)(lengths + numbers));
+    if (made == NULL) return fail(problem, "out of memory for %lld rows", (long long)rows[0]);
+    int32_t *next_lengths = (int32_t *)(made + router->unit_count), *next = next_lengths + lengths;
+    memset(next_lengths, 0, 4 * (size_t)lengths);
+    for (int64_t u = 0; u < router->unit_count; u++) {
+        made[u] = (Unit){.ids = next, .lengths = next_lengths, .bags = about[u].bags};
+        next += room[u];
+        next_lengths += lengths_of(about + u, rows);
+        if (!about[u].weighted) continue;
+        made[u].weights = (float *)next;
+        next += room[u];
+    }
+    return true;
 }
 
 bool put_divisors(const Router *router, int64_t group, const Unit *units, const bool *asked, int64_t rows,

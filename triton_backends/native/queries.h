@@ -16,10 +16,9 @@ typedef struct {
 bool query_open(const Router *router, TRITONBACKEND_Request *request, QueryInputs *inputs, Problem *problem);
 void query_close(const Router *router, QueryInputs *inputs);
 
-/* Room for what so many ids and rows give: the units, their ids (and weights) and zeroed lengths. To be freed whatever
- * comes of it. room: ids of each unit; rows: of each group. */
+/* Room for what so many ids and rows give: the units, their ids (and weights) and zeroed lengths; one `free` frees all.
+ * room: ids of each unit; rows: of each group. */
 bool units_open(const Router *router, const int64_t *room, const int64_t *rows, Unit **units, Problem *problem);
-void units_close(const Router *router, Unit *units);
 
 /* Answer with what the group's sums are divided by, where some of its look-ups are averaged: router_divide. */
 bool put_divisors(const Router *router, int64_t group, const Unit *units, const bool *asked, int64_t rows,

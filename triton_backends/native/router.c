@@ -126,6 +126,17 @@ static bool check_layout(const Reader *reader, const RoutedLookup *lookup) {
     return good || fail(reader->problem, "%s: look-up %s: its bags are none", reader->file, lookup->name.text);
 }
 
+/* The units that hold a look-up's shards: two may lie in one. */
+static void list_units(RoutedLookup *lookup) {
+    for (int64_t i = 0; i < MAX_SHARDS; i++) {
+        bool known = false;
+        for (int64_t j = 0; j < lookup->unit_count; j++) known |= lookup->units[j] == lookup->routed.unit[i];
+        if (known) continue;
+        lookup->places[lookup->unit_count] = lookup->routed.place[i];
+        lookup->units[lookup->unit_count++] = lookup->routed.unit[i];
+    }
+}
+
 static int64_t find_twin(const Router *router, const RoutedLookup *lookup) {
     int64_t twin = 0;
     for (const RoutedLookup *other = router->lookups;; other++, twin++)
@@ -141,7 +152,9 @@ static bool read_lookup(Reader *reader, Router *router) {
     lookup->routed.padded = lookup->has_padding;
     lookup->twin = find_twin(router, lookup);
     if (lookup->weights >= 0) router->inputs[lookup->weights].weights = true;
-    return read_shards(reader, table, &lookup->routed) && read_mark(reader, '}') && check_layout(reader, lookup);
+    if (!read_shards(reader, table, &lookup->routed)) return false;
+    list_units(lookup);
+    return read_mark(reader, '}') && check_layout(reader, lookup);
 }
 
 static bool read_unit(Reader *reader, Router *router) {

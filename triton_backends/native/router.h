@@ -34,6 +34,8 @@ typedef struct {
     int64_t kind, block, blocks;  /* of bounds */
     int64_t has_padding, padding, from_end;
     int64_t twin;  /* the first look-up with the same ids and bounds */
+    int64_t units[MAX_SHARDS], unit_count; /* that hold its shards, each once, and its first bag there */
+    int64_t places[MAX_SHARDS];
     Lookup routed; /* `count` bags a row */
 } RoutedLookup;
 
@@ -84,6 +86,7 @@ typedef struct {
     Read *reads;      /* in the router's order */
     int64_t **starts; /* of bags, where the look-up has bounds and is its own twin */
     void **changed;   /* ids and weights that are not read where they came */
+    void *memory;     /* holds all these lists */
 } Reading;
 
 /* Find the number of rows of each group, which its look-ups must agree upon. To be forgotten whatever comes of it. */

@@ -56,13 +56,13 @@ static bool put_parts(const Router *router, const Unit *units, const int64_t *ro
 
 static bool route(const Router *router, const QueryInputs *inputs, TRITONBACKEND_Response *response, Problem *problem) {
     const Reading *reading = &inputs->reading;
-    Unit *units; /* scratch memory, since outputs must be asked for in their exact size */
+    Unit *units = NULL; /* scratch memory, since outputs must be asked for in their exact size */
     bool good = units_open(router, reading->room, reading->rows, &units, problem) &&
                 router_route(router, inputs->tensors, reading, units, problem) &&
                 put_parts(router, units, reading->rows, response, problem);
     for (int64_t g = 0; good && g < router->group_count; g++)
         good = put_divisors(router, g, units, NULL, reading->rows[g], response, problem);
-    units_close(router, units);
+    free(units);
     return good;
 }
 

@@ -183,19 +183,35 @@ static bool change_id(const RoutedLookup *lookup, int64_t id, int32_t *row) {
     return padding || (end >= 0 && end < rows);
 }
 
+/* A row's ids in what was read: the first one's place, and how many. */
+static int64_t row_of(const Read *read, int64_t row, int64_t *size) {
+    *size = read->starts == NULL ? span(read) : read->starts[row + 1] - read->starts[row];
+    return read->starts == NULL ? row * read->stride : read->starts[row];
+}
+
+/* Whether a look-up's ids can be read where they came: where negative ones count from the end, if there are none. */
+static bool is_plain(const RoutedLookup *lookup, const Read *read, int64_t rows) {
+    if (lookup->has_padding && lookup->padding != PADDING) return false;
+    int64_t signs = 0, size;
+    for (int64_t row = 0; lookup->from_end && row < rows; row++) {
+        const int64_t begin = row_of(read, row, &size);
+        if (read->id_bytes == 8)
+            for (int64_t i = 0; i < size; i++) signs |= ((const int64_t *)read->ids)[begin + i];
+        else
+            for (int64_t i = 0; i < size; i++) signs |= ((const int32_t *)read->ids)[begin + i];
+    }
+    return signs >= 0;
+}
+
 /* Copy a look-up's ids, as rows of the table or PADDING, and their weights. */
 static bool change(const Router *router, const Tensor *ids, const RoutedLookup *lookup, int64_t rows, int64_t most,
                    void **memory, Read *read, Problem *problem) {
     int32_t *changed = *memory = malloc((size_t)(most + 1) * (read->weights == NULL ? 4 : 8));
     if (changed == NULL) return fail(problem, "%s: out of memory", input(router, lookup->ids));
     float *weights = (float *)(changed + most);
-    int64_t done = 0;
+    int64_t done = 0, size;
     for (int64_t row = 0; row < rows; row++) {
-        int64_t begin = row * read->stride, size = span(read);
-        if (read->starts != NULL) {
-            begin = read->starts[row];
-            size = read->starts[row + 1] - begin;
-        }
+        const int64_t begin = row_of(read, row, &size);
         for (int64_t i = 0; i < size; i++, done++) {
             const int64_t place = lookup->begin + begin + i;
             if (!change_id(lookup, at(ids, place), changed + done))
@@ -222,28 +238,23 @@ static bool read_one(const Router *router, const Tensor *tensors, int64_t number
     else if (!take_bags(router, tensors, lookup, rows, reading, read, problem)) return false;
     const int64_t most = read->starts == NULL ? rows * span(read) : read->starts[rows] - read->starts[0];
     if (most > INT32_MAX) return fail(problem, "%s: too many ids", input(router, lookup->ids));
-    for (int64_t i = 0; i < MAX_SHARDS; i++) {
-        bool counted = false;
-        for (int64_t j = 0; j < i; j++) counted |= lookup->routed.unit[j] == lookup->routed.unit[i];
-        if (!counted) reading->room[lookup->routed.unit[i]] += most;
-    }
-    if (!lookup->from_end && (!lookup->has_padding || lookup->padding == PADDING)) return true;
+    for (int64_t i = 0; i < lookup->unit_count; i++) reading->room[lookup->units[i]] += most;
+    if (is_plain(lookup, read, rows)) return true;
     return change(router, tensors + lookup->ids, lookup, rows, most, reading->changed + number, read, problem);
 }
 
 bool router_measure(const Router *router, const Tensor *tensors, Reading *reading, Problem *problem) {
-    const size_t lookups = (size_t)router->lookup_count;
-    *reading = (Reading){
-        .rows = calloc((size_t)router->group_count, sizeof *reading->rows),
-        .room = calloc((size_t)router->unit_count, sizeof *reading->room),
-        .reads = calloc(lookups, sizeof *reading->reads),
-        .starts = calloc(lookups, sizeof *reading->starts),
-        .changed = calloc(lookups, sizeof *reading->changed),
-    };
-    return ((reading->rows != NULL && reading->room != NULL && reading->reads != NULL && reading->starts != NULL &&
-             reading->changed != NULL) ||
-            fail(problem, "out of memory")) &&
-           measure(router, tensors, reading->rows, problem);
+    const size_t lookups = (size_t)router->lookup_count, groups = (size_t)router->group_count;
+    const size_t each = sizeof *reading->reads + sizeof *reading->starts + sizeof *reading->changed;
+    char *memory = calloc(1, lookups * each + (groups + (size_t)router->unit_count) * sizeof(int64_t));
+    *reading = (Reading){.memory = memory};
+    if (memory == NULL) return fail(problem, "out of memory");
+    reading->reads = (Read *)memory;
+    reading->starts = (int64_t **)(reading->reads + lookups);
+    reading->changed = (void **)(reading->starts + lookups);
+    reading->rows = (int64_t *)(reading->changed + lookups);
+    reading->room = reading->rows + groups;
+    return measure(router, tensors, reading->rows, problem);
 }
 
 bool router_read(const Router *router, const Tensor *tensors, Reading *reading, Problem *problem) {
@@ -253,15 +264,11 @@ bool router_read(const Router *router, const Tensor *tensors, Reading *reading, 
 }
 
 void router_forget(const Router *router, Reading *reading) {
-    for (int64_t i = 0; i < router->lookup_count; i++) {
-        if (reading->starts != NULL) free(reading->starts[i]);
-        if (reading->changed != NULL) free(reading->changed[i]);
+    for (int64_t i = 0; reading->memory != NULL && i < router->lookup_count; i++) {
+        free(reading->starts[i]);
+        free(reading->changed[i]);
     }
-    free(reading->rows);
-    free(reading->room);
-    free(reading->reads);
-    free(reading->starts);
-    free(reading->changed);
+    free(reading->memory);
     *reading = (Reading){0};
 }
 
@@ -282,16 +289,15 @@ bool router_route(const Router *router, const Tensor *tensors, const Reading *re
 }
 
 /* Add the ids of a look-up's bags in each of its units to what their sums are divided by. */
-static void count_ids(const Lookup *routed, const RoutedUnit *about, const Unit *units, const bool *asked, int64_t rows,
-                      int64_t width, float *divisors) {
-    for (int64_t i = 0; i < MAX_SHARDS; i++) {
-        const int64_t u = routed->unit[i];
-        bool counted = asked != NULL && !asked[about[u].service];
-        for (int64_t j = 0; j < i; j++) counted |= routed->unit[j] == u;
-        for (int64_t row = 0; !counted && row < rows; row++) {
-            const int32_t *lengths = units[u].lengths + row * units[u].bags + routed->place[i];
-            for (int64_t bag = 0; bag < routed->count; bag++) divisors[row * width + bag] += (float)lengths[bag];
-        }
+static void count_ids(const RoutedLookup *lookup, const RoutedUnit *about, const Unit *units, const bool *asked,
+                      int64_t rows, int64_t width, float *divisors) {
+    for (int64_t i = 0; i < lookup->unit_count; i++) {
+        const Unit *unit = units + lookup->units[i];
+        const int32_t *lengths = unit->lengths + lookup->places[i];
+        if (asked != NULL && !asked[about[lookup->units[i]].service]) continue;
+        for (int64_t row = 0; row < rows; row++)
+            for (int64_t bag = 0; bag < lookup->routed.count; bag++)
+                divisors[row * width + bag] += (float)lengths[row * unit->bags + bag];
     }
 }
 
@@ -302,7 +308,7 @@ void router_divide(const Router *router, int64_t group, const Unit *units, const
     memset(divisors, 0, (size_t)(rows * width) * sizeof *divisors);
     for (int64_t i = router->groups[group].first; i < router->groups[group].end; i++) {
         const RoutedLookup *lookup = router->lookups + router->order[i];
-        if (lookup->mean) count_ids(&lookup->routed, router->units, units, asked, rows, width, divisors + column);
+        if (lookup->mean) count_ids(lookup, router->units, units, asked, rows, width, divisors + column);
         column += lookup->routed.count;
     }
     for (int64_t i = 0; i < rows * width; i++)

@@ -6,7 +6,7 @@
 
 /* far above what is built; products stay within 64 bits */
 enum { MAX_UNITS = 1 << 12, MAX_BAGS = 1 << 20, MAX_DIM = 1 << 20, ALIGNMENT = 64, MOST_VARYING_IDS = 1 << 24 };
-static const int64_t MAX_ROWS = INT32_MAX, MAX_COLUMNS = INT32_MAX, MAX_GROUPS = 1 << 16, MAX_QUERY_ROWS = 1 << 24;
+static const int64_t MAX_ROWS = INT32_MAX, MAX_COLUMNS = 1 << 24, MAX_GROUPS = 1 << 16, MAX_QUERY_ROWS = 1 << 24;
 
 static bool field(Reader *reader, const char *key, int64_t least, int64_t most, int64_t *value) {
     return read_mark(reader, ',') && read_key(reader, key) && read_number(reader, least, most, value);
@@ -53,7 +53,8 @@ static bool read_units(Shard *shard, ShardGroup *group, Reader *reader) {
         group->most_ids += unit->columns < 0 ? MOST_VARYING_IDS : group->max_rows * unit->columns;
     }
     group->end = shard->unit_count;
-    return true;
+    return group->width <= MAX_COLUMNS || fail(reader->problem, "%s: expected at most %lld numbers a row, got %lld",
+                                               reader->file, (long long)MAX_COLUMNS, (long long)group->width);
 }
 
 static bool read_groups(Shard *shard, Reader *reader) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,15 +68,15 @@ def read_lookups(
 ) -> list[Reading]:
     """What each look-up reads in a query. Raises ValueError where tensors do not fit each other."""
     tensors = [np.ascontiguousarray(inputs[name]) for name in names]
-    _check_rows(names, lookups, tensors, groups)
+    rows = _group_rows(names, lookups, tensors, groups)
     known: dict[tuple[int, int, int], NDArray[np.int64]] = {}
-    return [_read(names, tables[lookup.table], lookup, tensors, known) for lookup in lookups]
+    return [_read(names, tables[lookup.table], lookup, tensors, rows[lookup.group], known) for lookup in lookups]
 
 
-def _check_rows(
+def _group_rows(
     names: Sequence[str], lookups: Sequence[RoutedLookup], tensors: Sequence[NDArray[Any]], groups: int
-) -> None:
-    """All look-ups of a group have the same number of rows."""
+) -> list[int]:
+    """The number of rows of each group, on which its look-ups must agree."""
     first: dict[int, tuple[str, int]] = {}
     for lookup in lookups:
         rows = _rows(names, lookup, tensors)
@@ -88,6 +89,7 @@ def _check_rows(
         most = MAX_OTHER_ROWS if group else MAX_ROWS
         if not 1 <= rows <= most:
             raise ValueError(f"{name}: expected 1 to {most} rows, got {rows}")
+    return [first[group][1] for group in range(groups)]
 
 
 def _rows(names: Sequence[str], lookup: RoutedLookup, tensors: Sequence[NDArray[Any]]) -> int:
@@ -103,7 +105,7 @@ def _rows(names: Sequence[str], lookup: RoutedLookup, tensors: Sequence[NDArray[
         if lookup.width >= 0 and width != lookup.width:
             last = shape[-1] if shape else 1
             raise ValueError(f"{names[lookup.ids]}: expected {lookup.width} columns, got {last}")
-        return int(np.prod(rows, dtype=np.int64))
+        return math.prod(rows)
     bags = tensors[lookup.bounds].size - (lookup.kind == ENDS)
     if bags < 0:
         raise ValueError(f"{names[lookup.bounds]}: expected the end of the last bag, got nothing")
@@ -117,10 +119,11 @@ def _read(
     table: RoutedTable,
     lookup: RoutedLookup,
     tensors: Sequence[NDArray[Any]],
+    rows: int,
     known: dict[tuple[int, int, int], NDArray[np.int64]],
 ) -> Reading:
     tensor = tensors[lookup.ids]
-    rows, flat = _rows(names, lookup, tensors), tensor.reshape(-1)
+    flat = tensor.reshape(-1)
     weights = None
     if lookup.weights >= 0:
         weights = _weights(names[lookup.weights], tensors[lookup.weights].reshape(-1), names[lookup.ids], flat.size)
@@ -128,12 +131,12 @@ def _read(
         bag = lookup.bag if lookup.width >= 0 else (tensor.shape[-1] if tensor.shape else 1)
         width = lookup.width if lookup.width >= 0 else bag
         begin, most = lookup.begin, lookup.count * bag
-        taken = flat.reshape(rows, width)[:, begin : begin + most]
-        ids = flat[begin:] if not _needs_change(lookup) else taken
+        ids = flat[begin:]
         if _needs_change(lookup):
-            ids = flat.copy()
-            ids.reshape(rows, width)[:, begin : begin + most] = _changed(names, table, lookup, taken, begin, width)
-            ids = ids[begin:]
+            changed = flat.copy()
+            taken = changed.reshape(rows, width)[:, begin : begin + most]
+            taken[:] = _changed(names, table, lookup, taken, begin, width)
+            ids = changed[begin:]
         shifted = None if weights is None else weights[begin:]
         return Reading(
             lookup, table, names[lookup.ids], rows, ids, shifted, None, width, bag, begin, rows * lookup.count * bag

@@ -30,6 +30,12 @@ class Router:
         self.routing = routing
         self._id_maps = id_maps  # the kernel keeps its address only
         self._lookups = [self._route_lookup(lookup) for lookup in routing.lookups]
+        self._pointers = [pointer(lookup) for lookup in self._lookups]
+        places = range(len(routing.lookups))
+        # the look-ups of each group, and those that have rows in each unit
+        self._members = [[i for i in places if routing.lookups[i].group == g] for g in range(len(routing.groups))]
+        units_of = [{shard.unit for shard in lookup.shards} for lookup in routing.lookups]
+        self._readers = [[i for i in places if u in units_of[i]] for u in range(len(routing.units))]
 
     @classmethod
     def open(cls, folder: Path) -> Router:
@@ -47,41 +53,40 @@ class Router:
         """
         routing = self.routing
         readings = read_lookups(routing.inputs, routing.tables, routing.lookups, inputs, len(routing.groups))
-        rows = [next(r.rows for r in readings if r.lookup.group == group) for group in range(len(routing.groups))]
+        rows = [readings[members[0]].rows for members in self._members]
         units = [self._room(u, rows[unit.group], readings) for u, unit in enumerate(routing.units)]
         routed = (RouteUnit * len(units))(*(unit.routed for unit in units))
-        for group, count in enumerate(rows):
-            self._route_group([(i, r) for i, r in enumerate(readings) if r.lookup.group == group], count, routed)
+        for members in self._members:
+            self._route_group(members, readings, routed)
         for unit, filled in zip(units, routed, strict=True):
             unit.count = filled.count
         return {**self._parts(units), **self._divisors(rows, units)}
 
-    def _route_group(self, members: Sequence[tuple[int, Reading]], rows: int, units: Any) -> None:
-        reads = (RouteRead * len(members))(
-            *(
-                RouteRead(
-                    pointer(self._lookups[i]),
-                    reading.ids.ctypes.data,
-                    None if reading.weights is None else reading.weights.ctypes.data,
-                    None if reading.starts is None else reading.starts.ctypes.data,
-                    0,
-                    reading.ids.itemsize,
-                    reading.stride,
-                    reading.bag,
-                )
-                for i, reading in members
-            )
-        )
+    def _route_group(self, members: Sequence[int], readings: Sequence[Reading], units: Any) -> None:
+        reads = (RouteRead * len(members))(*(self._read(i, readings[i]) for i in members))
         place = c_int64()
-        bad = route(reads, len(reads), rows, units, byref(place))
+        bad = route(reads, len(reads), readings[members[0]].rows, units, byref(place))
         if bad >= 0:
-            _, reading = members[bad]
-            raise ValueError(reading.bad_id(place.value))
+            raise ValueError(readings[members[bad]].bad_id(place.value))
+
+    def _read(self, lookup: int, reading: Reading) -> RouteRead:
+        ids, weights, starts = reading.ids, reading.weights, reading.starts
+        return RouteRead(
+            self._pointers[lookup],
+            ids.ctypes.data,
+            None if weights is None else weights.ctypes.data,
+            None if starts is None else starts.ctypes.data,
+            0,
+            ids.itemsize,
+            reading.stride,
+            reading.bag,
+        )
 
     def _room(self, number: int, rows: int, readings: Sequence[Reading]) -> _Room:
         unit = self.routing.units[number]
-        ids = sum(reading.most for reading in readings if any(s.unit == number for s in reading.lookup.shards))
-        return _Room(unit, np.empty(ids, np.int32), np.empty(ids, np.float32), np.zeros(rows * unit.bags, np.int32))
+        ids = sum(readings[i].most for i in self._readers[number])
+        weights = np.empty(ids if unit.weighted else 0, np.float32)
+        return _Room(unit, np.empty(ids, np.int32), weights, np.zeros(rows * unit.bags, np.int32))
 
     def _parts(self, units: Sequence[_Room]) -> dict[str, NDArray[Any]]:
         """The units of a service and group one after another."""
@@ -90,11 +95,11 @@ class Router:
         for service, group in held:
             mine = [unit for unit in units if (unit.unit.service, unit.unit.group) == (service, group)]
             name, end = self.routing.services[service].name, suffix(group)
-            parts[f"{name}_ids{end}"] = np.concatenate([unit.ids[: unit.count] for unit in mine])[None]
-            parts[f"{name}_lengths{end}"] = np.concatenate([unit.lengths for unit in mine])[None]
+            parts[f"{name}_ids{end}"] = _joined([unit.ids[: unit.count] for unit in mine])
+            parts[f"{name}_lengths{end}"] = _joined([unit.lengths for unit in mine])
             weighted = [unit.weights[: unit.count] for unit in mine if unit.unit.weighted]
             if weighted:
-                parts[f"{name}_weights{end}"] = np.concatenate(weighted)[None]
+                parts[f"{name}_weights{end}"] = _joined(weighted)
         return parts
 
     def _divisors(self, rows: Sequence[int], units: Sequence[_Room]) -> dict[str, NDArray[Any]]:
@@ -123,6 +128,11 @@ class Router:
         if end > self._id_maps.nbytes:
             raise ValueError(f"idmap.bin: expected {end} bytes for table {table.name}, got {self._id_maps.nbytes}")
         return routed
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """One after another, (1, n); a single one is not copied."""
+    return (parts[0] if len(parts) == 1 else np.concatenate(parts))[None]
 
 
 @dataclass(slots=True)

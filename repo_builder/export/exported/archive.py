@@ -96,6 +96,8 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
             f"save the program again: {EXPORT_CALL}"
         )
     members = {name.removeprefix(roots[0]): archive.getinfo(name) for name in names}
+    if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
+        raise ModelFileError("expected an archive without compression; save the program with torch.export.save")
     if GRAPH not in members:
         raise ModelFileError(f"expected an exported program ({GRAPH} in it), got none; save it: {EXPORT_CALL}")
     return members
@@ -120,8 +122,6 @@ def _tensors(
         if meta["device"]["type"] not in ("cpu", "meta"):
             raise ModelFileError(wrong_device(name, meta["device"]["type"]))
         info = members[f"data/{folder}/{member}"]
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise ModelFileError(f"{name}: expected uncompressed values; save it with torch.export.save")
         sizes, strides = (tuple(int(each["as_int"]) for each in meta[key]) for key in ("sizes", "strides"))
         offset = int(meta["storage_offset"]["as_int"])
         storage = Storage(_begin_bytes(file, info), info.file_size)

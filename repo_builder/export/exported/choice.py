@@ -1,4 +1,4 @@
-"""Which parameters become tables of shards, and which look-ups in them are one; which stay in the dense graph, and why."""
+"""Which parameters become tables of shards, which of their look-ups are one, and which stay dense, and why."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ class Choice:
 def choose(
     graph: ProgramGraph, sites: Sequence[Site], probes: Sequence[Probe], keep_under_bytes: int, keep: Keep
 ) -> Choice:
-    """Decide for each parameter that look-ups read; raises ModelFileError where nothing can be cut off, or keep is wrong."""
+    """Decide for each parameter that look-ups read.
+
+    Raises ModelFileError where nothing can be cut off, or `keep` names what it cannot be said of.
+    """
     by_parameter: dict[str, list[Site]] = defaultdict(list)
     for site in sites:
         by_parameter[_owner(graph, site.table)].append(site)

@@ -46,14 +46,16 @@ def dense_costs(
 def _feeds(
     graph: ProgramGraph, model: Model, tensors: Mapping[str, NDArray[Any]], found: Sequence[LookedUp]
 ) -> dict[Any, torch.Tensor]:
-    sizes = _sizes(model, tensors, found)
+    sizes = _sizes(model, tensors)
     looked_up = {}
     for i, (lookup, got) in enumerate(zip(model.lookups, found, strict=True)):
         dim = model.tables[lookup.table].format.dim
         vectors = got.sums.reshape(-1, dim)
         if lookup.mode == "mean":
             vectors = vectors / got.divisors.reshape(-1, 1)
-        looked_up[f"lookup_{i}"] = vectors.reshape([sizes.get(str(size), size) for size in lookup.shape])
+        looked_up[f"lookup_{i}"] = vectors.reshape(
+            [size if isinstance(size, int) else sizes[size] for size in lookup.shape]
+        )
     values = {**tensors, **looked_up}
     return {
         node: torch.from_numpy(np.require(values[node.name], requirements=["C", "W"])).to(node.meta["val"].dtype)
@@ -61,18 +63,18 @@ def _feeds(
     }
 
 
-def _sizes(model: Model, tensors: Mapping[str, NDArray[Any]], found: Sequence[LookedUp]) -> dict[str, int]:
+def _sizes(model: Model, tensors: Mapping[str, NDArray[Any]]) -> dict[int | str, int]:
     """What varying sizes are in a query."""
-    sizes = {
-        str(size): got
+    sizes: dict[int | str, int] = {
+        size: got
         for tensor in model.dense.inputs
         for size, got in zip(tensor.shape, tensors[tensor.name].shape, strict=True)
     }
-    for lookup, looked_up in zip(model.lookups, found, strict=True):
+    for lookup in model.lookups:
         varying = [size for size in lookup.shape if isinstance(size, str) and size not in sizes]
         if len(varying) == 1:
             sizes[varying[0]] = -1
-    return {name: size for name, size in sizes.items() if not name.isdigit()}
+    return sizes
 
 
 def _may_batch(model: Model) -> bool:

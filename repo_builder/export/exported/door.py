@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 
 from repo_builder.errors import ExportError, InputError, ModelFileError
@@ -21,8 +20,8 @@ from repo_builder.export.exported.graph import ProgramGraph, open_graph
 from repo_builder.export.exported.looked_up import LookedUp, look_up
 from repo_builder.export.exported.onnx_graph import output_names, to_onnx, write_onnx
 from repo_builder.export.exported.probe import probes
-from repo_builder.export.exported.program import Program, read_program
-from repo_builder.export.exported.proof import check_dense, check_ids, check_lookups
+from repo_builder.export.exported.program import read_program
+from repo_builder.export.exported.proof import check_dense, check_ids, check_lookups, tolerance
 from repo_builder.export.exported.queries import (
     Query,
     example_query,
@@ -37,14 +36,14 @@ from repo_builder.export.exported.sizes import Sizes, named_sizes
 from repo_builder.export.exported.tables import joined_blocks, joined_rows
 from repo_builder.export.join import join_partials
 from repo_builder.model.source import Partial
-from repo_builder.model.types import BATCH, Dense, IdsGraph, Model, Table, Tensor
+from repo_builder.model.types import BATCH, Model, Table
 
 
 def open_exported(path: Path, name: str, samples: Path | None, keep_under_bytes: int, keep: Keep) -> ExportedSource:
     """Open a program written by `torch.export.save`, and cut it at its look-ups; nothing of its file is run.
 
-    samples: an .npz with an array an input, else the program's example inputs. Tables of less than keep_under_bytes stay
-    in the dense graph, but for those that `keep` says otherwise of, by name. Raises ModelFileError.
+    samples: an .npz with an array an input, else the program's example inputs. Tables of less than keep_under_bytes
+    stay in the dense graph, but for those that `keep` says otherwise of, by name. Raises ModelFileError.
     """
     graph = open_graph(read_program(path))
     sizes = named_sizes(graph)
@@ -66,37 +65,10 @@ class ExportedSource:
         self.notes: Sequence[str] = ()
         self._graph, self._choice, self._query = graph, choice, query
         self._path = graph.program.path
-        names = _output_names(graph)
-        described = describe(graph, choice, sizes, names)
+        self._cut, read = dense_program(graph, choice, sizes)
+        described = describe(name, graph, choice, sizes, _output_names(graph), read)
         self._computed = described.computed
-        self._cut, read = dense_program(graph, choice)
-        dense_inputs = [sizes.tensor(node, node.name) for node in read]
-        needed = {size for lookup in described.lookups for size in _unread(lookup.shape, dense_inputs)}
-        for lookup in described.lookups:  # whose ids' tensor says the sizes that no other one does
-            if needed & {*lookup.shape} and lookup.ids.tensor not in {tensor.name for tensor in dense_inputs}:
-                given = {node.name: node for node in graph.inputs}
-                tensor = lookup.ids.tensor
-                node = given.get(tensor)
-                dense_inputs.append(sizes.tensor(node, tensor) if node is not None else described.tensor(tensor, sizes))
-        ids_graph = None
-        if self._computed:
-            self._ids, ids_inputs = ids_program(graph, list(self._computed.values()))
-            ids_graph = IdsGraph(
-                tuple(sizes.tensor(node, node.name) for node in ids_inputs),
-                tuple(described.tensor(each, sizes) for each in self._computed),
-            )
-        model = Model(
-            name=name,
-            inputs=tuple(sizes.tensor(node, node.name) for node in graph.inputs),
-            outputs=tuple(sizes.tensor(node, each) for node, each in zip(graph.outputs, names, strict=True)),
-            tables=tuple(joined.table for joined in choice.tables),
-            groups=described.groups,
-            lookups=described.lookups,
-            dense=Dense(tuple(dense_inputs), 0.0, 0, batched=False),
-            ids_graph=ids_graph,
-            kept=choice.kept,
-        )
-        self.model = self._measured(model)
+        self.model = self._measured(described.model)
         self._onnx: onnx.ModelProto | None = None
 
     def _measured(self, model: Model) -> Model:
@@ -127,21 +99,24 @@ class ExportedSource:
 
     def write_dense(self, partials: Sequence[Partial], folder: Path) -> Sequence[str]:
         """As `Source` says."""
-        names = [output.name for output in self.model.outputs]
+        model = self.model
         if self._onnx is None:
-            self._onnx = to_onnx(self._cut, names, str(self._path))
-            _add_inputs(self._onnx, self.model.dense.inputs)
-        files = write_onnx(join_partials(self._onnx, self.model, partials), folder)
+            self._onnx = to_onnx(self._cut, model.dense.inputs, model.outputs, str(self._path))
+        files = write_onnx(join_partials(self._onnx, model, partials), folder)
         tensors = self._tensors(self._query)
-        answers = dict(zip(names, whole_answers(self._graph, self._query), strict=True))
-        check_dense(folder / files[0], self.model, partials, tensors, self._look_up(self.model, tensors), answers)
+        found = self._look_up(model, tensors)
+        check_dense(
+            folder / files[0], model, partials, tensors, found, self.answers(self._query), tolerance(self._graph)
+        )
         return files
 
     def write_ids(self, folder: Path) -> Sequence[str]:
         """As `Source` says."""
         if self.model.ids_graph is None:
             return []
-        files = write_onnx(to_onnx(self._ids, list(self._computed), str(self._path)), folder)
+        program = ids_program(self._graph, list(self._computed.values()))
+        made = to_onnx(program, self.model.ids_graph.inputs, self.model.ids_graph.outputs, str(self._path))
+        files = write_onnx(made, folder)
         check_ids(folder / files[0], self.model.ids_graph, self._query, self._tensors(self._query))
         return files
 
@@ -185,27 +160,8 @@ def _output_names(graph: ProgramGraph) -> list[str]:
         return [node.name for node in graph.outputs]
 
 
-def _unread(shape: Sequence[int | str], inputs: Sequence[Tensor]) -> set[str]:
-    """The sizes of a shape that varies in more than one which no input has."""
-    varying = {size for size in shape if isinstance(size, str)}
-    return (
-        varying - {size for tensor in inputs for size in tensor.shape if isinstance(size, str)}
-        if len(varying) > 1
-        else set()
-    )
-
-
 def _batch(model: Model, query: Query, answers: Sequence[NDArray[Any]]) -> int:
     """How many rows a query has."""
     shapes = [(tensor, query[tensor.name]) for tensor in model.inputs]
     shapes += list(zip(model.outputs, answers, strict=True))
     return next(array.shape[tensor.shape.index(BATCH)] for tensor, array in shapes if BATCH in tensor.shape)
-
-
-def _add_inputs(cut: onnx.ModelProto, inputs: Sequence[Tensor]) -> None:
-    """Inputs that only the join reads the sizes of."""
-    have = {entry.name for entry in cut.graph.input}
-    for tensor in inputs:
-        if tensor.name not in have:
-            kind = onnx.TensorProto.INT32 if tensor.datatype == "INT32" else onnx.TensorProto.INT64
-            cut.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, kind, list(tensor.shape)))

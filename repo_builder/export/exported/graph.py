@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 import sympy
 import torch
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.fx import Node
+from torch.utils._sympy.functions import FloorDiv
 
 from repo_builder.errors import ModelFileError
 from repo_builder.export.exported.program import Program
 
-Size = int | sympy.Expr
+Size: TypeAlias = "int | sympy.Expr"
 """A dimension: a number, or an expression of symbols."""
 
 
@@ -30,7 +32,7 @@ class Parameter:
 class ProgramGraph:
     """The graph's nodes in order, those that an output needs, and what its placeholders and outputs are.
 
-    inputs: the program's, tensors all. parameters: by placeholder. fixed: inputs that are no tensors, with their values.
+    inputs: the program's, tensors all. parameters: by placeholder. fixed: inputs that are no tensors, and their values.
     outputs: a node each, in order.
     """
 
@@ -135,6 +137,17 @@ def shape_of(node: Node) -> tuple[Size, ...]:
 def size_of(value: Any) -> Size:
     """A size as a number or an expression."""
     if isinstance(value, torch.SymInt):
-        expression = value.node.expr
+        expression = simple(value.node.expr)
         return int(expression) if expression.is_Integer else expression
     return int(value)
+
+
+@lru_cache(maxsize=4096)
+def simple(expression: sympy.Expr) -> sympy.Expr:
+    """An expression without roundings of what is whole: as many as arange(0, n * d, d) has are n."""
+    for rounded in expression.atoms(FloorDiv):
+        above, below = rounded.args
+        whole = sympy.cancel((above - below + 1) / below)
+        if whole.as_numer_denom()[1] == 1:
+            expression = expression.subs(rounded, whole)
+    return expression

@@ -10,38 +10,43 @@ import torch
 from torch.fx import Node
 
 from repo_builder.export.exported.graph import ProgramGraph, shape_of
-from repo_builder.export.exported.probe import MOVES, Probe, origin, read_by
+from repo_builder.export.exported.probe import MOVES, SPLITS, Probe, origin, read_by
 from repo_builder.export.exported.sites import Site
 
 _ATEN = torch.ops.aten
-_COUNTING = MOVES | {
-    _ATEN.cumsum.default,
-    _ATEN.sum.default,
-    _ATEN.sum.dim_IntList,
-    _ATEN.cat.default,
-    _ATEN.zeros.default,
-    _ATEN.new_zeros.default,
-    _ATEN.full.default,
-    _ATEN.constant_pad_nd.default,
-    _ATEN.pad.default,
-    _ATEN.empty.memory_format,
-    _ATEN.fill.Scalar,
-    _ATEN.copy.default,
-    _ATEN.slice_scatter.default,
-    _ATEN._to_copy.default,
-    _ATEN.to.dtype,
-    _ATEN.diff.default,
-    _ATEN.sub.Tensor,
-    _ATEN.stack.default,
-    _ATEN.item.default,
-    _ATEN._local_scalar_dense.default,
-    _ATEN.sym_size.int,
-    _ATEN.sym_numel.default,
-    operator.add,
-    operator.mul,
-    operator.sub,
-    operator.floordiv,
-}
+_COUNTING = (
+    MOVES
+    | SPLITS
+    | {
+        operator.getitem,
+        _ATEN.cumsum.default,
+        _ATEN.sum.default,
+        _ATEN.sum.dim_IntList,
+        _ATEN.cat.default,
+        _ATEN.zeros.default,
+        _ATEN.new_zeros.default,
+        _ATEN.full.default,
+        _ATEN.constant_pad_nd.default,
+        _ATEN.pad.default,
+        _ATEN.empty.memory_format,
+        _ATEN.fill.Scalar,
+        _ATEN.copy.default,
+        _ATEN.slice_scatter.default,
+        _ATEN._to_copy.default,
+        _ATEN.to.dtype,
+        _ATEN.diff.default,
+        _ATEN.sub.Tensor,
+        _ATEN.stack.default,
+        _ATEN.item.default,
+        _ATEN._local_scalar_dense.default,
+        _ATEN.sym_size.int,
+        _ATEN.sym_numel.default,
+        operator.add,
+        operator.mul,
+        operator.sub,
+        operator.floordiv,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

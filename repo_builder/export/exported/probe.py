@@ -33,10 +33,6 @@ MOVES = frozenset(
         _ATEN.slice.Tensor,
         _ATEN.select.int,
         _ATEN.narrow.default,
-        _ATEN.split.Tensor,
-        _ATEN.split_with_sizes.default,
-        _ATEN.unbind.int,
-        _ATEN.chunk.default,
         _ATEN.transpose.int,
         _ATEN.permute.default,
         _ATEN.t.default,
@@ -45,8 +41,10 @@ MOVES = frozenset(
         _ATEN.contiguous.default,
         _ATEN.detach.default,
         _ATEN.lift_fresh_copy.default,
-        operator.getitem,
     }
+)
+SPLITS = frozenset(
+    {_ATEN.split.Tensor, _ATEN.split.sizes, _ATEN.split_with_sizes.default, _ATEN.unbind.int, _ATEN.chunk.default}
 )
 _CASTS = frozenset(
     {_ATEN._to_copy.default, _ATEN.to.dtype, _ATEN.to.device, _ATEN.to.dtype_layout, _ATEN.type_as.default}
@@ -57,11 +55,10 @@ _SAFE_CASTS = frozenset({(torch.int32, torch.int64)})
 def origin(node: Node) -> Node:
     """The tensor whose elements a node has, moved about but not changed."""
     while True:
-        if node.target in MOVES:
-            before = node.args[0]
-        elif node.target in _CASTS and _keeps_values(node):
-            before = node.args[0]
-        else:
+        before = node.args[0] if node.args else None
+        if node.target is operator.getitem and isinstance(before, Node) and before.target in SPLITS:
+            before = before.args[0]
+        elif node.target not in MOVES and not (node.target in _CASTS and _keeps_values(node)):
             return node
         if not isinstance(before, Node):
             return node

@@ -11,7 +11,6 @@ import io
 import json
 import math
 import struct
-import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from torch.export import ExportedProgram
 
 from repo_builder.errors import ModelFileError
 from repo_builder.export.exported.archive import EXAMPLE, EXPORT_CALL, GRAPH, Archive, Stored, read_archive
+from repo_builder.export.exported.onnx_graph import quiet
 from repo_builder.export.exported.trusted import number_of_inputs
 from repo_builder.export.stored import Checkpoint, StoredTensor
 
@@ -63,7 +63,9 @@ def read_program(path: Path) -> Program:
     try:
         archive = read_archive(path)
         exported = _loaded(archive)
-        values = {name: _mapped(path, name, stored) for name, stored in (archive.weights | archive.constants).items()}
+        values = {
+            name: _mapped(path, name, stored) for name, stored in {**archive.weights, **archive.constants}.items()
+        }
     except ModelFileError as exc:
         raise ModelFileError(*(f"{path}: {problem}" for problem in exc.problems)) from exc
     except FileNotFoundError as exc:
@@ -89,7 +91,7 @@ def read_program(path: Path) -> Program:
         exported.state_dict[name] = torch.nn.Parameter(value, requires_grad=False) if is_parameter else value
     for name in exported.constants:
         exported.constants[name] = values[name]
-    tensors = {name: _placed(path, name, stored) for name, stored in (archive.weights | archive.constants).items()}
+    tensors = {name: _placed(path, name, stored) for name, stored in {**archive.weights, **archive.constants}.items()}
     return Program(path, exported, Checkpoint(path, tensors, ordered=True), archive.guards, archive.example)
 
 
@@ -113,8 +115,7 @@ def _loaded(archive: Archive) -> ExportedProgram:
         made.writestr(f"program/{EXAMPLE}", nothing.getvalue())
     content.seek(0)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        with quiet():
             return torch.export.load(content)
     except Exception as exc:
         line = next(iter(str(exc).splitlines()), type(exc).__name__)
@@ -147,11 +148,13 @@ def _mapped(path: Path, name: str, stored: Stored) -> torch.Tensor:
     dtype, laid_out = _DTYPES[stored.dtype]
     items, item_bytes = stored.storage.size_bytes // dtype.itemsize, dtype.itemsize
     last = stored.offset + sum((size - 1) * stride for size, stride in zip(stored.sizes, stored.strides, strict=True))
-    if min((0, stored.offset, *stored.sizes, *stored.strides)) < 0 or (math.prod(stored.sizes) and last >= items):
+    if min((0, stored.offset, *stored.sizes, *stored.strides)) < 0 or (
+        torch.Size(stored.sizes).numel() and items <= last
+    ):
         raise ModelFileError(
             f"{name}: expected {last + 1} values of {item_bytes} bytes, got {items}; the file is damaged: save it again"
         )
-    if not math.prod(stored.sizes):
+    if not torch.Size(stored.sizes).numel():
         return torch.empty(stored.sizes, dtype=dtype)
     raw = np.memmap(path, laid_out, "c", stored.storage.begin_bytes, (items,))
     return torch.from_numpy(raw).view(dtype).as_strided(stored.sizes, stored.strides, stored.offset)

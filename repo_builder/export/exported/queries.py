@@ -1,4 +1,4 @@
-"""Queries as arrays by name: what is wrong with one, the whole program's answers to it, and those that come with a program."""
+"""Queries, an array an input: what is wrong with one, the whole program's answers, and those that come with it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def query_problems(inputs: Sequence[Tensor], query: Query) -> Iterator[str]:
 
 
 def _described(tensor: Tensor, sizes: Mapping[str, int] | None = None) -> str:
-    shape = [f"{size} = {sizes[size]}" if sizes and size in sizes else size for size in tensor.shape]
+    shape = [f"{size} = {sizes[size]}" if sizes and isinstance(size, str) else size for size in tensor.shape]
     return f"{tensor.datatype} [{', '.join(map(str, shape))}]"
 
 

@@ -15,7 +15,7 @@ from torch.utils._sympy.functions import FloorDiv
 
 from repo_builder.errors import ModelFileError
 from repo_builder.export.exported.archive import EXPORT_CALL
-from repo_builder.export.exported.graph import ProgramGraph, Size, shape_of
+from repo_builder.export.exported.graph import ProgramGraph, Size, shape_of, simple
 from repo_builder.model.types import BATCH, Datatype, Tensor
 
 DATATYPES: Mapping[torch.dtype, Datatype] = {
@@ -34,7 +34,7 @@ DATATYPES: Mapping[torch.dtype, Datatype] = {
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """batch: the size that a query's rows are; equal: others that are always it; symbols: what each symbol is in words."""
+    """batch: the size that a query's rows are. equal: others that are always it. symbols: each symbol in words."""
 
     batch: sympy.Expr
     equal: frozenset[sympy.Expr]
@@ -97,26 +97,32 @@ def _equal_to(graph: ProgramGraph, batch: sympy.Expr) -> Iterator[sympy.Expr]:
         try:
             compared = ast.parse(guard, mode="eval").body
             if isinstance(compared, ast.Compare) and isinstance(compared.ops[0], ast.Eq):
-                sides = [_size(graph, side) for side in (compared.left, compared.comparators[0])]
+                sides = [_simple(_size(graph, side)) for side in (compared.left, compared.comparators[0])]
                 if batch in sides:
                     yield from (side for side in sides if not isinstance(side, int))
         except (SyntaxError, ValueError, LookupError, RecursionError):
             continue  # what says something else does not matter
 
 
+def _simple(size: Size) -> Size:
+    return size if isinstance(size, int) else simple(size)
+
+
 def _size(graph: ProgramGraph, part: ast.expr) -> Size:
     """A size in a guard: whole numbers, sizes of inputs, and what arithmetic makes of them."""
     if isinstance(part, ast.Constant) and isinstance(part.value, int):
         return part.value
+    if isinstance(part, ast.UnaryOp) and isinstance(part.op, ast.USub):
+        return -_size(graph, part.operand)
     if isinstance(part, ast.BinOp) and type(part.op) in _ARITHMETIC:
         return _ARITHMETIC[type(part.op)](_size(graph, part.left), _size(graph, part.right))
     if isinstance(part, ast.Subscript) and isinstance(part.slice, ast.Constant):  # ... .size()[axis]
-        call = part.value
+        call, axis = part.value, part.slice.value
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "size":
             path = "_".join(reversed(list(_keys(call.func.value))))
             node = next((node for node in graph.inputs if node.name == path), None)
-            if node is not None:
-                return shape_of(node)[int(part.slice.value)]
+            if node is not None and isinstance(axis, int):
+                return shape_of(node)[axis]
     raise ValueError(ast.dump(part))
 
 

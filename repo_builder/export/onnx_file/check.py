@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from repo_builder.errors import ExportError
 from repo_builder.export.onnx_file.run import Arrays
 from repo_builder.model.source import Partial, divisors_name
-from repo_builder.model.types import Columns, Lookup, Model
+from repo_builder.model.types import Lookup, Model, Ragged
 
 TOLERANCE = 1e-5
 """Of an answer, relative to it where it is greater than 1."""
@@ -20,52 +20,59 @@ Rows = Callable[[int, NDArray[np.int64]], NDArray[np.float32]]
 """Some rows of a table, by its place."""
 
 
-def ids_of(lookup: Lookup, tensors: Arrays) -> NDArray[Any]:
-    """A look-up's ids (rows, count, bag)."""
-    return _bags(lookup, tensors[lookup.ids.tensor])
-
-
-def _bags(lookup: Lookup, tensor: NDArray[Any]) -> NDArray[Any]:
-    layout = lookup.ids.layout
-    if not isinstance(layout, Columns):
-        raise TypeError(f"{lookup.name}: ONNX has no ragged ids")
-    if layout.width is None:
-        return tensor.reshape(int(np.prod(tensor.shape[:-1])), 1, tensor.shape[-1])
-    columns = tensor.reshape(tensor.size // layout.width, layout.width)
-    return columns[:, layout.begin : layout.begin + lookup.count * layout.bag].reshape(-1, lookup.count, layout.bag)
-
-
 def partial_sums(model: Model, partials: Sequence[Partial], tensors: Arrays, rows: Rows) -> dict[str, NDArray[Any]]:
     """The dense graph's inputs from look-ups, as if each of a table's partials held every so-manieth of its rows."""
     sums: dict[str, NDArray[Any]] = {}
     for place, lookup in enumerate(model.lookups):
-        ids = ids_of(lookup, tensors).astype(np.int64)
+        ids, ends = _bags(lookup, lookup.ids.tensor, tensors)
+        counted = (ids != lookup.ids.padding)[:, np.newaxis]
         ids = np.where(ids < 0, ids + model.tables[lookup.table].rows, ids) if lookup.ids.from_end else ids
-        unique, places = np.unique(ids, return_inverse=True)
-        vectors = rows(lookup.table, unique)[places.reshape(ids.shape)]  # (rows, count, bag, dim)
+        unique, places = np.unique(ids.astype(np.int64), return_inverse=True)
+        vectors = rows(lookup.table, unique)[places.reshape(-1)] * counted  # (ids, dim)
         if lookup.ids.weights is not None:
-            vectors = vectors * _bags(lookup, tensors[lookup.ids.weights])[..., np.newaxis]
+            vectors = vectors * _bags(lookup, lookup.ids.weights, tensors)[0][:, np.newaxis]
         holders = [partial for partial in partials if place in partial.columns]
         for number, partial in enumerate(holders):
-            held = np.where((ids % len(holders) == number)[..., np.newaxis], vectors, 0)
-            matrix = sums.setdefault(partial.name, np.zeros((len(ids), partial.width), np.float32))
+            held = np.where((ids % len(holders) == number)[:, np.newaxis], vectors, np.float32(0))
+            of_bags = _sums(held, ends).reshape(-1, model.width(lookup))
+            matrix = sums.setdefault(partial.name, np.zeros((len(of_bags), partial.width), np.float32))
             begin = partial.columns[place]
-            matrix[:, begin : begin + model.width(lookup)] = held.sum(axis=2).reshape(len(ids), -1)
+            matrix[:, begin : begin + model.width(lookup)] = of_bags
     for group in range(len(model.groups)):
         if model.has_means(group):
             sums[divisors_name(group)] = _divisors(model, group, tensors)
     return sums
 
 
+def _bags(lookup: Lookup, name: str, tensors: Arrays) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A look-up's ids (or weights), bag after bag, and where each bag ends."""
+    layout, tensor = lookup.ids.layout, tensors[name]
+    if isinstance(layout, Ragged):
+        bounds = tensors[layout.bounds].astype(np.int64)
+        return tensor, bounds[1:] if layout.kind == "ends" else np.append(bounds[1:], tensor.size)
+    width = layout.width if layout.width is not None else tensors[lookup.ids.tensor].shape[-1]
+    bag = layout.bag if layout.width is not None else width
+    rows = tensor.size // width if width else int(np.prod(tensor.shape[:-1]))
+    ids = tensor.reshape(rows, width)[:, layout.begin : layout.begin + lookup.count * bag].reshape(-1)
+    return ids, np.arange(1, rows * lookup.count + 1) * bag
+
+
+def _sums(vectors: NDArray[np.float32], ends: NDArray[Any]) -> NDArray[np.float32]:
+    """Of the vectors up to each end, (bags, dim)."""
+    sums = np.zeros((len(ends), vectors.shape[1]), np.float32)
+    np.add.at(sums, np.searchsorted(ends, np.arange(len(vectors)), side="right"), vectors)
+    return sums
+
+
 def _divisors(model: Model, group: int, tensors: Arrays) -> NDArray[np.float32]:
-    """How many ids each bag has, where it is of a mean."""
-    lookups = [model.lookups[place] for place in model.in_group(group)]
-    bags = [ids_of(lookup, tensors) for lookup in lookups]
-    sizes = [
-        np.full(ids.shape[:2], ids.shape[2] if lookup.mode == "mean" else 1, np.float32)
-        for lookup, ids in zip(lookups, bags, strict=True)
-    ]
-    return np.concatenate(sizes, axis=1)
+    """How many ids each bag of a mean has, 1 for none; 1 for other look-ups."""
+    columns = []
+    for lookup in (model.lookups[place] for place in model.in_group(group)):
+        ids, ends = _bags(lookup, lookup.ids.tensor, tensors)
+        counted = (ids != lookup.ids.padding).astype(np.float32)[:, np.newaxis]
+        sizes = _sums(counted, ends) if lookup.mode == "mean" else np.ones((len(ends), 1))
+        columns.append(np.maximum(sizes, 1).reshape(-1, lookup.count).astype(np.float32))
+    return np.concatenate(columns, axis=1)
 
 
 def difference(got: NDArray[Any], expected: NDArray[Any]) -> float:

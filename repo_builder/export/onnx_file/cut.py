@@ -11,6 +11,7 @@ from typing import Literal
 from repo_builder.errors import ModelFileError
 from repo_builder.export.onnx_file.graph import Graph, Size
 from repo_builder.export.onnx_file.ids import Bags, Place, bags_of, may_come_before, place_of, reason_against
+from repo_builder.export.onnx_file.loops import looped
 from repo_builder.export.onnx_file.read import node_name
 from repo_builder.export.onnx_file.sites import Site, find_sites, pooled
 from repo_builder.model.types import Kept, Mode
@@ -26,6 +27,7 @@ class Read:
     place: Place
     bags: Bags
     mode: Mode
+    padding: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +133,17 @@ def _reads(graph: Graph, sites: Sequence[Site]) -> Mapping[str, Mapping[Read, tu
 
 
 def _read(graph: Graph, plain: Site, looked_up: set[int]) -> tuple[Read, Site]:
-    site = pooled(graph, plain, lambda tensor: may_come_before(graph, tensor, looked_up))
+
+    def weighable(tensor: str) -> bool:
+        return may_come_before(graph, tensor, looked_up)
+
+    site = looped(graph, plain, weighable)
+    site = pooled(graph, plain, weighable) if site == plain else site
     for each in (site, plain):
         bags = bags_of(graph, each)
         place = place_of(graph, each, bags) if bags is not None else None
         if bags is not None and place is not None:
-            return Read(place, bags, each.mode), each
+            return Read(place, bags, each.mode, each.padding), each
     raise ValueError(f"node {node_name(graph.nodes[plain.node])}: its ids lie nowhere")
 
 

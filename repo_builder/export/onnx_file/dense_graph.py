@@ -46,7 +46,7 @@ def dense_graph(graph: Graph, cut: Cut, outputs: Sequence[Tensor]) -> onnx.Model
 
 def ids_graph(graph: Graph, cut: Cut) -> onnx.ModelProto | None:
     """What makes the tensors of ids and weights that are no inputs; None where all are."""
-    named = [name for found in cut.lookups for name in (found.read.place.tensor, found.read.place.weights) if name]
+    named = [name for found in cut.lookups for name in found.read.place.tensors]
     outputs = [name for name in dict.fromkeys(named) if name not in graph.inputs]
     if not outputs:
         return None
@@ -82,6 +82,9 @@ class _Glue:
     def _write(self, site: Site, found: Found, part: str, dim: int) -> None:
         """One site's tensor, from its columns of the look-up."""
         ids = self._graph.shapes[site.ids]
+        if site.bag or site.bounds is not None:
+            self._node("Identity", [part], site.output)
+            return
         kept = ids[: len(ids) - site.bag_axes]
         row = (Size(dim),) if len(self._graph.shapes[site.table]) == 2 else ()
         shape = (*kept, *((Size(1),) * site.bag_axes if site.keeps_axes else ()), *row)

@@ -13,9 +13,10 @@ import onnx
 from numpy.typing import NDArray
 
 from repo_builder.errors import ModelFileError
+from repo_builder.export.join import lookup_name
 from repo_builder.export.onnx_file.check import TOLERANCE, difference
 from repo_builder.export.onnx_file.costs import flops, parameter_bytes
-from repo_builder.export.onnx_file.cut import Cut, Keep, cut
+from repo_builder.export.onnx_file.cut import Cut, Found, Keep, cut
 from repo_builder.export.onnx_file.dense_graph import dense_graph, dims, ids_graph, lookup_shape
 from repo_builder.export.onnx_file.graph import Graph
 from repo_builder.export.onnx_file.read import read_without_weights
@@ -23,7 +24,20 @@ from repo_builder.export.onnx_file.run import DATATYPES, RUNTIME_ERRORS, Arrays,
 from repo_builder.export.onnx_file.samples import drawn, first_rows, read_samples, sizes_of
 from repo_builder.export.onnx_file.source import OnnxSource
 from repo_builder.export.onnx_file.symbols import name_symbols
-from repo_builder.model.types import BATCH, Dense, Group, Ids, IdsGraph, Lookup, Model, RowFormat, Table, Tensor
+from repo_builder.model.types import (
+    BATCH,
+    Columns,
+    Dense,
+    Group,
+    Ids,
+    IdsGraph,
+    Lookup,
+    Model,
+    Ragged,
+    RowFormat,
+    Table,
+    Tensor,
+)
 
 
 def open_onnx(
@@ -35,6 +49,7 @@ def open_onnx(
     dense graph. keep: tables that stay, or do not, whatever their size. Raises ModelFileError, a line a problem, where
     the file or its model cannot be served.
     """
+    path = path.resolve() if path.is_symlink() else path  # what lies in it is read from its folder
     lean = read_without_weights(path)
     graph = Graph(lean, path.parent, name_symbols(lean.graph, path))
     inputs = tuple(_tensor(path, graph, entry) for entry in lean.graph.input)
@@ -99,9 +114,10 @@ def _tried(
             return query, whole.run(query)
         except RUNTIME_ERRORS as exc:
             raise ModelFileError(f"{path}: the samples are no query that the model takes: {_first_line(exc)}") from exc
-    bounds = _bounds(found, graph)
+    bounds, places = _bounds(found, graph), [each.read.place for each in found.lookups]
+    ragged = {layout: place.tensor for place in places if isinstance(layout := place.layout, Ragged)}
     for below in (min(graph.shapes[each][0].number for of_table in found.members for each in of_table), *_BOUNDS):
-        query = drawn(inputs, bounds, below)
+        query = drawn(inputs, bounds, ragged, below)
         try:
             return query, whole.run(query)
         except RUNTIME_ERRORS as exc:
@@ -118,10 +134,12 @@ def _bounds(found: Cut, graph: Graph) -> Mapping[str, list[int]]:
     held: dict[tuple[str, int], int] = {}
     for each in found.lookups:
         place, rows = each.read.place, graph.shapes[found.members[each.table][0]][0].number
-        width = place.layout.width or 1
-        taken = range(place.layout.begin, place.layout.begin + each.read.bags.count * max(place.layout.bag, 1))
+        taken, width = range(1), 1
+        if isinstance(place.layout, Columns) and place.layout.width is not None:
+            begin, width = place.layout.begin, place.layout.width
+            taken = range(begin, begin + each.read.bags.count * place.layout.bag)
         of_input = bounds.setdefault(place.tensor, [2] * width)
-        for column in taken if place.layout.width else [0]:
+        for column in taken:
             held[place.tensor, column] = min(rows, held.get((place.tensor, column), rows))
             of_input[column] = held[place.tensor, column]
     return bounds
@@ -150,7 +168,7 @@ def _source(
         batched=False,
     )
     model = Model(name, inputs, outputs, tables, groups, lookups, dense, _ids_graph(graph, before), found.kept)
-    model = replace(model, dense=replace(dense, batched=_is_batched(model, whole, query)))
+    model = replace(model, dense=replace(dense, batched=_is_batched(model, cut_off, query, path.parent)))
     return OnnxSource(path, model, graph, found, (cut_off, before), (whole, ids_session), (query, answers), recorded)
 
 
@@ -178,11 +196,20 @@ def _groups(found: Cut, tensors: Arrays, batch: int) -> tuple[Group, ...]:
     """The axes that look-ups go along, the batch first."""
     rows: dict[int | str, int] = {}
     for each in found.lookups:
-        tensor, layout = tensors[each.read.place.tensor], each.read.place.layout
-        width = tensor.shape[-1] if layout.width is None else layout.width
-        rows.setdefault(each.read.bags.rows.dimension, tensor.size // max(1, width))
+        rows.setdefault(each.read.bags.rows.dimension, _sizes(each, tensors)[0])
     order = sorted(rows, key=lambda dimension: dimension != BATCH)
     return tuple(Group(dimension, rows[dimension] / batch) for dimension in order)
+
+
+def _sizes(found: Found, tensors: Arrays) -> tuple[int, float]:
+    """How many rows a look-up has in a query, and how many ids each of them has on average."""
+    tensor, layout, count = tensors[found.read.place.tensor], found.read.place.layout, found.read.bags.count
+    if isinstance(layout, Ragged):
+        rows = len(tensors[layout.bounds]) - (layout.kind == "ends")
+        return rows, tensor.size / max(1, rows)
+    if layout.width is None:
+        return tensor.size // max(1, tensor.shape[-1]), float(tensor.shape[-1])
+    return tensor.size // layout.width, float(count * layout.bag)
 
 
 def _lookups(
@@ -194,17 +221,15 @@ def _lookups(
         of_table[each.table] += 1
         table, number = tables[each.table], of_table[each.table]
         place, bags = each.read.place, each.read.bags
-        layout = place.layout
-        ids = bags.count * layout.bag if layout.width is not None else tensors[place.tensor].shape[-1]
         yield Lookup(
             table.name if number == 1 else f"{table.name}_{number}",
             each.table,
             places[bags.rows.dimension],
-            Ids(place.tensor, layout, place.weights, from_end=True),
+            Ids(place.tensor, place.layout, place.weights, each.read.padding, from_end=True),
             each.read.mode,
             bags.count,
             lookup_shape(each, table.format.dim),
-            float(ids),
+            _sizes(each, tensors)[1],
         )
 
 
@@ -224,19 +249,30 @@ def _ids_graph(graph: Graph, before: onnx.ModelProto | None) -> IdsGraph | None:
 _TRIED_ROWS = 3
 
 
-def _is_batched(model: Model, whole: Session, query: Arrays) -> bool:
-    """Whether all has the batch first, once, and rows are answered alike one by one and together."""
-    tensors = [*model.inputs, *model.outputs]
-    shapes = [tensor.shape for tensor in tensors] + [lookup.shape for lookup in model.lookups]
+def _is_batched(model: Model, cut_off: onnx.ModelProto, query: Arrays, folder: Path) -> bool:
+    """Whether all that the dense graph takes and gives has the batch first, and rows are answered alike one by one and
+    together: on the query's rows, and drawn vectors in the place of looked-up ones.
+    """
+    shapes = [tensor.shape for tensor in (*model.dense.inputs, *model.outputs)]
+    shapes += [lookup.shape for lookup in model.lookups]
     if any(shape[:1] != (BATCH,) or BATCH in shape[1:] for shape in shapes):
         return False
-    rows = np.resize(np.arange(len(next(iter(query.values())))), _TRIED_ROWS)
+    rng, rows = np.random.default_rng(0), np.arange(_TRIED_ROWS)
+    given = {tensor.name: np.resize(query[tensor.name], _resized(query[tensor.name])) for tensor in model.dense.inputs}
+    for place, lookup in enumerate(model.lookups):
+        sizes = [size for size in lookup.shape[1:] if isinstance(size, int)]
+        given[lookup_name(place)] = rng.standard_normal((len(rows), *sizes), np.float32)
+    session = Session(cut_off, folder)
     try:
-        together = whole.run({name: array[rows] for name, array in query.items()})
-        alone = [whole.run({name: array[[row]] for name, array in query.items()}) for row in rows.tolist()]
+        together = session.run(given)
+        alone = [session.run({name: array[[row]] for name, array in given.items()}) for row in rows.tolist()]
     except RUNTIME_ERRORS:
         return False
     return all(
         difference(np.concatenate([each[name] for each in alone]), answers) <= TOLERANCE
         for name, answers in together.items()
     )
+
+
+def _resized(array: NDArray[Any]) -> tuple[int, ...]:
+    return (_TRIED_ROWS, *array.shape[1:])

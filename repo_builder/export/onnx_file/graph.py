@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
-from repo_builder.export.onnx_file.read import inner_graphs
+from repo_builder.export.onnx_file.read import all_reads, inner_graphs
 from repo_builder.model.types import BATCH
 
 MAX_IR_VERSION = 10
@@ -47,6 +47,20 @@ class Size:
 
 
 Shape = tuple[Size, ...]
+
+ONE_MORE = "+1"
+"""What the name of a dimension ends with that is another's and 1, as that of the ends of bags."""
+
+
+def sized(symbols: Iterable[str], draw: Callable[[str], int]) -> dict[str, int]:
+    """A size for each symbol, one more than another's for those that say so."""
+    names = sorted(set(symbols))
+    sizes = {name: draw(name) for name in names if not name.endswith(ONE_MORE)}
+    for name in names:
+        if name.endswith(ONE_MORE):
+            base = name.removesuffix(ONE_MORE)
+            sizes[name] = sizes.setdefault(base, draw(base)) + 1
+    return sizes
 
 
 def _sorted(symbols: Iterable[str]) -> tuple[str, ...]:
@@ -159,24 +173,9 @@ class Graph:
             prefix = f"_{prefix}"
         return prefix
 
-    def info(self, name: str, shape: Sequence[int | str | None]) -> onnx.ValueInfoProto:
+    def info(self, name: str, shape: Sequence[int | str | None] | None) -> onnx.ValueInfoProto:
         """A tensor as an input or output of a model."""
         return helper.make_tensor_value_info(name, self.types[name], shape)
-
-
-def all_reads(node: onnx.NodeProto) -> Iterator[str]:
-    """The names that a node reads, in its sub-graphs too, where they are the outer graph's."""
-    yield from (name for name in node.input if name)
-    for inner in inner_graphs(node):
-        yield from free_names(inner)
-
-
-def free_names(graph: onnx.GraphProto) -> set[str]:
-    """What a sub-graph reads of the graphs around it."""
-    own = {entry.name for entry in (*graph.input, *graph.initializer)}
-    own |= {name for node in graph.node for name in node.output}
-    read = {name for node in graph.node for name in all_reads(node)} | {entry.name for entry in graph.output}
-    return read - own
 
 
 def _inferred(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
@@ -211,11 +210,18 @@ def _before_control_flow(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _size(dimension: onnx.TensorShapeProto.Dimension, names: Mapping[str, str], unknown: str) -> Size:
-    """A dimension as inferred; what is no product of inputs' sizes is a symbol of its own."""
+    """A dimension as inferred; what is no product of inputs' sizes is a symbol of its own.
+
+    A quotient is a guess: inference takes the parts of a Split whose sizes are computed for equal ones.
+    """
     if dimension.HasField("dim_value"):
         return Size(int(dimension.dim_value))
     factors = dimension.dim_param.split("*") if dimension.dim_param else [unknown]
     if all(factor.isdigit() or factor in names for factor in factors):
         number = prod(int(factor) for factor in factors if factor.isdigit())
         return Size(number, _sorted(names[factor] for factor in factors if not factor.isdigit()))
-    return Size(1, (re.sub(r"\W+", "_", dimension.dim_param or unknown),))
+    base = dimension.dim_param.removesuffix(" + 1")
+    if base in names and base != dimension.dim_param:
+        return Size(1, (names[base] + ONE_MORE,))
+    known = dimension.dim_param and "/" not in dimension.dim_param
+    return Size(1, (re.sub(r"\W+", "_", dimension.dim_param if known else unknown).strip("_"),))

@@ -6,7 +6,7 @@ ids are columns of a tensor is seen by running that part of the graph on numbers
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import mul
@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from repo_builder.export.onnx_file.graph import Graph, Shape, Size
+from repo_builder.export.onnx_file.graph import ONE_MORE, Graph, Shape, Size, sized
 from repo_builder.export.onnx_file.read import node_name
 from repo_builder.export.onnx_file.run import RUNTIME_ERRORS, Arrays, Session
-from repo_builder.export.onnx_file.sites import Site
-from repo_builder.model.types import Columns
+from repo_builder.export.onnx_file.sites import BoundsKind, Site
+from repo_builder.model.types import Columns, Ragged
 
 INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 _MOVES = {"Cast", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
@@ -49,8 +49,14 @@ class Place:
     """The tensor whose columns are a look-up's ids, and the one like it with their weights."""
 
     tensor: str
-    layout: Columns
+    layout: Columns | Ragged
     weights: str | None
+
+    @property
+    def tensors(self) -> Sequence[str]:
+        """All that a look-up reads."""
+        bounds = self.layout.bounds if isinstance(self.layout, Ragged) else None
+        return [name for name in (self.tensor, bounds, self.weights) if name]
 
 
 def bags_of(graph: Graph, site: Site) -> Bags | None:
@@ -61,6 +67,11 @@ def bags_of(graph: Graph, site: Site) -> Bags | None:
     shape = graph.shapes.get(site.ids)
     if shape is None:
         return None
+    if site.bounds is not None:
+        return Bags(_rows_between(graph, site.bounds, site.kind), 1, None)
+    if site.bag:
+        (ids,) = shape
+        return Bags(Size(ids.number // site.bag, ids.symbols), 1, site.bag) if ids.number % site.bag == 0 else None
     rows_shape, bag = shape[: len(shape) - site.bag_axes], product(shape[len(shape) - site.bag_axes :])
     if bag.symbols:
         return Bags(product(rows_shape), 1, None)
@@ -70,6 +81,16 @@ def bags_of(graph: Graph, site: Site) -> Bags | None:
     if after == 1 and varying:
         rows, count = Size(1, rows.symbols), count * rows.number
     return Bags(rows, count, bag.number)
+
+
+def _rows_between(graph: Graph, bounds: str, kind: BoundsKind) -> Size:
+    """How many bags there are between bounds."""
+    (size,) = graph.shapes[bounds]
+    if kind == "offsets":
+        return size
+    if size.number == 1 and len(size.symbols) == 1 and size.symbols[0].endswith(ONE_MORE):
+        return Size(1, (size.symbols[0].removesuffix(ONE_MORE),))
+    return Size(1, (f"{bounds}_bags",))
 
 
 def product(shape: Shape) -> Size:
@@ -87,14 +108,14 @@ def reason_against(graph: Graph, site: Site, looked_up: Collection[int]) -> str 
     heavy = next((graph.nodes[place] for place in made_by if graph.nodes[place].op_type in _HEAVY), None)
     if heavy is not None:
         return f"the ids of node {node} are computed by node {node_name(heavy)} ({heavy.op_type})"
-    if not _read_inputs(graph, site.ids):
+    if not reads_inputs(graph, site.ids):
         return f"the ids of node {node} are the same in every query of a size"
     if site.ids not in graph.shapes:
         return f"the shape of the ids of node {node} cannot be told before a query comes"
     return None
 
 
-def _read_inputs(graph: Graph, tensor: str) -> bool:
+def reads_inputs(graph: Graph, tensor: str) -> bool:
     """Whether a tensor depends on an input's values, not on its shape alone."""
     seen, todo = set[str](), [tensor]
     while todo:
@@ -121,6 +142,8 @@ def place_of(graph: Graph, site: Site, bags: Bags) -> Place | None:
 
     None where its weights are no tensor like that of its ids.
     """
+    if site.bounds is not None:
+        return _ragged_place(graph, site)
     weights = _moved_from(graph, site.weights) if site.weights else []
     last = graph.shapes[site.ids][-1:]
     for tensor in reversed(_moved_from(graph, site.ids)):
@@ -132,10 +155,32 @@ def place_of(graph: Graph, site: Site, bags: Bags) -> Place | None:
         if layout.begin or (layout.width is not None and layout.width != bags.count * (bags.bag or 1)):
             continue
         for other in reversed(weights):
-            alike = graph.shapes.get(other) == graph.shapes[tensor]
+            one, two = graph.shapes[other], graph.shapes[tensor]
+            alike = product(one) == product(two) and one[-1:] == two[-1:]
             if alike and _columns(graph, other, site.weights, bags, last) == layout:
                 return Place(tensor, layout, other)
     return None
+
+
+def _ragged_place(graph: Graph, site: Site) -> Place | None:
+    """Where ids in a row lie, their bounds, and their weights, all of them as they are."""
+    found = []
+    for name in (site.ids, site.weights):
+        each_one = Bags(product(graph.shapes[name]), 1, 1) if name else None
+        whole = Columns(0, 1, 1)
+        alike = (
+            tensor
+            for tensor in reversed(_moved_from(graph, name) if name else [])
+            if each_one is not None
+            and len(graph.shapes[tensor]) == 1
+            and _columns(graph, tensor, name or "", each_one, ()) == whole
+        )
+        found.append(next(alike, None))
+    ids, weights = found
+    if ids is None or (site.weights is not None and weights is None) or site.bounds is None:
+        return None
+    bounds = site.bounds
+    return Place(ids, Ragged(bounds, site.kind), weights)
 
 
 def _moved_from(graph: Graph, tensor: str) -> list[str]:
@@ -156,17 +201,17 @@ def _moved_from(graph: Graph, tensor: str) -> list[str]:
 def _columns(graph: Graph, tensor: str, ids: str, bags: Bags, last: Shape) -> Columns | None:
     """Which columns of a tensor some ids (or weights) are, where they are. last: the ids' last dimension."""
     found = []
-    moved = None if tensor == ids else _session(graph, tensor, ids)
+    session = None if tensor == ids else session_between(graph, [tensor], ids)
     for seed in _SEEDS:
         rng = np.random.default_rng(seed)
-        sizes = {symbol: int(rng.integers(2, 9)) for symbol in sorted(set(graph.symbols.values()))}
+        sizes = drawn_sizes(graph, rng)
         rows, shape = bags.rows.at(sizes), _sizes(graph.shapes[tensor], sizes)
         if tensor == ids and (rows is None or shape is None):
             return Columns(0, bags.bag or -1, None if bags.bag is None else bags.count * bags.bag)
         if rows is None or shape is None:
             return None
         drawn = _drawn(graph.types[tensor], shape, rng)
-        got = drawn if moved is None else _moved(graph, moved, {tensor: drawn}, sizes)
+        got = drawn if session is None else moved(graph, session, {tensor: drawn}, sizes)
         found.append(None if got is None else _found_in(drawn, got, rows))
     first, other = found
     if first is None or other is None:
@@ -190,26 +235,31 @@ def _found_in(drawn: NDArray[Any], got: NDArray[Any], rows: int) -> tuple[int, i
     return None
 
 
-def _session(graph: Graph, tensor: str, ids: str) -> Session:
-    """What moves a tensor's numbers to the ids; it may read shapes of inputs."""
-    read = {name for place in graph.needed([ids], [tensor]) for name in graph.reads[place]}
-    names = [tensor, *(name for name in graph.inputs if name in read and name != tensor)]
+def session_between(graph: Graph, given: Sequence[str], made: str) -> Session:
+    """What makes a tensor of others; it may read inputs too."""
+    read = {name for place in graph.needed([made], given) for name in graph.reads[place]}
+    names = [*given, *(name for name in graph.inputs if name in read and name not in given)]
     inputs = [graph.info(name, [None] * len(graph.shapes[name])) for name in names]
-    return Session(graph.extract(inputs, [graph.info(ids, [None] * len(graph.shapes[ids]))]), graph.folder)
+    return Session(graph.extract(inputs, [graph.info(made, None)]), graph.folder)
 
 
-def _moved(graph: Graph, moved: Session, given: Arrays, sizes: Mapping[str, int]) -> NDArray[Any] | None:
-    """What becomes of a tensor's numbers; None where they cannot be moved in these sizes."""
-    others = {name: _sizes(graph.shapes[name], sizes) for name in moved.inputs if name not in given}
+def moved(graph: Graph, session: Session, given: Arrays, sizes: Mapping[str, int]) -> NDArray[Any] | None:
+    """What becomes of given tensors, and of zeros for other inputs; None where that is nothing, in these sizes."""
+    others = {name: _sizes(graph.shapes[name], sizes) for name in session.inputs if name not in given}
     zeros = {
         name: np.zeros(shape or (), helper.tensor_dtype_to_np_dtype(graph.types[name]))
         for name, shape in others.items()
     }
     try:
-        (got,) = moved.run({**zeros, **given}).values()
+        (got,) = session.run({**zeros, **given}).values()
     except RUNTIME_ERRORS:
         return None
     return got
+
+
+def drawn_sizes(graph: Graph, rng: np.random.Generator) -> dict[str, int]:
+    """A size for each varying dimension of an input; one that is another's and 1 is so."""
+    return sized(graph.symbols.values(), lambda _: int(rng.integers(2, 9)))
 
 
 def _sizes(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...] | None:

@@ -45,6 +45,7 @@ def read_without_weights(path: Path) -> onnx.ModelProto:
     _refuse(path, _unknown_operators(model))
     _refuse(path, _wrong_opset(model))
     _constants_to_initializers(model.graph)
+    _drop_unread(model.graph)
     _strip(model.graph)
     return model
 
@@ -178,6 +179,33 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> None:
     inputs = [entry for entry in graph.input if entry.name not in given]  # old files list weights as inputs too
     del graph.input[:]
     graph.input.extend(inputs)
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Drop the nodes that no output needs, so that what they read is read by the others alone."""
+    read = {entry.name for entry in graph.output}
+    nodes = []
+    for node in reversed(graph.node):
+        if read.intersection(node.output):
+            nodes.append(node)
+            read.update(all_reads(node))
+    del graph.node[:]
+    graph.node.extend(reversed(nodes))
+
+
+def all_reads(node: onnx.NodeProto) -> Iterator[str]:
+    """The names that a node reads, in its sub-graphs too, where they are the outer graph's."""
+    yield from (name for name in node.input if name)
+    for inner in inner_graphs(node):
+        yield from _free_names(inner)
+
+
+def _free_names(graph: onnx.GraphProto) -> set[str]:
+    """What a sub-graph reads of the graphs around it."""
+    own = {entry.name for entry in (*graph.input, *graph.initializer)}
+    own |= {name for node in graph.node for name in node.output}
+    read = {name for node in graph.node for name in all_reads(node)} | {entry.name for entry in graph.output}
+    return read - own
 
 
 def _constant(node: onnx.NodeProto) -> TensorProto | None:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.errors import InputError, ModelFileError
+from repo_builder.export.onnx_file.graph import sized
 from repo_builder.export.onnx_file.run import Arrays
-from repo_builder.model.types import BATCH, Tensor
+from repo_builder.model.types import BATCH, Ragged, Tensor
 
 NUMPY: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -49,7 +50,9 @@ def check_query(arrays: Arrays, inputs: Sequence[Tensor]) -> None:
 
 def _problems(arrays: Arrays, inputs: Sequence[Tensor]) -> Iterator[str]:
     names = [tensor.name for tensor in inputs]
-    yield from (f"{name}: expected the model's inputs {names}, got this too" for name in arrays if name not in names)
+    unknown = [name for name in arrays if name not in names]
+    if unknown:
+        yield f"expected arrays {names}, the model's inputs, got {unknown} too"
     sizes: dict[str, tuple[int, str]] = {}
     for tensor in inputs:
         array = arrays.get(tensor.name)
@@ -80,24 +83,26 @@ def sizes_of(arrays: Arrays, inputs: Sequence[Tensor]) -> Mapping[str, int]:
 
 
 def first_rows(arrays: Arrays, inputs: Sequence[Tensor], rows: int) -> Arrays:
-    """A query of the first rows of the batch alone, where every input that has the batch has it first."""
-    return {
-        tensor.name: arrays[tensor.name][:rows] if tensor.shape[:1] == (BATCH,) else arrays[tensor.name]
-        for tensor in inputs
-    }
+    """A query of the first rows of the batch alone; all of it where some input is not rows of the batch."""
+    if any(tensor.shape[:1] != (BATCH,) or BATCH in tensor.shape[1:] for tensor in inputs):
+        return arrays
+    return {name: array[:rows] for name, array in arrays.items()}
 
 
-def drawn(inputs: Sequence[Tensor], bounds: Mapping[str, Sequence[int]], below: int, seed: int = 0) -> Arrays:
+def drawn(
+    inputs: Sequence[Tensor], bounds: Mapping[str, Sequence[int]], ragged: Mapping[Ragged, str], below: int
+) -> Arrays:
     """A query drawn from a seed: ids within their tables, other whole numbers below a bound, floats from 0 to 1.
 
-    bounds: for an input that holds ids, what they are below, column by column.
+    bounds: for an input that holds ids, what they are below, column by column. ragged: inputs of ids in a row, by what
+    says where bags of them begin.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
+    symbols = [size for tensor in inputs for size in tensor.shape if isinstance(size, str)]
+    sizes = sized(symbols, lambda symbol: _BATCH_ROWS if symbol == BATCH else _OTHER_SIZE)
     arrays: dict[str, NDArray[Any]] = {}
     for tensor in inputs:
-        shape = tuple(
-            size if isinstance(size, int) else _BATCH_ROWS if size == BATCH else _OTHER_SIZE for size in tensor.shape
-        )
+        shape = tuple(size if isinstance(size, int) else sizes[size] for size in tensor.shape)
         dtype = NUMPY[tensor.datatype]
         if dtype.kind == "f":
             arrays[tensor.name] = rng.random(shape).astype(dtype)
@@ -106,4 +111,9 @@ def drawn(inputs: Sequence[Tensor], bounds: Mapping[str, Sequence[int]], below: 
         else:
             highest = np.resize(np.array(bounds.get(tensor.name, [below])), int(np.prod(shape)))
             arrays[tensor.name] = rng.integers(0, highest).reshape(shape).astype(dtype)
+    for layout, ids in ragged.items():
+        if layout.bounds in arrays and ids in arrays:
+            ends = np.sort(rng.integers(0, arrays[ids].size + 1, arrays[layout.bounds].shape))
+            ends[0], ends[-1] = 0, arrays[ids].size if layout.kind == "ends" else ends[-1]
+            arrays[layout.bounds] = ends.astype(arrays[layout.bounds].dtype)
     return arrays

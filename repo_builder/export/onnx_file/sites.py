@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Literal
 
 import onnx
 from onnx import TensorProto, helper
@@ -26,6 +27,8 @@ FLOATS: Mapping[int, str] = {
 }
 """The types of tables, as what reads them calls them."""
 
+BoundsKind = Literal["offsets", "ends"]
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -33,7 +36,8 @@ class Site:
 
     node: the Gather's place. output: the tensor that the look-up makes, of the graph's type `type`: the Gather's own,
     or where it is pooled that of the reduction over the last `bag_axes` axes of the ids, which are kept with size 1
-    where `keeps_axes`. weights: a tensor of the ids' shape and a last axis of 1.
+    where `keeps_axes`. weights: a tensor of a float32 an id, in their order. Where a loop makes bags of ids in a
+    row: `bag` ids each, or from one bound to the next in the tensor `bounds`; `kind`: whether the last end is in it.
     """
 
     node: int
@@ -45,6 +49,10 @@ class Site:
     bag_axes: int = 0
     keeps_axes: bool = False
     weights: str | None = None
+    bag: int = 0
+    bounds: str | None = None
+    kind: BoundsKind = "ends"
+    padding: int | None = None
 
 
 def find_sites(graph: Graph) -> tuple[Sequence[Site], Mapping[str, str]]:
@@ -146,14 +154,17 @@ def pooled(graph: Graph, site: Site, weighable: Callable[[str], bool]) -> Site:
 
     weighable: whether a tensor can be made before the look-ups.
     """
-    node = _only_reader(graph, site.output)
+    node = only_reader(graph, site.output)
     if node is None or site.type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
         return site
     if node.op_type in ("ReduceSum", "ReduceMean"):
         return _reduced(graph, site, node, site)
+    if node.op_type == "MatMul" and node.input[1] == site.output and _are_a_row(graph, site, node.input[0], weighable):
+        output, weights = node.output[0], node.input[0]
+        return replace(site, output=output, mode="sum", bag_axes=1, keeps_axes=True, weights=weights)
     if node.op_type == "Mul":
         (other,) = [name for name in node.input if name != site.output] or [""]
-        sum_node = _only_reader(graph, node.output[0])
+        sum_node = only_reader(graph, node.output[0])
         if sum_node is not None and sum_node.op_type == "ReduceSum" and _are_weights(graph, site, other, weighable):
             return _reduced(graph, site, sum_node, replace(site, weights=other))
     return site
@@ -161,12 +172,17 @@ def pooled(graph: Graph, site: Site, weighable: Callable[[str], bool]) -> Site:
 
 def _are_weights(graph: Graph, site: Site, name: str, weighable: Callable[[str], bool]) -> bool:
     """Whether a tensor has one float32 an id, and a last axis of 1 that spreads it over the row."""
-    if graph.types.get(name) != TensorProto.FLOAT or name not in graph.shapes or site.ids not in graph.shapes:
-        return False
-    if len(graph.shapes[site.table]) != 2:
-        return False
-    shape = graph.shapes[name]
-    return shape[:-1] == graph.shapes[site.ids] and shape[-1:] == (Size(1),) and weighable(name)
+    ids = graph.shapes.get(site.ids)
+    is_matrix = len(graph.shapes[site.table]) == 2 and graph.types.get(name) == TensorProto.FLOAT
+    return ids is not None and is_matrix and graph.shapes.get(name) == (*ids, Size(1)) and weighable(name)
+
+
+def _are_a_row(graph: Graph, site: Site, name: str, weighable: Callable[[str], bool]) -> bool:
+    """Whether a tensor has for each bag a row of one float32 an id, so that a product with a bag's rows sums them."""
+    ids = graph.shapes.get(site.ids, ())
+    is_matrix = len(graph.shapes[site.table]) == 2 and graph.types.get(name) == TensorProto.FLOAT
+    row = (*ids[:-1], Size(1), *ids[-1:])
+    return len(ids) > 1 and is_matrix and graph.shapes.get(name) == row and weighable(name)
 
 
 def _reduced(graph: Graph, site: Site, node: onnx.NodeProto, found: Site) -> Site:
@@ -194,7 +210,8 @@ def _axes(graph: Graph, node: onnx.NodeProto) -> list[int] | None:
     return [int(axis) for axis in values(graph.initializers[node.input[1]], graph.folder).reshape(-1).tolist()]
 
 
-def _only_reader(graph: Graph, tensor: str) -> onnx.NodeProto | None:
+def only_reader(graph: Graph, tensor: str) -> onnx.NodeProto | None:
+    """The node that alone reads a tensor, once; None where there are others."""
     places = graph.read_by.get(tensor, ())
     if len(places) != 1 or tensor in graph.outputs:
         return None

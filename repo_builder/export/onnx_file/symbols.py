@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from repo_builder.errors import ModelFileError
+from repo_builder.export.onnx_file.graph import ONE_MORE
 from repo_builder.model.types import BATCH
 
 _UNNAMED = "?"
@@ -19,7 +20,7 @@ _UNKNOWN = re.compile(r"unk__\d+|None|\?|-1")
 def name_symbols(graph: onnx.GraphProto, path: Path) -> Mapping[tuple[str, int], str]:
     """The name of each varying dimension of an input, by (input, axis). First dimensions without a name are the batch.
 
-    The batch is the first dimension that most inputs, and the outputs, have. Raises ModelFileError where none varies.
+    The batch is the first dimension of the outputs, or else of most inputs. Raises ModelFileError where none varies.
     """
     found = {
         (entry.name, axis): name
@@ -28,16 +29,21 @@ def name_symbols(graph: onnx.GraphProto, path: Path) -> Mapping[tuple[str, int],
         if (name := _name(dimension)) is not None
     }
     first = [name for (_, axis), name in found.items() if axis == 0]
-    if not first:
+    answered = {_name(entry.type.tensor_type.shape.dim[0]) for entry in graph.output if _rank(entry)} - {_UNNAMED}
+    candidates = [name for name in dict.fromkeys(found.values()) if name in answered or name in first]
+    if not candidates:
         raise ModelFileError(f"{path}: {_static(graph)}")
-    answered = {_name(entry.type.tensor_type.shape.dim[0]) for entry in graph.output if _rank(entry)}
-    batch = max(first, key=lambda name: (name in answered, first.count(name), -first.index(name)))
+    batch = max(candidates, key=lambda name: (name in answered, first.count(name), -candidates.index(name)))
     named, taken = {batch: BATCH}, {BATCH}
     symbols = {}
     for (entry, axis), name in found.items():
         key = name if name != _UNNAMED else batch if axis == 0 else f"{entry}_{axis}"
         if key not in named:
-            named[key] = _free(re.sub(r"\W+", "_", key), taken)
+            named[key] = (
+                named[one_less] + ONE_MORE
+                if (one_less := key.removesuffix(" + 1")) in named
+                else _free(re.sub(r"\W+", "_", key), taken)
+            )
             taken.add(named[key])
         symbols[entry, axis] = named[key]
     return symbols

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def ids_of_bags(lookup: Lookup, tensors: Query) -> list[list[list[tuple[int, flo
             ends = np.cumsum([0, *bounds])[layout.block * size :][: size + 1].tolist()
         else:
             ends = bounds if layout.kind == "ends" else [*bounds, len(ids)]
-        spans = [[(begin, end)] for begin, end in zip(ends[:-1], ends[1:], strict=True)]
+        spans = [[(begin, end)] for begin, end in pairwise(ends)]
     return [[[(int(ids[k]), float(weights[k])) for k in range(*span)] for span in row] for row in spans]
 
 

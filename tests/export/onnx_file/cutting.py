@@ -1,8 +1,9 @@
-"""Small ONNX files by hand, and the proof of a cut: look-ups done bag by bag, the written graphs run as a server does."""
+"""Small ONNX files by hand, and the proof of a cut: look-ups bag by bag, the written graphs run as a server does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from repo_builder.export.onnx_file import open_onnx
 from repo_builder.export.onnx_file.cut import Keep
 from repo_builder.export.onnx_file.source import OnnxSource
 from repo_builder.model.source import Partial, divisors_name
-from repo_builder.model.types import Columns, Lookup, Model
+from repo_builder.model.types import Lookup, Model, Ragged
 
 Arrays = Mapping[str, NDArray[Any]]
 INT64, INT32, FLOAT, BOOL = TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT, TensorProto.BOOL
@@ -72,27 +73,37 @@ def read_tables(source: OnnxSource) -> list[NDArray[np.float32]]:
 
 def looked_up(model: Model, lookup: Lookup, tensors: Arrays, rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Sums (rows, count, dim), bag by bag; a mean is not divided."""
-    layout = lookup.ids.layout
-    assert isinstance(layout, Columns)
     ids = tensors[lookup.ids.tensor]
     assert ids.dtype in (np.int64, np.int32)
-    width = ids.shape[-1] if layout.width is None else layout.width
-    bag = ids.shape[-1] if layout.width is None else layout.bag
-    matrix = ids.reshape(-1, width) if ids.size else np.empty((0, width), np.int64)
-    weights = tensors[lookup.ids.weights].reshape(matrix.shape) if lookup.ids.weights else np.ones(matrix.shape)
-    sums = np.zeros((len(matrix), lookup.count, rows.shape[1]), np.float32)
-    for row, bag_number in np.ndindex(len(matrix), lookup.count):
-        begin = layout.begin + bag_number * bag
-        for id_, weight in zip(matrix[row, begin : begin + bag], weights[row, begin : begin + bag], strict=True):
-            if id_ == lookup.ids.padding:
-                continue
-            assert (-len(rows) if lookup.ids.from_end else 0) <= id_ < len(rows)
-            sums[row, bag_number] += rows[id_] * np.float32(weight)
+    weights = tensors[lookup.ids.weights].reshape(ids.shape) if lookup.ids.weights else np.ones(ids.shape)
+    places = bags_of(lookup, tensors)
+    sums = np.zeros((len(places), lookup.count, rows.shape[1]), np.float32)
+    for row, bags in enumerate(places):
+        for number, bag in enumerate(bags):
+            for id_, weight in zip(ids.reshape(-1)[bag], weights.reshape(-1)[bag], strict=True):
+                if id_ == lookup.ids.padding:
+                    continue
+                assert (-len(rows) if lookup.ids.from_end else 0) <= id_ < len(rows)
+                sums[row, number] += rows[id_] * np.float32(weight)
     return sums
 
 
+def bags_of(lookup: Lookup, tensors: Arrays) -> list[list[range]]:
+    """Of each row, the places of its bags' ids in their tensor."""
+    ids, layout = tensors[lookup.ids.tensor], lookup.ids.layout
+    if isinstance(layout, Ragged):
+        assert ids.ndim == 1
+        bounds = tensors[layout.bounds].tolist()
+        bounds = bounds if layout.kind == "ends" else [*bounds, len(ids)]
+        return [[range(begin, end)] for begin, end in pairwise(bounds)]
+    width = ids.shape[-1] if layout.width is None else layout.width
+    bag = ids.shape[-1] if layout.width is None else layout.bag
+    begins = [row * width + layout.begin for row in range(ids.size // width if width else 0)]
+    return [[range(begin + i * bag, begin + (i + 1) * bag) for i in range(lookup.count)] for begin in begins]
+
+
 def partials_of(model: Model, shards: int) -> list[Partial]:
-    """Each group's look-ups in so many partials: all in the first, fewer and fewer in the others, the last ones first."""
+    """Each group's look-ups in so many partials: all in the first, fewer in the others, the last ones first."""
     partials = []
     for group in range(len(model.groups)):
         places = list(model.in_group(group))
@@ -125,16 +136,18 @@ def answer(
             assert len(matrix) == len(sums)  # look-ups of a group have its rows
             share = sums * np.float32(0.5) if len(holders) == 2 else sums * np.float32(number == 0)
             begin = partial.columns[place]
-            matrix[:, begin : begin + model.width(lookup)] = share.reshape(len(sums), -1)
+            matrix[:, begin : begin + model.width(lookup)] = share.reshape(len(sums), model.width(lookup))
         if lookup.mode == "mean":
             name, bags = divisors_name(lookup.group), model.in_group(lookup.group)
             count = sum(model.lookups[each].count for each in bags)
             divisors = given.setdefault(name, np.ones((len(sums), count), np.float32))
             begin = sum(model.lookups[each].count for each in bags if each < place)
-            layout = lookup.ids.layout
-            assert isinstance(layout, Columns)
-            size = layout.bag if layout.width is not None else tensors[lookup.ids.tensor].shape[-1]
-            divisors[:, begin : begin + lookup.count] = size
+            ids = tensors[lookup.ids.tensor].reshape(-1)
+            sizes = [
+                [max(1, sum(ids[i] != lookup.ids.padding for i in bag)) for bag in bags]
+                for bags in bags_of(lookup, tensors)
+            ]
+            divisors[:, begin : begin + lookup.count] = sizes
     session = InferenceSession(str(files / "dense" / "model.onnx"))
     names = [tensor.name for tensor in model.outputs]
     assert [entry.name for entry in session.get_outputs()] == names

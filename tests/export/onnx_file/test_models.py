@@ -1,0 +1,308 @@
+"""Whole models: several tables, groups and outputs; tables that lie side by side, that stay, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from repo_builder.errors import CheckpointError, ExportError, InputError, ModelFileError
+from repo_builder.export.onnx_file import open_onnx
+from repo_builder.model.source import Partial
+from repo_builder.model.types import BATCH, Columns, Group, Tensor
+from tests.export.onnx_file.cutting import FLOAT, INT64, make, node, opened, partials_of, prove, read_tables, table
+
+DIM = 4
+
+
+def deep_fm(rows: int = 20) -> Any:
+    """A vector and a linear weight of each id of two features, a dense input, two outputs."""
+    nodes = []
+    for feature in (0, 1):
+        nodes += [
+            node("Gather", ["sparse", f"at_{feature}"], f"ids_{feature}", axis=1),
+            node("Gather", [f"vectors.{feature}", f"ids_{feature}"], f"v{feature}"),
+            node("Gather", [f"linear/{feature}", f"ids_{feature}"], f"l{feature}"),
+        ]
+    nodes += [
+        node("Concat", ["v0", "v1", "dense"], "c", axis=1),
+        node("MatMul", ["c", "weight"], "deep"),
+        node("Sum", ["l0", "l1", "deep"], "logit"),
+        node("Sigmoid", ["logit"], "score"),
+        node("Mul", ["v0", "v1"], "crossed"),
+    ]
+    arrays: dict[str, NDArray[Any]] = {"weight": table(2 * DIM + 3, 1, 9)}
+    for feature in (0, 1):
+        arrays |= {
+            f"at_{feature}": np.array(feature),
+            f"vectors.{feature}": table(rows + feature, DIM, feature),
+            f"linear/{feature}": table(rows + feature, 1, 2 + feature),
+        }
+    inputs = {"dense": (FLOAT, ("N", 3)), "sparse": (INT64, ("N", 2))}
+    return make(nodes, inputs, {"score": (FLOAT, ("N", 1)), "crossed": (FLOAT, ("N", DIM))}, arrays)
+
+
+def deep_fm_query(n: int, rows: int = 20) -> dict[str, NDArray[Any]]:
+    rng = np.random.default_rng(n)
+    return {"dense": rng.random((n, 3), np.float32), "sparse": rng.integers(-rows, rows, (n, 2))}
+
+
+def test_tables_of_the_same_ids_lie_side_by_side(tmp_path: Path) -> None:
+    source = opened(deep_fm(), tmp_path)
+    model = source.model
+    assert [(t.name, t.rows, t.format.dim) for t in model.tables] == [("vectors.0", 20, 5), ("vectors.1", 21, 5)]
+    assert [lookup.ids.layout for lookup in model.lookups] == [Columns(0, 1, 2), Columns(1, 1, 2)]
+    assert model.inputs == (Tensor("dense", "FP32", (BATCH, 3)), Tensor("sparse", "INT64", (BATCH, 2)))
+    assert model.outputs == (Tensor("score", "FP32", (BATCH, 1)), Tensor("crossed", "FP32", (BATCH, DIM)))
+    assert [tensor.name for tensor in model.dense.inputs] == ["dense"]
+    assert model.groups == (Group(BATCH, 1.0),)
+    assert model.dense.batched
+    assert model.dense.flops_per_row == 2 * 11
+    (first, _) = read_tables(source)
+    np.testing.assert_array_equal(first, np.hstack([table(20, DIM, 0), table(20, 1, 2)]))
+    prove(source, tmp_path / "model.onnx", [deep_fm_query(n) for n in (1, 4)], tmp_path)
+
+
+def test_tables_of_the_same_ids_but_other_rows_do_not(tmp_path: Path) -> None:
+    model = deep_fm()
+    for tensor in model.graph.initializer:
+        if tensor.name == "linear/0":
+            tensor.CopyFrom(make([], {}, {}, {"linear/0": table(22, 1)}).graph.initializer[0])
+    names = [each.name for each in opened(model, tmp_path).model.tables]
+    assert names == ["vectors.0", "linear_0", "vectors.1"]
+
+
+def test_small_tables_stay(tmp_path: Path) -> None:
+    source = opened(deep_fm(), tmp_path, keep_under_bytes=21 * DIM * 4, keep={"linear_0": "shard"})
+    assert [each.name for each in source.model.tables] == ["linear_0", "vectors.1"]
+    reasons = {kept.name: kept.reason for kept in source.model.kept}
+    assert set(reasons) == {"vectors.0", "linear_1"}
+    assert reasons["vectors.0"] == "its 320 bytes are under 336 (keep_under_bytes)"
+    prove(source, tmp_path / "model.onnx", [deep_fm_query(3)], tmp_path)
+
+
+def test_a_table_stays_where_the_spec_says_so(tmp_path: Path) -> None:
+    source = opened(deep_fm(), tmp_path, keep={"vectors.1": "dense"})
+    assert [each.name for each in source.model.tables] == ["vectors.0", "linear_1"]
+    assert "keep" in source.model.kept[0].reason
+    prove(source, tmp_path / "model.onnx", [deep_fm_query(3)], tmp_path)
+
+
+def test_one_table_of_two_features_is_one(tmp_path: Path) -> None:
+    """And a look-up that the graph has twice is one."""
+    nodes = [
+        node("Gather", ["W", "a"], "ga"),
+        node("Gather", ["W", "b"], "gb"),
+        node("Gather", ["W", "a"], "again"),
+        node("Concat", ["ga", "gb", "again"], "y", axis=1),
+    ]
+    inputs = {"a": (INT64, ("N",)), "b": (INT64, ("N",))}
+    source = opened(make(nodes, inputs, {"y": (FLOAT, ("N", 12))}, {"W": table(9, DIM)}), tmp_path)
+    assert len(source.model.tables) == 1
+    assert [(lookup.name, lookup.ids.tensor) for lookup in source.model.lookups] == [("W", "a"), ("W_2", "b")]
+    prove(source, tmp_path / "model.onnx", [{"a": np.array([1, -9, 8]), "b": np.array([0, 1, 1])}], tmp_path)
+
+
+def test_a_user_beside_candidates(tmp_path: Path) -> None:
+    """Inputs of batch 1, a scalar, a history and candidates: groups of their own."""
+    nodes = [
+        node("Gather", ["users", "user"], "u"),  # (1, dim)
+        node("Gather", ["countries", "country"], "c"),  # (dim)
+        node("Gather", ["items", "history"], "h"),  # (L, dim)
+        node("ReduceMean", ["h", "zero"], "m"),  # (1, dim)
+        node("Gather", ["items", "candidates"], "i"),  # (N, dim)
+        node("Sum", ["u", "c", "m"], "all"),
+        node("Mul", ["all", "i"], "p"),
+        node("ReduceSum", ["p", "one"], "score", keepdims=0),
+    ]
+    inputs: dict[str, Any] = {
+        "user": (INT64, (1,)), "country": (INT64, ()), "history": (INT64, ("L",)), "candidates": (INT64, ("N",)),
+    }  # fmt: skip
+    arrays = {
+        "users": table(9, DIM), "countries": table(5, DIM, 1), "items": table(30, DIM, 2), "zero": np.array([0]),
+        "one": np.array([1]),
+    }  # fmt: skip
+    source = opened(make(nodes, inputs, {"score": (FLOAT, ("N",))}, arrays), tmp_path)
+    assert [group.rows for group in source.model.groups] == [BATCH, 1, "L"]
+    assert [(lookup.group, lookup.shape) for lookup in source.model.lookups] == [
+        (1, (1, DIM)), (1, (1, DIM)), (2, ("L", DIM)), (0, (BATCH, DIM)),
+    ]  # fmt: skip
+    assert not source.model.dense.batched
+    queries = [
+        {"user": np.array([3]), "country": np.array(2), "history": np.arange(length), "candidates": np.arange(n)}
+        for length, n in ((1, 1), (7, 3), (2, 30))
+    ]
+    prove(source, tmp_path / "model.onnx", queries, tmp_path)
+
+
+def test_a_dense_graph_across_rows_is_not_batched(tmp_path: Path) -> None:
+    nodes = [node("Gather", ["W", "ids"], "g"), node("Softmax", ["g"], "y", axis=0)]
+    model = make(nodes, {"ids": (INT64, ("N",))}, {"y": (FLOAT, ("N", DIM))}, {"W": table(9, DIM)})
+    source = opened(model, tmp_path)
+    assert not source.model.dense.batched
+    prove(source, tmp_path / "model.onnx", [{"ids": np.arange(4)}], tmp_path)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE])
+def test_other_floats_are_stored_as_float32(kind: int, tmp_path: Path) -> None:
+    dtype = np.float16 if kind == TensorProto.FLOAT16 else np.float64
+    nodes = [node("Gather", ["W", "ids"], "g"), node("Add", ["g", "g"], "y")]
+    arrays = {"W": table(2000, DIM).astype(dtype)}
+    source = opened(make(nodes, {"ids": (INT64, ("N",))}, {"y": (kind, ("N", DIM))}, arrays), tmp_path)
+    np.testing.assert_array_equal(read_tables(source)[0], arrays["W"].astype(np.float32))
+    prove(source, tmp_path / "model.onnx", [{"ids": np.array([0, 1999, -3])}], tmp_path)
+
+
+def stays(nodes: list[Any], tmp_path: Path, **arrays: NDArray[Any]) -> str:
+    """The reason why a table W stays beside one that does not."""
+    inputs = {"ids": (INT64, ("N",)), "x": (FLOAT, ("N", DIM))}
+    nodes = [node("Gather", ["other", "ids"], "o"), *nodes, node("Identity", ["o"], "also")]
+    arrays = {"W": table(9, DIM), "other": table(9, DIM, 1), **arrays}
+    answers: dict[str, Any] = {"y": (FLOAT, None), "also": (FLOAT, ("N", DIM))}
+    source = opened(make(nodes, inputs, answers, arrays), tmp_path)
+    prove(source, tmp_path / "model.onnx", [{"ids": np.arange(3), "x": table(3, DIM)}], tmp_path)
+    assert [each.name for each in source.model.tables] == ["other"]
+    return next(kept.reason for kept in source.model.kept if kept.name == "W")
+
+
+def test_a_tied_table_stays(tmp_path: Path) -> None:
+    reason = stays(
+        [
+            node("Gather", ["W", "ids"], "g"),
+            node("Transpose", ["W"], "t"),
+            node("MatMul", ["g", "t"], "y"),
+        ],
+        tmp_path,
+    )
+    assert reason == "it is read by node n_y (MatMul) too, which is no look-up"
+
+
+def test_a_table_of_looked_up_ids_stays(tmp_path: Path) -> None:
+    """Ids that depend on what another table gives."""
+    nodes = [
+        node("ReduceSum", ["o", "one"], "s", keepdims=0),
+        node("Sign", ["s"], "sign"),
+        node("Cast", ["sign"], "c", to=INT64),
+        node("Gather", ["W", "c"], "y"),
+    ]
+    reason = stays(nodes, tmp_path, one=np.array([1]))
+    assert reason == "the ids of node n_y depend on what node n_o looks up"
+
+
+def test_a_table_of_computed_ids_stays(tmp_path: Path) -> None:
+    nodes = [
+        node("MatMul", ["x", "m"], "p"),
+        node("ArgMax", ["p"], "c", axis=1, keepdims=0),
+        node("Gather", ["W", "c"], "y"),
+    ]
+    reason = stays(nodes, tmp_path, m=table(DIM, 5))
+    assert reason == "the ids of node n_y are computed by node n_p (MatMul)"
+
+
+def test_positions_stay(tmp_path: Path) -> None:
+    nodes = [
+        node("Shape", ["ids"], "shape"),
+        node("Squeeze", ["shape"], "size"),
+        node("Range", ["zero", "size", "one"], "positions"),
+        node("Gather", ["W", "positions"], "y"),
+    ]
+    reason = stays(nodes, tmp_path, zero=np.array(0), one=np.array(1))
+    assert reason == "the ids of node n_y are the same in every query of a size"
+
+
+def test_other_operators_keep_their_table(tmp_path: Path) -> None:
+    nodes = [node("Unsqueeze", ["ids", "one"], "u"), node("GatherND", ["W", "u"], "y")]
+    reason = stays(nodes, tmp_path, one=np.array([1]))
+    assert "node n_y (GatherND)" in reason
+
+
+def test_a_transposed_table_stays(tmp_path: Path) -> None:
+    nodes = [node("Transpose", ["T"], "t"), node("Gather", ["t", "ids"], "y"), node("Gather", ["W", "ids"], "unused")]
+    arrays = {"T": table(DIM, 9), "W": table(9, DIM)}
+    with pytest.raises(ModelFileError, match=r"table T \(4 x 9\): .*Transpose"):
+        opened(make(nodes[:2], {"ids": (INT64, ("N",))}, {"y": (FLOAT, ("N", DIM))}, arrays), tmp_path)
+
+
+def test_samples_are_what_is_tried(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(deep_fm().SerializeToString())
+    query = deep_fm_query(50)
+    np.savez(tmp_path / "samples.npz", **query)
+    source = open_onnx(path, "toy", tmp_path / "samples.npz", 0, {})
+    found = source.samples()
+    assert found is not None
+    assert {name: array.tolist() for name, array in found.items()} == {n: a.tolist() for n, a in query.items()}
+    prove(source, path, [query], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dense": None}, "dense: expected an array for this input, got none"),
+        ({"more": np.zeros(1)}, r"expected arrays \['dense', 'sparse'\], the model's inputs, got \['more'\] too"),
+        ({"sparse": np.zeros((4, 2), np.int32)}, "sparse: expected int64, got int32"),
+        ({"sparse": np.zeros((4, 3), np.int64)}, r"sparse: expected the shape \['batch', 2\], got \[4, 3\]"),
+        ({"sparse": np.zeros((3, 2), np.int64)}, "sparse: expected 4 for batch, as dense has, got 3"),
+        ({"sparse": np.full((4, 2), 99)}, "samples are no query that the model takes"),
+    ],
+)
+def test_samples_of_another_model_are_refused(change: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(deep_fm().SerializeToString())
+    arrays = {name: array for name, array in {**deep_fm_query(4), **change}.items() if array is not None}
+    np.savez(tmp_path / "samples.npz", **arrays)
+    with pytest.raises(ModelFileError, match=message):
+        open_onnx(path, "toy", tmp_path / "samples.npz", 0, {})
+    if "samples" not in message:
+        with pytest.raises(InputError, match=message):
+            open_onnx(path, "toy", None, 0, {}).answers(arrays)
+
+
+def test_an_id_outside_its_table_is_refused(tmp_path: Path) -> None:
+    source = opened(deep_fm(), tmp_path)
+    with pytest.raises(InputError, match="does not take this query"):
+        source.answers(deep_fm_query(4) | {"sparse": np.full((4, 2), 99)})
+
+
+def test_a_value_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    for rows in (9, 9000):  # held, and left in the file
+        bad = table(rows, DIM)
+        bad[rows - 2, 1] = np.nan
+        nodes = [node("Gather", ["W", "ids"], "y")]
+        model = make(nodes, {"ids": (INT64, ("N",))}, {"y": (FLOAT, ("N", DIM))}, {"W": bad})
+        source = opened(model, tmp_path)
+        with pytest.raises(CheckpointError, match=f"W: expected finite float32 values, got nan at row {rows - 2}"):
+            list(source.table_chunks(source.model.tables[0]))
+
+
+def test_a_cut_that_answers_otherwise_is_refused(tmp_path: Path) -> None:
+    """The check is a check: a file that changed between opening and writing is seen."""
+    source = opened(deep_fm(rows=5000), tmp_path)
+    (tmp_path / "out").mkdir()
+    path = tmp_path / "model.onnx"
+    content = path.read_bytes()
+    at = content.index(table(5000, DIM, 0).tobytes())
+    path.write_bytes(content[:at] + (table(5000, DIM, 0) + 1).tobytes() + content[at + 80000 :])
+    with pytest.raises(ExportError, match="output score: expected the whole model's answers"):
+        source.write_dense(partials_of(source.model, 1), tmp_path / "out")
+
+
+def test_partials_that_do_not_make_up_the_model_are_refused(tmp_path: Path) -> None:
+    source = opened(deep_fm(), tmp_path)
+    with pytest.raises(ExportError, match=r"look-up vectors\.1: expected a partial"):
+        source.write_dense([Partial("a", 0, 5, {0: 0})], tmp_path)
+
+
+def test_the_same_bytes_twice(tmp_path: Path) -> None:
+    written = []
+    for number in (0, 1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        source = opened(deep_fm(), folder)
+        source.write_dense(partials_of(source.model, 2), folder)
+        written.append((folder / "model.onnx").read_bytes())
+    assert written[0] == written[1]
