@@ -26,10 +26,14 @@ from k8s.options import Options
 from k8s.render import write
 from k8s.source import parse_source
 from loadtest.run import write_run
+from repo_builder.access.powerlaw import PowerLawHotness
+from repo_builder.access.queries import draw_queries
 from repo_builder.cli import main
 from repo_builder.errors import ServerError
 from repo_builder.partition.plan import plan_to_json
+from repo_builder.repository.manifest import describe
 from tests import fuzzing
+from tests.hand_models import RANKER, hand_spec
 from tests.integration.models import document, make_repository
 from tests.k8s.fleets import fleet
 from tests.loadtest.runs import day, sweep
@@ -82,6 +86,8 @@ CASES = (
     Case(("workload", "repository", "--queries", "3", "--trace", "trace.npz", "-o", "out/w.npz"), "trace.npz", NPZ),
     Case(("workload", "repository", "--queries", "3", "--spec", "spec.yaml", "-o", "out/w.json"), "spec.yaml"),
     Case(("workload", "repository", "-o", "out/w.npz")),
+    Case(("workload", "any", "--queries", "3", "-o", "out/w.npz"), "any/manifest.json", runs=20),
+    Case(("query", "any", "--url=127.0.0.1:9"), "any/queries.npz", NPZ, codes=SERVERLESS),
     Case(
         ("loadtest", "perf", "repository", "--url=127.0.0.1:9", "-o", "out/r.json"),
         "repository/manifest.json",
@@ -120,6 +126,11 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec, plan = make_repository(folder, "tiered")
     write(fleet(folder / "fleet"), Options(parse_source("pvc:x")), folder / "rules")
     (folder / "plan.json").write_text(plan_to_json(plan))
+    (folder / "any").mkdir()
+    manifest = describe(hand_spec(RANKER, batch=8), "single", "0" * 64, "elasticrec 0", [])
+    (folder / "any/manifest.json").write_text(manifest.to_json())
+    queries = draw_queries(RANKER, PowerLawHotness(0.9, 0), 2, 8, seed=0)
+    (folder / "any/queries.npz").write_bytes(queries.to_bytes())
     made = {**document(), "weights": {"source": "random", "seed": 1}}
     access = {"counted": {"source": "counts", "path": "counts.npz"}, "traced": {"source": "trace", "path": "trace.npz"}}
     (folder / "small.yaml").write_text(yaml.safe_dump(document()))
