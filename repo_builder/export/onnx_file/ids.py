@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from repo_builder.export.onnx_file.graph import ONE_MORE, Graph, Shape, Size, sized
 from repo_builder.export.onnx_file.read import node_name
@@ -144,9 +144,9 @@ def place_of(graph: Graph, site: Site, bags: Bags) -> Place | None:
     """
     if site.bounds is not None:
         return _ragged_place(graph, site)
-    weights = _moved_from(graph, site.weights) if site.weights else []
+    weights = moved_from(graph, site.weights) if site.weights else []
     last = graph.shapes[site.ids][-1:]
-    for tensor in reversed(_moved_from(graph, site.ids)):
+    for tensor in reversed(moved_from(graph, site.ids)):
         layout = _columns(graph, tensor, site.ids, bags, last)
         if layout is None:
             continue
@@ -170,7 +170,7 @@ def _ragged_place(graph: Graph, site: Site) -> Place | None:
         whole = Columns(0, 1, 1)
         alike = (
             tensor
-            for tensor in reversed(_moved_from(graph, name) if name else [])
+            for tensor in reversed(moved_from(graph, name) if name else [])
             if each_one is not None
             and len(graph.shapes[tensor]) == 1
             and _columns(graph, tensor, name or "", each_one, ()) == whole
@@ -183,7 +183,7 @@ def _ragged_place(graph: Graph, site: Site) -> Place | None:
     return Place(ids, Ragged(bounds, site.kind), weights)
 
 
-def _moved_from(graph: Graph, tensor: str) -> list[str]:
+def moved_from(graph: Graph, tensor: str) -> list[str]:
     """A tensor, and those that it is moved from, each through the next, up to the first that is computed."""
     chain = [tensor]
     while chain[-1] in graph.made_by:
@@ -205,12 +205,12 @@ def _columns(graph: Graph, tensor: str, ids: str, bags: Bags, last: Shape) -> Co
     for seed in _SEEDS:
         rng = np.random.default_rng(seed)
         sizes = drawn_sizes(graph, rng)
-        rows, shape = bags.rows.at(sizes), _sizes(graph.shapes[tensor], sizes)
+        rows, shape = bags.rows.at(sizes), numbers_at(graph.shapes[tensor], sizes)
         if tensor == ids and (rows is None or shape is None):
             return Columns(0, bags.bag or -1, None if bags.bag is None else bags.count * bags.bag)
         if rows is None or shape is None:
             return None
-        drawn = _drawn(graph.types[tensor], shape, rng)
+        drawn = drawn_numbers(graph, tensor, shape, rng)
         got = drawn if session is None else moved(graph, session, {tensor: drawn}, sizes)
         found.append(None if got is None else _found_in(drawn, got, rows))
     first, other = found
@@ -245,11 +245,8 @@ def session_between(graph: Graph, given: Sequence[str], made: str) -> Session:
 
 def moved(graph: Graph, session: Session, given: Arrays, sizes: Mapping[str, int]) -> NDArray[Any] | None:
     """What becomes of given tensors, and of zeros for other inputs; None where that is nothing, in these sizes."""
-    others = {name: _sizes(graph.shapes[name], sizes) for name in session.inputs if name not in given}
-    zeros = {
-        name: np.zeros(shape or (), helper.tensor_dtype_to_np_dtype(graph.types[name]))
-        for name, shape in others.items()
-    }
+    others = {name: numbers_at(graph.shapes[name], sizes) for name in session.inputs if name not in given}
+    zeros = {name: np.zeros(shape or (), graph.dtype(name)) for name, shape in others.items()}
     try:
         (got,) = session.run({**zeros, **given}).values()
     except RUNTIME_ERRORS:
@@ -262,14 +259,15 @@ def drawn_sizes(graph: Graph, rng: np.random.Generator) -> dict[str, int]:
     return sized(graph.symbols.values(), lambda _: int(rng.integers(2, 9)))
 
 
-def _sizes(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
+def numbers_at(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
+    """A shape in numbers, where the symbols have these sizes; None where one is not among them."""
     found = [size.at(sizes) for size in shape]
     return None if None in found else tuple(size for size in found if size is not None)
 
 
-def _drawn(datatype: int, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[Any]:
-    """Small numbers and numbers of all sizes."""
-    if datatype not in INTEGERS:
-        return rng.standard_normal(shape).astype(helper.tensor_dtype_to_np_dtype(datatype))
+def drawn_numbers(graph: Graph, tensor: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[Any]:
+    """Values of a tensor: whole numbers are small ones and ones of all sizes."""
+    if graph.types[tensor] not in INTEGERS:
+        return rng.standard_normal(shape).astype(graph.dtype(tensor))
     small, large = rng.integers(-3, 30, shape), rng.integers(-(2**31), 2**31, shape)
-    return np.where(rng.random(shape) < _SMALL, small, large).astype(helper.tensor_dtype_to_np_dtype(datatype))
+    return np.where(rng.random(shape) < _SMALL, small, large).astype(graph.dtype(tensor))

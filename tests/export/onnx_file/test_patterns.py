@@ -201,7 +201,7 @@ def cases() -> dict[str, Case]:
             arrays={"zero": np.array(0), "low": np.array(1, np.float32)},
         ),
         lambda n: {"ids": ids_like(n, n + 1, low=0)},
-        {"mode": "sum", "weights": "m", "layout": Columns(0, -1, None), "batched": True},
+        {"mode": "sum", "weights": None, "padding": 0, "layout": Columns(0, -1, None), "batched": True},
     )
     found["mask_by_matrix_product"] = (
         one(
@@ -215,7 +215,7 @@ def cases() -> dict[str, Case]:
             ],
         ),
         lambda n: {"ids": ids_like(n, 3, low=0)},
-        {"mode": "sum", "weights": "m", "layout": Columns(0, 3, 3), "tensor": "ids", "batched": True},
+        {"mode": "sum", "weights": None, "padding": 0, "tensor": "ids", "ids_graph": None, "batched": True},
     )
     found["product_with_computed_weights_is_none"] = (
         one(
@@ -224,6 +224,21 @@ def cases() -> dict[str, Case]:
         ),
         plain(3),
         {"mode": "none"},
+    )
+    found["mask_of_more_than_one_id"] = (
+        one(
+            [
+                node("Greater", ["ids", "zero"], "b"),
+                node("Cast", ["b"], "m", to=FLOAT),
+                node("Unsqueeze", ["m", "last"], "u"),
+                gather,
+                node("Mul", ["u", "g"], "p"),
+                node("ReduceSum", ["p", "one"], "y", keepdims=0),
+            ],
+            arrays={"zero": np.array(0)},
+        ),
+        plain(3),
+        {"mode": "sum", "weights": "m", "padding": None, "layout": Columns(0, 3, 3), "ids_graph": ["m"]},
     )
     found["weights_of_every_column_are_none"] = (
         one(
@@ -376,6 +391,7 @@ def facts(lookup: Lookup, model: Any) -> dict[str, Any]:
         "layout": lookup.ids.layout,
         "tensor": lookup.ids.tensor,
         "weights": lookup.ids.weights,
+        "padding": lookup.ids.padding,
         "mode": lookup.mode,
         "count": lookup.count,
         "shape": lookup.shape,
