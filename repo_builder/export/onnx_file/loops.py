@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from repo_builder.export.onnx_file.graph import Graph, Size
-from repo_builder.export.onnx_file.ids import INTEGERS, drawn_sizes, moved, reads_inputs, session_between
+from repo_builder.export.onnx_file.ids import reads_inputs
+from repo_builder.export.onnx_file.probe import INTEGERS, drawn_sizes, moved, session_between
 from repo_builder.export.onnx_file.read import all_reads, values
 from repo_builder.export.onnx_file.run import RUNTIME_ERRORS
 from repo_builder.export.onnx_file.sites import BoundsKind, Site, only_reader

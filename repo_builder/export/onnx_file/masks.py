@@ -7,15 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from repo_builder.export.onnx_file.graph import Graph
-from repo_builder.export.onnx_file.ids import (
-    INTEGERS,
-    drawn_numbers,
-    drawn_sizes,
-    moved,
-    moved_from,
-    numbers_at,
-    session_between,
-)
+from repo_builder.export.onnx_file.ids import moved_from
+from repo_builder.export.onnx_file.probe import INTEGERS, drawn_numbers, drawn_sizes, moved, numbers_at, session_between
 from repo_builder.export.onnx_file.read import values
 from repo_builder.export.onnx_file.run import RUNTIME_ERRORS
 from repo_builder.export.onnx_file.sites import Site
