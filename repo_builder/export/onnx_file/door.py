@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from repo_builder.errors import ModelFileError
 from repo_builder.export.join import lookup_name
-from repo_builder.export.onnx_file.check import TOLERANCE, difference
+from repo_builder.export.onnx_file.check import TOLERANCE, bags, difference
 from repo_builder.export.onnx_file.costs import flops, parameter_bytes
 from repo_builder.export.onnx_file.cut import Cut, Found, Keep, cut
 from repo_builder.export.onnx_file.dense_graph import dense_graph, dims, ids_graph, lookup_shape
@@ -196,20 +196,18 @@ def _groups(found: Cut, tensors: Arrays, batch: int) -> tuple[Group, ...]:
     """The axes that look-ups go along, the batch first."""
     rows: dict[int | str, int] = {}
     for each in found.lookups:
-        rows.setdefault(each.read.bags.rows.dimension, _sizes(each, tensors)[0])
+        rows.setdefault(each.read.bags.rows.dimension, _rows(each, tensors))
     order = sorted(rows, key=lambda dimension: dimension != BATCH)
     return tuple(Group(dimension, rows[dimension] / batch) for dimension in order)
 
 
-def _sizes(found: Found, tensors: Arrays) -> tuple[int, float]:
-    """How many rows a look-up has in a query, and how many ids each of them has on average."""
-    tensor, layout, count = tensors[found.read.place.tensor], found.read.place.layout, found.read.bags.count
+def _rows(found: Found, tensors: Arrays) -> int:
+    """How many rows a look-up has in a query."""
+    tensor, layout = tensors[found.read.place.tensor], found.read.place.layout
     if isinstance(layout, Ragged):
-        rows = len(tensors[layout.bounds]) - (layout.kind == "ends")
-        return rows, tensor.size / max(1, rows)
-    if layout.width is None:
-        return tensor.size // max(1, tensor.shape[-1]), float(tensor.shape[-1])
-    return tensor.size // layout.width, float(count * layout.bag)
+        return len(tensors[layout.bounds]) - (layout.kind == "ends")
+    width = tensor.shape[-1] if layout.width is None else layout.width
+    return tensor.size // max(1, width)
 
 
 def _lookups(
@@ -220,17 +218,19 @@ def _lookups(
     for each in found.lookups:
         of_table[each.table] += 1
         table, number = tables[each.table], of_table[each.table]
-        place, bags = each.read.place, each.read.bags
-        yield Lookup(
+        place = each.read.place
+        lookup = Lookup(
             table.name if number == 1 else f"{table.name}_{number}",
             each.table,
-            places[bags.rows.dimension],
+            places[each.read.bags.rows.dimension],
             Ids(place.tensor, place.layout, place.weights, each.read.padding, from_end=True),
             each.read.mode,
-            bags.count,
+            each.read.bags.count,
             lookup_shape(each, table.format.dim),
-            _sizes(each, tensors)[1],
+            0.0,
         )
+        counted = int(np.count_nonzero(bags(lookup, place.tensor, tensors)[0] != lookup.ids.padding))
+        yield replace(lookup, mean_ids=counted / max(1, _rows(each, tensors)))
 
 
 def _ids_graph(graph: Graph, before: onnx.ModelProto | None) -> IdsGraph | None:
