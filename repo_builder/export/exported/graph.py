@@ -81,6 +81,8 @@ def open_graph(program: Program) -> ProgramGraph:
     for out in exported.graph_signature.output_specs:
         if out.kind is OutputKind.USER_OUTPUT and isinstance(out.arg, TensorArgument):
             outputs.append(by_name[out.arg.name])
+        elif out.kind is OutputKind.USER_INPUT_MUTATION:
+            continue  # clients do not see what becomes of what they sent
         elif out.kind is OutputKind.BUFFER_MUTATION:
             problems.append(
                 f"buffer {out.target}: the program changes it at each call; call model.eval() before the export"
