@@ -184,6 +184,7 @@ def _run(folder: Path, inputs: Arrays) -> dict[str, NDArray[Any]]:
         errors.InvalidGraph,
         errors.NotImplemented,
         errors.RuntimeException,
+        ValueError,
     ) as exc:
         raise ExportError(f"{folder.parent.name}: what was written does not run on samples: {exc}; {_REPORT}") from exc
 
