@@ -20,7 +20,7 @@ from repo_builder.model.types import BATCH, Columns, Group, Ids, Ragged
 from tests.export.exported.oracle import Cut, assert_same, partials_of
 from tests.export.exported.programs import CASES, DeepFm, export
 
-KEEP_UNDER = {"kept": 100}
+KEEP_UNDER = {"kept": 100, "keyed": 10_000}
 LOOSE = {"halves": 1e-4}
 
 
