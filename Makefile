@@ -35,7 +35,7 @@ demo: $(STAMP) ## build a model, serve it, compare its scores with PyTorch's, me
 test: lint types ## lint, types and the tests, but for the long ones
 	@echo "Debian packages for the tests: $(TEST_PACKAGES)"
 	@sh tools/debian-packages.sh $(TEST_PACKAGES)
-	$(BIN)/pytest
+	sh tools/test.sh $(BIN)/pytest
 
 test-long: $(STAMP) ## the tests that make test leaves out, each of many seconds
 	@sh tools/debian-packages.sh $(TEST_PACKAGES)

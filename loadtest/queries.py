@@ -76,7 +76,7 @@ def load_queries(path: Path, batch: int, inputs: tuple[Tensor, ...], outputs: tu
     Raises InputError where it is none of the model's, or holds no whole query.
     """
     try:
-        file = read_query_file(path, inputs)
+        file = read_query_file(path, inputs, "a workload")
     except InputError as exc:
         raise InputError(*(f"{problem}; write one with elasticrec workload" for problem in exc.problems)) from exc
     queries = Queries(file, batch, outputs)

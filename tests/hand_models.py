@@ -92,3 +92,15 @@ COMPUTED = Model(
     ids_graph=IdsGraph((_MATRIX,), (Tensor("ids", "INT64", (BATCH, 1)),)),
 )
 """Its ids are computed: a column of one matrix of floats."""
+
+_SEQUENCE = Tensor("sequence", "INT64", (BATCH, "length"))
+VARYING = Model(
+    name="varying",
+    inputs=(_SEQUENCE, Tensor("mask", "BOOL", (BATCH, "length"))),
+    outputs=(Tensor("next", "FP32", (BATCH, 5)),),
+    tables=(Table("items", 100, RowFormat(8)),),
+    groups=(Group(BATCH),),
+    lookups=(Lookup("seen", 0, 0, Ids("sequence", Columns(0, -1, None), padding=0), "mean", 1, (BATCH, 8), 20.0),),
+    dense=Dense((), 100.0, 400, batched=True),
+)
+"""Bags as long as the longest of the query."""

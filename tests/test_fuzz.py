@@ -25,16 +25,24 @@ import yaml
 from k8s.options import Options
 from k8s.render import write
 from k8s.source import parse_source
-from loadtest.run import write_run
+from loadtest.run import read_run, write_run
+from repo_builder.access.powerlaw import PowerLawHotness
+from repo_builder.access.queries import draw_queries
 from repo_builder.cli import main
-from repo_builder.errors import ServerError
-from repo_builder.partition.plan import plan_to_json
+from repo_builder.cluster import load_cluster
+from repo_builder.errors import InputError, ServerError
+from repo_builder.partition.cost import load_profile
+from repo_builder.partition.plan import load_plan, plan_to_json
+from repo_builder.repository.manifest import describe, load_manifest
+from repo_builder.spec import load_spec
 from tests import fuzzing
+from tests.hand_models import RANKER, hand_spec
 from tests.integration.models import document, make_repository
 from tests.k8s.fleets import fleet
 from tests.loadtest.runs import day, sweep
 
 TIMES = int(os.environ.get("ELASTICREC_FUZZ", "1"))
+DOCUMENTS = 40  # of each kind for its reader
 MOST_CPU_S = 60.0  # of one run, however loaded the machine is
 MOST_MEMORY_BYTES = 6 << 30
 MOST_FILE_BYTES = 256 << 20
@@ -82,6 +90,8 @@ CASES = (
     Case(("workload", "repository", "--queries", "3", "--trace", "trace.npz", "-o", "out/w.npz"), "trace.npz", NPZ),
     Case(("workload", "repository", "--queries", "3", "--spec", "spec.yaml", "-o", "out/w.json"), "spec.yaml"),
     Case(("workload", "repository", "-o", "out/w.npz")),
+    Case(("workload", "any", "--queries", "3", "-o", "out/w.npz"), "any/manifest.json", runs=20),
+    Case(("query", "any", "--url=127.0.0.1:9"), "any/queries.npz", NPZ, codes=SERVERLESS),
     Case(
         ("loadtest", "perf", "repository", "--url=127.0.0.1:9", "-o", "out/r.json"),
         "repository/manifest.json",
@@ -120,6 +130,11 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec, plan = make_repository(folder, "tiered")
     write(fleet(folder / "fleet"), Options(parse_source("pvc:x")), folder / "rules")
     (folder / "plan.json").write_text(plan_to_json(plan))
+    (folder / "any").mkdir()
+    manifest = describe(hand_spec(RANKER, batch=8), "single", "0" * 64, "elasticrec 0", [])
+    (folder / "any/manifest.json").write_text(manifest.to_json())
+    queries = draw_queries(RANKER, PowerLawHotness(0.9, 0), 2, 8, seed=0)
+    (folder / "any/queries.npz").write_bytes(queries.to_bytes())
     made = {**document(), "weights": {"source": "random", "seed": 1}}
     access = {"counted": {"source": "counts", "path": "counts.npz"}, "traced": {"source": "trace", "path": "trace.npz"}}
     (folder / "small.yaml").write_text(yaml.safe_dump(document()))
@@ -214,6 +229,33 @@ def test_broken_input(case: Case, material: Path, tmp_path: Path, monkeypatch: p
         check(words, case.codes, f"number {number}: {words}")
         monkeypatch.chdir(tmp_path)
         shutil.rmtree(folder)
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "spec.yaml": load_spec,
+    "cluster.yaml": load_cluster,
+    "profile.json": load_profile,
+    "plan.json": load_plan,
+    "repository/manifest.json": lambda path: load_manifest(path.parent),
+    "sweep.json": read_run,
+}
+
+
+@pytest.mark.parametrize("file", READERS)
+def test_broken_documents_are_read_or_told(file: str, material: Path, tmp_path: Path) -> None:
+    """Many more than the commands get: the reader alone, which is where all of them are refused."""
+    path, told = tmp_path / file, 0
+    path.parent.mkdir(exist_ok=True)
+    for number in range(DOCUMENTS * TIMES):
+        shutil.copyfile(material / file, path)
+        fuzzing.break_document(path, random.Random(f"{file} {number}"))
+        try:
+            READERS[file](path)
+        except InputError:
+            told += 1
+        except Exception as exc:
+            raise AssertionError(f"number {number}: {type(exc).__name__}: {exc}") from exc
+    assert 0.3 * DOCUMENTS < told < DOCUMENTS * TIMES  # and some are right by chance
 
 
 def copy_needed(material: Path, folder: Path, case: Case) -> None:

@@ -84,8 +84,11 @@ class QueryFile:
         return buffer.getvalue()
 
 
-def read_query_file(path: Path, inputs: tuple[Tensor, ...]) -> QueryFile:
-    """Read a file of queries to a model of these inputs; raises InputError where it is none, a problem a line."""
+def read_query_file(path: Path, inputs: tuple[Tensor, ...], what: str = "queries") -> QueryFile:
+    """Read a file of queries to a model of these inputs, which messages call `what`.
+
+    Raises InputError where it is none, a problem a line.
+    """
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
@@ -94,7 +97,7 @@ def read_query_file(path: Path, inputs: tuple[Tensor, ...]) -> QueryFile:
             with np.load(file, allow_pickle=False) as arrays:
                 found = {name: _array(name, arrays[name]) for name in arrays}
     except _BROKEN as exc:
-        raise InputError(f"{path}: expected queries in .npz, but {exc}") from exc
+        raise InputError(f"{path}: expected {what} in .npz, but {exc}") from exc
     names = {tensor.name for tensor in inputs}
     beside = {name: each for name, each in found.items() if name not in names}
     ends = {name.removeprefix(ENDS): beside.pop(name) for name in [*beside] if name.startswith(ENDS)}

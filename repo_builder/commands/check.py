@@ -63,6 +63,7 @@ def _weights(spec: Spec) -> Iterator[str]:
         return
     yield str(spec.form.weights.path or spec.form.weights.source)
     tensors = len(spec.form.tables) + 2 * (len(spec.form.bottom_mlp) + len(spec.form.top_mlp))
+    tensors += sum(len(layer) for stack in spec.form.interaction_stacks.values() for layer in stack)
     yield "drawn from its seed" if spec.form.weights.path is None else f"{tensors} tensors as in the spec"
 
 

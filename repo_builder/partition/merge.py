@@ -77,11 +77,6 @@ class Order:
         """N."""
         return len(self.gathers) - 1
 
-    @property
-    def largest_row_bytes(self) -> int:
-        """Bytes of its largest row."""
-        return self.row_bytes if isinstance(self.row_bytes, int) else int(np.diff(self.row_bytes).max())
-
     def bytes_before(self, place: Ints) -> Ints:
         """Bytes of the rows before each place, 0 to N; same shape as `place`."""
         return place * self.row_bytes if isinstance(self.row_bytes, int) else self.row_bytes[place]

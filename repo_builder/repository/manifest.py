@@ -253,7 +253,7 @@ def read_queries(folder: Path, rows: int) -> dict[str, NDArray[Any]]:
     """
     path, manifest = folder / QUERIES, load_manifest(folder)
     try:
-        found = read_query_file(path, manifest.inputs)
+        found = read_query_file(path, manifest.inputs, "sample queries")
     except InputError as exc:
         raise RepositoryError(*(f"{problem}; build the repository again" for problem in exc.problems)) from exc
     return found.first(rows)

@@ -37,12 +37,12 @@ def model_problems(document: Mapping[str, Any]) -> Iterator[str]:
     """What the schema cannot say: names that must differ, places that must be there."""
     for key in ("inputs", "outputs", "tables", "lookups"):
         yield from _name_problems(key, document[key])
-    datatypes = {entry["name"]: entry["datatype"] for entry in document["inputs"]}
+    inputs = {entry["name"]: entry for entry in document["inputs"]}
     for i, lookup in enumerate(document["lookups"]):
         for key, many in (("table", "tables"), ("group", "groups")):
             if lookup[key] >= len(document[many]):
                 yield f"lookups[{i}].{key}: expected a place in {many}, below {len(document[many])}, got {lookup[key]}"
-        yield from _ids_problems(f"lookups[{i}].ids", lookup, datatypes)
+        yield from _ids_problems(f"lookups[{i}].ids", lookup, inputs)
 
 
 def _name_problems(key: str, entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -53,7 +53,7 @@ def _name_problems(key: str, entries: Sequence[Mapping[str, Any]]) -> Iterator[s
         seen.add(entry["name"])
 
 
-def _ids_problems(where: str, lookup: Mapping[str, Any], datatypes: Mapping[str, str]) -> Iterator[str]:
+def _ids_problems(where: str, lookup: Mapping[str, Any], inputs: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Of a look-up's tensors; what is no input of the model comes out of its ids graph, and is not looked at."""
     ids, layout = lookup["ids"], lookup["ids"]["layout"]
     if frozenset(layout) not in _LAYOUTS:
@@ -62,12 +62,20 @@ def _ids_problems(where: str, lookup: Mapping[str, Any], datatypes: Mapping[str,
         return
     if "bounds" in layout and (layout["block"] >= layout["blocks"] or lookup["count"] != 1):
         yield f"{where}.layout.block: expected one below blocks, {layout['blocks']}, got {layout['block']}"
-    end = layout.get("begin", 0) + lookup["count"] * layout.get("bag", 0)
-    if layout.get("width") is not None and end > layout["width"]:
-        yield f"{where}.layout: expected columns up to {layout['width']}, got {end}"
-    integers = {"tensor": ids["tensor"], **({"bounds": layout["bounds"]} if "bounds" in layout else {})}
-    for key, name in integers.items():
-        if datatypes.get(name, "INT64") not in ("INT64", "INT32"):
-            yield f"{where}.{key}: expected an input of INT64 or INT32, got {name} of {datatypes[name]}"
-    if datatypes.get(ids["weights"], "FP32") != "FP32":
-        yield f"{where}.weights: expected an input of FP32, got {ids['weights']} of {datatypes[ids['weights']]}"
+    width = layout.get("width")
+    if width is not None:
+        if layout["bag"] < 1:
+            yield f"{where}.layout.bag: expected at least 1 where the width is told, got {layout['bag']}"
+        end = layout["begin"] + lookup["count"] * layout["bag"]
+        if end > width:
+            yield f"{where}.layout: expected columns up to {width}, got {end}"
+    ragged = "bounds" in layout
+    for key, name in (("tensor", ids["tensor"]), *([("bounds", layout["bounds"])] if ragged else [])):
+        found = inputs.get(name)
+        if found and found["datatype"] not in ("INT64", "INT32"):
+            yield f"{where}.{key}: expected an input of INT64 or INT32, got {name} of {found['datatype']}"
+        elif found and ragged and (not found["shape"] or any(size != 1 for size in found["shape"][1:])):
+            yield f"{where}.{key}: expected an input of one dimension, got {name} of {len(found['shape'])}"
+    weights = inputs.get(ids["weights"])
+    if weights and weights["datatype"] != "FP32":
+        yield f"{where}.weights: expected an input of FP32, got {ids['weights']} of {weights['datatype']}"

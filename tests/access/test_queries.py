@@ -14,7 +14,7 @@ from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import InputError
 from repo_builder.model.ids import ids_read
 from repo_builder.model.types import BATCH, Columns, Group, Ids, Lookup, Model, Ragged, RowFormat, Table, Tensor
-from tests.hand_models import COMPUTED, DLRM, RANKER
+from tests.hand_models import COMPUTED, DLRM, RANKER, VARYING
 
 HOTNESS = PowerLawHotness(0.9, 0)
 
@@ -199,6 +199,14 @@ def test_a_dimension_that_varies_is_alike_in_all_inputs(length: int | None) -> N
     assert query["mask"].all() == bool(length) and query["history"].any()
     if length:  # along the batch, wherever it stands: a column of the samples' each
         assert set(query["time_major"][0]) <= {0, 1, 2} and (query["time_major"] == query["time_major"][0]).all()
+
+
+def test_bags_as_long_as_their_dimension() -> None:
+    file = draw_queries(VARYING, HOTNESS, 2, 4, seed=0)
+    assert file.query(1, 4)["sequence"].shape == file.query(1, 4)["mask"].shape == (4, 20)
+    assert (file.inputs["sequence"] > 0).all()
+    samples = {"sequence": np.ones((3, 7), np.int64), "mask": np.ones((3, 7), bool)}
+    assert draw_queries(VARYING, HOTNESS, 2, 4, 0, samples).inputs["sequence"].shape == (8, 7)
 
 
 def test_a_dimension_that_nothing_tells_is_named() -> None:

@@ -26,7 +26,7 @@ from repo_builder.repository.manifest import (
     verify,
 )
 from repo_builder.spec import Access
-from tests.hand_models import COMPUTED, DLRM, RANKER, hand_spec
+from tests.hand_models import COMPUTED, DLRM, RANKER, VARYING, hand_spec
 
 SHA = "0" * 64
 FILES = {"small/config.pbtxt": b"name: 'small'\n", "small_router/1/idmap.bin": b"\0\1\2", "empty": b""}
@@ -130,7 +130,7 @@ def test_a_manifest_is_read_as_it_was_written(repository: Path) -> None:
     assert verify(repository) == manifest
 
 
-@pytest.mark.parametrize("model", [RANKER, DLRM, COMPUTED], ids=lambda model: model.name)
+@pytest.mark.parametrize("model", [RANKER, DLRM, COMPUTED, VARYING], ids=lambda model: model.name)
 def test_a_model_is_described_whole(model: Model, tmp_path: Path) -> None:
     """All that a client draws its queries by is read back as it was."""
     access, own = Access("counts", tmp_path / "counts.npz", seed=3), {"items": Access("powerlaw", locality=0.5)}
@@ -204,6 +204,10 @@ VIOLATIONS = {
         lambda d: d["lookups"][0]["ids"]["layout"].update(bounds="offsets"),
         "lookups[0].ids.layout: expected the fields begin, bag, width, or bounds, kind, block, blocks, got begin,",
     ),
+    "a bag of nothing": (
+        lambda d: d["lookups"][0]["ids"]["layout"].update(bag=-1),
+        "lookups[0].ids.layout.bag: expected at least 1 where the width is told, got -1",
+    ),
     "columns beyond the width": (
         lambda d: d["lookups"][0]["ids"]["layout"].update(begin=1),
         "lookups[0].ids.layout: expected columns up to 2, got 3",
@@ -215,6 +219,14 @@ VIOLATIONS = {
     "ids of floats": (
         lambda d: d["lookups"][0]["ids"].update(tensor="dense"),
         "lookups[0].ids.tensor: expected an input of INT64 or INT32, got dense of FP32",
+    ),
+    "ragged ids in two dimensions": (
+        lambda d: d["inputs"][2]["shape"].append(3),
+        "lookups[1].ids.tensor: expected an input of one dimension, got tags of 2",
+    ),
+    "ragged bounds without a dimension": (
+        lambda d: d["inputs"][3].update(shape=[]),
+        "lookups[1].ids.bounds: expected an input of one dimension, got offsets of 0",
     ),
     "bounds of floats": (
         lambda d: d["lookups"][1]["ids"]["layout"].update(bounds="dense"),
@@ -447,7 +459,7 @@ def test_broken_queries_are_one_line(case: str, sampled: Path) -> None:
     assert BROKEN[case] != WHOLE
     (sampled / "queries.npz").write_bytes(BROKEN[case])
     [problem] = problems(lambda folder: read_queries(folder, 2), sampled)
-    assert problem.startswith(f"{sampled}/queries.npz: expected queries in .npz, but ")
+    assert problem.startswith(f"{sampled}/queries.npz: expected sample queries in .npz, but ")
     assert problem.endswith("; build the repository again")
 
 
@@ -464,4 +476,4 @@ def test_missing_queries_are_one_line(there: str, sampled: Path) -> None:
     if there == "a folder":
         (sampled / "queries.npz").mkdir()
     [problem] = problems(lambda folder: read_queries(folder, 2), sampled)
-    assert "queries.npz: expected queries" in problem and os.linesep not in problem
+    assert "queries.npz: expected sample queries" in problem and os.linesep not in problem

@@ -190,7 +190,7 @@ def test_no_damage_to_bounds_and_ids_crashes_it(router: Backend, seed: int) -> N
         if rng.integers(0, 3):
             tensor.reshape(-1)[rng.integers(tensor.size)] = rng.choice([-(2**31), -1, 0, 1, 3, 5, 10, 2**31 - 1])
         else:
-            tensor = tensor.reshape(-1)[rng.integers(0, tensor.size) :]
+            tensor = tensor.reshape(-1)[rng.integers(0, tensor.size + 1) :]
         query[name] = tensor
     with tempfile.TemporaryDirectory() as place:
         cut.write_router(Path(place) / "1")
@@ -287,7 +287,7 @@ def test_no_damage_to_bags_crashes_a_shard(shard: Backend, seed: int) -> None:
         if rng.integers(0, 3):
             tensor[0, rng.integers(tensor.size)] = rng.choice([-(2**31), -1, 0, 1, 3, 5, 2**31 - 1])
         else:
-            tensor = tensor[:, rng.integers(0, tensor.size) :]
+            tensor = tensor[:, rng.integers(0, tensor.size + 1) :]
         inputs[name] = tensor
     with tempfile.TemporaryDirectory() as place:
         cut.write_shard(0, Path(place) / "1")

@@ -139,7 +139,7 @@ class Shard:
         out = np.empty((rows, sum(widths)), np.float32)
         bags = np.split(lengths, np.cumsum([rows * unit.bags for unit in group.units])[:-1])
         counts = [int(part.sum(dtype=np.int64)) for part in bags]
-        if lengths.size and (lengths.min() < 0 or sum(counts) != ids.size):
+        if (lengths < 0).any() or sum(counts) != ids.size:
             total = lengths.sum(dtype=np.int64)
             raise ValueError(
                 f"lengths: expected {lengths.size} counts that add up to {ids.size} ids, got a sum of {total}"

@@ -15,9 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from repo_builder.export.exported.graph import ProgramGraph, open_graph
 from repo_builder.export.exported.looked_up import LookedUp
 from repo_builder.export.exported.program import Program
+from repo_builder.export.exported.proof import difference, tolerance
+from repo_builder.export.exported.queries import to_numpy
 from repo_builder.model.types import BATCH, Dense, Model
 
-_TOLERANCE = 1e-5
 _ROWS = 3
 
 
@@ -86,27 +87,23 @@ def _may_batch(model: Model) -> bool:
 
 def _scores_alone(graph: ProgramGraph, feeds: Mapping[Any, torch.Tensor]) -> bool:
     """Whether a few rows, no two alike, are scored together as each alone."""
-    generator = torch.Generator().manual_seed(0)
-    rows = {}
-    for node, values in feeds.items():
-        few = (
-            values.repeat(_ROWS, *[1] * (values.dim() - 1))[: max(_ROWS, 1)] if len(values) < _ROWS else values[:_ROWS]
-        )
-        noise = torch.rand(few.shape, generator=generator) / 10 if few.is_floating_point() else 0
-        rows[node] = (few + noise).to(values.dtype)
+    rows = {node: _few(values) for node, values in feeds.items()}
     try:
         together = graph.run(graph.outputs, rows)
         for row in range(_ROWS):
             alone = graph.run(graph.outputs, {node: values[row : row + 1] for node, values in rows.items()})
             for node in graph.outputs:
-                if alone[node].shape != together[node][row : row + 1].shape:
-                    return False
-                error = (
-                    (alone[node] - together[node][row : row + 1]).abs() if node.meta["val"].dtype != torch.bool else 0
-                )
-                bound = _TOLERANCE * together[node].abs().clamp(min=1)[row : row + 1]
-                if not bool(torch.all(torch.as_tensor(error) <= bound)):
+                want, got = (to_numpy(each) for each in (together[node][row : row + 1], alone[node]))
+                if not difference(want, got) <= tolerance(graph):
                     return False
     except (RuntimeError, IndexError, ValueError):
         return False
     return True
+
+
+def _few(values: torch.Tensor) -> torch.Tensor:
+    """The first rows, or those again and again, with some noise where they are no whole numbers."""
+    few = values.repeat(_ROWS, *[1] * (values.dim() - 1))[:_ROWS]
+    if not few.is_floating_point():
+        return few
+    return few + (torch.rand(few.shape, generator=torch.Generator().manual_seed(0)) / 10).to(few.dtype)

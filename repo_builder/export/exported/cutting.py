@@ -109,7 +109,8 @@ def _flat_call(inputs: Sequence[str], outputs: int) -> ModuleCallEntry:
 def dense_program(graph: ProgramGraph, choice: Choice, sizes: Sizes) -> tuple[ExportedProgram, list[Node]]:
     """The program with the look-ups as inputs `lookup_{i}`, and which of the source's inputs it still reads."""
     results = {site.result for read in choice.reads for _, site in read.sites}
-    used = ancestors(graph.outputs, stop=results) - results
+    counts = _counts(graph, choice, sizes)
+    used = ancestors(graph.outputs, stop=[*results, *counts]) - results - set(counts)
     cutter = Cutter(graph)
     inputs = cutter.inputs(used)
     widths = {name: shape[1] for name, shape in _shapes(graph).items()}
@@ -118,6 +119,8 @@ def dense_program(graph: ProgramGraph, choice: Choice, sizes: Sizes) -> tuple[Ex
         table = choice.tables[read.table].table
         shape = [*list(_symbolic(graph, sizes, read.sites[0][1].result))[:-1], table.format.dim]
         looked_up.append(cutter.new_input(f"lookup_{i}", shape, torch.float32))
+    for count, (place, axis) in counts.items():
+        cutter.stands_for(count, cutter.call(_ATEN.sym_size.int, looked_up[place], axis))
     for read, node in zip(choice.reads, looked_up, strict=True):
         members = choice.tables[read.table].members
         for member, site in read.sites:
@@ -125,6 +128,19 @@ def dense_program(graph: ProgramGraph, choice: Choice, sizes: Sizes) -> tuple[Ex
             cutter.stands_for(site.result, _part(cutter, node, read, begin, widths[members[member]], site.result))
     cutter.copy_all(used)
     return cutter.program([cutter.copied(node) for node in graph.outputs]), inputs
+
+
+def _counts(graph: ProgramGraph, choice: Choice, sizes: Sizes) -> dict[Node, tuple[int, int]]:
+    """Nodes that read a size which a look-up's vectors have too, and where: so no ids are needed for their number."""
+    known = {
+        sizes.name(size): (place, axis)
+        for place, read in enumerate(choice.reads)
+        for axis, size in enumerate(shape_of(read.sites[0][1].result)[:-1])
+        if not isinstance(size, int)
+    }
+    readers = (node for node in graph.nodes if node.target is _ATEN.sym_size.int)
+    names = {node: sizes.name(size_of(node.meta["val"])) for node in readers}
+    return {node: known[name] for node, name in names.items() if name in known}
 
 
 def _part(cutter: Cutter, node: Node, read: Read, begin: int, width: int, result: Node) -> Node:

@@ -81,6 +81,8 @@ def open_graph(program: Program) -> ProgramGraph:
     for out in exported.graph_signature.output_specs:
         if out.kind is OutputKind.USER_OUTPUT and isinstance(out.arg, TensorArgument):
             outputs.append(by_name[out.arg.name])
+        elif out.kind is OutputKind.USER_INPUT_MUTATION:
+            continue  # clients do not see what becomes of what they sent
         elif out.kind is OutputKind.BUFFER_MUTATION:
             problems.append(
                 f"buffer {out.target}: the program changes it at each call; call model.eval() before the export"
@@ -102,9 +104,11 @@ def open_graph(program: Program) -> ProgramGraph:
 def _is_random(node: Node) -> bool:
     if not isinstance(node.target, torch._ops.OpOverload):
         return False
-    if node.target in (torch.ops.aten.dropout.default, torch.ops.aten.native_dropout.default):
-        return bool(argument(node, 2))
-    return torch.Tag.nondeterministic_seeded in node.target.tags and argument(node, "dropout_p", 1.0) != 0.0
+    training = argument(node, "train", argument(node, "training", True))
+    if training is False or argument(node, "dropout_p", 1.0) == 0.0:
+        return False
+    dropout = node.target in (torch.ops.aten.dropout.default, torch.ops.aten.native_dropout.default)
+    return dropout or torch.Tag.nondeterministic_seeded in node.target.tags
 
 
 def argument(node: Node, place: int | str, default: Any = None) -> Any:

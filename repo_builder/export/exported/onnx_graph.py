@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,8 +47,7 @@ def to_onnx(
     inputs: those that have a known shape, and any that it is to have beside its own. outputs: all of its own, in order.
     """
     model: onnx.ModelProto = _exported(program, what, optimize=True).model_proto
-    for output, tensor in zip(model.graph.output, outputs, strict=True):
-        _rename(model.graph, output.name, tensor.name)
+    name_outputs(model.graph, [tensor.name for tensor in outputs])
     own = {entry.name: entry for entry in (*model.graph.input, *model.graph.output)}
     for tensor in (*inputs, *outputs):
         entry = own.get(tensor.name) or model.graph.input.add()
@@ -98,15 +97,28 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    if old == new:
-        return
+def name_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    """Give the outputs these names, in order, which other values may have until now."""
+    inner = {name for node in graph.node for name in node.output} | {tensor.name for tensor in graph.initializer}
+    new: dict[str, str] = {name: f"inner.{name}" for name in inner & set(names)}
+    for output, name in zip(graph.output, names, strict=True):
+        if new.get(output.name, "inner.").startswith("inner."):
+            new[output.name] = name
+        else:  # one value that is two outputs
+            graph.node.append(onnx.helper.make_node("Identity", [output.name], [name], name))
+    _rename(graph, new)
+    for output, name in zip(graph.output, names, strict=True):
+        output.name = name
+
+
+def _rename(graph: onnx.GraphProto, new: Mapping[str, str]) -> None:
+    for tensor in graph.initializer:
+        tensor.name = new.get(tensor.name, tensor.name)
     for node in graph.node:
-        for names in (node.input, node.output):
-            names[:] = [new if name == old else name for name in names]
-    for output in graph.output:
-        if output.name == old:
-            output.name = new
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            _rename(attribute.g, new)
 
 
 def _clean(model: onnx.ModelProto) -> onnx.ModelProto:

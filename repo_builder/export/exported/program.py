@@ -11,6 +11,7 @@ import io
 import json
 import math
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,8 @@ def read_program(path: Path) -> Program:
         exported.state_dict[name] = torch.nn.Parameter(value, requires_grad=False) if is_parameter else value
     for name in exported.constants:
         exported.constants[name] = values[name]
+    if any(_writes(node) for node in exported.graph.nodes):
+        exported = _without_writes(path, exported)
     tensors = {name: _placed(path, name, stored) for name, stored in {**archive.weights, **archive.constants}.items()}
     return Program(path, exported, Checkpoint(path, tensors, ordered=True), archive.guards, archive.example)
 
@@ -126,6 +129,27 @@ def _loaded(archive: Archive) -> ExportedProgram:
         ) from exc
 
 
+def _writes(node: torch.fx.Node) -> bool:
+    """Whether an operator changes what it takes."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return any(each.alias_info is not None and each.alias_info.is_write for each in node.target._schema.arguments)
+
+
+def _without_writes(path: Path, exported: ExportedProgram) -> ExportedProgram:
+    """The same program of operators that make what they give anew, which nodes can be taken out of one by one."""
+    try:
+        with quiet():
+            functional: ExportedProgram = exported.run_decompositions({})
+            return functional
+    except Exception as exc:
+        line = next(iter(str(exc).splitlines()), type(exc).__name__)
+        raise ModelFileError(
+            f"{path}: torch {torch.__version__} cannot write this program without operators that work in place "
+            f"({line[:200]}); export it so: program = program.run_decompositions()"
+        ) from exc
+
+
 def _zeros(stored: Stored, member: str) -> dict[str, Any]:
     """The entry of a tensor that is one zero, in the place of the real one."""
     zero = {"as_int": 0}
@@ -156,8 +180,11 @@ def _mapped(path: Path, name: str, stored: Stored) -> torch.Tensor:
         )
     if not torch.Size(stored.sizes).numel():
         return torch.empty(stored.sizes, dtype=dtype)
-    raw = np.memmap(path, laid_out, "c", stored.storage.begin_bytes, (items,))
-    return torch.from_numpy(raw).view(dtype).as_strided(stored.sizes, stored.strides, stored.offset)
+    raw = np.memmap(path, laid_out, "r", stored.storage.begin_bytes, (items,))
+    with warnings.catch_warnings():  # nothing writes to it, and a map that could be written may not pass the memory
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        values = torch.from_numpy(raw)
+    return values.view(dtype).as_strided(stored.sizes, stored.strides, stored.offset)
 
 
 def _placed(path: Path, name: str, stored: Stored) -> StoredTensor:

@@ -63,6 +63,14 @@ def named_sizes(graph: ProgramGraph) -> Sizes:
 
     Raises ModelFileError where none begins with one that varies: the commonest mistake at the export.
     """
+    problems = [
+        f"{graph.program.path}: {node.name}: expected {', '.join(DATATYPES.values())}, got {node.meta['val'].dtype}; "
+        "let the model take and give tensors of these"
+        for node in (*graph.inputs, *graph.outputs)
+        if node.meta["val"].dtype not in DATATYPES
+    ]
+    if problems:
+        raise ModelFileError(*problems)
     firsts = _varying_firsts(graph.outputs) or _varying_firsts(graph.inputs)
     if not firsts:
         example = next((node for node in graph.inputs if shape_of(node)), None)

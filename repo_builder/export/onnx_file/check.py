@@ -24,13 +24,13 @@ def partial_sums(model: Model, partials: Sequence[Partial], tensors: Arrays, row
     """The dense graph's inputs from look-ups, as if each of a table's partials held every so-manieth of its rows."""
     sums: dict[str, NDArray[Any]] = {}
     for place, lookup in enumerate(model.lookups):
-        ids, ends = _bags(lookup, lookup.ids.tensor, tensors)
+        ids, ends = bags(lookup, lookup.ids.tensor, tensors)
         counted = (ids != lookup.ids.padding)[:, np.newaxis]
         ids = np.where(ids < 0, ids + model.tables[lookup.table].rows, ids) if lookup.ids.from_end else ids
         unique, places = np.unique(ids.astype(np.int64), return_inverse=True)
         vectors = rows(lookup.table, unique)[places.reshape(-1)] * counted  # (ids, dim)
         if lookup.ids.weights is not None:
-            vectors = vectors * _bags(lookup, lookup.ids.weights, tensors)[0][:, np.newaxis]
+            vectors = vectors * bags(lookup, lookup.ids.weights, tensors)[0][:, np.newaxis]
         holders = [partial for partial in partials if place in partial.columns]
         for number, partial in enumerate(holders):
             held = np.where((ids % len(holders) == number)[:, np.newaxis], vectors, np.float32(0))
@@ -44,7 +44,7 @@ def partial_sums(model: Model, partials: Sequence[Partial], tensors: Arrays, row
     return sums
 
 
-def _bags(lookup: Lookup, name: str, tensors: Arrays) -> tuple[NDArray[Any], NDArray[Any]]:
+def bags(lookup: Lookup, name: str, tensors: Arrays) -> tuple[NDArray[Any], NDArray[Any]]:
     """A look-up's ids (or weights), bag after bag, and where each bag ends."""
     layout, tensor = lookup.ids.layout, tensors[name]
     if isinstance(layout, Ragged):
@@ -68,7 +68,7 @@ def _divisors(model: Model, group: int, tensors: Arrays) -> NDArray[np.float32]:
     """How many ids each bag of a mean has, 1 for none; 1 for other look-ups."""
     columns = []
     for lookup in (model.lookups[place] for place in model.in_group(group)):
-        ids, ends = _bags(lookup, lookup.ids.tensor, tensors)
+        ids, ends = bags(lookup, lookup.ids.tensor, tensors)
         counted = (ids != lookup.ids.padding).astype(np.float32)[:, np.newaxis]
         sizes = _sums(counted, ends) if lookup.mode == "mean" else np.ones((len(ends), 1))
         columns.append(np.maximum(sizes, 1).reshape(-1, lookup.count).astype(np.float32))

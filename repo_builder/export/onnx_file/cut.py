@@ -12,6 +12,7 @@ from repo_builder.errors import ModelFileError
 from repo_builder.export.onnx_file.graph import Graph, Size
 from repo_builder.export.onnx_file.ids import Bags, Place, bags_of, may_come_before, place_of, reason_against
 from repo_builder.export.onnx_file.loops import looped
+from repo_builder.export.onnx_file.masks import masked
 from repo_builder.export.onnx_file.read import node_name
 from repo_builder.export.onnx_file.sites import Site, find_sites, pooled
 from repo_builder.model.types import Kept, Mode
@@ -139,7 +140,7 @@ def _read(graph: Graph, plain: Site, looked_up: set[int]) -> tuple[Read, Site]:
 
     site = looped(graph, plain, weighable)
     site = pooled(graph, plain, weighable) if site == plain else site
-    for each in (site, plain):
+    for each in (masked(graph, site), site, plain):
         bags = bags_of(graph, each)
         place = place_of(graph, each, bags) if bags is not None else None
         if bags is not None and place is not None:

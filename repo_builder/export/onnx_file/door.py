@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from repo_builder.errors import ModelFileError
 from repo_builder.export.join import lookup_name
-from repo_builder.export.onnx_file.check import TOLERANCE, difference
+from repo_builder.export.onnx_file.check import TOLERANCE, bags, difference
 from repo_builder.export.onnx_file.costs import flops, parameter_bytes
 from repo_builder.export.onnx_file.cut import Cut, Found, Keep, cut
 from repo_builder.export.onnx_file.dense_graph import dense_graph, dims, ids_graph, lookup_shape
 from repo_builder.export.onnx_file.graph import Graph
-from repo_builder.export.onnx_file.read import read_without_weights
+from repo_builder.export.onnx_file.read import plain, read_without_weights
 from repo_builder.export.onnx_file.run import DATATYPES, RUNTIME_ERRORS, Arrays, Session
 from repo_builder.export.onnx_file.samples import drawn, first_rows, read_samples, sizes_of
 from repo_builder.export.onnx_file.source import OnnxSource
@@ -51,8 +51,9 @@ def open_onnx(
     """
     path = path.resolve() if path.is_symlink() else path  # what lies in it is read from its folder
     lean = read_without_weights(path)
-    graph = Graph(lean, path.parent, name_symbols(lean.graph, path))
-    inputs = tuple(_tensor(path, graph, entry) for entry in lean.graph.input)
+    model = plain(lean, path)
+    graph = Graph(model, path.parent, name_symbols(model.graph, path))
+    inputs = tuple(_tensor(path, graph, entry) for entry in model.graph.input)
     whole = _session(lean, path)
     try:
         found = cut(graph, keep_under_bytes, keep)
@@ -196,20 +197,18 @@ def _groups(found: Cut, tensors: Arrays, batch: int) -> tuple[Group, ...]:
     """The axes that look-ups go along, the batch first."""
     rows: dict[int | str, int] = {}
     for each in found.lookups:
-        rows.setdefault(each.read.bags.rows.dimension, _sizes(each, tensors)[0])
+        rows.setdefault(each.read.bags.rows.dimension, _rows(each, tensors))
     order = sorted(rows, key=lambda dimension: dimension != BATCH)
     return tuple(Group(dimension, rows[dimension] / batch) for dimension in order)
 
 
-def _sizes(found: Found, tensors: Arrays) -> tuple[int, float]:
-    """How many rows a look-up has in a query, and how many ids each of them has on average."""
-    tensor, layout, count = tensors[found.read.place.tensor], found.read.place.layout, found.read.bags.count
+def _rows(found: Found, tensors: Arrays) -> int:
+    """How many rows a look-up has in a query."""
+    tensor, layout = tensors[found.read.place.tensor], found.read.place.layout
     if isinstance(layout, Ragged):
-        rows = len(tensors[layout.bounds]) - (layout.kind == "ends")
-        return rows, tensor.size / max(1, rows)
-    if layout.width is None:
-        return tensor.size // max(1, tensor.shape[-1]), float(tensor.shape[-1])
-    return tensor.size // layout.width, float(count * layout.bag)
+        return len(tensors[layout.bounds]) - (layout.kind == "ends")
+    width = tensor.shape[-1] if layout.width is None else layout.width
+    return tensor.size // max(1, width)
 
 
 def _lookups(
@@ -220,17 +219,19 @@ def _lookups(
     for each in found.lookups:
         of_table[each.table] += 1
         table, number = tables[each.table], of_table[each.table]
-        place, bags = each.read.place, each.read.bags
-        yield Lookup(
+        place = each.read.place
+        lookup = Lookup(
             table.name if number == 1 else f"{table.name}_{number}",
             each.table,
-            places[bags.rows.dimension],
+            places[each.read.bags.rows.dimension],
             Ids(place.tensor, place.layout, place.weights, each.read.padding, from_end=True),
             each.read.mode,
-            bags.count,
+            each.read.bags.count,
             lookup_shape(each, table.format.dim),
-            _sizes(each, tensors)[1],
+            0.0,
         )
+        counted = int(np.count_nonzero(bags(lookup, place.tensor, tensors)[0] != lookup.ids.padding))
+        yield replace(lookup, mean_ids=counted / max(1, _rows(each, tensors)))
 
 
 def _ids_graph(graph: Graph, before: onnx.ModelProto | None) -> IdsGraph | None:

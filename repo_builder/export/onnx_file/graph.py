@@ -10,7 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
@@ -166,12 +168,9 @@ class Graph:
             waiting = later
         return ordered
 
-    def free_prefix(self, prefix: str) -> str:
-        """A prefix, after as many `_` as it takes for no name of the graph to begin with it."""
-        names = {*self.inputs, *self.outputs, *self.initializers, *self.made_by, *self.read_by}
-        while any(name.startswith(prefix) for name in names):
-            prefix = f"_{prefix}"
-        return prefix
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """A tensor's numbers, as NumPy calls them."""
+        return helper.tensor_dtype_to_np_dtype(self.types[name])
 
     def info(self, name: str, shape: Sequence[int | str | None] | None) -> onnx.ValueInfoProto:
         """A tensor as an input or output of a model."""

@@ -6,7 +6,7 @@ ids are columns of a tensor is seen by running that part of the graph on numbers
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import mul
@@ -14,22 +14,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
-from repo_builder.export.onnx_file.graph import ONE_MORE, Graph, Shape, Size, sized
+from repo_builder.export.onnx_file.graph import ONE_MORE, Graph, Shape, Size
+from repo_builder.export.onnx_file.probe import INTEGERS, drawn_numbers, drawn_sizes, moved, numbers_at, session_between
 from repo_builder.export.onnx_file.read import node_name
-from repo_builder.export.onnx_file.run import RUNTIME_ERRORS, Arrays, Session
 from repo_builder.export.onnx_file.sites import BoundsKind, Site
+from repo_builder.export.onnx_file.wraps import wrapped, wrapped_from
 from repo_builder.model.types import Columns, Ragged
 
-INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 _MOVES = {"Cast", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 _HEAVY = {
     "Conv", "Einsum", "Gemm", "GRU", "LSTM", "MatMul", "MatMulInteger", "Multinomial", "QLinearMatMul", "RNN",
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
 }  # fmt: skip
 _SEEDS = (1, 2)
-_SMALL = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +142,10 @@ def place_of(graph: Graph, site: Site, bags: Bags) -> Place | None:
     """
     if site.bounds is not None:
         return _ragged_place(graph, site)
-    weights = _moved_from(graph, site.weights) if site.weights else []
-    last = graph.shapes[site.ids][-1:]
-    for tensor in reversed(_moved_from(graph, site.ids)):
-        layout = _columns(graph, tensor, site.ids, bags, last)
+    weights = moved_from(graph, site.weights) if site.weights else []
+    last, table_rows = graph.shapes[site.ids][-1:], graph.shapes[site.table][0].number
+    for tensor in reversed(moved_from(graph, site.ids, table_rows)):
+        layout = _columns(graph, tensor, site.ids, bags, last, table_rows)
         if layout is None:
             continue
         if site.weights is None:
@@ -170,7 +168,7 @@ def _ragged_place(graph: Graph, site: Site) -> Place | None:
         whole = Columns(0, 1, 1)
         alike = (
             tensor
-            for tensor in reversed(_moved_from(graph, name) if name else [])
+            for tensor in reversed(moved_from(graph, name) if name else [])
             if each_one is not None
             and len(graph.shapes[tensor]) == 1
             and _columns(graph, tensor, name or "", each_one, ()) == whole
@@ -183,36 +181,55 @@ def _ragged_place(graph: Graph, site: Site) -> Place | None:
     return Place(ids, Ragged(bounds, site.kind), weights)
 
 
-def _moved_from(graph: Graph, tensor: str) -> list[str]:
-    """A tensor, and those that it is moved from, each through the next, up to the first that is computed."""
+def moved_from(graph: Graph, tensor: str, rows: int | None = None) -> list[str]:
+    """A tensor, and those that it is moved from, each through the next, up to the first that is computed.
+
+    rows: of the table that the tensor's ids are of; to add them to ids below zero is to move these too.
+    """
     chain = [tensor]
-    while chain[-1] in graph.made_by:
-        node = graph.nodes[graph.made_by[chain[-1]]]
-        source = node.input[0] if node.op_type in _MOVES else ""
-        is_integer = graph.types.get(chain[-1]) in INTEGERS
-        if source in graph.initializers or source not in graph.shapes or source not in graph.types:
-            break
-        if (graph.types[source] in INTEGERS) != is_integer or (not is_integer and node.op_type == "Cast"):
-            break
+    while True:
+        source = _moved_once(graph, chain[-1])
+        if source is None and rows is not None:
+            source = wrapped_from(graph, chain[-1], rows)
+        if source is None:
+            return chain
         chain.append(source)
-    return chain
 
 
-def _columns(graph: Graph, tensor: str, ids: str, bags: Bags, last: Shape) -> Columns | None:
-    """Which columns of a tensor some ids (or weights) are, where they are. last: the ids' last dimension."""
+def _moved_once(graph: Graph, tensor: str) -> str | None:
+    node = graph.nodes[graph.made_by[tensor]] if tensor in graph.made_by else None
+    source = node.input[0] if node is not None and node.op_type in _MOVES else ""
+    if node is None or source in graph.initializers or source not in graph.shapes or source not in graph.types:
+        return None
+    is_integer = graph.types[tensor] in INTEGERS
+    if (graph.types[source] in INTEGERS) != is_integer or (not is_integer and node.op_type == "Cast"):
+        return None
+    return source
+
+
+def _columns(
+    graph: Graph, tensor: str, ids: str, bags: Bags, last: Shape, table_rows: int | None = None
+) -> Columns | None:
+    """Which columns of a tensor some ids (or weights) are, where they are.
+
+    last: the ids' last dimension. table_rows: what may have been added to ids below zero.
+    """
     found = []
     session = None if tensor == ids else session_between(graph, [tensor], ids)
     for seed in _SEEDS:
         rng = np.random.default_rng(seed)
         sizes = drawn_sizes(graph, rng)
-        rows, shape = bags.rows.at(sizes), _sizes(graph.shapes[tensor], sizes)
+        rows, shape = bags.rows.at(sizes), numbers_at(graph.shapes[tensor], sizes)
         if tensor == ids and (rows is None or shape is None):
             return Columns(0, bags.bag or -1, None if bags.bag is None else bags.count * bags.bag)
         if rows is None or shape is None:
             return None
-        drawn = _drawn(graph.types[tensor], shape, rng)
+        drawn = drawn_numbers(graph, tensor, shape, rng)
         got = drawn if session is None else moved(graph, session, {tensor: drawn}, sizes)
-        found.append(None if got is None else _found_in(drawn, got, rows))
+        at = None if got is None else _found_in(drawn, got, rows)
+        if at is None and got is not None and table_rows is not None:
+            at = _found_in(wrapped(drawn, table_rows), got, rows)
+        found.append(at)
     first, other = found
     if first is None or other is None:
         return None
@@ -233,43 +250,3 @@ def _found_in(drawn: NDArray[Any], got: NDArray[Any], rows: int) -> tuple[int, i
         if np.array_equal(all_columns[:, begin : begin + taken], columns):
             return begin, taken, width
     return None
-
-
-def session_between(graph: Graph, given: Sequence[str], made: str) -> Session:
-    """What makes a tensor of others; it may read inputs too."""
-    read = {name for place in graph.needed([made], given) for name in graph.reads[place]}
-    names = [*given, *(name for name in graph.inputs if name in read and name not in given)]
-    inputs = [graph.info(name, [None] * len(graph.shapes[name])) for name in names]
-    return Session(graph.extract(inputs, [graph.info(made, None)]), graph.folder)
-
-
-def moved(graph: Graph, session: Session, given: Arrays, sizes: Mapping[str, int]) -> NDArray[Any] | None:
-    """What becomes of given tensors, and of zeros for other inputs; None where that is nothing, in these sizes."""
-    others = {name: _sizes(graph.shapes[name], sizes) for name in session.inputs if name not in given}
-    zeros = {
-        name: np.zeros(shape or (), helper.tensor_dtype_to_np_dtype(graph.types[name]))
-        for name, shape in others.items()
-    }
-    try:
-        (got,) = session.run({**zeros, **given}).values()
-    except RUNTIME_ERRORS:
-        return None
-    return got
-
-
-def drawn_sizes(graph: Graph, rng: np.random.Generator) -> dict[str, int]:
-    """A size for each varying dimension of an input; one that is another's and 1 is so."""
-    return sized(graph.symbols.values(), lambda _: int(rng.integers(2, 9)))
-
-
-def _sizes(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
-    found = [size.at(sizes) for size in shape]
-    return None if None in found else tuple(size for size in found if size is not None)
-
-
-def _drawn(datatype: int, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[Any]:
-    """Small numbers and numbers of all sizes."""
-    if datatype not in INTEGERS:
-        return rng.standard_normal(shape).astype(helper.tensor_dtype_to_np_dtype(datatype))
-    small, large = rng.integers(-3, 30, shape), rng.integers(-(2**31), 2**31, shape)
-    return np.where(rng.random(shape) < _SMALL, small, large).astype(helper.tensor_dtype_to_np_dtype(datatype))

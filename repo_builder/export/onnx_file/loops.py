@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from repo_builder.export.onnx_file.graph import Graph, Size
-from repo_builder.export.onnx_file.ids import INTEGERS, drawn_sizes, moved, reads_inputs, session_between
+from repo_builder.export.onnx_file.ids import reads_inputs
+from repo_builder.export.onnx_file.probe import INTEGERS, drawn_sizes, moved, session_between
 from repo_builder.export.onnx_file.read import all_reads, values
 from repo_builder.export.onnx_file.run import RUNTIME_ERRORS
 from repo_builder.export.onnx_file.sites import BoundsKind, Site, only_reader
@@ -167,10 +168,10 @@ def _drawn(
         graph.nodes[site.node].output[0]: rng.standard_normal((count, dim), np.float32),
     }
     for name in _same_ids(graph, site):
-        drawn[name] = ids.astype(helper.tensor_dtype_to_np_dtype(graph.types[name]))
+        drawn[name] = ids.astype(graph.dtype(name))
     if site.bounds is not None:
         bounds = ends if site.kind == "ends" else ends[:-1]
-        drawn[site.bounds] = bounds.astype(helper.tensor_dtype_to_np_dtype(graph.types[site.bounds]))
+        drawn[site.bounds] = bounds.astype(graph.dtype(site.bounds))
     if site.weights is not None:
         drawn[site.weights] = rng.standard_normal((count, 1), np.float32)
     return drawn

@@ -278,6 +278,25 @@ class Halves(nn.Module):
         return low.double() + self.fp64(ids).float().double()
 
 
+class InPlace(nn.Module):
+    """Operators that write into what they are given: ids, vectors and a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.bag = nn.Embedding(30, 4), nn.EmbeddingBag(30, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        moved = ids.clone()
+        moved[:, 0] = 7
+        moved.add_(1)
+        total = torch.zeros(ids.shape[0], 4)
+        vectors = self.table(moved)
+        vectors[:, 1].mul_(3)
+        total += vectors.sum(1)
+        total += self.bag(ids)
+        return total.relu_()
+
+
 class Kept(nn.Module):
     """Look-ups that cannot be cut off, each for a reason of its own, beside one that can."""
 
@@ -342,5 +361,6 @@ CASES = {
     ),
     "keyed": Case(Keyed, keyed_query),
     "halves": Case(Halves, lambda rows, rng: {"ids": integers(rng, 30, rows)}),
+    "in_place": Case(InPlace, lambda rows, rng: {"ids": integers(rng, 28, rows, 3)}),
     "kept": Case(Kept, lambda rows, rng: {"ids": integers(rng, 40, rows, 3)}),
 }

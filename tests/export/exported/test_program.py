@@ -252,10 +252,10 @@ class Large(nn.Module):
 
 @pytest.mark.slow
 def test_tables_are_never_in_memory(tmp_path: Path) -> None:
-    path = save(Large(3_000_000), (torch.tensor([1, 2_999_999]),), tmp_path / "large.pt2")
+    path = save(Large(2_200_000), (torch.tensor([1, 2_199_999]),), tmp_path / "large.pt2")
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", MEMORY, path], capture_output=True, text=True, check=True
     )
     streamed_bytes, grown_bytes = map(int, run.stdout.split())
-    assert streamed_bytes == 3_000_000 * 64 * 4
+    assert streamed_bytes == 2_200_000 * 64 * 4
     assert grown_bytes < 512 * 1024**2 < streamed_bytes

@@ -85,7 +85,7 @@ def model(seed: int) -> nn.Module:
     return made
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_random_programs(seed: int, tmp_path: Path) -> None:
     shapes = {name: {0: Dim.AUTO} for name in ("matrix", "numbers", "values", "starts")}
     path = export(Case(lambda: model(seed), query, shapes), tmp_path / "model.pt2")

@@ -101,7 +101,8 @@ def test_a_ranker(kind: str, tmp_path: Path) -> None:
         "items.weight": (Columns(0, -1, None), "sum", 1),
         "tags.weight": (Columns(0, 1, 3), "none", 3),
     }
-    assert found["items.weight"].ids.weights is not None
+    assert found["items.weight"].ids.weights is None
+    assert found["items.weight"].ids.padding == 0
     assert [kept.name for kept in model.kept] == ["fields.2.weight"]
     assert [group.rows for group in model.groups] == [BATCH]
     assert model.dense.batched

@@ -201,7 +201,7 @@ def cases() -> dict[str, Case]:
             arrays={"zero": np.array(0), "low": np.array(1, np.float32)},
         ),
         lambda n: {"ids": ids_like(n, n + 1, low=0)},
-        {"mode": "sum", "weights": "m", "layout": Columns(0, -1, None), "batched": True},
+        {"mode": "sum", "weights": None, "padding": 0, "layout": Columns(0, -1, None), "batched": True},
     )
     found["mask_by_matrix_product"] = (
         one(
@@ -215,7 +215,7 @@ def cases() -> dict[str, Case]:
             ],
         ),
         lambda n: {"ids": ids_like(n, 3, low=0)},
-        {"mode": "sum", "weights": "m", "layout": Columns(0, 3, 3), "tensor": "ids", "batched": True},
+        {"mode": "sum", "weights": None, "padding": 0, "tensor": "ids", "ids_graph": None, "batched": True},
     )
     found["product_with_computed_weights_is_none"] = (
         one(
@@ -224,6 +224,21 @@ def cases() -> dict[str, Case]:
         ),
         plain(3),
         {"mode": "none"},
+    )
+    found["mask_of_more_than_one_id"] = (
+        one(
+            [
+                node("Greater", ["ids", "zero"], "b"),
+                node("Cast", ["b"], "m", to=FLOAT),
+                node("Unsqueeze", ["m", "last"], "u"),
+                gather,
+                node("Mul", ["u", "g"], "p"),
+                node("ReduceSum", ["p", "one"], "y", keepdims=0),
+            ],
+            arrays={"zero": np.array(0)},
+        ),
+        plain(3),
+        {"mode": "sum", "weights": "m", "padding": None, "layout": Columns(0, 3, 3), "ids_graph": ["m"]},
     )
     found["weights_of_every_column_are_none"] = (
         one(
@@ -334,6 +349,46 @@ def cases() -> dict[str, Case]:
         lambda n: {"ids": ids_like(n), "x": ids_like(n, low=0).astype(np.float32)},
         {"tensor": "c", "ids_graph": ["c"]},
     )
+    negative_by_where = [
+        node("Less", ["ids", "zero"], "b"),
+        node("Add", ["ids", "rows"], "s"),
+        node("Where", ["b", "s", "ids"], "c"),
+        node("Gather", ["W", "c"], "g"),
+        node("ReduceMean", ["g", "one"], "y", keepdims=0),
+    ]
+    found["tensorflow_negative_ids"] = (
+        one(negative_by_where, arrays={"zero": np.array(0), "rows": np.array(ROWS)}),
+        plain(3),
+        {"mode": "mean", "tensor": "ids", "layout": Columns(0, 3, 3), "ids_graph": None},
+    )
+    found["tensorflow_negative_ids_by_products"] = (
+        one(
+            [
+                node("Cast", ["ids"], "f", to=FLOAT),
+                node("Less", ["f", "zero"], "b"),
+                node("Cast", ["b"], "m", to=INT32),
+                node("Add", ["ids", "rows"], "s"),
+                node("Mul", ["m", "s"], "p"),
+                node("Not", ["b"], "n"),
+                node("Cast", ["n"], "o", to=INT32),
+                node("Mul", ["ids", "o"], "q"),
+                node("Add", ["p", "q"], "c"),
+                node("Unsqueeze", ["c", "one"], "u"),
+                node("Gather", ["W", "u"], "g"),
+                node("Squeeze", ["g", "one"], "y"),
+            ],
+            ("N",),
+            ids_type=INT32,
+            arrays={"zero": np.array(0, np.float32), "rows": np.array(ROWS, np.int32)},
+        ),
+        plain(dtype=np.int32),
+        {"tensor": "ids", "layout": Columns(0, 1, 1), "ids_graph": None},
+    )
+    found["another_number_added_to_negative_ids"] = (
+        one(negative_by_where, arrays={"zero": np.array(0), "rows": np.array(ROWS - 1)}),
+        lambda n: {"ids": ids_like(n, 3, low=1 - ROWS)},
+        {"tensor": "c", "ids_graph": ["c"]},
+    )
     found["looked_up_through_identity_and_cast"] = (
         one(
             [node("Identity", ["H"], "i"), node("Cast", ["i"], "c", to=FLOAT), node("Gather", ["c", "ids"], "y")],
@@ -376,6 +431,7 @@ def facts(lookup: Lookup, model: Any) -> dict[str, Any]:
         "layout": lookup.ids.layout,
         "tensor": lookup.ids.tensor,
         "weights": lookup.ids.weights,
+        "padding": lookup.ids.padding,
         "mode": lookup.mode,
         "count": lookup.count,
         "shape": lookup.shape,
