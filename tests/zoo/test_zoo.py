@@ -86,7 +86,7 @@ def planned(name: str, kind: str, file: Path) -> tuple[Spec, Plan]:
         "access": {"source": "powerlaw", "locality": 0.8},
         "serving": {"target_qps": 4000, "batch": 8},
     }
-    if kind == "dynamo":  # which knows no query of its own: some of these have jagged inputs, that cannot be drawn
+    if SOURCES[kind] == "onnx":  # it knows no query, and jagged inputs, and those of computed ids, cannot be drawn
         document["samples"] = str(write_samples(file))
     spec = parse_spec(document, file.with_suffix(".yaml"))
     found = make_plan(spec, load_hotness(spec), CHEAP, "tiered", 3)
