@@ -221,7 +221,7 @@ def _columns(
         sizes = drawn_sizes(graph, rng)
         rows, shape = bags.rows.at(sizes), numbers_at(graph.shapes[tensor], sizes)
         if tensor == ids and (rows is None or shape is None):
-            return Columns(0, bags.bag or -1, None if bags.bag is None else bags.count * bags.bag)
+            return Columns(0, bags.bag or 0, None if bags.bag is None else bags.count * bags.bag)
         if rows is None or shape is None:
             return None
         drawn = drawn_numbers(graph, tensor, shape, rng)
@@ -236,7 +236,7 @@ def _columns(
     begin, taken, width = first
     if bags.bag is None:
         whole = begin == 0 and taken == width and other[1] == other[2]
-        return Columns(0, -1, None) if whole and graph.shapes[tensor][-1:] == last else None
+        return Columns(0, 0, None) if whole and graph.shapes[tensor][-1:] == last else None
     return Columns(begin, bags.bag, width) if first == other and taken == bags.count * bags.bag else None
 
 

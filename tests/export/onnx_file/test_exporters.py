@@ -98,7 +98,7 @@ def test_a_ranker(kind: str, tmp_path: Path) -> None:
     assert {name: (each.ids.layout, each.mode, each.count) for name, each in found.items()} == {
         "fields.0.weight": (Columns(0, 1, 3), "none", 1),
         "fields.1.weight": (Columns(1, 1, 3), "none", 1),
-        "items.weight": (Columns(0, -1, None), "sum", 1),
+        "items.weight": (Columns(0, 0, None), "sum", 1),
         "tags.weight": (Columns(0, 1, 3), "none", 3),
     }
     assert found["items.weight"].ids.weights is None
