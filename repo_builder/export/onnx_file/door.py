@@ -75,6 +75,8 @@ def _tensor(path: Path, graph: Graph, entry: onnx.ValueInfoProto) -> Tensor:
         raise ModelFileError(
             f"{path}: input {entry.name}: expected numbers, got {named}; do what takes them before the model"
         )
+    if not entry.type.tensor_type.HasField("shape"):
+        raise ModelFileError(f"{path}: input {entry.name}: expected a shape, got none; export the model with shapes")
     return Tensor(entry.name, DATATYPES[kind], tuple(size.dimension for size in graph.shapes[entry.name]))
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from repo_builder.export.onnx_file.graph import ONE_MORE, Graph, Shape, Size
 from repo_builder.export.onnx_file.probe import INTEGERS, drawn_numbers, drawn_sizes, moved, numbers_at, session_between
 from repo_builder.export.onnx_file.read import node_name
+from repo_builder.export.onnx_file.run import RUNTIME_ERRORS
 from repo_builder.export.onnx_file.sites import BoundsKind, Site
 from repo_builder.export.onnx_file.wraps import wrapped, wrapped_from
 from repo_builder.model.types import Columns, Ragged
@@ -215,7 +216,10 @@ def _columns(
     last: the ids' last dimension. table_rows: what may have been added to ids below zero.
     """
     found = []
-    session = None if tensor == ids else session_between(graph, [tensor], ids)
+    try:
+        session = None if tensor == ids else session_between(graph, [tensor], ids)
+    except RUNTIME_ERRORS:  # what lies between cannot be run alone
+        return None
     for seed in _SEEDS:
         rng = np.random.default_rng(seed)
         sizes = drawn_sizes(graph, rng)
