@@ -146,6 +146,13 @@ def test_strings(tmp_path: Path) -> None:
     refused(model, tmp_path, "input s: expected numbers, got STRING")
 
 
+def test_an_input_without_a_shape(tmp_path: Path) -> None:
+    model = simple()
+    extra = helper.make_tensor_value_info("x", FLOAT, None)
+    model.graph.input.append(extra)
+    refused(model, tmp_path, "input x: expected a shape, got none")
+
+
 def test_a_circle(tmp_path: Path) -> None:
     nodes = [node("Add", ["ids", "b"], "a"), node("Add", ["a", "ids"], "b"), node("Gather", ["W", "a"], "y")]
     model = make(nodes, {"ids": (INT64, ("N",))}, {"y": (FLOAT, ("N", DIM))}, {"W": table(9, DIM)})
