@@ -112,7 +112,7 @@ def opened(path: Path, **options: Any) -> object:
             None,
             r"node twice: expected PyTorch's own operators \(aten\), got torch\.ops\.elasticrec_tests\.twice",
         ),
-        (Training, None, r"node dropout: it draws random numbers .*; call model\.eval\(\) before the export"),
+        (Training, None, r"node (native_)?dropout: it draws random numbers .*; call model\.eval\(\) before the export"),
         (
             Ranker,
             (None,),
