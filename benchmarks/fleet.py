@@ -96,9 +96,11 @@ def start(
     rng = np.random.default_rng(0)
     queries = []
     for _ in range(QUERIES):
-        ids = np.hstack([draw_ids(hotness, table, (spec.serving.batch, table.pooling), rng) for table in spec.tables])
+        ids = np.hstack(
+            [draw_ids(hotness, table, (spec.serving.batch, table.pooling), rng) for table in spec.dlrm.tables]
+        )
         queries.append(
-            (rng.standard_normal((spec.serving.batch, spec.dense_features), np.float32), ids.astype(np.int64))
+            (rng.standard_normal((spec.serving.batch, spec.dlrm.dense_features), np.float32), ids.astype(np.int64))
         )
     return layouts, queries
 

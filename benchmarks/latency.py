@@ -58,8 +58,8 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
     plan = make_plan(spec, hotness, profile, args.grouping, args.s_max)
     rng = np.random.default_rng(0)
-    dense = rng.standard_normal((QUERIES * max(BATCHES), spec.dense_features), np.float32)
-    indices = np.hstack([draw_ids(hotness, table, (len(dense), table.pooling), rng) for table in spec.tables])
+    dense = rng.standard_normal((QUERIES * max(BATCHES), spec.dlrm.dense_features), np.float32)
+    indices = np.hstack([draw_ids(hotness, table, (len(dense), table.pooling), rng) for table in spec.dlrm.tables])
     model = in_process(spec, weights)
     for batch in BATCHES:
         queries = QueryFile({"dense": dense[: QUERIES * batch], "indices": indices[: QUERIES * batch]})
@@ -162,8 +162,8 @@ def in_process(spec: Spec, weights: WeightSource) -> Callable[[torch.Tensor, tor
     layers = weights.dense()
     bottom = [(torch.from_numpy(w), torch.from_numpy(b)) for w, b in layers.bottom]
     top = [(torch.from_numpy(w), torch.from_numpy(b)) for w, b in layers.top]
-    tables = [torch.from_numpy(np.concatenate(list(weights.table_chunks(table)))) for table in spec.tables]
-    pooling = [table.pooling for table in spec.tables]
+    tables = [torch.from_numpy(np.concatenate(list(weights.table_chunks(table)))) for table in spec.dlrm.tables]
+    pooling = [table.pooling for table in spec.dlrm.tables]
     i, j = torch.tril_indices(len(tables) + 1, len(tables) + 1, -1)
 
     @torch.inference_mode()

@@ -81,9 +81,9 @@ def ten_tables(alike: bool, grouping: Grouping) -> tuple[float, int, int]:
     """Seconds of a plan, this process's peak in MB, and the plan's embedding services."""
     spec = load_spec(SPEC)
     if not alike:
-        tables = tuple(replace(table, pooling=table.pooling - 7 * i) for i, table in enumerate(spec.tables))
+        tables = tuple(replace(table, pooling=table.pooling - 7 * i) for i, table in enumerate(spec.dlrm.tables))
         spec = Spec.of_dlrm(spec.name, replace(spec.form, tables=tables), spec.access, spec.serving, spec.fleet)
-    hotness = ZipfHotness(spec.tables, alike)
+    hotness = ZipfHotness(spec.dlrm.tables, alike)
     started = time.perf_counter()
     plan = make_plan(spec, hotness, DEFAULT_PROFILE, grouping, S_MAX)
     seconds = time.perf_counter() - started

@@ -81,7 +81,7 @@ def rounds(folder: Path, args: argparse.Namespace) -> tuple[list[Tier], list[lis
     tiers = [tier for target_qps in TARGETS_QPS for tier in build_tiers(target_qps, args.shard_backend, folder)]
     spec = parse_spec(document(TARGETS_QPS[0]), folder / "spec.yaml")
     effort = Effort(args.seconds, 1, (32, 4096, 16384, 32768), (4, FULL_LOAD), (1, 256), (FULL_LOAD,))
-    options = Options("tiered", args.shard_backend, sum(table.rows for table in spec.tables), effort)
+    options = Options("tiered", args.shard_backend, sum(table.rows for table in spec.dlrm.tables), effort)
     found = []
     for number in range(args.rounds):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -135,7 +135,7 @@ def route(spec: Spec, hotness: Hotness, router: Path) -> dict[str, list[Mapping[
     """What the model's router sends each service for queries of the spec's accesses."""
     rng = np.random.default_rng(0)
     rows = QUERIES * BATCH
-    indices = np.hstack([draw_ids(hotness, table, (rows, table.pooling), rng) for table in spec.tables])
+    indices = np.hstack([draw_ids(hotness, table, (rows, table.pooling), rng) for table in spec.dlrm.tables])
     opened = Router.open(router)
     names = [service.name for service in opened.routing.services]
     routed: dict[str, list[Mapping[str, NDArray[np.int32]]]] = {name: [] for name in names}

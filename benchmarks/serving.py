@@ -129,7 +129,7 @@ def start(stack: ExitStack, installed: Installation, folder: Path, spec: Spec) -
 def measured_profile(folder: Path, spec: Spec, backend: ShardBackend) -> Profile:
     """What services cost on this machine, as users find out."""
     model, profile = folder / "spec.json", folder / f"profile-{backend}.json"
-    model.write_text(json.dumps(document(spec.serving.target_qps, spec.tables[0].rows)))
+    model.write_text(json.dumps(document(spec.serving.target_qps, spec.dlrm.tables[0].rows)))
     words = ["profile", str(model), "--quick", "--shard-backend", backend, "-o", str(profile)]
     subprocess.run([sys.executable, "-m", "repo_builder.cli", *words], check=True, capture_output=True)
     return load_profile(profile)

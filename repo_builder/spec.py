@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from repo_builder.documents import read_document, schema_problems
 from repo_builder.errors import SpecError
-from repo_builder.model.dlrm import Dlrm, DlrmTable, IndexDtype, Weights, dlrm_model
+from repo_builder.model.dlrm import Dlrm, dlrm_model
 from repo_builder.model.file import KEEP_UNDER_BYTES, ModelFile
 from repo_builder.model.source import Source
 from repo_builder.model.types import Model
@@ -96,41 +96,6 @@ class Spec:
         if not isinstance(self.form, Dlrm):
             raise ValueError(f"{self.name}: expected a DLRM, got a model file")
         return self.form
-
-    @property
-    def dense_features(self) -> int:
-        """Of the DLRM form."""
-        return self.dlrm.dense_features
-
-    @property
-    def tables(self) -> tuple[DlrmTable, ...]:
-        """Of the DLRM form."""
-        return self.dlrm.tables
-
-    @property
-    def index_dtype(self) -> IndexDtype:
-        """Of the DLRM form."""
-        return self.dlrm.index_dtype
-
-    @property
-    def weights(self) -> Weights:
-        """Of the DLRM form."""
-        return self.dlrm.weights
-
-    @property
-    def dim(self) -> int:
-        """Of the DLRM form."""
-        return self.dlrm.dim
-
-    @property
-    def has_means(self) -> bool:
-        """Of the DLRM form."""
-        return self.dlrm.has_means
-
-    @property
-    def index_columns(self) -> int:
-        """Of the DLRM form."""
-        return self.dlrm.index_columns
 
 
 def load_spec(path: Path) -> Spec:

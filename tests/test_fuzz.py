@@ -142,10 +142,10 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, source in access.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({**made, "access": source}))
     rng = np.random.default_rng(0)
-    np.savez(folder / "counts.npz", **{table.name: rng.integers(1, 9, table.rows) for table in spec.tables})
-    ids = {table.name: rng.integers(0, table.rows, (40, table.pooling)) for table in spec.tables}
+    np.savez(folder / "counts.npz", **{table.name: rng.integers(1, 9, table.rows) for table in spec.dlrm.tables})
+    ids = {table.name: rng.integers(0, table.rows, (40, table.pooling)) for table in spec.dlrm.tables}
     np.savez(folder / "trace.npz", **ids)
-    dense, indices = rng.random((24, 5), np.float32), np.zeros((24, spec.index_columns), np.int64)
+    dense, indices = rng.random((24, 5), np.float32), np.zeros((24, spec.dlrm.index_columns), np.int64)
     np.savez(folder / "w.npz", dense=dense, indices=indices)
     _copy_examples(folder)
     write_run(folder / "sweep.json", sweep("whole", "model-wise", 160, ("rm1", "rm1_dense"), "concurrency"))

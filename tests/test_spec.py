@@ -105,7 +105,7 @@ def test_spec_cannot_be_changed() -> None:
 )
 def test_defaults(field: str, attribute: str, default: object) -> None:
     spec = parse_spec(changed(field, REMOVED), Path("m.yaml"))
-    assert getattr(spec, attribute) == default
+    assert getattr(spec.dlrm if hasattr(spec.dlrm, attribute) else spec, attribute) == default
 
 
 def test_fleet_options(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_the_open_source_dlrm_has_the_dot_interaction_alone(interaction: dict[st
 def test_count_expands_in_place() -> None:
     first = {"name": "A", "rows": 5, "dim": 32, "pooling": 1, "count": 2}
     document = changed("tables", [first, {**first, "name": "B", "count": 1}, {"name": "C", **VALID["tables"][0]}])
-    assert [t.name for t in parse_spec(document, Path("m.yaml")).tables] == ["A_0", "A_1", "B_0", "C1"]
+    assert [t.name for t in parse_spec(document, Path("m.yaml")).dlrm.tables] == ["A_0", "A_1", "B_0", "C1"]
 
 
 @pytest.mark.parametrize("field", ["weights", "access"])
@@ -204,7 +204,8 @@ def test_paths_are_taken_from_the_files_folder(tmp_path: Path, field: str) -> No
     source = {"weights": "dlrm", "access": "trace"}[field]
     for given, expected in (("data/f.npz", tmp_path / "data/f.npz"), ("/abs/f.npz", Path("/abs/f.npz"))):
         path = write(tmp_path, changed(field, {"source": source, "path": given}))
-        assert getattr(load_spec(path), field).path == expected
+        spec = load_spec(path)
+        assert {"weights": spec.dlrm.weights, "access": spec.access}[field].path == expected
 
 
 @pytest.mark.parametrize(
@@ -344,10 +345,10 @@ def test_torchrec_needs_the_mode_of_bags_of_several_ids() -> None:
     assert problem.startswith("tables[1].mode: expected sum or mean, the pooling of its EmbeddingBagConfig, got none")
     for mode in ("sum", "mean"):
         document["tables"][1]["mode"] = mode
-        assert [table.mode for table in parse_spec(document, Path("m.yaml")).tables] == ["sum", mode]
+        assert [table.mode for table in parse_spec(document, Path("m.yaml")).dlrm.tables] == ["sum", mode]
     document["weights"]["source"] = "dlrm"  # plain sums
     del document["tables"][1]["mode"]
-    assert not parse_spec(document, Path("m.yaml")).has_means
+    assert not parse_spec(document, Path("m.yaml")).dlrm.has_means
 
 
 @pytest.mark.parametrize("source", ["counts", "trace"])

@@ -174,7 +174,7 @@ def infer(
     sdk: Sdk, spec: Spec, query: tuple[np.ndarray, np.ndarray], client_timeout: float | None = None
 ) -> grpcclient.InferResult:
     inputs = []
-    for name, array, kind in zip(("dense", "indices"), query, ("FP32", spec.index_dtype.upper()), strict=True):
+    for name, array, kind in zip(("dense", "indices"), query, ("FP32", spec.dlrm.index_dtype.upper()), strict=True):
         inputs.append(grpcclient.InferInput(name, array.shape, kind))
         inputs[-1].set_data_from_numpy(array)
     return sdk.infer(spec.name, inputs, client_timeout=client_timeout)

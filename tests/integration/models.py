@@ -76,26 +76,26 @@ def score(
 def random_query(spec: Spec, batch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Dense features and ids, with padding here and there and ids that come twice."""
     rng = np.random.default_rng(seed)
-    dense = rng.standard_normal((batch, spec.dense_features)).astype(np.float32)
+    dense = rng.standard_normal((batch, spec.dlrm.dense_features)).astype(np.float32)
     columns = []
-    for table in spec.tables:
+    for table in spec.dlrm.tables:
         ids = rng.integers(0, table.rows, (batch, table.pooling))
         ids[rng.random(ids.shape) < 0.2] = -1
         if table.pooling > 1:
             ids[:, 1] = ids[:, 0]
         columns.append(ids)
-    return dense, np.hstack(columns).astype(spec.index_dtype)
+    return dense, np.hstack(columns).astype(spec.dlrm.index_dtype)
 
 
 def pytorch_scores(spec: Spec, dense: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """The open-source DLRM's forward in plain PyTorch, from the checkpoint."""
-    state = torch.load(spec.weights.path, weights_only=True)
+    state = torch.load(spec.dlrm.weights.path, weights_only=True)
     x = torch.from_numpy(dense)
     for k in range(len(spec.dlrm.bottom_mlp)):
         x = torch.relu(torch.nn.functional.linear(x, state[f"bot_l.{2 * k}.weight"], state[f"bot_l.{2 * k}.bias"]))
     features = [x]
     begin = 0
-    for i, table in enumerate(spec.tables):
+    for i, table in enumerate(spec.dlrm.tables):
         bag = torch.nn.EmbeddingBag.from_pretrained(state[f"emb_l.{i}.weight"], mode=table.mode)
         column = indices[:, begin : begin + table.pooling].astype(np.int64)
         begin += table.pooling

@@ -85,7 +85,7 @@ def test_a_service_without_an_id_is_not_asked(both: Both) -> None:
     dense, indices = random_query(fleet.spec, 4, seed=2)
     held = {shard.table for shard in last.shards}
     begin = 0
-    for table in fleet.spec.tables:  # ids of tables of which the last service holds nothing
+    for table in fleet.spec.dlrm.tables:  # ids of tables of which the last service holds nothing
         if table.name in held:
             indices[:, begin : begin + table.pooling] = -1
         begin += table.pooling

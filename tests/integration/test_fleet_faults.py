@@ -200,7 +200,7 @@ def without_tier1(fleet: Running, indices: np.ndarray) -> np.ndarray:
 
     hotness, rest, begin = load_hotness(fleet.spec), indices.copy(), 0
     cold = {shard.table: shard for shard in fleet.plan.embedding_services[1].shards}
-    for table in fleet.spec.tables:
+    for table in fleet.spec.dlrm.tables:
         if table.name in cold:
             shard = cold[table.name]
             held = hotness.order(table)[shard.begin : shard.end]

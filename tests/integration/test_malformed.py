@@ -70,8 +70,8 @@ class Target:
 
 def tables_sums(spec: Spec, arrays: Arrays) -> np.ndarray:
     """(B, tables * dim): each table's bags, an id at a time."""
-    state, begin, sums = torch.load(spec.weights.path, weights_only=True), 0, []
-    for t, table in enumerate(spec.tables):
+    state, begin, sums = torch.load(spec.dlrm.weights.path, weights_only=True), 0, []
+    for t, table in enumerate(spec.dlrm.tables):
         weights, ids = state[f"emb_l.{t}.weight"].numpy(), arrays["indices"][:, begin : begin + table.pooling]
         begin += table.pooling
         sums.append(np.where(ids[..., None] >= 0, weights[ids], 0).sum(axis=1))
@@ -91,7 +91,10 @@ def whole(spec: Spec) -> Model:
 
 
 def fan_out(spec: Spec) -> Model:
-    ends, means = np.cumsum([table.pooling for table in spec.tables])[:-1], [t.mode == "mean" for t in spec.tables]
+    ends, means = (
+        np.cumsum([table.pooling for table in spec.dlrm.tables])[:-1],
+        [t.mode == "mean" for t in spec.dlrm.tables],
+    )
     return Model(whole(spec).good, lambda arrays: {"sums": tables_sums(spec, arrays), **divided(arrays, ends, means)})
 
 

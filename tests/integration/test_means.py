@@ -69,7 +69,7 @@ def make(folder: Path) -> tuple[Spec, Spec, OracleTorchRec]:
     for name, table in model.tables.items():
         table.weight.data = 0.5 * torch.randn(table.weight.shape)
         state[f"{KEY}.{TABLES[int(name[1:])].name}.weight"] = table.weight.data
-    torch.save(state, spec.weights.path)
+    torch.save(state, spec.dlrm.weights.path)
     return spec, trained, model
 
 

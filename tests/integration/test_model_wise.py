@@ -69,7 +69,7 @@ def test_the_manifest_and_the_plan_say_what_it_is(built: tuple[Spec, Path]) -> N
 def test_every_table_is_whole_in_the_checkpoints_order(built: tuple[Spec, Path]) -> None:
     """No cut anywhere: the one weight file is the tables as they are, and no id needs a map."""
     spec, repository = built
-    rows = np.fromfile(repository / "small_tables/1/weights.bin", np.float32).reshape(-1, spec.dim)
+    rows = np.fromfile(repository / "small_tables/1/weights.bin", np.float32).reshape(-1, spec.dlrm.dim)
     weights = open_source(spec)
     expected = np.concatenate([chunk for table in spec.model.tables for chunk in weights.table_chunks(table)])
     np.testing.assert_array_equal(rows, expected)
@@ -95,7 +95,7 @@ def test_the_plan_has_one_instance_of_each_whatever_the_traffic(tmp_path: Path, 
     ]
     tables = plan.services[1]
     assert [(shard.table, shard.begin, shard.end) for shard in tables.shards] == [
-        (table.name, 0, table.rows) for table in spec.tables
+        (table.name, 0, table.rows) for table in spec.dlrm.tables
     ]
     assert tables.gathers == pytest.approx(8 * (4 + 9 + 9 + 1))
     assert tables.memory_bytes == (3000 + 517 + 517 + 1) * 8 * 4 + DEFAULT_PROFILE.min_memory_bytes
@@ -132,7 +132,7 @@ def test_scores_equal_pytorchs(whole: Whole, protocol: str, batch: int) -> None:
 def test_scores_equal_the_single_layouts(whole: Whole, served: Served) -> None:
     """Equal up to the order of sums: the cut model adds partial sums."""
     dense, indices = random_query(served.spec, 50, seed=3)
-    scores = score("grpc", whole.server.grpc, "small", dense, indices.astype(whole.spec.index_dtype))
+    scores = score("grpc", whole.server.grpc, "small", dense, indices.astype(whole.spec.dlrm.index_dtype))
     np.testing.assert_allclose(scores, score("grpc", served.server.grpc, "small", dense, indices), atol=1e-5)
 
 

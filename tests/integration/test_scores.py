@@ -69,7 +69,7 @@ def test_concurrent_clients_never_get_a_wrong_score(served: Served) -> None:
             k = int(rng.integers(len(queries)))
             inputs = []
             for name, array, kind in zip(
-                ("dense", "indices"), queries[k], ("FP32", served.spec.index_dtype.upper()), strict=True
+                ("dense", "indices"), queries[k], ("FP32", served.spec.dlrm.index_dtype.upper()), strict=True
             ):
                 inputs.append(grpcclient.InferInput(name, array.shape, kind))
                 inputs[-1].set_data_from_numpy(array)

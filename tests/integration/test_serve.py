@@ -327,7 +327,7 @@ def test_a_killed_stub_never_gives_a_wrong_score(own_server: Served) -> None:
         inputs = [tritonclient.grpc.InferInput(name, [1, tables], "INT32") for name in ("ids", "lengths")]
         inputs[0].set_data_from_numpy(np.zeros((1, tables), np.int32))
         inputs[1].set_data_from_numpy(np.ones((1, tables), np.int32))
-        assert client.infer(alive[0], inputs).as_numpy("sums").shape == (1, tables * spec.dim)
+        assert client.infer(alive[0], inputs).as_numpy("sums").shape == (1, tables * spec.dlrm.dim)
 
 
 def test_serve_ends_when_a_stub_dies(

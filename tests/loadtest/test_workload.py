@@ -44,7 +44,7 @@ def test_drawn_ids_follow_the_models_accesses(built: Path, tmp_path: Path) -> No
     assert dense.shape == (12000, 5) and indices.shape == (12000, 23) and indices.dtype == np.int64
     spec = load_spec(built / "small.json")
     hotness, begin = load_hotness(spec), 0
-    for table in spec.tables:
+    for table in spec.dlrm.tables:
         ids = indices[:, begin : begin + table.pooling].ravel()
         begin += table.pooling
         for share in (0.01, 0.1, 0.5):

@@ -25,11 +25,11 @@ GROUPINGS: tuple[Grouping, ...] = ("tiered", "per_table")
 def test_every_row_once_and_every_gather(grouping: Grouping) -> None:
     spec = small_spec(TABLES)
     plan = make_plan(spec, HOTNESS, PROFILE, grouping, 4)
-    for table in spec.tables:
+    for table in spec.dlrm.tables:
         shards = [shard for service in plan.services for shard in service.shards if shard.table == table.name]
         assert shards[0].begin == 0 and shards[-1].end == table.rows
         assert all(hot.end == cold.begin for hot, cold in pairwise(shards))
-    assert sum(service.gathers for service in plan.services) == pytest.approx(32 * spec.index_columns, rel=1e-12)
+    assert sum(service.gathers for service in plan.services) == pytest.approx(32 * spec.dlrm.index_columns, rel=1e-12)
     for service in plan.embedding_services:
         assert service.memory_bytes == 5000 + 16 * sum(shard.rows for shard in service.shards)
         assert service.replicas * service.qps >= 3000 * (1 - 1e-8)
@@ -39,7 +39,7 @@ def test_every_row_once_and_every_gather(grouping: Grouping) -> None:
 def test_tiers_cost_what_the_recurrence_over_all_rows_costs() -> None:
     spec = small_spec(TABLES)
     plan = make_plan(spec, HOTNESS, PROFILE, "tiered", 3)
-    rows = np.concatenate([np.diff(HOTNESS.cdf(table)) * table.pooling * 32 for table in spec.tables])
+    rows = np.concatenate([np.diff(HOTNESS.cdf(table)) * table.pooling * 32 for table in spec.dlrm.tables])
     prefix = np.concatenate([[0.0], np.cumsum(np.sort(rows)[::-1])])
     model = CostModel(3000.0, PROFILE.service_time, 5000)
     assert (plan.embedding_memory_bytes, len(plan.embedding_services)) == quadratic(Order(prefix, 16), model, 3)
@@ -50,7 +50,9 @@ def test_per_table_costs_what_each_tables_recurrence_costs() -> None:
     spec = small_spec(TABLES)
     plan = make_plan(spec, HOTNESS, PROFILE, "per_table", 3)
     model = CostModel(3000.0, PROFILE.service_time, 5000)
-    expected = sum(quadratic(Order(HOTNESS.cdf(table) * table.pooling * 32, 16), model, 3)[0] for table in spec.tables)
+    expected = sum(
+        quadratic(Order(HOTNESS.cdf(table) * table.pooling * 32, 16), model, 3)[0] for table in spec.dlrm.tables
+    )
     assert plan.embedding_memory_bytes == expected
     assert plan.services[1].name == "A_s0"
 
@@ -67,8 +69,8 @@ def test_tables_of_several_dims_are_cut_by_their_own_bytes() -> None:
         spec.fleet,
     )
     model = CostModel(3000.0, PROFILE.service_time, 5000)
-    gathers = [np.diff(HOTNESS.cdf(table)) * table.pooling * 32 for table in spec.tables]
-    sizes = [np.full(table.rows, 4 * table.dim) for table in spec.tables]
+    gathers = [np.diff(HOTNESS.cdf(table)) * table.pooling * 32 for table in spec.dlrm.tables]
+    sizes = [np.full(table.rows, 4 * table.dim) for table in spec.dlrm.tables]
     order = np.argsort(-np.concatenate([g / s for g, s in zip(gathers, sizes, strict=True)]), kind="stable")
     held = [np.concatenate([[0], np.cumsum(np.concatenate(values)[order])]) for values in (gathers, sizes)]
     tiers = make_plan(spec, HOTNESS, PROFILE, "tiered", 3)

@@ -70,7 +70,7 @@ def test_cuts_cover_all_rows_once_and_gathers_equal_the_traffic(
 ) -> None:
     spec, counts = case
     plan = plan_of(spec, counts, profile, grouping, s_max)
-    for table in spec.tables:
+    for table in spec.dlrm.tables:
         held = np.zeros(table.rows, np.int64)
         shards = [shard for service in plan.services for shard in service.shards if shard.table == table.name]
         for shard in shards:
@@ -80,14 +80,14 @@ def test_cuts_cover_all_rows_once_and_gathers_equal_the_traffic(
         hottest = -np.sort(-counts[table.name])
         means = [hottest[shard.begin : shard.end].mean() for shard in shards]
         assert means == sorted(means, reverse=True)
-    traffic = spec.serving.batch * spec.index_columns
+    traffic = spec.serving.batch * spec.dlrm.index_columns
     assert sum(service.gathers for service in plan.services) == pytest.approx(traffic, rel=1e-9)
 
 
 def shard_of_ids(spec: Spec, hotness: Any, plan: Plan) -> dict[str, NDArray[np.int64]]:
     """For each table the number of the service that holds each id."""
-    holders = {table.name: np.empty(table.rows, np.int64) for table in spec.tables}
-    orders = {table.name: hotness.order(table) for table in spec.tables}
+    holders = {table.name: np.empty(table.rows, np.int64) for table in spec.dlrm.tables}
+    orders = {table.name: hotness.order(table) for table in spec.dlrm.tables}
     for i, service in enumerate(plan.services):
         for shard in service.shards:
             holders[shard.table][orders[shard.table][shard.begin : shard.end]] = i
@@ -105,7 +105,7 @@ def test_a_replayed_synthetic_trace_gathers_what_was_predicted(grouping: Groupin
     plan = make_plan(spec, hotness, profile, grouping, 4)
     assert len(plan.embedding_services) >= 3
     measured = np.zeros(len(plan.services))
-    for table in spec.tables:
+    for table in spec.dlrm.tables:
         ids = IdSampler(hotness, table).draw(queries * spec.serving.batch * table.pooling, rng)
         measured += np.bincount(shard_of_ids(spec, hotness, plan)[table.name][ids], minlength=len(measured))
     for service, gathers in zip(plan.services, measured / queries, strict=True):

@@ -48,7 +48,7 @@ def test_rows_within_a_size_are_the_first_of_the_order() -> None:
     """By the order itself, and by division where all rows are alike."""
     spec = small_spec([{"name": "A", "rows": 30, "pooling": 2}, {"name": "B", "rows": 20, "pooling": 9}])
     for dims in ((4, 4), (4, 16)):
-        tables = tuple(replace(table, dim=dim) for table, dim in zip(spec.tables, dims, strict=True))
+        tables = tuple(replace(table, dim=dim) for table, dim in zip(spec.dlrm.tables, dims, strict=True))
         workload = read_workload(
             Spec.of_dlrm(spec.name, replace(spec.form, tables=tables), spec.access, spec.serving, spec.fleet),
             PowerLawHotness(0.9, 0),

@@ -51,15 +51,15 @@ def test_every_file_is_in_the_manifest(built: tuple[Path, Spec, Plan]) -> None:
 def test_every_row_is_written_once_where_the_router_looks(built: tuple[Path, Spec, Plan]) -> None:
     """Follow each id by hand: id map -> row of a weight file -> the checkpoint's row."""
     repository, spec, plan = built
-    state = torch.load(spec.weights.path, weights_only=True)
+    state = torch.load(spec.dlrm.weights.path, weights_only=True)
     hotness = load_hotness(spec)
     router = json.loads((repository / "small_router/1/router.json").read_text())
     matrices = [
-        np.fromfile(repository / f"small_{service.name}/1/weights.bin", np.float32).reshape(-1, spec.dim)
+        np.fromfile(repository / f"small_{service.name}/1/weights.bin", np.float32).reshape(-1, spec.dlrm.dim)
         for service in plan.embedding_services
     ]
-    assert sum(len(matrix) for matrix in matrices) == sum(table.rows for table in spec.tables)
-    for i, (table, routed) in enumerate(zip(spec.tables, router["lookups"], strict=True)):
+    assert sum(len(matrix) for matrix in matrices) == sum(table.rows for table in spec.dlrm.tables)
+    for i, (table, routed) in enumerate(zip(spec.dlrm.tables, router["lookups"], strict=True)):
         weight = state[f"emb_l.{i}.weight"].numpy()
         order = hotness.order(table)
         shards = sorted(
@@ -97,7 +97,7 @@ def test_nothing_of_the_building_machine_is_in_it(built: tuple[Path, Spec, Plan]
     repository, spec, _ = built
     for name in files_in(repository):
         content = (repository / name).read_bytes()
-        for path in (str(repository.parent), str(Path(__file__).parent.parent.parent), str(spec.weights.path)):
+        for path in (str(repository.parent), str(Path(__file__).parent.parent.parent), str(spec.dlrm.weights.path)):
             assert path.encode() not in content, name
 
 
@@ -158,7 +158,7 @@ def test_sample_queries_follow_the_contract(built: tuple[Path, Spec, Plan]) -> N
     assert dense.shape == (7, 5) and dense.dtype == np.float32
     assert indices.shape == (7, 23) and indices.dtype == np.int64
     begin = 0
-    for table in spec.tables:
+    for table in spec.dlrm.tables:
         column = indices[:, begin : begin + table.pooling]
         assert (column >= 0).all() and (column < table.rows).all()
         begin += table.pooling
@@ -244,9 +244,9 @@ def test_a_bad_weight_found_half_way_leaves_the_former_repository(tmp_path: Path
     """NaN shows only while a table streams: by then much is written, and all of it goes."""
     spec, plan = make_repository(tmp_path, "tiered")
     before = (tmp_path / "repository/manifest.json").read_bytes()
-    state = torch.load(spec.weights.path, weights_only=True)
+    state = torch.load(spec.dlrm.weights.path, weights_only=True)
     state["emb_l.2.weight"][5, 3] = float("nan")
-    torch.save(state, spec.weights.path)
+    torch.save(state, spec.dlrm.weights.path)
     with pytest.raises(CheckpointError, match=r"emb_l\.2\.weight"):
         build(spec, plan, load_hotness(spec), open_source(spec), tmp_path / "repository")
     assert (tmp_path / "repository/manifest.json").read_bytes() == before
@@ -290,8 +290,8 @@ class Evil:
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     spec = make_spec(tmp_path)
-    state = torch.load(spec.weights.path, weights_only=True)
-    torch.save({"state_dict": state, "extra": Evil()}, spec.weights.path)
+    state = torch.load(spec.dlrm.weights.path, weights_only=True)
+    torch.save({"state_dict": state, "extra": Evil()}, spec.dlrm.weights.path)
     with pytest.raises(CheckpointError):
         open_source(spec)
     (tmp_path / "small.pt").write_bytes(pickle.dumps(Evil()))

@@ -63,7 +63,7 @@ def test_tables_and_dense_layers_go_on_at_the_same_time(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     interval_s = sys.getswitchinterval()
     slow = build(spec, plan, hotness, slow_source(spec)[1], tmp_path / "a", lambda *now: told.append(now))
-    total_bytes = sum(4 * table.rows * table.dim for table in spec.tables)
+    total_bytes = sum(4 * table.rows * table.dim for table in spec.dlrm.tables)
     assert told == sorted(set(told)) and told[-1] == (total_bytes, total_bytes)
     assert slow == build(spec, plan, hotness, open_source(spec), tmp_path / "b")
     assert sys.getswitchinterval() == interval_s
@@ -84,14 +84,14 @@ def test_an_error_of_the_dense_layers_stops_the_tables(
     monkeypatch.setattr(dense_export, "export_dense", failing)
     with pytest.raises(error, match="while exporting"):
         build(spec, make_plan(spec, hotness, CHEAP, "tiered", 4), hotness, source, tmp_path / "target")
-    assert weights.blocks < sum(table.rows for table in spec.tables)
+    assert weights.blocks < sum(table.rows for table in spec.dlrm.tables)
     assert list(tmp_path.iterdir()) == []
     assert threading.active_count() == threads
 
 
 def test_an_error_of_the_tables_comes_out(tmp_path: Path) -> None:
     spec = make_spec(tmp_path)
-    state = torch.load(spec.weights.path, weights_only=True)
+    state = torch.load(spec.dlrm.weights.path, weights_only=True)
     state["emb_l.0.weight"][0, 0] = float("inf")
     save_file(state, tmp_path / "small.safetensors")
     spec = Spec.of_dlrm(
