@@ -61,7 +61,7 @@ def cut(graph: Graph, keep_under_bytes: int, keep: Mapping[str, Keep]) -> Cut:
         size_bytes = 4 * prod(size.number for size in graph.shapes[table])
         if keep.get(name) == "dense":
             kept.setdefault(table, f"keep: {name} is dense in the spec")
-        elif keep.get(name) != "shard" and size_bytes < keep_under_bytes:
+        elif keep.get(name) != "shard" and size_bytes < keep_under_bytes and not _is_looped(graph, sites, table):
             kept.setdefault(table, f"its {size_bytes} bytes are under {keep_under_bytes} (keep_under_bytes)")
     _keep_unreachable(graph, sites, kept)
     _check_keep(keep, names, kept)
@@ -75,6 +75,11 @@ def cut(graph: Graph, keep_under_bytes: int, keep: Mapping[str, Keep]) -> Cut:
         tuple(_kept(graph, names, kept)),
         notes,
     )
+
+
+def _is_looped(graph: Graph, sites: Sequence[Site], table: str) -> bool:
+    """Whether a table's rows go through a loop that a look-up does without: it is the loop that is large."""
+    return any(looped(graph, site, lambda _: True) != site for site in sites if site.table == table)
 
 
 def table_names(initializers: Sequence[str]) -> Mapping[str, str]:

@@ -261,8 +261,9 @@ def test_bags_of_several_features_in_one_tensor(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="give recorded ones: samples"):
         open_onnx(path, "toy", None, 0, {})
     np.savez(tmp_path / "samples.npz", **inputs)
-    source = open_onnx(path, "toy", tmp_path / "samples.npz", 0, {})
+    source = open_onnx(path, "toy", tmp_path / "samples.npz", 1000**2, {})  # small, but their loops are not
     model = source.model
+    assert not model.kept
     assert [(lookup.mode, type(lookup.ids.layout)) for lookup in model.lookups] == [("sum", Ragged)] * 2
     assert [group.rows for group in model.groups] == [BATCH]
     assert model.ids_graph is not None

@@ -193,6 +193,7 @@ print(resident_mib() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["beside", "inside"])
 def test_memory_does_not_grow_with_the_tables(place: str, tmp_path: Path) -> None:
     """A table of 512 MiB is opened, cut, proven and streamed in less than 128 MiB more than the imports take."""
