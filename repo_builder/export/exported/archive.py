@@ -53,6 +53,7 @@ class Stored:
 class Archive:
     """What passed: small files to copy, the graph, the weights and constants by name, and the example inputs, flat.
 
+    guards: what the exporter found to hold of the inputs' sizes, as text.
     example: None where the file holds none, or more than plain values.
     """
 
@@ -60,6 +61,7 @@ class Archive:
     document: Mapping[str, Any]
     weights: Mapping[str, Stored]
     constants: Mapping[str, Stored]
+    guards: Sequence[str]
     example: Sequence[Any] | None
 
 
@@ -73,13 +75,15 @@ def read_archive(path: Path) -> Archive:
         files = {name: archive.read(members[name]) for name in copied if name in members}
         if files.get("byteorder", b"little") != b"little":
             raise ModelFileError("expected little-endian values; save it again on a little-endian machine")
-        document = checked_graph(json.loads(archive.read(members[GRAPH])))
+        document = json.loads(archive.read(members[GRAPH]))
+        guards = [str(guard) for guard in document.get("guards_code", [])]
+        document = checked_graph(document)
         weights, constants = (_tensors(archive, file, members, folder) for folder in ("weights", "constants"))
         example = _example(archive.read(members[EXAMPLE])) if EXAMPLE in members else None
     inputs = document["graph_module"]["signature"]["input_specs"]
     if example is not None and len(example) != number_of_inputs(inputs):
         example = None
-    return Archive(files, document, weights, constants, example)
+    return Archive(files, document, weights, constants, guards, example)
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -92,6 +96,8 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
             f"save the program again: {EXPORT_CALL}"
         )
     members = {name.removeprefix(roots[0]): archive.getinfo(name) for name in names}
+    if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
+        raise ModelFileError("expected an archive without compression; save the program with torch.export.save")
     if GRAPH not in members:
         raise ModelFileError(f"expected an exported program ({GRAPH} in it), got none; save it: {EXPORT_CALL}")
     return members
@@ -104,7 +110,9 @@ def _tensors(
     stored = {}
     for name, entry in config.items():
         if not is_name(name):
-            raise ModelFileError(f"{folder}: expected names of letters, digits, _ and dots, got {name!r:.80}; export again")
+            raise ModelFileError(
+                f"{folder}: expected names of letters, digits, _ and dots, got {name!r:.80}; export again"
+            )
         meta, member = entry.get("tensor_meta"), str(entry["path_name"])
         if entry.get("use_pickle") or meta is None or not member.startswith(("weight_", "tensor_")):
             raise ModelFileError(
@@ -114,8 +122,6 @@ def _tensors(
         if meta["device"]["type"] not in ("cpu", "meta"):
             raise ModelFileError(wrong_device(name, meta["device"]["type"]))
         info = members[f"data/{folder}/{member}"]
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise ModelFileError(f"{name}: expected uncompressed values; save it with torch.export.save")
         sizes, strides = (tuple(int(each["as_int"]) for each in meta[key]) for key in ("sizes", "strides"))
         offset = int(meta["storage_offset"]["as_int"])
         storage = Storage(_begin_bytes(file, info), info.file_size)

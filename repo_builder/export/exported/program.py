@@ -24,6 +24,7 @@ from torch.export import ExportedProgram
 
 from repo_builder.errors import ModelFileError
 from repo_builder.export.exported.archive import EXAMPLE, EXPORT_CALL, GRAPH, Archive, Stored, read_archive
+from repo_builder.export.exported.onnx_graph import quiet
 from repo_builder.export.exported.trusted import number_of_inputs
 from repo_builder.export.stored import Checkpoint, StoredTensor
 
@@ -47,12 +48,14 @@ _DTYPES: Mapping[int, tuple[torch.dtype, str]] = {
 class Program:
     """An exported program whose tensors are mapped from its file, and where each of its weights lies there.
 
+    guards: what the exporter found to hold of the inputs' sizes, as text, which is not to be run.
     example: its example inputs, an entry an input, where it has some.
     """
 
     path: Path
     exported: ExportedProgram
     weights: Checkpoint
+    guards: Sequence[str]
     example: Sequence[Any] | None
 
 
@@ -61,14 +64,24 @@ def read_program(path: Path) -> Program:
     try:
         archive = read_archive(path)
         exported = _loaded(archive)
-        values = {name: _mapped(path, name, stored) for name, stored in (archive.weights | archive.constants).items()}
+        values = {
+            name: _mapped(path, name, stored) for name, stored in {**archive.weights, **archive.constants}.items()
+        }
     except ModelFileError as exc:
         raise ModelFileError(*(f"{path}: {problem}" for problem in exc.problems)) from exc
     except FileNotFoundError as exc:
         raise ModelFileError(f"{path}: expected a file, found none; check the path") from exc
     except OSError as exc:
         raise ModelFileError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except (zipfile.BadZipFile, struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
+    except (
+        zipfile.BadZipFile,
+        struct.error,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as exc:
         raise ModelFileError(
             f"{path}: expected a program written by torch.export.save, got a damaged or other file ({exc}); "
             f"save it again: {EXPORT_CALL}"
@@ -79,8 +92,10 @@ def read_program(path: Path) -> Program:
         exported.state_dict[name] = torch.nn.Parameter(value, requires_grad=False) if is_parameter else value
     for name in exported.constants:
         exported.constants[name] = values[name]
-    tensors = {name: _placed(path, name, stored) for name, stored in (archive.weights | archive.constants).items()}
-    return Program(path, exported, Checkpoint(path, tensors, ordered=True), archive.example)
+    if any(_writes(node) for node in exported.graph.nodes):
+        exported = _without_writes(path, exported)
+    tensors = {name: _placed(path, name, stored) for name, stored in {**archive.weights, **archive.constants}.items()}
+    return Program(path, exported, Checkpoint(path, tensors, ordered=True), archive.guards, archive.example)
 
 
 def _loaded(archive: Archive) -> ExportedProgram:
@@ -89,7 +104,10 @@ def _loaded(archive: Archive) -> ExportedProgram:
         for name, data in archive.files.items():
             made.writestr(f"program/{name}", data)
         made.writestr(f"program/{GRAPH}", json.dumps(archive.document))
-        for folder, prefix, tensors in (("weights", "weight_", archive.weights), ("constants", "tensor_", archive.constants)):
+        for folder, prefix, tensors in (
+            ("weights", "weight_", archive.weights),
+            ("constants", "tensor_", archive.constants),
+        ):
             entries = {name: _zeros(stored, f"{prefix}{i}") for i, (name, stored) in enumerate(tensors.items())}
             made.writestr(f"program/data/{folder}/model_{folder}_config.json", json.dumps({"config": entries}))
             for entry in entries.values():
@@ -100,8 +118,7 @@ def _loaded(archive: Archive) -> ExportedProgram:
         made.writestr(f"program/{EXAMPLE}", nothing.getvalue())
     content.seek(0)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        with quiet():
             return torch.export.load(content)
     except Exception as exc:
         line = next(iter(str(exc).splitlines()), type(exc).__name__)
@@ -109,6 +126,27 @@ def _loaded(archive: Archive) -> ExportedProgram:
         raise ModelFileError(
             f"torch {torch.__version__} cannot load this program, written by torch {written_by}: {line[:200]}; "
             "export it again with this torch, or install that one"
+        ) from exc
+
+
+def _writes(node: torch.fx.Node) -> bool:
+    """Whether an operator changes what it takes."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return any(each.alias_info is not None and each.alias_info.is_write for each in node.target._schema.arguments)
+
+
+def _without_writes(path: Path, exported: ExportedProgram) -> ExportedProgram:
+    """The same program of operators that make what they give anew, which nodes can be taken out of one by one."""
+    try:
+        with quiet():
+            functional: ExportedProgram = exported.run_decompositions({})
+            return functional
+    except Exception as exc:
+        line = next(iter(str(exc).splitlines()), type(exc).__name__)
+        raise ModelFileError(
+            f"{path}: torch {torch.__version__} cannot write this program without operators that work in place "
+            f"({line[:200]}); export it so: program = program.run_decompositions()"
         ) from exc
 
 
@@ -134,14 +172,19 @@ def _mapped(path: Path, name: str, stored: Stored) -> torch.Tensor:
     dtype, laid_out = _DTYPES[stored.dtype]
     items, item_bytes = stored.storage.size_bytes // dtype.itemsize, dtype.itemsize
     last = stored.offset + sum((size - 1) * stride for size, stride in zip(stored.sizes, stored.strides, strict=True))
-    if min((0, stored.offset, *stored.sizes, *stored.strides)) < 0 or (math.prod(stored.sizes) and last >= items):
+    if min((0, stored.offset, *stored.sizes, *stored.strides)) < 0 or (
+        torch.Size(stored.sizes).numel() and items <= last
+    ):
         raise ModelFileError(
             f"{name}: expected {last + 1} values of {item_bytes} bytes, got {items}; the file is damaged: save it again"
         )
-    if not math.prod(stored.sizes):
+    if not torch.Size(stored.sizes).numel():
         return torch.empty(stored.sizes, dtype=dtype)
-    raw = np.memmap(path, laid_out, "c", stored.storage.begin_bytes, (items,))
-    return torch.from_numpy(raw).view(dtype).as_strided(stored.sizes, stored.strides, stored.offset)
+    raw = np.memmap(path, laid_out, "r", stored.storage.begin_bytes, (items,))
+    with warnings.catch_warnings():  # nothing writes to it, and a map that could be written may not pass the memory
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        values = torch.from_numpy(raw)
+    return values.view(dtype).as_strided(stored.sizes, stored.strides, stored.offset)
 
 
 def _placed(path: Path, name: str, stored: Stored) -> StoredTensor:
@@ -151,5 +194,7 @@ def _placed(path: Path, name: str, stored: Stored) -> StoredTensor:
     dense = [math.prod(stored.sizes[i + 1 :]) for i in range(len(stored.sizes))]
     flaw = None
     if any(got != want for got, want, size in zip(stored.strides, dense, stored.sizes, strict=True) if size > 1):
-        flaw = f"expected a contiguous tensor, got strides {stored.strides}; export the model with .contiguous() weights"
+        flaw = (
+            f"expected a contiguous tensor, got strides {stored.strides}; export the model with .contiguous() weights"
+        )
     return StoredTensor(name, str(dtype).removeprefix("torch."), stored.sizes, path, begin_bytes, flaw)

@@ -1,7 +1,8 @@
 """What of an exported program's graph may reach torch's loader, which would run much of what a file says.
 
-torch evaluates shape expressions and guards, imports what pytree specs name, and takes any name under `torch`, `math` or
-`operator` for an operator. So known operators and plain arithmetic pass, and nothing else.
+torch evaluates shape expressions and guards, imports what pytree specs name, writes names into code, and takes any name
+under `torch`, `math` or `operator` for an operator. So known operators, plain arithmetic and plain names pass, and
+nothing else.
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ from repo_builder.errors import ModelFileError
 
 _TENSOR_OPERATOR = re.compile(r"torch\.ops\.(?:aten|prims)\.(\w+)\.(\w+)")
 _OUTSIDE = frozenset({"save", "from_file"})  # aten operators that touch files
-_NUMBERS = frozenset(
-    "_operator.getitem _operator.eq _operator.ne _operator.le _operator.ge _operator.lt _operator.gt _operator.neg "
-    "_operator.pos _operator.mul _operator.add _operator.sub _operator.floordiv _operator.mod _operator.pow "
-    "_operator.truediv _operator.and_ _operator.or_ _operator.lshift _operator.rshift math.trunc math.ceil math.floor "
-    "torch.sym_not torch.sym_int torch.sym_float torch.sym_ite torch.sym_max torch.sym_min torch._sym_sqrt".split()
-)
+_NUMBERS = """
+    _operator.getitem _operator.eq _operator.ne _operator.le _operator.ge _operator.lt _operator.gt _operator.neg
+    _operator.pos _operator.mul _operator.add _operator.sub _operator.floordiv _operator.mod _operator.pow
+    _operator.truediv _operator.and_ _operator.or_ _operator.lshift _operator.rshift math.trunc math.ceil math.floor
+    torch.sym_not torch.sym_int torch.sym_float torch.sym_ite torch.sym_max torch.sym_min torch._sym_sqrt
+"""
 _EXPRESSION_TOKENS = re.compile(r"\s*(?:'\w+'|[A-Za-z_]\w*|\d{1,20}(?:\.\d{1,20})?|//|<=|>=|==|!=|[-+*/(),=<>])")
-_EXPRESSION_NAMES = frozenset(
-    "Symbol Integer Float Rational Add Mul Pow Max Min Mod PythonMod FloorDiv CleanDiv CeilDiv CeilToInt FloorToInt "
-    "ToFloat TruncToInt TruncToFloat IntTrueDiv FloatTrueDiv FloatPow PowByNatural Where ModularIndexing Identity "
-    "Eq Ne Lt Le Gt Ge And Or Not Piecewise ceiling floor true false True False positive integer nonnegative real "
-    "StrictLessThan LessThan StrictGreaterThan GreaterThan Equality Unequality RoundToInt Abs precision prec".split()
-)
+_EXPRESSION_NAMES = """
+    Symbol Integer Float Rational Add Mul Pow Max Min Mod PythonMod FloorDiv CleanDiv CeilDiv CeilToInt FloorToInt
+    ToFloat TruncToInt TruncToFloat IntTrueDiv FloatTrueDiv FloatPow PowByNatural Where ModularIndexing Identity
+    Eq Ne Lt Le Gt Ge And Or Not Piecewise ceiling floor true false True False positive integer nonnegative real
+    StrictLessThan LessThan StrictGreaterThan GreaterThan Equality Unequality RoundToInt Abs precision prec
+"""
 _NAME = re.compile(r"[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*")
 _TYPES: Mapping[str, type | UnionType] = {
     "as_int": int,
     "as_ints": int,
     "as_bool": bool,
     "as_bools": bool,
-    "as_float": int | float | str,
-    "as_floats": int | float | str,
+    "as_float": int | float,
+    "as_floats": int | float,
     "min_val": int | None,
     "max_val": int | None,
     "dtype": int,
@@ -75,7 +76,9 @@ def checked_graph(document: dict[str, Any]) -> dict[str, Any]:
         "metadata": {},
         "treespec_namedtuple_fields": {},
     }
-    document |= {"guards_code": [], "verifiers": ["TRAINING"]}
+    # torch's own loader takes a range of an expression (s0 + 1) for a symbol's, and its exporter fails on that
+    ranges = {name: each for name, each in document["range_constraints"].items() if _SYMBOL.fullmatch(name)}
+    document |= {"guards_code": [], "verifiers": ["TRAINING"], "range_constraints": ranges}
     problems += _value_problems(document)
     if problems:
         raise ModelFileError(*dict.fromkeys(problems))
@@ -98,17 +101,22 @@ def _input_name(spec: Mapping[str, Any]) -> str | None:
 def _operator_problem(node: Mapping[str, Any]) -> str | None:
     target = str(node["target"])
     where = f"node {node.get('name') or target}"
+    if target.startswith("torch.ops.higher_order.wrap_with_"):
+        return (
+            f"{where}: expected straight-line operators, got a part under torch.no_grad or autocast; "
+            "inline it before torch.export.save: program = program.run_decompositions({})"
+        )
     if target.startswith("torch.ops.higher_order."):
         return (
             f"{where}: expected straight-line operators, got control flow ({target.rpartition('.')[2]}); "
             "write the branch or loop without control flow that depends on data, and export again"
         )
-    if target in _NUMBERS:
+    if target in _NUMBERS.split():
         return None
     found = _TENSOR_OPERATOR.fullmatch(target)
     if found is None or found[1] in _OUTSIDE:
         return (
-            f"{where}: expected PyTorch's own operators (aten), got {target}; write that part with PyTorch's operators, "
+            f"{where}: expected PyTorch's own operators (aten), got {target}; write it with PyTorch's operators, "
             "or decompose it: program.run_decompositions(...)"
         )
     packet = getattr(torch.ops.aten if target.startswith("torch.ops.aten.") else torch.ops.prims, found[1], None)
@@ -119,8 +127,6 @@ def _operator_problem(node: Mapping[str, Any]) -> str | None:
 
 def _value_problems(document: Mapping[str, Any]) -> Iterator[str]:
     graph = document["graph_module"]["graph"]
-    for name in document["range_constraints"]:
-        yield from _expression_problems(name)
     for values in ("tensor_values", "sym_int_values", "sym_bool_values", "sym_float_values", "custom_obj_values"):
         yield from (problem for name in graph.get(values, {}) for problem in _name_problems(name))
     for key, value in _walk(document):
@@ -128,7 +134,7 @@ def _value_problems(document: Mapping[str, Any]) -> Iterator[str]:
             yield from _expression_problems(value)
         elif key in _KINDS:
             yield f"the graph: expected tensors and numbers, got {_KINDS[key]}; export the model without it"
-        elif key in _TYPES and not all(isinstance(each, _TYPES[key]) for each in _as_list(value)):
+        elif key in _TYPES and not all(_is(each, _TYPES[key]) for each in _as_list(value)):
             yield f"the graph: {key}: expected {_TYPES[key]}, got {value!r:.80}; the file is damaged: export it again"
         elif key == "name" or key.endswith("_name"):
             yield from _name_problems(value)
@@ -142,6 +148,10 @@ def wrong_device(what: str, device: str) -> str:
         f"{what}: expected a program for the CPU, got tensors on {device}; export it there: "
         "torch.export.export(model.cpu(), cpu_inputs, ...)"
     )
+
+
+def _is(value: object, kind: type | UnionType) -> bool:
+    return isinstance(value, kind) or (kind == int | float and value in ("Infinity", "-Infinity", "NaN"))
 
 
 def _as_list(value: object) -> list[Any]:
@@ -176,15 +186,16 @@ def _expression_problems(text: object) -> Iterator[str]:
         match = _EXPRESSION_TOKENS.match(whole, place)
         token = match.group().strip() if match else ""
         word = token[:1].isalpha() or token[:1] == "_"
-        known = not word or token in _EXPRESSION_NAMES or _SYMBOL.fullmatch(token)
+        known = not word or token in _EXPRESSION_NAMES.split() or _SYMBOL.fullmatch(token)
         if not match or not known or len(whole) > _LONGEST_EXPRESSION:
-            yield f"the graph: expected shape expressions of symbols and arithmetic, got {whole[:80]!r}; export it again"
+            yield f"the graph: expected shape expressions of symbols and arithmetic, got {whole[:80]!r}"
             return
         place = match.end()
 
 
 def _flat_spec(leaves: int, *, call: bool = True) -> str:
     """A pytree spec, as torch writes it, of a flat tuple: of a call's arguments, or of what it returns."""
+
     def node(kind: str, context: str, children: list[Any]) -> dict[str, Any]:
         return {"type": f"builtins.{kind}", "context": context, "children_spec": children}
 
