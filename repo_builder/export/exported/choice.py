@@ -1,4 +1,4 @@
-"""Which parameters become tables of shards, and which look-ups in them are one; which stay in the dense graph, and why."""
+"""Which parameters become tables of shards, which of their look-ups are one, and which stay dense, and why."""
 
 from __future__ import annotations
 
@@ -56,7 +56,12 @@ class Choice:
 def choose(
     graph: ProgramGraph, sites: Sequence[Site], probes: Sequence[Probe], keep_under_bytes: int, keep: Keep
 ) -> Choice:
-    """Decide for each parameter that look-ups read; raises ModelFileError where nothing can be cut off, or keep is wrong."""
+    """Decide for each parameter that look-ups read.
+
+    Small ones stay, but not those that bags are pooled from: in ONNX an embedding bag is a loop over bags, which would
+    cost more than a shard of a few rows, and keep the rows of several queries from being scored together.
+    Raises ModelFileError where nothing can be cut off, or `keep` names what it cannot be said of.
+    """
     by_parameter: dict[str, list[Site]] = defaultdict(list)
     for site in sites:
         by_parameter[_owner(graph, site.table)].append(site)
@@ -74,7 +79,8 @@ def choose(
     kept = [_kept(graph, name, reason) for name, reason in reasons.items()]
     tables = []
     for each in joined:
-        reason = _smallness(each.table, keep_under_bytes, keep.get(each.table.name))
+        looped = any(site.offsets is not None for held in keys[each.members[0]].values() for site in held)
+        reason = _why_dense(each.table, 0 if looped else keep_under_bytes, keep.get(each.table.name))
         if reason is None:
             tables.append(each)
         kept += [_kept(graph, member, reason) for member in each.members if reason is not None]
@@ -169,14 +175,16 @@ def _check_keep(graph: ProgramGraph, keep: Keep, joined: Sequence[Joined], reaso
         if reason is not None and where == "shard":
             problems.append(f"{path}: table {name}: it cannot be cut off: {reason}; take keep: shard away")
         elif reason is None and name not in names and owner is not None:
-            problems.append(f"{path}: table {name}: its rows are part of table {owner}, as both have the same ids; name that")
+            problems.append(
+                f"{path}: table {name}: its rows are part of table {owner}, as both have the same ids; name that"
+            )
         elif reason is None and name not in names:
             problems.append(f"{path}: table {name}: expected a table of the model ({', '.join(names)}), found none")
     if problems:
         raise ModelFileError(*problems)
 
 
-def _smallness(table: Table, keep_under_bytes: int, keep: str | None) -> str | None:
+def _why_dense(table: Table, keep_under_bytes: int, keep: str | None) -> str | None:
     if keep == "dense":
         return "the spec says keep: dense"
     if keep is None and table.size_bytes < keep_under_bytes:

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 import sympy
 import torch
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.fx import Node
+from torch.utils._sympy.functions import FloorDiv
 
 from repo_builder.errors import ModelFileError
-from repo_builder.export.exported.archive import EXPORT_CALL
 from repo_builder.export.exported.program import Program
-from repo_builder.model.types import BATCH, Datatype, Tensor
 
-DATATYPES: Mapping[torch.dtype, Datatype] = {
-    torch.bool: "BOOL",
-    torch.uint8: "UINT8",
-    torch.int8: "INT8",
-    torch.int16: "INT16",
-    torch.int32: "INT32",
-    torch.int64: "INT64",
-    torch.float16: "FP16",
-    torch.float32: "FP32",
-    torch.float64: "FP64",
-    torch.bfloat16: "BF16",
-}
-
-Size = int | sympy.Expr
+Size: TypeAlias = "int | sympy.Expr"
 """A dimension: a number, or an expression of symbols."""
 
 
@@ -46,7 +32,7 @@ class Parameter:
 class ProgramGraph:
     """The graph's nodes in order, those that an output needs, and what its placeholders and outputs are.
 
-    inputs: the program's, tensors all. parameters: by placeholder. fixed: inputs that are no tensors, with their values.
+    inputs: the program's, tensors all. parameters: by placeholder. fixed: inputs that are no tensors, and their values.
     outputs: a node each, in order.
     """
 
@@ -89,12 +75,18 @@ def open_graph(program: Program) -> ProgramGraph:
             held = exported.state_dict if spec.target in exported.state_dict else exported.constants
             parameters[node] = Parameter(spec.target, held[spec.target])
         else:
-            problems.append(f"input {node.name}: expected a tensor, got {spec.arg}; make it one, or a constant of the model")
+            problems.append(
+                f"input {node.name}: expected a tensor, got {spec.arg}; make it one, or a constant of the model"
+            )
     for out in exported.graph_signature.output_specs:
         if out.kind is OutputKind.USER_OUTPUT and isinstance(out.arg, TensorArgument):
             outputs.append(by_name[out.arg.name])
+        elif out.kind is OutputKind.USER_INPUT_MUTATION:
+            continue  # clients do not see what becomes of what they sent
         elif out.kind is OutputKind.BUFFER_MUTATION:
-            problems.append(f"buffer {out.target}: the program changes it at each call; call model.eval() before the export")
+            problems.append(
+                f"buffer {out.target}: the program changes it at each call; call model.eval() before the export"
+            )
         else:
             problems.append(f"output {out.arg}: expected tensors; let the model return tensors alone")
     problems += [
@@ -112,9 +104,11 @@ def open_graph(program: Program) -> ProgramGraph:
 def _is_random(node: Node) -> bool:
     if not isinstance(node.target, torch._ops.OpOverload):
         return False
-    if node.target in (torch.ops.aten.dropout.default, torch.ops.aten.native_dropout.default):
-        return bool(argument(node, 2))
-    return torch.Tag.nondeterministic_seeded in node.target.tags and argument(node, "dropout_p", 1.0) != 0.0
+    training = argument(node, "train", argument(node, "training", True))
+    if training is False or argument(node, "dropout_p", 1.0) == 0.0:
+        return False
+    dropout = node.target in (torch.ops.aten.dropout.default, torch.ops.aten.native_dropout.default)
+    return dropout or torch.Tag.nondeterministic_seeded in node.target.tags
 
 
 def argument(node: Node, place: int | str, default: Any = None) -> Any:
@@ -147,58 +141,17 @@ def shape_of(node: Node) -> tuple[Size, ...]:
 def size_of(value: Any) -> Size:
     """A size as a number or an expression."""
     if isinstance(value, torch.SymInt):
-        expression = value.node.expr
+        expression = simple(value.node.expr)
         return int(expression) if expression.is_Integer else expression
     return int(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Names for the sizes that vary. batch: the one that a query's rows are; symbols: what each symbol is in words."""
-
-    batch: sympy.Expr
-    symbols: Mapping[sympy.Symbol, sympy.Expr]
-
-    def name(self, size: Size) -> int | str:
-        """The number, or the name: alike where equal."""
-        if isinstance(size, int):
-            return size
-        if size == self.batch:
-            return BATCH
-        words = size.subs(dict(self.symbols))
-        return int(words) if words.is_Integer else str(words)
-
-    def tensor(self, node: Node, name: str) -> Tensor:
-        """A node's tensor as clients see it."""
-        return Tensor(name, DATATYPES[node.meta["val"].dtype], tuple(self.name(size) for size in shape_of(node)))
-
-
-def named_sizes(graph: ProgramGraph) -> Sizes:
-    """Name the sizes that vary: `batch` is what outputs, else inputs, begin with; others go by input and axis.
-
-    Raises ModelFileError where none begins with one that varies: the commonest mistake at the export.
-    """
-    for nodes in (graph.outputs, graph.inputs):
-        firsts = Counter(shape_of(node)[0] for node in nodes if shape_of(node) and not isinstance(shape_of(node)[0], int))
-        if firsts:
-            break
-    else:
-        example = next((node for node in graph.inputs if shape_of(node)), None)
-        seen = f"{example.name} of shape {list(shape_of(example))}" if example is not None else "none"
-        raise ModelFileError(
-            f"{graph.program.path}: expected inputs whose batch varies, got fixed sizes ({seen}); "
-            f"name the batch at the export: {EXPORT_CALL}"
-        )
-    batch = firsts.most_common(1)[0][0]
-    symbols: dict[sympy.Symbol, sympy.Expr] = {}
-    if len(batch.free_symbols) == 1 and (rest := batch - next(iter(batch.free_symbols))).is_Integer:
-        symbols[next(iter(batch.free_symbols))] = _word(BATCH) - rest
-    for node in graph.inputs:
-        for axis, size in enumerate(shape_of(node)):
-            if isinstance(size, sympy.Symbol) and size not in symbols:
-                symbols[size] = _word(f"{node.name}_{axis}")
-    return Sizes(batch, symbols)
-
-
-def _word(name: str) -> sympy.Symbol:
-    return sympy.Symbol(name, positive=True, integer=True)
+@lru_cache(maxsize=4096)
+def simple(expression: sympy.Expr) -> sympy.Expr:
+    """An expression without roundings of what is whole: as many as arange(0, n * d, d) has are n."""
+    for rounded in expression.atoms(FloorDiv):
+        above, below = rounded.args
+        whole = sympy.cancel((above - below + 1) / below)
+        if whole.as_numer_denom()[1] == 1:
+            expression = expression.subs(rounded, whole)
+    return expression

@@ -1,4 +1,4 @@
-"""Where a look-up's ids come from: columns of a tensor, or a tensor of ragged bags; an input, or computed from inputs."""
+"""Where a look-up's ids come from: columns of a tensor, or ragged bags in one; an input, or computed from inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.fx import Node
 from repo_builder.export.exported.columns import columns_of, is_same
 from repo_builder.export.exported.graph import ProgramGraph, Size, shape_of
 from repo_builder.export.exported.lengths import find_lengths
-from repo_builder.export.exported.probe import Probe, is_fixed, origin
+from repo_builder.export.exported.probe import Probe, is_fixed, origin, read_by
 from repo_builder.export.exported.sites import Site
 from repo_builder.model.types import Columns
 
@@ -45,7 +45,7 @@ class Found:
 def find_ids(graph: ProgramGraph, probes: Sequence[Probe], site: Site) -> Found:
     """Where a look-up's ids come from: straight from an input where they are some of its elements."""
     if site.offsets is None:
-        return _a_row_each(probes, site)
+        return _a_row_each(probes, site) if site.mode == "none" else _a_bag_each(probes, site)
     if is_fixed(graph, site.offsets) and (found := _equal_bags(probes, site, site.offsets)) is not None:
         return found
     return _ragged(graph, probes, site, site.offsets)
@@ -53,17 +53,31 @@ def find_ids(graph: ProgramGraph, probes: Sequence[Probe], site: Site) -> Found:
 
 def _a_row_each(probes: Sequence[Probe], site: Site) -> Found:
     """Of the ids' dimensions the last that varies, and those before it, are rows; the others are columns."""
-    shape = shape_of(site.ids)
+    return _bags_of_shape(probes, site, shape_of(site.ids), 1)
+
+
+def _a_bag_each(probes: Sequence[Probe], site: Site) -> Found:
+    """The ids' last dimension is a bag; what is before it is taken as above."""
+    *shape, bag = shape_of(site.ids)
+    if isinstance(bag, int):
+        return _bags_of_shape(probes, site, tuple(shape), bag)
+    source = next(_sources(site.ids))
+    if shape_of(source) != (*shape, bag) or not is_same(probes, source, site.ids):
+        source = site.ids
+    return Found(source, Columns(0, 0, None), None, shape[0], 1)
+
+
+def _bags_of_shape(probes: Sequence[Probe], site: Site, shape: Sequence[Size], bag: int) -> Found:
     varying = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
     split = varying[-1] + 1 if varying else 0
     rows, count = _product(shape[:split]), int(_product(shape[split:]))
     for source in _sources(site.ids):
         # more than one that varies: they are read off the ids' tensor where the vectors get their shape back
-        if len(varying) <= 1 or shape_of(source) == shape:
-            columns = columns_of(probes, source, site.ids, rows, count, 1)
+        if len(varying) <= 1 or shape_of(source) == shape_of(site.ids):
+            columns = columns_of(probes, source, site.ids, rows, count, bag)
             if columns is not None:
                 return _by_first_size(Found(source, columns, None, rows, count))
-    return Found(site.ids, Columns(0, 1, count), None, rows, count)
+    return Found(site.ids, Columns(0, bag, count * bag), None, rows, count)
 
 
 def _equal_bags(probes: Sequence[Probe], site: Site, offsets: Node) -> Found | None:
@@ -82,9 +96,9 @@ def _equal_bags(probes: Sequence[Probe], site: Site, offsets: Node) -> Found | N
         if site.weights is None:
             return _by_first_size(Found(source, columns, None, rows, 1))
         weights = origin(site.weights)
-        if shape_of(weights) == shape_of(source) and _is_float32(weights):
-            if columns_of(probes, weights, site.weights, rows, 1, bag) == columns:
-                return _by_first_size(Found(source, columns, weights, rows, 1))
+        alike = shape_of(weights) == shape_of(source) and _is_float32(weights)
+        if alike and columns_of(probes, weights, site.weights, rows, 1, bag) == columns:
+            return _by_first_size(Found(source, columns, weights, rows, 1))
     return Found(site.ids, Columns(0, bag, bag), site.weights, rows, 1) if bag else None
 
 
@@ -95,7 +109,8 @@ def _equal_bags_of_any_size(probes: Sequence[Probe], site: Site, rows: Size) -> 
     if len(shape) != 2 or shape[0] != rows or not is_same(probes, source, site.ids):
         return None
     if weights is not None and site.weights is not None:
-        if shape_of(weights) != shape or not _is_float32(weights) or not is_same(probes, weights, site.weights):
+        alike = shape_of(weights) == shape and _is_float32(weights)
+        if not alike or not is_same(probes, weights, site.weights):
             return None
     return Found(source, Columns(0, 0, None), weights, rows, 1)
 
@@ -116,7 +131,8 @@ def _ragged(graph: ProgramGraph, probes: Sequence[Probe], site: Site, offsets: N
 
     def same(node: Node) -> Node:
         source = origin(node)
-        return source if source in graph.inputs and is_same(probes, source, node) else node
+        alone = {each for each in read_by(graph, [node]) if each in graph.inputs} == {source}
+        return source if alone and is_same(probes, source, node) else node
 
     layout = RaggedNodes(same(offsets), "ends" if site.with_last else "offsets")
     weights = site.weights and same(site.weights)
@@ -149,4 +165,4 @@ def _is_float32(node: Node) -> bool:
 
 
 def _product(sizes: Sequence[Size]) -> Size:
-    return math.prod(sizes)  # type: ignore[return-value] # numbers and expressions multiply alike
+    return math.prod(sizes)

@@ -7,7 +7,7 @@ the places at which its elements come out, at sizes of different factors, say wh
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +33,6 @@ MOVES = frozenset(
         _ATEN.slice.Tensor,
         _ATEN.select.int,
         _ATEN.narrow.default,
-        _ATEN.split.Tensor,
-        _ATEN.split_with_sizes.default,
-        _ATEN.unbind.int,
-        _ATEN.chunk.default,
         _ATEN.transpose.int,
         _ATEN.permute.default,
         _ATEN.t.default,
@@ -45,8 +41,10 @@ MOVES = frozenset(
         _ATEN.contiguous.default,
         _ATEN.detach.default,
         _ATEN.lift_fresh_copy.default,
-        operator.getitem,
     }
+)
+SPLITS = frozenset(
+    {_ATEN.split.Tensor, _ATEN.split.sizes, _ATEN.split_with_sizes.default, _ATEN.unbind.int, _ATEN.chunk.default}
 )
 _CASTS = frozenset(
     {_ATEN._to_copy.default, _ATEN.to.dtype, _ATEN.to.device, _ATEN.to.dtype_layout, _ATEN.type_as.default}
@@ -57,11 +55,10 @@ _SAFE_CASTS = frozenset({(torch.int32, torch.int64)})
 def origin(node: Node) -> Node:
     """The tensor whose elements a node has, moved about but not changed."""
     while True:
-        if node.target in MOVES:
-            before = node.args[0]
-        elif node.target in _CASTS and _keeps_values(node):
-            before = node.args[0]
-        else:
+        before = node.args[0] if node.args else None
+        if node.target is operator.getitem and isinstance(before, Node) and before.target in SPLITS:
+            before = before.args[0]
+        elif node.target not in MOVES and not (node.target in _CASTS and _keeps_values(node)):
             return node
         if not isinstance(before, Node):
             return node
@@ -132,10 +129,15 @@ def _symbols(graph: ProgramGraph) -> Iterator[sympy.Symbol]:
                 yield from sorted(size.free_symbols, key=str)
 
 
+def read_by(graph: ProgramGraph, nodes: Iterable[Node], stop: Iterable[Node] = ()) -> set[Node]:
+    """What nodes are computed from, but for what they need the sizes of only."""
+    readers = [each for each in graph.nodes if each.target in _SIZE_READERS]
+    return ancestors(nodes, stop=[*readers, *stop])
+
+
 def is_fixed(graph: ProgramGraph, node: Node) -> bool:
     """Whether a node's values depend on the inputs' sizes at most, not on what is in them."""
-    readers = [each for each in graph.nodes if each.target in _SIZE_READERS]
-    return not any(each in graph.inputs for each in ancestors([node], stop=readers))
+    return not any(each in graph.inputs for each in read_by(graph, [node]))
 
 
 _SIZE_READERS = frozenset({_ATEN.sym_size.int, _ATEN.sym_numel.default, _ATEN.sym_stride.int})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 
 import torch
 from torch.fx import Node
 
-from repo_builder.export.exported.graph import ProgramGraph, argument
+from repo_builder.export.exported.graph import ProgramGraph, argument, shape_of
 from repo_builder.model.types import Mode
 
 _ATEN = torch.ops.aten
@@ -19,7 +20,8 @@ _ATEN = torch.ops.aten
 class Site:
     """A look-up in the graph: `result` is what comes out, `operator` what does it, `table` the parameter's placeholder.
 
-    offsets: where bags begin, of a pooled one; with_last: whether the end of the last bag stands there too.
+    offsets: where bags begin; with_last: whether the end of the last stands there too. Of a pooled look-up without them
+    the ids' last dimension is a bag.
     weights: by which rows are multiplied. padding: the id that counts for none. from_end: -1 is the last row.
     flaw: why it cannot be cut off, if so.
     """
@@ -39,14 +41,28 @@ class Site:
 
 def find_sites(graph: ProgramGraph) -> list[Site]:
     """All look-ups in floating-point matrices among the parameters, in the graph's order."""
-    sites = []
+    sites, used = [], set(graph.nodes)
     for node in graph.nodes:
         if node.op == "call_function" and (read := _READERS.get(node.target)) is not None:
             site = read(node)
             held = graph.parameters.get(site.table) if site is not None else None
             if site is not None and held is not None and held.values.dim() == 2 and held.values.is_floating_point():
-                sites.append(site)
+                sites.append(_pooled_after(site, used))
     return sites
+
+
+def _pooled_after(site: Site, used: AbstractSet[Node]) -> Site:
+    """The look-up with the sum or mean over the ids' last dimension that all its vectors go into, if they do."""
+    users = [user for user in site.result.users if user in used]
+    ids = shape_of(site.ids)
+    if site.mode != "none" or len(users) != 1 or len(ids) < 2 or (len(ids) > 2 and not isinstance(ids[-1], int)):
+        return site
+    mode = _POOLED.get(users[0].target)
+    taken = users[0].args[1] if len(users[0].args) > 1 else None
+    same_dtype = users[0].meta["val"].dtype == site.result.meta["val"].dtype
+    if mode is None or taken not in ([len(ids) - 1], [-2]) or not same_dtype:
+        return site
+    return replace(site, result=users[0], mode=mode)
 
 
 def _embedding(node: Node) -> Site | None:
@@ -92,6 +108,7 @@ def _bag(node: Node) -> Site | None:
     )
 
 
+_POOLED: Mapping[object, Mode] = {_ATEN.sum.dim_IntList: "sum", _ATEN.mean.dim: "mean"}
 _READERS: Mapping[object, Callable[[Node], Site | None]] = {
     _ATEN.embedding.default: _embedding,
     _ATEN.index_select.default: _index_select,
