@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
 from repo_builder.export.exported.choice import Choice, Read
-from repo_builder.export.exported.graph import ProgramGraph, ancestors, shape_of
+from repo_builder.export.exported.graph import ProgramGraph, ancestors, shape_of, size_of
+from repo_builder.export.exported.sizes import Sizes
 
 _ATEN = torch.ops.aten
 
@@ -105,18 +106,21 @@ def _flat_call(inputs: Sequence[str], outputs: int) -> ModuleCallEntry:
     return ModuleCallEntry("", ModuleCallSignature([], [], in_spec, out_spec, forward_arg_names=list(inputs)))
 
 
-def dense_program(graph: ProgramGraph, choice: Choice) -> tuple[ExportedProgram, list[Node]]:
+def dense_program(graph: ProgramGraph, choice: Choice, sizes: Sizes) -> tuple[ExportedProgram, list[Node]]:
     """The program with the look-ups as inputs `lookup_{i}`, and which of the source's inputs it still reads."""
     results = {site.result for read in choice.reads for _, site in read.sites}
-    used = ancestors(graph.outputs, stop=results) - results
+    counts = _counts(graph, choice, sizes)
+    used = ancestors(graph.outputs, stop=[*results, *counts]) - results - set(counts)
     cutter = Cutter(graph)
     inputs = cutter.inputs(used)
     widths = {name: shape[1] for name, shape in _shapes(graph).items()}
     looked_up = []
     for i, read in enumerate(choice.reads):
         table = choice.tables[read.table].table
-        shape = [*_symbolic(read.sites[0][1].result)[:-1], table.format.dim]
+        shape = [*list(_symbolic(graph, sizes, read.sites[0][1].result))[:-1], table.format.dim]
         looked_up.append(cutter.new_input(f"lookup_{i}", shape, torch.float32))
+    for count, (place, axis) in counts.items():
+        cutter.stands_for(count, cutter.call(_ATEN.sym_size.int, looked_up[place], axis))
     for read, node in zip(choice.reads, looked_up, strict=True):
         members = choice.tables[read.table].members
         for member, site in read.sites:
@@ -124,6 +128,19 @@ def dense_program(graph: ProgramGraph, choice: Choice) -> tuple[ExportedProgram,
             cutter.stands_for(site.result, _part(cutter, node, read, begin, widths[members[member]], site.result))
     cutter.copy_all(used)
     return cutter.program([cutter.copied(node) for node in graph.outputs]), inputs
+
+
+def _counts(graph: ProgramGraph, choice: Choice, sizes: Sizes) -> dict[Node, tuple[int, int]]:
+    """Nodes that read a size which a look-up's vectors have too, and where: so no ids are needed for their number."""
+    known = {
+        sizes.name(size): (place, axis)
+        for place, read in enumerate(choice.reads)
+        for axis, size in enumerate(shape_of(read.sites[0][1].result)[:-1])
+        if not isinstance(size, int)
+    }
+    readers = (node for node in graph.nodes if node.target is _ATEN.sym_size.int)
+    names = {node: sizes.name(size_of(node.meta["val"])) for node in readers}
+    return {node: known[name] for node, name in names.items() if name in known}
 
 
 def _part(cutter: Cutter, node: Node, read: Read, begin: int, width: int, result: Node) -> Node:
@@ -139,26 +156,32 @@ def _part(cutter: Cutter, node: Node, read: Read, begin: int, width: int, result
     return node
 
 
-def _symbolic(node: Node) -> Sequence[Any]:
-    return list(node.meta["val"].shape)
+def _symbolic(graph: ProgramGraph, sizes: Sizes, node: Node) -> Iterator[Any]:
+    """A node's shape, in the sizes of the inputs where they are theirs."""
+    known = {size_of(each): each for given in reversed(graph.inputs) for each in given.meta["val"].shape}
+    for each in node.meta["val"].shape:
+        size = sizes.batch if sizes.is_batch(size_of(each)) else size_of(each)
+        yield known.get(size, each)
 
 
 def _shapes(graph: ProgramGraph) -> Mapping[str, tuple[int, ...]]:
     return {name: tensor.shape for name, tensor in graph.program.weights.tensors.items() if len(tensor.shape) == 2}
 
 
-def ids_program(graph: ProgramGraph, wanted: Sequence[Node]) -> tuple[ExportedProgram, list[Node]]:
-    """The program that computes some integer tensors (and weights), and which of the source's inputs it reads."""
+def ids_program(graph: ProgramGraph, wanted: Sequence[Node]) -> ExportedProgram:
+    """The program that computes some integer tensors (and weights)."""
     used = ancestors(wanted)
     cutter = Cutter(graph)
-    inputs = cutter.inputs(used)
+    cutter.inputs(used)
     cutter.copy_all(used)
     outputs = []
     for node in wanted:
         dtype = ids_dtype(node)
         same = node.meta["val"].dtype == dtype
-        outputs.append(cutter.copied(node) if same else cutter.call(_ATEN._to_copy.default, cutter.copied(node), dtype=dtype))
-    return cutter.program(outputs), inputs
+        outputs.append(
+            cutter.copied(node) if same else cutter.call(_ATEN._to_copy.default, cutter.copied(node), dtype=dtype)
+        )
+    return cutter.program(outputs)
 
 
 def ids_dtype(node: Node) -> torch.dtype:
