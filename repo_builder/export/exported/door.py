@@ -121,14 +121,6 @@ class ExportedSource:
         check_ids(folder / files[0], self.model.ids_graph, self._query, self._tensors(self._query))
         return files
 
-    def write_whole(self, folder: Path) -> Sequence[str]:
-        """As `Source` says: a program is no ONNX."""
-        return []
-
-    def ids(self, inputs: Query) -> Query:
-        """As `Source` says."""
-        return self._tensors(inputs)
-
     def answers(self, inputs: Query) -> Mapping[str, NDArray[Any]]:
         """As `Source` says."""
         problems = list(query_problems(self.model.inputs, inputs))
