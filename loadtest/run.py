@@ -8,13 +8,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from repo_builder.documents import read_document, schema_problems
+from repo_builder.documents import format_problems, read_document, schema_problems
 from repo_builder.errors import InputError
 from repo_builder.output import write_whole
 
 Tool = Literal["perf_analyzer", "locust"]
 LoadKind = Literal["concurrency", "request_rate"]
 Percentile = Literal[95, 99]
+FORMAT = 1
+"""Of run files; one of another number is refused by name."""
+
 NOT_ENDED = "it had not come to its end when this was written"
 
 
@@ -101,7 +104,7 @@ class Run:
 
     def to_json(self) -> str:
         """The run file's text."""
-        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False) + "\n"
 
 
 def write_run(path: Path, run: Run) -> None:
@@ -112,11 +115,13 @@ def write_run(path: Path, run: Run) -> None:
 def read_run(path: Path) -> Run:
     """Read a run file; raises InputError with one line a mistake."""
     document: Any = read_document(path, InputError)
-    problems = schema_problems(document, "run.schema.json")
+    problems = format_problems(document, FORMAT, "measure again, or read it with the version that wrote it")
+    problems = problems or schema_problems(document, "run.schema.json")
     if problems:
         raise InputError(*(f"{path}: {problem}" for problem in problems))
     points = tuple(_point(point) for point in document.get("points", ()))
     timeline = tuple(Sample(**sample) for sample in document.get("timeline", ()))
+    document.pop("format", None)
     return Run(**{**document, "command": tuple(document["command"]), "points": points, "timeline": timeline})
 
 

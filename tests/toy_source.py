@@ -128,6 +128,9 @@ class ToySource:
         _save(folder, nodes, (FEATURES, SHIFT), (FIRST_ID, COMPUTED), [half, spread])
         return ["model.onnx"]
 
+    def write_whole(self, folder: Path) -> Sequence[str]:
+        return []
+
     def write_dense(self, partials: Sequence[Partial], folder: Path) -> Sequence[str]:
         graph = _Graph()
         vectors = ["price", *(self._vector(graph, place, partials) for place in range(len(self.model.lookups)))]

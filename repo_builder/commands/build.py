@@ -44,7 +44,8 @@ def add(commands: Commands) -> None:
         choices=["single", "fleet", "model-wise"],
         default="single",
         help="single: one server, one ensemble; fleet: a repository and a server for each service; model-wise: one "
-        "server that holds every table whole, to compare with (default: %(default)s)",
+        "server that holds every table whole, to compare with: an ONNX file as it is, any other model in our kernels "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--shard-backend",

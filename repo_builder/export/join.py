@@ -35,8 +35,8 @@ def join_partials(cut: onnx.ModelProto, model: Model, partials: Sequence[Partial
     divisors = [group for group in range(len(model.groups)) if model.has_means(group)]
     _check(model, partials, [divisors_name(group) for group in divisors])
     added = {partial.name for partial in partials} | {divisors_name(group) for group in divisors}
-    prefix = _free_prefix(_names(graph) | added)
-    _rename(graph, {name: f"{prefix}was_{name}" for name in sorted(_names(graph) & added)})
+    prefix = free_prefix("joined_", all_names(graph) | added)
+    rename_tensors(graph, {name: f"{prefix}was_{name}" for name in sorted(all_names(graph) & added)})
     before = _Joined(model, partials, prefix, _opset(cut))
     looked_up = {lookup_name(place) for place in range(len(model.lookups))}
     inputs = [entry for entry in graph.input if entry.name not in looked_up]
@@ -273,14 +273,14 @@ def _misplaced(model: Model, partial: Partial) -> Iterator[str]:
         end = begin + width
 
 
-def _names(graph: onnx.GraphProto) -> set[str]:
+def all_names(graph: onnx.GraphProto) -> set[str]:
     """Every name of a tensor or a node, in sub-graphs too."""
     names = {entry.name for entry in (*graph.input, *graph.output, *graph.initializer, *graph.value_info)}
     names |= {entry.values.name for entry in graph.sparse_initializer}
     for node in graph.node:
         names |= {node.name, *node.input, *node.output}
         for inner in _inner(node):
-            names |= _names(inner)
+            names |= all_names(inner)
     return names
 
 
@@ -289,15 +289,15 @@ def _inner(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from ([attribute.g] if attribute.HasField("g") else attribute.graphs)
 
 
-def _free_prefix(names: set[str]) -> str:
-    """What no name begins with."""
-    prefix = "joined_"
+def free_prefix(prefix: str, names: set[str]) -> str:
+    """The prefix, after as many `_` as it takes for no name to begin with it."""
     while any(name.startswith(prefix) for name in names):
         prefix = f"_{prefix}"
     return prefix
 
 
-def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+def rename_tensors(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Give tensors within a graph other names, in its sub-graphs too; not its inputs and outputs."""
     if not names:
         return
     for entry in (*graph.initializer, *graph.value_info):
@@ -308,4 +308,4 @@ def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
         for inner in _inner(node):
-            _rename(inner, names)
+            rename_tensors(inner, names)

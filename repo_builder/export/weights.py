@@ -66,6 +66,10 @@ class DlrmSource:
         """See Source.write_ids; a DLRM's ids come as they are."""
         return []
 
+    def write_whole(self, folder: Path) -> Sequence[str]:
+        """See Source.write_whole; a DLRM has pooled bags."""
+        return []
+
     def ids(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """See Source.ids."""
         return inputs

@@ -67,6 +67,13 @@ class Source(Protocol):
     def write_ids(self, folder: Path) -> Sequence[str]:
         """Write the ids graph as `model.onnx` into a folder, where the model has one; the files' names."""
 
+    def write_whole(self, folder: Path) -> Sequence[str]:
+        """Write the whole model as `model.onnx` into a folder, where its owner has it so; the files' names, else none.
+
+        It is what the cut model is measured against. Where bags are pooled an export to ONNX makes loops of them, which
+        would flatter us: a model that comes otherwise is measured against our own kernels, uncut.
+        """
+
     def ids(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """The tensors that look-ups name, of a query: its own, and those that the ids graph makes of them."""
 

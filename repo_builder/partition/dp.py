@@ -9,7 +9,7 @@ Complexity: as written, O(s_max * N^2). The paper coarsens the rows into bins; h
 provably hold every optimal cut.
 
 With a great many replicas, some hundreds at the least, and more than SMALL_ROWS rows that may be too much work. Then
-replicas are counted in lots of 4, 16, 64 ...: each service gets less than a lot more of them than in the optimum.
+replicas are counted in lots of 4, 16, 64 ...: the cost is under that of the optimum with a lot more of each service.
 
 Where rows differ in size, a service may be left with room for part of a large row, and the proof of `chain.py` holds
 only up to that. There the recurrence is run over the rows near the cuts found, and the grid: all rows up to

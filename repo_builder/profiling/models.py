@@ -142,6 +142,9 @@ class _Source:
     def write_ids(self, folder: Path) -> Sequence[str]:
         return self._source.write_ids(folder)
 
+    def write_whole(self, folder: Path) -> Sequence[str]:
+        return []
+
     def ids(self, inputs: Arrays) -> Arrays:
         return self._source.ids(inputs)
 

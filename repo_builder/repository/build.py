@@ -17,6 +17,9 @@ VERSION is a number made of the build's weights and cuts. The router asks for it
 shard of two builds, as they meet in a rolling update, never make a score together: it is an error, and the router
 looks for a replica of its own build.
 
+The layout `model-wise`, the baseline, has one embedding service with all tables; a model that its owner has in ONNX is
+served as it is there, DIR/NAME/1/model.onnx, and nothing else.
+
 It is built in a temporary folder and renamed: an error or a stop leaves what was there before untouched.
 """
 
@@ -40,8 +43,8 @@ from repo_builder.repository.design import FIRST_VERSION, Design
 from repo_builder.repository.embeddings import write_bytes
 from repo_builder.repository.files import new_folder
 from repo_builder.repository.manifest import MANIFEST, FileEntry, Layout, Manifest, describe, entry_of
-from repo_builder.repository.proof import Trial
-from repo_builder.repository.small_files import checksums, small_files
+from repo_builder.repository.proof import Trial, proof_of_whole
+from repo_builder.repository.small_files import checksums, small_files, whole_files
 from repo_builder.repository.weights import write_weights
 from repo_builder.spec import Spec
 
@@ -71,13 +74,19 @@ def build(
     batch, samples = spec.serving.batch, source.samples()
     queries = draw_queries(spec.model, hotness, max(1, SAMPLE_ROWS // batch), batch, seed=0, samples=samples)
     with new_folder(target) as folder, ThreadPoolExecutor(1) as pool:
-        files = _write_ids(design, source, folder)
-        trial = Trial(design, source, samples, queries, folder)
-        files += write_weights(design, source, hotness, folder, pool, progress, trial.see)
-        proof = trial.proof()
-        version = _version(files) if design.arrangement.versioned else FIRST_VERSION
-        files = _numbered(design, files, version, folder)
-        for path, data in small_files(design, queries, shard_backend, version):
+        files = _write_whole(design, source, folder)
+        if files:
+            proof = proof_of_whole(design, source, samples, queries, folder)
+            small = whole_files(design, queries)
+        else:
+            files = _write_ids(design, source, folder)
+            trial = Trial(design, source, samples, queries, folder)
+            files += write_weights(design, source, hotness, folder, pool, progress, trial.see)
+            proof = trial.proof()
+            version = _version(files) if design.arrangement.versioned else FIRST_VERSION
+            files = _numbered(design, files, version, folder)
+            small = small_files(design, queries, shard_backend, version)
+        for path, data in small:
             files.append(write_bytes(folder, path, data, pool))
         for path, data in checksums(design, files):
             files.append(write_bytes(folder, path, data, pool))
@@ -91,6 +100,19 @@ def _check_backend(design: Design, shard_backend: configs.ShardBackend) -> None:
     native = any(configs.is_native(held.service, shard_backend) for held in design.wiring)
     if native and configs.sends_halves(design):
         raise SpecError("fleet.sums_dtype: expected fp32 for native shards, got fp16; or use --shard-backend python")
+
+
+def _write_whole(design: Design, source: Source, folder: Path) -> list[FileEntry]:
+    """Where nothing is to be cut and the source has it so, the whole model as one of Triton's; the new files."""
+    if not design.arrangement.uncut:
+        return []
+    path = f"{design.spec.name}/{FIRST_VERSION}"
+    (folder / path).mkdir(parents=True)
+    files = [entry_of(folder, f"{path}/{name}") for name in source.write_whole(folder / path)]
+    if not files:
+        (folder / path).rmdir()
+        (folder / path).parent.rmdir()
+    return files
 
 
 def _write_ids(design: Design, source: Source, folder: Path) -> list[FileEntry]:

@@ -77,6 +77,23 @@ def ensemble_config(design: Design) -> pb.ModelConfig:
     return config
 
 
+def whole_config(design: Design) -> pb.ModelConfig:
+    """The whole model in ONNX, as its owner would serve it: rows of several queries are joined where that can be."""
+    model = design.model
+    joins = design.joins and all(len(tensor.shape) > 1 for tensor in (*model.inputs, *model.outputs))
+    config = _base(design.spec.name, design.metadata, MAX_BATCH_ROWS if joins else 0)
+    config.backend = "onnxruntime"
+    for items, tensors in ((config.input, model.inputs), (config.output, model.outputs)):
+        for tensor in tensors:
+            dims = _dims(tensor.shape)[int(joins) :]
+            _set_dims(items.add(name=tensor.name), tensor, dims, [] if tensor.shape == () else dims)
+    _place(config, design.dense, design.arrangement)
+    if joins:
+        config.dynamic_batching.SetInParent()
+    config.parameters["intra_op_thread_count"].string_value = "1"
+    return config
+
+
 def ids_configs(design: Design) -> list[pb.ModelConfig]:
     """The ids graph in ONNX, where the model has one."""
     graph = design.model.ids_graph

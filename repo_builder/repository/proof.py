@@ -23,7 +23,7 @@ from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import ExportError, InputError
 from repo_builder.model.arrays import Arrays, has_rows
 from repo_builder.model.source import Source, divisors_name
-from repo_builder.repository.design import Design
+from repo_builder.repository.design import FIRST_VERSION, Design
 from repo_builder.repository.looked_up import LookedUp
 from repo_builder.repository.manifest import Proof
 from repo_builder.repository.wiring import SUMS, at_shard, on_wire, pieces
@@ -133,12 +133,7 @@ class Trial:
                     f"{own.shape} of what was written; {_REPORT}"
                 )
             differences[tensor.name] = _difference(own.reshape(answer.shape), answer, np.abs(answer.astype(np.float64)))
-        for name, difference in differences.items():
-            if not difference <= TOLERANCE:
-                raise ExportError(
-                    f"output {name}: what was written differs by {difference:.1e} from the whole model's answers on "
-                    f"samples, though all look-ups agree; {_REPORT}"
-                )
+        _refuse_outputs(differences)
         return list(differences.values())
 
     def _partials(self, sums: Mapping[tuple[int, int], NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
@@ -155,6 +150,27 @@ class Trial:
                 for begin, end, columns in pieces(self._design.model, share, whole):
                     joined[:, end : end + columns] += own[:, begin : begin + columns]
         return found
+
+
+def proof_of_whole(design: Design, source: Source, samples: Arrays | None, queries: QueryFile, folder: Path) -> Proof:
+    """That a whole model which was copied answers as its owner's; raises ExportError where it does not."""
+    inputs = queries.first(ROWS) if samples is None else _first(design, samples)
+    found, answers = _run(folder / design.spec.name / FIRST_VERSION, inputs), source.answers(inputs)
+    differences = {
+        name: _difference(found[name].reshape(own.shape), own, np.abs(own.astype(np.float64)))
+        for name, own in answers.items()
+    }
+    _refuse_outputs(differences)
+    return Proof(_sha256(inputs), max(differences.values()))
+
+
+def _refuse_outputs(differences: Mapping[str, float]) -> None:
+    for name, difference in differences.items():
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                f"output {name}: what was written differs by {difference:.1e} from the whole model's answers on "
+                f"samples, though all look-ups agree; {_REPORT}"
+            )
 
 
 def _first(design: Design, samples: Arrays) -> Arrays:
@@ -184,6 +200,7 @@ def _run(folder: Path, inputs: Arrays) -> dict[str, NDArray[Any]]:
         errors.InvalidGraph,
         errors.NotImplemented,
         errors.RuntimeException,
+        ValueError,
     ) as exc:
         raise ExportError(f"{folder.parent.name}: what was written does not run on samples: {exc}; {_REPORT}") from exc
 

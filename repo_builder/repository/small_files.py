@@ -34,6 +34,13 @@ def small_files(
             yield f"{design.arrangement.repository(held.service)}{path}", data
 
 
+def whole_files(design: Design, queries: QueryFile) -> Iterator[tuple[str, bytes]]:
+    """The same where the whole model is one of Triton's."""
+    yield PLAN, plan_to_json(design.plan).encode()
+    yield QUERIES, queries.to_bytes()
+    yield _config_file(configs.whole_config(design))
+
+
 def _frontend_files(design: Design, version: str) -> Iterator[tuple[str, bytes]]:
     router = configs.router_config(design)
     for config in (configs.ensemble_config(design), *configs.ids_configs(design), router, configs.dense_config(design)):

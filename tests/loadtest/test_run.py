@@ -45,6 +45,7 @@ def test_a_run_is_read_as_it_was_written(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
+        ({"format": 2}, "format: expected 1, got 2; measure again"),
         ({"tool": "wrk"}, "tool: expected one of perf_analyzer, locust"),
         ({"percentile": 90}, "percentile: expected one of 95, 99"),
         ({"points": [{}]}, r"points\[0\]\.load_kind: expected this field"),

@@ -87,7 +87,7 @@ def a_bad_sample(source: ToySource) -> None:
     ("kind", "change", "error", "told"),
     [
         ("toy", other_dense_weights, ExportError, r"output watch: what was written differs by [\d.e-]+ from the whole"),
-        ("rows", another_input, ExportError, "toy_dense: what was written does not run on samples: .* mine"),
+        ("rows", another_input, ExportError, "toy_dense: what was written does not run on samples: .*'mine'"),
         ("toy", not_a_number, ExportError, "output click: what was written differs by nan"),
         ("rows", another_shape, ExportError, r"output click: expected shape \(11, 1\) on samples, .* got \(11,\)"),
         ("ids", other_ids, ExportError, "ids computed: the written ids graph makes others of samples than the model"),

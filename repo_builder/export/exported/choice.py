@@ -58,6 +58,8 @@ def choose(
 ) -> Choice:
     """Decide for each parameter that look-ups read.
 
+    Small ones stay, but not those that bags are pooled from: in ONNX an embedding bag is a loop over bags, which would
+    cost more than a shard of a few rows, and keep the rows of several queries from being scored together.
     Raises ModelFileError where nothing can be cut off, or `keep` names what it cannot be said of.
     """
     by_parameter: dict[str, list[Site]] = defaultdict(list)
@@ -77,7 +79,8 @@ def choose(
     kept = [_kept(graph, name, reason) for name, reason in reasons.items()]
     tables = []
     for each in joined:
-        reason = _smallness(each.table, keep_under_bytes, keep.get(each.table.name))
+        looped = any(site.offsets is not None for held in keys[each.members[0]].values() for site in held)
+        reason = _why_dense(each.table, 0 if looped else keep_under_bytes, keep.get(each.table.name))
         if reason is None:
             tables.append(each)
         kept += [_kept(graph, member, reason) for member in each.members if reason is not None]
@@ -181,7 +184,7 @@ def _check_keep(graph: ProgramGraph, keep: Keep, joined: Sequence[Joined], reaso
         raise ModelFileError(*problems)
 
 
-def _smallness(table: Table, keep_under_bytes: int, keep: str | None) -> str | None:
+def _why_dense(table: Table, keep_under_bytes: int, keep: str | None) -> str | None:
     if keep == "dense":
         return "the spec says keep: dense"
     if keep is None and table.size_bytes < keep_under_bytes:

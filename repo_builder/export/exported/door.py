@@ -43,7 +43,8 @@ def open_exported(path: Path, name: str, samples: Path | None, keep_under_bytes:
     """Open a program written by `torch.export.save`, and cut it at its look-ups; nothing of its file is run.
 
     samples: an .npz with an array an input, else the program's example inputs. Tables of less than keep_under_bytes
-    stay in the dense graph, but for those that `keep` says otherwise of, by name. Raises ModelFileError.
+    stay in the dense graph, but for those of bags and those that `keep` says otherwise of, by name. Raises
+    ModelFileError.
     """
     graph = open_graph(read_program(path))
     sizes = named_sizes(graph)
@@ -119,6 +120,10 @@ class ExportedSource:
         files = write_onnx(made, folder)
         check_ids(folder / files[0], self.model.ids_graph, self._query, self._tensors(self._query))
         return files
+
+    def write_whole(self, folder: Path) -> Sequence[str]:
+        """As `Source` says: a program is no ONNX."""
+        return []
 
     def ids(self, inputs: Query) -> Query:
         """As `Source` says."""

@@ -77,11 +77,13 @@ def check_dense(
 ) -> None:
     """Raise ExportError where the written graph, fed the samples' partial sums, answers otherwise than the program."""
     run = session(path)
-    inputs = {tensor.name: tensors[tensor.name] for tensor in model.dense.inputs}
-    inputs |= partial_sums(model, partials, found)
+    inputs: Query = {
+        **{tensor.name: tensors[tensor.name] for tensor in model.dense.inputs},
+        **partial_sums(model, partials, found),
+    }
     queries = [(inputs, answers)]
-    if model.dense.batched:  # a query of one row, too
-        queries.append(tuple({name: values[:1] for name, values in each.items()} for each in (inputs, answers)))  # type: ignore[arg-type]
+    if model.dense.batched:
+        queries.append((_first_row(inputs), _first_row(answers)))
     for fed, wanted in queries:
         for name, got in zip(wanted, run.run(list(wanted), fed), strict=True):
             error = difference(wanted[name], np.asarray(got))
@@ -92,10 +94,14 @@ def check_dense(
                 )
 
 
+def _first_row(query: Query) -> Query:
+    return {name: values[:1] for name, values in query.items()}
+
+
 def partial_sums(
     model: Model, partials: Sequence[Partial], found: Sequence[LookedUp]
 ) -> dict[str, NDArray[np.float32]]:
-    """The partials and divisors of a query: each holder has half of what is left, by which nothing is rounded."""
+    """The partials and divisors of a query: each holder of a look-up has half of what the ones before it left."""
     holders = {i: [p.name for p in partials if i in p.columns] for i in range(len(model.lookups))}
     fed: dict[str, NDArray[np.float32]] = {}
     for partial in partials:

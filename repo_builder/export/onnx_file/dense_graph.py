@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx
 from onnx import TensorProto, helper
 
-from repo_builder.export.join import lookup_name
+from repo_builder.export.join import all_names, free_prefix, lookup_name
 from repo_builder.export.onnx_file.cut import Cut, Found
 from repo_builder.export.onnx_file.graph import Graph, Size
 from repo_builder.export.onnx_file.sites import Site
@@ -66,7 +66,7 @@ class _Glue:
         self.nodes: list[onnx.NodeProto] = []
         self.numbers: list[TensorProto] = []
         self._graph = graph
-        self._prefix = graph.free_prefix("looked_up_")
+        self._prefix = free_prefix("looked_up_", all_names(graph.model.graph))
         for place, found in enumerate(cut.lookups):
             columns = dims(graph, cut, found.table)
             parts = [lookup_name(place)]

@@ -19,7 +19,8 @@ from repo_builder.export.onnx_file.costs import flops, parameter_bytes
 from repo_builder.export.onnx_file.cut import Cut, Found, Keep, cut
 from repo_builder.export.onnx_file.dense_graph import dense_graph, dims, ids_graph, lookup_shape
 from repo_builder.export.onnx_file.graph import Graph
-from repo_builder.export.onnx_file.read import read_without_weights
+from repo_builder.export.onnx_file.hoist import hoist_look_ups
+from repo_builder.export.onnx_file.read import plain, read_without_weights
 from repo_builder.export.onnx_file.run import DATATYPES, RUNTIME_ERRORS, Arrays, Session
 from repo_builder.export.onnx_file.samples import drawn, first_rows, read_samples, sizes_of
 from repo_builder.export.onnx_file.source import OnnxSource
@@ -51,8 +52,10 @@ def open_onnx(
     """
     path = path.resolve() if path.is_symlink() else path  # what lies in it is read from its folder
     lean = read_without_weights(path)
-    graph = Graph(lean, path.parent, name_symbols(lean.graph, path))
-    inputs = tuple(_tensor(path, graph, entry) for entry in lean.graph.input)
+    model = plain(lean, path)
+    hoist_look_ups(model.graph, path.parent)
+    graph = Graph(model, path.parent, name_symbols(model.graph, path))
+    inputs = tuple(_tensor(path, graph, entry) for entry in model.graph.input)
     whole = _session(lean, path)
     try:
         found = cut(graph, keep_under_bytes, keep)
@@ -72,6 +75,8 @@ def _tensor(path: Path, graph: Graph, entry: onnx.ValueInfoProto) -> Tensor:
         raise ModelFileError(
             f"{path}: input {entry.name}: expected numbers, got {named}; do what takes them before the model"
         )
+    if not entry.type.tensor_type.HasField("shape"):
+        raise ModelFileError(f"{path}: input {entry.name}: expected a shape, got none; export the model with shapes")
     return Tensor(entry.name, DATATYPES[kind], tuple(size.dimension for size in graph.shapes[entry.name]))
 
 

@@ -168,13 +168,6 @@ class Graph:
             waiting = later
         return ordered
 
-    def free_prefix(self, prefix: str) -> str:
-        """A prefix, after as many `_` as it takes for no name of the graph to begin with it."""
-        names = {*self.inputs, *self.outputs, *self.initializers, *self.made_by, *self.read_by}
-        while any(name.startswith(prefix) for name in names):
-            prefix = f"_{prefix}"
-        return prefix
-
     def dtype(self, name: str) -> np.dtype[Any]:
         """A tensor's numbers, as NumPy calls them."""
         return helper.tensor_dtype_to_np_dtype(self.types[name])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from repo_builder.export.onnx_file.graph import ONE_MORE, Graph, Shape, Size
 from repo_builder.export.onnx_file.probe import INTEGERS, drawn_numbers, drawn_sizes, moved, numbers_at, session_between
 from repo_builder.export.onnx_file.read import node_name
+from repo_builder.export.onnx_file.run import RUNTIME_ERRORS
 from repo_builder.export.onnx_file.sites import BoundsKind, Site
 from repo_builder.export.onnx_file.wraps import wrapped, wrapped_from
 from repo_builder.model.types import Columns, Ragged
@@ -215,13 +216,16 @@ def _columns(
     last: the ids' last dimension. table_rows: what may have been added to ids below zero.
     """
     found = []
-    session = None if tensor == ids else session_between(graph, [tensor], ids)
+    try:
+        session = None if tensor == ids else session_between(graph, [tensor], ids)
+    except RUNTIME_ERRORS:  # what lies between cannot be run alone
+        return None
     for seed in _SEEDS:
         rng = np.random.default_rng(seed)
         sizes = drawn_sizes(graph, rng)
         rows, shape = bags.rows.at(sizes), numbers_at(graph.shapes[tensor], sizes)
         if tensor == ids and (rows is None or shape is None):
-            return Columns(0, bags.bag or -1, None if bags.bag is None else bags.count * bags.bag)
+            return Columns(0, bags.bag or 0, None if bags.bag is None else bags.count * bags.bag)
         if rows is None or shape is None:
             return None
         drawn = drawn_numbers(graph, tensor, shape, rng)
@@ -236,7 +240,7 @@ def _columns(
     begin, taken, width = first
     if bags.bag is None:
         whole = begin == 0 and taken == width and other[1] == other[2]
-        return Columns(0, -1, None) if whole and graph.shapes[tensor][-1:] == last else None
+        return Columns(0, 0, None) if whole and graph.shapes[tensor][-1:] == last else None
     return Columns(begin, bags.bag, width) if first == other and taken == bags.count * bags.bag else None
 
 

@@ -1,4 +1,4 @@
-"""Sums and means of bags that torch's exporter writes as a loop: nn.EmbeddingBag, and TorchRec's collections.
+"""Sums and means of bags that torch's exporters write as a loop: nn.EmbeddingBag, and TorchRec's collections.
 
     Gather ── Mul(a weight an id) ── Loop(over bags: the sum of the rows from one bound to the next) ── Concat ── Cast
 
@@ -77,7 +77,9 @@ def _way(graph: Graph, site: Site) -> _Way | None:
 
 
 def _end_of(graph: Graph, sequence: str) -> str | None:
-    """The matrix of all that a loop has put in a sequence."""
+    """The matrix of all that a loop has made: it stacked it itself, or put it in a sequence."""
+    if graph.types.get(sequence) == TensorProto.FLOAT:
+        return sequence
     node = only_reader(graph, sequence)
     if node is None or node.op_type != "ConcatFromSequence":
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path, PurePosixPath
@@ -10,15 +11,19 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, inliner, numpy_helper
+from onnx import TensorProto, helper, inliner, numpy_helper, version_converter
 
 from repo_builder.errors import ModelFileError
+from repo_builder.export.join import all_names, free_prefix, rename_tensors
 from repo_builder.export.onnx_file.wire import lean_message
 
 MAX_OPSET = 21
 """The newest that onnxruntime 1.19 reads, Triton 2.51's."""
 
-MIN_OPSET = 13
+CUT_OPSET = 13
+"""The oldest that a graph is cut in: older ones are converted to it."""
+
+MIN_OPSET = 7
 _HALF_BYTES = {TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1}
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 
@@ -26,8 +31,8 @@ _DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 def read_without_weights(path: Path) -> onnx.ModelProto:
     """Parse a model; large tensors are external ones, in the file itself or in others of its folder.
 
-    Constants are initializers, functions are inlined, and what only readers look at is dropped. Raises ModelFileError
-    where the file is none of ONNX, a tensor lies elsewhere, or an operator or opset is one that Triton cannot serve.
+    Raises ModelFileError where the file is none of ONNX, a tensor lies elsewhere, or an operator or opset is one that
+    Triton cannot serve.
     """
     try:
         model: onnx.ModelProto = onnx.ModelProto.FromString(lean_message(path))
@@ -40,14 +45,44 @@ def read_without_weights(path: Path) -> onnx.ModelProto:
     if not model.graph.node or not model.opset_import:
         raise ModelFileError(f"{path}: expected an ONNX model with nodes, got none; export it again")
     _refuse(path, (problem for tensor in tensors(model.graph) for problem in _misplaced(tensor, path)))
-    if model.functions:
-        model = inliner.inline_local_functions(model)
-    _refuse(path, _unknown_operators(model))
+    _refuse(path, _unknown_operators(inliner.inline_local_functions(model) if model.functions else model))
     _refuse(path, _wrong_opset(model))
-    _constants_to_initializers(model.graph)
-    _drop_unread(model.graph)
-    _strip(model.graph)
     return model
+
+
+def plain(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The same model with constants as initializers, functions inlined, and without what no output needs.
+
+    It has opset 13 or later. Raises ModelFileError where it cannot be converted to that.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    if made.functions:
+        made = inliner.inline_local_functions(made)
+    if (opset := _opset(made)) < CUT_OPSET:
+        try:
+            made = version_converter.convert_version(made, CUT_OPSET)
+        except (RuntimeError, version_converter.ConvertError) as exc:
+            raise ModelFileError(
+                f"{path}: expected opset {CUT_OPSET} to {MAX_OPSET}, or one that can be converted, got {opset} and: "
+                f"{str(exc).strip().splitlines()[0]}; export the model with opset_version=18"
+            ) from exc
+    _constants_to_initializers(made.graph)
+    _drop_unread(made.graph)
+    _strip(made.graph)
+    _free_lookup_names(made.graph, path)
+    return made
+
+
+def _free_lookup_names(graph: onnx.GraphProto, path: Path) -> None:
+    """Rename what is called as look-ups are in the cut graph (`lookup_name`)."""
+    names = all_names(graph)
+    taken = sorted(name for name in names if re.fullmatch(r"lookup_\d+", name))
+    fixed = [entry.name for entry in (*graph.input, *graph.output) if entry.name in taken]
+    if fixed:
+        raise ModelFileError(f"{path}: {fixed[0]}: expected inputs and outputs not called lookup_N; rename it")
+    prefix = free_prefix("was_", names)
+    rename_tensors(graph, {name: f"{prefix}{name}" for name in taken})
 
 
 def _refuse(path: Path, problems: Iterator[str]) -> None:
@@ -151,12 +186,16 @@ def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _wrong_opset(model: onnx.ModelProto) -> Iterator[str]:
-    opset = next((int(each.version) for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
+    opset = _opset(model)
     if not MIN_OPSET <= opset <= MAX_OPSET:
         yield (
             f"opset_import: expected opset {MIN_OPSET} to {MAX_OPSET}, the newest of Triton 2.51's onnxruntime 1.19, "
             f"got {opset}; export the model with opset_version=18"
         )
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next((int(each.version) for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
 
 
 def node_name(node: onnx.NodeProto) -> str:

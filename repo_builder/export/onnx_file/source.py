@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from repo_builder.export.join import join_partials
 from repo_builder.export.onnx_file.check import partial_sums, refuse_difference
 from repo_builder.export.onnx_file.cut import Cut
 from repo_builder.export.onnx_file.graph import Graph
+from repo_builder.export.onnx_file.read import external_place, is_external, tensors
 from repo_builder.export.onnx_file.run import RUNTIME_ERRORS, Arrays, Session
 from repo_builder.export.onnx_file.samples import check_query
 from repo_builder.export.onnx_file.stored_tables import StoredTables
-from repo_builder.export.onnx_file.write import write_model
+from repo_builder.export.onnx_file.wire import lean_message
+from repo_builder.export.onnx_file.write import FILE, write_model
 from repo_builder.model.source import Partial
 from repo_builder.model.types import Model, Table
 
@@ -74,6 +77,17 @@ class OnnxSource:
     def write_ids(self, folder: Path) -> Sequence[str]:
         """Write the ids graph, where there is one."""
         return write_model(self._ids, self._path.parent, folder) if self._ids is not None else ()
+
+    def write_whole(self, folder: Path) -> Sequence[str]:
+        """Copy the file itself, and what lies beside it."""
+        shutil.copyfile(self._path, folder / FILE)
+        stored = onnx.ModelProto.FromString(lean_message(self._path))
+        places = {external_place(each)[0] for each in tensors(stored.graph) if is_external(each)}
+        beside = sorted(places - {self._path.name})
+        for name in beside:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._path.parent / name, folder / name)
+        return [FILE, *beside]
 
     def ids(self, inputs: Arrays) -> Arrays:
         """The query's tensors, and those that the ids graph makes of them."""

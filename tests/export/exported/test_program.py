@@ -183,7 +183,8 @@ def test_code_that_is_not_needed_is_left_out(name: str, small: Path, tmp_path: P
     inputs = torch.tensor([1, 2, 3]), torch.rand(3, 4)
     want = torch.export.load(small).module()(*inputs)
     with quiet(), torch.no_grad():
-        assert torch.equal(program.exported.module(check_guards=True)(*inputs), want)
+        (got,) = program.exported.module(check_guards=True)(*inputs)
+    assert torch.equal(got, want)
     assert not marker.exists()
     assert (program.example is None) == (name == "example inputs")
 
@@ -219,6 +220,7 @@ class Views(nn.Module):
         return self.low[ids] + self.high[ids] + nn.functional.embedding(ids, self.turned)
 
 
+@pytest.mark.filterwarnings("ignore:No complete tensor found")  # torch's own, where all weights are views
 def test_views_and_strides(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Views()

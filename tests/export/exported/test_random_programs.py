@@ -21,7 +21,7 @@ WIDTH = 12
 class Feature(nn.Module):
     """One look-up of a random kind, in one of some tables, with ids from one of the inputs; gives (rows, some)."""
 
-    def __init__(self, rng: np.random.Generator, tables: list[nn.Embedding]) -> None:
+    def __init__(self, rng: np.random.Generator, tables: list[nn.Module]) -> None:
         super().__init__()
         self.tables = tables  # a plain list: they are the program's, which others read too
         self.table = int(rng.integers(len(tables)))
@@ -58,7 +58,7 @@ class Random(nn.Module):
         super().__init__()
         rng = np.random.default_rng(seed)
         self.tables = nn.ModuleList(nn.Embedding(24, int(rng.choice([1, 4, 6]))) for _ in range(3))
-        self.features = nn.ModuleList(Feature(rng, list(self.tables)) for _ in range(FEATURES))  # type: ignore[arg-type]
+        self.features = nn.ModuleList(Feature(rng, list(self.tables)) for _ in range(FEATURES))
         self.layer, self.top = nn.LazyLinear(8), nn.Linear(8, 1)
         self.with_numbers, self.outputs = bool(rng.integers(2)), int(rng.integers(1, 4))
 

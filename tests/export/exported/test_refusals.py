@@ -64,6 +64,17 @@ class Training(nn.Module):
         return self
 
 
+class NoGrad(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        with torch.no_grad():
+            scale = ids.float().cos().unsqueeze(1)
+        return self.table(ids) * scale
+
+
 @torch.library.custom_op("elasticrec_tests::twice", mutates_args=())
 def twice(values: Tensor) -> Tensor:
     return values * 2
@@ -92,6 +103,7 @@ def opened(path: Path, **options: Any) -> object:
 @pytest.mark.parametrize(
     ("model", "shapes", "said"),
     [
+        (NoGrad, None, r"got a part under torch\.no_grad or autocast; inline it .*program\.run_decompositions\(\{\}\)"),
         (Plain, None, r"expected look-ups in tables .*, found none in \d+ nodes; serve such a model whole"),
         (Tied, None, r"no table is left .*words \[20, 4\] stays dense: node \w+ \(aten\.\w+\.default\) reads it too"),
         (Branch, None, r"node cond: expected straight-line operators, got control flow \(cond\); write the branch"),
@@ -100,7 +112,7 @@ def opened(path: Path, **options: Any) -> object:
             None,
             r"node twice: expected PyTorch's own operators \(aten\), got torch\.ops\.elasticrec_tests\.twice",
         ),
-        (Training, None, r"node dropout: it draws random numbers .*; call model\.eval\(\) before the export"),
+        (Training, None, r"node (native_)?dropout: it draws random numbers .*; call model\.eval\(\) before the export"),
         (
             Ranker,
             (None,),

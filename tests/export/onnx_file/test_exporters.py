@@ -98,7 +98,7 @@ def test_a_ranker(kind: str, tmp_path: Path) -> None:
     assert {name: (each.ids.layout, each.mode, each.count) for name, each in found.items()} == {
         "fields.0.weight": (Columns(0, 1, 3), "none", 1),
         "fields.1.weight": (Columns(1, 1, 3), "none", 1),
-        "items.weight": (Columns(0, -1, None), "sum", 1),
+        "items.weight": (Columns(0, 0, None), "sum", 1),
         "tags.weight": (Columns(0, 1, 3), "none", 3),
     }
     assert found["items.weight"].ids.weights is None
@@ -211,6 +211,41 @@ def split_query(rows: int) -> dict[str, NDArray[Any]]:
     rng = np.random.default_rng(rows)
     lengths = rng.integers(0, 4, (2, rows))
     return {"values": rng.integers(0, 100, lengths.sum()), "lengths": lengths}
+
+
+class OldBags(nn.Module):
+    """What the older exporter can write of EmbeddingBags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fixed = nn.EmbeddingBag(300, 8, mode="sum")
+        self.ragged = nn.EmbeddingBag(100, 4, mode="mean")
+        self.head = nn.Linear(12, 1)
+
+    def forward(self, fixed: torch.Tensor, ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.head(torch.cat([self.fixed(fixed), self.ragged(ids, offsets)], dim=1)))
+
+
+def old_bags_query(rows: int) -> dict[str, NDArray[Any]]:
+    rng = np.random.default_rng(rows)
+    sizes = rng.integers(0, 4, rows)
+    fixed, ids = rng.integers(0, 300, (rows, 5)), rng.integers(0, 100, sizes.sum())
+    return {"fixed": fixed, "ids": ids, "offsets": np.cumsum([0, *sizes[:-1]])}
+
+
+def test_look_ups_in_loops(tmp_path: Path) -> None:
+    """The older exporter looks up a bag at a time in a loop, as DLRM's own script writes it."""
+    path, rows = tmp_path / "model.onnx", {0: "batch"}
+    dynamic = {"fixed": rows, "ids": {0: "ids"}, "offsets": rows}
+    torch.manual_seed(0)
+    export(OldBags(), old_bags_query(3), path, "torchscript", dynamic)
+    source = open_onnx(path, "toy", None, 0, {})
+    assert {lookup.name: (lookup.ids.layout, lookup.mode) for lookup in source.model.lookups} == {
+        "fixed.weight": (Columns(0, 5, 5), "sum"),
+        "ragged.weight": (Ragged("offsets", "offsets"), "mean"),
+    }
+    assert source.model.dense.batched
+    prove(source, path, [old_bags_query(rows) for rows in (1, 4, 9)], tmp_path)
 
 
 @pytest.mark.slow

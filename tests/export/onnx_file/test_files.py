@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, version_converter
 
+from repo_builder.errors import ModelFileError
 from repo_builder.export.layers import CHUNK_BYTES
 from repo_builder.export.onnx_file import open_onnx, write
 from repo_builder.export.onnx_file.read import is_external, read_without_weights, tensors, values
@@ -89,6 +90,34 @@ def test_a_table_in_a_constant_node(tmp_path: Path) -> None:
     source = opened(make(nodes, {"ids": (INT64, ("N",))}, {"y": (FLOAT, ("N", DIM))}, {}), tmp_path)
     np.testing.assert_array_equal(read_tables(source)[0], table(3000, DIM))
     prove(source, tmp_path / "model.onnx", [{"ids": np.array([0, 2999])}], tmp_path)
+
+
+@pytest.mark.parametrize("opset", [9, 11, 12])
+def test_an_old_opset(opset: int, tmp_path: Path) -> None:
+    """It is converted, as axes were attributes once."""
+    nodes = [
+        node("Gather", ["W", "ids"], "g"),
+        node("ReduceSum", ["g"], "s", axes=[1], keepdims=0),
+        node("Unsqueeze", ["s"], "u", axes=[1]),
+        node("Squeeze", ["u"], "y", axes=[1]),
+    ]
+    model = make(nodes, {"ids": (INT64, ("N", 3))}, {"y": (FLOAT, ("N", DIM))}, {"W": table(3000, DIM)}, opset)
+    source = opened(model, tmp_path)
+    assert source.model.lookups[0].mode == "sum"
+    prove(source, tmp_path / "model.onnx", [{"ids": np.array([[0, 2999, 5]])}], tmp_path)
+
+
+def test_an_old_opset_that_cannot_be_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no adapter\nfor it")
+
+    monkeypatch.setattr(version_converter, "convert_version", fail)
+    nodes = [node("Gather", ["W", "ids"], "y")]
+    model = make(nodes, {"ids": (INT64, ("N",))}, {"y": (FLOAT, ("N", DIM))}, {"W": table(9, DIM)}, 9)
+    with pytest.raises(
+        ModelFileError, match="expected opset 13 to 21, or one that can be converted, got 9 and: no ada"
+    ):
+        opened(model, tmp_path)
 
 
 def test_weights_that_are_inputs_too(tmp_path: Path) -> None:

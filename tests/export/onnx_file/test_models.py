@@ -227,6 +227,21 @@ def test_a_transposed_table_stays(tmp_path: Path) -> None:
         opened(make(nodes[:2], {"ids": (INT64, ("N",))}, {"y": (FLOAT, ("N", DIM))}, arrays), tmp_path)
 
 
+def test_tensors_that_are_called_as_look_ups(tmp_path: Path) -> None:
+    nodes = [
+        node("Gather", ["W", "ids"], "lookup_0"),
+        node("Neg", ["lookup_0"], "looked_up_0"),
+        node("Add", ["looked_up_0", "lookup_0"], "joined_0"),
+        node("Abs", ["joined_0"], "y"),
+    ]
+    source = opened(make(nodes, {"ids": (INT64, ("N",))}, {"y": (FLOAT, ("N", DIM))}, {"W": table(9, DIM)}), tmp_path)
+    prove(source, tmp_path / "model.onnx", [{"ids": np.arange(4)}], tmp_path)
+    nodes = [node("Gather", ["W", "lookup_3"], "y")]
+    model = make(nodes, {"lookup_3": (INT64, ("N",))}, {"y": (FLOAT, ("N", DIM))}, {"W": table(9, DIM)})
+    with pytest.raises(ModelFileError, match="lookup_3: expected inputs and outputs not called lookup_N"):
+        opened(model, tmp_path)
+
+
 def test_samples_are_what_is_tried(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(deep_fm().SerializeToString())

@@ -168,7 +168,7 @@ def cases() -> dict[str, Case]:
     found["mean_of_any_length"] = (
         one([gather, node("ReduceMean", ["g", "one"], "y", keepdims=0)], ("N", "L")),
         lambda n: {"ids": ids_like(n, n + 2)},
-        {"mode": "mean", "layout": Columns(0, -1, None), "shape": (BATCH, DIM), "batched": True},
+        {"mode": "mean", "layout": Columns(0, 0, None), "shape": (BATCH, DIM), "batched": True},
     )
     found["weights"] = (
         one(
@@ -201,7 +201,7 @@ def cases() -> dict[str, Case]:
             arrays={"zero": np.array(0), "low": np.array(1, np.float32)},
         ),
         lambda n: {"ids": ids_like(n, n + 1, low=0)},
-        {"mode": "sum", "weights": None, "padding": 0, "layout": Columns(0, -1, None), "batched": True},
+        {"mode": "sum", "weights": None, "padding": 0, "layout": Columns(0, 0, None), "batched": True},
     )
     found["mask_by_matrix_product"] = (
         one(
