@@ -75,7 +75,7 @@ class ExportedSource:
     def _measured(self, model: Model) -> Model:
         """With what only a query shows: how many ids and rows there are, and what the dense graph costs."""
         try:
-            tensors = self._tensors(self._query)
+            tensors = self.ids(self._query)
             found = self._look_up(model, tensors)
             answers = whole_answers(self._graph, self._query)
         except InputError as exc:
@@ -104,7 +104,7 @@ class ExportedSource:
         if self._onnx is None:
             self._onnx = to_onnx(self._cut, model.dense.inputs, model.outputs, str(self._path))
         files = write_onnx(join_partials(self._onnx, model, partials), folder)
-        tensors = self._tensors(self._query)
+        tensors = self.ids(self._query)
         found = self._look_up(model, tensors)
         check_dense(
             folder / files[0], model, partials, tensors, found, self.answers(self._query), tolerance(self._graph)
@@ -118,8 +118,23 @@ class ExportedSource:
         program = ids_program(self._graph, list(self._computed.values()))
         made = to_onnx(program, self.model.ids_graph.inputs, self.model.ids_graph.outputs, str(self._path))
         files = write_onnx(made, folder)
-        check_ids(folder / files[0], self.model.ids_graph, self._query, self._tensors(self._query))
+        check_ids(folder / files[0], self.model.ids_graph, self._query, self.ids(self._query))
         return files
+
+    def write_whole(self, folder: Path) -> Sequence[str]:
+        """As `Source` says: a program is no ONNX."""
+        return []
+
+    def ids(self, inputs: Query) -> Query:
+        """As `Source` says."""
+        values = self._graph.run(self._computed.values(), feeds_of(self._graph, inputs)) if self._computed else {}
+        computed = {
+            name: to_numpy(values[node]).astype(
+                np.float32 if values[node].is_floating_point() else values[node].numpy().dtype
+            )
+            for name, node in self._computed.items()
+        }
+        return {**inputs, **computed}
 
     def answers(self, inputs: Query) -> Mapping[str, NDArray[Any]]:
         """As `Source` says."""
@@ -132,17 +147,6 @@ class ExportedSource:
     def samples(self) -> Query:
         """As `Source` says."""
         return self._query
-
-    def _tensors(self, query: Query) -> dict[str, NDArray[Any]]:
-        """All tensors that look-ups name, and the inputs."""
-        values = self._graph.run(self._computed.values(), feeds_of(self._graph, query)) if self._computed else {}
-        computed = {
-            name: to_numpy(values[node]).astype(
-                np.float32 if values[node].is_floating_point() else values[node].numpy().dtype
-            )
-            for name, node in self._computed.items()
-        }
-        return {**query, **computed}
 
     def _look_up(self, model: Model, tensors: Query) -> list[LookedUp]:
         rows = [joined_rows(self._graph, joined.members) for joined in self._choice.tables]
