@@ -36,6 +36,7 @@ from repo_builder.access.hotness import Hotness
 from repo_builder.access.progress import Progress, silent
 from repo_builder.access.queries import draw_queries
 from repo_builder.errors import SpecError
+from repo_builder.export.scalars import serve_scalars
 from repo_builder.model.source import Source
 from repo_builder.partition.plan import Plan, plan_sha256
 from repo_builder.repository import configs
@@ -108,20 +109,25 @@ def _write_whole(design: Design, source: Source, folder: Path) -> list[FileEntry
         return []
     path = f"{design.spec.name}/{FIRST_VERSION}"
     (folder / path).mkdir(parents=True)
-    files = [entry_of(folder, f"{path}/{name}") for name in source.write_whole(folder / path)]
-    if not files:
+    names = source.write_whole(folder / path)
+    if not names:
         (folder / path).rmdir()
         (folder / path).parent.rmdir()
-    return files
+        return []
+    serve_scalars(folder / path / "model.onnx", (*design.model.inputs, *design.model.outputs))
+    return [entry_of(folder, f"{path}/{name}") for name in names]
 
 
 def _write_ids(design: Design, source: Source, folder: Path) -> list[FileEntry]:
     """The ids graph, where the model has one; the new files."""
-    if source.model.ids_graph is None:
+    graph = source.model.ids_graph
+    if graph is None:
         return []
     path = design.front_folder("ids")
     (folder / path).mkdir(parents=True)
-    return [entry_of(folder, f"{path}/{name}") for name in source.write_ids(folder / path)]
+    names = source.write_ids(folder / path)
+    serve_scalars(folder / path / "model.onnx", (*graph.inputs, *graph.outputs))
+    return [entry_of(folder, f"{path}/{name}") for name in names]
 
 
 def _version(files: Sequence[FileEntry]) -> str:

@@ -86,7 +86,7 @@ def whole_config(design: Design) -> pb.ModelConfig:
     for items, tensors in ((config.input, model.inputs), (config.output, model.outputs)):
         for tensor in tensors:
             dims = _dims(tensor.shape)[int(joins) :]
-            _set_dims(items.add(name=tensor.name), tensor, dims, [] if tensor.shape == () else dims)
+            _set_dims(items.add(name=tensor.name), tensor, dims, dims)
     _place(config, design.dense, design.arrangement)
     if joins:
         config.dynamic_batching.SetInParent()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.progress import Progress
+from repo_builder.export.scalars import serve_scalars
 from repo_builder.model.source import Source
 from repo_builder.repository.design import Design
 from repo_builder.repository.embeddings import Seen, write_embeddings
@@ -55,6 +56,7 @@ def write_weights(
             dense = design.folder(design.dense)
             (folder / dense).mkdir(parents=True)
             names = source.write_dense(design.sums, folder / dense)
+            serve_scalars(folder / dense / "model.onnx", (*design.model.dense.inputs, *design.model.outputs))
             return [*tables.result(), *(entry_of(folder, f"{dense}/{name}") for name in names)]
         except BaseException:
             stop.set()

@@ -66,3 +66,40 @@ def test_the_file_itself_is_served_and_answers_as_the_cut_model(folder: Path, tm
     assert {path.name for path in (whole / "m/1").iterdir()} == {"model.onnx", "m.data"}
     assert (whole / "m/1/model.onnx").read_bytes() == (folder / "m.onnx").read_bytes()
     assert {path.name for path in whole.iterdir()} == {"m", "manifest.json", "plan.json", "queries.npz"}
+
+
+def test_what_has_no_dimensions_is_of_one_in_triton(tmp_path: Path) -> None:
+    """A scalar in and one out, cut and whole: Triton takes none of a model that does not batch."""
+    rows = np.random.default_rng(0).standard_normal((ROWS, 16)).astype(np.float32)
+    inputs = [
+        helper.make_tensor_value_info("ids", TensorProto.INT64, ["n"]),
+        helper.make_tensor_value_info("scale", TensorProto.FLOAT, []),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("scaled", TensorProto.FLOAT, ["n", 16]),
+        helper.make_tensor_value_info("most", TensorProto.FLOAT, []),
+    ]
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["rows"], "look"),
+        helper.make_node("Mul", ["rows", "scale"], ["scaled"]),
+        helper.make_node("ReduceMax", ["scaled"], ["most"], keepdims=0),
+    ]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(rows, "table")])
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
+    (tmp_path / "m.yaml").write_text(
+        "{name: m, model: {source: onnx, path: m.onnx}, access: {source: powerlaw, locality: 0.9},"
+        " serving: {target_qps: 50}}\n"
+    )
+    query = {"ids": np.array([5, 7, 5, ROWS - 1]), "scale": np.array([2.5], np.float32)}
+    for layout in ("single", "model-wise"):
+        repository = tmp_path / layout
+        assert main(["build", str(tmp_path / "m.yaml"), "--layout", layout, "-o", str(repository)]) == 0
+        with serving(repository, tmp_path / f"{layout}.log") as server:
+            answers = infer("grpc", server.grpc, "m", query)
+        np.testing.assert_allclose(answers["scaled"], 2.5 * rows[query["ids"]], rtol=1e-6)
+        np.testing.assert_allclose(answers["most"], [2.5 * rows[query["ids"]].max()], rtol=1e-6)
+    for path in (tmp_path / "single/m_dense/1/model.onnx", tmp_path / "model-wise/m/1/model.onnx"):
+        served = onnx.load(path).graph
+        for entry in (*served.input, *served.output):
+            assert entry.type.tensor_type.shape.dim, entry.name
