@@ -133,8 +133,6 @@ def build_all(folder: Path, name: str, files: Files) -> tuple[Spec, list[str]]:
         "access": {"source": "powerlaw", "locality": 0.9},
         "serving": {"target_qps": 400, "batch": BATCH},
     }
-    if name == "dlrm_v2":
-        document["keep_under_bytes"] = 0  # as its example says
     spec = parse_spec(document, folder / "spec.yaml")
     hotness, source = load_hotness(spec), open_source(spec)
     profile = Profile("80 MB a service", DEFAULT_PROFILE.service_time, 80_000_000, DEFAULT_DENSE_TIME)
