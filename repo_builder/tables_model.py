@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.markup import escape
 from rich.table import Table as Printed
 
+from repo_builder.model.arrays import shape_text
 from repo_builder.model.types import Columns, Lookup, Model
 from repo_builder.tables import plain_table, size
 
@@ -56,11 +55,6 @@ def kept_table(model: Model) -> Printed:
     printed.columns[-1].justify = "left"
     printed.columns[-1].no_wrap = False
     return printed
-
-
-def shape_text(shape: Sequence[int | str]) -> str:
-    """[batch, 23]."""
-    return f"[{', '.join(map(str, shape))}]"
 
 
 def _columns(lookup: Lookup) -> str:

@@ -55,6 +55,9 @@ class IdSource(Protocol):
         """The ids of those bags, one after another: so many in all."""
 
 
+_REMEDY = "name recorded requests in the spec (samples: requests.npz, an array an input)"
+
+
 def draw_queries(
     model: Queried, hotness: Hotness, queries: int, batch: int, seed: int, samples: Arrays | None = None
 ) -> QueryFile:
@@ -286,7 +289,7 @@ class _Filling:
         missing = [lookup.name for lookup in self._model.lookups if lookup not in self._lookups]
         if missing and not self._samples:
             raise InputError(
-                f"queries: {missing[0]}: its ids are computed from inputs that no accesses tell; samples are needed"
+                f"queries: {missing[0]}: its ids are computed from inputs that no accesses tell; {_REMEDY}"
             )
         for lookup in self._lookups:
             tensor = self._inputs[lookup.ids.tensor]
@@ -301,9 +304,7 @@ class _Filling:
         """A part of an input's shape in each query."""
         unknown = [size for size in shape if isinstance(size, str) and size not in self._sizes]
         if unknown:
-            raise InputError(
-                f"inputs: {tensor.name}: nothing tells how large its dimension {unknown[0]} is; samples are needed"
-            )
+            raise InputError(f"inputs: {tensor.name}: nothing tells how large its dimension {unknown[0]} is; {_REMEDY}")
         return tuple(self._sizes[size] if isinstance(size, str) else size for size in shape)
 
 

@@ -5,10 +5,7 @@ Every weight, the interaction's order and the sums of the partials are in the gr
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +18,9 @@ from repo_builder.errors import ExportError
 from repo_builder.export.dense_module import DenseModule, dense_module
 from repo_builder.export.layers import DenseWeights, Partial
 from repo_builder.export.reference import score_pooled
+from repo_builder.export.torch_onnx import OPSET, clean, quiet
 from repo_builder.model.dlrm import Dlrm
 from repo_builder.model.source import DIVISORS
-
-OPSET = 18
-"""The exporter's native opset; every onnxruntime since 1.14 reads it, and Triton 2.51's is 1.19."""
 
 MAX_FILE_BYTES = 2**31 - 1
 """The most a protobuf message, and so an ONNX file without external data, can hold."""
@@ -46,7 +41,7 @@ def export_dense(dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial],
     _check_partials(dlrm, partials)
     _check_size(weights)
     module = dense_module(dlrm, weights, partials).eval()
-    model = _clean(_traced(module, dlrm, partials))
+    model = clean(_traced(module, dlrm, partials))
     try:
         onnx.checker.check_model(model, full_check=True)
     except ValidationError as exc:
@@ -91,7 +86,7 @@ def _check_size(weights: DenseWeights) -> None:
 def _traced(module: DenseModule, dlrm: Dlrm, partials: Sequence[Partial]) -> onnx.ModelProto:
     batch = {0: torch.export.Dim("batch")}
     inputs = _example(dlrm, partials, _TRACE_BATCH)
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             module,
             tuple(inputs),
@@ -106,34 +101,6 @@ def _traced(module: DenseModule, dlrm: Dlrm, partials: Sequence[Partial]) -> onn
     if program is None:
         raise ExportError("torch.onnx.export: expected a program, got None")
     model: onnx.ModelProto = program.model_proto
-    return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter off the console, and its known warnings from becoming errors; everything else passes."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns that torchvision, which we do not use, is not installed
-    try:
-        with warnings.catch_warnings():
-            # torch's own export code copies LeafSpec objects, which torch deprecated
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
-            # one name for the batch of all inputs is what we want
-            warnings.filterwarnings("ignore", "# The axis name: batch will not be used", UserWarning)
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _clean(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop what a runtime does not need: stack traces with the building machine's paths, and intermediate shapes."""
-    graph = model.graph
-    del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
-    model.doc_string = graph.doc_string = ""
-    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
-        del item.metadata_props[:]
-        item.doc_string = ""
     return model
 
 

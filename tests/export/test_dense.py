@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from repo_builder.errors import ExportError
 from repo_builder.export import dense as dense_export
-from repo_builder.export.dense import OPSET, export_dense
+from repo_builder.export.dense import export_dense
 from repo_builder.export.layers import DenseWeights, Partial
+from repo_builder.export.torch_onnx import OPSET
 from repo_builder.export.weights import open_weights
 from repo_builder.model.dlrm import Dlrm
 from repo_builder.model.interaction import Cross, Projection

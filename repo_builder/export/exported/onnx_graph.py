@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -14,10 +11,8 @@ from onnxruntime import InferenceSession, SessionOptions
 from torch.export import ExportedProgram
 
 from repo_builder.errors import ExportError
+from repo_builder.export.torch_onnx import OPSET, clean, quiet
 from repo_builder.model.types import Tensor
-
-OPSET = 18
-"""The exporter's native opset; every onnxruntime since 1.14 reads it."""
 
 _ONNX_TYPES = {
     "BOOL": onnx.TensorProto.BOOL,
@@ -52,7 +47,7 @@ def to_onnx(
     for tensor in (*inputs, *outputs):
         entry = own.get(tensor.name) or model.graph.input.add()
         entry.CopyFrom(onnx.helper.make_tensor_value_info(tensor.name, _ONNX_TYPES[tensor.datatype], tensor.shape))
-    return _clean(model)
+    return clean(model)
 
 
 def output_names(program: ExportedProgram, what: str) -> list[str]:
@@ -78,25 +73,6 @@ def _exported(program: ExportedProgram, what: str, *, optimize: bool) -> torch.o
     return made
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep torch's exporter off the console, and its known warnings from becoming errors; everything else passes."""
-    loggers = [
-        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir")
-    ]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)  # they warn of what we do not use, and of symbols that a program does not need
-    try:
-        with warnings.catch_warnings():
-            # torch's own export code copies LeafSpec objects, which torch deprecated
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def name_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
     """Give the outputs these names, in order, which other values may have until now."""
     inner = {name for node in graph.node for name in node.output} | {tensor.name for tensor in graph.initializer}
@@ -119,21 +95,6 @@ def _rename(graph: onnx.GraphProto, new: Mapping[str, str]) -> None:
         node.output[:] = [new.get(name, name) for name in node.output]
         for attribute in node.attribute:
             _rename(attribute.g, new)
-
-
-def _clean(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop what a runtime does not need: stack traces with the building machine's paths, and intermediate shapes."""
-    graph = model.graph
-    del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
-    model.doc_string = graph.doc_string = ""
-    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
-        del item.metadata_props[:]
-        item.doc_string = ""
-    for function in model.functions:
-        del function.metadata_props[:], function.value_info[:]
-        for node in function.node:
-            del node.metadata_props[:]
-    return model
 
 
 def write_onnx(model: onnx.ModelProto, folder: Path) -> list[str]:

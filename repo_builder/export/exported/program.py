@@ -24,9 +24,9 @@ from torch.export import ExportedProgram
 
 from repo_builder.errors import ModelFileError
 from repo_builder.export.exported.archive import EXAMPLE, EXPORT_CALL, GRAPH, Archive, Stored, read_archive
-from repo_builder.export.exported.onnx_graph import quiet
 from repo_builder.export.exported.trusted import number_of_inputs
 from repo_builder.export.stored import Checkpoint, StoredTensor
+from repo_builder.export.torch_onnx import quiet
 
 # the archive's numbers for dtypes (ScalarType in torch/_export/serde/schema.py): torch's, and numpy's as it lies there
 _DTYPES: Mapping[int, tuple[torch.dtype, str]] = {

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional
 
-from repo_builder.export.exported.onnx_graph import quiet
+from repo_builder.export.torch_onnx import quiet
 
 Query = dict[str, NDArray[Any]]
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from repo_builder.errors import ExportError
 from repo_builder.export.exported import onnx_graph, open_exported
-from repo_builder.export.exported.onnx_graph import quiet
+from repo_builder.export.torch_onnx import quiet
 from repo_builder.model.source import Source
 from repo_builder.model.types import BATCH, Columns, Group, Ids, Ragged
 from tests.export.exported.oracle import Cut, assert_same, partials_of

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from repo_builder.errors import ModelFileError
-from repo_builder.export.exported.onnx_graph import quiet
 from repo_builder.export.exported.program import read_program
+from repo_builder.export.torch_onnx import quiet
 from tests.export.exported.programs import save
 
 Change = Callable[[bytes], bytes]
