@@ -6,8 +6,8 @@ pytest=$1
 others=$(mktemp)
 trap 'rm -f "$others"' EXIT
 echo "tests without servers run beside those with servers; their report comes last"
-nice "$pytest" -m "not server and not long and not soak" >"$others" 2>&1 &
-$pytest -m "server and not long and not soak"
+nice "$pytest" -m "not server and not long and not soak and not zoo" >"$others" 2>&1 &
+$pytest -m "server and not long and not soak and not zoo"
 servers=$?
 wait $!
 without=$?
