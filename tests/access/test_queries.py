@@ -211,7 +211,7 @@ def test_bags_as_long_as_their_dimension() -> None:
 
 def test_a_dimension_that_nothing_tells_is_named() -> None:
     model = replace(DLRM, inputs=(*DLRM.inputs, Tensor("image", "FP32", (BATCH, "pixels"))))
-    with pytest.raises(InputError, match="inputs: image: nothing tells how large its dimension pixels is; name recorded"):
+    with pytest.raises(InputError, match="inputs: image: nothing tells how large its dimension pixels is; name"):
         draw_queries(model, HOTNESS, 1, 8, 0)
 
 
