@@ -105,5 +105,5 @@ def test_order_is_the_same_on_every_platform_and_release() -> None:
 def test_load_hotness_takes_locality_and_seed_from_the_spec() -> None:
     wanted = spec([table("a", 100)], Access("powerlaw", locality=0.8, seed=3))
     hotness = load_hotness(wanted)
-    assert hotness.cdf(wanted.tables[0])[10] == pytest.approx(0.8)
-    assert np.array_equal(hotness.order(wanted.tables[0]), PowerLawHotness(0.8, 3).order(table("a", 100)))
+    assert hotness.cdf(wanted.model.tables[0])[10] == pytest.approx(0.8)
+    assert np.array_equal(hotness.order(wanted.model.tables[0]), PowerLawHotness(0.8, 3).order(table("a", 100)))
