@@ -134,7 +134,8 @@ def test_a_full_shm_refuses_large_calls_aloud_and_fails_none_that_fit(fleet: Run
         before = answered(second)
         with load(fleet.spec, fleet.frontend, clients=3, rows=500) as seen:
             time.sleep(0.5)
-            assert "Failed to increase the shared memory pool size" in refusal(fleet, second, large)
+            # where the calls do not meet in the server there is room for each
+            eventually(lambda: "Failed to increase the shared memory pool size" in refusal(fleet, second, large), 60)
             time.sleep(1)
         assert seen.answers > 50 and not seen.errors and not seen.wrong
         assert answered(second) > before + 10
