@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import yaml
+
 from repo_builder.model.dlrm import Dlrm
 from repo_builder.model.file import FileSource
 
@@ -19,7 +21,7 @@ serving: {target_qps: 100, batch: 32, sla_ms: 400}     # guessed: queries/s, row
 def model_file_spec(name: str, source: FileSource, path: Path) -> str:
     """The spec of a model file; `path` as the spec's folder sees it."""
     return (
-        f"name: {name}\nmodel: {{source: {source}, path: {_text(str(path))}}}\n"
+        f"name: {_word(name)}\nmodel: {{source: {source}, path: {_text(str(path))}}}\n"
         "# samples: requests.npz     # an array an input: requests to prove the cut with, and to draw queries from\n"
         f"{_TRAFFIC}"
     )
@@ -31,7 +33,7 @@ def dlrm_spec(name: str, dlrm: Dlrm, path: Path, ordered: bool) -> str:
 
 
 def _dlrm_lines(name: str, dlrm: Dlrm, path: Path, ordered: bool) -> Iterator[str]:
-    yield f"name: {name}"
+    yield f"name: {_word(name)}"
     yield f"dense_features: {dlrm.dense_features}"
     yield f"bottom_mlp: {_list(dlrm.bottom_mlp)}"
     yield f"top_mlp: {_list(dlrm.top_mlp)}"
@@ -47,6 +49,11 @@ def _dlrm_lines(name: str, dlrm: Dlrm, path: Path, ordered: bool) -> Iterator[st
     for table in dlrm.tables:
         yield f"  - {{name: {_text(table.name)}, rows: {table.rows}, dim: {table.dim}, pooling: {table.pooling}}}"
     yield f"weights: {{source: {dlrm.weights.source}, path: {_text(str(path))}}}"
+
+
+def _word(name: str) -> str:
+    """A name that YAML takes for one: of some, such as `true`, only within quotes."""
+    return name if yaml.safe_load(name) == name else _text(name)
 
 
 def _list(widths: Sequence[int]) -> str:

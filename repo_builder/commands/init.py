@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
     if args.output.exists() and not args.force:
         raise InputError(f"{args.output}: expected no file yet, so that no spec is lost; give another, or --force")
     name = args.name or _name(args.model)
+    if not re.fullmatch(_LEGAL, name):
+        raise InputError(f"--name: expected a letter, then up to 63 letters, digits or underscores, got {name!r}")
     if not args.model.exists():
         raise InputError(f"{args.model}: expected a model file, found none; check the path")
     write = next((each for suffix, each in _KINDS.items() if args.model.name.endswith(suffix)), None)
@@ -95,6 +97,9 @@ _KINDS: Mapping[str, Callable[[Path, str, Path], tuple[str, Spec]]] = {
     **dict.fromkeys((".pt", ".pth", ".safetensors", ".safetensors.index.json"), _state_dict),
 }
 _EXPORT = "torch.export.save(torch.export.export(model, inputs), 'model.pt2') makes one of any PyTorch model"
+
+
+_LEGAL = "[A-Za-z][A-Za-z0-9_]{0,63}"
 
 
 def _name(path: Path) -> str:

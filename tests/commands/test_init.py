@@ -118,3 +118,19 @@ def test_the_folder_of_a_distributed_checkpoint_is_told_how_to_merge(
     (tmp_path / "dcp/.metadata").write_bytes(b"x")
     assert main(["init", str(tmp_path / "dcp"), "-o", str(tmp_path / "m.yaml")]) == 2
     assert "dcp_to_torch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["my model", "1st", "a" * 65, "name\n"])
+def test_a_name_that_triton_or_a_spec_does_not_take_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_spec(tmp_path)
+    assert main(["init", str(tmp_path / "small.pt"), "-o", str(tmp_path / "m.yaml"), "--name", name]) == 2
+    assert "--name: expected a letter" in capsys.readouterr().err and not (tmp_path / "m.yaml").exists()
+
+
+def test_a_file_may_be_called_as_yamls_words(tmp_path: Path) -> None:
+    make_spec(tmp_path)
+    (tmp_path / "small.pt").rename(tmp_path / "true.pt")
+    assert main(["init", str(tmp_path / "true.pt"), "-o", str(tmp_path / "m.yaml")]) == 0
+    assert load_spec(tmp_path / "m.yaml").name == "true"
