@@ -73,7 +73,7 @@ def test_shared_memory(served: Served, tmp_path: Path, protocol: str) -> None:
     assert seen >= 2 and not server.get_system_shared_memory_status()  # dense, indices
 
 
-@pytest.mark.slow
+@pytest.mark.long  # it measures what the machine has left: nothing else may run beside it
 def test_a_search_finds_a_rate_that_the_server_holds(served: Served, tmp_path: Path) -> None:
     done = perf(served, tmp_path / "run.json", "--search", "--sla-ms", "20")
     assert done.returncode == 0, done.stderr
