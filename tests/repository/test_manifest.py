@@ -1,18 +1,11 @@
-"""The manifest: what it may say, and that a repository holds exactly what it says."""
+"""The manifest: what it may say, and how it is read."""
 
-import hashlib
-import io
 import json
-import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from repo_builder.errors import RepositoryError
 from repo_builder.model.types import Columns, Group, Ids, Lookup, Model, Ragged, RowFormat, Table, Tensor
 from repo_builder.repository.manifest import (
     AccessEntry,
@@ -22,79 +15,11 @@ from repo_builder.repository.manifest import (
     describe,
     entry_of,
     load_manifest,
-    read_queries,
     verify,
 )
 from repo_builder.spec import Access
 from tests.hand_models import COMPUTED, DLRM, RANKER, VARYING, hand_spec
-
-SHA = "0" * 64
-FILES = {"small/config.pbtxt": b"name: 'small'\n", "small_router/1/idmap.bin": b"\0\1\2", "empty": b""}
-
-
-def entry(path: str, content: bytes) -> dict[str, Any]:
-    return {"path": path, "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def manifest_document() -> dict[str, Any]:
-    return {
-        "format": 2,
-        "generator": "elasticrec 0",
-        "name": "small",
-        "layout": "single",
-        "plan_sha256": SHA,
-        "batch": 8,
-        "batched": True,
-        "inputs": [
-            {"name": "dense", "datatype": "FP32", "shape": ["batch", 3]},
-            {"name": "indices", "datatype": "INT64", "shape": ["batch", 2]},
-            {"name": "tags", "datatype": "INT64", "shape": ["tags"]},
-            {"name": "offsets", "datatype": "INT32", "shape": ["bags"]},
-        ],
-        "outputs": [{"name": "score", "datatype": "FP32", "shape": ["batch", 1]}],
-        "tables": [{"name": "users", "rows": 3000, "dim": 8}],
-        "groups": [{"rows": "batch", "mean_rows": 1.0}],
-        "lookups": [
-            lookup("users", "indices", {"begin": 0, "bag": 2, "width": 2}, padding=-1),
-            lookup("tags", "tags", {"bounds": "offsets", "kind": "ends", "block": 0, "blocks": 1}),
-        ],
-        "files": [entry(path, content) for path, content in FILES.items()],
-        "sla_ms": 400.0,
-        "access": {"source": "powerlaw", "locality": 0.8, "seed": 0},
-        "table_access": {"users": {"source": "powerlaw", "locality": 0.5, "seed": 1}},
-        "sampled": True,
-        "proof": {"samples_sha256": SHA, "difference": 1e-7},
-    }
-
-
-def lookup(name: str, tensor: str, layout: dict[str, Any], padding: int | None = None) -> dict[str, Any]:
-    ids = {"tensor": tensor, "layout": layout, "weights": None, "padding": padding, "from_end": False}
-    return {
-        "name": name, "table": 0, "group": 0, "ids": ids, "mode": "sum", "count": 1, "shape": ["batch", 8],
-        "mean_ids": 2.0,
-    }  # fmt: skip
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """A repository as its manifest lists it."""
-    folder = tmp_path / "repository"
-    for path, content in FILES.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    write(folder, manifest_document())
-    return folder
-
-
-def write(folder: Path, document: object) -> None:
-    (folder / "manifest.json").write_text(json.dumps(document))
-
-
-def problems(call: Callable[[Path], object], folder: Path) -> list[str]:
-    with pytest.raises(RepositoryError) as caught:
-        call(folder)
-    assert str(caught.value).splitlines() == list(caught.value.problems)
-    return list(caught.value.problems)
+from tests.repository.manifests import FILES, SHA, entry, manifest_document, problems, write
 
 
 def test_a_manifest_is_read_as_it_was_written(repository: Path) -> None:
@@ -308,172 +233,3 @@ def test_a_path_that_leads_out_is_refused(call: Callable[[Path], object], path: 
     assert problems(call, repository) == [
         f"{repository}/manifest.json: files[3].path: expected a path below the repository, such as a/b, got {path!r}"
     ]
-
-
-def test_of_one_service_only_its_own_folder_is_looked_at(repository: Path) -> None:
-    (repository / "empty").write_bytes(b"more")
-    (repository / "small_router/1/extra").touch()
-    assert verify(repository, "small").name == "small"
-    assert problems(lambda folder: verify(folder, "small_router"), repository) == [
-        f"{repository}/small_router/1/extra: not in the manifest; remove it or build again"
-    ]
-
-
-def test_every_change_is_told_at_once(repository: Path) -> None:
-    (repository / "empty").write_bytes(b"more")
-    (repository / "small/config.pbtxt").write_bytes(b"name: 'smell'\n")
-    (repository / "small_router/1/idmap.bin").unlink()
-    (repository / "small/1").mkdir()
-    (repository / "small/1/extra").touch()
-    told = problems(verify, repository)
-    expected = {
-        "small_router/1/idmap.bin": "expected this file, found none",
-        "small/1/extra": "not in the manifest; remove it or build again",
-        "empty": "expected 0 bytes, got 4",
-        "small/config.pbtxt": f"expected SHA-256 {entry('', FILES['small/config.pbtxt'])['sha256']}, got "
-        + hashlib.sha256(b"name: 'smell'\n").hexdigest(),
-    }
-    assert sorted(told) == sorted(f"{repository}/{path}: {what}" for path, what in expected.items())
-
-
-def test_a_link_in_the_place_of_a_file_is_refused(repository: Path, tmp_path: Path) -> None:
-    """Even to the very same content: Triton refuses it, and it may change unseen."""
-    path = repository / "small/config.pbtxt"
-    path.rename(tmp_path / "moved")
-    path.symlink_to(tmp_path / "moved")
-    assert problems(verify, repository) == [f"{path}: expected a file, got a symbolic link"]
-
-
-@pytest.mark.parametrize("to", ["folder", "file", "nowhere"])
-def test_a_link_beside_the_files_is_refused(to: str, repository: Path, tmp_path: Path) -> None:
-    """And never followed: what lies behind it is not looked at."""
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder/inside").touch()
-    (tmp_path / "file").touch()
-    (repository / "link").symlink_to(tmp_path / to)
-    assert problems(verify, repository) == [f"{repository}/link: not in the manifest; remove it or build again"]
-
-
-def test_a_folder_behind_a_link_does_not_hold_the_listed_files(repository: Path, tmp_path: Path) -> None:
-    (repository / "small").rename(tmp_path / "moved")
-    (repository / "small").symlink_to(tmp_path / "moved")
-    told = problems(verify, repository)
-    assert f"{repository}/small/config.pbtxt: expected this file, found none" in told
-    assert f"{repository}/small: not in the manifest; remove it or build again" in told
-
-
-def test_pythons_caches_are_told(repository: Path) -> None:
-    """What a server imports from there is code that nobody checked."""
-    cache = repository / "small_router/1/__pycache__/model.cpython-311.pyc"
-    cache.parent.mkdir()
-    cache.touch()
-    assert problems(verify, repository) == [f"{cache}: not in the manifest; remove it or build again"]
-
-
-def test_an_empty_folder_is_told(repository: Path) -> None:
-    """Triton would take it for a model and not start."""
-    (repository / "model/1").mkdir(parents=True)
-    assert problems(verify, repository) == [f"{repository / 'model/1'}: not in the manifest; remove it or build again"]
-
-
-def test_a_repository_below_a_folder_named_like_a_cache_is_checked(repository: Path, tmp_path: Path) -> None:
-    below = tmp_path / "__pycache__"
-    below.mkdir()
-    repository.rename(below / "repository")
-    verify(below / "repository")
-    (below / "repository/empty").unlink()
-    assert problems(verify, below / "repository") == [f"{below}/repository/empty: expected this file, found none"]
-
-
-DENSE = np.arange(12, dtype=np.float32).reshape(4, 3)
-INDICES = np.arange(8).reshape(4, 2) - 1
-
-
-def npz(**arrays: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def npy() -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, DENSE)
-    return buffer.getvalue()
-
-
-WHOLE = npz(dense=DENSE, indices=INDICES)
-
-
-def zipped(content: bytes) -> bytes:
-    """An archive with `content` as its `dense`."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("dense.npy", content)
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def sampled(repository: Path) -> Path:
-    """A repository whose queries are WHOLE."""
-    document = manifest_document()
-    document["inputs"] = document["inputs"][:2]
-    document["lookups"] = document["lookups"][:1]
-    write(repository, document)
-    (repository / "queries.npz").write_bytes(WHOLE)
-    return repository
-
-
-@pytest.mark.parametrize("rows", [1, 3, 4, 9])
-def test_queries_are_the_first_rows(rows: int, sampled: Path) -> None:
-    found = read_queries(sampled, rows)
-    assert list(found) == ["dense", "indices"]
-    np.testing.assert_array_equal(found["dense"], [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(min(rows, 4))])
-    np.testing.assert_array_equal(found["indices"], [[2 * i - 1, 2 * i] for i in range(min(rows, 4))])
-
-
-BROKEN = {
-    "empty": b"",
-    "text": b"hello",
-    "one array": npy(),
-    "truncated": WHOLE[:-30],
-    "a changed item": WHOLE.replace(DENSE.tobytes(), b"\1" + DENSE.tobytes()[1:]),
-    "a pickle": npz(dense=np.array([None]), indices=INDICES),
-    "a member that is no array": zipped(b"hello"),
-    "an empty member": zipped(b""),
-    "encrypted": WHOLE.replace(b"PK\1\2\x2d\3\x2d\0\0\0", b"PK\1\2\x2d\3\x2d\0\1\0"),
-    "an unknown compression": WHOLE.replace(b"PK\1\2\x2d\3\x2d\0\0\0\0\0", b"PK\1\2\x2d\3\x2d\0\0\0\x63\0"),
-}
-OTHERS = {
-    "no indices": (npz(dense=DENSE), "indices: expected this array, got none"),
-    "no rows": (npz(dense=np.float32(1), indices=INDICES), "dense: expected shape [queries, 3], got []"),
-    "an empty archive": (npz(), "dense: expected this array, got none"),
-    "one more": (npz(dense=DENSE, indices=INDICES, more=DENSE), "more: expected an input of the model, ends/INPUT or"),
-    "another type": (npz(dense=DENSE.astype(float), indices=INDICES), "dense: expected float32 for FP32, got float64"),
-    "another width": (npz(dense=DENSE[:, 1:], indices=INDICES), "dense: expected shape [queries, 3], got [4, 2]"),
-    "fewer rows": (npz(dense=DENSE[1:], indices=INDICES), "dense, indices: expected equally many rows, got 3, 4"),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_broken_queries_are_one_line(case: str, sampled: Path) -> None:
-    assert BROKEN[case] != WHOLE
-    (sampled / "queries.npz").write_bytes(BROKEN[case])
-    [problem] = problems(lambda folder: read_queries(folder, 2), sampled)
-    assert problem.startswith(f"{sampled}/queries.npz: expected sample queries in .npz, but ")
-    assert problem.endswith("; build the repository again")
-
-
-@pytest.mark.parametrize("case", OTHERS)
-def test_queries_of_another_model_are_told_by_input(case: str, sampled: Path) -> None:
-    content, told = OTHERS[case]
-    (sampled / "queries.npz").write_bytes(content)
-    assert problems(lambda folder: read_queries(folder, 2), sampled)[0].startswith(f"{sampled}/queries.npz: {told}")
-
-
-@pytest.mark.parametrize("there", ["nothing", "a folder"])
-def test_missing_queries_are_one_line(there: str, sampled: Path) -> None:
-    (sampled / "queries.npz").unlink()
-    if there == "a folder":
-        (sampled / "queries.npz").mkdir()
-    [problem] = problems(lambda folder: read_queries(folder, 2), sampled)
-    assert "queries.npz: expected sample queries" in problem and os.linesep not in problem
