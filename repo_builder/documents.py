@@ -78,7 +78,9 @@ def schema(name: str) -> dict[str, Any]:
     return loaded
 
 
-_SCHEMAS: Registry[Any] = Registry(retrieve=lambda name: Resource.from_contents(schema(name)))  # type: ignore[call-arg] # attrs' alias
+_SCHEMAS: Registry[Any] = Registry(
+    retrieve=lambda name: Resource.from_contents(schema(name))  # type: ignore[call-arg] # attrs makes it of `_retrieve`
+)
 """Schemas refer to parts of each other by their files' names."""
 
 

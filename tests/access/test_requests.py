@@ -74,7 +74,7 @@ class Source:
 
 def spec(access: Access, source: Source, **own: Access) -> Spec:
     form = ModelFile("exported", Path("m.pt2"))
-    return Spec("m", form, MODEL, access, Serving(1.0), table_access=own, opened=source)  # type: ignore[arg-type]
+    return Spec("m", form, MODEL, access, Serving(1.0), table_access=own, opened=source)  # type: ignore[arg-type] # no more of a source than is asked
 
 
 def test_samples_are_counted_through_the_ids_graph() -> None:

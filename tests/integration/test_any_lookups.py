@@ -17,7 +17,8 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 import triton_backends
 from repo_builder.serving.server import Server
 from tests.servers import serving
-from tests.triton_backends.lookups import Cut, Query, by_hand, divisors_of
+from tests.triton_backends.drawn_cuts import by_hand
+from tests.triton_backends.lookups import Cut, Query, divisors_of
 from triton_backends.router.routing import suffix
 
 TYPES = {np.dtype(np.int64): pb.TYPE_INT64, np.dtype(np.int32): pb.TYPE_INT32, np.dtype(np.float32): pb.TYPE_FP32}

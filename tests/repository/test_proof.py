@@ -46,7 +46,7 @@ def other_dense_weights(source: ToySource) -> None:
         source.weight = weight
         return names
 
-    source.write_dense = write_dense  # type: ignore[method-assign]
+    source.write_dense = write_dense  # type: ignore[method-assign] # broken on purpose
 
 
 def another_input(source: ToySource) -> None:
@@ -56,7 +56,7 @@ def another_input(source: ToySource) -> None:
     def write_dense(partials: Sequence[Partial], folder: Path) -> Sequence[str]:
         return write([replace(partials[0], name="mine"), *partials[1:]], folder)
 
-    source.write_dense = write_dense  # type: ignore[method-assign]
+    source.write_dense = write_dense  # type: ignore[method-assign] # broken on purpose
 
 
 def other_ids(source: ToySource) -> None:
@@ -65,22 +65,22 @@ def other_ids(source: ToySource) -> None:
     def moved(inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         return {**ids(inputs), "computed": ids(inputs)["computed"] ^ 1}
 
-    source.ids = moved  # type: ignore[method-assign]
+    source.ids = moved  # type: ignore[method-assign] # broken on purpose
 
 
 def another_shape(source: ToySource) -> None:
     answers = source.answers
-    source.answers = lambda inputs: {**answers(inputs), "click": answers(inputs)["click"][:, None]}  # type: ignore[method-assign]
+    source.answers = lambda inputs: {**answers(inputs), "click": answers(inputs)["click"][:, None]}  # type: ignore[method-assign] # broken on purpose
 
 
 def not_a_number(source: ToySource) -> None:
     answers = source.answers
-    source.answers = lambda inputs: {**answers(inputs), "click": answers(inputs)["click"] * np.nan}  # type: ignore[method-assign]
+    source.answers = lambda inputs: {**answers(inputs), "click": answers(inputs)["click"] * np.nan}  # type: ignore[method-assign] # broken on purpose
 
 
 def a_bad_sample(source: ToySource) -> None:
     samples = source.samples()
-    source.samples = lambda: {**samples, "user": np.array([[3, 90]])}  # type: ignore[method-assign]
+    source.samples = lambda: {**samples, "user": np.array([[3, 90]])}  # type: ignore[method-assign] # broken on purpose
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
+from tests.triton_backends.drawn_cuts import draw_cut
 from tests.triton_backends.fake_shard import DTYPES, FakeShard, serving
 from tests.triton_backends.fake_triton import Backend, BackendError, Model
-from tests.triton_backends.lookups import Cut, Query, divisors_of, draw_cut
+from tests.triton_backends.lookups import Cut, Query, divisors_of
 from triton_backends.embedding_shard.shard import Shard
 from triton_backends.router.routing import suffix
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.triton_backends.drawn_cuts import by_hand, draw_cut
 from tests.triton_backends.fake_triton import Asked, Backend, Given, Model
-from tests.triton_backends.lookups import by_hand, divisors_of, draw_cut, shard_inputs
+from tests.triton_backends.lookups import divisors_of, shard_inputs
 from tests.triton_backends.processors import BOTH, processor
 from triton_backends.embedding_shard.shard import Shard
 from triton_backends.embedding_shard.torch_shard import TorchShard

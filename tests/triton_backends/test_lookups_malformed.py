@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.triton_backends.drawn_cuts import by_hand
 from tests.triton_backends.fake_triton import Backend, BackendError, Model
-from tests.triton_backends.lookups import Query, by_hand, shard_inputs
+from tests.triton_backends.lookups import Query, shard_inputs
 from triton_backends.embedding_shard.shard import Shard
 from triton_backends.embedding_shard.torch_shard import TorchShard
 
