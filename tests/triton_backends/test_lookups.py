@@ -1,11 +1,9 @@
 """Any look-ups, from a query's tensors to vectors, routed, summed in shards and joined, against PyTorch's own."""
 
-import ctypes
 import tempfile
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,20 +14,6 @@ from tests.triton_backends.processors import BOTH, processor
 from triton_backends.embedding_shard.shard import Shard
 from triton_backends.embedding_shard.torch_shard import TorchShard
 from triton_backends.router.routing import suffix
-
-
-@pytest.fixture(scope="module")
-def router(fake: ctypes.CDLL) -> Backend:
-    loaded = Backend(fake, "elasticrec_router")
-    loaded.initialize()
-    return loaded
-
-
-@pytest.fixture(scope="module")
-def shard(fake: ctypes.CDLL) -> Backend:
-    loaded = Backend(fake, "elasticrec_shard")
-    loaded.initialize()
-    return loaded
 
 
 def assert_close(found: list[np.ndarray], expected: list[np.ndarray]) -> None:

@@ -1,7 +1,6 @@
 """Look-ups' tensors and descriptions that are wrong: told alike by the native parts and the Python ones; no crash."""
 
 import contextlib
-import ctypes
 import re
 import tempfile
 from collections.abc import Callable
@@ -17,20 +16,6 @@ from tests.triton_backends.fake_triton import Backend, BackendError, Model
 from tests.triton_backends.lookups import Query, shard_inputs
 from triton_backends.embedding_shard.shard import Shard
 from triton_backends.embedding_shard.torch_shard import TorchShard
-
-
-@pytest.fixture(scope="module")
-def router(fake: ctypes.CDLL) -> Backend:
-    loaded = Backend(fake, "elasticrec_router")
-    loaded.initialize()
-    return loaded
-
-
-@pytest.fixture(scope="module")
-def shard(fake: ctypes.CDLL) -> Backend:
-    loaded = Backend(fake, "elasticrec_shard")
-    loaded.initialize()
-    return loaded
 
 
 def to(name: str, *place_and_value: int) -> Callable[[Query], None]:
