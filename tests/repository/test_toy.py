@@ -68,7 +68,7 @@ def test_every_row_of_mixed_dims_is_written_once_where_the_router_looks(tmp_path
         for held in wire(spec.model, plan):
             prefix = f"{held.name}_"
             asked = {key.removeprefix(prefix): each for key, each in routed.items() if key.startswith(prefix)}
-            sums = shards[held.name].sums(asked)
+            sums = shards[held.name].answer(asked)
             for share in held.shares:
                 whole = joined(spec.model)[share.group]
                 for start, end, columns in pieces(spec.model, share, whole):

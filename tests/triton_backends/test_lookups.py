@@ -36,7 +36,7 @@ def test_any_look_up_is_served_by_the_python_parts(vectors: bool, seed: int) -> 
             own = Shard(cut.held(k), cut.matrices(k))
             inputs = shard_inputs(routed, f"s{k}")
             for each, found in ((own, sums), (TorchShard(own, "cpu"), sums_by_torch)):
-                found.update({(k, g.group): each.sums(inputs)[f"sums{suffix(g.group)}"] for g in own.held.groups})
+                found.update({(k, g.group): each.answer(inputs)[f"sums{suffix(g.group)}"] for g in own.held.groups})
     for found in (sums, sums_by_torch):
         assert_close(cut.joined(found, divisors_of(routed, cut.groups)), cut.expected(query))
 
@@ -67,7 +67,7 @@ def test_any_look_up_is_served_by_the_native_parts(
             inputs = shard_inputs(routed, f"s{k}")
             with Model(shard, folder / f"s{k}") as model:
                 answer = model.infer({name: Given(a, pieces, offset) for name, a in inputs.items()}, asked)
-            by_python = Shard.open(folder / f"s{k}/1").sums(inputs)
+            by_python = Shard.open(folder / f"s{k}/1").answer(inputs)
             assert list(answer) == list(by_python)
             for name, tensor in by_python.items():
                 np.testing.assert_array_equal(answer[name], tensor, name)
@@ -90,6 +90,6 @@ def test_no_ids_at_all_are_zeros(router: Backend, tmp_path: Path) -> None:
     assert not any(routed[f"s{k}_ids_1"].size for k in range(2))
     sums = {}
     for k in range(2):
-        found = Shard(cut.held(k), cut.matrices(k)).sums(shard_inputs(routed, f"s{k}"))
+        found = Shard(cut.held(k), cut.matrices(k)).answer(shard_inputs(routed, f"s{k}"))
         sums.update({(k, g): found[f"sums{suffix(g)}"] for g in range(2)})
     assert_close(cut.joined(sums, divisors_of(routed, 2)), cut.expected(query))

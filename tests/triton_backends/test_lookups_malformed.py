@@ -249,14 +249,14 @@ def test_bags_of_several_units_that_do_not_fit_are_told_alike(shard: Backend, tm
     bad = {**good, name: np.ascontiguousarray(change(good[name]))}
     own = Shard.open(tmp_path / "1")
     with pytest.raises(ValueError, match=f"^{told}") as by_python:
-        own.sums(bad)
+        own.answer(bad)
     with pytest.raises(ValueError, match=f"^{told}"):
-        TorchShard(own, "cpu").sums(bad)
+        TorchShard(own, "cpu").answer(bad)
     with Model(shard, tmp_path) as model:
         answers = model.infer_all([good, bad, good])
     assert str(answers[1]) == str(by_python.value)
     for answer in (answers[0], answers[2]):
-        for key, sums in own.sums(good).items():
+        for key, sums in own.answer(good).items():
             np.testing.assert_array_equal(answer[key], sums)
 
 
@@ -279,7 +279,7 @@ def test_no_damage_to_bags_crashes_a_shard(shard: Backend, seed: int) -> None:
         cut.write_shard(0, Path(place) / "1")
         with Model(shard, Path(place)) as model:
             try:
-                wanted = Shard.open(Path(place) / "1").sums(inputs)
+                wanted = Shard.open(Path(place) / "1").answer(inputs)
             except ValueError:
                 with pytest.raises(BackendError):
                     model.infer(inputs)
