@@ -140,7 +140,7 @@ def route(spec: Spec, hotness: Hotness, router: Path) -> dict[str, list[Mapping[
     names = [service.name for service in opened.routing.services]
     routed: dict[str, list[Mapping[str, NDArray[np.int32]]]] = {name: [] for name in names}
     for begin in range(0, rows, BATCH):
-        query = opened.route({"indices": indices[begin : begin + BATCH]})
+        query = opened.route({"indices": indices[begin : begin + BATCH]}).tensors
         for name in names:
             routed[name].append({kind: query[f"{name}_{kind}"][0] for kind in ("ids", "lengths")})
     return routed

@@ -63,7 +63,7 @@ def test_every_row_of_mixed_dims_is_written_once_where_the_router_looks(tmp_path
             "tag_weights": np.ones(100, np.float32),
             "user": np.array([[begin % 90, begin // 100]]),
         }
-        routed = router.route(query)
+        routed = router.route(query).tensors
         found = np.zeros((100, 20), np.float32), np.zeros((1, 32), np.float32)
         for held in wire(spec.model, plan):
             prefix = f"{held.name}_"

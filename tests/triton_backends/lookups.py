@@ -363,6 +363,25 @@ def shard_inputs(outputs: Mapping[str, np.ndarray], service: str) -> Query:
     return {name.removeprefix(f"{service}_"): a for name, a in outputs.items() if name.startswith(f"{service}_")}
 
 
+def in_order(cut: Cut, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a router gives, a bag's ids ascending where two shards of a table lie in one service: then they may come in
+    any order, and no plan does that.
+    """
+    ordered = dict(outputs)
+    if all(len(set(services)) == len(services) for services in cut.service_of_shards):
+        return ordered
+    for name, lengths in outputs.items():
+        if "_lengths" not in name:
+            continue
+        ids, weights = (outputs.get(name.replace("_lengths", kind)) for kind in ("_ids", "_weights"))
+        bags = np.repeat(np.arange(lengths.size), lengths[0])
+        order = np.lexsort([ids[0], bags])
+        ordered[name.replace("_lengths", "_ids")] = ids[:, order]
+        if weights is not None:
+            ordered[name.replace("_lengths", "_weights")] = np.sort(weights)
+    return ordered
+
+
 def divisors_of(outputs: Mapping[str, np.ndarray], groups: int) -> dict[int, np.ndarray]:
     names = {g: f"divisors{suffix(g)}" for g in range(groups)}
     return {g: outputs[name] for g, name in names.items() if name in outputs}

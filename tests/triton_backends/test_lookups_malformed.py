@@ -137,12 +137,12 @@ def test_tensors_that_do_not_fit_are_told_alike_and_the_next_query_answered(
     spoilt = dict(query)
     change(spoilt)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}") as by_python:
-        cut.router().route(spoilt)
+        cut.router().route(spoilt).tensors
     with Model(router, tmp_path) as model:
         with pytest.raises(BackendError) as by_native:
             model.infer(spoilt)
         assert str(by_native.value) == str(by_python.value)
-        for name, tensor in cut.router().route(query).items():
+        for name, tensor in cut.router().route(query).tensors.items():
             np.testing.assert_array_equal(model.infer(query)[name], tensor)
 
 
@@ -182,7 +182,7 @@ def test_no_damage_to_bounds_and_ids_crashes_it(router: Backend, seed: int) -> N
         cut.write_router(Path(place) / "1")
         with Model(router, Path(place)) as model:
             try:
-                wanted = cut.router().route(query)
+                wanted = cut.router().route(query).tensors
             except ValueError:
                 with pytest.raises(BackendError):
                     model.infer(query)
@@ -208,7 +208,7 @@ def test_no_damage_to_a_description_crashes_it(router: Backend, shard: Backend, 
             fresh = bytes(rng.choice(list(b'0123456789{}[]",: -\xff\x00'), rng.integers(0, 3)).astype(np.uint8))
             content[at : at + int(rng.integers(0, 3))] = fresh
         (folder / part).write_bytes(content)
-        asked = query if part == "router.json" else shard_inputs(cut.router().route(query), "s0")
+        asked = query if part == "router.json" else shard_inputs(cut.router().route(query).tensors, "s0")
         with (
             contextlib.suppress(BackendError),
             Model(router if part == "router.json" else shard, folder.parent) as model,
@@ -245,7 +245,7 @@ def test_bags_of_several_units_that_do_not_fit_are_told_alike(shard: Backend, tm
     name, change, told = BAD_BAGS[case]
     cut, query = by_hand()
     cut.write_shard(0, tmp_path / "1")
-    good = shard_inputs(cut.router().route(query), "s0")
+    good = shard_inputs(cut.router().route(query).tensors, "s0")
     bad = {**good, name: np.ascontiguousarray(change(good[name]))}
     own = Shard.open(tmp_path / "1")
     with pytest.raises(ValueError, match=f"^{told}") as by_python:
@@ -266,7 +266,7 @@ def test_no_damage_to_bags_crashes_a_shard(shard: Backend, seed: int) -> None:
     """Numbers of any size anywhere, and tensors cut short: an error, or what the Python shard gives."""
     rng = np.random.default_rng(seed)
     cut, query = by_hand()
-    inputs = shard_inputs(cut.router().route(query), "s0")
+    inputs = shard_inputs(cut.router().route(query).tensors, "s0")
     for _ in range(rng.integers(1, 4)):
         name = str(rng.choice([name for name, tensor in inputs.items() if tensor.size]))
         tensor = inputs[name].copy()

@@ -47,7 +47,7 @@ def query(tiered: Tiered, batch: int, dtype: type = np.int64) -> dict[str, np.nd
 
 def assert_routed(tiered: Tiered, indices: np.ndarray, outputs: dict[str, np.ndarray]) -> None:
     assert len(outputs) == 2 * len(tiered.services)
-    expected = {n: a for n, a in tiered.router().route({"indices": indices}).items() if n != "divisors"}
+    expected = {n: a for n, a in tiered.router().route({"indices": indices}).tensors.items() if n != "divisors"}
     assert list(outputs) == list(expected)
     for name, wanted in expected.items():
         assert outputs[name].dtype == np.int32 and outputs[name].shape == wanted.shape
@@ -211,7 +211,7 @@ def test_an_id_out_of_range_is_told_as_by_the_python_router(
     inputs = query(tiered, 3, dtype)
     inputs["indices"][1, column] = bad
     with pytest.raises(ValueError, match=f"id {bad} in row 1, column {column} ") as told:
-        tiered.router().route({"indices": inputs["indices"]})
+        tiered.router().route({"indices": inputs["indices"]}).tensors
     with Model(backend, folder) as model, pytest.raises(BackendError, match=f"^{re.escape(str(told.value))}$"):
         model.infer(inputs)
 

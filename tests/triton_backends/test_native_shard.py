@@ -145,7 +145,7 @@ def test_a_truncated_matrix_is_told_as_by_the_python_shard(backend: Backend, tmp
     ("old", "new", "told"),
     [
         ('"rows": 50', '"rows": 0', "shard.json: expected a number from 1 to 2147483647 at byte "),
-        ('"dim": 6', '"dim": 1048577', "shard.json: expected a number from 0 to 1048576 at byte "),
+        ('"dim": 6', '"dim": 1048577', "shard.json: expected a number from 1 to 1048576 at byte "),
         ('"dim": 6', '"dim": 7', "weights.bin: expected 1400 bytes (50 rows of 7), got 1200"),
         ('"matrix": 0', '"matrix": 1', "shard.json: expected a number from 0 to 0 at byte "),
         ('"matrix": 0', '"matrix": -1', "shard.json: expected a number from 0 to 0 at byte "),
