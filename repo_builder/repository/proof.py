@@ -27,7 +27,7 @@ from repo_builder.repository.design import FIRST_VERSION, Design
 from repo_builder.repository.looked_up import LookedUp
 from repo_builder.repository.manifest import Proof
 from repo_builder.repository.wiring import SUMS, at_shard, on_wire, pieces
-from repo_builder.repository.written_sums import written_sums
+from repo_builder.repository.written_answer import written_answer
 from triton_backends.router.router import Router
 
 ROWS = 32  # of the samples, where they are cut
