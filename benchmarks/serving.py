@@ -131,7 +131,7 @@ def measured_profile(folder: Path, spec: Spec, backend: ShardBackend) -> Profile
     model, profile = folder / "spec.json", folder / f"profile-{backend}.json"
     model.write_text(json.dumps(document(spec.serving.target_qps, spec.dlrm.tables[0].rows)))
     words = ["profile", str(model), "--quick", "--shard-backend", backend, "-o", str(profile)]
-    subprocess.run([sys.executable, "-m", "repo_builder.cli", *words], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "elasticrec.cli", *words], check=True, capture_output=True)
     return load_profile(profile)
 
 

@@ -82,7 +82,7 @@ MAY_IMPORT = {
         "loadtest.traffic_file",
     ),
 }
-OURS = ("repo_builder", "triton_backends", "loadtest", "k8s")
+OURS = ("elasticrec", "repo_builder", "triton_backends", "loadtest", "k8s")
 
 
 def files(place: str) -> list[Path]:
@@ -123,7 +123,7 @@ def test_torch_and_onnx_stay_in_export() -> None:
 
 
 def test_only_the_command_line_prints() -> None:
-    for path in [*files("repo_builder"), *files("triton_backends"), *files("loadtest")]:
+    for path in [*files("elasticrec"), *files("repo_builder"), *files("triton_backends"), *files("loadtest")]:
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         named = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
         assert "commands" in path.parts or not named & {"print", "exit"}, path

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from repo_builder.cli import main
+from elasticrec.cli import main
 
 DOCUMENT = {
     "name": "m",

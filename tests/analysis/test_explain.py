@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
+from elasticrec.tables_analysis import explanation
 from repo_builder.analysis.explain import explain
 from repo_builder.analysis.explain_plot import plot_explanation
 from repo_builder.partition.cost import CostModel
 from repo_builder.partition.merge import Accesses, Floats
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import plan_workload
-from repo_builder.tables_analysis import explanation
 from tests.analysis.helpers import PROFILE, SPEC, workload
 from tests.partition.helpers import plain_cost
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from elasticrec.cli import main
 from loadtest.clients import Load, Protocol
 from loadtest.open_loop import send
 from loadtest.perf_analyzer import LoadTestError, measure
@@ -20,7 +21,6 @@ from loadtest.workload import binary_words, write_workload
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.access.query_file import QueryFile
-from repo_builder.cli import main
 from repo_builder.model.arrays import from_wire, wired
 from repo_builder.model.types import Tensor
 from repo_builder.repository.manifest import describe
