@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from k8s.fleet import Fleet
-from k8s.rules import SCRAPE_S, WINDOW_S, Metrics, Trigger, triggers
 from k8s.server import flags
+from repo_builder.repository.built_fleet import Fleet
+from repo_builder.scaling.rules import SCRAPE_S, WINDOW_S, Metrics, Trigger, triggers
 from repo_builder.serving.footprint import times_by_model
 from repo_builder.serving.server import Server, free_ports
 from repo_builder.spec import Spec
