@@ -13,10 +13,10 @@ import numpy as np
 from _wire import counting
 from numpy.typing import NDArray
 
-from loadtest import perf_analyzer
-from loadtest.perf_analyzer import Measurement
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.queries import draw_queries
+from repo_builder.profiling import perf_analyzer
+from repo_builder.profiling.perf_analyzer import Measurement
 from repo_builder.serving.client import infer
 from repo_builder.serving.footprint import memory_alone, memory_by_model, times_by_model
 from repo_builder.serving.install import Installation

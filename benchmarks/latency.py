@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from loadtest import perf_analyzer
 from repo_builder.access.draw import draw_ids
 from repo_builder.access.load import load_hotness
 from repo_builder.access.query_file import QueryFile
@@ -26,6 +25,7 @@ from repo_builder.export.weights import WeightSource, open_source, open_weights
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
+from repo_builder.profiling import perf_analyzer
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.serving.client import infer

@@ -37,12 +37,12 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import np_to_triton_dtype
 
-from loadtest import perf_analyzer
 from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.export.weights import open_source
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.planner import make_plan, model_wise_plan
+from repo_builder.profiling import perf_analyzer
 from repo_builder.repository.build import build
 from repo_builder.serving.footprint import memory_alone
 from repo_builder.serving.install import Installation, installation

@@ -21,7 +21,7 @@ from k8s.simulation_fluid import STEP_S, served, waits_s
 from k8s.simulation_pods import Workload, begin
 from k8s.simulation_rules import Counters, values_milli
 from k8s.simulation_types import Floats, SimulatedFleet, Timeline, Timing
-from loadtest.traffic_file import Traffic
+from repo_builder.traffic import Traffic
 
 
 def simulate(fleet: SimulatedFleet, traffic: Traffic, timing: Timing, sla_s: float) -> Timeline:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from loadtest import perf_analyzer
 from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.access.query_file import QueryFile
@@ -25,6 +24,7 @@ from repo_builder.model.arrays import Array
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
+from repo_builder.profiling import perf_analyzer
 from repo_builder.repository.build import build
 from repo_builder.repository.descriptions import MAX_BATCH_ROWS
 from repo_builder.repository.manifest import verify

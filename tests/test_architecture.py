@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "repo_builder/cluster.py": BASE,
     "repo_builder/figures.py": BASE,
     "repo_builder/machine.py": (),
+    "repo_builder/traffic.py": BASE,
     "repo_builder/access": (*BASE, "repo_builder.access", "repo_builder.figures"),
     "repo_builder/partition": (*BASE, "repo_builder.access.hotness", "repo_builder.cluster", "repo_builder.partition"),
     "repo_builder/analysis": (
@@ -58,7 +59,6 @@ MAY_IMPORT = {
         "repo_builder.profiling",
         "repo_builder.repository",
         "repo_builder.serving",
-        "loadtest.perf_analyzer",
     ),
     "triton_backends": ("triton_backends",),
     "loadtest": (
@@ -68,8 +68,10 @@ MAY_IMPORT = {
         "repo_builder.fleet.control",
         "repo_builder.fleet.runtime",
         "repo_builder.machine",
+        "repo_builder.profiling.perf_analyzer",
         "repo_builder.repository.manifest",
         "repo_builder.serving.footprint",
+        "repo_builder.traffic",
     ),
     "k8s": (
         *BASE,
@@ -79,7 +81,7 @@ MAY_IMPORT = {
         "repo_builder.partition",
         "repo_builder.repository.files",
         "repo_builder.repository.manifest",
-        "loadtest.traffic_file",
+        "repo_builder.traffic",
     ),
 }
 OURS = ("repo_builder", "triton_backends", "loadtest", "k8s")

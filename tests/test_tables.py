@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.perf_analyzer import Measurement
 from repo_builder.demo import Report
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Grouping, Plan, Service, Shard
 from repo_builder.partition.planner import make_plan
+from repo_builder.profiling.perf_analyzer import Measurement
 from repo_builder.repository.configs import router_config
 from repo_builder.repository.design import Design
 from repo_builder.repository.wiring import wire

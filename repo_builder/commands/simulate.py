@@ -13,7 +13,6 @@ from k8s.simulation_models import Case, planned_fleet, whole_fleet
 from k8s.simulation_price import price_in_parts
 from k8s.simulation_report import Played, Summary, report_csv, report_json, summarize
 from k8s.simulation_types import DEFAULT_TIMING, SimulatedFleet, Timing
-from loadtest.traffic_file import load_traffic
 from repo_builder import tables
 from repo_builder.analysis.baselines import model_wise
 from repo_builder.cluster import Cluster, load_cluster
@@ -33,6 +32,7 @@ from repo_builder.output import write_whole
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.planner import make_plan
 from repo_builder.spec import Spec, load_spec
+from repo_builder.traffic import load_traffic
 from repo_builder.words import times_less
 
 

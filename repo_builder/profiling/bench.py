@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from loadtest import perf_analyzer
+from repo_builder.profiling import perf_analyzer
 from repo_builder.profiling.points import Found
 from repo_builder.serving.footprint import times_by_model
 from repo_builder.serving.server import Server

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from loadtest.perf_analyzer import INSTALL_HINT
 from repo_builder.cli import main
 from repo_builder.documents import schema_problems
 from repo_builder.partition.cost import load_profile
+from repo_builder.profiling.perf_analyzer import INSTALL_HINT
 from tests.integration.models import document
 
 

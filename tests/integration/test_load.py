@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.perf_analyzer import LoadTestError, measure, run, write_input_data
 from loadtest.workload import binary_words, write_workload
 from repo_builder.access.query_file import QueryFile
+from repo_builder.profiling.perf_analyzer import LoadTestError, measure, run, write_input_data
 from repo_builder.serving.footprint import times_by_model
 from repo_builder.spec import Spec
 from tests.integration.conftest import Served
