@@ -28,9 +28,9 @@ from repo_builder.profiling import perf_analyzer
 from repo_builder.repository.build import build
 from repo_builder.repository.descriptions import MAX_BATCH_ROWS
 from repo_builder.repository.manifest import verify
-from repo_builder.serving.client import Protocol, infer
-from repo_builder.serving.footprint import ModelTimes, memory_by_model, times_by_model
+from repo_builder.serving.client import ModelTimes, Protocol, infer, times_by_model
 from repo_builder.serving.install import installation
+from repo_builder.serving.processes import memory_by_model
 from repo_builder.serving.server import free_ports, running
 from repo_builder.spec import Spec, load_spec
 from repo_builder.words import count
@@ -110,7 +110,9 @@ def _tour(example: _Example, options: Options, say: Callable[[str], None]) -> Re
         perf_analyzer.write_input_data(data, QueryFile(queries.first(LOAD_ROWS)), spec.model.inputs, batch)
         say(f"5. load        perf_analyzer, 2 queries of {batch} rows in flight, {options.seconds:g} s")
         measurement = perf_analyzer.run(spec.name, server.grpc, data, 2, options.seconds)
-        return Report(spec, plan, differences, measurement, memory_by_model(server), times_by_model(server))
+        return Report(
+            spec, plan, differences, measurement, memory_by_model(server.process.pid), times_by_model(server.http)
+        )
 
 
 # In one server a service costs a process instead of a container: some 40 MB (see benchmarks/README.md).

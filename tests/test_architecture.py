@@ -70,7 +70,8 @@ MAY_IMPORT = {
         "repo_builder.machine",
         "repo_builder.profiling.perf_analyzer",
         "repo_builder.repository.manifest",
-        "repo_builder.serving.footprint",
+        "repo_builder.serving.client",
+        "repo_builder.serving.processes",
         "repo_builder.traffic",
     ),
     "k8s": (

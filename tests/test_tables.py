@@ -17,7 +17,7 @@ from repo_builder.profiling.perf_analyzer import Measurement
 from repo_builder.repository.configs import router_config
 from repo_builder.repository.design import Design
 from repo_builder.repository.wiring import wire
-from repo_builder.serving.footprint import ModelTimes
+from repo_builder.serving.client import ModelTimes
 from repo_builder.spec import Spec
 from repo_builder.tables import demo_summary, demo_table, plan_summary, plan_table, size
 from tests.partition.helpers import GivenHotness, small_spec, zipf_cdf

@@ -22,7 +22,7 @@ from repo_builder.fleet.backoff import Backoff
 from repo_builder.fleet.events import Events
 from repo_builder.fleet.ports import check_port
 from repo_builder.fleet.runtime import RunFolder, swap
-from repo_builder.serving.parent import ending_with_us
+from repo_builder.serving.guardian import ending_with_us
 
 INSTALL = "apt-get install prometheus"
 ASK_TIMEOUT_S = 3.0
