@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "repo_builder/cluster.py": BASE,
     "repo_builder/figures.py": BASE,
     "repo_builder/machine.py": (),
+    "repo_builder/traffic.py": BASE,
     "repo_builder/access": (*BASE, "repo_builder.access", "repo_builder.figures"),
     "repo_builder/partition": (*BASE, "repo_builder.access.hotness", "repo_builder.cluster", "repo_builder.partition"),
     "repo_builder/analysis": (
@@ -47,7 +48,7 @@ MAY_IMPORT = {
     "repo_builder/simulation": (
         *BASE,
         "k8s",
-        "loadtest.traffic_file",
+        "repo_builder.traffic",
         "repo_builder.cluster",
         "repo_builder.figures",
         "repo_builder.partition",
@@ -72,7 +73,6 @@ MAY_IMPORT = {
         "repo_builder.profiling",
         "repo_builder.repository",
         "repo_builder.serving",
-        "loadtest.perf_analyzer",
     ),
     "triton_backends": ("triton_backends",),
     "loadtest": (
@@ -82,8 +82,11 @@ MAY_IMPORT = {
         "repo_builder.local_fleet.control",
         "repo_builder.local_fleet.runtime",
         "repo_builder.machine",
+        "repo_builder.profiling.perf_analyzer",
         "repo_builder.repository.manifest",
-        "repo_builder.serving.footprint",
+        "repo_builder.serving.client",
+        "repo_builder.serving.processes",
+        "repo_builder.traffic",
     ),
     "k8s": (
         *BASE,

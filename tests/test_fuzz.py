@@ -190,7 +190,7 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("repo_builder.profiling.measure.measure", none_here)
     monkeypatch.setattr("elasticrec.demo.run_demo", none_here)
     monkeypatch.setattr("repo_builder.memory.available_bytes", lambda: FREE_BYTES)
-    monkeypatch.setattr("loadtest.perf_analyzer.find", lambda: "perf_analyzer")
+    monkeypatch.setattr("repo_builder.profiling.perf_analyzer.find", lambda: "perf_analyzer")
 
     def too_long(*_: object) -> None:
         raise AssertionError(f"more than {MOST_CPU_S:g} s of processor time")

@@ -21,7 +21,6 @@ from elasticrec.commands.common import (
     out,
     png,
 )
-from loadtest.traffic_file import load_traffic
 from repo_builder.analysis.baselines import model_wise
 from repo_builder.cluster import Cluster, load_cluster
 from repo_builder.output import write_whole
@@ -33,6 +32,7 @@ from repo_builder.simulation.price import price_in_parts
 from repo_builder.simulation.report import Played, Summary, report_csv, report_json, summarize
 from repo_builder.simulation.types import DEFAULT_TIMING, SimulatedFleet, Timing
 from repo_builder.spec import Spec, load_spec
+from repo_builder.traffic import load_traffic
 from repo_builder.words import times_less
 
 

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from loadtest.traffic_file import Traffic
 from repo_builder.scaling.hpa import SYNC_S
 from repo_builder.simulation.pods import Workload, begin
 from repo_builder.simulation.queues import STEP_S, served, waits_s
 from repo_builder.simulation.rules import Counters, values_milli
 from repo_builder.simulation.types import Floats, SimulatedFleet, Timeline, Timing
+from repo_builder.traffic import Traffic
 
 
 def simulate(fleet: SimulatedFleet, traffic: Traffic, timing: Timing, sla_s: float) -> Timeline:

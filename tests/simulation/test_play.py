@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.traffic_file import Traffic
 from repo_builder.cluster import Cluster, NodePool
 from repo_builder.errors import PlacementError
 from repo_builder.scaling.hpa import DEFAULT_DOWN, DEFAULT_UP, SYNC_S, Autoscaler, Behavior, Target
@@ -20,6 +19,7 @@ from repo_builder.simulation.price import price_in_parts
 from repo_builder.simulation.report import Played, report_csv, report_json, summarize
 from repo_builder.simulation.rules import Rule
 from repo_builder.simulation.types import SimulatedFleet, SimulatedService, Timeline, Timing
+from repo_builder.traffic import Traffic
 from tests.scaling.hpa_oracle import Oracle
 
 WINDOW_S, SCRAPE_S = 30, 5

@@ -11,8 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from repo_builder.serving.footprint import SERVER, memory_of_process
-from repo_builder.serving.stubs import children, dead_children, stub_model, stub_models
+from repo_builder.serving.processes import SERVER, children, dead_children, memory_by_model, stub_model, stub_models
 
 Start = Callable[..., psutil.Process]
 
@@ -38,7 +37,7 @@ def test_a_child_with_a_command_line_of_one_word_is_the_servers_own(start: Start
     """`cat` waits on its pipe: one word and no more."""
     child = start("cat")
     assert child.cmdline() == ["cat"] and stub_model(child) is None
-    memory = memory_of_process(os.getpid())
+    memory = memory_by_model(os.getpid())
     assert set(memory) == {SERVER} and memory[SERVER] > 0
 
 
@@ -52,7 +51,7 @@ def test_a_stub_is_known_by_its_program_and_its_model_by_the_path(start: Start, 
         time.sleep(0.01)
     assert stub_model(stub) == "small_tier0" and stub_model(other) is None
     assert stub_models(os.getpid()) == {stub.pid: "small_tier0"}
-    assert memory_of_process(os.getpid())["small_tier0"] > 0
+    assert memory_by_model(os.getpid())["small_tier0"] > 0
 
 
 def test_a_dead_child_has_no_command_line_and_is_seen(start: Start) -> None:

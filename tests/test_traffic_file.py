@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtest.traffic_file import Traffic, load_traffic
 from repo_builder.errors import InputError
+from repo_builder.traffic import Traffic, load_traffic
 
-EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "traffic"
+EXAMPLES = Path(__file__).parent.parent / "examples" / "traffic"
 
 
 def write(folder: Path, text: str) -> Path:

@@ -10,9 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadtest.perf_analyzer import INSTALL_HINT, LoadTestError, Measurement, find, run, write_input_data, write_queries
 from repo_builder.access.query_file import QueryFile
 from repo_builder.model.types import BATCH, Tensor
+from repo_builder.profiling.perf_analyzer import (
+    INSTALL_HINT,
+    LoadTestError,
+    Measurement,
+    find,
+    run,
+    write_input_data,
+    write_queries,
+)
 
 # as written by perf_analyzer 2.51 at concurrency 2
 REPORT = """\
