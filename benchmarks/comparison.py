@@ -14,8 +14,8 @@ from pathlib import Path
 from repo_builder.access.load import load_hotness
 from repo_builder.analysis.compare import PAPER, Comparison, average_gains, compare
 from repo_builder.analysis.fleets import PER_TABLE, TIERED, Case
-from repo_builder.cluster import Cluster, load_cluster
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, ServiceTime, load_profile
+from repo_builder.partition.placement.cluster import Cluster, load_cluster
 from repo_builder.partition.workload import read_workload
 from repo_builder.spec import Spec, load_spec
 

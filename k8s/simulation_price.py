@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from k8s.simulation_types import Timeline
-from repo_builder.cluster import Cluster
 from repo_builder.errors import PlacementError
-from repo_builder.partition.placement_types import Demand, capacity
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.nodes import Demand, capacity
 
 
 def price_in_parts(timeline: Timeline, cluster: Cluster) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from repo_builder.analysis.fleets import MODEL_WISE, Case, Fleet, Fleets
 from repo_builder.analysis.utility import Utility, UtilityModel
-from repo_builder.cluster import Cluster
+from repo_builder.partition.placement.cluster import Cluster
 
 PAPER = {"memory": 3.3, "utility": 8.1, "price": 1.6}
 """ElasticRec's published averages over model-wise serving (ISCA 2024, abstract)."""

@@ -12,8 +12,8 @@ from typing import Any
 from repo_builder.analysis.compare import PAPER, Comparison, Result, average_gains
 from repo_builder.analysis.fleets import STRATEGIES
 from repo_builder.analysis.utility import FIRST_QUERIES
-from repo_builder.cluster import Cluster
 from repo_builder.partition.cost import Profile
+from repo_builder.partition.placement.cluster import Cluster
 
 ASSUMPTIONS = (
     "equal traffic: the most that so many model-wise replicas serve with a 95th percentile within the SLA",

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from repo_builder.analysis.baselines import WholeModel, gpu_cached, model_wise
-from repo_builder.cluster import Cluster
 from repo_builder.errors import PlacementError
 from repo_builder.partition.cost import Profile
-from repo_builder.partition.placement import Demand, Packing, pack, place
-from repo_builder.partition.placement_types import RESOURCES, capacity
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.nodes import RESOURCES, Demand, Packing, capacity
+from repo_builder.partition.placement.pack import pack
+from repo_builder.partition.placement.place import place
 from repo_builder.partition.plan import Grouping, Plan, Service
 from repo_builder.partition.planner import plan_workload
 from repo_builder.partition.workload import Workload

@@ -9,7 +9,6 @@ from repo_builder import tables, tables_compare
 from repo_builder.analysis.compare import SWEEP_REPLICAS, Comparison, compare
 from repo_builder.analysis.compare_report import ASSUMPTIONS, Report, report_csv, report_json
 from repo_builder.analysis.fleets import Case
-from repo_builder.cluster import Cluster, load_cluster
 from repo_builder.commands.accesses import read_accesses
 from repo_builder.commands.common import (
     Commands,
@@ -23,6 +22,7 @@ from repo_builder.commands.common import (
 )
 from repo_builder.output import write_whole
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
+from repo_builder.partition.placement.cluster import Cluster, load_cluster
 from repo_builder.partition.workload import read_workload
 from repo_builder.spec import load_spec
 

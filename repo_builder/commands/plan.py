@@ -12,7 +12,6 @@ from repo_builder.access.hotness import Hotness
 from repo_builder.analysis.explain import Chain, explain
 from repo_builder.analysis.sweep import FIELDS, Setting, Sweep, parse_sweep, run_sweep
 from repo_builder.analysis.sweep_report import sweep_csv, sweep_json
-from repo_builder.cluster import Cluster, load_cluster
 from repo_builder.commands.accesses import read_accesses
 from repo_builder.commands.common import (
     Commands,
@@ -30,7 +29,8 @@ from repo_builder.errors import InputError
 from repo_builder.model.file import ModelFile
 from repo_builder.output import write_whole
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
-from repo_builder.partition.placement import Placement, place, placement_document
+from repo_builder.partition.placement.cluster import Cluster, load_cluster
+from repo_builder.partition.placement.place import Placement, place, placement_document
 from repo_builder.partition.plan import Plan, plan_to_json
 from repo_builder.partition.planner import plan_workload
 from repo_builder.partition.workload import Workload, read_workload

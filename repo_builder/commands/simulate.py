@@ -16,7 +16,6 @@ from k8s.simulation_types import DEFAULT_TIMING, SimulatedFleet, Timing
 from loadtest.traffic_file import load_traffic
 from repo_builder import tables
 from repo_builder.analysis.baselines import model_wise
-from repo_builder.cluster import Cluster, load_cluster
 from repo_builder.commands.accesses import read_accesses
 from repo_builder.commands.common import (
     Commands,
@@ -31,6 +30,7 @@ from repo_builder.commands.common import (
 )
 from repo_builder.output import write_whole
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
+from repo_builder.partition.placement.cluster import Cluster, load_cluster
 from repo_builder.partition.planner import make_plan
 from repo_builder.spec import Spec, load_spec
 from repo_builder.words import times_less

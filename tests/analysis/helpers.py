@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from repo_builder.access.powerlaw import PowerLawHotness
-from repo_builder.cluster import Cluster, NodePool
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
+from repo_builder.partition.placement.cluster import Cluster, NodePool
 from repo_builder.partition.workload import Workload, read_workload
 from repo_builder.spec import Spec
 from tests.partition.helpers import small_spec

@@ -15,7 +15,7 @@ from repo_builder.analysis.compare_plot import plot_comparison
 from repo_builder.analysis.compare_report import Report, report_csv, report_json
 from repo_builder.analysis.fleets import GPU_CACHE, MODEL_WISE, PER_TABLE, STRATEGIES, TIERED, Case, Fleets
 from repo_builder.analysis.utility import Utility
-from repo_builder.cluster import Cluster
+from repo_builder.partition.placement.cluster import Cluster
 from repo_builder.tables_compare import comparison_notes
 from tests.analysis.helpers import CPU_POOL, CPUS, GPUS, PROFILE, SPEC, workload
 

@@ -18,8 +18,8 @@ from k8s.simulation_report import Played, report_csv, report_json, summarize
 from k8s.simulation_rules import Rule
 from k8s.simulation_types import SimulatedFleet, SimulatedService, Timeline, Timing
 from loadtest.traffic_file import Traffic
-from repo_builder.cluster import Cluster, NodePool
 from repo_builder.errors import PlacementError
+from repo_builder.partition.placement.cluster import Cluster, NodePool
 from tests.k8s.hpa_oracle import Oracle
 
 WINDOW_S, SCRAPE_S = 30, 5

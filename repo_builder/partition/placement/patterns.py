@@ -1,9 +1,9 @@
 """Which patterns of nodes to use, and a proven lower bound: column generation (Gilmore and Gomory, 1961).
 
-A *pattern* is what one node of a pool may hold; there are too many to list. The relaxation of `placement_master` is
+A *pattern* is what one node of a pool may hold; there are too many to list. The relaxation of `master` is
 solved over those found so far; its duals say what a replica is worth, and a knapsack over one node of each pool either
 finds a pattern worth more than its node costs, which joins, or proves that there is none: then the relaxation's value
-bounds every packing from below. Whole numbers of patterns come from diving (`placement_dive`). Nodes of a pool are
+bounds every packing from below. Whole numbers of patterns come from diving (`dive`). Nodes of a pool are
 alike, so neither the replicas nor the nodes enter the size of these problems, only the demands and the pools.
 """
 
@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from repo_builder.cluster import Cluster
-from repo_builder.partition.placement_dive import add_guesses, dive, helps, whole_numbers
-from repo_builder.partition.placement_greedy import Pattern, fill
-from repo_builder.partition.placement_master import Problem, problem_of, relax, rounded_up
-from repo_builder.partition.placement_types import Demand, capacity
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.dive import add_guesses, dive, helps, whole_numbers
+from repo_builder.partition.placement.greedy import Pattern, fill
+from repo_builder.partition.placement.master import Problem, problem_of, relax, rounded_up
+from repo_builder.partition.placement.nodes import Demand, capacity
 
 _KNAPSACK = {"mip_rel_gap": 2e-3, "node_limit": 100}  # what it leaves open weakens the bound, never breaks it
 _CLOSE = 5e-3  # a bound so near to a known price, relative, is not worth another knapsack

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from repo_builder.cluster import Cluster
-from repo_builder.partition.placement_options import Option
-from repo_builder.partition.placement_types import capacity
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.nodes import capacity
+from repo_builder.partition.placement.options import Option
 
 _SEARCH = {"mip_rel_gap": 1e-4, "node_limit": 5000, "time_limit": 10.0}
 _SLACK = 1e-6  # relative, of the least price, for the second program

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from repo_builder.cluster import Cluster
-from repo_builder.partition.placement_types import Demand, capacity
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.nodes import Demand, capacity
 
 
 @dataclass(frozen=True, slots=True)

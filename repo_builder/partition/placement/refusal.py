@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from repo_builder.cluster import GB, Cluster, NodePool
-from repo_builder.partition.placement_patterns import Solution
-from repo_builder.partition.placement_types import RESOURCES, Demand, capacity
+from repo_builder.partition.placement.cluster import GB, Cluster, NodePool
+from repo_builder.partition.placement.nodes import RESOURCES, Demand, capacity
+from repo_builder.partition.placement.patterns import Solution
 from repo_builder.words import count, plural
 
 _FREE = 1e-6  # what the nodes that exist cost, beside those asked for

@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from repo_builder.cluster import Cluster
 from repo_builder.errors import PlacementError, PlanError
 from repo_builder.partition.cost import Profile
 from repo_builder.partition.latency import meet_sla
-from repo_builder.partition.placement_devices import Choice, choose
-from repo_builder.partition.placement_options import Option, options
-from repo_builder.partition.placement_pack import pack
-from repo_builder.partition.placement_types import Demand, NodeGroup, Packing
+from repo_builder.partition.placement.choices import Choice, choose
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.nodes import Demand, Packing
+from repo_builder.partition.placement.options import Option, options
+from repo_builder.partition.placement.pack import pack
 from repo_builder.partition.plan import Plan
 from repo_builder.spec import Spec
-
-__all__ = ["Demand", "NodeGroup", "Packing", "Placement", "choose_devices", "pack", "place", "placement_document"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +29,6 @@ class Placement:
     packing: Packing
     cluster: Cluster
     gpu_measured: bool
-
-
-def choose_devices(spec: Spec, plan: Plan, profile: Profile, cluster: Cluster) -> Plan:
-    """The plan with the device, instances and replicas of each service that `place` would give it."""
-    return place(spec, plan, profile, cluster).plan
 
 
 def place(spec: Spec, plan: Plan, profile: Profile, cluster: Cluster) -> Placement:

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from repo_builder.cluster import Cluster
-from repo_builder.partition.placement_greedy import Pattern
-from repo_builder.partition.placement_types import Demand, capacity
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.greedy import Pattern
+from repo_builder.partition.placement.nodes import Demand, capacity
 
 TOLERANCE = 1e-6
 """HiGHS's own, relative."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from repo_builder.cluster import Cluster, NodePool
+from repo_builder.partition.placement.cluster import Cluster, NodePool
 
 RESOURCES = ("cores", "memory", "GPUs")
 """What a node's replicas share, in the order of every vector here: milli-cores, bytes of host memory, whole GPUs."""

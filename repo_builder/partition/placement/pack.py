@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from repo_builder.cluster import Cluster
 from repo_builder.errors import PlacementError
-from repo_builder.partition.placement_greedy import Pattern, greedy
-from repo_builder.partition.placement_patterns import Solution, solve
-from repo_builder.partition.placement_refusal import refusal, too_big
-from repo_builder.partition.placement_types import RESOURCES, Demand, NodeGroup, Packing, capacity, utilisation
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.greedy import Pattern, greedy
+from repo_builder.partition.placement.nodes import RESOURCES, Demand, NodeGroup, Packing, capacity, utilisation
+from repo_builder.partition.placement.patterns import Solution, solve
+from repo_builder.partition.placement.refusal import refusal, too_big
 from repo_builder.partition.plan import duplicates
 
 

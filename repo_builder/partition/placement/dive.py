@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import LinearConstraint, milp
 
-from repo_builder.partition.placement_greedy import Pattern, fill
-from repo_builder.partition.placement_master import TOLERANCE, Problem, Relaxation, relax, rows
+from repo_builder.partition.placement.greedy import Pattern, fill
+from repo_builder.partition.placement.master import TOLERANCE, Problem, Relaxation, relax, rows
 
 _GUESSING_ROUNDS = 30
 _WHOLE_NUMBERS = {"mip_rel_gap": 0.0, "node_limit": 500, "time_limit": 5.0}

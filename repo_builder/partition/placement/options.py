@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from repo_builder.cluster import Cluster
 from repo_builder.partition.cost import DEFAULT_GPU_TIMES, Profile, replicas_for
-from repo_builder.partition.placement_types import Demand
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.nodes import Demand
 from repo_builder.partition.plan import Plan, Service
 from repo_builder.spec import Spec
 
