@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from repo_builder.analysis.baselines import WholeModel, gpu_cached, model_wise
 from repo_builder.errors import PlacementError
 from repo_builder.partition.cost import Profile
 from repo_builder.partition.placement.cluster import Cluster
-from repo_builder.partition.placement.nodes import RESOURCES, Demand, Packing, capacity
-from repo_builder.partition.placement.pack import pack
+from repo_builder.partition.placement.nodes import RESOURCES, Demand, Packing, price_in_parts
+from repo_builder.partition.placement.packing import pack
 from repo_builder.partition.placement.place import place
 from repo_builder.partition.plan import Grouping, Plan, Service
 from repo_builder.partition.planner import plan_workload
@@ -64,17 +66,10 @@ class Fleet:
         return sum(service.deployed for service in self.services)
 
     def price_in_parts(self, cluster: Cluster) -> float | None:
-        """An hour's price if nodes were sold in parts: the largest share of a resource times the price of the nodes.
-
-        Of the cheapest pool that can hold everything; None where none can. Whole nodes and spreading come on top.
-        """
-        prices = []
-        for pool in cluster.pools:
-            if all(demand.fits(pool) for demand in self.demands):
-                needs = [sum(d.replicas * d.vector[i] for d in self.demands) for i in range(len(RESOURCES))]
-                shares = [need / room for need, room in zip(needs, capacity(pool), strict=True) if room]
-                prices.append(max(shares) * pool.price_per_hour)
-        return min(prices, default=None)
+        """`price_in_parts` of the pools that can hold everything; None where none can."""
+        pools = [pool for pool in cluster.pools if all(demand.fits(pool) for demand in self.demands)]
+        needs = [sum(demand.replicas * demand.vector[i] for demand in self.demands) for i in range(len(RESOURCES))]
+        return float(price_in_parts(np.array([needs], float), pools)[0]) if pools else None
 
 
 class Fleets:

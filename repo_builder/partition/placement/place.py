@@ -8,11 +8,10 @@ from typing import Any
 from repo_builder.errors import PlacementError, PlanError
 from repo_builder.partition.cost import Profile
 from repo_builder.partition.latency import meet_sla
-from repo_builder.partition.placement.choices import Choice, choose
 from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.devices import DeviceChoice, Option, choose, options
 from repo_builder.partition.placement.nodes import Demand, Packing
-from repo_builder.partition.placement.options import Option, options
-from repo_builder.partition.placement.pack import pack
+from repo_builder.partition.placement.packing import pack
 from repo_builder.partition.plan import Plan
 from repo_builder.spec import Spec
 
@@ -57,7 +56,7 @@ def _price(placement: Placement) -> float:
 
 
 def _try_planned(
-    plan: Plan, planned: tuple[Option, ...], profile: Profile, cluster: Cluster, choice: Choice
+    plan: Plan, planned: tuple[Option, ...], profile: Profile, cluster: Cluster, choice: DeviceChoice
 ) -> Placement | None:
     try:
         return _packed(plan, planned, profile, cluster, choice)
@@ -66,7 +65,7 @@ def _try_planned(
 
 
 def _packed(
-    plan: Plan, chosen: tuple[Option, ...], profile: Profile, cluster: Cluster, choice: Choice | None
+    plan: Plan, chosen: tuple[Option, ...], profile: Profile, cluster: Cluster, choice: DeviceChoice | None
 ) -> Placement:
     demands = tuple(
         replace(option.demand, replicas=service.deployed) for option, service in zip(chosen, plan.services, strict=True)
