@@ -6,9 +6,16 @@ import argparse
 from pathlib import Path
 
 from repo_builder import tables, tables_compare
-from repo_builder.analysis.compare import SWEEP_REPLICAS, Comparison, compare
-from repo_builder.analysis.compare_report import ASSUMPTIONS, Report, report_csv, report_json
-from repo_builder.analysis.fleets import Case
+from repo_builder.analysis.compare import (
+    ASSUMPTIONS,
+    SWEEP_REPLICAS,
+    Comparison,
+    ComparisonReport,
+    compare,
+    report_csv,
+    report_json,
+)
+from repo_builder.analysis.fleets import ComparisonCase
 from repo_builder.commands.accesses import read_accesses
 from repo_builder.commands.common import (
     Commands,
@@ -21,9 +28,9 @@ from repo_builder.commands.common import (
     png,
 )
 from repo_builder.output import write_whole
+from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.placement.cluster import Cluster, load_cluster
-from repo_builder.partition.workload import read_workload
 from repo_builder.spec import load_spec
 
 
@@ -60,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     cluster = load_cluster(args.cluster)
     found = [_compare(path, profile, cluster, args) for path in args.specs]
     comparisons, sweeps = zip(*found, strict=True)
-    report = Report(profile, cluster, args.s_max, args.replicas, comparisons, sweeps)
+    report = ComparisonReport(profile, cluster, args.s_max, args.replicas, comparisons, sweeps)
     if args.output:
         write_whole(args.output, report_csv(report) if args.output.suffix == ".csv" else report_json(report))
     if args.plot:
@@ -79,11 +86,11 @@ def _compare(
     """One spec's comparison; its tables' accesses are dropped afterwards."""
     spec = load_spec(path)
     hotness = read_accesses(spec)
-    case = Case(spec, read_workload(spec, hotness, keep=True), profile, cluster, args.s_max)
+    case = ComparisonCase(spec, model_accesses(spec, hotness, keep=True), profile, cluster, args.s_max)
     return compare(case, args.replicas, SWEEP_REPLICAS)
 
 
-def _print(report: Report) -> None:
+def _print(report: ComparisonReport) -> None:
     for comparison in report.comparisons:
         out.print(tables_compare.comparison_table(comparison))
         out.print()
