@@ -2,8 +2,8 @@
 
 A row that takes the share p of its table's accesses stays untouched by n independent ones with probability (1 - p)^n,
 so the rows (k, j] of a hotness order expect the sum of 1 - (1 - p_i)^n of them to be touched. All ids of a query count
-as accesses of their own (`access.draw` draws them so). A replica of any service sees every query that it serves whole:
-of a fleet's queries each goes to one replica of each service.
+as accesses of their own (`access.queries` draws them so). A replica of any service sees every query that it serves
+whole: of a fleet's queries each goes to one replica of each service.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import numpy as np
 
 from loadtest import perf_analyzer
 from repo_builder.access.hotness import Hotness
-from repo_builder.access.progress import Progress, silent
+from repo_builder.output import Progress, silent
 from repo_builder.profiling.bench import Load, measure_loads
 from repo_builder.profiling.dense_queries import dense_load
 from repo_builder.profiling.effort import Effort, Options

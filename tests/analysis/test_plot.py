@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from repo_builder.access.counted import CountedHotness
+from repo_builder.access.hotness import CountedHotness
 from repo_builder.access.load import load_hotness
 from repo_builder.analysis.plan_plots import plot_hotness
 from repo_builder.errors import InputError

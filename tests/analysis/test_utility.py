@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from repo_builder.access.draw import IdSampler
 from repo_builder.access.powerlaw import PowerLawHotness
+from repo_builder.access.queries import IdSampler
 from repo_builder.analysis.utility import CHUNK_ROWS, TouchedRows, Utility, UtilityModel
 from repo_builder.model.dlrm import DlrmTable
 from repo_builder.partition.accesses import TableAccesses
