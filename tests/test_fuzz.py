@@ -29,9 +29,9 @@ from k8s.source import parse_source
 from loadtest.run import read_run, write_run
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.queries import draw_queries
-from repo_builder.cluster import load_cluster
 from repo_builder.errors import InputError, ServerError
 from repo_builder.partition.cost import load_profile
+from repo_builder.partition.placement.cluster import load_cluster
 from repo_builder.partition.plan import load_plan, plan_to_json
 from repo_builder.repository.manifest import describe, load_manifest
 from repo_builder.spec import load_spec

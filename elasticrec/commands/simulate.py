@@ -22,9 +22,9 @@ from elasticrec.commands.common import (
     png,
 )
 from repo_builder.analysis.baselines import model_wise
-from repo_builder.cluster import Cluster, load_cluster
 from repo_builder.output import write_whole
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
+from repo_builder.partition.placement.cluster import Cluster, load_cluster
 from repo_builder.partition.planner import make_plan
 from repo_builder.simulation.models import Case, planned_fleet, whole_fleet
 from repo_builder.simulation.play import simulate

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from repo_builder.access.hotness import Hotness
-from repo_builder.access.progress import Progress, silent
+from repo_builder.output import Progress, silent
 from repo_builder.profiling import perf_analyzer
 from repo_builder.profiling.bench import Load, measure_loads
 from repo_builder.profiling.dense_queries import dense_load

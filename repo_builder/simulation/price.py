@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.cluster import Cluster
 from repo_builder.errors import PlacementError
-from repo_builder.partition.placement_types import Demand, capacity
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.nodes import Demand, capacity
 from repo_builder.simulation.types import Timeline
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repo_builder.cluster import Cluster, NodePool
 from repo_builder.errors import PlacementError
+from repo_builder.partition.placement.cluster import Cluster, NodePool
 from repo_builder.scaling.hpa import DEFAULT_DOWN, DEFAULT_UP, SYNC_S, Autoscaler, Behavior, Target
 from repo_builder.simulation.play import simulate
 from repo_builder.simulation.pods import Workload

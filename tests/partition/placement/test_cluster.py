@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from repo_builder.cluster import Cluster, NodePool, load_cluster
 from repo_builder.errors import ClusterError
+from repo_builder.partition.placement.cluster import Cluster, NodePool, load_cluster
 
-EXAMPLES = Path(__file__).parent.parent / "examples" / "clusters"
+EXAMPLES = Path(__file__).parents[3] / "examples" / "clusters"
 VALID: dict[str, Any] = {
     "name": "c",
     "pools": [{"name": "p", "count": 2, "cores": 4, "memory_gb": 16, "price_per_hour": 1.5}],

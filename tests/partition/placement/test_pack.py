@@ -11,10 +11,11 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from repo_builder.cluster import GB, Cluster, NodePool
 from repo_builder.errors import PlacementError
-from repo_builder.partition.placement import Demand, pack
-from tests.partition.placement_oracles import check, least_price
+from repo_builder.partition.placement.cluster import GB, Cluster, NodePool
+from repo_builder.partition.placement.nodes import Demand
+from repo_builder.partition.placement.packing import pack
+from tests.partition.placement.oracles import check, least_price
 
 CPU = NodePool("cpu", 11, 64_000, 384 * GB, 0, 0, 3.5)
 GPU = NodePool("gpu", 20, 32_000, 120 * GB, 1, 16 * GB, 2.2)
@@ -216,7 +217,7 @@ def test_many_demands_are_packed_greedily_and_the_gap_says_so(monkeypatch: pytes
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a search was started")
 
-    monkeypatch.setattr("repo_builder.partition.placement_patterns.dive", never)
+    monkeypatch.setattr("repo_builder.partition.placement.search._dive", never)
     pools = (NodePool("p", None, 8000, 64 * 10**9, 0, 0, 1.0),)
     demands = [Demand(f"d{i}", 1 + i % 3, 1000, (1 + i % 7) * 10**9) for i in range(1000)]
     packing = pack(demands, Cluster("c", pools))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from repo_builder.access.counted import CountedHotness
-from repo_builder.access.labels import table_label
+from repo_builder.access.hotness import CountedHotness
 from repo_builder.access.load import load_hotness
-from repo_builder.access.plot import plot_hotness
+from repo_builder.analysis.plan_plots import plot_hotness
 from repo_builder.errors import InputError
 from repo_builder.spec import Access, Spec
+from repo_builder.words import table_label
 from tests.access.helpers import spec, table
 
 POWERLAW = Access("powerlaw", locality=0.9)

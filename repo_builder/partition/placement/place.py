@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from repo_builder.cluster import Cluster
 from repo_builder.errors import PlacementError, PlanError
 from repo_builder.partition.cost import Profile
 from repo_builder.partition.latency import meet_sla
-from repo_builder.partition.placement_devices import Choice, choose
-from repo_builder.partition.placement_options import Option, options
-from repo_builder.partition.placement_pack import pack
-from repo_builder.partition.placement_types import Demand, NodeGroup, Packing
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.devices import DeviceChoice, Option, choose, options
+from repo_builder.partition.placement.nodes import Demand, Packing
+from repo_builder.partition.placement.packing import pack
 from repo_builder.partition.plan import Plan
 from repo_builder.spec import Spec
-
-__all__ = ["Demand", "NodeGroup", "Packing", "Placement", "choose_devices", "pack", "place", "placement_document"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +28,6 @@ class Placement:
     packing: Packing
     cluster: Cluster
     gpu_measured: bool
-
-
-def choose_devices(spec: Spec, plan: Plan, profile: Profile, cluster: Cluster) -> Plan:
-    """The plan with the device, instances and replicas of each service that `place` would give it."""
-    return place(spec, plan, profile, cluster).plan
 
 
 def place(spec: Spec, plan: Plan, profile: Profile, cluster: Cluster) -> Placement:
@@ -64,7 +56,7 @@ def _price(placement: Placement) -> float:
 
 
 def _try_planned(
-    plan: Plan, planned: tuple[Option, ...], profile: Profile, cluster: Cluster, choice: Choice
+    plan: Plan, planned: tuple[Option, ...], profile: Profile, cluster: Cluster, choice: DeviceChoice
 ) -> Placement | None:
     try:
         return _packed(plan, planned, profile, cluster, choice)
@@ -73,7 +65,7 @@ def _try_planned(
 
 
 def _packed(
-    plan: Plan, chosen: tuple[Option, ...], profile: Profile, cluster: Cluster, choice: Choice | None
+    plan: Plan, chosen: tuple[Option, ...], profile: Profile, cluster: Cluster, choice: DeviceChoice | None
 ) -> Placement:
     demands = tuple(
         replace(option.demand, replicas=service.deployed) for option, service in zip(chosen, plan.services, strict=True)

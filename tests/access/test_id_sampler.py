@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repo_builder.access.counted import CountedHotness
-from repo_builder.access.hotness import Hotness
-from repo_builder.access.load import IdSampler, draw_ids
+from repo_builder.access.hotness import CountedHotness, Hotness
 from repo_builder.access.powerlaw import PowerLawHotness
+from repo_builder.access.queries import IdSampler, draw_ids
 from tests.access.helpers import table
 
 COUNTS = np.array([0, 50, 3, 0, 20, 7, 0, 100, 20, 0])

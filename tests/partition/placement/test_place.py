@@ -7,17 +7,18 @@ from itertools import product
 
 import pytest
 
-from repo_builder.cluster import GB, Cluster, NodePool
 from repo_builder.errors import PlacementError
 from repo_builder.partition.check import check_plan
 from repo_builder.partition.cost import DEFAULT_PROFILE, DenseTime, DeviceTimes, ServiceTime
-from repo_builder.partition.placement import choose_devices, pack, place, placement_document
-from repo_builder.partition.placement_options import GPU_CONTEXT_BYTES, GPU_HOST_BYTES, INSTANCE_BYTES, options
+from repo_builder.partition.placement.cluster import GB, Cluster, NodePool
+from repo_builder.partition.placement.devices import GPU_CONTEXT_BYTES, GPU_HOST_BYTES, INSTANCE_BYTES, options
+from repo_builder.partition.placement.packing import pack
+from repo_builder.partition.placement.place import place, placement_document
 from repo_builder.partition.plan import Plan, Service, Shard
 from repo_builder.repository.configs import embedding_config
 from repo_builder.repository.design import Design
 from tests.partition.helpers import small_spec
-from tests.partition.placement_oracles import check
+from tests.partition.placement.oracles import check
 
 CPU = NodePool("cpu", 11, 64_000, 384 * GB, 0, 0, 3.5)
 GPU = NodePool("gpu", 20, 32_000, 120 * GB, 1, 16 * GB, 2.2)
@@ -137,7 +138,7 @@ def test_a_gpu_replica_needs_its_rows_and_a_context_on_the_gpu() -> None:
 
 def test_instance_groups_follow_the_placement() -> None:
     """Triton's KIND_GPU on the device chosen, one instance a replica."""
-    plan = choose_devices(SPEC, a_plan(150), PROFILE, Cluster("c", (GPU,)))
+    plan = place(SPEC, a_plan(150), PROFILE, Cluster("c", (GPU,))).plan
     check_plan(plan, SPEC)
     assert {each.device for each in plan.embedding_services} == {"cpu", "gpu"}
     design = Design.of(SPEC, plan, "single")

@@ -1,11 +1,14 @@
-"""What packing takes and gives: demands of replicas, and nodes with what they hold."""
+"""What packing takes and gives: demands of replicas, what a node may hold of them, and nodes with what they hold."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from repo_builder.cluster import Cluster, NodePool
+import numpy as np
+from numpy.typing import NDArray
+
+from repo_builder.partition.placement.cluster import Cluster, NodePool
 
 RESOURCES = ("cores", "memory", "GPUs")
 """What a node's replicas share, in the order of every vector here: milli-cores, bytes of host memory, whole GPUs."""
@@ -39,6 +42,39 @@ class Demand:
 def capacity(pool: NodePool) -> tuple[int, int, int]:
     """What a node of the pool has, in the order of RESOURCES."""
     return pool.millicores, pool.memory_bytes, pool.gpus
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """What one node of a pool may hold: `pool` is its index in the cluster, `counts` the replicas of each demand."""
+
+    pool: int
+    counts: tuple[int, ...]
+
+
+def fill(
+    demands: Sequence[Demand],
+    wanted: Sequence[int],
+    cluster: Cluster,
+    pool: int,
+    order: Sequence[int],
+    held: Sequence[int] | None = None,
+) -> Pattern:
+    """A node's contents: beside what it holds already, as many replicas as fit and are wanted, in the given order."""
+    counts = list(held) if held else [0] * len(demands)
+    room = [
+        have - sum(count * demand.vector[i] for count, demand in zip(counts, demands, strict=True))
+        for i, have in enumerate(capacity(cluster.pools[pool]))
+    ]
+    for d in order:
+        demand = demands[d]
+        if not wanted[d] or not demand.fits(cluster.pools[pool]):
+            continue
+        more = min(wanted[d], cluster.most_on_a_node(demand.replicas)) - counts[d]
+        more = min([more, *(have // need for have, need in zip(room, demand.vector, strict=True) if need)])
+        counts[d] += more
+        room = [have - more * need for have, need in zip(room, demand.vector, strict=True)]
+    return Pattern(pool, tuple(counts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +132,16 @@ def utilisation(groups: tuple[NodeGroup, ...], demands: tuple[Demand, ...], clus
             for i, need in enumerate((*demand.vector, demand.gpus * demand.gpu_memory_bytes)):
                 used[i] += group.nodes * replicas * need
     return {name: u / h for name, u, h in zip((*RESOURCES, "GPU memory"), used, had, strict=True) if h}
+
+
+def price_in_parts(needs: NDArray[np.float64], pools: Sequence[NodePool]) -> NDArray[np.float64]:
+    """An hour's price if nodes were sold in parts: the largest share of a resource times the price of the nodes.
+
+    Of the cheapest of the pools, of which there must be one; whole nodes and spreading come on top. `needs` are those
+    of all replicas together, (k, resources) in the order of RESOURCES; the prices are (k,).
+    """
+    prices = []
+    for pool in pools:
+        room = np.array(capacity(pool), float)
+        prices.append(pool.price_per_hour * (needs[:, room > 0] / room[room > 0]).max(axis=1))
+    return np.asarray(np.min(prices, axis=0))

@@ -1,19 +1,25 @@
-"""One order out of many tables' rows, hottest first, and its places taken back to each table.
+"""What a query gathers of tables, and their rows in one order, hottest first, whose cuts are taken back to each table.
 
-The rows of all tables stand by gathers a query and byte, most first; a table's own rows keep their hotness order.
-Ties go to the size of row that comes first among the tables, then to the earlier table, then to the hotter place.
+The rows of all tables stand by gathers per query and byte, most first; a table's own rows keep their hotness order.
+Ties go to the size of row that comes first among the tables, then to the earlier table, then to the hotter row.
+
+Merging takes most of a plan's time; the traffic, the profile and S_max only change what comes after it. So a sweep
+makes one `ModelAccesses` that keeps what it merged, and plans on it as often as it likes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repo_builder.access.hotness import Hotness
 from repo_builder.errors import PlanError
+from repo_builder.memory import check_memory
+from repo_builder.spec import Spec
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -25,7 +31,7 @@ CHUNK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Accesses:
+class TableAccesses:
     """A table's accesses: `cdf` (rows + 1,) float64 over its hotness order, the rows a query gathers in all, and the
     bytes of each row.
     """
@@ -77,12 +83,63 @@ class Order:
         """N."""
         return len(self.gathers) - 1
 
-    def bytes_before(self, place: Ints) -> Ints:
-        """Bytes of the rows before each place, 0 to N; same shape as `place`."""
-        return place * self.row_bytes if isinstance(self.row_bytes, int) else self.row_bytes[place]
+    def bytes_before(self, position: Ints) -> Ints:
+        """Bytes of the rows before each position, 0 to N; same shape as `position`."""
+        return position * self.row_bytes if isinstance(self.row_bytes, int) else self.row_bytes[position]
 
 
-def check_cdf(accesses: Accesses, rows: int) -> None:
+@dataclass(frozen=True, slots=True)
+class ModelAccesses:
+    """The accesses of every table of a spec, in its order; `keep` trades memory (8 bytes a row) for time."""
+
+    tables: tuple[TableAccesses, ...]
+    keep: bool = False
+    _kept: dict[tuple[tuple[int, float, int], ...], Order] = field(default_factory=dict, init=False, compare=False)
+
+    def order(self, tables: Sequence[TableAccesses]) -> Order:
+        """`merged_order` of some of the tables; not to be written into."""
+        key = tuple(table.key for table in tables)
+        order = self._kept.get(key)
+        if order is None:
+            order = merged_order(tables)
+            if self.keep:
+                self._kept[key] = order
+        return order
+
+    def rows_within(self, size_bytes: int) -> int:
+        """How many of the hottest rows of all tables fit into so many bytes, 0 or more."""
+        sizes = {table.row_bytes for table in self.tables}
+        if len(sizes) == 1:  # no order needed
+            return min(sum(table.rows for table in self.tables), size_bytes // sizes.pop())
+        return int(np.searchsorted(self.order(self.tables).row_bytes, size_bytes, side="right")) - 1
+
+
+def model_accesses(spec: Spec, hotness: Hotness, keep: bool = False) -> ModelAccesses:
+    """The accesses of a spec at its batch; raises PlanError for a CDF that is none.
+
+    A CDF that serves several tables is checked once.
+    """
+    _check_memory(spec)
+    checked: dict[int, int] = {}
+    tables = []
+    for table, ids in zip(spec.model.tables, spec.model.ids_per_row, strict=True):
+        accesses = TableAccesses(table.name, hotness.cdf(table), ids * spec.serving.batch, table.format.row_bytes)
+        if checked.get(id(accesses.cdf)) != table.rows:
+            check_cdf(accesses, table.rows)
+            checked[id(accesses.cdf)] = table.rows
+        tables.append(accesses)
+    return ModelAccesses(tuple(tables), keep)
+
+
+def _check_memory(spec: Spec) -> None:
+    """A plan holds a CDF for each number of rows, the merged order, and two arrays of the largest table."""
+    rows = [table.rows for table in spec.model.tables]
+    needed_bytes = 8 * (sum(set(rows)) + sum(rows) + 2 * max(rows))
+    what = f"tables: a plan for {sum(rows):,} rows of {len(rows):,} tables"
+    check_memory(needed_bytes, what, "fewer rows, or a larger machine")
+
+
+def check_cdf(accesses: TableAccesses, rows: int) -> None:
     """Raise PlanError unless the CDF has rows + 1 values from 0 to 1, finite and non-decreasing."""
     cdf, where = accesses.cdf, f"table {accesses.table}: cdf"
     if cdf.shape != (rows + 1,):
@@ -93,10 +150,10 @@ def check_cdf(accesses: Accesses, rows: int) -> None:
         raise PlanError(f"{where}: expected 0 first and 1 last, got {cdf[0]} and {cdf[-1]}")
     falls = cdf[1:] < cdf[:-1]
     if falls.any():
-        raise PlanError(f"{where}: expected non-decreasing values, got a fall after place {falls.argmax()}")
+        raise PlanError(f"{where}: expected non-decreasing values, got a fall after rank {falls.argmax()}")
 
 
-def merged_order(tables: Sequence[Accesses]) -> Order:
+def merged_order(tables: Sequence[TableAccesses]) -> Order:
     """The rows of all tables in one order.
 
     O(n) for n rows of one table or of tables alike, O(n * log(tables)) otherwise; 8 bytes a row, half as much again
@@ -122,15 +179,15 @@ def merged_order(tables: Sequence[Accesses]) -> Order:
 
 def _mixed(prefix: Floats, sizes: Ints, unit: int) -> Order:
     """The order of rows that differ in size: `prefix[1:]` and `sizes` are (rows,), not sorted yet."""
-    places = np.argsort(prefix[1:], kind="stable")
-    sizes = sizes[places]
-    prefix[1:] = prefix[1:][places] * (sizes // unit)
-    del places
+    order = np.argsort(prefix[1:], kind="stable")
+    sizes = sizes[order]
+    prefix[1:] = prefix[1:][order] * (sizes // unit)
+    del order
     _accumulate(prefix)
     return Order(prefix, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]))
 
 
-def places_in_tables(tables: Sequence[Accesses], cuts: Sequence[int]) -> list[list[int]]:
+def ranks_in_tables(tables: Sequence[TableAccesses], cuts: Sequence[int]) -> list[list[int]]:
     """For each cut of the merged order how many rows of each table come before it: over the cuts, then the tables."""
     unit, alike = _unit(tables), _alike(tables)
     kinds = {table.key: kind for kind, (table, _) in enumerate(alike)}
@@ -141,22 +198,22 @@ def places_in_tables(tables: Sequence[Accesses], cuts: Sequence[int]) -> list[li
     return [_split(ascending, kind_of, first, cut) for cut in cuts]
 
 
-def _ascending(table: Accesses, unit: int) -> Floats:
+def _ascending(table: TableAccesses, unit: int) -> Floats:
     """The negated gathers of each row and `unit` bytes: (rows,) float64, ascending from the hottest row on."""
     steps = table.row_gathers()
     steps /= -(table.row_bytes // unit)
     return steps
 
 
-def _unit(tables: Sequence[Accesses]) -> int:
+def _unit(tables: Sequence[TableAccesses]) -> int:
     """The largest number of bytes of which every row is a multiple: with rows of one size no gathers are rounded."""
     return gcd(*(table.row_bytes for table in tables))
 
 
-def _alike(tables: Sequence[Accesses]) -> list[tuple[Accesses, int]]:
+def _alike(tables: Sequence[TableAccesses]) -> list[tuple[TableAccesses, int]]:
     """The tables that differ in CDF, gathers or size of row, and how many there are of each; by size, as they come."""
     counts: dict[tuple[int, float, int], int] = {}
-    first: dict[tuple[int, float, int], Accesses] = {}
+    first: dict[tuple[int, float, int], TableAccesses] = {}
     for table in tables:
         counts[table.key] = counts.get(table.key, 0) + 1
         first.setdefault(table.key, table)
@@ -187,13 +244,13 @@ def _split(
     value = -np.array(low, np.int64).view(np.float64)
     begins = [int(np.searchsorted(steps, value, side="left")) for steps, _ in ascending]
     ties = [int(np.searchsorted(steps, value, side="right")) - begins[i] for i, (steps, _) in enumerate(ascending)]
-    places = [begins[kind] for kind in kind_of]
-    missing = cut - sum(places)
+    ranks = [begins[kind] for kind in kind_of]
+    missing = cut - sum(ranks)
     for i in first:
         tied = min(missing, ties[kind_of[i]])
-        places[i] += tied
+        ranks[i] += tied
         missing -= tied
-    return places
+    return ranks
 
 
 def _accumulate(prefix: Floats) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import product
 
-from repo_builder.cluster import Cluster
-from repo_builder.partition.placement import Demand, Packing
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.nodes import Demand, Packing
 
 
 def check(packing: Packing, demands: Sequence[Demand], cluster: Cluster) -> None:

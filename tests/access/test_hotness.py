@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repo_builder.access.counter import AccessCounter
+from repo_builder.access.hotness import AccessCounter
 
 
 @given(st.lists(st.lists(st.integers(-1, 9), max_size=30), max_size=8))
