@@ -22,7 +22,7 @@ from loadtest import perf_analyzer
 from repo_builder.access.draw import draw_ids
 from repo_builder.access.load import load_hotness
 from repo_builder.access.query_file import QueryFile
-from repo_builder.export.weights import WeightSource, open_source, open_weights
+from repo_builder.export.dlrm.source import WeightSource, open_source, open_weights
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan

@@ -13,7 +13,7 @@ import pytest
 
 from repo_builder.cli import main
 from repo_builder.demo import Options, Report, run_demo
-from repo_builder.export.weights import DlrmSource
+from repo_builder.export.dlrm.source import DlrmSource
 from repo_builder.tables import demo_table
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
