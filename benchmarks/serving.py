@@ -30,7 +30,7 @@ from _contenders import Contender, Load, Query, drawn, load, served, served_flee
 from latency import document, in_process, spent_ms
 
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_source, open_weights
+from repo_builder.export.dlrm.source import open_source, open_weights
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan, model_wise_plan

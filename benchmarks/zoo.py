@@ -39,7 +39,7 @@ from tritonclient.utils import np_to_triton_dtype
 
 from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.planner import make_plan, model_wise_plan
 from repo_builder.profiling import perf_analyzer

@@ -17,9 +17,8 @@ from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import ElasticRecError, InputError
-from repo_builder.export.example import write_example_checkpoint
-from repo_builder.export.example_program import write_example_program
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
+from repo_builder.export.examples import write_example_checkpoint, write_example_program
 from repo_builder.model.arrays import Array
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.plan import Plan

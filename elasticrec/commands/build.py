@@ -70,7 +70,7 @@ def _next(layout: str, target: Path) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Do what they ask for."""
-    from repo_builder.export.weights import open_source  # torch is slow to import: only where it is needed
+    from repo_builder.export.dlrm.source import open_source  # torch is slow to import: only where it is needed
     from repo_builder.repository.build import build
 
     whole = args.layout == "model-wise"

@@ -112,7 +112,7 @@ def _check_weights(spec: Spec) -> None:
     if path is not None and not path.exists():
         err.print(f"{path}: not there, so not checked: elasticrec build will need it", markup=False, soft_wrap=True)
     elif path is not None:
-        from repo_builder.export.weights import open_source  # torch is slow to import: only where it is needed
+        from repo_builder.export.dlrm.source import open_source  # torch is slow to import: only where it is needed
 
         open_source(spec)
 

@@ -24,7 +24,7 @@ from elasticrec.cli import main
 from elasticrec.commands import serve as serve_command
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import RepositoryError, ServerError
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.manifest import verify

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
@@ -12,32 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.errors import CheckpointError
-from repo_builder.export.checkpoint import open_checkpoint
-from repo_builder.export.layers import DenseWeights, Layer
-from repo_builder.export.mismatch import KeyLayout, mismatches
+from repo_builder.export.dlrm.checkpoint import open_checkpoint
+from repo_builder.export.dlrm.families import FAMILIES, TABLES
+from repo_builder.export.dlrm.keys import KeyFamily, KeyLayout, mismatches
+from repo_builder.export.dlrm.layers import DenseWeights, Layer
 from repo_builder.export.stored import Checkpoint
-from repo_builder.model.dlrm import Dlrm
+from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights
 from repo_builder.model.types import Table
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """A kind of checkpoint that holds another model than ours, known by its keys."""
+def open_trained(dlrm: Dlrm) -> TrainedWeights:
+    """Open the checkpoint that `dlrm.weights` names; raises CheckpointError with all its problems at once.
 
-    pattern: re.Pattern[str]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class KeyFamily:
-    """The checkpoints of one library: a key that all have, variants that are other models, and the keys' layout.
-
-    `layout` takes the spec and the checkpoint, whose keys stand in the file's order; it may raise CheckpointError.
+    Of the open-source DLRM table i of the spec is `emb_l.{i}.weight`; TorchRec's go by their names, and its interaction
+    takes them as the EmbeddingBagCollection lists them, which is the order of the file's keys. TorchRec's model returns
+    logits; ours ends in a sigmoid.
     """
-
-    anchor: re.Pattern[str]
-    variants: Sequence[Variant]
-    layout: Callable[[Dlrm, Checkpoint], KeyLayout]
+    if dlrm.weights.path is None:
+        raise ValueError(f"weights.source {dlrm.weights.source} comes with a path; load_spec checks it")
+    family = next(each for each in FAMILIES if each.source == dlrm.weights.source)
+    return TrainedWeights(dlrm, dlrm.weights.path, family)
 
 
 class TrainedWeights:
@@ -117,3 +111,48 @@ def _read_dense(checkpoint: Checkpoint, layout: KeyLayout) -> DenseWeights:
 
 def _layer(arrays: Mapping[str, NDArray[np.float32]], stem: str) -> Layer:
     return arrays[f"{stem}.weight"], arrays[f"{stem}.bias"]
+
+
+def read_dlrm_of(path: Path) -> tuple[Dlrm, bool]:
+    """The shape of the model in a checkpoint, with pooling 1 for every table, since no state dict tells it; and whether
+    its tables' order is the model's.
+
+    Raises CheckpointError where it is of neither library, or of a model of theirs that no spec can name.
+    """
+    checkpoint = open_checkpoint(path)
+    for family in FAMILIES:
+        stripped, _ = without_prefix(checkpoint, family.anchor)
+        if any(family.anchor.match(key) for key in stripped.tensors):
+            return _dlrm(path, stripped, family), family.ordered(stripped)
+    raise CheckpointError(
+        f"{path}: expected a state dict of the open-source DLRM (emb_l.0.weight, bot_l.0.weight, ...) or of TorchRec's "
+        f"({TABLES}.TABLE.weight, ...), got keys such as {next(iter(checkpoint.tensors), 'none at all')}; "
+        "export any other model with torch.export, and give the .pt2"
+    )
+
+
+def _dlrm(path: Path, checkpoint: Checkpoint, family: KeyFamily) -> Dlrm:
+    refuse_variants(str(path), checkpoint, family)
+    tables = family.tables(checkpoint)
+    if not tables:
+        raise CheckpointError(f"{path}: expected embedding tables, got none; save the whole state_dict")
+    weights = Weights(family.source, path)
+    shapes = {key: checkpoint.tensors[key].shape for key, _ in tables}
+    flat = [
+        f"{key}: expected (rows, dim), got {shape}" for key, shape in shapes.items() if len(shape) != 2 or 0 in shape
+    ]
+    if flat:
+        raise CheckpointError(*(f"{path}: {problem}" for problem in flat))
+    entries = tuple(DlrmTable(name, shapes[key][0], shapes[key][1], pooling=1) for key, name in tables)
+    asked = replace(weights, tables_in_order=not family.ordered(checkpoint))
+    layout = family.layout(Dlrm(1, (entries[0].dim,), (1,), entries, "int64", asked), checkpoint)
+    bottom, top = (_widths(path, checkpoint, stems) for stems in (layout.bottom, layout.top))
+    return Dlrm(bottom[0], tuple(bottom[1:]), tuple(top[1:]), entries, "int64", weights, layout.interaction)
+
+
+def _widths(path: Path, checkpoint: Checkpoint, stems: Sequence[str]) -> list[int]:
+    """What the first layer takes, and what each gives."""
+    shapes = [checkpoint.tensors[f"{stem}.weight"].shape for stem in stems if f"{stem}.weight" in checkpoint.tensors]
+    if not shapes or any(len(shape) != 2 for shape in shapes):
+        raise CheckpointError(f"{path}: expected the weights of both MLPs, got no linear layers of one; save them all")
+    return [shapes[0][1], *(shape[0] for shape in shapes)]

@@ -1,11 +1,30 @@
-"""A DCN-v2 as its owner would have it, an exported PyTorch program, for the demo (Wang et al., WWW 2021)."""
+"""The demo's models as their owners would have them: a DLRM's checkpoint, and a DCN-v2 as an exported program."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
+
+from repo_builder.export.dlrm.layers import RandomWeights
+from repo_builder.model.dlrm import Dlrm
+
+
+def write_example_checkpoint(dlrm: Dlrm, path: Path) -> None:
+    """Save seeded random weights of the spec's shapes under the open-source DLRM's keys, with `torch.save`."""
+    source = RandomWeights(dlrm)
+    dense = source.dense()
+    state: dict[str, torch.Tensor] = {}
+    for i, table in enumerate(dlrm.tables):
+        state[f"emb_l.{i}.weight"] = torch.from_numpy(np.concatenate(list(source.table_chunks(table.stored))))
+    for part, layers in (("bot_l", dense.bottom), ("top_l", dense.top)):
+        for k, (weight, bias) in enumerate(layers):
+            state[f"{part}.{2 * k}.weight"] = torch.from_numpy(weight)
+            state[f"{part}.{2 * k}.bias"] = torch.from_numpy(bias)
+    torch.save(state, path)
+
 
 NUMBERS = 8
 HISTORY = 20

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from repo_builder.errors import CheckpointError
-from repo_builder.export.reference import reference_scores
-from repo_builder.export.weights import open_weights
+from repo_builder.export.dlrm.reference import reference_scores
+from repo_builder.export.dlrm.source import open_weights
 from repo_builder.model.interaction import Cross, Dot, Interaction, Projection
 from repo_builder.model.types import PoolingMode
-from tests.export.export_oracles import OracleTorchRec, bags_of, make_spec, random_indices, torchrec_oracle
+from tests.export.dlrm.oracles import OracleTorchRec, bags_of, make_spec, random_indices, torchrec_oracle
 
 CROSS, PROJECTION = Cross(layers=2, rank=3), Projection(branch1=(10, 8), branch2=(12,))
 INTERACTIONS = pytest.mark.parametrize("interaction", [Dot(), CROSS, PROJECTION], ids=lambda each: each.kind)

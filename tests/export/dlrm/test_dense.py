@@ -18,14 +18,14 @@ import torch
 from numpy.typing import NDArray
 
 from repo_builder.errors import ExportError
-from repo_builder.export import dense as dense_export
-from repo_builder.export.dense import export_dense
-from repo_builder.export.layers import DenseWeights, Partial
+from repo_builder.export.dlrm import dense as dense_export
+from repo_builder.export.dlrm.dense import export_dense
+from repo_builder.export.dlrm.layers import DenseWeights, Partial
+from repo_builder.export.dlrm.source import open_weights
 from repo_builder.export.torch_onnx import OPSET
-from repo_builder.export.weights import open_weights
 from repo_builder.model.dlrm import Dlrm
 from repo_builder.model.interaction import Cross, Projection
-from tests.export.export_oracles import load_oracle, make_spec
+from tests.export.dlrm.oracles import load_oracle, make_spec
 
 TIERED = [Partial(f"tier{i}", (0, 1, 2)) for i in range(4)]
 CASES = {
@@ -150,10 +150,10 @@ AGAIN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.export.export_oracles import make_spec
-from repo_builder.export.dense import export_dense
-from repo_builder.export.layers import Partial
-from repo_builder.export.weights import open_weights
+from tests.export.dlrm.oracles import make_spec
+from repo_builder.export.dlrm.dense import export_dense
+from repo_builder.export.dlrm.layers import Partial
+from repo_builder.export.dlrm.source import open_weights
 spec = make_spec()
 export_dense(spec, open_weights(spec).dense(), [Partial(f"tier{i}", (0, 1, 2)) for i in range(4)], Path(sys.argv[2]))
 """
@@ -164,7 +164,7 @@ def test_another_process_writes_the_same_bytes_and_nothing_to_the_console(
 ) -> None:
     again = tmp_path / "again.onnx"
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", AGAIN, str(Path(__file__).parents[2]), str(again)],
+        [sys.executable, "-W", "error", "-c", AGAIN, str(Path(__file__).parents[3]), str(again)],
         capture_output=True,
         check=False,
     )

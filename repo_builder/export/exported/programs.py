@@ -20,7 +20,7 @@ from torch.export.graph_signature import (
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
-from repo_builder.export.exported.choice import Choice, Read
+from repo_builder.export.exported.cut import ProgramCut, ProgramLookup
 from repo_builder.export.exported.graph import ProgramGraph, ancestors, shape_of, size_of
 from repo_builder.export.exported.sizes import Sizes
 
@@ -106,7 +106,7 @@ def _flat_call(inputs: Sequence[str], outputs: int) -> ModuleCallEntry:
     return ModuleCallEntry("", ModuleCallSignature([], [], in_spec, out_spec, forward_arg_names=list(inputs)))
 
 
-def dense_program(graph: ProgramGraph, choice: Choice, sizes: Sizes) -> tuple[ExportedProgram, list[Node]]:
+def dense_program(graph: ProgramGraph, choice: ProgramCut, sizes: Sizes) -> tuple[ExportedProgram, list[Node]]:
     """The program with the look-ups as inputs `lookup_{i}`, and which of the source's inputs it still reads."""
     results = {site.result for read in choice.reads for _, site in read.sites}
     counts = _counts(graph, choice, sizes)
@@ -130,7 +130,7 @@ def dense_program(graph: ProgramGraph, choice: Choice, sizes: Sizes) -> tuple[Ex
     return cutter.program([cutter.copied(node) for node in graph.outputs]), inputs
 
 
-def _counts(graph: ProgramGraph, choice: Choice, sizes: Sizes) -> dict[Node, tuple[int, int]]:
+def _counts(graph: ProgramGraph, choice: ProgramCut, sizes: Sizes) -> dict[Node, tuple[int, int]]:
     """Nodes that read a size which a look-up's vectors have too, and where: so no ids are needed for their number."""
     known = {
         sizes.name(size): (place, axis)
@@ -143,7 +143,7 @@ def _counts(graph: ProgramGraph, choice: Choice, sizes: Sizes) -> dict[Node, tup
     return {node: known[name] for node, name in names.items() if name in known}
 
 
-def _part(cutter: Cutter, node: Node, read: Read, begin: int, width: int, result: Node) -> Node:
+def _part(cutter: Cutter, node: Node, read: ProgramLookup, begin: int, width: int, result: Node) -> Node:
     """One member's columns of a looked-up tensor, in the shape and dtype that the graph goes on with."""
     if width != node.meta["val"].shape[-1]:
         node = cutter.call(_ATEN.slice.Tensor, node, len(node.meta["val"].shape) - 1, begin, begin + width)

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from repo_builder.errors import CheckpointError
-from repo_builder.export.reference import reference_scores
-from repo_builder.export.weights import open_weights
+from repo_builder.export.dlrm.reference import reference_scores
+from repo_builder.export.dlrm.source import open_weights
 from repo_builder.model.dlrm import Dlrm
-from tests.export.export_oracles import OracleDlrm, bags_of, dlrm_state, make_spec, random_indices
+from tests.export.dlrm.oracles import OracleDlrm, bags_of, dlrm_state, make_spec, random_indices
 
 
 def problems_of(state: dict[str, torch.Tensor], spec: Dlrm) -> list[str]:

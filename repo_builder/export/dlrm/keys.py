@@ -1,15 +1,16 @@
-"""How a checkpoint differs from its spec: a line a mistake, each naming the key or field and the fix."""
+"""The keys of state dicts: what a family of them says of a model, and how a checkpoint differs from its spec."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.export.stored import Checkpoint
-from repo_builder.model.dlrm import Dlrm, DlrmTable
+from repo_builder.model.dlrm import Dlrm, DlrmTable, WeightsSource
 from repo_builder.model.interaction import Interaction
 
 
@@ -42,8 +43,35 @@ class KeyLayout:
         return [key for stack in self.stacks.values() for layer in stack for key in layer]
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A kind of checkpoint that holds another model than ours, known by its keys."""
+
+    pattern: re.Pattern[str]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFamily:
+    """The checkpoints of one library: a key that all have, variants that are other models, and the keys' layout.
+
+    `layout` takes the spec and the checkpoint, whose keys stand in the file's order; it may raise CheckpointError.
+    tables: each table's key and its name in a spec, in the file's order; ordered: whether that is the model's.
+    """
+
+    source: WeightsSource
+    anchor: re.Pattern[str]
+    variants: Sequence[Variant]
+    layout: Callable[[Dlrm, Checkpoint], KeyLayout]
+    tables: Callable[[Checkpoint], Sequence[tuple[str, str]]]
+    ordered: Callable[[Checkpoint], bool]
+
+
 def mismatches(checkpoint: Checkpoint, layout: KeyLayout, dlrm: Dlrm) -> list[str]:
-    """Everything of names, shapes and dtypes in which the checkpoint is not the spec's model; tables first."""
+    """Everything of names, shapes and dtypes in which the checkpoint is not the spec's model; tables first.
+
+    A line per mistake, each naming the key or field and the fix.
+    """
     return [
         *_table_names(checkpoint, layout, dlrm),
         *_tables(checkpoint, layout, dlrm),

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from repo_builder.errors import CheckpointError
-from repo_builder.export.state_dict import read_dlrm_of
+from repo_builder.export.dlrm.trained import read_dlrm_of
 from repo_builder.model.dlrm import Dlrm, WeightsSource
 from repo_builder.model.interaction import Cross, Dot, Interaction, Projection
-from tests.export.export_oracles import dlrm_state, make_spec, torchrec_oracle
+from tests.export.dlrm.oracles import dlrm_state, make_spec, torchrec_oracle
 
 INTERACTIONS: list[Interaction] = [Dot(), Cross(layers=2, rank=3), Projection(branch1=(10, 8), branch2=(12,))]
 TABLE = "sparse_arch.embedding_bag_collection.embedding_bags.C2.weight"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from repo_builder.errors import InputError
-from repo_builder.export.layers import Arrays, DenseWeights, Layer, WeightSource
+from repo_builder.export.dlrm.layers import Arrays, DenseWeights, Layer, WeightSource
 from repo_builder.model.dlrm import Dlrm, DlrmTable
 from repo_builder.model.interaction import InteractionKind
 

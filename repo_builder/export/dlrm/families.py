@@ -1,5 +1,7 @@
-"""The keys of TorchRec's DLRM, DLRM_DCN and DLRM_Projection, plain or in a DLRMTrain:
-https://github.com/meta-pytorch/torchrec, torchrec/models/dlrm.py.
+"""The keys of the state dicts that are known: the open-source DLRM's, and those of TorchRec's DLRMs.
+
+https://github.com/facebookresearch/dlrm, dlrm_s_pytorch.py
+https://github.com/meta-pytorch/torchrec, torchrec/models/dlrm.py
 """
 
 from __future__ import annotations
@@ -11,15 +13,63 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.errors import CheckpointError
-from repo_builder.export.mismatch import KeyLayout
+from repo_builder.export.dlrm.keys import KeyFamily, KeyLayout, Variant
 from repo_builder.export.stored import Checkpoint
-from repo_builder.export.trained import KeyFamily, TrainedWeights, Variant
 from repo_builder.model.dlrm import Dlrm
 from repo_builder.model.interaction import Cross, Dot, Interaction, Projection
 
+_DLRM_VARIANTS = (
+    Variant(
+        re.compile(r"^emb_l\.\d+\.weight_[qr]$"),
+        "the tables use the quotient-remainder trick (--qr-flag), two small tables for one; "
+        "not supported: train with plain tables",
+    ),
+    Variant(
+        re.compile(r"^emb_l\.\d+\.(embs|proj)\.weight$"),
+        "the tables have mixed dimensions (--md-flag), a projection after each table; "
+        "not supported: train with plain tables of one dim",
+    ),
+    Variant(
+        re.compile(r"^v_W_l\."),
+        "the tables use learned weighted pooling (--weighted-pooling), a weight for each id; "
+        "not supported: bags are plain sums, train without it",
+    ),
+    Variant(
+        re.compile(r"^(bot_l|top_l)\.module\.|^module\."),
+        "saved from a distributed run (DistributedDataParallel), so its tables are one rank's only; "
+        "not supported: gather the tables of all ranks and save them under the plain keys",
+    ),
+)
+
+
+_DLRM_OTHER_WIDTH = (
+    "a table more than the checkpoint holds, or trained with --arch-interaction-itself, which is not supported: "
+    "save all tables, or train without it"
+)
+
+
+def _dlrm_layout(dlrm: Dlrm, checkpoint: Checkpoint) -> KeyLayout:
+    """Linear layers take the even places of `bot_l` and `top_l`, activations the odd ones."""
+    return KeyLayout(
+        tables=tuple(f"emb_l.{i}.weight" for i in range(len(dlrm.tables))),
+        stored_tables=tuple(key for key in checkpoint.tensors if re.fullmatch(r"emb_l\.\d+\.weight", key)),
+        bottom=_dlrm_stems(checkpoint, "bot_l"),
+        top=_dlrm_stems(checkpoint, "top_l"),
+        interaction=Dot(),
+        stacks={},
+        other_width=_DLRM_OTHER_WIDTH,
+    )
+
+
+def _dlrm_stems(checkpoint: Checkpoint, part: str) -> tuple[str, ...]:
+    """The linear layers of a part, first to last."""
+    places = {int(found[1]) for key in checkpoint.tensors if (found := re.match(rf"{part}\.(\d+)\.", key))}
+    return tuple(f"{part}.{place}" for place in sorted(places))
+
+
 _CROSS = r"crossnet\.(W_kernels|V_kernels|bias)\.(\d+)"
 _BRANCH = r"interaction_branch[12]\.model\._mlp\.\d+\._linear\.(weight|bias)"
-_VARIANTS = (
+_TORCHREC_VARIANTS = (
     Variant(
         re.compile(rf"(^|\.)inter_arch\.(?!({_CROSS}|{_BRANCH})$)"),
         "the model's interaction has weights that neither DLRM_DCN (a LowRankCrossNet) nor DLRM_Projection has; "
@@ -38,27 +88,16 @@ _VARIANTS = (
 
 
 TABLES = "sparse_arch.embedding_bag_collection.embedding_bags"
-_OTHER_WIDTH = (
+_TORCHREC_OTHER_WIDTH = (
     "more features than tables: a table that several features share, which the keys do not tell; "
     "not supported from a state_dict: give each feature a table of its own"
 )
 
 
-def open_torchrec(dlrm: Dlrm) -> TrainedWeights:
-    """Open the checkpoint of a spec with `weights.source: torchrec`; tables go by their names.
-
-    The interaction takes the tables as the EmbeddingBagCollection lists them, which is the order of the file's keys.
-    Raises CheckpointError with all its problems at once. TorchRec's model returns logits; ours ends in a sigmoid.
-    """
-    if dlrm.weights.path is None:
-        raise ValueError("weights.source torchrec comes with a path; load_spec checks it")
-    return TrainedWeights(dlrm, dlrm.weights.path, FAMILY)
-
-
-def _layout(dlrm: Dlrm, checkpoint: Checkpoint) -> KeyLayout:
+def _torchrec_layout(dlrm: Dlrm, checkpoint: Checkpoint) -> KeyLayout:
     tables = tuple(f"{TABLES}.{table.name}.weight" for table in dlrm.tables)
     stored = tuple(key for key in checkpoint.tensors if re.fullmatch(rf"{re.escape(TABLES)}\..+\.weight", key))
-    over = _stems(checkpoint, "over_arch.model.0._mlp")
+    over = _torchrec_stems(checkpoint, "over_arch.model.0._mlp")
     last = ("over_arch.model.1",) if "over_arch.model.1.weight" in checkpoint.tensors else ()
     top = (*over, *last)
     interaction, stacks = _interaction(checkpoint)
@@ -66,11 +105,11 @@ def _layout(dlrm: Dlrm, checkpoint: Checkpoint) -> KeyLayout:
     return KeyLayout(
         tables=tables,
         stored_tables=stored,
-        bottom=_stems(checkpoint, "dense_arch.model._mlp"),
+        bottom=_torchrec_stems(checkpoint, "dense_arch.model._mlp"),
         top=top,
         interaction=interaction,
         stacks=stacks,
-        other_width=_OTHER_WIDTH,
+        other_width=_TORCHREC_OTHER_WIDTH,
         orders=_orders(dlrm.dim, places, interaction, stacks, top),
     )
 
@@ -87,7 +126,7 @@ def _interaction(checkpoint: Checkpoint) -> tuple[Interaction, _Keys]:
         return cross, {
             "cross": tuple(tuple(f"inter_arch.crossnet.{each}.{i}" for each in matrices) for i in range(cross.layers))
         }
-    stems = {f"branch{n}": _stems(checkpoint, f"inter_arch.interaction_branch{n}.model._mlp") for n in (1, 2)}
+    stems = {f"branch{n}": _torchrec_stems(checkpoint, f"inter_arch.interaction_branch{n}.model._mlp") for n in (1, 2)}
     if not any(stems.values()):
         return Dot(), {}
     widths = {branch: _branch_widths(checkpoint, branch, stems[branch]) for branch in stems}
@@ -117,12 +156,12 @@ def _branch_widths(checkpoint: Checkpoint, branch: str, stems: Sequence[str]) ->
     return tuple(shape[0] for shape in shapes)
 
 
-def keeps_order(checkpoint: Checkpoint) -> bool:
+def _keeps_order(checkpoint: Checkpoint) -> bool:
     """Whether the tables stand as in the EmbeddingBagCollection, not where keys are sorted, or merged from ranks."""
     return checkpoint.ordered and next(iter(checkpoint.tensors)).startswith(f"{TABLES}.")
 
 
-def _stems(checkpoint: Checkpoint, part: str) -> tuple[str, ...]:
+def _torchrec_stems(checkpoint: Checkpoint, part: str) -> tuple[str, ...]:
     """The linear layers of a part, first to last."""
     places = {int(found[1]) for key in checkpoint.tensors if (found := re.match(rf"{re.escape(part)}\.(\d+)\.", key))}
     return tuple(f"{part}.{place}._linear" for place in sorted(places))
@@ -133,7 +172,7 @@ def _places(dlrm: Dlrm, checkpoint: Checkpoint, tables: Sequence[str], stored: S
     listed = list(range(len(tables)))
     if set(tables) != set(stored) or len(tables) == 1:
         return listed  # a mismatch, told elsewhere
-    if not keeps_order(checkpoint):
+    if not _keeps_order(checkpoint):
         if dlrm.weights.tables_in_order:
             return listed
         raise CheckpointError(
@@ -189,5 +228,28 @@ def _pair_columns(dim: int, places: Sequence[int]) -> NDArray[np.intp]:
     return np.array([*range(dim), *(dim + column for column in columns)], dtype=np.intp)
 
 
-FAMILY = KeyFamily(re.compile(r"(sparse|dense|over)_arch\."), _VARIANTS, _layout)
-"""The checkpoints of TorchRec's DLRM, DLRM_DCN and DLRM_Projection, plain or in a DLRMTrain."""
+def _dlrm_tables(checkpoint: Checkpoint) -> Sequence[tuple[str, str]]:
+    found = (re.fullmatch(r"emb_l\.(\d+)\.weight", key) for key in checkpoint.tensors)
+    numbers = sorted(int(each[1]) for each in found if each)
+    return [(f"emb_l.{number}.weight", f"C{number + 1}") for number in numbers]
+
+
+def _torchrec_tables(checkpoint: Checkpoint) -> Sequence[tuple[str, str]]:
+    found = (re.fullmatch(rf"{re.escape(TABLES)}\.(.+)\.weight", key) for key in checkpoint.tensors)
+    return [(each[0], each[1]) for each in found if each]
+
+
+FAMILIES = (
+    KeyFamily(
+        "dlrm", re.compile(r"(emb|bot|top)_l\."), _DLRM_VARIANTS, _dlrm_layout, _dlrm_tables, ordered=lambda _: True
+    ),
+    KeyFamily(
+        "torchrec",
+        re.compile(r"(sparse|dense|over)_arch\."),
+        _TORCHREC_VARIANTS,
+        _torchrec_layout,
+        _torchrec_tables,
+        _keeps_order,
+    ),
+)
+"""The open-source DLRM; TorchRec's DLRM, DLRM_DCN and DLRM_Projection, plain or in a DLRMTrain."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from repo_builder.export.layers import DenseWeights
+from repo_builder.export.dlrm.layers import DenseWeights
 from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights, WeightsSource
 from repo_builder.model.interaction import Cross, Dot, Interaction, Projection
 from repo_builder.model.types import PoolingMode

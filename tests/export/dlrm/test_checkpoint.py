@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 from torch.distributed.checkpoint import save as save_distributed
 
 from repo_builder.errors import CheckpointError
-from repo_builder.export.checkpoint import open_checkpoint
-from repo_builder.export.weights import WeightSource, open_weights
+from repo_builder.export.dlrm.checkpoint import open_checkpoint
+from repo_builder.export.dlrm.source import WeightSource, open_weights
 from repo_builder.model.dlrm import DlrmTable
-from tests.export.export_oracles import dlrm_state, make_spec
+from tests.export.dlrm.oracles import dlrm_state, make_spec
 
 
 def save(state: dict[str, torch.Tensor], path: Path) -> None:
@@ -321,9 +321,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-from tests.export.export_oracles import make_spec
+from tests.export.dlrm.oracles import make_spec
 from repo_builder.export.shards import write_shards
-from repo_builder.export.weights import open_weights
+from repo_builder.export.dlrm.source import open_weights
 
 def peak_bytes() -> None:
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -347,7 +347,7 @@ def test_building_from_a_large_checkpoint_keeps_less_than_a_table_and_512_mib(su
     spec = make_spec(rows=(1_250_000,) * 5, dim=32, source="dlrm", path=path)
     save(dlrm_state(spec), path)  # 5 tables of 160 MB
     done = subprocess.run(
-        [sys.executable, "-c", PEAK, str(Path(__file__).parents[2]), str(path)],
+        [sys.executable, "-c", PEAK, str(Path(__file__).parents[3]), str(path)],
         capture_output=True,
         check=True,
         text=True,

@@ -12,13 +12,13 @@ from torch.fx import Node
 
 from repo_builder.errors import ModelFileError
 from repo_builder.export.exported.graph import ProgramGraph, ancestors
-from repo_builder.export.exported.ids import Found, RaggedNodes, find_ids
+from repo_builder.export.exported.ids import ProgramIds, RaggedNodes, find_ids
 from repo_builder.export.exported.probe import Probe, is_fixed
-from repo_builder.export.exported.sites import Site
+from repo_builder.export.exported.sites import ProgramSite
 from repo_builder.model.types import Kept, Mode, RowFormat, Table
 
 Keep = Mapping[str, Literal["dense", "shard"]]
-_Key = tuple[Found, Mode, int | None, bool]
+_Key = tuple[ProgramIds, Mode, int | None, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,44 +30,44 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class ProgramLookup:
     """A look-up of the model: of which table, with which ids, and the places in the graph that it stands for.
 
     sites: each with its member of the table.
     """
 
     table: int
-    found: Found
+    found: ProgramIds
     mode: Mode
     padding: int | None
     from_end: bool
-    sites: tuple[tuple[int, Site], ...]
+    sites: tuple[tuple[int, ProgramSite], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ProgramCut:
     """What is cut off, and what stays."""
 
     tables: tuple[Joined, ...]
-    reads: tuple[Read, ...]
+    reads: tuple[ProgramLookup, ...]
     kept: tuple[Kept, ...]
 
 
 def choose(
-    graph: ProgramGraph, sites: Sequence[Site], probes: Sequence[Probe], keep_under_bytes: int, keep: Keep
-) -> Choice:
+    graph: ProgramGraph, sites: Sequence[ProgramSite], probes: Sequence[Probe], keep_under_bytes: int, keep: Keep
+) -> ProgramCut:
     """Decide for each parameter that look-ups read.
 
     Small ones stay, but not those that bags are pooled from: in ONNX an embedding bag is a loop over bags, which would
     cost more than a shard of a few rows, and keep the rows of several queries from being scored together.
     Raises ModelFileError where nothing can be cut off, or `keep` names what it cannot be said of.
     """
-    by_parameter: dict[str, list[Site]] = defaultdict(list)
+    by_parameter: dict[str, list[ProgramSite]] = defaultdict(list)
     for site in sites:
         by_parameter[_owner(graph, site.table)].append(site)
     reasons = {name: reason for name, held in by_parameter.items() if (reason := _reason(graph, name, held, sites))}
     same = _first_of_equal(graph)
-    keys: dict[str, dict[_Key, list[Site]]] = {}
+    keys: dict[str, dict[_Key, list[ProgramSite]]] = {}
     for name, held in by_parameter.items():
         if name not in reasons:
             keys[name] = defaultdict(list)
@@ -86,7 +86,7 @@ def choose(
         kept += [_kept(graph, member, reason) for member in each.members if reason is not None]
     if not tables:
         raise ModelFileError(*_nothing(graph, kept))
-    return Choice(tuple(tables), _reads(graph, tables, keys), tuple(kept))
+    return ProgramCut(tuple(tables), _reads(graph, tables, keys), tuple(kept))
 
 
 def _owner(graph: ProgramGraph, placeholder: Node) -> str:
@@ -104,7 +104,7 @@ def _placeholders(graph: ProgramGraph, name: str) -> list[Node]:
     return [node for node in graph.parameters if node in graph.nodes and _owner(graph, node) == name]
 
 
-def _reason(graph: ProgramGraph, name: str, held: Sequence[Site], sites: Sequence[Site]) -> str | None:
+def _reason(graph: ProgramGraph, name: str, held: Sequence[ProgramSite], sites: Sequence[ProgramSite]) -> str | None:
     """Why a parameter cannot be cut off, whatever its size; None where it can."""
     if (flaw := graph.program.weights.tensors[name].problem()) is not None:
         return flaw
@@ -140,14 +140,14 @@ def _spelled(node: Node, same: Mapping[Node, Node]) -> str:
     return repr((node.target, torch.fx.node.map_arg((node.args, node.kwargs), lambda each: same[each])))
 
 
-def _canonical(found: Found, same: Mapping[Node, Node]) -> Found:
+def _canonical(found: ProgramIds, same: Mapping[Node, Node]) -> ProgramIds:
     layout = found.layout
     if isinstance(layout, RaggedNodes):
         layout = replace(layout, bounds=same[layout.bounds])
     return replace(found, ids=same[found.ids], layout=layout, weights=found.weights and same[found.weights])
 
 
-def _joined(graph: ProgramGraph, keys: Mapping[str, Mapping[_Key, Sequence[Site]]]) -> list[Joined]:
+def _joined(graph: ProgramGraph, keys: Mapping[str, Mapping[_Key, Sequence[ProgramSite]]]) -> list[Joined]:
     """Parameters of as many rows that are read by the same ids only, side by side in one table."""
     groups: dict[object, list[str]] = defaultdict(list)
     shapes = {name: graph.program.weights.tensors[name].shape for name in keys}
@@ -209,8 +209,8 @@ def _nothing(graph: ProgramGraph, kept: Sequence[Kept]) -> Iterator[str]:
 
 
 def _reads(
-    graph: ProgramGraph, tables: Sequence[Joined], keys: Mapping[str, Mapping[_Key, Sequence[Site]]]
-) -> tuple[Read, ...]:
+    graph: ProgramGraph, tables: Sequence[Joined], keys: Mapping[str, Mapping[_Key, Sequence[ProgramSite]]]
+) -> tuple[ProgramLookup, ...]:
     order = {node: i for i, node in enumerate(graph.nodes)}
     reads = []
     for place, joined in enumerate(tables):
@@ -218,5 +218,5 @@ def _reads(
             found, mode, padding, from_end = key
             sites = [(i, site) for i, member in enumerate(joined.members) for site in keys[member][key]]
             sites.sort(key=lambda each: order[each[1].result])
-            reads.append(Read(place, found, mode, padding, from_end, tuple(sites)))
+            reads.append(ProgramLookup(place, found, mode, padding, from_end, tuple(sites)))
     return tuple(sorted(reads, key=lambda read: order[read.sites[0][1].result]))

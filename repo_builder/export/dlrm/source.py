@@ -9,21 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.export.dlrm import open_dlrm
-from repo_builder.export.layers import DenseWeights, Layer, Partial, WeightSource
-from repo_builder.export.random_weights import RandomWeights
-from repo_builder.export.torchrec import open_torchrec
+from repo_builder.export.dlrm.layers import Partial, RandomWeights, WeightSource
+from repo_builder.export.dlrm.trained import open_trained
 from repo_builder.model import source
 from repo_builder.model.dlrm import Dlrm, WeightsSource
 from repo_builder.model.types import Model, Table
 from repo_builder.spec import Spec
 
-__all__ = ["DenseWeights", "Layer", "WeightSource", "open_source", "open_weights"]
-
 _SOURCES: Mapping[WeightsSource, Callable[[Dlrm], WeightSource]] = {
     "random": RandomWeights,
-    "dlrm": open_dlrm,
-    "torchrec": open_torchrec,
+    "dlrm": open_trained,
+    "torchrec": open_trained,
 }
 
 
@@ -56,7 +52,7 @@ class DlrmSource:
 
     def write_dense(self, partials: Sequence[source.Partial], folder: Path) -> Sequence[str]:
         """See Source.write_dense; a look-up is a table, and those of a partial stand in it side by side."""
-        from repo_builder.export.dense import export_dense  # imports torch, for seconds: only where it is needed
+        from repo_builder.export.dlrm.dense import export_dense  # imports torch, for seconds: only where it is needed
 
         held = [Partial(partial.name, tuple(sorted(partial.columns))) for partial in partials]
         export_dense(self._dlrm, self._weights.dense(), held, folder / "model.onnx")
@@ -76,7 +72,7 @@ class DlrmSource:
 
     def answers(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """See Source.answers; raises InputError."""
-        from repo_builder.export.reference import reference_scores  # imports torch, for seconds
+        from repo_builder.export.dlrm.reference import reference_scores  # imports torch, for seconds
 
         return {"score": reference_scores(self._dlrm, self._weights, inputs["dense"], inputs["indices"])}
 

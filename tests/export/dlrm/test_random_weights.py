@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from repo_builder.export.weights import WeightSource, open_weights
+from repo_builder.export.dlrm.source import WeightSource, open_weights
 from repo_builder.model.dlrm import DlrmTable
-from tests.export.export_oracles import make_spec
+from tests.export.dlrm.oracles import make_spec
 
 
 def whole(source: WeightSource, table: DlrmTable) -> NDArray[np.float32]:

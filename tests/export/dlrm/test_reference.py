@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from repo_builder.errors import InputError
-from repo_builder.export.reference import reference_scores
-from repo_builder.export.weights import open_weights
-from tests.export.export_oracles import OracleDlrm, bags_of, make_spec, random_indices
+from repo_builder.export.dlrm.reference import reference_scores
+from repo_builder.export.dlrm.source import open_weights
+from tests.export.dlrm.oracles import OracleDlrm, bags_of, make_spec, random_indices
 
 
 @pytest.mark.parametrize("rows", [(9,), (11, 7, 5)])
