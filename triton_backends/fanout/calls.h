@@ -38,7 +38,7 @@ struct Query {
     Problem problem;
     Timer deadline;
     uint64_t begin_ns;
-    Call *calls; /* one a service; message, ids, shapes and room for sums are the caller's to fill in */
+    Call *calls; /* one per service; message, ids, shapes and room for sums are the caller's to fill in */
 };
 
 /* Make the calls; where none is needed it is answered at once. */
