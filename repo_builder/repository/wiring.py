@@ -204,9 +204,7 @@ def _held(model: Model, service: Service, unpooled: bool) -> Holding:
     )
 
 
-def _share(
-    model: Model, group: int, tables: Mapping[int, int], formats: Sequence[RowFormat], unpooled: bool
-) -> Share:
+def _share(model: Model, group: int, tables: Mapping[int, int], formats: Sequence[RowFormat], unpooled: bool) -> Share:
     """tables: those that the service holds a shard of."""
     held = [i for i in model.in_group(group) if model.lookups[i].table in tables]
 

@@ -137,7 +137,7 @@ def test_tensors_that_do_not_fit_are_told_alike_and_the_next_query_answered(
     spoilt = dict(query)
     change(spoilt)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}") as by_python:
-        cut.router().route(spoilt).tensors
+        cut.router().route(spoilt)
     with Model(router, tmp_path) as model:
         with pytest.raises(BackendError) as by_native:
             model.infer(spoilt)

@@ -30,7 +30,8 @@ class HeldMatrix:
 class HeldUnit:
     """Bags of rows of one matrix, all weighted (1) or none (0); or such rows as they are.
 
-    bags: of a query's row; 0 where rows are answered as they are. columns: the most ids that a query's row can have here; -1 where there is no such number.
+    bags: of a query's row; 0 where rows are answered as they are. columns: the most ids that a query's row can have
+    here; -1 where there is no such number.
     """
 
     matrix: int

@@ -6,7 +6,7 @@ The proof of a build routes its samples by it, so that what was written is read 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,17 +100,18 @@ class Router:
 
     def _check_ids(self, readings: Sequence[Reading]) -> None:
         """Un-pooled look-ups one after another; then group by group the others' rows."""
-        bad = []
+        bad: list[tuple[bool, int, int, int, Reading, int]] = []
         for reading in readings:
             places, row, _ = _places(reading)
             ids = reading.ids[places]
             wrong = ((ids < 0) | (ids >= reading.table.rows)) & ~((ids == PADDING) & bool(reading.lookup.has_padding))
             if wrong.any():
                 first, pooled = int(wrong.argmax()), not self._is_unpooled(reading.lookup)
-                bad.append((pooled, reading.lookup.group, pooled and row[first], len(bad), reading, places[first]))
+                before = int(row[first]) if pooled else 0
+                bad.append((pooled, reading.lookup.group, before, len(bad), reading, int(places[first])))
         if bad:
             *_, reading, place = min(bad, key=lambda each: each[:4])
-            raise ValueError(reading.bad_id(int(place)))
+            raise ValueError(reading.bad_id(place))
 
     def _find(self, reading: Reading) -> _Ids:
         places, row, bag = _places(reading)
@@ -142,7 +143,8 @@ class Router:
         positions = np.full((reading.rows, reading.lookup.count, 2), -1)
         counts = {unit: sum(len(rows) for _, rows in asked[unit].rows) for unit in set(ids.unit.tolist())}
         new: dict[int, list[int]] = {unit: [] for unit in counts}
-        for of_row, bag, unit, row in zip(*(each.tolist() for each in (ids.of_row, ids.bag, ids.unit, ids.row)), strict=True):
+        lists = (each.tolist() for each in (ids.of_row, ids.bag, ids.unit, ids.row))
+        for of_row, bag, unit, row in zip(*lists, strict=True):
             if (unit, row) not in seen:
                 seen[unit, row] = counts[unit] + len(new[unit])
                 new[unit].append(row)
@@ -156,13 +158,13 @@ class Router:
         parts: dict[str, NDArray[Any]] = {}
         units = self.routing.units
         for service, group in dict.fromkeys((unit.service, unit.group) for unit in units):
-            mine = [each for each, unit in zip(asked, units, strict=True) if (unit.service, unit.group) == (service, group)]
-            weighted = [each for each, unit in zip(asked, units, strict=True) if each in mine and unit.weighted]
+            mine = [u for u, unit in enumerate(units) if (unit.service, unit.group) == (service, group)]
+            weighted = [asked[u].all_weights for u in mine if units[u].weighted]
             name, end = self.routing.services[service].name, suffix(group)
-            parts[f"{name}_ids{end}"] = np.concatenate([each.ids for each in mine])[None]
-            parts[f"{name}_lengths{end}"] = np.concatenate([each.all_lengths for each in mine])[None]
+            parts[f"{name}_ids{end}"] = np.concatenate([asked[u].ids for u in mine])[None]
+            parts[f"{name}_lengths{end}"] = np.concatenate([asked[u].all_lengths for u in mine])[None]
             if weighted:
-                parts[f"{name}_weights{end}"] = np.concatenate([each.all_weights for each in weighted])[None]
+                parts[f"{name}_weights{end}"] = np.concatenate(weighted)[None]
         return parts
 
     def _divisors(self, rows: Mapping[int, int], asked: Sequence[_Asked]) -> dict[str, NDArray[Any]]:
@@ -198,11 +200,12 @@ class _Asked:
 
     @property
     def ids(self) -> NDArray[np.int32]:
-        return np.concatenate([np.empty(0, np.int32), *(ids for _, ids in self.rows)])[self._order]
+        ids: NDArray[np.int32] = np.concatenate([np.empty(0, np.int32), *(ids for _, ids in self.rows)])
+        return np.take(ids, self._order)
 
     @property
     def all_weights(self) -> NDArray[np.float32]:
-        return np.concatenate([np.empty(0, np.float32), *self.weights])[self._order]
+        return np.take(np.concatenate([np.empty(0, np.float32), *self.weights]), self._order)
 
     @property
     def all_lengths(self) -> NDArray[np.int32]:
