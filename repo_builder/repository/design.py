@@ -34,8 +34,7 @@ class Design:
         """Raises PlanError where the plan does not fit the spec or the layout."""
         check_plan(plan, spec)
         check_layout(plan, layout)
-        unpooled = LAYOUTS[layout].router == "fanout"
-        design = cls(spec, plan, layout, wire(spec.model, plan, unpooled=unpooled))
+        design = cls(spec, plan, layout, wire(spec.model, plan, unpooled=LAYOUTS[layout].unpooled))
         problems = list(design._name_problems())
         if problems:
             raise PlanError(*problems)

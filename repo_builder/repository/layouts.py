@@ -21,7 +21,8 @@ class Arrangement:
     separate: each embedding service has a repository of its own, in a folder of its name, and servers of its own: a
     replica is a server more there, else an instance more. router: what gives the ids to the services: `router`, by the
     ensemble's tensors, or `fanout`, over the network. versioned: the embedding services' version folder is a number
-    made of the build's weights and cuts, else 1. uncut: the plan has all tables whole.
+    made of the build's weights and cuts, else 1. uncut: the plan has all tables whole. unpooled: rows of un-pooled
+    look-ups travel as they are, each once; else as sums of one row.
     """
 
     frontend: str
@@ -29,6 +30,7 @@ class Arrangement:
     router: Literal["router", "fanout"]
     versioned: bool
     uncut: bool = False
+    unpooled: bool = False
 
     def repository(self, service: Service) -> str:
         """The folder of the repository that a service's model is in, "" for the top or ending with a slash."""
@@ -42,7 +44,7 @@ class Arrangement:
 
 LAYOUTS: Mapping[Layout, Arrangement] = {
     "single": Arrangement("", separate=False, router="router", versioned=False),
-    "fleet": Arrangement(FRONTEND, separate=True, router="fanout", versioned=True),
+    "fleet": Arrangement(FRONTEND, separate=True, router="fanout", versioned=True, unpooled=True),
     "model-wise": Arrangement("", separate=False, router="router", versioned=False, uncut=True),
 }
 
