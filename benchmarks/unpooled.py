@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.export.dlrm.source import open_source
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
+from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling import perf_analyzer
 from repo_builder.repository import layouts
@@ -41,6 +43,7 @@ from repo_builder.spec import parse_spec
 
 NAME, HISTORY, DIM, QUERIES, IN_FLIGHT = "items", 50, 64, 16, 8
 USERS, CANDIDATES = 32, 200
+CUTS = {1: (), 3: (2_000, 20_000)}  # where a table's hotness order is cut
 SUMS, ROWS = "partial sums", "rows as they are"
 
 Queries = Sequence[Mapping[str, NDArray]]
@@ -82,7 +85,7 @@ def main() -> None:
         example = torch.zeros(2, HISTORY, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.int64)
         program = torch.export.export(Items(args.rows).eval(), example, dynamic_shapes=({0: batch}, {0: batch}))
         torch.export.save(program, folder / "items.pt2")
-        for shards in (1, 3):
+        for shards in CUTS:
             measure(folder, shards, installed, args)
 
 
@@ -97,7 +100,7 @@ def measure(folder: Path, shards: int, installed: Installation, args: argparse.N
     spec = parse_spec(document, folder / "spec.yaml")
     hotness, source = load_hotness(spec), open_source(spec)
     profile = Profile("80 MB a service", DEFAULT_PROFILE.service_time, 80_000_000, DEFAULT_DENSE_TIME)
-    plan = make_plan(spec, hotness, profile, "tiered", shards)
+    plan = in_shards(make_plan(spec, hotness, profile, "tiered", 1), [0, *CUTS[shards], args.rows])
     services = [service.name for service in plan.embedding_services]
     with ExitStack() as stack:
         contenders = []
@@ -116,6 +119,20 @@ def measure(folder: Path, shards: int, installed: Installation, args: argparse.N
         for kind, queries in kinds.items():
             compare([answer(each.asked.grpc, queries[0]) for each in contenders])
             tell(kind, len(services), contenders, queries, folder, installed, args)
+
+
+def in_shards(plan: Plan, ends: Sequence[int]) -> Plan:
+    """The one embedding service, one per shard; a replica of each."""
+    services = []
+    for service in plan.services:
+        one = replace(service, replicas=1, added=0)
+        if service.kind == "dense":
+            services.append(one)
+            continue
+        for k, (begin, end) in enumerate(pairwise(ends)):
+            shard = replace(service.shards[0], begin=begin, end=end)
+            services.append(replace(one, name=f"tier{k}", shards=(shard,)))
+    return replace(plan, services=tuple(services))
 
 
 @contextmanager
