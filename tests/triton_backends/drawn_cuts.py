@@ -42,7 +42,7 @@ def _draw_regions(rng: np.random.Generator, s: int, source: Source, rows: Sequen
         left = source.width - begin
         if fixed and left < 1:
             break
-        bag = int(rng.integers(1, left + 1)) if fixed else -1
+        bag = -1 if not fixed else 1 if rng.integers(0, 2) else int(rng.integers(1, left + 1))
         repeat = int(rng.integers(1, left // bag + 1)) if fixed else 1
         readers = [int(t) for t in rng.integers(0, len(rows), int(rng.integers(1, 3)))]
         least = min(rows[t] for t in readers)
@@ -53,7 +53,8 @@ def _draw_regions(rng: np.random.Generator, s: int, source: Source, rows: Sequen
         for table in readers:
             weighted = bool(source.weighted and rng.integers(0, 2))
             mean = bool(not weighted and rng.integers(0, 2))
-            lookups.append(Drawn(f"l{len(lookups)}", table, s, r, mean, weighted))
+            unpooled = bool(bag == 1 and not mean and not weighted and rng.integers(0, 3))
+            lookups.append(Drawn(f"l{len(lookups)}", table, s, r, mean, weighted, unpooled))
         begin += bag * repeat if fixed else 0
 
 

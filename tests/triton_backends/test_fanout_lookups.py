@@ -57,13 +57,27 @@ def groups_of(cut: Cut, service: int) -> list[dict[str, object]]:
     """A service's groups as `fanout.json` has them: where its columns go, one run a look-up."""
     found = []
     for group in range(cut.groups):
-        columns = cut.columns(service, group)
+        columns, units = cut.columns(service, group), cut.members(service, group)
         joined = {i: sum(cut.width(j) for j in cut.in_group(group) if j < i) for i in cut.in_group(group)}
         pieces = [{"from": columns[i], "to": joined[i], "columns": cut.width(i)} for i in columns]
         width = sum(cut.width(i) for i in columns)
-        if columns:
+        if units:
             found.append({"group": group, "width": width, "pieces": pieces})
     return found
+
+
+def rows_of(cut: Cut) -> list[dict[str, int]]:
+    """Where the rows of un-pooled look-ups go, as `fanout.json` has it."""
+    return [
+        {
+            "lookup": i,
+            "to": sum(cut.width(j) for j in cut.in_group(group) if j < i),
+            "dim": cut.tables[cut.lookups[i].table].shape[1],
+        }
+        for group in range(cut.groups)
+        for i in cut.in_group(group)
+        if cut.lookups[i].unpooled
+    ]
 
 
 @contextmanager
@@ -85,6 +99,8 @@ def fleet(
         **changed,
         "services": [{"name": f"s{k}", "model": f"m_s{k}", "groups": groups_of(cut, k)} for k in range(cut.services)],
     }
+    if rows := rows_of(cut):
+        document["rows"] = rows
     (folder / "1/fanout.json").write_text(json.dumps(document))
     with serving(*shards):
         addresses = {f"s{k}": [shard.address] for k, shard in enumerate(shards)}
