@@ -80,7 +80,7 @@ def test_no_ids_at_all_are_zeros(router: Backend, tmp_path: Path) -> None:
     query.update(
         ids1=np.zeros(0, np.int32), bounds1=np.zeros(6, np.int64), weights1=np.zeros(0, np.float32),
         ids2=np.zeros(0, np.int64), bounds2=np.zeros(2, np.int64), ids3=np.zeros(0, np.int64),
-        bounds3=np.zeros(3, np.int32), ids4=np.zeros((2, 0), np.int64),
+        bounds3=np.zeros(3, np.int32), ids4=np.zeros((2, 0), np.int64), ids5=np.full((2, 2), -1),
     )  # fmt: skip
     cut.write_router(tmp_path / "1")
     with Model(router, tmp_path) as model:

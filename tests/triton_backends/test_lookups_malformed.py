@@ -38,6 +38,12 @@ def given_as(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[
 
 def rows_of_group_1(query: Query) -> None:
     query.update(bounds2=np.zeros(0, np.int64), bounds3=np.zeros(1, np.int32), ids4=query["ids4"][:0])
+    query["ids5"] = query["ids5"][:0]
+
+
+def two_bad_ids(query: Query) -> None:
+    to("ids2", 2, -1)(query)
+    to("ids5", 0, 1, -3)(query)
 
 
 BAD = {
@@ -69,6 +75,14 @@ BAD = {
     "other than padding": (
         to("ids4", 1, 0, -2),
         "table t0: look-up l5: id -2 in row 1, column 0 of ids4 is out of range; expected 0 to 9, or -1",
+    ),
+    "of rows as they are": (
+        to("ids5", 1, 0, 5),
+        "table t1: look-up l6: id 5 in row 1, column 0 of ids5 is out of range; expected 0 to 4, or -1 for an",
+    ),
+    "of rows as they are, before all others": (
+        two_bad_ids,
+        "table t1: look-up l6: id -3 in row 0, column 1 of ids5 is out of range; expected 0 to 4, or -1 for an",
     ),
     "columns": (given_as("ids0", lambda a: a[:, 1:]), "ids0: expected 4 columns, got 3"),
     "other columns": (given_as("ids0", lambda a: a.reshape(2, 6)), "ids0: expected 4 columns, got 6"),
@@ -236,6 +250,15 @@ BAD_BAGS = {
         lambda a: a - 2,
         r"lengths: expected 12 counts that add up to \d+ ids, got a sum of",
     ),
+    "a row that is not there": (
+        "ids_1",
+        lambda a: np.append(a[:, :-1], np.int32([[9]]), 1),
+        r"ids: expected rows in \[0, \d\), got 9 at place",
+    ),
+    "no count of rows": ("lengths_1", lambda a: a[:, :-1], r"lengths: expected a multiple of 3, .*and 1 more, got 6"),
+    "a row more": ("lengths_1", lambda a: a + np.int32([[0] * 6 + [1]]), r"lengths: expected 7 counts that add up to"),
+    "fewer rows than none": ("lengths_1", lambda a: a - np.int32([[0] * 6 + [9]]), r"lengths: expected 7 counts"),
+    "only rows": ("lengths_1", lambda a: a[:, :0], r"lengths: expected a multiple of 3, .*and 1 more, got 0"),
     "of another group": ("ids_1", lambda a: a * 0 - 1, r"ids: expected rows in \[0, \d\), got -1 at place 0"),
 }
 
