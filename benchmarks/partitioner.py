@@ -34,7 +34,7 @@ GATHERS = 41_000
 
 
 def zipf_prefix(rows: int, alpha: float = 1.05) -> NDArray[np.float64]:
-    """(rows + 1,) float64: gathers a query of the hottest rows."""
+    """(rows + 1,) float64: gathers per query of the hottest rows."""
     sums = np.cumsum(np.arange(1, rows + 1) ** -alpha)
     return np.concatenate([[0.0], sums * (GATHERS / sums[-1])])
 
@@ -106,7 +106,7 @@ def main(sizes: list[int]) -> None:
 
 
 def one_table(sizes: list[int]) -> None:
-    """Print a line a size."""
+    """Print a line per size."""
     print("rows         seconds  growth  peak RSS MB  64 bins  1,024 bins  (cost against ours)")
     before = None
     for rows in sizes:
