@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from repo_builder.cli import main
+from elasticrec.cli import main
 
 DOCUMENT = {
     "name": "m",
@@ -100,7 +100,7 @@ def test_a_comparison_of_one_spec_names_it_and_hides_no_line(draw: Draw) -> None
 
 def test_a_simulation_shows_fleets_that_coincide(draw: Draw, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("seconds,qps\n0,300\n600,0\n")
-    figure = draw("k8s.simulation_plot", "simulate", "--traffic", tmp_path / "t.csv")
+    figure = draw("repo_builder.simulation.plot", "simulate", "--traffic", tmp_path / "t.csv")
     ticks = panel(figure, "replicas").get_yticks()
     assert len(ticks) > 1 and (ticks == np.round(ticks)).all()
     for axes in figure.axes[1:]:

@@ -18,7 +18,7 @@ from repo_builder.access.hotness import Hotness
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.access.query_file import QueryFile
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.model.arrays import Array, Arrays
 from repo_builder.model.dlrm import Dlrm, Weights
 from repo_builder.model.source import Partial, Source

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
+from elasticrec.tables_compare import comparison_notes
 from repo_builder.analysis.compare import (
     Comparison,
     ComparisonReport,
@@ -31,7 +32,6 @@ from repo_builder.analysis.fleets import (
 )
 from repo_builder.analysis.utility import Utility
 from repo_builder.partition.placement.cluster import Cluster
-from repo_builder.tables_compare import comparison_notes
 from tests.analysis.helpers import CPU_POOL, CPUS, GPUS, PROFILE, SPEC, accesses
 
 ACCESSES = accesses()

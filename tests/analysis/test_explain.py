@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
+from elasticrec.tables_analysis import explanation
 from repo_builder.analysis.explain import explain
 from repo_builder.analysis.plan_plots import plot_explanation
 from repo_builder.partition.accesses import Floats, TableAccesses
 from repo_builder.partition.cost import CostModel
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import plan_accesses
-from repo_builder.tables_analysis import explanation
 from tests.analysis.helpers import PROFILE, SPEC, accesses
 from tests.partition.helpers import plain_cost
 

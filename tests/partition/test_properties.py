@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from elasticrec.cli import main
 from repo_builder.access.hotness import CountedHotness
 from repo_builder.access.load import load_hotness
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.queries import IdSampler
-from repo_builder.cli import main
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Grouping, Plan
 from repo_builder.partition.planner import make_plan
