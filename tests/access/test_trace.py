@@ -1,4 +1,4 @@
-"""Traces: counts against plain counting, every mistake with its place, and a stream that stays small."""
+"""Traces: counts against plain counting, every mistake and where it stands, and a stream that stays small."""
 
 from __future__ import annotations
 
