@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from k8s.server import ADMIN_KEY, RESTRICTED
+
 from loadtest.run import read_run
 from repo_builder.serving.server import Server
 from tests.integration.models import make_repository

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf import text_format
+from k8s.source import Source
 from tritonclient.grpc import model_config_pb2 as pb
 
-from k8s.source import Source
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import PlanError, SpecError
 from repo_builder.export.weights import open_source
