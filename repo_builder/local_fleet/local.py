@@ -30,8 +30,7 @@ from repo_builder.scaling.edited import load_rules
 from repo_builder.scaling.queries import NAMESPACE, latency_flags
 from repo_builder.scaling.rules import FleetRules, ScalingOptions, fleet_rules
 from repo_builder.serving import faults
-from repo_builder.serving.gpus import check_gpus
-from repo_builder.serving.install import Installation, installation
+from repo_builder.serving.install import Installation, check_gpus, installation
 from repo_builder.serving.server import remove_caches
 
 _PLAIN_TEXT = {"ELASTICREC_TLS_CA": "", "ELASTICREC_TLS_CERT": "", "ELASTICREC_TLS_KEY": ""}  # it is all one machine

@@ -15,7 +15,7 @@ import psutil
 from repo_builder.local_fleet.replica import Replica
 from repo_builder.local_fleet.service import Service
 from repo_builder.repository.built_fleet import BuiltService
-from repo_builder.serving.footprint import memory_by_model
+from repo_builder.serving.processes import memory_by_model
 from repo_builder.serving.server import Server
 
 PERIOD_S = 2.0
@@ -118,7 +118,7 @@ def _reading(about: BuiltService, replica: Replica) -> Reading | None:
         return None
     try:
         text = _text(replica.server)
-        memory_bytes = sum(memory_by_model(replica.server).values())
+        memory_bytes = sum(memory_by_model(replica.server.process.pid).values())
     except (OSError, psutil.Error):
         return None
     successes = sum(metric(text, "nv_inference_request_success", model=about.model))

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.traffic_file import Traffic
 from repo_builder.scaling.hpa import SYNC_S, Pods, State, decide
 from repo_builder.simulation.fleets import SimulatedFleet, SimulatedService, Timing
 from repo_builder.simulation.queues import STEP_S, Counters, Floats, answers_milli, served, waits_s
+from repo_builder.traffic import Traffic
 
 Counts = NDArray[np.int64]
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.cluster import Cluster
 from repo_builder.errors import PlacementError
-from repo_builder.partition.placement_types import Demand, capacity
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.nodes import Demand, capacity
 from repo_builder.scaling.hpa import SYNC_S
 from repo_builder.simulation.play import Timeline
 

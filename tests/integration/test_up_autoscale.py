@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from repo_builder.cli import main
+from elasticrec.cli import main
 from repo_builder.local_fleet.prometheus import ask_prometheus
 from repo_builder.scaling.rules import DOWN_PERIOD_S, DOWN_WINDOW_S
 from tests.integration.fleets import Load, eventually

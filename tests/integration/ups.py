@@ -91,7 +91,7 @@ class Up:
 @contextmanager
 def up(fleet: Built, *words: object) -> Iterator[Up]:
     """Run it until the block ends, then stop it as Ctrl-C does; all that it started must be gone then."""
-    command = [sys.executable, "-m", "repo_builder.cli", "up", fleet.folder, *words]
+    command = [sys.executable, "-m", "elasticrec.cli", "up", fleet.folder, *words]
     process = subprocess.Popen(
         [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

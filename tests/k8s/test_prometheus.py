@@ -14,7 +14,7 @@ import pytest
 from repo_builder.repository.built_fleet import BuiltFleet
 from repo_builder.scaling.queries import SCRAPE_S, WINDOW_S, Scope, latency_flags
 from repo_builder.scaling.rules import Rule, service_rules
-from repo_builder.serving.footprint import times_by_model
+from repo_builder.serving.client import times_by_model
 from repo_builder.serving.server import Server, free_ports
 from repo_builder.spec import Spec
 from tests.integration.models import make_repository
@@ -120,14 +120,14 @@ def check_queue_times(
     prometheus: Prometheus, front: dict[str, Rule], shard: dict[str, Rule], spec: Spec, server: Server
 ) -> None:
     """A burst that the window holds whole: what Triton's statistics, another way, say of its mean queue times."""
-    before = times_by_model(server)
+    before = times_by_model(server.http)
     with Load(spec, [server.grpc], 2 * QPS) as load:
         time.sleep(WINDOW - 3)
     time.sleep(1.5)
     values = {
         name: prometheus.one(rules["queue"].query.promql(SCOPE)) for name, rules in (("front", front), ("shard", shard))
     }
-    after = times_by_model(server)
+    after = times_by_model(server.http)
 
     def mean_us(model: str) -> float:
         waited = after[model].queue_ms * after[model].requests - before[model].queue_ms * before[model].requests

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.traffic_file import Traffic
-from repo_builder.cluster import Cluster, NodePool
 from repo_builder.errors import PlacementError
+from repo_builder.partition.placement.cluster import Cluster, NodePool
 from repo_builder.scaling.hpa import DEFAULT_DOWN, DEFAULT_UP, SYNC_S, Behavior, HpaSpec, MetricTarget
 from repo_builder.scaling.queries import Throughput
 from repo_builder.simulation.fleets import SimulatedFleet, SimulatedService, Timing
 from repo_builder.simulation.play import SimulatedPods, Timeline, simulate
 from repo_builder.simulation.report import Played, price_in_parts, report_csv, report_json, summarize
+from repo_builder.traffic import Traffic
 from tests.scaling.hpa_oracle import Oracle
 
 WINDOW_S, SCRAPE_S = 30, 5
