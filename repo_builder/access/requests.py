@@ -14,7 +14,7 @@ from repo_builder.access.counter import AccessCounter
 from repo_builder.access.npz import open_npz
 from repo_builder.access.progress import Progress, Tell
 from repo_builder.errors import AccessError
-from repo_builder.model.ids import ids_read
+from repo_builder.model.lookups import ids_read
 from repo_builder.model.source import Source
 from repo_builder.model.types import BATCH, Model
 

@@ -77,11 +77,11 @@ def build(
     with new_folder(target) as folder, ThreadPoolExecutor(1) as pool:
         files = _write_whole(design, source, folder)
         if files:
-            proof = proof_of_whole(design, source, samples, queries, folder)
+            proof = proof_of_whole(design, source, queries, folder)
             small = whole_files(design, queries)
         else:
             files = _write_ids(design, source, folder)
-            trial = Trial(design, source, samples, queries, folder)
+            trial = Trial(design, source, queries, folder)
             files += write_weights(design, source, hotness, folder, pool, progress, trial.see)
             proof = trial.proof()
             version = _version(files) if design.arrangement.versioned else FIRST_VERSION
