@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "repo_builder/errors.py": (),
     "repo_builder/output.py": ("repo_builder.errors",),
     "repo_builder/words.py": (),
-    "repo_builder/model": ("repo_builder.model",),
+    "repo_builder/model": ("repo_builder.errors", "repo_builder.model"),
     "repo_builder/cluster.py": BASE,
     "repo_builder/figures.py": BASE,
     "repo_builder/machine.py": (),
