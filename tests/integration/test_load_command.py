@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import tritonclient.http
 
-from loadtest.perf_analyzer import LoadTestError, run, write_input_data
 from loadtest.run import NOT_ENDED, read_run
 from loadtest.search import within
 from repo_builder.access.query_file import QueryFile
+from repo_builder.profiling.perf_analyzer import LoadTestError, run, write_input_data
 from tests.integration.conftest import Served, serve
 from tests.integration.models import random_query
 
@@ -30,7 +30,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def words(served: Served, output: Path, *more: str) -> list[str]:
-    command = [sys.executable, "-m", "repo_builder.cli", "loadtest", "perf", str(served.repository)]
+    command = [sys.executable, "-m", "elasticrec.cli", "loadtest", "perf", str(served.repository)]
     return [*command, "-o", str(output), "--seconds", "0.9", "--url", served.server.grpc, *more]
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from elasticrec.cli import main
 from repo_builder.access.load import load_hotness
-from repo_builder.cli import main
 from repo_builder.errors import PlanError
 from repo_builder.export.dlrm.source import open_source
 from repo_builder.partition.cost import DEFAULT_PROFILE

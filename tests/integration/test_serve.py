@@ -20,18 +20,18 @@ import psutil
 import pytest
 import tritonclient.grpc
 
+from elasticrec.cli import main
+from elasticrec.commands import serve as serve_command
 from repo_builder.access.load import load_hotness
-from repo_builder.cli import main
-from repo_builder.commands import serve as serve_command
 from repo_builder.errors import RepositoryError, ServerError
 from repo_builder.export.dlrm.source import open_source
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.manifest import verify
+from repo_builder.serving.client import times_by_model
 from repo_builder.serving.faults import version_of, warning
-from repo_builder.serving.footprint import memory_by_model, times_by_model
-from repo_builder.serving.gpus import check_gpus
-from repo_builder.serving.install import installation
+from repo_builder.serving.install import check_gpus, installation
+from repo_builder.serving.processes import memory_by_model
 from repo_builder.serving.server import Ports, free_ports, running, wait
 from tests.integration.conftest import Served
 from tests.integration.models import make_repository, pytorch_scores, random_query, score
@@ -48,7 +48,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(repository: Path, ports: Ports, log: Path) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "repo_builder.cli", "serve", repository, "--log-file", log]
+    words = [sys.executable, "-m", "elasticrec.cli", "serve", repository, "--log-file", log]
     words += [f"--http-port={ports.http}", f"--grpc-port={ports.grpc}", f"--metrics-port={ports.metrics}"]
     return subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -156,7 +156,7 @@ def test_in_the_background_of_a_script_it_stops_by_any_signal(
 ) -> None:
     """A shell that runs a script starts `serve &` with SIGINT ignored; nohup ignores SIGHUP, which stays."""
     ports, log = free_ports(), tmp_path / "log"
-    words = [sys.executable, "-m", "repo_builder.cli", "serve", repository, "--log-file", log]
+    words = [sys.executable, "-m", "elasticrec.cli", "serve", repository, "--log-file", log]
     words += [f"--http-port={ports.http}", f"--grpc-port={ports.grpc}", f"--metrics-port={ports.metrics}"]
     script = ["sh", "-c", 'trap "" HUP; "$@" & echo $!; wait $!; echo "ended with $?"', "sh", *map(str, words)]
     shell = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -301,12 +301,12 @@ def test_instances_share_one_copy_of_the_weights(tmp_path: Path, shard_backend: 
             for service in plan.embedding_services
         )
         assert sum(each.pss for each in maps) <= 1.1 * size
-        memory = memory_by_model(server)
+        memory = memory_by_model(server.process.pid)
         embedding = {f"small_{service.name}" for service in plan.embedding_services}
         assert set(memory) == {"tritonserver", "small_router", *embedding}
         if shard_backend == "native":
             assert sum(memory[name] for name in embedding) <= 1.1 * size
-        times = times_by_model(server)
+        times = times_by_model(server.http)
         assert all(times[name].requests >= 12 for name in ("small", "small_router", "small_dense", *embedding))
 
 
