@@ -26,11 +26,16 @@ from repo_builder.output import write_whole
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.placement.cluster import Cluster, load_cluster
 from repo_builder.partition.planner import make_plan
-from repo_builder.simulation.models import Case, planned_fleet, whole_fleet
+from repo_builder.simulation.fleets import (
+    DEFAULT_TIMING,
+    SimulatedFleet,
+    SimulatedModel,
+    Timing,
+    planned_fleet,
+    whole_fleet,
+)
 from repo_builder.simulation.play import simulate
-from repo_builder.simulation.price import price_in_parts
-from repo_builder.simulation.report import Played, Summary, report_csv, report_json, summarize
-from repo_builder.simulation.types import DEFAULT_TIMING, SimulatedFleet, Timing
+from repo_builder.simulation.report import Played, SimulationSummary, price_in_parts, report_csv, report_json, summarize
 from repo_builder.spec import Spec, load_spec
 from repo_builder.traffic import load_traffic
 from repo_builder.words import times_less
@@ -110,11 +115,11 @@ def run(args: argparse.Namespace) -> None:
 def _fleets(args: argparse.Namespace, spec: Spec, profile: Profile) -> tuple[SimulatedFleet, SimulatedFleet]:
     """Model-wise and ours, for the spec's target traffic."""
     hotness = read_accesses(spec)
-    case = Case(spec.name, spec.serving.sla_ms, spec.serving.target_qps, profile)
+    model = SimulatedModel(spec.name, spec.serving.sla_ms, spec.serving.target_qps, profile)
     whole = model_wise(spec, profile)
     return (
-        whole_fleet(case, whole.replicas(case.target_qps), whole.alone_s),
-        planned_fleet(case, make_plan(spec, hotness, profile, args.grouping, args.s_max)),
+        whole_fleet(model, whole.replicas(model.target_qps), whole.alone_s),
+        planned_fleet(model, make_plan(spec, hotness, profile, args.grouping, args.s_max)),
     )
 
 
@@ -130,7 +135,7 @@ def _about(args: argparse.Namespace, spec: Spec, profile: Profile, cluster: Clus
     }
 
 
-def _print(summaries: list[Summary], about: Mapping[str, object]) -> None:
+def _print(summaries: list[SimulationSummary], about: Mapping[str, object]) -> None:
     whole, ours = summaries
     price = whole.price is not None
     table: Table = tables.plain_table(

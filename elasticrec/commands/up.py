@@ -10,10 +10,14 @@ from rich.live import Live
 
 from elasticrec.commands.common import Commands, add_command, add_repository, bounded, out, warn
 from elasticrec.commands.fleet_arguments import add_force, service_replicas
+from k8s.options import CLAIM, ManifestOptions, parse_source
+from k8s.render import write
 from repo_builder.endings import on_ending
-from repo_builder.local_fleet.local import LocalFleet, Wishes, local_fleet
+from repo_builder.local_fleet.local import LocalFleet, UpOptions, local_fleet
 from repo_builder.local_fleet.view import live_view
+from repo_builder.repository.built_fleet import BuiltFleet
 from repo_builder.scaling.hpa import SYNC_S
+from repo_builder.scaling.rules import ScalingOptions
 
 RENDER = Path("-")  # no folder given: render the rules
 
@@ -69,17 +73,18 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Do what they ask for."""
-    wishes = Wishes(
+    options = UpOptions(
         repository=args.repository.resolve(),
         replicas=dict(args.replicas),
         autoscale=args.autoscale is not None,
         rules=None if args.autoscale == RENDER else args.autoscale,
+        write_rules=_write_rules,
         sync_s=args.sync_s,
         prometheus_port=args.prometheus_port,
         status_port=args.status_port,
         force=args.force,
     )
-    with local_fleet(wishes) as fleet:
+    with local_fleet(options) as fleet:
         on_ending(lambda *_: fleet.supervisor.stop())
         if sys.stdout.isatty():
             with Live(get_renderable=lambda: live_view(fleet.status()), console=out, refresh_per_second=2):
@@ -88,6 +93,11 @@ def run(args: argparse.Namespace) -> None:
             plain = _Plain(fleet)
             fleet.serve(plain.show)
             plain.show()
+
+
+def _write_rules(fleet: BuiltFleet, scaling: ScalingOptions, folder: Path) -> None:
+    """What `elasticrec k8s` writes, asking the Prometheus of this machine."""
+    write(fleet, ManifestOptions(parse_source(CLAIM), prometheus=scaling.prometheus), folder)
 
 
 class _Warning:
