@@ -27,7 +27,7 @@ from repo_builder.output import silent
 from repo_builder.partition.plan import Grouping, Kind, Plan, Service, Shard
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.design import FIRST_VERSION, Design
-from repo_builder.repository.embeddings import write_bytes
+from repo_builder.repository.files import write_bytes
 from repo_builder.repository.small_files import small_files
 from repo_builder.repository.weights import write_weights
 from repo_builder.repository.wiring import Holding, model_name

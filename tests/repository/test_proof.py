@@ -16,7 +16,7 @@ from repo_builder.errors import ExportError, InputError
 from repo_builder.model.file import ModelFile
 from repo_builder.model.source import Partial
 from repo_builder.partition.planner import make_plan
-from repo_builder.repository import embeddings
+from repo_builder.repository import weights
 from repo_builder.repository.build import build
 from repo_builder.repository.manifest import Layout, Manifest
 from repo_builder.spec import Access, Serving, Spec
@@ -114,7 +114,7 @@ def test_rows_at_other_places_are_told_by_look_up_and_table(
     def turned(shard_of_row: NDArray[np.uint8], shards: int) -> NDArray[np.uint64]:
         return build_id_map(shard_of_row[::-1] if len(shard_of_row) == 500 else shard_of_row, shards)
 
-    monkeypatch.setattr(embeddings, "build_id_map", turned)
+    monkeypatch.setattr(weights, "build_id_map", turned)
     with pytest.raises(ExportError, match=r"look-up item of table items: what was written of it differs by"):
         built("toy", tmp_path / "out", nothing, layout)
     assert list(tmp_path.iterdir()) == []
@@ -122,7 +122,7 @@ def test_rows_at_other_places_are_told_by_look_up_and_table(
 
 def test_a_row_that_is_written_otherwise_than_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bit of each number in a weight file, flipped once it is written."""
-    write = embeddings.write_shards
+    write = weights.write_shards
 
     def flipping(*args: Any) -> None:
         write(*args)
@@ -131,7 +131,7 @@ def test_a_row_that_is_written_otherwise_than_read_is_told(tmp_path: Path, monke
         content = np.fromfile(path, np.uint32)
         (content ^ 0x40000000).tofile(path)  # of the exponent
 
-    monkeypatch.setattr(embeddings, "write_shards", flipping)
+    monkeypatch.setattr(weights, "write_shards", flipping)
     with pytest.raises(ExportError, match=r"look-up \w+ of table \w+: what was written of it differs"):
         built("toy", tmp_path / "out", nothing)
 
