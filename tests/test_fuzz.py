@@ -184,7 +184,7 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "find_prometheus": lambda: Path("/bin/true"),
         "Supervisor": none_here,
     }.items():
-        monkeypatch.setattr(f"repo_builder.local_fleet.local.{name}", stand_in)
+        monkeypatch.setattr(f"repo_builder.local_fleet.fleet.{name}", stand_in)
     monkeypatch.setattr("repo_builder.repository.files.sync_tree", lambda *_: None)  # nobody cuts the power here
     monkeypatch.setattr("repo_builder.profiling.measure.measure", none_here)
     monkeypatch.setattr("elasticrec.demo.run_demo", none_here)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from repo_builder.errors import InputError
-from repo_builder.local_fleet.runtime import RunFolder, claimed, swap
+from repo_builder.local_fleet.run_folder import RunFolder, claimed, swap
 
 
 def test_only_one_owner_at_a_time(tmp_path: Path) -> None:
