@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.report.data import report_csv, report_json
+from loadtest.report.summary import report_csv, report_json
 from loadtest.run import write_run
 from repo_builder.cli import main
 from tests.loadtest.runs import runs
