@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from repo_builder.access.draw import draw_ids
 from repo_builder.access.load import load_hotness
+from repo_builder.access.queries import draw_ids
 from repo_builder.access.query_file import QueryFile
-from repo_builder.export.weights import WeightSource, open_source, open_weights
+from repo_builder.export.dlrm.source import WeightSource, open_source, open_weights
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.access.draw import draw_ids
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_source
+from repo_builder.access.queries import draw_ids
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.machine import last_cache_bytes
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile, RowCache
 from repo_builder.partition.plan import Service

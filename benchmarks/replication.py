@@ -34,7 +34,7 @@ from latency import document
 from loadtest.clients import SenderSettings
 from loadtest.open_loop import Answer, send
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.planner import make_plan, model_wise_plan
 from repo_builder.repository.build import build

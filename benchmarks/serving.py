@@ -30,7 +30,7 @@ from _contenders import Contender, Load, Query, drawn, load, served, served_flee
 from latency import document, in_process, spent_ms
 
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_source, open_weights
+from repo_builder.export.dlrm.source import open_source, open_weights
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan, model_wise_plan
@@ -131,7 +131,7 @@ def measured_profile(folder: Path, spec: Spec, backend: ShardBackend) -> Profile
     model, profile = folder / "spec.json", folder / f"profile-{backend}.json"
     model.write_text(json.dumps(document(spec.serving.target_qps, spec.dlrm.tables[0].rows)))
     words = ["profile", str(model), "--quick", "--shard-backend", backend, "-o", str(profile)]
-    subprocess.run([sys.executable, "-m", "repo_builder.cli", *words], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "elasticrec.cli", *words], check=True, capture_output=True)
     return load_profile(profile)
 
 

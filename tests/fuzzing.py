@@ -184,7 +184,7 @@ def options_of(command: str) -> list[argparse.Action]:
     """A command's options, but for help and for what names the file to write."""
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers()
-    import_module(f"repo_builder.commands.{command}").add(commands)
+    import_module(f"elasticrec.commands.{command}").add(commands)
     own = commands.choices[command]
     nested = [a for a in own._actions if isinstance(a, argparse._SubParsersAction)]
     own = next(iter(nested[0].choices.values())) if nested else own

@@ -27,28 +27,42 @@ MAY_IMPORT = {
     "repo_builder/output.py": ("repo_builder.errors",),
     "repo_builder/words.py": (),
     "repo_builder/model": ("repo_builder.model",),
-    "repo_builder/cluster.py": BASE,
     "repo_builder/figures.py": BASE,
     "repo_builder/machine.py": (),
     "repo_builder/traffic.py": BASE,
     "repo_builder/access": (*BASE, "repo_builder.access", "repo_builder.figures"),
-    "repo_builder/partition": (*BASE, "repo_builder.access.hotness", "repo_builder.cluster", "repo_builder.partition"),
+    "repo_builder/partition": (*BASE, "repo_builder.access.hotness", "repo_builder.partition"),
     "repo_builder/analysis": (
         *BASE,
         "repo_builder.access",
         "repo_builder.analysis",
-        "repo_builder.cluster",
         "repo_builder.figures",
         "repo_builder.partition",
     ),
     "repo_builder/export": (*BASE, "repo_builder.export"),
     "repo_builder/repository": (*BASE, *ABOVE, "repo_builder.repository", "triton_backends"),
     "repo_builder/serving": (*BASE, "repo_builder.serving", "repo_builder.repository.manifest"),
-    "repo_builder/fleet": (
+    "repo_builder/scaling": (
         *BASE,
-        "k8s",
-        "repo_builder.fleet",
+        "repo_builder.partition",
+        "repo_builder.repository.built_fleet",
+        "repo_builder.scaling",
+    ),
+    "repo_builder/simulation": (
+        *BASE,
+        "repo_builder.traffic",
+        "repo_builder.figures",
+        "repo_builder.partition",
+        "repo_builder.repository.built_fleet",
+        "repo_builder.scaling",
+        "repo_builder.simulation",
+    ),
+    "repo_builder/local_fleet": (
+        *BASE,
+        "repo_builder.local_fleet",
+        "repo_builder.repository.built_fleet",
         "repo_builder.repository.manifest",
+        "repo_builder.scaling",
         "repo_builder.serving",
     ),
     "repo_builder/profiling": (
@@ -65,8 +79,8 @@ MAY_IMPORT = {
         *BASE,
         "loadtest",
         "repo_builder.access",
-        "repo_builder.fleet.control",
-        "repo_builder.fleet.runtime",
+        "repo_builder.local_fleet.control",
+        "repo_builder.local_fleet.runtime",
         "repo_builder.machine",
         "repo_builder.profiling.perf_analyzer",
         "repo_builder.repository.manifest",
@@ -77,15 +91,14 @@ MAY_IMPORT = {
     "k8s": (
         *BASE,
         "k8s",
-        "repo_builder.cluster",
-        "repo_builder.figures",
-        "repo_builder.partition",
+        "repo_builder.repository.built_fleet",
         "repo_builder.repository.files",
         "repo_builder.repository.manifest",
-        "repo_builder.traffic",
+        "repo_builder.repository.service_names",
+        "repo_builder.scaling",
     ),
 }
-OURS = ("repo_builder", "triton_backends", "loadtest", "k8s")
+OURS = ("elasticrec", "repo_builder", "triton_backends", "loadtest", "k8s")
 
 
 def files(place: str) -> list[Path]:
@@ -126,7 +139,7 @@ def test_torch_and_onnx_stay_in_export() -> None:
 
 
 def test_only_the_command_line_prints() -> None:
-    for path in [*files("repo_builder"), *files("triton_backends"), *files("loadtest")]:
+    for path in [*files("elasticrec"), *files("repo_builder"), *files("triton_backends"), *files("loadtest")]:
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         named = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
         assert "commands" in path.parts or not named & {"print", "exit"}, path

@@ -22,16 +22,15 @@ import numpy as np
 import pytest
 import yaml
 
-from k8s.options import Options
+from elasticrec.cli import main
+from k8s.options import ManifestOptions, parse_source
 from k8s.render import write
-from k8s.source import parse_source
 from loadtest.run import read_run, write_run
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.queries import draw_queries
-from repo_builder.cli import main
-from repo_builder.cluster import load_cluster
 from repo_builder.errors import InputError, ServerError
 from repo_builder.partition.cost import load_profile
+from repo_builder.partition.placement.cluster import load_cluster
 from repo_builder.partition.plan import load_plan, plan_to_json
 from repo_builder.repository.manifest import describe, load_manifest
 from repo_builder.spec import load_spec
@@ -128,7 +127,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Valid files of every kind, small."""
     folder = tmp_path_factory.mktemp("material")
     spec, plan = make_repository(folder, "tiered")
-    write(fleet(folder / "fleet"), Options(parse_source("pvc:x")), folder / "rules")
+    write(fleet(folder / "fleet"), ManifestOptions(parse_source("pvc:x")), folder / "rules")
     (folder / "plan.json").write_text(plan_to_json(plan))
     (folder / "any").mkdir()
     manifest = describe(hand_spec(RANKER, batch=8), "single", "0" * 64, "elasticrec 0", [])
@@ -178,17 +177,17 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def none_here(*_: object, **__: object) -> None:
         raise ServerError("no server here")
 
-    monkeypatch.setattr("repo_builder.commands.serve.installation", none_here)
+    monkeypatch.setattr("elasticrec.commands.serve.installation", none_here)
     for name, stand_in in {
         "installation": contextlib.nullcontext,
         "verify": lambda *_: None,
         "find_prometheus": lambda: Path("/bin/true"),
         "Supervisor": none_here,
     }.items():
-        monkeypatch.setattr(f"repo_builder.fleet.local.{name}", stand_in)
+        monkeypatch.setattr(f"repo_builder.local_fleet.local.{name}", stand_in)
     monkeypatch.setattr("repo_builder.repository.files.sync_tree", lambda *_: None)  # nobody cuts the power here
     monkeypatch.setattr("repo_builder.profiling.measure.measure", none_here)
-    monkeypatch.setattr("repo_builder.demo.run_demo", none_here)
+    monkeypatch.setattr("elasticrec.demo.run_demo", none_here)
     monkeypatch.setattr("repo_builder.memory.available_bytes", lambda: FREE_BYTES)
     monkeypatch.setattr("repo_builder.profiling.perf_analyzer.find", lambda: "perf_analyzer")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from elasticrec.cli import main
 from repo_builder import memory
-from repo_builder.cli import main
 from repo_builder.errors import InputError
 from tests.integration.models import document
 

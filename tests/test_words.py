@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from repo_builder.cli import main
+from elasticrec.cli import main
 from repo_builder.words import count, plural, times_less
 from tests.test_figures import DOCUMENT
 

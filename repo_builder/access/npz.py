@@ -8,7 +8,7 @@ import tokenize
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ class Header:
         """Number of items."""
         return math.prod(self.shape)
 
-    def place(self, item: int) -> str:
+    def position(self, item: int) -> str:
         """The index of the `item`-th item of the file, as `[row, column]`."""
         index = np.unravel_index(item, self.shape, order="F" if self.fortran else "C")
         return f"[{', '.join(str(int(i)) for i in index)}]"
@@ -113,6 +113,14 @@ def open_npz(path: Path) -> Iterator[NpzReader]:
         yield NpzReader(path, names, lambda name: archive.open(f"{name}.npy"))
 
 
+def holds_arrays(path: Path, names: Set[str]) -> bool:
+    """Whether this is a `.npz` with an array for each of the names; raises AccessError where it is a broken one."""
+    if path.suffix != ".npz" or path.is_dir():
+        return False
+    with open_npz(path) as reader:
+        return names <= set(reader.names)
+
+
 NPY_ARRAY = "the array"
 """What a `.npy`'s array is called: the file gives it no name."""
 
@@ -138,7 +146,7 @@ def name_problems(path: Path, kind: str, names: Sequence[str], expected: Sequenc
     """`missing_problems`, and the names that are unknown."""
     wanted = set(expected)
     return missing_problems(path, kind, names, expected) + [
-        f"{path}: {name}: unknown {kind}; expected one {kind} a table, under the tables' expanded names"
+        f"{path}: {name}: unknown {kind}; expected one {kind} per table, under the tables' expanded names"
         for name in dict.fromkeys(names)
         if name not in wanted
     ]

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.access.npz import NPY_ARRAY, NpzReader, open_npy, open_npz
-from repo_builder.access.queries import Queried, fill_queries
+from repo_builder.access.filling import Queried, fill_queries
+from repo_builder.access.npz import NPY_ARRAY, NpzReader, holds_arrays, open_npy, open_npz
 from repo_builder.access.query_file import QueryFile, read_query_file
-from repo_builder.access.trace_arrays import MATRIX, holds_matrix, matrix_pieces
+from repo_builder.access.trace import MATRIX, holds_matrix, matrix_pieces
 from repo_builder.access.trace_parquet import is_list, opened, parquet_parts, schema_problems
 from repo_builder.errors import AccessError
 from repo_builder.model.arrays import Arrays
@@ -37,24 +37,17 @@ class Column:
 def replay_queries(
     model: Queried, path: Path, queries: int, batch: int, seed: int, samples: Arrays | None = None
 ) -> QueryFile:
-    """Queries of the first ids of a trace, a column a look-up, named like it; what is not ids as in `draw_queries`.
+    """Queries of the first ids of a trace, a column per look-up, named like it; what is not ids as in `draw_queries`.
 
-    The files are those of `load_trace`. A `.parquet` column of lists holds a bag a row, cut off at what a look-up of
+    The files are those of `load_trace`. A `.parquet` column of lists holds a bag per row, cut off at what a look-up of
     columns takes, and filled up with its padding; a column of ids, an array, or a matrix' column holds the bags' ids
-    one after another, as many a row as the look-up takes, of ragged bags its mean. A `.npz` with an array for each of
+    one after another, as many per row as the look-up takes, of ragged bags its mean. A `.npz` with an array for each of
     the model's inputs is a file of queries, which are taken as they are. Raises AccessError where the trace is shorter,
     cannot be read, or holds an id that its table has not.
     """
-    if _holds_queries(path, model):
+    if holds_arrays(path, {tensor.name for tensor in model.inputs}):
         return _first(path, read_query_file(path, model.inputs), queries, batch)
     return fill_queries(model, _Replayed(model, path), queries, batch, np.random.default_rng(seed), samples)
-
-
-def _holds_queries(path: Path, model: Queried) -> bool:
-    if path.suffix != ".npz" or path.is_dir():
-        return False
-    with open_npz(path) as reader:
-        return {tensor.name for tensor in model.inputs} <= set(reader.names)
 
 
 def _first(path: Path, found: QueryFile, queries: int, batch: int) -> QueryFile:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from repo_builder.access.hotness import Hotness
-from repo_builder.access.progress import Progress, silent
 from repo_builder.machine import machine_facts
+from repo_builder.output import Progress, silent
 from repo_builder.profiling import perf_analyzer
 from repo_builder.profiling.bench import measure_loads, measure_remote_call
 from repo_builder.profiling.models import Models, Served, build_models

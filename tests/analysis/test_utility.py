@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from repo_builder.access.draw import IdSampler
 from repo_builder.access.powerlaw import PowerLawHotness
+from repo_builder.access.queries import IdSampler
 from repo_builder.analysis.utility import CHUNK_ROWS, TouchedRows, Utility, UtilityModel
 from repo_builder.model.dlrm import DlrmTable
-from repo_builder.partition.merge import Accesses
+from repo_builder.partition.accesses import TableAccesses
 from repo_builder.partition.plan import Service, Shard
 from tests.partition.helpers import zipf_cdf
 
@@ -20,15 +20,15 @@ def test_touched_rows_agree_with_monte_carlo() -> None:
     """Queries are drawn id by id; a shard's touched rows are counted, over and over."""
     table, queries, batch = DlrmTable("A", 5000, 4, 3), 100, 8
     hotness, rng = PowerLawHotness(0.8, 0), np.random.default_rng(5)
-    place = np.empty(table.rows, np.int64)
-    place[hotness.order(table)] = np.arange(table.rows)
+    rank = np.empty(table.rows, np.int64)
+    rank[hotness.order(table)] = np.arange(table.rows)
     ranges = [(0, 50), (50, 700), (700, 5000), (0, 5000)]
     sampler, runs = IdSampler(hotness, table), 400
     counted = np.zeros((runs, len(ranges)))
     for run in range(runs):
-        touched = np.unique(place[sampler.draw((queries, batch * table.pooling), rng)])
+        touched = np.unique(rank[sampler.draw((queries, batch * table.pooling), rng)])
         counted[run] = [((touched >= begin) & (touched < end)).sum() for begin, end in ranges]
-    model = UtilityModel([Accesses("A", hotness.cdf(table), batch * table.pooling, 1)], queries)
+    model = UtilityModel([TableAccesses("A", hotness.cdf(table), batch * table.pooling, 1)], queries)
     expected = [model.touched_bytes([Shard("A", begin, end)]) for begin, end in ranges]
     errors = counted.std(axis=0) / np.sqrt(runs)
     assert np.abs(counted.mean(axis=0) - expected) == pytest.approx(0, abs=4 * errors.max())
@@ -39,8 +39,8 @@ def test_chunks_add_up_to_the_plain_sum() -> None:
     cdf, accesses = zipf_cdf(3 * CHUNK_ROWS + 17), 50_000
     touched = TouchedRows(cdf, accesses)
     plain = np.concatenate([[0.0], np.cumsum(1 - (1 - np.diff(cdf)) ** accesses)])
-    for place in (0, 1, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 2 * CHUNK_ROWS, 3 * CHUNK_ROWS + 17):
-        assert touched.upto(place) == pytest.approx(plain[place], rel=1e-9)
+    for rank in (0, 1, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 2 * CHUNK_ROWS, 3 * CHUNK_ROWS + 17):
+        assert touched.upto(rank) == pytest.approx(plain[rank], rel=1e-9)
 
 
 def test_a_row_that_takes_everything_is_touched_and_no_other() -> None:
@@ -50,7 +50,7 @@ def test_a_row_that_takes_everything_is_touched_and_no_other() -> None:
 
 def test_a_fleet_is_averaged_by_replicas_and_by_bytes() -> None:
     """Two uniform tables; one access touches one row: half of A's two rows of 6 bytes, a tenth of B's ten of 4."""
-    tables = [Accesses("A", np.linspace(0, 1, 3), 1, 6), Accesses("B", np.linspace(0, 1, 11), 1, 4)]
+    tables = [TableAccesses("A", np.linspace(0, 1, 3), 1, 6), TableAccesses("B", np.linspace(0, 1, 11), 1, 4)]
     services = [service((Shard("A", 0, 2),), 2, added=1), service((Shard("B", 0, 10),), 1), service((), 7)]
     found = UtilityModel(tables, queries=1).of_fleet(services)
     assert found == Utility(pytest.approx((3 * 0.5 + 0.1) / 4), pytest.approx((3 * 6 + 4) / (3 * 12 + 40)))

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from elasticrec.cli import main
 from loadtest.clients import Protocol, SenderSettings
 from loadtest.open_loop import send
 from loadtest.workload import binary_words, write_workload
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.access.query_file import QueryFile
-from repo_builder.cli import main
 from repo_builder.model.arrays import from_wire, wired
 from repo_builder.model.types import Tensor
 from repo_builder.profiling.perf_analyzer import LoadTestError, measure

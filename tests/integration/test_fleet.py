@@ -13,9 +13,9 @@ import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
+from elasticrec.cli import main
 from repo_builder.access.load import load_hotness
-from repo_builder.cli import main
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.repository.build import build
 from repo_builder.repository.manifest import load_manifest
 from repo_builder.serving.server import Server, free_ports
@@ -182,7 +182,7 @@ def test_one_service_of_a_fleet_is_served_by_itself(both: Both) -> None:
     """Its log lies beside the fleet, not in it, where `verify` would not know the file."""
     fleet, ports = both.fleet, free_ports()
     service = fleet.plan.embedding_services[0].name
-    words = [sys.executable, "-m", "repo_builder.cli", "serve", str(fleet.folder / service)]
+    words = [sys.executable, "-m", "elasticrec.cli", "serve", str(fleet.folder / service)]
     words += [f"--http-port={ports.http}", f"--grpc-port={ports.grpc}", f"--metrics-port={ports.metrics}"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     lines = list(iter(lambda: process.stdout.readline().rstrip(), "ready"))

@@ -18,7 +18,7 @@ import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from repo_builder.cli import main
+from elasticrec.cli import main
 from tests.integration.fleets import Load, at_once, eventually, infer, load
 from tests.integration.models import pytorch_scores, random_query
 from tests.integration.ups import Built, Up, built, ready

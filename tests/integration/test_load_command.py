@@ -30,7 +30,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def words(served: Served, output: Path, *more: str) -> list[str]:
-    command = [sys.executable, "-m", "repo_builder.cli", "loadtest", "perf", str(served.repository)]
+    command = [sys.executable, "-m", "elasticrec.cli", "loadtest", "perf", str(served.repository)]
     return [*command, "-o", str(output), "--seconds", "0.9", "--url", served.server.grpc, *more]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from k8s.server import ADMIN_KEY, RESTRICTED
+from k8s.pods import ADMIN_KEY, RESTRICTED
 from loadtest.run import read_run
 from repo_builder.serving.server import Server
 from tests.integration.models import make_repository
@@ -44,7 +44,7 @@ def closed(repository: Path) -> Iterator[Server]:
 
 
 def perf(repository: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "repo_builder.cli", "loadtest", "perf", str(repository), "-o", str(output)]
+    command = [sys.executable, "-m", "elasticrec.cli", "loadtest", "perf", str(repository), "-o", str(output)]
     return subprocess.run(
         [*command, "--seconds", "0.5", "--concurrency", "1", *more],
         capture_output=True, text=True, timeout=200, check=False,

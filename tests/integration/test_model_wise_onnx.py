@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from repo_builder.cli import main
+from elasticrec.cli import main
 from repo_builder.serving.client import infer
 from tests.servers import serving
 

@@ -20,11 +20,11 @@ import psutil
 import pytest
 import tritonclient.grpc
 
+from elasticrec.cli import main
+from elasticrec.commands import serve as serve_command
 from repo_builder.access.load import load_hotness
-from repo_builder.cli import main
-from repo_builder.commands import serve as serve_command
 from repo_builder.errors import RepositoryError, ServerError
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.manifest import verify
@@ -48,7 +48,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(repository: Path, ports: Ports, log: Path) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "repo_builder.cli", "serve", repository, "--log-file", log]
+    words = [sys.executable, "-m", "elasticrec.cli", "serve", repository, "--log-file", log]
     words += [f"--http-port={ports.http}", f"--grpc-port={ports.grpc}", f"--metrics-port={ports.metrics}"]
     return subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -156,7 +156,7 @@ def test_in_the_background_of_a_script_it_stops_by_any_signal(
 ) -> None:
     """A shell that runs a script starts `serve &` with SIGINT ignored; nohup ignores SIGHUP, which stays."""
     ports, log = free_ports(), tmp_path / "log"
-    words = [sys.executable, "-m", "repo_builder.cli", "serve", repository, "--log-file", log]
+    words = [sys.executable, "-m", "elasticrec.cli", "serve", repository, "--log-file", log]
     words += [f"--http-port={ports.http}", f"--grpc-port={ports.grpc}", f"--metrics-port={ports.metrics}"]
     script = ["sh", "-c", 'trap "" HUP; "$@" & echo $!; wait $!; echo "ended with $?"', "sh", *map(str, words)]
     shell = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

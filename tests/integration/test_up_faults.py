@@ -13,7 +13,7 @@ import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
-from repo_builder.cli import main
+from elasticrec.cli import main
 from tests.browser import chromium
 from tests.integration.fleets import eventually
 from tests.integration.models import pytorch_scores, random_query, score

@@ -21,8 +21,8 @@ import psutil
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from repo_builder.fleet.control import ask
-from repo_builder.fleet.runtime import RunFolder
+from repo_builder.local_fleet.control import ask
+from repo_builder.local_fleet.runtime import RunFolder
 from repo_builder.spec import Spec
 from tests.integration.fleets import Load, at_once, infer, make_fleet, plan_for
 from tests.integration.models import make_spec, pytorch_scores, random_query
@@ -91,7 +91,7 @@ class Up:
 @contextmanager
 def up(fleet: Built, *words: object) -> Iterator[Up]:
     """Run it until the block ends, then stop it as Ctrl-C does; all that it started must be gone then."""
-    command = [sys.executable, "-m", "repo_builder.cli", "up", fleet.folder, *words]
+    command = [sys.executable, "-m", "elasticrec.cli", "up", fleet.folder, *words]
     process = subprocess.Popen(
         [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

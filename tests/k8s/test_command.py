@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from repo_builder.cli import main
+from elasticrec.cli import main
 from tests.k8s.fleets import Made, write_fleet
 
 

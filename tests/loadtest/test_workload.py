@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from elasticrec.cli import main
 from loadtest.queries import load_queries
 from repo_builder.access.load import load_hotness
 from repo_builder.access.query_file import QueryFile
-from repo_builder.cli import main
 from repo_builder.model.types import Model
 from repo_builder.repository.manifest import describe
 from repo_builder.spec import Access

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from repo_builder.access.counted import CountedHotness
-from repo_builder.access.draw import IdSampler
+from elasticrec.cli import main
+from repo_builder.access.hotness import CountedHotness
 from repo_builder.access.load import load_hotness
 from repo_builder.access.powerlaw import PowerLawHotness
-from repo_builder.cli import main
+from repo_builder.access.queries import IdSampler
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Grouping, Plan
 from repo_builder.partition.planner import make_plan
@@ -150,8 +150,8 @@ GOOD = np.array([5, 1, 1, 0, 0, 2, 1, 9])
 @pytest.mark.parametrize(
     ("counts", "serving", "told"),
     [
-        (np.array([]), {}, "A: expected 8 counts, one a row (tables: rows), got 0 counts"),
-        (GOOD[:7], {}, "A: expected 8 counts, one a row (tables: rows), got 7 counts"),
+        (np.array([]), {}, "A: expected 8 counts, one per row (tables: rows), got 0 counts"),
+        (GOOD[:7], {}, "A: expected 8 counts, one per row (tables: rows), got 7 counts"),
         (-GOOD, {}, "A: expected counts >= 0 and finite, got -5 at row 0"),
         (np.where(GOOD == 9, np.nan, GOOD), {}, "A: expected counts >= 0 and finite, got nan at row 7"),
         (0 * GOOD, {}, "A: expected at least one access, got 8 counts that are all 0"),
@@ -192,7 +192,7 @@ def test_s_max_above_the_rows(grouping: Grouping) -> None:
         spec, {"A": np.array([9, 1])}, Profile("p", ServiceTime(1e-5, 5e-8), 0, DEFAULT_DENSE_TIME), grouping, 16
     )
     assert 1 <= len(plan.embedding_services) <= 2
-    assert [place for s in plan.embedding_services for place in range(s.shards[0].begin, s.shards[0].end)] == [0, 1]
+    assert [rank for s in plan.embedding_services for rank in range(s.shards[0].begin, s.shards[0].end)] == [0, 1]
 
 
 def test_a_single_row_is_one_service() -> None:

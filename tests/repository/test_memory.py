@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from repo_builder.export.example import write_example_checkpoint
+from repo_builder.export.examples import write_example_checkpoint
 from repo_builder.repository.manifest import verify
 from repo_builder.spec import load_spec
 
@@ -15,7 +15,7 @@ ROWS, DIM, TABLES = 1_250_000, 32, 5
 BUILD = """
 import sys
 from pathlib import Path
-from repo_builder.cli import main
+from elasticrec.cli import main
 code = main(["build", sys.argv[1], "-o", sys.argv[2]])
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 print(code, int(peak.split()[1]) * 1024)

@@ -23,7 +23,7 @@ from loadtest.perf_run import highest_rate, within
 from loadtest.run import Run, read_run, write_run
 from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.machine import machine_facts
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.planner import make_plan

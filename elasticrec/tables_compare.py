@@ -1,0 +1,87 @@
+"""Comparisons as tables for a terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from elasticrec.tables import plain_table, size
+from repo_builder.analysis.compare import METRICS, PAPER, Comparison, ComparisonReport, average_gains
+from repo_builder.analysis.fleets import GPU_CACHE, MODEL_WISE
+from repo_builder.words import count
+
+_SWEPT = ("memory", "utility", "price in parts")
+_SHORT = {GPU_CACHE: "GPU cache"}
+
+
+def comparison_table(found: Comparison) -> Table:
+    """One spec's strategies, a line each; in brackets how many times better than model-wise."""
+    names = ("memory", "utility", "by bytes", "price/h", "in parts")
+    table = plain_table(found.spec, *names, "nodes", "replicas", "remote calls")
+    for result in found.results:
+        gains = found.gains(result.strategy)
+        figures = (
+            size(result.memory_bytes),
+            f"{result.utility.by_replica:.1%}",
+            f"{result.utility.by_bytes:.1%}",
+            _dollars(result.price_per_hour),
+            _dollars(result.parts_price_per_hour),
+        )
+        cells = [f"{figure} {_bracket(gains[metric])}" for figure, metric in zip(figures, METRICS, strict=True)]
+        nodes = "" if result.nodes is None else str(result.nodes)
+        table.add_row(result.strategy, *cells, nodes, f"{result.replicas:,}", str(result.remote_calls))
+    return table
+
+
+def averages_table(report: ComparisonReport) -> Table:
+    """The mean gains over the specs, the paper's beside."""
+    table = plain_table("mean gain over model-wise", *METRICS)
+    for strategy in report.strategies:
+        if strategy != MODEL_WISE:
+            gains = average_gains(report.comparisons, strategy)
+            table.add_row(strategy, *(_times(gains[metric]) for metric in METRICS))
+    published = (f"{PAPER[metric]:.2f}x" if metric in PAPER else "not published" for metric in METRICS)
+    table.add_row("ElasticRec as published", *published)
+    return table
+
+
+def sweep_table(report: ComparisonReport) -> Table:
+    """The mean gains at every point of the sweep."""
+    others = [strategy for strategy in report.strategies if strategy != MODEL_WISE]
+    table = plain_table(
+        "model-wise\nreplicas", *(f"{metric}\n{_SHORT.get(name, name)}" for metric in _SWEPT for name in others)
+    )
+    for point, first in enumerate(report.sweeps[0]):
+        gains = {name: average_gains(report.sweep_at(point), name) for name in others}
+        cells = (_times(gains[name][metric]) for metric in _SWEPT for name in others)
+        table.add_row(str(first.model_wise_replicas), *cells)
+    return table
+
+
+def comparison_notes(report: ComparisonReport) -> str:
+    """What was held equal, and what the cluster could not hold."""
+    lines = [
+        f"traffic of {count(report.model_wise_replicas, 'model-wise replica')}: "
+        + ", ".join(f"{found.spec} {found.target_qps:,.0f} queries/s" for found in report.comparisons)
+    ]
+    lines += [
+        f"{found.spec}, {result.strategy}: {line}"
+        for found in report.comparisons
+        for result in found.results
+        for line in result.unplaced.splitlines()
+    ]
+    lines.append("gains: how many times better than model-wise; 1x is equal, below it is worse; in brackets above")
+    if not report.cluster.gpu_pools:
+        lines.append(f"cluster {report.cluster.name} has no GPUs: model-wise with a GPU cache is left out")
+    return "\n".join(lines)
+
+
+def _times(gain: float | None) -> str:
+    return "not placed" if gain is None else f"{gain:.2f}x"
+
+
+def _bracket(gain: float | None) -> str:
+    return "" if gain is None else f"({gain:.2f}x)"
+
+
+def _dollars(price: float | None) -> str:
+    return "not placed" if price is None else f"{price:,.2f}"

@@ -1,0 +1,81 @@
+"""`elasticrec plan --sweep` and `--explain`: what they print, write and refuse."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from elasticrec.cli import main
+
+DOCUMENT = {
+    "name": "m",
+    "dense_features": 3,
+    "bottom_mlp": [8, 4],
+    "top_mlp": [5, 1],
+    "tables": [{"name": "A", "rows": 50_000, "dim": 4, "pooling": 100, "count": 3}],
+    "weights": {"source": "random"},
+    "access": {"source": "powerlaw", "locality": 0.9},
+    "serving": {"target_qps": 4000, "batch": 32},
+}
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "m.yaml"
+    path.write_text(yaml.safe_dump(DOCUMENT))
+    return path
+
+
+def run(*words: object) -> int:
+    return main(["plan", *map(str, words)])
+
+
+def test_explain_says_why_and_draws(spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture, profile = tmp_path / "explain.png", tmp_path / "profile.json"
+    times = {"fixed_s": 1e-4, "per_gather_s": 5e-8}
+    profile.write_text(json.dumps({"service_time": times, "min_memory_bytes": 10_000}))
+    assert run(spec, "--profile", profile, "--explain", "--plot", picture) == 0
+    told = capsys.readouterr().out
+    assert "tier0 | tier1: cut after" in told and "without this cut" in told
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_a_sweep_is_a_table_a_file_and_a_picture(
+    suffix: str, spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, picture = tmp_path / f"sweep{suffix}", tmp_path / "sweep.png"
+    assert run(spec, "--sweep", "target_qps=100..10000:3", "-o", output, "--plot", picture) == 0
+    told = capsys.readouterr().out
+    assert all(value in told for value in ("100 ", "1,000 ", "10,000 ", "NOT MEASURED"))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    if suffix == ".json":
+        assert [point["value"] for point in json.loads(output.read_text())["points"]] == [100, 1000, 10_000]
+        assert run(spec, "--sweep", "target_qps=100..10000:3", "--json") == 0
+        assert capsys.readouterr().out == output.read_text()
+    else:
+        assert output.read_text().startswith("target_qps,memory_bytes,")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--sweep", "dim=1..2"], "--sweep: expected one of locality, target_qps"),
+        (["--sweep", "s_max=0..3"], "--sweep s_max: expected a whole number from 1 to 16"),
+        (["--sweep", "s_max=1..3", "--cluster", "c.yaml"], "--cluster: expected none with --sweep"),
+        (["--sweep", "s_max=1..3", "-o", "out.txt"], "out.txt: expected a name ending in .json or .csv"),
+    ],
+)
+def test_a_bad_sweep_is_one_line_and_two(
+    words: list[str], told: str, spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(spec, *words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and told in lines[0]
+
+
+def test_sweep_and_explain_exclude_each_other(spec: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(spec, "--sweep", "s_max=1..3", "--explain")
+    assert caught.value.code == 2
