@@ -13,13 +13,13 @@ import numpy as np
 from _wire import counting
 from numpy.typing import NDArray
 
-from loadtest import perf_analyzer
-from loadtest.perf_analyzer import Measurement
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.queries import draw_queries
-from repo_builder.serving.client import infer
-from repo_builder.serving.footprint import memory_alone, memory_by_model, times_by_model
+from repo_builder.profiling import perf_analyzer
+from repo_builder.profiling.perf_analyzer import Measurement
+from repo_builder.serving.client import infer, times_by_model
 from repo_builder.serving.install import Installation
+from repo_builder.serving.processes import memory_alone, memory_by_model
 from repo_builder.serving.server import Server, free_ports, running
 from repo_builder.spec import Spec
 
@@ -37,11 +37,11 @@ class Contender:
 
     def memory_bytes(self) -> int:
         """Each server as if it were alone on a machine of its own: its mapped weights and libraries in full."""
-        return sum(memory_alone(server) for server in self.servers.values())
+        return sum(memory_alone(server.process.pid) for server in self.servers.values())
 
     def pss_bytes(self) -> int:
         """PSS of all processes: what they share with other servers of this machine is divided among these."""
-        return sum(sum(memory_by_model(server).values()) for server in self.servers.values())
+        return sum(sum(memory_by_model(server.process.pid).values()) for server in self.servers.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +86,9 @@ def front_end(installed: Installation, repository: Path, addresses: Mapping[str,
 
 def load(contender: Contender, model: str, input_data: Path, concurrency: int, seconds: float) -> Load:
     """Measure with so many queries in flight; CPU counts over all queries that the servers answered meanwhile."""
-    before, answered = _cpu_s(contender), times_by_model(contender.asked)[model].requests
+    before, answered = _cpu_s(contender), times_by_model(contender.asked.http)[model].requests
     seen = perf_analyzer.run(model, contender.asked.grpc, input_data, concurrency, seconds)
-    queries = times_by_model(contender.asked)[model].requests - answered
+    queries = times_by_model(contender.asked.http)[model].requests - answered
     return Load(seen, {name: (spent_s - before[name]) / queries for name, spent_s in _cpu_s(contender).items()})
 
 

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from repo_builder.access.load import load_hotness
-from repo_builder.export.example import write_example_checkpoint
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
+from repo_builder.export.examples import write_example_checkpoint
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build

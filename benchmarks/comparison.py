@@ -13,10 +13,10 @@ from pathlib import Path
 
 from repo_builder.access.load import load_hotness
 from repo_builder.analysis.compare import PAPER, Comparison, average_gains, compare
-from repo_builder.analysis.fleets import PER_TABLE, TIERED, Case
-from repo_builder.cluster import Cluster, load_cluster
+from repo_builder.analysis.fleets import PER_TABLE, TIERED, ComparisonCase
+from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, ServiceTime, load_profile
-from repo_builder.partition.workload import read_workload
+from repo_builder.partition.placement.cluster import Cluster, load_cluster
 from repo_builder.spec import Spec, load_spec
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -56,7 +56,7 @@ def lines() -> dict[str, Line]:
 
 
 def comparisons(spec: Spec, tried: Mapping[str, Line]) -> dict[str, Comparison]:
-    """One spec's comparison a line; its tables are merged once a locality, and only one workload is held at a time."""
+    """One spec's comparison a line; its tables are merged once a locality, and only one accesses is held at a time."""
     found: dict[str, Comparison] = {}
     for locality in dict.fromkeys(line.locality for line in tried.values()):
         access = spec.access if locality is None else replace(spec.access, locality=locality)
@@ -66,8 +66,8 @@ def comparisons(spec: Spec, tried: Mapping[str, Line]) -> dict[str, Comparison]:
 
 
 def _at_locality(spec: Spec, tried: Mapping[str, Line]) -> dict[str, Comparison]:
-    workload = read_workload(spec, load_hotness(spec), keep=True)
-    cases = {name: Case(spec, workload, line.profile, line.cluster, s_max=16) for name, line in tried.items()}
+    accesses = model_accesses(spec, load_hotness(spec), keep=True)
+    cases = {name: ComparisonCase(spec, accesses, line.profile, line.cluster, s_max=16) for name, line in tried.items()}
     return {name: compare(case, tried[name].replicas)[0] for name, case in cases.items()}
 
 

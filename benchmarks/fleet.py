@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import tritonclient.grpc as grpcclient
-from latency import document  # the program beside this one
+from latency import document
 from numpy.typing import NDArray
 
-from repo_builder.access.draw import draw_ids
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_source
+from repo_builder.access.queries import draw_ids
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan

@@ -18,18 +18,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from loadtest import perf_analyzer
-from repo_builder.access.draw import draw_ids
 from repo_builder.access.load import load_hotness
+from repo_builder.access.queries import draw_ids
 from repo_builder.access.query_file import QueryFile
-from repo_builder.export.weights import WeightSource, open_source, open_weights
+from repo_builder.export.dlrm.source import WeightSource, open_source, open_weights
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
+from repo_builder.profiling import perf_analyzer
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
-from repo_builder.serving.client import infer
-from repo_builder.serving.footprint import ModelTimes, times_by_model
+from repo_builder.serving.client import ModelTimes, infer, times_by_model
 from repo_builder.serving.install import installation
 from repo_builder.serving.server import Server, free_ports, running
 from repo_builder.spec import Spec, parse_spec
@@ -71,7 +70,7 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
             server = running(installed, folder / backend, free_ports(), folder / f"{backend}.log")
             servers[backend] = stack.enter_context(server)
             check(servers[backend], spec, model, dense, indices)
-        before = {backend: times_by_model(server) for backend, server in servers.items()}
+        before = {backend: times_by_model(server.http) for backend, server in servers.items()}
         taken: Latencies = defaultdict(list)
         for _ in range(args.rounds):
             for batch in BATCHES:
@@ -83,7 +82,7 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
                     taken[backend, batch].append(found.p50_ms)
         report(taken, len(plan.embedding_services))
         for backend, server in servers.items():
-            where(backend, before[backend], times_by_model(server))
+            where(backend, before[backend], times_by_model(server.http))
         instance_rate(folder, plan, servers, args.rounds)
 
 
@@ -124,14 +123,14 @@ def instance_rate(folder: Path, plan: Plan, servers: Mapping[str, Server], round
     query = {"ids": np.zeros(tables, np.int32), "lengths": np.ones(tables, np.int32)}
     perf_analyzer.write_queries(folder / "bags.json", [query])
     rates: dict[str, list[float]] = {backend: [] for backend in servers}
-    before = {backend: times_by_model(server)[name] for backend, server in servers.items()}
+    before = {backend: times_by_model(server.http)[name] for backend, server in servers.items()}
     for _ in range(rounds):
         for backend, server in servers.items():
             found = perf_analyzer.run(name, server.grpc, folder / "bags.json", IN_FLIGHT, 3)
             rates[backend].append(found.throughput_qps)
     print(f"one instance of a service, {tables} ids a query, {IN_FLIGHT} in flight; most (and median) of the rounds:")
     for backend, values in rates.items():
-        first, last = before[backend], times_by_model(servers[backend])[name]
+        first, last = before[backend], times_by_model(servers[backend].http)[name]
         spent_ms = last.compute_ms * last.requests - first.compute_ms * first.requests
         compute_us = 1000 * spent_ms / (last.requests - first.requests)
         rate = f"{max(values):8,.0f} queries/s ({np.median(values):,.0f})"

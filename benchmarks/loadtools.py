@@ -24,7 +24,7 @@ from loadtest.clients import Protocol
 from loadtest.loads import Load
 from loadtest.target import Target
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build

@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest import perf_analyzer
-from repo_builder.access.draw import draw_ids
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_source
+from repo_builder.access.queries import draw_ids
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.machine import last_cache_bytes
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile, RowCache
 from repo_builder.partition.plan import Service
 from repo_builder.partition.planner import make_plan
+from repo_builder.profiling import perf_analyzer
 from repo_builder.profiling.bench import Load, measure_loads
 from repo_builder.profiling.effort import Effort, Options
 from repo_builder.profiling.fits import Fits, fit_measured

@@ -34,12 +34,12 @@ from latency import document
 from loadtest.clients import Load
 from loadtest.open_loop import Answer, send
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.planner import make_plan, model_wise_plan
 from repo_builder.repository.build import build
-from repo_builder.serving.footprint import memory_alone, memory_by_model
 from repo_builder.serving.install import Installation, installation
+from repo_builder.serving.processes import memory_alone, memory_by_model
 from repo_builder.serving.server import Server, free_ports, running, stubs
 from repo_builder.spec import Spec, parse_spec
 from repo_builder.words import times_less
@@ -110,7 +110,7 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
         )
         with whole_model(installed, folder / "whole", 1) as layout:
             whole = carry(layout, spec, workload, PROBE_QPS, PROBE_S)
-            whole_bytes = memory_alone(layout.servers[FRONT][0])
+            whole_bytes = memory_alone(layout.servers[FRONT][0].process.pid)
         spec, services = build_planned(spec, whole_bytes, whole.cpu_s[FRONT], folder / "fleet", args)
         with fleet(installed, folder / "fleet", dict.fromkeys(services, 1)) as layout:
             parts = carry(layout, spec, workload, PROBE_QPS, PROBE_S)
@@ -225,13 +225,15 @@ def tell(layout: Layout, carried: Carried, qps: float, seconds: float) -> int:
     print(f"{layout.name}: {held}, p95 {carried.p95_ms:.1f} ms within {SLA_MS:g}, {problems} errors")
     total_bytes = 0
     for name, servers in layout.servers.items():
-        alone_bytes = [memory_alone(server) for server in servers]
+        alone_bytes = [memory_alone(server.process.pid) for server in servers]
         total_bytes += sum(alone_bytes)
         print(
             f"  {name:<10} {1000 * carried.cpu_s[name]:6.2f} CPU ms a query  {len(servers):3d} replicas of "
             f"{max(alone_bytes) / 2**20:8,.0f} MiB = {sum(alone_bytes) / 2**20:9,.0f} MiB"
         )
-    pss_bytes = sum(sum(memory_by_model(server).values()) for servers in layout.servers.values() for server in servers)
+    pss_bytes = sum(
+        sum(memory_by_model(server.process.pid).values()) for servers in layout.servers.values() for server in servers
+    )
     print(
         f"  in all {total_bytes / 2**20:,.0f} MiB; PSS here, where replicas share pages, {pss_bytes / 2**20:,.0f} MiB"
     )

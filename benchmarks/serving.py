@@ -29,12 +29,12 @@ import torch
 from _contenders import Contender, Load, Query, drawn, load, served, served_fleet, wire_bytes, write_input_data
 from latency import document, in_process, spent_ms
 
-from loadtest.perf_analyzer import Measurement
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_source, open_weights
+from repo_builder.export.dlrm.source import open_source, open_weights
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan, model_wise_plan
+from repo_builder.profiling.perf_analyzer import Measurement
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.manifest import Layout

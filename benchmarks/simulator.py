@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from k8s.simulation import simulate
-from k8s.simulation_models import Case, planned_fleet
-from k8s.simulation_types import DEFAULT_TIMING, SimulatedFleet
-from loadtest.traffic_file import Traffic, load_traffic
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import Plan, Service, Shard
+from repo_builder.simulation.models import Case, planned_fleet
+from repo_builder.simulation.play import simulate
+from repo_builder.simulation.types import DEFAULT_TIMING, SimulatedFleet
+from repo_builder.traffic import Traffic, load_traffic
 
 DAY = load_traffic(Path(__file__).parent.parent / "examples" / "traffic" / "day.csv")
 PEAK_QPS = max(DAY.rates_qps)

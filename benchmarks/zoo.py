@@ -37,15 +37,15 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import np_to_triton_dtype
 
-from loadtest import perf_analyzer
 from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.planner import make_plan, model_wise_plan
+from repo_builder.profiling import perf_analyzer
 from repo_builder.repository.build import build
-from repo_builder.serving.footprint import memory_alone
 from repo_builder.serving.install import Installation, installation
+from repo_builder.serving.processes import memory_alone
 from repo_builder.spec import Spec, parse_spec
 from repo_builder.words import times_less
 
@@ -212,7 +212,7 @@ def seen(contender: Contender, alone: list[Load], busy: list[Load]) -> Seen:
         statistics.median(found.seen.p50_ms for found in alone),
         statistics.median(found.seen.throughput_qps for found in busy),
         {name: statistics.median(found.cpu_s[name] for found in busy) for name in contender.servers},
-        {name: memory_alone(server) for name, server in contender.servers.items()},
+        {name: memory_alone(server.process.pid) for name, server in contender.servers.items()},
     )
 
 

@@ -13,24 +13,23 @@ from typing import Any
 import numpy as np
 import yaml
 
-from loadtest import perf_analyzer
 from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import ElasticRecError, InputError
-from repo_builder.export.example import write_example_checkpoint
-from repo_builder.export.example_program import write_example_program
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
+from repo_builder.export.examples import write_example_checkpoint, write_example_program
 from repo_builder.model.arrays import Array
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
+from repo_builder.profiling import perf_analyzer
 from repo_builder.repository.build import build
 from repo_builder.repository.descriptions import MAX_BATCH_ROWS
 from repo_builder.repository.manifest import verify
-from repo_builder.serving.client import Protocol, infer
-from repo_builder.serving.footprint import ModelTimes, memory_by_model, times_by_model
+from repo_builder.serving.client import ModelTimes, Protocol, infer, times_by_model
 from repo_builder.serving.install import installation
+from repo_builder.serving.processes import memory_by_model
 from repo_builder.serving.server import free_ports, running
 from repo_builder.spec import Spec, load_spec
 from repo_builder.words import count
@@ -110,7 +109,9 @@ def _tour(example: _Example, options: Options, say: Callable[[str], None]) -> Re
         perf_analyzer.write_input_data(data, QueryFile(queries.first(LOAD_ROWS)), spec.model.inputs, batch)
         say(f"5. load        perf_analyzer, 2 queries of {batch} rows in flight, {options.seconds:g} s")
         measurement = perf_analyzer.run(spec.name, server.grpc, data, 2, options.seconds)
-        return Report(spec, plan, differences, measurement, memory_by_model(server), times_by_model(server))
+        return Report(
+            spec, plan, differences, measurement, memory_by_model(server.process.pid), times_by_model(server.http)
+        )
 
 
 # In one server a service costs a process instead of a container: some 40 MB (see benchmarks/README.md).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from elasticrec.tables import plain_table
-from repo_builder.partition.placement import Placement
+from repo_builder.partition.placement.place import Placement
 from repo_builder.words import count
 
 _SHOWN_GROUPS = 20

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from elasticrec.tables import plain_table, size
-from repo_builder.access.labels import table_label
-from repo_builder.analysis.explain import Chain, Cut, Move, Segment
-from repo_builder.analysis.sweep import FIELDS, Point, Sweep
-from repo_builder.words import count, times_less
+from repo_builder.analysis.explain import Chain, Move, PlanCut, Segment
+from repo_builder.analysis.sweep import FIELDS, Sweep, SweepPoint
+from repo_builder.words import count, table_label, times_less
 
 
-def sweep_table(sweep: Sweep, points: Sequence[Point]) -> Table:
+def sweep_table(sweep: Sweep, points: Sequence[SweepPoint]) -> Table:
     """A line a value."""
     unit = FIELDS[sweep.field].unit
     table = plain_table(f"{sweep.field}, {unit}", "memory", "model-wise", "compared", "services", "replicas", "p95 ms")
@@ -42,9 +41,9 @@ def _chain_lines(chain: Chain) -> list[str]:
     return [f"{names}:", *(line for cut in chain.cuts for line in _cut_lines(cut))]
 
 
-def _cut_lines(cut: Cut) -> list[str]:
+def _cut_lines(cut: PlanCut) -> list[str]:
     lines = [
-        f"  {cut.left.name} | {cut.right.name}: cut after {count(cut.place, 'row')}, "
+        f"  {cut.left.name} | {cut.right.name}: cut after {count(cut.position, 'row')}, "
         f"which take {cut.accesses:.1%} of the gathers",
         f"    hotter  {_segment(cut.left)}",
         f"    colder  {_segment(cut.right)}",
@@ -61,12 +60,12 @@ def _segment(segment: Segment) -> str:
     )
 
 
-def _move(cut: Cut, move: Move) -> str:
+def _move(cut: PlanCut, move: Move) -> str:
     side = "colder" if move.rows > 0 else "hotter"
     return f"{count(abs(move.rows), 'row')} {side}   {_change(move.cost_bytes)}{_why(cut, move)}"
 
 
-def _why(cut: Cut, move: Move) -> str:
+def _why(cut: PlanCut, move: Move) -> str:
     """The replicas that a move adds, or else how often its rows are stored."""
     sides = ((cut.left, move.left_replicas), (cut.right, move.right_replicas))
     added = [f"{side.name} needs {count(now, 'replica')}" for side, now in sides if now > side.replicas]

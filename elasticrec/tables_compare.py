@@ -5,8 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from elasticrec.tables import plain_table, size
-from repo_builder.analysis.compare import METRICS, PAPER, Comparison, average_gains
-from repo_builder.analysis.compare_report import Report
+from repo_builder.analysis.compare import METRICS, PAPER, Comparison, ComparisonReport, average_gains
 from repo_builder.analysis.fleets import GPU_CACHE, MODEL_WISE
 from repo_builder.words import count
 
@@ -33,7 +32,7 @@ def comparison_table(found: Comparison) -> Table:
     return table
 
 
-def averages_table(report: Report) -> Table:
+def averages_table(report: ComparisonReport) -> Table:
     """The mean gains over the specs, the paper's beside."""
     table = plain_table("mean gain over model-wise", *METRICS)
     for strategy in report.strategies:
@@ -45,7 +44,7 @@ def averages_table(report: Report) -> Table:
     return table
 
 
-def sweep_table(report: Report) -> Table:
+def sweep_table(report: ComparisonReport) -> Table:
     """The mean gains at every point of the sweep."""
     others = [strategy for strategy in report.strategies if strategy != MODEL_WISE]
     table = plain_table(
@@ -58,7 +57,7 @@ def sweep_table(report: Report) -> Table:
     return table
 
 
-def comparison_notes(report: Report) -> str:
+def comparison_notes(report: ComparisonReport) -> str:
     """What was held equal, and what the cluster could not hold."""
     lines = [
         f"traffic of {count(report.model_wise_replicas, 'model-wise replica')}: "

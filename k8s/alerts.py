@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from k8s.fleet import Fleet
 from k8s.objects import Object, fleet_labels, metadata
 from k8s.options import Options
-from k8s.rules import QUANTILE, select
 from k8s.scaling import FAILURES
 from k8s.series import Series
+from repo_builder.repository.built_fleet import Fleet
+from repo_builder.scaling.rules import QUANTILE, select
 
 Severity = Literal["critical", "warning"]
 WINDOW = "5m"

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from k8s.fleet import Fleet
 from k8s.objects import Object, fleet_labels, metadata
 from k8s.options import Options
 from k8s.series import Series
+from repo_builder.repository.built_fleet import Fleet
 
 FOUND_BY = {"grafana_dashboard": "1"}
 """The label that Grafana's sidecar looks for by default, as kube-prometheus-stack sets it up."""

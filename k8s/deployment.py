@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from k8s.fleet import MIB, Fleet, FleetService
 from k8s.objects import PORTS, Object, mebibytes, metadata, selector
 from k8s.options import Options
 from k8s.server import (
@@ -18,6 +17,7 @@ from k8s.server import (
     grace_s,
     load_s,
 )
+from repo_builder.repository.built_fleet import MIB, Fleet, FleetService
 
 SCRATCH_BYTES = 256 * MIB  # /tmp, besides what is copied there from an object store
 LOG_BYTES = 256 * MIB  # what the container runtime keeps of the log

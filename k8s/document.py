@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from k8s.alerts import alerts
-from k8s.fleet import Fleet, FleetService
-from k8s.hpa import SYNC_S
 from k8s.objects import KEDA, KUBERNETES
 from k8s.options import Options
-from k8s.rules import DOUBLED_S, GROWTH, SCRAPE_S, WINDOW_S, Metrics, bounds, triggers
 from k8s.scaling import DOWN_PERCENT, DOWN_WINDOW_S, FAILURES, UP_PERIOD_S
 from k8s.server import load_s
+from repo_builder.repository.built_fleet import Fleet, FleetService
+from repo_builder.scaling.hpa import SYNC_S
+from repo_builder.scaling.rules import DOUBLED_S, GROWTH, SCRAPE_S, WINDOW_S, Metrics, bounds, triggers
 from repo_builder.words import count
 
 

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from k8s.fleet import Fleet, FleetService
 from k8s.objects import GRPC, HTTP, METRICS, PORTS, Object, fleet_labels, metadata, selector
 from k8s.options import Options
-from k8s.rules import SCRAPE_S
+from repo_builder.repository.built_fleet import Fleet, FleetService
+from repo_builder.scaling.rules import SCRAPE_S
 
 _DNS = {"ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]}
 

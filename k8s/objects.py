@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from k8s.fleet import Fleet, FleetService
-from k8s.names import dns_name
+from repo_builder.repository.built_fleet import Fleet, FleetService
+from repo_builder.repository.service_names import dns_name
 
 Object = Mapping[str, Any]
 

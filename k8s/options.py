@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from k8s.rules import LATENCY_SHARE
 from k8s.source import Source
 from repo_builder.errors import InputError
+from repo_builder.scaling.rules import LATENCY_SHARE
 
 NAMESPACE = "elasticrec"
 IMAGE = "elasticrec-triton:latest"

@@ -12,12 +12,12 @@ from k8s.alerts import prometheus_rule
 from k8s.dashboard import dashboard_config_map
 from k8s.deployment import addresses_name, deployment
 from k8s.document import scaling_document
-from k8s.fleet import Fleet
 from k8s.network import addresses_json, network_policy, pod_monitor, service
 from k8s.objects import Object, metadata, selector
 from k8s.options import Options
 from k8s.scaling import disruption_budget, scaled_object
 from k8s.server import ADDRESSES_FILE
+from repo_builder.repository.built_fleet import Fleet
 from repo_builder.repository.files import new_folder
 from repo_builder.repository.manifest import CHECKSUMS
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from k8s.fleet import Fleet, FleetService
 from k8s.objects import Object, metadata, selector
 from k8s.options import Options
-from k8s.rules import Bounds, Metrics, Trigger, bounds, triggers
+from repo_builder.repository.built_fleet import Fleet, FleetService
+from repo_builder.scaling.rules import Bounds, Metrics, Trigger, bounds, triggers
 
 FAILURES = 3
 """Answers that Prometheus may fail to give in a row before the fallback.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from k8s.fleet import Fleet
-from k8s.rules import select
+from repo_builder.repository.built_fleet import Fleet
+from repo_builder.scaling.rules import select
 
 _SOME_QPS = 0.001  # a divisor where there is no traffic
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from k8s.fleet import Fleet, FleetService
-from k8s.rules import QUANTILE
+from repo_builder.repository.built_fleet import Fleet, FleetService
+from repo_builder.scaling.rules import QUANTILE
 
 PRE_STOP_S = 15
 """A pod that ends goes on serving so long, while clients and kube-proxy learn that it left."""

@@ -21,10 +21,10 @@ from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest.clients import Load, Protocol, load_of
-from loadtest.perf_analyzer import LoadTestError
 from loadtest.queries import load_queries
 from loadtest.users import GrpcUser, HttpUser, Source
 from repo_builder.errors import ElasticRecError
+from repo_builder.profiling.perf_analyzer import LoadTestError
 from repo_builder.words import count
 
 ASK, LOADS, PREPARED = "elasticrec_ask", "elasticrec_loads", "elasticrec_prepared"

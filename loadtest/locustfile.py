@@ -28,7 +28,6 @@ from locust.util.timespan import parse_timespan
 
 from loadtest.clients import Load, Protocol
 from loadtest.distributed import Master, Worker, record_reports
-from loadtest.perf_analyzer import LoadTestError
 from loadtest.queries import load_queries
 from loadtest.recording import Recorder, RunRecorder
 from loadtest.run import Run
@@ -38,6 +37,7 @@ from loadtest.traffic import FORMS, parse_traffic
 from loadtest.users import GrpcUser, HttpUser, Source
 from repo_builder.errors import ElasticRecError, InputError
 from repo_builder.machine import machine_facts
+from repo_builder.profiling.perf_analyzer import LoadTestError
 from repo_builder.repository.manifest import QUERIES, load_manifest
 
 __all__ = ["GrpcUser", "HttpUser"]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loadtest.clients import Load
-from loadtest.perf_analyzer import LoadTestError
 from loadtest.sending import start_sender
+from repo_builder.profiling.perf_analyzer import LoadTestError
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 
 from loadtest.loads import Load
-from loadtest.perf_analyzer import LoadTestError
 from loadtest.run import Point, ServiceTimes
+from repo_builder.profiling.perf_analyzer import LoadTestError
 
 _STEP = re.compile(r"^  (\S+), version: \S+$", re.MULTILINE)
 _REQUESTS = re.compile(r"Successful request count: (\d+)")

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from loadtest.loads import Load
-from loadtest.perf_analyzer import LoadTestError
 from loadtest.run import NOT_ENDED, Point, Run
 from loadtest.search import highest_rate, within
 from loadtest.servers import Seen
+from repo_builder.profiling.perf_analyzer import LoadTestError
 
 
 class Measures(Protocol):

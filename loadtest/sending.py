@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from loadtest.clients import Load
-from loadtest.perf_analyzer import LoadTestError
+from repo_builder.profiling.perf_analyzer import LoadTestError
 
 
 def start_sender(load: Load) -> subprocess.Popen[str]:

@@ -15,10 +15,11 @@ from tritonclient.utils import InferenceServerException
 from loadtest.clients import Protocol as Endpoint
 from loadtest.run import ServiceTimes
 from repo_builder.errors import InputError, ServerError
-from repo_builder.fleet.control import ask
-from repo_builder.fleet.runtime import RunFolder
+from repo_builder.local_fleet.control import ask
+from repo_builder.local_fleet.runtime import RunFolder
 from repo_builder.repository.manifest import Manifest
-from repo_builder.serving.footprint import ModelTimes, find_server, memory_of_process, times_at
+from repo_builder.serving.client import ModelTimes, times_by_model
+from repo_builder.serving.processes import find_server, memory_by_model
 
 PORTS: Mapping[Endpoint, int] = {"grpc": 8001, "http": 8000}
 Times = Mapping[tuple[str, str], ModelTimes]  # so far, by server and Triton model
@@ -91,7 +92,9 @@ class UpFleet:
         for service in self._services()[1:]:
             for replica in _ready(service):
                 try:
-                    found |= {(replica["http"], model): times for model, times in times_at(replica["http"]).items()}
+                    found |= {
+                        (replica["http"], model): times for model, times in times_by_model(replica["http"]).items()
+                    }
                 except (InferenceServerException, HTTPParseError, OSError):
                     continue  # it has just gone
         return found
@@ -113,7 +116,7 @@ class UpFleet:
 def _memory(pid: int) -> Mapping[str, int]:
     """PSS in bytes by model; nothing of a server that has gone."""
     try:
-        return memory_of_process(pid)
+        return memory_by_model(pid)
     except psutil.Error:
         return {}
 

@@ -12,13 +12,13 @@ import tritonclient.http
 from geventhttpclient.response import HTTPParseError
 from tritonclient.utils import InferenceServerException
 
-from loadtest import perf_analyzer
 from loadtest.clients import Protocol
 from loadtest.loads import Load
-from loadtest.perf_analyzer import HEADER_HINT, RESTRICTED, LoadTestError
 from loadtest.perf_report import read_report
 from loadtest.run import Percentile, Point
 from loadtest.servers import ELSEWHERE, Servers, between
+from repo_builder.profiling import perf_analyzer
+from repo_builder.profiling.perf_analyzer import HEADER_HINT, RESTRICTED, LoadTestError
 
 _SDK: dict[Protocol, ModuleType] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.traffic_file import Traffic, load_traffic
 from repo_builder.errors import InputError
+from repo_builder.traffic import Traffic, load_traffic
 
 FORMS = "constant:QPS, steps:QPS,QPS,...@SECONDS, diurnal:LOW-HIGH@PERIOD, spike:BASE-PEAK@START+LENGTH, or a CSV file"
 

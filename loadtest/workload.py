@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadtest.perf_analyzer import write_input_data
 from repo_builder.access.load import HotnessByTable
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.queries import draw_queries
@@ -14,6 +13,7 @@ from repo_builder.access.replay import replay_queries
 from repo_builder.errors import InputError
 from repo_builder.model.arrays import Arrays, wired
 from repo_builder.model.types import Tensor
+from repo_builder.profiling.perf_analyzer import write_input_data
 from repo_builder.repository.manifest import AccessEntry, Manifest, read_queries
 
 _MOST_ROWS = 4096  # of the repository's own queries

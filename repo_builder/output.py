@@ -1,12 +1,27 @@
-"""Writing a file that the user named with -o or the like: whole or not at all, through links, and to devices."""
+"""What goes out to the user: files that were named with -o or the like, whole or not at all; and how far work is."""
 
 from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from repo_builder.errors import InputError
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total), in one unit that the source chooses: ids of an `.npz`, rows of a `.parquet`."""
+
+Tell = Callable[[str], None]
+"""Called with a line that a reader should know of, which is no mistake."""
+
+
+def silent(done: int, total: int) -> None:
+    """The Progress of a caller that does not want to know."""
+
+
+def nobody(line: str) -> None:
+    """The Tell of a caller that does not want to know."""
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

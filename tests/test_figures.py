@@ -64,7 +64,7 @@ def is_seen(lines: list[tuple[np.ndarray, float]]) -> bool:
 
 
 def test_a_sweep_speaks_in_words_and_whole_replicas(draw: Draw) -> None:
-    figure = draw("repo_builder.analysis.sweep_plot", "plan", "--sweep", "fixed_s=1e-5..1e-4:3")
+    figure = draw("repo_builder.analysis.plan_plots", "plan", "--sweep", "fixed_s=1e-5..1e-4:3")
     told = texts(figure)
     assert not any("fixed_s" in text or "times less" in text for text in told)
     assert "Fixed time of a call, s" in told
@@ -76,7 +76,7 @@ def test_a_sweep_speaks_in_words_and_whole_replicas(draw: Draw) -> None:
 
 
 def test_one_service_is_told_as_no_cut_pays(draw: Draw) -> None:
-    figure = draw("repo_builder.analysis.explain_plot", "plan", "--explain", "--s-max", "1")
+    figure = draw("repo_builder.analysis.plan_plots", "plan", "--explain", "--s-max", "1")
     told = " ".join(texts(figure))
     assert "no cut pays" in told and "tier0, holds all rows" in told
     for axes in figure.axes[1:]:
@@ -100,7 +100,7 @@ def test_a_comparison_of_one_spec_names_it_and_hides_no_line(draw: Draw) -> None
 
 def test_a_simulation_shows_fleets_that_coincide(draw: Draw, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("seconds,qps\n0,300\n600,0\n")
-    figure = draw("k8s.simulation_plot", "simulate", "--traffic", tmp_path / "t.csv")
+    figure = draw("repo_builder.simulation.plot", "simulate", "--traffic", tmp_path / "t.csv")
     ticks = panel(figure, "replicas").get_yticks()
     assert len(ticks) > 1 and (ticks == np.round(ticks)).all()
     for axes in figure.axes[1:]:

@@ -29,9 +29,9 @@ from k8s.source import parse_source
 from loadtest.run import read_run, write_run
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.queries import draw_queries
-from repo_builder.cluster import load_cluster
 from repo_builder.errors import InputError, ServerError
 from repo_builder.partition.cost import load_profile
+from repo_builder.partition.placement.cluster import load_cluster
 from repo_builder.partition.plan import load_plan, plan_to_json
 from repo_builder.repository.manifest import describe, load_manifest
 from repo_builder.spec import load_spec
@@ -185,12 +185,12 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "find_prometheus": lambda: Path("/bin/true"),
         "Supervisor": none_here,
     }.items():
-        monkeypatch.setattr(f"repo_builder.fleet.local.{name}", stand_in)
+        monkeypatch.setattr(f"repo_builder.local_fleet.local.{name}", stand_in)
     monkeypatch.setattr("repo_builder.repository.files.sync_tree", lambda *_: None)  # nobody cuts the power here
     monkeypatch.setattr("repo_builder.profiling.measure.measure", none_here)
     monkeypatch.setattr("elasticrec.demo.run_demo", none_here)
     monkeypatch.setattr("repo_builder.memory.available_bytes", lambda: FREE_BYTES)
-    monkeypatch.setattr("loadtest.perf_analyzer.find", lambda: "perf_analyzer")
+    monkeypatch.setattr("repo_builder.profiling.perf_analyzer.find", lambda: "perf_analyzer")
 
     def too_long(*_: object) -> None:
         raise AssertionError(f"more than {MOST_CPU_S:g} s of processor time")

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from repo_builder.errors import InputError
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.model.file import KEEP_UNDER_BYTES, ModelFile
 from repo_builder.spec import Access, Serving, load_spec, parse_spec
 

@@ -53,7 +53,7 @@ def _files(spec: Spec) -> dict[str, Path | None]:
 
 
 def _weights(spec: Spec) -> Iterator[str]:
-    from repo_builder.export.weights import open_source  # torch is slow to import
+    from repo_builder.export.dlrm.source import open_source  # torch is slow to import
 
     for note in open_source(spec).notes:
         err.print(note, markup=False, soft_wrap=True)

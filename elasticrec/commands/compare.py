@@ -7,23 +7,21 @@ from pathlib import Path
 
 from elasticrec import tables, tables_compare
 from elasticrec.commands.accesses import read_accesses
-from elasticrec.commands.common import (
-    Commands,
-    add_command,
-    add_profile,
-    add_s_max,
-    bounded,
-    json_or_csv,
-    out,
-    png,
+from elasticrec.commands.common import Commands, add_command, add_profile, add_s_max, bounded, json_or_csv, out, png
+from repo_builder.analysis.compare import (
+    ASSUMPTIONS,
+    SWEEP_REPLICAS,
+    Comparison,
+    ComparisonReport,
+    compare,
+    report_csv,
+    report_json,
 )
-from repo_builder.analysis.compare import SWEEP_REPLICAS, Comparison, compare
-from repo_builder.analysis.compare_report import ASSUMPTIONS, Report, report_csv, report_json
-from repo_builder.analysis.fleets import Case
-from repo_builder.cluster import Cluster, load_cluster
+from repo_builder.analysis.fleets import ComparisonCase
 from repo_builder.output import write_whole
+from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
-from repo_builder.partition.workload import read_workload
+from repo_builder.partition.placement.cluster import Cluster, load_cluster
 from repo_builder.spec import load_spec
 
 
@@ -60,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     cluster = load_cluster(args.cluster)
     found = [_compare(path, profile, cluster, args) for path in args.specs]
     comparisons, sweeps = zip(*found, strict=True)
-    report = Report(profile, cluster, args.s_max, args.replicas, comparisons, sweeps)
+    report = ComparisonReport(profile, cluster, args.s_max, args.replicas, comparisons, sweeps)
     if args.output:
         write_whole(args.output, report_csv(report) if args.output.suffix == ".csv" else report_json(report))
     if args.plot:
@@ -79,11 +77,11 @@ def _compare(
     """One spec's comparison; its tables' accesses are dropped afterwards."""
     spec = load_spec(path)
     hotness = read_accesses(spec)
-    case = Case(spec, read_workload(spec, hotness, keep=True), profile, cluster, args.s_max)
+    case = ComparisonCase(spec, model_accesses(spec, hotness, keep=True), profile, cluster, args.s_max)
     return compare(case, args.replicas, SWEEP_REPLICAS)
 
 
-def _print(report: Report) -> None:
+def _print(report: ComparisonReport) -> None:
     for comparison in report.comparisons:
         out.print(tables_compare.comparison_table(comparison))
         out.print()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from elasticrec.commands.common import Commands, add_command, add_repository, out
-from repo_builder.fleet.control import ask
-from repo_builder.fleet.runtime import RunFolder
+from repo_builder.local_fleet.control import ask
+from repo_builder.local_fleet.runtime import RunFolder
 
 
 def add(commands: Commands) -> None:

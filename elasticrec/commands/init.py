@@ -85,7 +85,7 @@ def _model_file(source: FileSource) -> Callable[[Path, str, Path], tuple[str, Sp
 
 
 def _state_dict(path: Path, name: str, target: Path) -> tuple[str, Spec]:
-    from repo_builder.export.state_dict import read_dlrm_of  # reading a .pt imports torch, for seconds
+    from repo_builder.export.dlrm.trained import read_dlrm_of  # reading a .pt imports torch, for seconds
 
     dlrm, ordered = read_dlrm_of(path)
     return dlrm_spec(name, dlrm, _from(target, path), ordered), Spec.of_dlrm(name, dlrm, _ACCESS, _SERVING)

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 from elasticrec.commands.common import Commands, add_command, add_repository, bounded, out
-from k8s.fleet import load_fleet
 from k8s.options import CLAIM, IMAGE, NAMESPACE, PROMETHEUS, Options
 from k8s.render import DOCUMENT, write
-from k8s.rules import LATENCY_SHARE
 from k8s.source import parse_source
+from repo_builder.repository.built_fleet import load_fleet
+from repo_builder.scaling.rules import LATENCY_SHARE
 from repo_builder.words import count
 
 

@@ -16,9 +16,7 @@ from pathlib import Path
 from rich.table import Table
 
 from elasticrec.commands.common import Commands, add_command, add_repository, bounded, err, out
-from loadtest import perf_analyzer
 from loadtest.loads import Load, concurrencies, request_rates
-from loadtest.perf_analyzer import LoadTestError
 from loadtest.perf_run import Recording, search, sweep
 from loadtest.queries import load_queries
 from loadtest.run import Run, write_run
@@ -26,6 +24,8 @@ from loadtest.servers import PORTS, behind
 from loadtest.target import Target
 from repo_builder.errors import InputError
 from repo_builder.machine import machine_facts
+from repo_builder.profiling import perf_analyzer
+from repo_builder.profiling.perf_analyzer import LoadTestError
 from repo_builder.repository.manifest import QUERIES, Manifest, load_manifest
 from repo_builder.words import count
 

@@ -7,8 +7,8 @@ import contextlib
 import sys
 
 from elasticrec.commands.common import Commands, add_command, add_repository
-from repo_builder.fleet.logs import log_lines
-from repo_builder.fleet.runtime import RunFolder
+from repo_builder.local_fleet.logs import log_lines
+from repo_builder.local_fleet.runtime import RunFolder
 
 
 def add(commands: Commands) -> None:

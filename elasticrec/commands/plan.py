@@ -9,31 +9,20 @@ from pathlib import Path
 
 from elasticrec import placement_tables, tables, tables_analysis
 from elasticrec.commands.accesses import read_accesses
-from elasticrec.commands.common import (
-    Commands,
-    add_command,
-    add_profile,
-    add_s_max,
-    add_spec,
-    bounded,
-    err,
-    out,
-    png,
-)
+from elasticrec.commands.common import Commands, add_command, add_profile, add_s_max, add_spec, bounded, err, out, png
 from elasticrec.commands.native_output import stdout_to_stderr
 from repo_builder.access.hotness import Hotness
 from repo_builder.analysis.explain import Chain, explain
-from repo_builder.analysis.sweep import FIELDS, Setting, Sweep, parse_sweep, run_sweep
-from repo_builder.analysis.sweep_report import sweep_csv, sweep_json
-from repo_builder.cluster import Cluster, load_cluster
+from repo_builder.analysis.sweep import FIELDS, Setting, Sweep, parse_sweep, run_sweep, sweep_csv, sweep_json
 from repo_builder.errors import InputError
 from repo_builder.model.file import ModelFile
 from repo_builder.output import write_whole
+from repo_builder.partition.accesses import ModelAccesses, model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
-from repo_builder.partition.placement import Placement, place, placement_document
+from repo_builder.partition.placement.cluster import Cluster, load_cluster
+from repo_builder.partition.placement.place import Placement, place, placement_document
 from repo_builder.partition.plan import Plan, plan_to_json
-from repo_builder.partition.planner import plan_workload
-from repo_builder.partition.workload import Workload, read_workload
+from repo_builder.partition.planner import plan_accesses
 from repo_builder.spec import Spec, load_spec
 
 
@@ -95,8 +84,8 @@ def run(args: argparse.Namespace) -> None:
     if cluster and cluster.min_memory_bytes is not None:
         profile = replace(profile, min_memory_bytes=cluster.min_memory_bytes)
     hotness = read_accesses(spec)
-    workload = read_workload(spec, hotness, keep=args.explain)
-    plan = plan_workload(spec, workload, profile, args.grouping, args.s_max, args.utilisation)
+    workload = model_accesses(spec, hotness, keep=args.explain)
+    plan = plan_accesses(spec, workload, profile, args.grouping, args.s_max, args.utilisation)
     chains = explain(spec, workload, profile, plan, args.utilisation) if args.explain else ()
     placement = _place(spec, plan, profile, cluster) if cluster else None
     plan = placement.plan if placement else plan
@@ -123,19 +112,21 @@ def _check_weights(spec: Spec) -> None:
     if path is not None and not path.exists():
         err.print(f"{path}: not there, so not checked: elasticrec build will need it", markup=False, soft_wrap=True)
     elif path is not None:
-        from repo_builder.export.weights import open_source  # torch is slow to import: only where it is needed
+        from repo_builder.export.dlrm.source import open_source  # torch is slow to import: only where it is needed
 
         open_source(spec)
 
 
-def _plot(path: Path, spec: Spec, hotness: Hotness, workload: Workload, plan: Plan, chains: tuple[Chain, ...]) -> None:
+def _plot(
+    path: Path, spec: Spec, hotness: Hotness, workload: ModelAccesses, plan: Plan, chains: tuple[Chain, ...]
+) -> None:
     """The explanation's picture where there is one, else the hotness; matplotlib is slow to import, rarely wanted."""
     if chains:
-        from repo_builder.analysis.explain_plot import plot_explanation
+        from repo_builder.analysis.plan_plots import plot_explanation
 
         plot_explanation(f"{spec.name}: a {plan.grouping} plan by the profile {plan.profile}", workload, chains, path)
     else:
-        from repo_builder.access.plot import plot_hotness
+        from repo_builder.analysis.plan_plots import plot_hotness
 
         plot_hotness(spec, hotness, path)
 
@@ -162,7 +153,7 @@ def _sweep(args: argparse.Namespace, sweep: Sweep) -> None:
         as_csv = args.output.name.lower().endswith(".csv")
         write_whole(args.output, sweep_csv(sweep, points) if as_csv else sweep_json(sweep, setting, points))
     if args.plot:
-        from repo_builder.analysis.sweep_plot import plot_sweep
+        from repo_builder.analysis.plan_plots import plot_sweep
 
         plot_sweep(sweep, setting, points, args.plot)
     if args.json:

@@ -9,8 +9,7 @@ from elasticrec.commands.common import Commands, add_command, add_repository, bo
 from repo_builder.errors import InputError
 from repo_builder.repository.manifest import MANIFEST, load_manifest, verify
 from repo_builder.serving import faults
-from repo_builder.serving.gpus import check_gpus
-from repo_builder.serving.install import installation
+from repo_builder.serving.install import check_gpus, installation
 from repo_builder.serving.server import Ports, remove_caches, running, wait
 
 

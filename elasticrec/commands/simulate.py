@@ -21,18 +21,18 @@ from elasticrec.commands.common import (
     out,
     png,
 )
-from k8s.simulation import simulate
-from k8s.simulation_models import Case, planned_fleet, whole_fleet
-from k8s.simulation_price import price_in_parts
-from k8s.simulation_report import Played, Summary, report_csv, report_json, summarize
-from k8s.simulation_types import DEFAULT_TIMING, SimulatedFleet, Timing
-from loadtest.traffic_file import load_traffic
 from repo_builder.analysis.baselines import model_wise
-from repo_builder.cluster import Cluster, load_cluster
 from repo_builder.output import write_whole
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
+from repo_builder.partition.placement.cluster import Cluster, load_cluster
 from repo_builder.partition.planner import make_plan
+from repo_builder.simulation.models import Case, planned_fleet, whole_fleet
+from repo_builder.simulation.play import simulate
+from repo_builder.simulation.price import price_in_parts
+from repo_builder.simulation.report import Played, Summary, report_csv, report_json, summarize
+from repo_builder.simulation.types import DEFAULT_TIMING, SimulatedFleet, Timing
 from repo_builder.spec import Spec, load_spec
+from repo_builder.traffic import load_traffic
 from repo_builder.words import times_less
 
 
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
         csv = args.output.suffix.lower() == ".csv"
         write_whole(args.output, report_csv(played) if csv else report_json(played, about, series=True))
     if args.plot:
-        from k8s.simulation_plot import plot_simulation  # matplotlib is slow to import
+        from repo_builder.simulation.plot import plot_simulation  # matplotlib is slow to import
 
         plot_simulation(f"{spec.name} under the traffic of {args.traffic.name}", played, args.plot)
     if args.json:

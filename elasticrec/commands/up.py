@@ -10,10 +10,10 @@ from rich.live import Live
 
 from elasticrec.commands.common import Commands, add_command, add_repository, bounded, out, warn
 from elasticrec.commands.fleet_arguments import add_force, service_replicas
-from k8s.hpa import SYNC_S
 from repo_builder.endings import on_ending
-from repo_builder.fleet.local import LocalFleet, Wishes, local_fleet
-from repo_builder.fleet.view import live_view
+from repo_builder.local_fleet.local import LocalFleet, Wishes, local_fleet
+from repo_builder.local_fleet.view import live_view
+from repo_builder.scaling.hpa import SYNC_S
 
 RENDER = Path("-")  # no folder given: render the rules
 

@@ -88,7 +88,7 @@ def _answers(spec: Spec, workload: QueryFile, queries: int, batch: int) -> Array
     """The whole model's to the first queries, by output, one behind the other."""
     if not queries:
         return {}
-    from repo_builder.export.weights import open_source  # torch is slow to import: only where it is needed
+    from repo_builder.export.dlrm.source import open_source  # torch is slow to import: only where it is needed
 
     source = open_source(spec)
     answers = [source.answers(workload.query(number, batch)) for number in range(queries)]

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from repo_builder.access.counted import CountedHotness, Counts
-from repo_builder.access.hotness import AccessedTable
+from repo_builder.access.hotness import AccessedTable, CountedHotness, Counts
 from repo_builder.access.npz import Header, NpzReader, name_problems, open_npz
-from repo_builder.access.progress import Progress, silent
 from repo_builder.errors import AccessError
+from repo_builder.output import Progress, silent
 
 _CHUNK_ITEMS = 1 << 20
 

@@ -10,17 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.access.counts import load_counts
-from repo_builder.access.draw import IdSampler, check_tables, draw_ids
 from repo_builder.access.hotness import AccessedTable, Hotness
 from repo_builder.access.powerlaw import PowerLawHotness
-from repo_builder.access.progress import Progress, Tell, nobody, silent
-from repo_builder.access.requests import count_requests, holds_requests, read_requests
-from repo_builder.access.trace import load_trace
+from repo_builder.access.queries import check_tables
+from repo_builder.access.trace import count_requests, holds_requests, load_trace, read_requests
 from repo_builder.errors import AccessError
 from repo_builder.model.types import Table
+from repo_builder.output import Progress, Tell, nobody, silent
 from repo_builder.spec import Access, AccessSource, Spec
-
-__all__ = ["IdSampler", "draw_ids", "load_hotness"]
 
 
 def load_hotness(spec: Spec, progress: Progress = silent, tell: Tell = nobody) -> Hotness:

@@ -8,7 +8,7 @@ import tokenize
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ class Header:
         """Number of items."""
         return math.prod(self.shape)
 
-    def place(self, item: int) -> str:
+    def position(self, item: int) -> str:
         """The index of the `item`-th item of the file, as `[row, column]`."""
         index = np.unravel_index(item, self.shape, order="F" if self.fortran else "C")
         return f"[{', '.join(str(int(i)) for i in index)}]"
@@ -111,6 +111,14 @@ def open_npz(path: Path) -> Iterator[NpzReader]:
     names = [name.removesuffix(".npy") for name in archive.namelist()]
     with archive:
         yield NpzReader(path, names, lambda name: archive.open(f"{name}.npy"))
+
+
+def holds_arrays(path: Path, names: Set[str]) -> bool:
+    """Whether this is a `.npz` with an array for each of the names; raises AccessError where it is a broken one."""
+    if path.suffix != ".npz" or path.is_dir():
+        return False
+    with open_npz(path) as reader:
+        return names <= set(reader.names)
 
 
 NPY_ARRAY = "the array"

@@ -1,4 +1,4 @@
-"""A power law of accesses: the row at place i = 1 ... rows of the hotness order is accessed as often as i**-alpha.
+"""A power law of accesses: the row at rank i = 1 ... rows of the hotness order is accessed as often as i**-alpha.
 
 `alpha` is not given but solved for, so that the hottest 10% of the rows take the share `locality` of the accesses.
 """

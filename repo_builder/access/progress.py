@@ -1,27 +1,14 @@
-"""How long work tells its caller how far it is; the library never prints on its own."""
+"""A bar that says how far work is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import rich.progress
 from rich.console import Console
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total), in one unit that the source chooses: ids of an `.npz`, rows of a `.parquet`."""
-
-
-def silent(done: int, total: int) -> None:
-    """The Progress of a caller that does not want to know."""
-
-
-Tell = Callable[[str], None]
-"""Called with a line that a reader should know of, which is no mistake."""
-
-
-def nobody(line: str) -> None:
-    """The Tell of a caller that does not want to know."""
+from repo_builder.output import Progress
 
 
 @contextmanager

@@ -1,61 +1,21 @@
-"""Random queries to a model: ids as likely as its tables' accesses, in the inputs that look-ups read, whatever their
-shapes; the other inputs from samples, or random.
-
-What an ids graph computes ids from is of the others: such inputs are rows of samples.
-"""
+"""Random queries: ids as likely as the accesses of a model's tables."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from repo_builder.access.bags import Bags, Integers, ids_of, lengths_of
-from repo_builder.access.draw import IdSampler, check_tables
-from repo_builder.access.hotness import Hotness
+from repo_builder.access.filling import Integers, Queried, fill_queries
+from repo_builder.access.hotness import AccessedTable, Hotness
 from repo_builder.access.query_file import QueryFile
-from repo_builder.errors import InputError
 from repo_builder.memory import check_memory
-from repo_builder.model.arrays import DTYPES, Array, Arrays, has_rows, held
-from repo_builder.model.types import BATCH, Columns, Group, Lookup, Ragged, Table, Tensor
+from repo_builder.model.arrays import Arrays
+from repo_builder.model.types import Lookup
 
-
-class Queried(Protocol):
-    """What queries are drawn for: a `Model`, or a repository's manifest."""
-
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """As the model's."""
-
-    @property
-    def tables(self) -> tuple[Table, ...]:
-        """As the model's."""
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        """As the model's."""
-
-    @property
-    def lookups(self) -> tuple[Lookup, ...]:
-        """As the model's."""
-
-
-class IdSource(Protocol):
-    """Where the ids of look-ups come from. It is asked for each look-up's once, in the model's order."""
-
-    def columns(self, lookup: Lookup, shape: tuple[int, int]) -> Integers:
-        """Those of `shape[0]` rows of the look-up's group, `shape[1]` a row."""
-
-    def lengths(self, lookup: Lookup, shape: tuple[int, int]) -> Integers:
-        """Of a look-up of ragged bags, how many ids each has: (queries, rows)."""
-
-    def ragged(self, lookup: Lookup, ids: int) -> Integers:
-        """The ids of those bags, one after another: so many in all."""
-
-
-_REMEDY = "name recorded requests in the spec (samples: requests.npz, an array an input)"
+_TABLE_ROW_BYTES = 24
+"""Of the largest table: its CDF, its order, and an array to sort it with."""
 
 
 def draw_queries(
@@ -70,14 +30,6 @@ def draw_queries(
     check_tables(model.tables)
     rng = np.random.default_rng(seed)
     return fill_queries(model, _Drawn(model, hotness, rng), queries, batch, rng, samples)
-
-
-def fill_queries(
-    model: Queried, ids: IdSource, queries: int, batch: int, rng: np.random.Generator, samples: Arrays | None = None
-) -> QueryFile:
-    """The same with ids from elsewhere, whose errors it raises."""
-    _check_memory(model, queries, batch)
-    return _Filling(model, ids, queries, batch, rng, samples or {}).filled()
 
 
 class _Drawn:
@@ -107,210 +59,54 @@ class _Drawn:
         return self._last[1]
 
 
-def ids_inputs(lookup: Lookup) -> set[str]:
-    """The tensors that say a look-up's ids."""
-    layout = lookup.ids.layout
-    return {lookup.ids.tensor, *([layout.bounds] if isinstance(layout, Ragged) else [])}
+def check_tables(tables: Sequence[AccessedTable]) -> None:
+    """Raise InputError where the accesses of the largest table do not fit into this machine's memory."""
+    largest = max(tables, key=lambda table: table.rows)
+    what = f"tables: {largest.name}: the accesses of {largest.rows:,} rows"
+    check_memory(_TABLE_ROW_BYTES * largest.rows, what, "fewer rows, or a larger machine")
 
 
-def _check_memory(model: Queried, queries: int, batch: int) -> None:
-    needed = 0.0
-    for tensor in model.inputs:
-        fixed = math.prod(size for size in tensor.shape if isinstance(size, int))
-        needed += fixed * (batch if BATCH in tensor.shape else 1) * DTYPES[tensor.datatype].itemsize
-    for lookup in model.lookups:
-        group, layout = model.groups[lookup.group], lookup.ids.layout
-        rows = group.rows if isinstance(group.rows, int) else group.mean_rows * batch
-        needed += 8 * rows * (lookup.mean_ids + (layout.blocks if isinstance(layout, Ragged) else 0))
-    check_memory(math.ceil(queries * needed), f"queries: {queries * batch:,} rows of them", "ask for fewer")
+class IdSampler:
+    """Draws ids of one table; holds its CDF and its hotness order (12 bytes a row), so that drawing again is cheap.
+
+    without: an id that is not drawn, unless the table has no other.
+    """
+
+    def __init__(self, hotness: Hotness, table: AccessedTable, without: int | None = None) -> None:
+        self._cdf = hotness.cdf(table)
+        self._order = hotness.order(table)
+        self._begin = self._share = 0.0
+        if without is not None and 0 <= without < table.rows:
+            rank = int(np.flatnonzero(self._order == without)[0])
+            self._begin = float(self._cdf[rank])
+            self._share = float(self._cdf[rank + 1]) - self._begin
+
+    def draw(self, shape: int | tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Independent ids, each row as likely as its share of the accesses: `shape` int64.
+
+        Rank j of the order is drawn where CDF(j) <= u < CDF(j + 1) for a uniform u. The uniform numbers are looked
+        up in ascending order, which walks through the CDF instead of jumping about in it, and shuffled afterwards. The
+        part of the interval that the id left out would have is passed over.
+        """
+        uniform = rng.random(int(np.prod(shape)))
+        if self._share:
+            uniform *= 1 - self._share
+            uniform[uniform >= self._begin] += self._share
+        uniform.sort()
+        ranks = ranks_at(self._cdf, uniform)
+        rng.shuffle(ranks)
+        ids: NDArray[np.int64] = self._order[ranks].astype(np.int64)
+        return ids.reshape(shape)
 
 
-class _Filling:
-    """Queries under way."""
-
-    def __init__(
-        self, model: Queried, ids: IdSource, queries: int, batch: int, rng: np.random.Generator, samples: Arrays
-    ) -> None:
-        self._model, self._ids, self._samples = model, ids, samples
-        self._queries, self._batch, self._rng = queries, batch, rng
-        self._inputs = {tensor.name: tensor for tensor in model.inputs}
-        self._lookups = [lookup for lookup in model.lookups if ids_inputs(lookup) <= self._inputs.keys()]
-        self._sizes = {**self._sampled_sizes(), BATCH: batch}
-        rows = self._sampled_rows()
-        self._choices = (
-            self._rng.integers(rows, size=(queries, batch)) if rows else np.zeros((queries, batch), np.int64)
-        )
-
-    def filled(self) -> QueryFile:
-        """All of them."""
-        self._solve_sizes()
-        ragged = list(self._ragged())
-        totals = {self._inputs[bags.ids].shape[0]: bags.totals for bags in ragged}
-        filled = {name for bags in ragged for name in (bags.ids, bags.layout.bounds)}
-        arrays, ends = {}, {}
-        for tensor in self._model.inputs:
-            if tensor.name not in filled:
-                arrays[tensor.name], sizes = self._others(tensor, totals)
-                if tensor.shape and not has_rows(tensor):
-                    ends[tensor.name] = np.cumsum(sizes)
-        for bags in ragged:
-            self._fill(bags, arrays, ends)
-        self._fill_columns(arrays)
-        return QueryFile({tensor.name: arrays[tensor.name] for tensor in self._model.inputs}, ends)
-
-    def _others(self, tensor: Tensor, totals: dict[int | str, Integers]) -> tuple[Array, Integers]:
-        """An input that no look-up reads, or whose ids are drawn later; and the sizes of its parts."""
-        if not tensor.shape:
-            return self._random(tensor, ()), np.empty(0, np.int64)
-        beside = totals.get(tensor.shape[0])  # as long as some ragged ids: what a sample has there fits none of them
-        first, *rest = self._shape(tensor, tensor.shape if beside is None else (1, *tensor.shape[1:]))
-        sizes = np.full(self._queries, first) if beside is None else beside
-        if tensor.name in self._samples and beside is None:
-            return self._chosen(tensor), sizes
-        return self._random(tensor, (int(sizes.sum()), *rest)), sizes
-
-    def _random(self, tensor: Tensor, shape: tuple[int, ...]) -> Array:
-        """A scalar's sample, normal floats, or zeros: an id of any table."""
-        if not shape and tensor.name in self._samples:
-            return self._samples[tensor.name].copy()
-        if DTYPES[tensor.datatype].kind == "f":
-            return held(np.asarray(self._rng.standard_normal(shape, np.float32)), tensor.datatype)
-        return np.zeros(shape, DTYPES[tensor.datatype])
-
-    def _chosen(self, tensor: Tensor) -> Array:
-        """Rows of a sample, those of a query after the other's; what has none of its own as it is."""
-        sample = held(self._samples[tensor.name], tensor.datatype)
-        axes = [axis for axis, size in enumerate(tensor.shape) if size == BATCH]
-        if axes == [0]:
-            rows: Array = sample[self._choices.reshape(-1)]
-            return rows
-        parts = []
-        for chosen in self._choices:
-            part = sample
-            for axis in axes:
-                part = part.take(chosen, axis)
-            parts.append(part)
-        return np.concatenate(parts)
-
-    def _fill_columns(self, arrays: dict[str, Array]) -> None:
-        """Put ids where look-ups read columns; where two read the same, those that both tables have."""
-        fewest: dict[str, Integers] = {}
-        for lookup in self._lookups:
-            ids, layout = lookup.ids, lookup.ids.layout
-            if not isinstance(layout, Columns):
-                continue
-            array = arrays[ids.tensor]
-            width = layout.width or math.prod(array.shape[-1:]) or 1
-            if array.size % width:
-                raise InputError(f"inputs: {ids.tensor}: expected rows of {width}, as {lookup.name} reads them")
-            rows = fewest.setdefault(ids.tensor, np.full(width, np.iinfo(np.int64).max))
-            columns = slice(layout.begin, layout.begin + (lookup.count * layout.bag if layout.width else width))
-            drawn = self._ids.columns(lookup, (array.size // width, columns.stop - columns.start))
-            table_rows = self._model.tables[lookup.table].rows
-            smaller = table_rows < rows[columns]
-            array.reshape(-1, width)[:, columns][:, smaller] = drawn[:, smaller]
-            rows[columns] = np.minimum(rows[columns], table_rows)
-
-    def _ragged(self) -> Iterator[Bags]:
-        """The lengths of ragged bags; a sample's in a block that no look-up reads."""
-        together: dict[tuple[str, str], list[Lookup]] = {}
-        for lookup in self._lookups:
-            if isinstance(lookup.ids.layout, Ragged):
-                together.setdefault((lookup.ids.tensor, lookup.ids.layout.bounds), []).append(lookup)
-        for (ids, bounds), lookups in together.items():
-            layout = lookups[0].ids.layout
-            if not isinstance(layout, Ragged) or any(_blocks(lookup) != layout.blocks for lookup in lookups):
-                raise InputError(f"look-ups: {ids}: expected {lookups[0].name}'s blocks in all that read it")
-            rows = self._group_rows(lookups[0])
-            lengths = np.zeros((self._queries, layout.blocks, rows), np.int64)
-            if ids in self._samples and bounds in self._samples:
-                sampled = lengths_of(self._samples[bounds], layout, len(self._samples[ids]))
-                lengths[:] = sampled[:, self._sampled_bags(sampled, rows)].transpose(1, 0, 2)
-            for lookup in lookups:
-                lengths[:, _block(lookup)] = self._ids.lengths(lookup, (self._queries, rows))
-            yield Bags(ids, layout, lookups, lengths)
-
-    def _sampled_bags(self, sampled: Integers, rows: int) -> Integers:
-        """Which row of a sample's bags each row of each query has, (queries, rows)."""
-        if rows == self._choices.shape[1] and sampled.shape[1] > self._choices.max(initial=0):
-            return self._choices
-        return np.broadcast_to(np.arange(rows) % sampled.shape[1], (self._queries, rows))
-
-    def _fill(self, bags: Bags, arrays: dict[str, Array], ends: dict[str, Integers]) -> None:
-        """The ids of ragged bags, and their bounds."""
-        blocks = bags.blocks
-        found = np.zeros(blocks.size, np.int64)
-        read = {_block(lookup) for lookup in bags.lookups}
-        if bags.ids in self._samples and bags.layout.bounds in self._samples:
-            ids = self._samples[bags.ids].reshape(-1)
-            sampled = lengths_of(self._samples[bags.layout.bounds], bags.layout, len(ids))
-            rows = self._sampled_bags(sampled, bags.lengths.shape[2])
-            for block in set(range(bags.layout.blocks)) - read:
-                numbers = (block * sampled.shape[1] + rows).reshape(-1)
-                found[blocks == block] = ids_of(numbers, ids, sampled.reshape(-1))
-        by_rows = sorted(bags.lookups, key=lambda lookup: -self._model.tables[lookup.table].rows)
-        for lookup in by_rows:  # of two that read the same ids the smaller table comes last
-            mine = blocks == _block(lookup)
-            found[mine] = self._ids.ragged(lookup, int(mine.sum()))
-        joined = {bags.ids: np.split(found, np.cumsum(bags.totals)[:-1]), bags.layout.bounds: bags.bounds}
-        for name, parts in joined.items():
-            tensor = self._inputs[name]
-            rest = self._shape(tensor, tensor.shape[1:])
-            arrays[name] = np.concatenate(parts).astype(DTYPES[tensor.datatype]).reshape(-1, *rest)
-            if not has_rows(tensor):
-                ends[name] = np.cumsum([len(part) for part in parts]) // math.prod(rest)
-
-    def _group_rows(self, lookup: Lookup) -> int:
-        """Rows of its group in a query."""
-        group = self._model.groups[lookup.group]
-        if isinstance(group.rows, int):
-            return group.rows
-        return self._sizes.get(group.rows, max(1, round(group.mean_rows * self._batch)))
-
-    def _sampled_rows(self) -> int:
-        """Rows of the samples."""
-        for tensor in self._model.inputs:
-            if BATCH in tensor.shape and tensor.name in self._samples:
-                return int(self._samples[tensor.name].shape[tensor.shape.index(BATCH)])
-        return 0
-
-    def _sampled_sizes(self) -> dict[str, int]:
-        """How large dimensions are in the samples, by name."""
-        pairs = (
-            pair
-            for tensor in self._model.inputs
-            if tensor.name in self._samples
-            for pair in zip(tensor.shape, self._samples[tensor.name].shape, strict=True)
-        )
-        return {name: size for name, size in pairs if isinstance(name, str)}
-
-    def _solve_sizes(self) -> None:
-        """Of dimensions that no sample tells: as many ids as look-ups have on average."""
-        missing = [lookup.name for lookup in self._model.lookups if lookup not in self._lookups]
-        if missing and not self._samples:
-            raise InputError(
-                f"queries: {missing[0]}: its ids are computed from inputs that no accesses tell; {_REMEDY}"
-            )
-        for lookup in self._lookups:
-            tensor = self._inputs[lookup.ids.tensor]
-            unknown = [size for size in tensor.shape if isinstance(size, str) and size not in self._sizes]
-            if isinstance(lookup.ids.layout, Columns) and len(unknown) == 1:
-                rows = self._model.groups[lookup.group].mean_rows * self._batch
-                known = math.prod(self._shape(tensor, [size for size in tensor.shape if size not in unknown]))
-                ids = rows * (lookup.ids.layout.width or lookup.mean_ids)
-                self._sizes[unknown[0]] = max(1, round(ids / known))
-
-    def _shape(self, tensor: Tensor, shape: Sequence[int | str]) -> tuple[int, ...]:
-        """A part of an input's shape in each query."""
-        unknown = [size for size in shape if isinstance(size, str) and size not in self._sizes]
-        if unknown:
-            raise InputError(f"inputs: {tensor.name}: nothing tells how large its dimension {unknown[0]} is; {_REMEDY}")
-        return tuple(self._sizes[size] if isinstance(size, str) else size for size in shape)
+def ranks_at(cdf: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The ranks j of a hotness order where CDF(j) <= u < CDF(j + 1), for each u in [0, 1); same shape as `uniform`."""
+    ranks: NDArray[np.int64] = np.minimum(np.searchsorted(cdf, uniform, side="right") - 1, len(cdf) - 2)
+    return ranks
 
 
-def _block(lookup: Lookup) -> int:
-    return lookup.ids.layout.block if isinstance(lookup.ids.layout, Ragged) else 0
-
-
-def _blocks(lookup: Lookup) -> int:
-    return lookup.ids.layout.blocks if isinstance(lookup.ids.layout, Ragged) else 1
+def draw_ids(
+    hotness: Hotness, table: AccessedTable, shape: int | tuple[int, ...], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Ids of a table that follow its accesses, `shape` int64; to draw more than once, keep an IdSampler."""
+    return IdSampler(hotness, table).draw(shape, rng)

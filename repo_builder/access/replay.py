@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.access.npz import NPY_ARRAY, NpzReader, open_npy, open_npz
-from repo_builder.access.queries import Queried, fill_queries
+from repo_builder.access.filling import Queried, fill_queries
+from repo_builder.access.npz import NPY_ARRAY, NpzReader, holds_arrays, open_npy, open_npz
 from repo_builder.access.query_file import QueryFile, read_query_file
-from repo_builder.access.trace_arrays import MATRIX, holds_matrix, matrix_pieces
+from repo_builder.access.trace import MATRIX, holds_matrix, matrix_pieces
 from repo_builder.access.trace_parquet import is_list, opened, parquet_parts, schema_problems
 from repo_builder.errors import AccessError
 from repo_builder.model.arrays import Arrays
@@ -45,16 +45,9 @@ def replay_queries(
     the model's inputs is a file of queries, which are taken as they are. Raises AccessError where the trace is shorter,
     cannot be read, or holds an id that its table has not.
     """
-    if _holds_queries(path, model):
+    if holds_arrays(path, {tensor.name for tensor in model.inputs}):
         return _first(path, read_query_file(path, model.inputs), queries, batch)
     return fill_queries(model, _Replayed(model, path), queries, batch, np.random.default_rng(seed), samples)
-
-
-def _holds_queries(path: Path, model: Queried) -> bool:
-    if path.suffix != ".npz" or path.is_dir():
-        return False
-    with open_npz(path) as reader:
-        return {tensor.name for tensor in model.inputs} <= set(reader.names)
 
 
 def _first(path: Path, found: QueryFile, queries: int, batch: int) -> QueryFile:

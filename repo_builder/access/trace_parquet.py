@@ -16,12 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from repo_builder.access.counted import Counts
-from repo_builder.access.counter import AccessCounter
-from repo_builder.access.hotness import AccessedTable
+from repo_builder.access.hotness import AccessCounter, AccessedTable, Counts
 from repo_builder.access.npz import missing_problems
-from repo_builder.access.progress import Progress
 from repo_builder.errors import AccessError
+from repo_builder.output import Progress
 
 _BATCH_ROWS = 1 << 13  # rows of a batch, over all columns: bags of 100 ids then take some 10 MB
 _BUFFER_BYTES = 1 << 20  # read ahead in each column
@@ -95,8 +93,8 @@ def _count(
             wrong = counters[table.name].add(ids)
             if wrong is not None:
                 what = f"ids from 0 to {table.rows - 1}, or -1 (padding)"
-                place = f"row {done + _row(column, wrong)} of the file"
-                problems[table.name] = f"{path}: {table.name}: expected {what}, got {ids[wrong]} at {place}"
+                position = f"row {done + _row(column, wrong)} of the file"
+                problems[table.name] = f"{path}: {table.name}: expected {what}, got {ids[wrong]} at {position}"
         done += len(batch)
         advance(done)
     if problems:
@@ -112,21 +110,21 @@ def _ids(column: Any) -> NDArray[np.integer[Any]]:
     return ids
 
 
-def _row(column: Any, place: int) -> int:
-    """The row of the batch that the id at `place` of `_ids(column)` stands in."""
+def _row(column: Any, index: int) -> int:
+    """The row of the batch that the id at `index` of `_ids(column)` stands in."""
     flat, rows = column, np.arange(len(column))
     if is_list(column.type):
         flat, rows = column.flatten(), pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
     there = flat.is_valid().to_numpy(zero_copy_only=False)
-    return int(rows[there][place])
+    return int(rows[there][index])
 
 
 def schema_problems(path: Path, schema: Any, tables: Sequence[AccessedTable]) -> list[str]:
     """What is wrong with the columns of the tables, one line each."""
     problems = missing_problems(path, "column", schema.names, [table.name for table in tables])
     for table in tables:
-        for place in schema.get_all_field_indices(table.name)[:1]:
-            kind = schema.field(place).type
+        for index in schema.get_all_field_indices(table.name)[:1]:
+            kind = schema.field(index).type
             if not pa.types.is_integer(kind.value_type if is_list(kind) else kind):
                 problems.append(f"{path}: {table.name}: expected a column of integer ids or lists of them, got {kind}")
     return problems

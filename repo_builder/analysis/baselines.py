@@ -17,11 +17,10 @@ import math
 from dataclasses import dataclass, replace
 
 from repo_builder.errors import PlanError
+from repo_builder.partition.accesses import ModelAccesses, ranks_in_tables
 from repo_builder.partition.cost import DEFAULT_GPU_TIMES, Profile, replicas_for
 from repo_builder.partition.latency import Queue
-from repo_builder.partition.merge import places_in_tables
 from repo_builder.partition.plan import Service, Shard
-from repo_builder.partition.workload import Workload
 from repo_builder.spec import Spec
 
 SLA_QUANTILE = 0.95
@@ -80,7 +79,7 @@ def model_wise(spec: Spec, profile: Profile, utilisation: float = 1.0) -> WholeM
     return replace(model, utilisation=min(model.utilisation, utilisation))
 
 
-def gpu_cached(spec: Spec, workload: Workload, profile: Profile, gpu_memory_bytes: int) -> WholeModel:
+def gpu_cached(spec: Spec, accesses: ModelAccesses, profile: Profile, gpu_memory_bytes: int) -> WholeModel:
     """The whole model on one core, with a GPU of so much memory as a cache of its hottest rows.
 
     Raises PlanError where the dense layers do not fit into the GPU, or even an idle replica misses the SLA.
@@ -88,9 +87,9 @@ def gpu_cached(spec: Spec, workload: Workload, profile: Profile, gpu_memory_byte
     room = gpu_memory_bytes - GPU_RESERVE_BYTES - spec.model.dense.parameter_bytes
     if room < 0:
         raise PlanError(f"gpu_memory_gb: expected room for the dense layers, got {gpu_memory_bytes / 1e9:g} GB")
-    rows = workload.rows_within(room)
-    places = places_in_tables(workload.tables, [rows])[0]
-    hits = sum(table.gathers * float(table.cdf[place]) for table, place in zip(workload.tables, places, strict=True))
+    rows = accesses.rows_within(room)
+    ranks = ranks_in_tables(accesses.tables, [rows])[0]
+    hits = sum(table.gathers * float(table.cdf[rank]) for table, rank in zip(accesses.tables, ranks, strict=True))
     misses = max(0.0, spec.gathers - hits)
     gpu = profile.gpu or DEFAULT_GPU_TIMES
     gpu_s = gpu.dense_service_time.seconds(spec.dense_flops) + gpu.service_time.seconds(hits)

@@ -8,8 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from repo_builder.analysis.compare import PAPER, average_gains
-from repo_builder.analysis.compare_report import Report
+from repo_builder.analysis.compare import PAPER, ComparisonReport, average_gains
 from repo_builder.analysis.fleets import GPU_CACHE, MODEL_WISE, PER_TABLE, TIERED
 from repo_builder.figures import INK, dress, nested_width, new_figure, save_png
 from repo_builder.words import count
@@ -26,7 +25,7 @@ _MARKERS = "sov"
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
-def plot_comparison(report: Report, path: Path) -> None:
+def plot_comparison(report: ComparisonReport, path: Path) -> None:
     """Draw the report into the PNG `path`, whole or not at all; raises InputError where it cannot be written."""
     figure = new_figure(13, 7.6)
     figure.suptitle(
@@ -45,34 +44,34 @@ def plot_comparison(report: Report, path: Path) -> None:
     save_png(figure, path)
 
 
-def _bars(axes: Axes, report: Report, metric: str, title: str) -> None:
+def _bars(axes: Axes, report: ComparisonReport, metric: str, title: str) -> None:
     """A group of bars a spec; a strategy that the cluster cannot hold has none."""
     dress(axes, title, "", "")
     strategies = [strategy for strategy in report.strategies if strategy != MODEL_WISE]
     width = 0.8 / len(strategies)
     for i, strategy in enumerate(strategies):
         gains = [comparison.gains(strategy)[metric] for comparison in report.comparisons]
-        places = np.arange(len(gains)) + (i - (len(strategies) - 1) / 2) * width
+        positions = np.arange(len(gains)) + (i - (len(strategies) - 1) / 2) * width
         heights = [gain or np.nan for gain in gains]
-        axes.bar(places, np.array(heights) - 1, width * 0.92, bottom=1, color=COLOURS[strategy])
-        for place, gain in zip(places, gains, strict=True):
-            _label(axes, place, gain)
+        axes.bar(positions, np.array(heights) - 1, width * 0.92, bottom=1, color=COLOURS[strategy])
+        for position, gain in zip(positions, gains, strict=True):
+            _label(axes, position, gain)
     axes.set_xticks(range(len(report.comparisons)), [found.spec.replace("_", "\n", 1) for found in report.comparisons])
     axes.tick_params(axis="x", length=0)
     axes.grid(visible=False, axis="x")
     _log_gains(axes, report, metric)
 
 
-def _label(axes: Axes, place: float, gain: float | None) -> None:
+def _label(axes: Axes, position: float, gain: float | None) -> None:
     """The figure at the end of its bar, which points down below 1x; where there is none, why."""
     if gain is None:
-        axes.annotate("does not fit", (place, 1), (0, 3), textcoords="offset points", ha="center", va="bottom",
+        axes.annotate("does not fit", (position, 1), (0, 3), textcoords="offset points", ha="center", va="bottom",
                       rotation=90, fontsize=7.5, color=INK)  # fmt: skip
         return
     side, offset = ("bottom", 2) if gain > 0.995 else ("top", -2)
     axes.annotate(
         f"{gain:.3g}x",
-        (place, gain),
+        (position, gain),
         (0, offset),
         textcoords="offset points",
         ha="center",
@@ -82,7 +81,7 @@ def _label(axes: Axes, place: float, gain: float | None) -> None:
     )
 
 
-def _lines(axes: Axes, report: Report, metric: str) -> None:
+def _lines(axes: Axes, report: ComparisonReport, metric: str) -> None:
     """The mean over the specs at every point of the sweep."""
     swept = _SWEPT.get(metric, metric)
     of = report.comparisons[0].spec if len(report.sweeps) == 1 else f"mean of {count(len(report.sweeps), 'spec')}"
@@ -108,7 +107,7 @@ def _lines(axes: Axes, report: Report, metric: str) -> None:
     _log_gains(axes, report, metric)
 
 
-def _log_gains(axes: Axes, report: Report, metric: str) -> None:
+def _log_gains(axes: Axes, report: ComparisonReport, metric: str) -> None:
     """Times on a logarithmic axis with room above; 1x is model-wise, the dashed line the paper's average."""
     axes.set_yscale("log")
     axes.margins(y=0.16)

@@ -12,10 +12,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from repo_builder.partition.accesses import ModelAccesses, Order
 from repo_builder.partition.cost import CostModel, Profile
-from repo_builder.partition.merge import Order
 from repo_builder.partition.plan import Plan, Service
-from repo_builder.partition.workload import Workload
 from repo_builder.spec import Spec
 
 SHARE = 100
@@ -45,14 +44,14 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """One cut: `place` rows are hotter, which take the share `accesses` of the gathers.
+class PlanCut:
+    """One cut: `position` rows are hotter, which take the share `accesses` of the gathers.
 
     `left` is the hotter service; `moves` go from left to right; `joined_bytes` is what one service for both would
     cost more.
     """
 
-    place: int
+    position: int
     accesses: float
     left: Segment
     right: Segment
@@ -70,41 +69,41 @@ class Chain:
 
     tables: tuple[str, ...]
     services: tuple[Service, ...]
-    cuts: tuple[Cut, ...]
+    cuts: tuple[PlanCut, ...]
 
 
-def explain(spec: Spec, workload: Workload, profile: Profile, plan: Plan, utilisation: float) -> tuple[Chain, ...]:
-    """The chains of a plan that `plan_workload` made of the same arguments."""
+def explain(spec: Spec, accesses: ModelAccesses, profile: Profile, plan: Plan, utilisation: float) -> tuple[Chain, ...]:
+    """The chains of a plan that `plan_accesses` made of the same arguments."""
     model = CostModel(spec.serving.target_qps / utilisation, profile.service_time, profile.min_memory_bytes)
     if plan.grouping == "tiered":
-        tables = tuple(table.table for table in workload.tables)
-        return (_chain(tables, plan.embedding_services, workload.order(workload.tables), model),)
-    return tuple(_per_table(workload, plan, model))
+        tables = tuple(table.table for table in accesses.tables)
+        return (_chain(tables, plan.embedding_services, accesses.order(accesses.tables), model),)
+    return tuple(_per_table(accesses, plan, model))
 
 
-def _per_table(workload: Workload, plan: Plan, model: CostModel) -> list[Chain]:
+def _per_table(accesses: ModelAccesses, plan: Plan, model: CostModel) -> list[Chain]:
     alike: dict[tuple[int, float, int], list[str]] = {}
-    for table in workload.tables:
+    for table in accesses.tables:
         alike.setdefault(table.key, []).append(table.table)
     chains = []
     for names in alike.values():
-        first = next(table for table in workload.tables if table.table == names[0])
+        first = next(table for table in accesses.tables if table.table == names[0])
         services = [service for service in plan.embedding_services if service.shards[0].table == names[0]]
-        chains.append(_chain(tuple(names), services, workload.order([first]), model))
+        chains.append(_chain(tuple(names), services, accesses.order([first]), model))
     return chains
 
 
 def _chain(tables: tuple[str, ...], services: Sequence[Service], rows: Order, model: CostModel) -> Chain:
-    places = [0]
+    positions = [0]
     for service in services:
-        places.append(places[-1] + sum(shard.rows for shard in service.shards))
+        positions.append(positions[-1] + sum(shard.rows for shard in service.shards))
     priced = _Priced(rows, model)
     segments = [
         priced.segment(service.name, begin, end)
-        for service, (begin, end) in zip(services, pairwise(places), strict=True)
+        for service, (begin, end) in zip(services, pairwise(positions), strict=True)
     ]
     cuts = [
-        priced.cut(places[i], places[i + 1], places[i + 2], left, right)
+        priced.cut(positions[i], positions[i + 1], positions[i + 2], left, right)
         for i, (left, right) in enumerate(pairwise(segments))
     ]
     return Chain(tables, tuple(services), tuple(cuts))
@@ -129,16 +128,21 @@ class _Priced:
             cost_bytes=self.model.cost(int(before[1] - before[0]), gathers),
         )
 
-    def cut(self, begin: int, place: int, end: int, left: Segment, right: Segment) -> Cut:
+    def cut(self, begin: int, position: int, end: int, left: Segment, right: Segment) -> PlanCut:
         now = left.cost_bytes + right.cost_bytes
         step = min(left.rows, right.rows) // SHARE
         moves = []
         for rows in sorted({-step, -1, 1, step} - {0}):
-            if begin < place + rows < end:
-                hotter, colder = self.segment("", begin, place + rows), self.segment("", place + rows, end)
+            if begin < position + rows < end:
+                hotter, colder = self.segment("", begin, position + rows), self.segment("", position + rows, end)
                 change = hotter.cost_bytes + colder.cost_bytes - now
                 moves.append(Move(rows, change, hotter.replicas, colder.replicas))
         joined_bytes = self.segment("", begin, end).cost_bytes - now
-        return Cut(
-            place, float(self.order.gathers[place] / self.order.gathers[-1]), left, right, tuple(moves), joined_bytes
+        return PlanCut(
+            position,
+            float(self.order.gathers[position] / self.order.gathers[-1]),
+            left,
+            right,
+            tuple(moves),
+            joined_bytes,
         )

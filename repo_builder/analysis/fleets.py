@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from repo_builder.analysis.baselines import WholeModel, gpu_cached, model_wise
-from repo_builder.cluster import Cluster
 from repo_builder.errors import PlacementError
+from repo_builder.partition.accesses import ModelAccesses
 from repo_builder.partition.cost import Profile
-from repo_builder.partition.placement import Demand, Packing, pack, place
-from repo_builder.partition.placement_types import RESOURCES, capacity
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.nodes import RESOURCES, Demand, Packing, price_in_parts
+from repo_builder.partition.placement.packing import pack
+from repo_builder.partition.placement.place import place
 from repo_builder.partition.plan import Grouping, Plan, Service
-from repo_builder.partition.planner import plan_workload
-from repo_builder.partition.workload import Workload
+from repo_builder.partition.planner import plan_accesses
 from repo_builder.spec import Spec
 
 MODEL_WISE, GPU_CACHE, PER_TABLE, TIERED = "model-wise", "model-wise, GPU cache", "per_table", "tiered"
@@ -22,18 +25,18 @@ _GROUPINGS: Mapping[str, Grouping] = {PER_TABLE: "per_table", TIERED: "tiered"}
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """What is held equal in a comparison; `workload` is that of `spec`."""
+class ComparisonCase:
+    """What is held equal in a comparison; `accesses` is that of `spec`."""
 
     spec: Spec
-    workload: Workload
+    accesses: ModelAccesses
     profile: Profile
     cluster: Cluster
     s_max: int
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
+class SizedFleet:
     """All services of one strategy, what they need of nodes, and where they run.
 
     `plan` is None where the whole model is replicated. `packing` is None where nobody asked for it, or where the
@@ -63,29 +66,22 @@ class Fleet:
         return sum(service.deployed for service in self.services)
 
     def price_in_parts(self, cluster: Cluster) -> float | None:
-        """An hour's price if nodes were sold in parts: the largest share of a resource times the price of the nodes.
-
-        Of the cheapest pool that can hold everything; None where none can. Whole nodes and spreading come on top.
-        """
-        prices = []
-        for pool in cluster.pools:
-            if all(demand.fits(pool) for demand in self.demands):
-                needs = [sum(d.replicas * d.vector[i] for d in self.demands) for i in range(len(RESOURCES))]
-                shares = [need / room for need, room in zip(needs, capacity(pool), strict=True) if room]
-                prices.append(max(shares) * pool.price_per_hour)
-        return min(prices, default=None)
+        """`price_in_parts` of the pools that can hold everything; None where none can."""
+        pools = [pool for pool in cluster.pools if all(demand.fits(pool) for demand in self.demands)]
+        needs = [sum(demand.replicas * demand.vector[i] for demand in self.demands) for i in range(len(RESOURCES))]
+        return float(price_in_parts(np.array([needs], float), pools)[0]) if pools else None
 
 
-class Fleets:
+class SizedFleets:
     """Makes the fleets of a case, at any traffic; what does not depend on the traffic is computed once."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: ComparisonCase) -> None:
         self.case = case = _as_compared(case)
         self.whole = model_wise(case.spec, case.profile)
         self._whole = {MODEL_WISE: self.whole}
         if case.cluster.gpu_pools:
             gpu_memory_bytes = max(pool.gpu_memory_bytes for pool in case.cluster.gpu_pools)
-            self._whole[GPU_CACHE] = gpu_cached(case.spec, case.workload, case.profile, gpu_memory_bytes)
+            self._whole[GPU_CACHE] = gpu_cached(case.spec, case.accesses, case.profile, gpu_memory_bytes)
 
     @property
     def strategies(self) -> tuple[str, ...]:
@@ -96,13 +92,13 @@ class Fleets:
         """The most traffic that so many model-wise replicas serve within the SLA."""
         return replicas * self.whole.capacity_qps
 
-    def fleet(self, strategy: str, target_qps: float) -> Fleet:
+    def fleet(self, strategy: str, target_qps: float) -> SizedFleet:
         """The fleet that serves so many queries a second, nowhere placed: ElasticRec's on CPUs alone."""
         if strategy in self._whole:
             return self._replicated(strategy, self._whole[strategy], target_qps)
         return self._elastic(strategy, target_qps)
 
-    def placed(self, strategy: str, target_qps: float) -> Fleet:
+    def placed(self, strategy: str, target_qps: float) -> SizedFleet:
         """The fleet on the cluster's nodes; ElasticRec's services choose their devices."""
         fleet = self.fleet(strategy, target_qps)
         try:
@@ -114,16 +110,16 @@ class Fleets:
         services, demands = found.plan.services, found.demands
         return replace(fleet, services=services, demands=demands, plan=found.plan, packing=found.packing)
 
-    def _replicated(self, strategy: str, model: WholeModel, target_qps: float) -> Fleet:
+    def _replicated(self, strategy: str, model: WholeModel, target_qps: float) -> SizedFleet:
         service = model.replicas(target_qps)
-        return Fleet(strategy, (service,), (self._demand(service, model.gpu_memory_bytes),))
+        return SizedFleet(strategy, (service,), (self._demand(service, model.gpu_memory_bytes),))
 
-    def _elastic(self, strategy: str, target_qps: float) -> Fleet:
+    def _elastic(self, strategy: str, target_qps: float) -> SizedFleet:
         """A plan in which no replica is loaded above what model-wise replicas may be."""
         case, spec, grouping = self.case, self._spec(target_qps), _GROUPINGS[strategy]
-        plan = plan_workload(spec, case.workload, case.profile, grouping, case.s_max, self.whole.utilisation)
+        plan = plan_accesses(spec, case.accesses, case.profile, grouping, case.s_max, self.whole.utilisation)
         demands = tuple(self._demand(service, 0) for service in plan.services)
-        return Fleet(strategy, plan.services, demands, plan)
+        return SizedFleet(strategy, plan.services, demands, plan)
 
     def _spec(self, target_qps: float) -> Spec:
         return replace(self.case.spec, serving=replace(self.case.spec.serving, target_qps=target_qps))
@@ -139,7 +135,7 @@ class Fleets:
         )
 
 
-def _as_compared(case: Case) -> Case:
+def _as_compared(case: ComparisonCase) -> ComparisonCase:
     """The case with the cluster's minimum memory, where it has its own, and one instance in every replica."""
     profile, cluster = case.profile, replace(case.cluster, max_instances=1)
     if cluster.min_memory_bytes is not None:

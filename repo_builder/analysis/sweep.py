@@ -1,9 +1,12 @@
-"""What if: the plan at every value of one setting, beside replicating the whole model."""
+"""What if: the plan at every value of one setting, beside replicating the whole model; as JSON and as CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -11,11 +14,11 @@ import numpy as np
 from repo_builder.access.hotness import Hotness
 from repo_builder.analysis.baselines import model_wise
 from repo_builder.errors import InputError, PlanError
+from repo_builder.partition.accesses import ModelAccesses, model_accesses
 from repo_builder.partition.cost import Profile
 from repo_builder.partition.dp import S_MAX
 from repo_builder.partition.plan import Grouping
-from repo_builder.partition.planner import plan_workload
-from repo_builder.partition.workload import Workload, read_workload
+from repo_builder.partition.planner import plan_accesses
 from repo_builder.spec import Spec
 
 DEFAULT_POINTS = 11
@@ -85,7 +88,7 @@ class Sweep:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class SweepPoint:
     """What the plan takes at one value, and what as many replicas of the whole model take as the traffic needs.
 
     `services` and `replicas` count the dense service too; a query makes a remote call to all services but that.
@@ -149,7 +152,7 @@ def _spread(field: Field, low: float, high: float, count: int) -> tuple[float, .
     return tuple(float(f"{value:.9g}") for value in dict.fromkeys(values.tolist()))
 
 
-def run_sweep(sweep: Sweep, setting: Setting, load: Callable[[Spec], Hotness]) -> tuple[Point, ...]:
+def run_sweep(sweep: Sweep, setting: Setting, load: Callable[[Spec], Hotness]) -> tuple[SweepPoint, ...]:
     """Plan at every value; `load` brings a spec's hotness, again only where the sweep changes it.
 
     Raises InputError where the setting cannot be swept, or naming the first value that gives no plan.
@@ -159,24 +162,24 @@ def run_sweep(sweep: Sweep, setting: Setting, load: Callable[[Spec], Hotness]) -
             f"--sweep locality: expected access.source: powerlaw in the spec, got {setting.spec.access.source}; "
             "measured accesses have the locality that they have"
         )
-    points, workload, loaded = [], None, None
+    points, accesses, loaded = [], None, None
     for value in sweep.values:
         varied = FIELDS[sweep.field].put(setting, value)
-        if workload is None or varied.spec.access != loaded:
-            workload = None  # let go of the last one first
-            workload, loaded = read_workload(varied.spec, load(varied.spec), keep=True), varied.spec.access
+        if accesses is None or varied.spec.access != loaded:
+            accesses = None  # let go of the last one first
+            accesses, loaded = model_accesses(varied.spec, load(varied.spec), keep=True), varied.spec.access
         try:
-            points.append(_point(value, varied, workload))
+            points.append(_point(value, varied, accesses))
         except PlanError as exc:
             raise PlanError(*(f"--sweep {sweep.field}={value:g}: {problem}" for problem in exc.problems)) from exc
     return tuple(points)
 
 
-def _point(value: float, setting: Setting, workload: Workload) -> Point:
+def _point(value: float, setting: Setting, accesses: ModelAccesses) -> SweepPoint:
     spec, profile = setting.spec, setting.profile
-    plan = plan_workload(spec, workload, profile, setting.grouping, setting.s_max, setting.utilisation)
+    plan = plan_accesses(spec, accesses, profile, setting.grouping, setting.s_max, setting.utilisation)
     whole = model_wise(spec, profile, setting.utilisation).replicas(spec.serving.target_qps)
-    return Point(
+    return SweepPoint(
         value=value,
         memory_bytes=sum(service.deployed * service.memory_bytes for service in plan.services),
         model_wise_memory_bytes=whole.replicas * whole.memory_bytes,
@@ -185,3 +188,25 @@ def _point(value: float, setting: Setting, workload: Workload) -> Point:
         model_wise_replicas=whole.replicas,
         p95_ms=plan.latency.p95_ms if plan.latency else None,
     )
+
+
+def sweep_json(sweep: Sweep, setting: Setting, points: Sequence[SweepPoint]) -> str:
+    """The points as the text of a JSON file."""
+    document = {
+        "spec": setting.spec.name,
+        "grouping": setting.grouping,
+        "profile": setting.profile.name,
+        "field": sweep.field,
+        "points": [{**asdict(point), "gain": point.gain} for point in points],
+    }
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def sweep_csv(sweep: Sweep, points: Sequence[SweepPoint]) -> str:
+    """The points as the text of a CSV file, a line each; the first column bears the field's name."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([sweep.field, *(field.name for field in fields(SweepPoint) if field.name != "value"), "gain"])
+    for point in points:
+        writer.writerow(["" if cell is None else cell for cell in (*asdict(point).values(), point.gain)])
+    return text.getvalue()

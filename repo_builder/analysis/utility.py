@@ -2,8 +2,8 @@
 
 A row that takes the share p of its table's accesses stays untouched by n independent ones with probability (1 - p)^n,
 so the rows (k, j] of a hotness order expect the sum of 1 - (1 - p_i)^n of them to be touched. All ids of a query count
-as accesses of their own (`access.draw` draws them so). A replica of any service sees every query that it serves whole:
-of a fleet's queries each goes to one replica of each service.
+as accesses of their own (`access.queries` draws them so). A replica of any service sees every query that it serves
+whole: of a fleet's queries each goes to one replica of each service.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.partition.merge import Accesses
+from repo_builder.partition.accesses import TableAccesses
 from repo_builder.partition.plan import Service, Shard
 
 Floats = NDArray[np.float64]
@@ -37,10 +37,10 @@ class TouchedRows:
         chunks = [self._between(begin, min(begin + CHUNK_ROWS, rows)) for begin in range(0, rows, CHUNK_ROWS)]
         self._before = np.concatenate([[0.0], np.cumsum(chunks)])
 
-    def upto(self, place: int) -> float:
-        """The expected number of touched rows among the `place` hottest."""
-        chunk = place // CHUNK_ROWS
-        return float(self._before[chunk]) + self._between(chunk * CHUNK_ROWS, place)
+    def upto(self, rank: int) -> float:
+        """The expected number of touched rows among the `rank` hottest."""
+        chunk = rank // CHUNK_ROWS
+        return float(self._before[chunk]) + self._between(chunk * CHUNK_ROWS, rank)
 
     def _between(self, begin: int, end: int) -> float:
         share = np.minimum(np.diff(self._cdf[begin : end + 1]), 1.0)
@@ -64,10 +64,10 @@ class Utility:
 class UtilityModel:
     """Answers for all services of a spec's tables; tables alike share one `TouchedRows`."""
 
-    tables: Sequence[Accesses]
+    tables: Sequence[TableAccesses]
     queries: int = FIRST_QUERIES
     _touched: dict[tuple[int, float, int], TouchedRows] = field(default_factory=dict, init=False, compare=False)
-    _by_name: dict[str, Accesses] = field(default_factory=dict, init=False, compare=False)
+    _by_name: dict[str, TableAccesses] = field(default_factory=dict, init=False, compare=False)
 
     def __post_init__(self) -> None:
         self._by_name.update({table.table: table for table in self.tables})
@@ -96,7 +96,7 @@ class UtilityModel:
     def _held_bytes(self, service: Service) -> int:
         return sum(self._by_name[shard.table].row_bytes * shard.rows for shard in service.shards)
 
-    def _rows(self, table: Accesses, shard: Shard) -> float:
+    def _rows(self, table: TableAccesses, shard: Shard) -> float:
         if table.key not in self._touched:
             self._touched[table.key] = TouchedRows(table.cdf, table.gathers * self.queries)
         touched = self._touched[table.key]

@@ -136,6 +136,10 @@ class Group:
     rows: int | str
     mean_rows: float = 1.0
 
+    def rows_at(self, batch: int) -> int:
+        """Rows in a query of `batch` rows; on average, where they are not as many in all."""
+        return self.rows if isinstance(self.rows, int) else max(1, round(self.mean_rows * batch))
+
 
 @dataclass(frozen=True, slots=True)
 class Dense:

@@ -1,9 +1,10 @@
 """Bounds on the dynamic program from a coarse grid: which cuts can be in an optimal partition at all.
 
-The places 0 ... N of the hotness order are grouped into blocks of neighbours. A segment that starts in block I and ends
-in block J holds at least the rows between the last place of I and the first of J, so the cost of those rows is a lower
-bound on its cost, and a dynamic program over blocks bounds every partition from below. A partition along the blocks'
-first places bounds the optimum from above. A block whose lower bound is above that upper bound holds no optimal cut.
+The positions 0 ... N of the hotness order are grouped into blocks of neighbours. A segment that starts in block I and
+ends in block J holds at least the rows between the last position of I and the first of J, so the cost of those rows is
+a lower bound on its cost, and a dynamic program over blocks bounds every partition from below. A partition along the
+blocks' first positions bounds the optimum from above. A block whose lower bound is above that upper bound holds no
+optimal cut.
 """
 
 from __future__ import annotations
@@ -13,40 +14,41 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from repo_builder.partition.accesses import Order
 from repo_builder.partition.cost import CostModel
-from repo_builder.partition.merge import Order
 
 Floats = NDArray[np.float64]
-Places = NDArray[np.int64]
+Positions = NDArray[np.int64]
 
 MARGIN = 1e-12
 """Bounds are compared with this relative margin, far above the rounding of the sums and far below a row's bytes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """Bounds for the blocks that start at `first`; the last block is the place N alone, the first one the place 0.
+class CoarseBounds:
+    """Bounds for the blocks that start at `first`; the last one is the position N alone, the first the position 0.
 
-    first   (blocks,) int64, the first place of each block, from 0 to N
-    prefix  (s_max + 1, blocks) float64: no cover of the rows up to a place of block J by at most s services costs less
-    windows (s_max, 2) int64: with u services after it, an optimal cut lies in windows[u, 0] <= place <= windows[u, 1];
-            the place 0 counts as a cut
+    first   (blocks,) int64, the first position of each block, from 0 to N
+    prefix  (s_max + 1, blocks) float64: no cover of the rows up to a position of block J by at most s services costs
+            less
+    windows (s_max, 2) int64: with u services after it, an optimal cut lies from windows[u, 0] to windows[u, 1]; the
+            position 0 counts as a cut
     upper   the cost of some partition
     """
 
-    first: Places
+    first: Positions
     prefix: Floats
-    windows: Places
+    windows: Positions
     upper: float
 
-    def below(self, services: int, place: Places) -> Floats:
-        """Lower bounds on covering the rows up to each place by at most so many services; same shape as `place`."""
-        block = np.searchsorted(self.first, place, side="right") - 1
+    def below(self, services: int, position: Positions) -> Floats:
+        """Lower bounds on covering the rows up to each position by at most so many services, (positions,)."""
+        block = np.searchsorted(self.first, position, side="right") - 1
         bounds: Floats = self.prefix[services, block]
         return bounds
 
 
-def coarse_bounds(order: Order, model: CostModel, s_max: int, blocks: int) -> Bounds:
+def coarse_bounds(order: Order, model: CostModel, s_max: int, blocks: int) -> CoarseBounds:
     """Bounds from about so many blocks. O(N + s_max * blocks^2) time."""
     first = grid(order.gathers, blocks)
     last = np.append(first[1:] - 1, first[-1])
@@ -60,19 +62,19 @@ def coarse_bounds(order: Order, model: CostModel, s_max: int, blocks: int) -> Bo
         alive = np.flatnonzero(forward[s_max - after] + backward[after] <= upper * (1 + MARGIN))
         if len(alive):
             windows[after] = first[alive[0]], last[alive[-1]]
-    return Bounds(first, forward, windows, upper)
+    return CoarseBounds(first, forward, windows, upper)
 
 
-def grid(gathers: Floats, blocks: int) -> Places:
-    """The first place of each block: even steps by gathers and by rows; 0, 1 and N are in. `gathers` is (N + 1,)."""
+def grid(gathers: Floats, blocks: int) -> Positions:
+    """The first position of each block: even steps by gathers and by rows; 0, 1 and N are in. `gathers` is (N + 1,)."""
     rows = len(gathers) - 1
     even = np.linspace(0, rows, max(2, blocks // 2)).astype(np.int64)
     hot = np.searchsorted(gathers, np.linspace(0, gathers[-1], max(2, blocks // 2)))
-    first: Places = np.unique(np.concatenate([even, hot, np.array([0, min(1, rows), rows])]))
+    first: Positions = np.unique(np.concatenate([even, hot, np.array([0, min(1, rows), rows])]))
     return first
 
 
-def segment_costs(order: Order, model: CostModel, begins: Places, ends: Places) -> Floats:
+def segment_costs(order: Order, model: CostModel, begins: Positions, ends: Positions) -> Floats:
     """Cost of the rows from each begin (down) to each end (across), infinite where a block comes before itself."""
     gathers = np.maximum(order.gathers[ends][None, :] - order.gathers[begins][:, None], 0.0)
     held = np.maximum(order.bytes_before(ends)[None, :] - order.bytes_before(begins)[:, None], 0)

@@ -8,32 +8,34 @@ and replicas r.
 
 Which cuts can be optimal. Among the optimal choices take one with the fewest services, then the fewest pairs i < j with
 r_i < r_j, then the smallest sum of cuts. Call a cut between services i and i + 1 *falling* if r_i >= r_{i+1} and
-*rising* if r_i < r_{i+1}. For fixed r the cost is linear in the place of a cut, with slope (r_i - r_{i+1}) * row_bytes.
+*rising* if r_i < r_{i+1}. For fixed r the cost is linear in the position of a cut, with slope (r_i - r_{i+1}) *
+row_bytes.
 
  1. A falling cut cannot move left, or it would: that is no dearer (no service runs empty: it would be saved). What
     stops it is service i + 1: its begin is the smallest k with G[c_{i+1}] - G[k] <= cap(r_{i+1}).
  2. A rising cut cannot move right, as that is cheaper: it is the largest j with G[j] - G[c_{i-1}] <= cap(r_i).
  3. At a rising cut, exchange the replica counts: service i, from k, gets q = r_{i+1} and service i + 1, to l, gets
-    p = r_i < q; cut at t, the smallest place with G[l] - G[t] <= cap(p). By concavity the last rows of (k, l] gather no
-    more than the first, so (t, l] is no shorter than service i was, and the exchange is no dearer and less rising: it
-    must be infeasible, G[t] - G[k] > cap(q). As row t did not fit into (t, l], with its gathers h_t,
+    p = r_i < q; cut at t, the smallest position with G[l] - G[t] <= cap(p). By concavity the last rows of (k, l] gather
+    no more than the first, so (t, l] is no shorter than service i was, and the exchange is no dearer and less rising:
+    it must be infeasible, G[t] - G[k] > cap(q). As row t did not fit into (t, l], with its gathers h_t,
     G[l] - G[k] > cap(p) + cap(q) - h_t.                                                              (*)
-    So k is the smallest place with G[l] - G[k] <= cap(p) + cap(q): else the next row to the left, k itself, with
+    So k is the smallest position with G[l] - G[k] <= cap(p) + cap(q): else the next row to the left, k itself, with
     h_k >= h_t since k < t, would fit too, against (*).
 
-Hence the choice is read from N to 0 without search: a service whose begin is a falling cut, or the place 0, is a
-*single* step to the place of 1; one whose begin is rising makes, with its left neighbour, a *pair* step to the place of
-3, its inner cut given by 2. Pairs obey (*), which few do: they pay only by luck of rounding to whole rows.
+Hence the choice is read from N to 0 without search: a service whose begin is a falling cut, or the position 0, is a
+*single* step to the position of 1; one whose begin is rising makes, with its left neighbour, a *pair* step to the
+position of 3, its inner cut given by 2. Pairs obey (*), which few do: they pay only by luck of rounding to whole rows.
 
-State: (services used, place); recurrence: the cheapest way to each place over single and pair steps. A place depends on
-the sum of the replicas used but for the rounding to rows, so there are about as many places as replicas, whatever N is:
-O(S * R^2 * log N) time for R replicas at most, and less with the bounds of `bounds.py`, which cut off states.
+State: (services used, position); recurrence: the cheapest way to each position over single and pair steps. A position
+depends on the sum of the replicas used but for the rounding to rows, so there are about as many positions as replicas,
+whatever N is: O(S * R^2 * log N) time for R replicas at most, and less with the bounds of `bounds.py`, which cut off
+states.
 
-Where a row alone is worth a good part of a replica, many numbers of replicas end at the same place. The first H rows,
-the *hot* ones, are such: each of the places 0 ... H is a single step's with the replicas that it needs, tight or not,
-so at most N places are looked at however many replicas there are, and a pair is needed only where its inner cut is
-cold. Then t of (*), which comes after the inner cut, is cold too, and h_t less than `OPEN` replicas' gathers: if its
-begin k is hot, its replicas are the fewest that hold (k, l] or the next number.
+Where a row alone is worth a good part of a replica, many numbers of replicas end at the same position. The first H
+rows, the *hot* ones, are such: each of the positions 0 ... H is a single step's with the replicas that it needs, tight
+or not, so at most N positions are looked at however many replicas there are, and a pair is needed only where its inner
+cut is cold. Then t of (*), which comes after the inner cut, is cold too, and h_t less than `OPEN` replicas' gathers: if
+its begin k is hot, its replicas are the fewest that hold (k, l] or the next number.
 
 Pairs can be R^3. Those that cannot be part of an optimum are dropped before their inner cuts are looked at: with
 n = p + q, p < q, b bytes of rows and g gathers in (k, l], x of these bytes on the left, the cost is
@@ -54,9 +56,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.partition.bounds import MARGIN, Bounds
+from repo_builder.partition.accesses import Order
+from repo_builder.partition.bounds import MARGIN, CoarseBounds
 from repo_builder.partition.cost import REPLICA_TOLERANCE, CostModel
-from repo_builder.partition.merge import Order
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -79,33 +81,33 @@ class TooManySteps(Exception):  # noqa: N818 - no error: the caller asks for les
 
 
 class _Steps(NamedTuple):
-    """Steps out of a layer, arrays of equal length: row of the layer, place reached, cost, inner cut."""
+    """Steps out of a layer, arrays of equal length: row of the layer, position reached, cost, inner cut."""
 
     origin: Ints
-    place: Ints
+    position: Ints
     cost: Ints
     inner: Ints  # -1 for a single step
 
     def where(self, keep: NDArray[np.bool_]) -> _Steps:
-        return _Steps(self.origin[keep], self.place[keep], self.cost[keep], self.inner[keep])
+        return _Steps(self.origin[keep], self.position[keep], self.cost[keep], self.inner[keep])
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """The cheapest covers of (place, N] by one number of services; equal arrays, places ascending and unique."""
+    """The cheapest covers of (position, N] by one number of services; equal arrays, positions ascending and unique."""
 
-    place: Ints
+    position: Ints
     cost: Ints
     inner: Ints
     used: Ints  # services of the last step
     origin: Ints  # row of the layer `used` before
 
 
-def best_chain(order: Order, model: CostModel, s_max: int, bounds: Bounds | None) -> tuple[int, list[int]]:
+def best_chain(order: Order, model: CostModel, s_max: int, bounds: CoarseBounds | None) -> tuple[int, list[int]]:
     """The least cost in bytes and its inner cuts, ascending; N >= 1.
 
     Needs `per_gather_s` > 0. Of equal costs the fewest services win, then the step that comes first: singles before
-    pairs, hot places before others, colder places before hotter ones, fewer replicas before more.
+    pairs, hot positions before others, colder positions before hotter ones, fewer replicas before more.
     Raises TooManySteps.
     """
     search = _Search(order, model, s_max, bounds)
@@ -118,7 +120,7 @@ def best_chain(order: Order, model: CostModel, s_max: int, bounds: Bounds | None
         if used >= 2:
             steps.append(search.pairs(layers[used - 2], used))
         layer = _cheapest(steps)
-        if len(layer.place) and layer.place[0] == 0 and layer.cost[0] < best:
+        if len(layer.position) and layer.position[0] == 0 and layer.cost[0] < best:
             best, best_used = int(layer.cost[0]), used
         layers.append(layer)
     return best, _trace(layers, best_used)
@@ -127,7 +129,7 @@ def best_chain(order: Order, model: CostModel, s_max: int, bounds: Bounds | None
 class _Search:
     """The steps of the recurrence, for one table and cost model."""
 
-    def __init__(self, order: Order, model: CostModel, s_max: int, bounds: Bounds | None) -> None:
+    def __init__(self, order: Order, model: CostModel, s_max: int, bounds: CoarseBounds | None) -> None:
         self.order, self.prefix, self.model, self.s_max, self.bounds = order, order.gathers, model, s_max, bounds
         self.steps = 0
         self.noise = NOISE * float(self.prefix[-1])
@@ -137,20 +139,20 @@ class _Search:
         self.hot = int(np.count_nonzero(replicas > OPEN))
 
     def singles(self, layer: _Layer, used: int) -> _Steps:
-        """Every step by one service from a layer to the layer `used`; to the last layer only steps to the place 0."""
+        """Every step by one service from a layer to the layer `used`; to the last layer only those to position 0."""
         low, high = self._window(used)
-        end = layer.place
+        end = layer.position
         origin, replicas = self._ragged(
             self._replicas(end, np.minimum(end, high)), self._replicas(end, np.minimum(end, max(low, self.hot + 1)))
         )
-        place = self._tight(end[origin], replicas, 1)
-        hot_origin, hot_place = self._hot_places(end, low, high)
-        origin, place = np.concatenate([hot_origin, origin]), np.concatenate([hot_place, place])
-        replicas = np.concatenate([self._replicas(end[hot_origin], hot_place), replicas])
-        keep = (place < end[origin]) & (place >= low) & (place <= high)
-        origin, place, replicas = origin[keep], place[keep], replicas[keep]
-        cost = layer.cost[origin] + replicas * self._bytes(place, end[origin])
-        return self._promising(_Steps(origin, place, cost, np.full_like(place, -1)), used)
+        position = self._tight(end[origin], replicas, 1)
+        hot_origin, hot_position = self._hot_positions(end, low, high)
+        origin, position = np.concatenate([hot_origin, origin]), np.concatenate([hot_position, position])
+        replicas = np.concatenate([self._replicas(end[hot_origin], hot_position), replicas])
+        keep = (position < end[origin]) & (position >= low) & (position <= high)
+        origin, position, replicas = origin[keep], position[keep], replicas[keep]
+        cost = layer.cost[origin] + replicas * self._bytes(position, end[origin])
+        return self._promising(_Steps(origin, position, cost, np.full_like(position, -1)), used)
 
     def pairs(self, layer: _Layer, used: int) -> _Steps:
         """Every step by a pair that obeys (*), to the layer `used`, with a cold inner cut in the window before it."""
@@ -159,57 +161,57 @@ class _Search:
         found = [_Steps(*(np.zeros(0, np.int64) for _ in range(4)))]
         if low > high:
             return found[0]
-        origin, total, place = self._pair_ends(layer, used)
-        end = layer.place[origin]
-        slack = self._capacity(total, 2) - (self.prefix[end] - self.prefix[place])
+        origin, total, position = self._pair_ends(layer, used)
+        end = layer.position[origin]
+        slack = self._capacity(total, 2) - (self.prefix[end] - self.prefix[position])
         # replicas of the left service; fewer make h_t smaller, so (*) fails for good
-        first = np.minimum((total - 1) // 2, self._replicas(np.full_like(place, high), place))
+        first = np.minimum((total - 1) // 2, self._replicas(np.full_like(position, high), position))
         least = int(self.model.replica_counts(np.zeros(1))[0])
         while len(origin):
             self._spend(len(origin) + ROUND_STEPS)
             cut = self._tight(end, first, 1)  # t of (*)
             gathers = self.prefix[cut] - self.prefix[np.maximum(cut - 1, 0)]
-            keep = (first >= least) & (cut > place) & (slack < gathers + self.noise)
-            keep &= self._fits(place, np.full_like(place, low), first, 1)
-            origin, total, place, end, slack, first = (a[keep] for a in (origin, total, place, end, slack, first))
-            found.append(self._pair_steps(layer, origin, place, end, first, total - first))
+            keep = (first >= least) & (cut > position) & (slack < gathers + self.noise)
+            keep &= self._fits(position, np.full_like(position, low), first, 1)
+            origin, total, position, end, slack, first = (a[keep] for a in (origin, total, position, end, slack, first))
+            found.append(self._pair_steps(layer, origin, position, end, first, total - first))
             first = first - 1
         return self._promising(_Steps(*(np.concatenate(parts) for parts in zip(*found, strict=True))), used)
 
-    def _hot_places(self, end: Ints, low: int, high: int) -> tuple[Ints, Ints]:
-        """(origin, place) for every hot place of the window before each end."""
+    def _hot_positions(self, end: Ints, low: int, high: int) -> tuple[Ints, Ints]:
+        """(origin, position) for every hot position of the window before each end."""
         return self._ragged(np.full_like(end, low), np.minimum(end - 1, min(high, self.hot)))
 
     def _pair_ends(self, layer: _Layer, used: int) -> tuple[Ints, Ints, Ints]:
-        """(origin, replicas of the pair, place reached) for every pair's end in the window that can be promising."""
+        """(origin, replicas of the pair, position reached) for every pair's end in the window that can be promising."""
         low, high = self._window(used)
-        end = layer.place
+        end = layer.position
         origin, total = self._ragged(
             self._pair_replicas(end, np.minimum(end, high)),
             self._pair_replicas(end, np.minimum(end, max(low, self.hot + 1))),
         )
-        place = self._tight(end[origin], total, 2)
-        hot_origin, hot_place = self._hot_places(end, low, high)
-        fewest = self._pair_replicas(end[hot_origin], hot_place)
+        position = self._tight(end[origin], total, 2)
+        hot_origin, hot_position = self._hot_positions(end, low, high)
+        fewest = self._pair_replicas(end[hot_origin], hot_position)
         row, hot_total = self._ragged(fewest, fewest + 1)
-        origin, place = np.concatenate([hot_origin[row], origin]), np.concatenate([hot_place[row], place])
+        origin, position = np.concatenate([hot_origin[row], origin]), np.concatenate([hot_position[row], position])
         total = np.concatenate([hot_total, total])
-        keep = (place < end[origin]) & (place >= low) & (place <= high)
-        origin, total, place = origin[keep], total[keep], place[keep]
+        keep = (position < end[origin]) & (position >= low) & (position <= high)
+        origin, total, position = origin[keep], total[keep], position[keep]
         empty = self.model.min_memory_bytes
-        cost = layer.cost[origin] + total * (empty + (self._bytes(place, end[origin]) - empty) * 3 // 8)
-        keep = self._within(cost, place, used)
-        return origin[keep], total[keep], place[keep]
+        cost = layer.cost[origin] + total * (empty + (self._bytes(position, end[origin]) - empty) * 3 // 8)
+        keep = self._within(cost, position, used)
+        return origin[keep], total[keep], position[keep]
 
-    def _pair_steps(self, layer: _Layer, origin: Ints, place: Ints, end: Ints, first: Ints, second: Ints) -> _Steps:
+    def _pair_steps(self, layer: _Layer, origin: Ints, position: Ints, end: Ints, first: Ints, second: Ints) -> _Steps:
         """The feasible ones of these pairs: the left service takes all rows it can, the right one the rest."""
-        inner = self._left_tight(place, first)
-        cost = layer.cost[origin] + first * self._bytes(place, inner) + second * self._bytes(inner, end)
-        steps = _Steps(origin, place, cost, inner)
-        return steps.where((inner > place) & (inner < end) & self._fits(inner, end, second, 1))
+        inner = self._left_tight(position, first)
+        cost = layer.cost[origin] + first * self._bytes(position, inner) + second * self._bytes(inner, end)
+        steps = _Steps(origin, position, cost, inner)
+        return steps.where((inner > position) & (inner < end) & self._fits(inner, end, second, 1))
 
     def _window(self, used: int) -> tuple[int, int]:
-        """The places that can be reached by so many services; the place 0 always stays open in the last layer."""
+        """The positions that can be reached by so many services; the position 0 always stays open in the last layer."""
         if used == self.s_max:
             return 0, 0
         if self.bounds is None:
@@ -218,7 +220,7 @@ class _Search:
         return int(low), int(high)
 
     def _promising(self, steps: _Steps, used: int) -> _Steps:
-        return steps.where(self._within(steps.cost, steps.place, used))
+        return steps.where(self._within(steps.cost, steps.position, used))
 
     def _ragged(self, least: Ints, most: Ints) -> tuple[Ints, Ints]:
         """For each i every value of least[i] ... most[i]: (i, value), flat."""
@@ -233,13 +235,13 @@ class _Search:
         if self.steps > MOST_STEPS:
             raise TooManySteps
 
-    def _within(self, cost: Ints, place: Ints, used: int) -> NDArray[np.bool_]:
-        """Whether a cover of (place, N] at this cost can be part of an optimum."""
+    def _within(self, cost: Ints, position: Ints, used: int) -> NDArray[np.bool_]:
+        """Whether a cover of (position, N] at this cost can be part of an optimum."""
         if self.bounds is None:
-            return np.ones(len(place), np.bool_)
+            return np.ones(len(position), np.bool_)
         low, high = self._window(used)
-        bound = cost + self.bounds.below(self.s_max - used, place)
-        return (place >= low) & (place <= high) & (bound <= self.bounds.upper * (1 + MARGIN))
+        bound = cost + self.bounds.below(self.s_max - used, position)
+        return (position >= low) & (position <= high) & (bound <= self.bounds.upper * (1 + MARGIN))
 
     def _bytes(self, begin: Ints, end: Ints) -> Ints:
         held: Ints = self.order.bytes_before(end) - self.order.bytes_before(begin) + self.model.min_memory_bytes
@@ -271,40 +273,40 @@ class _Search:
     def _tight(self, end: Ints, replicas: Ints, services: int) -> Ints:
         """The smallest k so that `replicas` are enough for the rows (k, end]; `end` if there is none."""
         target = self.prefix[end] - self._capacity(replicas, services)
-        place = np.minimum(np.searchsorted(self.prefix, target, side="left"), end)
+        position = np.minimum(np.searchsorted(self.prefix, target, side="left"), end)
         while True:  # the formula may miss by rounding; step over runs of equal gathers at once
-            fits = self._fits(place, end, replicas, services)
-            hotter = np.searchsorted(self.prefix, self.prefix[np.maximum(place - 1, 0)], side="left")
-            lower = fits & (place > 0) & self._fits(hotter, end, replicas, services)
-            higher = ~fits & (place < end)
+            fits = self._fits(position, end, replicas, services)
+            hotter = np.searchsorted(self.prefix, self.prefix[np.maximum(position - 1, 0)], side="left")
+            lower = fits & (position > 0) & self._fits(hotter, end, replicas, services)
+            higher = ~fits & (position < end)
             if not (lower.any() or higher.any()):
-                return np.asarray(place, np.int64)
-            colder = np.minimum(np.searchsorted(self.prefix, self.prefix[place], side="right"), end)
-            place = np.where(lower, hotter, np.where(higher, colder, place))
+                return np.asarray(position, np.int64)
+            colder = np.minimum(np.searchsorted(self.prefix, self.prefix[position], side="right"), end)
+            position = np.where(lower, hotter, np.where(higher, colder, position))
 
     def _left_tight(self, begin: Ints, replicas: Ints) -> Ints:
         """The largest j so that `replicas` are enough for the rows (begin, j]."""
         rows = len(self.prefix) - 1
         target = self.prefix[begin] + self._capacity(replicas, 1)
-        place = np.maximum(np.searchsorted(self.prefix, target, side="right") - 1, begin)
+        position = np.maximum(np.searchsorted(self.prefix, target, side="right") - 1, begin)
         while True:
-            fits = self._fits(begin, place, replicas, 1)
-            colder = np.searchsorted(self.prefix, self.prefix[np.minimum(place + 1, rows)], side="right") - 1
-            higher = fits & (place < rows) & self._fits(begin, colder, replicas, 1)
-            lower = ~fits & (place > begin)
+            fits = self._fits(begin, position, replicas, 1)
+            colder = np.searchsorted(self.prefix, self.prefix[np.minimum(position + 1, rows)], side="right") - 1
+            higher = fits & (position < rows) & self._fits(begin, colder, replicas, 1)
+            lower = ~fits & (position > begin)
             if not (lower.any() or higher.any()):
-                return np.asarray(place, np.int64)
-            hotter = np.maximum(np.searchsorted(self.prefix, self.prefix[place], side="left") - 1, begin)
-            place = np.where(higher, colder, np.where(lower, hotter, place))
+                return np.asarray(position, np.int64)
+            hotter = np.maximum(np.searchsorted(self.prefix, self.prefix[position], side="left") - 1, begin)
+            position = np.where(higher, colder, np.where(lower, hotter, position))
 
 
 def _cheapest(steps: list[_Steps]) -> _Layer:
-    """The cheapest step to each place, the first of equals."""
-    origin, place, cost, inner = (np.concatenate(parts) for parts in zip(*steps, strict=True))
+    """The cheapest step to each position, the first of equals."""
+    origin, position, cost, inner = (np.concatenate(parts) for parts in zip(*steps, strict=True))
     used = np.where(inner < 0, 1, 2)
-    order = np.lexsort((np.arange(len(place)), cost, place))
-    kept = order[np.flatnonzero(np.diff(place[order], prepend=-1))]
-    return _Layer(place[kept], cost[kept], inner[kept], used[kept], origin[kept])
+    order = np.lexsort((np.arange(len(position)), cost, position))
+    kept = order[np.flatnonzero(np.diff(position[order], prepend=-1))]
+    return _Layer(position[kept], cost[kept], inner[kept], used[kept], origin[kept])
 
 
 def _trace(layers: list[_Layer], used: int) -> list[int]:
@@ -313,7 +315,7 @@ def _trace(layers: list[_Layer], used: int) -> list[int]:
     row = 0
     while used > 0:
         layer = layers[used]
-        cuts.append(int(layer.place[row]))
+        cuts.append(int(layer.position[row]))
         if layer.inner[row] >= 0:
             cuts.append(int(layer.inner[row]))
         used, row = used - int(layer.used[row]), int(layer.origin[row])

@@ -1,8 +1,9 @@
-"""Whether a plan fits a spec: every row held exactly once, by services whose names can stand in one repository."""
+"""What a plan must be to fit a spec: every row held exactly once, by services whose names fit into one repository."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from repo_builder.errors import PlanError
@@ -11,9 +12,7 @@ from repo_builder.partition.dp import S_MAX
 from repo_builder.partition.plan import Plan, Shard, duplicates
 from repo_builder.spec import Spec
 
-ROUTER = "router"
-
-DENSE = "dense"
+ROUTER, DENSE = "router", "dense"
 MAX_ROWS = 2**31 - 1
 
 
@@ -72,9 +71,31 @@ def _shard_problems(plan: Plan, spec: Spec) -> Iterator[str]:
 def _cover_problems(table: Table, shards: list[Shard]) -> Iterator[str]:
     if len(shards) > S_MAX:
         yield f"table {table.name}: expected at most {S_MAX} shards, got {len(shards)}; join some"
-    places = [0, *(place for shard in shards for place in (shard.begin, shard.end)), table.rows]
-    for end, begin in list(pairwise(places))[::2]:
+    ranks = [0, *(rank for shard in shards for rank in (shard.begin, shard.end)), table.rows]
+    for end, begin in list(pairwise(ranks))[::2]:
         if begin > end:
             yield f"table {table.name}: the rows {end} to {begin} of its hotness order are in no shard"
         elif begin < end:
             yield f"table {table.name}: expected each of its {table.rows} rows once, got {begin} to {end} again"
+
+
+def legal_names(tables: Sequence[str]) -> Mapping[str, str]:
+    """For each table a name that Triton and Kubernetes take: letters, digits and underscores, a letter first.
+
+    All differ. Names that are legal stay; of the others each illegal character becomes an underscore, `t_` is put
+    before a first one that is no letter, and a number behind what is taken. The same tables get the same names.
+    """
+    names = {table: table for table in tables if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", table)}
+    taken = set(names.values())
+    for table in tables:
+        if table in names:
+            continue
+        name = re.sub(r"[^A-Za-z0-9_]", "_", table)
+        name = name if name[0].isalpha() else f"t_{name.lstrip('_')}"
+        number = 2
+        free = name
+        while free in taken:
+            free, number = f"{name}_{number}", number + 1
+        names[table] = free
+        taken.add(free)
+    return names

@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.errors import PlanError
+from repo_builder.partition.accesses import Order
 from repo_builder.partition.bounds import coarse_bounds, grid, segment_costs
 from repo_builder.partition.chain import TooManySteps, best_chain
 from repo_builder.partition.cost import CostModel
-from repo_builder.partition.merge import Order
 
 S_MAX = 16
 """The most services that a table, or the merged tables, may be cut into."""
@@ -100,19 +100,19 @@ def _partition(order: Order, model: CostModel, inner: list[int]) -> Partition:
 
 
 def _near(order: Order, cuts: tuple[int, ...]) -> NDArray[np.int64]:
-    """Places worth another look, ascending: all of a short order; of a long one those near the cuts, and the grid's."""
+    """Positions worth another look, ascending: all of a short order; else those near the cuts, and the grid's."""
     if order.rows <= SMALL_ROWS:
         return np.arange(order.rows + 1)
     near = (np.array(cuts)[:, None] + np.arange(-NEAR_ROWS, NEAR_ROWS + 1)).ravel()
-    places: NDArray[np.int64] = np.unique(np.clip([*near, *grid(order.gathers, GRID_BLOCKS)], 0, order.rows))
-    return places
+    positions: NDArray[np.int64] = np.unique(np.clip([*near, *grid(order.gathers, GRID_BLOCKS)], 0, order.rows))
+    return positions
 
 
-def _best_among(places: NDArray[np.int64], order: Order, model: CostModel, s_max: int) -> list[int]:
-    """The inner cuts of the cheapest partition whose cuts are among these places, by the recurrence as it stands."""
-    costs = segment_costs(order, model, places, places)
+def _best_among(positions: NDArray[np.int64], order: Order, model: CostModel, s_max: int) -> list[int]:
+    """The inner cuts of the cheapest partition whose cuts are among these positions, by the recurrence as it stands."""
+    costs = segment_costs(order, model, positions, positions)
     np.fill_diagonal(costs, np.inf)  # a service holds a row at least
-    best = np.full(len(places), np.inf)
+    best = np.full(len(positions), np.inf)
     best[0] = 0.0
     begins: list[NDArray[np.intp]] = []
     least, services = np.inf, 0
@@ -122,8 +122,8 @@ def _best_among(places: NDArray[np.int64], order: Order, model: CostModel, s_max
         best = totals.min(axis=0)
         if best[-1] < least:
             least, services = float(best[-1]), s
-    cuts, end = [], len(places) - 1
+    cuts, end = [], len(positions) - 1
     for s in range(services, 1, -1):
         end = int(begins[s - 1][end])
-        cuts.append(int(places[end]))
+        cuts.append(int(positions[end]))
     return cuts[::-1]

@@ -22,7 +22,7 @@ Device = Literal["cpu", "gpu"]
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The rows at the places begin <= place < end of a table's hotness order."""
+    """The rows at the ranks begin <= rank < end of a table's hotness order."""
 
     table: str
     begin: int

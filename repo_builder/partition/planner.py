@@ -7,14 +7,12 @@ from itertools import pairwise
 
 from repo_builder.access.hotness import Hotness
 from repo_builder.errors import PlanError
-from repo_builder.partition.check import check_plan
+from repo_builder.partition.accesses import ModelAccesses, TableAccesses, model_accesses, ranks_in_tables
+from repo_builder.partition.check import check_plan, legal_names
 from repo_builder.partition.cost import CostModel, Profile, replicas_for
 from repo_builder.partition.dp import S_MAX, partition
 from repo_builder.partition.latency import check_idle, meet_sla
-from repo_builder.partition.merge import Accesses, places_in_tables
-from repo_builder.partition.names import legal_names
 from repo_builder.partition.plan import Grouping, Plan, Service, Shard
-from repo_builder.partition.workload import Workload, read_workload
 from repo_builder.spec import Spec
 
 WHOLE = "tables"
@@ -24,14 +22,14 @@ WHOLE = "tables"
 def make_plan(
     spec: Spec, hotness: Hotness, profile: Profile, grouping: Grouping, s_max: int, utilisation: float = 1.0
 ) -> Plan:
-    """`plan_workload` on the accesses of the spec's tables."""
-    return plan_workload(spec, read_workload(spec, hotness), profile, grouping, s_max, utilisation)
+    """`plan_accesses` on the accesses of the spec's tables."""
+    return plan_accesses(spec, model_accesses(spec, hotness), profile, grouping, s_max, utilisation)
 
 
-def plan_workload(
-    spec: Spec, workload: Workload, profile: Profile, grouping: Grouping, s_max: int, utilisation: float = 1.0
+def plan_accesses(
+    spec: Spec, accesses: ModelAccesses, profile: Profile, grouping: Grouping, s_max: int, utilisation: float = 1.0
 ) -> Plan:
-    """The plan with the least embedding memory at the spec's target traffic; `workload` is the spec's.
+    """The plan with the least embedding memory at the spec's target traffic; `accesses` is the spec's.
 
     `utilisation` is the share of a replica's most queries a second that the plan counts on, in (0, 1].
 
@@ -49,7 +47,7 @@ def plan_workload(
         raise PlanError(f"grouping: expected one of {', '.join(_GROUPINGS)}, got {grouping!r}")
     target_qps = spec.serving.target_qps / utilisation
     model = CostModel(target_qps, profile.service_time, profile.min_memory_bytes)
-    embedding = _GROUPINGS[grouping](workload, model, profile, s_max)
+    embedding = _GROUPINGS[grouping](accesses, model, profile, s_max)
     plan = Plan(
         spec=spec.name,
         grouping=grouping,
@@ -70,7 +68,7 @@ def model_wise_plan(spec: Spec, hotness: Hotness, profile: Profile) -> Plan:
     the target traffic nor a latency at it. Raises PlanError where even idle services miss the spec's SLA.
     """
     model = CostModel(0, profile.service_time, profile.min_memory_bytes)
-    held = [(table, 0, table.rows) for table in read_workload(spec, hotness).tables]
+    held = [(table, 0, table.rows) for table in model_accesses(spec, hotness).tables]
     plan = Plan(
         spec=spec.name,
         grouping="model_wise",
@@ -83,22 +81,22 @@ def model_wise_plan(spec: Spec, hotness: Hotness, profile: Profile) -> Plan:
     return plan
 
 
-def _per_table(workload: Workload, model: CostModel, profile: Profile, s_max: int) -> Iterator[Service]:
+def _per_table(accesses: ModelAccesses, model: CostModel, profile: Profile, s_max: int) -> Iterator[Service]:
     solved: dict[tuple[int, float, int], tuple[int, ...]] = {}
-    names = legal_names([table.table for table in workload.tables])
-    for table in workload.tables:
+    names = legal_names([table.table for table in accesses.tables])
+    for table in accesses.tables:
         if table.key not in solved:
-            solved[table.key] = partition(workload.order([table]), model, s_max).cuts
+            solved[table.key] = partition(accesses.order([table]), model, s_max).cuts
         for i, (begin, end) in enumerate(pairwise(solved[table.key])):
             yield _embedding_service(f"{names[table.table]}_s{i}", [(table, begin, end)], model, profile)
 
 
-def _tiered(workload: Workload, model: CostModel, profile: Profile, s_max: int) -> Iterator[Service]:
-    tables = workload.tables
-    cuts = partition(workload.order(tables), model, s_max).cuts
-    inner = places_in_tables(tables, cuts[1:-1])
-    places = [[0] * len(tables), *inner, [table.rows for table in tables]]
-    for i, (begins, ends) in enumerate(pairwise(places)):
+def _tiered(accesses: ModelAccesses, model: CostModel, profile: Profile, s_max: int) -> Iterator[Service]:
+    tables = accesses.tables
+    cuts = partition(accesses.order(tables), model, s_max).cuts
+    inner = ranks_in_tables(tables, cuts[1:-1])
+    ranks = [[0] * len(tables), *inner, [table.rows for table in tables]]
+    for i, (begins, ends) in enumerate(pairwise(ranks)):
         yield _embedding_service(f"tier{i}", zip(tables, begins, ends, strict=True), model, profile)
 
 
@@ -106,9 +104,9 @@ _GROUPINGS = {"per_table": _per_table, "tiered": _tiered}
 
 
 def _embedding_service(
-    name: str, held: Iterable[tuple[Accesses, int, int]], model: CostModel, profile: Profile
+    name: str, held: Iterable[tuple[TableAccesses, int, int]], model: CostModel, profile: Profile
 ) -> Service:
-    """A service holding the places begin ... end - 1 of each table; tables without rows in it are left out."""
+    """A service holding the ranks begin ... end - 1 of each table; tables without rows in it are left out."""
     held = [(table, begin, end) for table, begin, end in held if begin < end]
     gathers = sum(table.gathers * float(table.cdf[end] - table.cdf[begin]) for table, begin, end in held)
     rows_bytes = sum((end - begin) * table.row_bytes for table, begin, end in held)

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from loadtest import perf_analyzer
+from repo_builder.profiling import perf_analyzer
 from repo_builder.profiling.points import Found
-from repo_builder.serving.footprint import times_by_model
+from repo_builder.serving.client import times_by_model
 from repo_builder.serving.server import Server
 
 
@@ -39,9 +39,9 @@ def measure_loads(
 
 
 def _measure(server: Server, model: str, load: Load, seconds: float) -> Found:
-    before = times_by_model(server)[model]
+    before = times_by_model(server.http)[model]
     measured = perf_analyzer.run(model, server.grpc, load.input_data, load.in_flight, seconds, load.rows)
-    after = times_by_model(server)[model]
+    after = times_by_model(server.http)[model]
     queries = (after.requests - before.requests) / (after.executions - before.executions)
     return Found(measured.throughput_qps, queries, measured.p50_ms, measured.p95_ms)
 

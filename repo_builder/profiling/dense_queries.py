@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from loadtest import perf_analyzer
 from repo_builder.access.hotness import Hotness
 from repo_builder.model.arrays import Array, to_wire
 from repo_builder.model.types import Columns, Model
+from repo_builder.profiling import perf_analyzer
 from repo_builder.profiling.bench import Load
 from repo_builder.profiling.models import Models
 from repo_builder.repository.design import Design

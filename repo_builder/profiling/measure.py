@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from loadtest import perf_analyzer
 from repo_builder.access.hotness import Hotness
-from repo_builder.access.progress import Progress, silent
+from repo_builder.output import Progress, silent
+from repo_builder.profiling import perf_analyzer
 from repo_builder.profiling.bench import Load, measure_loads
 from repo_builder.profiling.dense_queries import dense_load
 from repo_builder.profiling.effort import Effort, Options
@@ -20,8 +20,8 @@ from repo_builder.profiling.models import Models, Served, build_models
 from repo_builder.profiling.points import DensePoint, EmbeddingPoint, Found, Measured
 from repo_builder.profiling.queries import Query, draw_queries, one_row_a_bag
 from repo_builder.profiling.remote import measure_remote_call
-from repo_builder.serving.footprint import memory_alone
 from repo_builder.serving.install import Installation, installation
+from repo_builder.serving.processes import memory_alone
 from repo_builder.serving.server import Server, free_ports, running
 from repo_builder.spec import Spec
 
@@ -41,7 +41,7 @@ def measure(spec: Spec, hotness: Hotness, options: Options, folder: Path, progre
             remote = measure_remote_call(
                 server, models.empty.name, _small_query(models, spec), 3 * options.effort.rounds
             )
-            memory_bytes = memory_alone(server)
+            memory_bytes = memory_alone(server.process.pid)
             machine = machine_facts(server)
     held_rows = models.held_rows.values()
     return Measured(embedding, dense, remote, memory_bytes, len(held_rows), sum(held_rows), machine)

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.powerlaw import PowerLawHotness
-from repo_builder.access.progress import silent
 from repo_builder.access.queries import draw_queries
 from repo_builder.access.query_file import QueryFile
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.model.arrays import Array, Arrays
 from repo_builder.model.dlrm import Dlrm, Weights
 from repo_builder.model.source import Partial, Source
 from repo_builder.model.types import Columns, Lookup, Model, Table
+from repo_builder.output import silent
 from repo_builder.partition.plan import Grouping, Kind, Plan, Service, Shard
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.design import FIRST_VERSION, Design

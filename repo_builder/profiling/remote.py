@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from repo_builder.errors import ServerError
 from repo_builder.profiling.points import RemoteCall
-from repo_builder.serving.footprint import times_by_model
+from repo_builder.serving.client import times_by_model
 from repo_builder.serving.server import Server
 
 _CALLS = 100  # between two looks at the server's statistics
@@ -49,5 +49,5 @@ def _round(server: Server, model: str, call: Callable[[], object]) -> tuple[floa
 
 def _served_s(server: Server, model: str) -> float:
     """What the model's requests have taken in the server so far, in seconds: from their arrival to the answer."""
-    times = times_by_model(server)[model]
+    times = times_by_model(server.http)[model]
     return times.requests * (times.queue_ms + times.compute_ms) / 1000

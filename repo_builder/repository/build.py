@@ -33,11 +33,11 @@ from importlib import metadata
 from pathlib import Path
 
 from repo_builder.access.hotness import Hotness
-from repo_builder.access.progress import Progress, silent
 from repo_builder.access.queries import draw_queries
 from repo_builder.errors import SpecError
 from repo_builder.export.scalars import serve_scalars
 from repo_builder.model.source import Source
+from repo_builder.output import Progress, silent
 from repo_builder.partition.plan import Plan, plan_sha256
 from repo_builder.repository import configs
 from repo_builder.repository.design import FIRST_VERSION, Design

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.access.hotness import Hotness
-from repo_builder.access.progress import Progress
 from repo_builder.export.scalars import serve_scalars
 from repo_builder.model.source import Source
+from repo_builder.output import Progress
 from repo_builder.repository.design import Design
 from repo_builder.repository.embeddings import Seen, write_embeddings
 from repo_builder.repository.manifest import FileEntry, entry_of

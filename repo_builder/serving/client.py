@@ -1,9 +1,11 @@
-"""Sending a query to a served model with `tritonclient`, over gRPC or HTTP."""
+"""Asking a running server with `tritonclient`: a query's answer, over gRPC or HTTP, and its models' statistics."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import tritonclient.grpc
 import tritonclient.http
@@ -15,6 +17,16 @@ from repo_builder.model.arrays import Array, Arrays
 
 Protocol = Literal["grpc", "http"]
 _SDK: dict[Protocol, ModuleType] = {"grpc": tritonclient.grpc, "http": tritonclient.http}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTimes:
+    """A model's successful requests and executions so far, and a request's mean times in ms."""
+
+    requests: int
+    executions: int
+    queue_ms: float
+    compute_ms: float
 
 
 def infer(protocol: Protocol, address: str, model: str, inputs: Arrays, timeout_s: float = 60) -> dict[str, Array]:
@@ -39,8 +51,28 @@ def infer(protocol: Protocol, address: str, model: str, inputs: Arrays, timeout_
     return {name: answer.as_numpy(name) for name in names}
 
 
+def times_by_model(http_address: str) -> Mapping[str, ModelTimes]:
+    """Triton's own statistics of every model of the server at HOST:PORT; raises OSError where none answers."""
+    client = tritonclient.http.InferenceServerClient(http_address)
+    try:
+        statistics = client.get_inference_statistics()["model_stats"]
+    finally:
+        client.close()
+    return {model["name"]: _times(model) for model in statistics}
+
+
 def _reason(error: Exception) -> str:
     text = str(error.message() if isinstance(error, InferenceServerException) else error)
     if ("failed to connect" in text or "refused" in text) and not text.startswith("in ensemble"):  # a shard's, not ours
         return "no server answers there; start one with: elasticrec serve DIR"
     return text
+
+
+def _times(model: Mapping[str, Any]) -> ModelTimes:
+    stats = model["inference_stats"]
+    requests = stats["success"]["count"]
+    compute_ns = sum(stats[part]["ns"] for part in ("compute_input", "compute_infer", "compute_output"))
+    per_request_ms = 1e-6 / max(requests, 1)
+    return ModelTimes(
+        requests, model["execution_count"], stats["queue"]["ns"] * per_request_ms, compute_ns * per_request_ms
+    )

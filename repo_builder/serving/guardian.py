@@ -1,8 +1,8 @@
-"""A small process beside each server that outlives whoever started both, and then ends what is left of the server.
+"""What ends with us, however we end: a child by the kernel's word, and a server whole by a guardian beside it.
 
-The kernel's signal at a parent's death reaches the server alone: one that loads just then leaves its Python stubs
-behind, one that is frozen stays, and shared memory is nobody's. The guardian holds the reading end of a pipe: its end
-comes when the starter has gone, however that happened.
+The kernel's signal at a parent's death reaches the child alone: a server that loads just then leaves its Python stubs
+behind, one that is frozen stays, and shared memory is nobody's. So a server has a guardian too, a small process that
+holds the reading end of a pipe: its end comes when the starter has gone. It ends what is left then.
 
     python -I -S guardian.py PID SECONDS PREFIX [FOLDER...]
 
@@ -12,14 +12,16 @@ It runs without this package, by Python's own library alone.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 POLL_S = 0.1
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Triton's Python backend puts its regions there
@@ -72,6 +74,25 @@ def _main(pid: str, patience_s: str, prefix: str, *folders: str) -> None:
     remove_regions(prefix)
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+_PR_SET_PDEATHSIG: Final = 1  # Linux, <linux/prctl.h>
+_prctl = ctypes.CDLL(None).prctl  # looked up here: between fork and exec, beside other threads, nothing may be loaded
+
+
+def ending_with_us(how: signal.Signals) -> Callable[[], None]:
+    """For Popen's `preexec_fn`: the kernel sends the child this signal when the thread that starts it ends.
+
+    That thread must live as long as the child. Of the child's own children the kernel tells nobody.
+    """
+    us = os.getpid()
+
+    def ask() -> None:
+        _prctl(_PR_SET_PDEATHSIG, how)
+        if os.getppid() != us:  # we ended between the fork and this line, too early for the kernel's signal
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return ask
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Where `tritonserver` comes from: PATH, /opt/tritonserver (NVIDIA's container), or the PyPI package nvidia-pytriton.
+"""What this machine serves with: its GPUs, and a `tritonserver`: that on PATH, in /opt/tritonserver (NVIDIA's
+container), or in the PyPI package nvidia-pytriton.
 
 The PyPI package carries NVIDIA's server and Python backend but no ONNX Runtime backend; one of ours
 (`triton_backends/native/onnxruntime_model.c`), on the library of PyPI's onnxruntime, takes its place, so that the same
@@ -20,7 +21,10 @@ from dataclasses import dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
 
-from repo_builder.errors import ServerError
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from repo_builder.errors import RepositoryError, ServerError
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +104,24 @@ def _assemble_backends(server: Path, onnxruntime: Path, folder: Path) -> None:
     content = (resources.files("triton_backends") / "native" / library).read_bytes()
     (folder / "onnxruntime" / library).write_bytes(content)
     (folder / "onnxruntime" / "libonnxruntime.so.1").symlink_to(onnxruntime)
+
+
+def check_gpus(repository: Path, devices: Path = Path("/dev")) -> None:
+    """Raise RepositoryError, with the remedy, where a model is placed on a GPU that `devices` does not show."""
+    present = {int(path.name.removeprefix("nvidia")) for path in devices.glob("nvidia[0-9]*")}
+    problems = []
+    for path in sorted(repository.glob("*/config.pbtxt")):
+        try:
+            config = text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
+        except (text_format.ParseError, UnicodeDecodeError, OSError) as exc:
+            raise RepositoryError(f"{path}: expected a Triton model config: {exc}; build the repository again") from exc
+        wanted = {
+            gpu for group in config.instance_group if group.kind == pb.ModelInstanceGroup.KIND_GPU for gpu in group.gpus
+        }
+        if wanted - present:
+            problems.append(
+                f"{path}: {config.name} is placed on GPU {', '.join(map(str, sorted(wanted)))}, but this machine has "
+                f"{len(present) or 'none'}; build it for the CPU: elasticrec build SPEC --cpu-only"
+            )
+    if problems:
+        raise RepositoryError(*problems)

@@ -23,11 +23,10 @@ from typing import BinaryIO, Final
 import psutil
 
 from repo_builder.errors import InputError, PortTakenError, ServerError
-from repo_builder.serving.death import LOG_BEGIN, why_ended, why_not_ready
-from repo_builder.serving.guardian import dismiss, remove_regions, start_guardian
+from repo_builder.serving.faults import LOG_BEGIN, why_ended, why_not_ready
+from repo_builder.serving.guardian import dismiss, ending_with_us, remove_regions, start_guardian
 from repo_builder.serving.install import Installation
-from repo_builder.serving.parent import ending_with_us
-from repo_builder.serving.stubs import children, dead_children, stub_models
+from repo_builder.serving.processes import children, dead_children, stub_models
 
 EXIT_TIMEOUT_S = 10  # how long the server may finish what is in flight
 PATIENCE_S = EXIT_TIMEOUT_S + 5

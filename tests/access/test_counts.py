@@ -18,8 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from repo_builder.access.counted import counts_cdf, counts_order
-from repo_builder.access.hotness import Hotness
+from repo_builder.access.hotness import Hotness, counts_cdf, counts_order
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import AccessError
 from tests.access.helpers import from_file, table

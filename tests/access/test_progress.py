@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from repo_builder.access.progress import progress_bar, silent
+from repo_builder.access.progress import progress_bar
+from repo_builder.output import silent
 
 
 @pytest.mark.parametrize("terminal", [True, False])

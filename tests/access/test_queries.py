@@ -5,11 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from repo_builder.access.counted import CountedHotness
-from repo_builder.access.draw import draw_ids
-from repo_builder.access.hotness import Hotness
+from repo_builder.access.hotness import CountedHotness, Hotness
 from repo_builder.access.powerlaw import PowerLawHotness
-from repo_builder.access.queries import draw_queries
+from repo_builder.access.queries import draw_ids, draw_queries
 from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import InputError
 from repo_builder.model.ids import ids_read

@@ -1,4 +1,4 @@
-"""A small model, its workload and clusters for the tests of what plans are worth."""
+"""A small model, its accesses and clusters for the tests of what plans are worth."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from repo_builder.access.powerlaw import PowerLawHotness
-from repo_builder.cluster import Cluster, NodePool
+from repo_builder.partition.accesses import ModelAccesses, model_accesses
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
-from repo_builder.partition.workload import Workload, read_workload
+from repo_builder.partition.placement.cluster import Cluster, NodePool
 from repo_builder.spec import Spec
 from tests.partition.helpers import small_spec
 
@@ -23,8 +23,8 @@ GPU_POOL = NodePool("gpu", 50, 8000, 4_000_000, 1, 600_000_000, 5.0)
 CPUS, GPUS = Cluster("cpus", (CPU_POOL,)), Cluster("gpus", (GPU_POOL,))
 
 
-def workload(spec: Spec = SPEC, locality: float = 0.9) -> Workload:
-    return read_workload(spec, PowerLawHotness(locality, 0), keep=True)
+def accesses(spec: Spec = SPEC, locality: float = 0.9) -> ModelAccesses:
+    return model_accesses(spec, PowerLawHotness(locality, 0), keep=True)
 
 
 def with_sla(spec: Spec, sla_ms: float) -> Spec:

@@ -7,7 +7,7 @@ from repo_builder.analysis.baselines import GPU_RESERVE_BYTES, gpu_cached, model
 from repo_builder.errors import PlanError
 from repo_builder.partition.cost import DEFAULT_GPU_TIMES
 from repo_builder.partition.latency import Queue
-from tests.analysis.helpers import PROFILE, SPEC, with_sla, workload
+from tests.analysis.helpers import PROFILE, SPEC, accesses, with_sla
 
 ROWS = 26_000
 GATHERS = 32 * 256
@@ -37,7 +37,7 @@ def test_an_sla_that_an_idle_replica_misses_is_an_error() -> None:
 
 
 def test_a_gpu_that_holds_all_rows_leaves_the_cpu_a_bare_call() -> None:
-    model = gpu_cached(SPEC, workload(), PROFILE, GPU_RESERVE_BYTES + 10**6)
+    model = gpu_cached(SPEC, accesses(), PROFILE, GPU_RESERVE_BYTES + 10**6)
     times = DEFAULT_GPU_TIMES
     gpu_s = times.dense_service_time.seconds(SPEC.dense_flops) + times.service_time.seconds(GATHERS)
     assert model.service_s == pytest.approx(max(gpu_s, PROFILE.service_time.fixed_s))
@@ -46,7 +46,7 @@ def test_a_gpu_that_holds_all_rows_leaves_the_cpu_a_bare_call() -> None:
 
 
 def test_the_cache_takes_the_hottest_rows_of_all_tables() -> None:
-    held = workload()
+    held = accesses()
     hottest = np.sort(np.concatenate([np.diff(table.cdf) * table.gathers for table in held.tables]))[::-1]
     room = GPU_RESERVE_BYTES + SPEC.model.dense.parameter_bytes
     for rows in (1, 100, 2000):
@@ -60,4 +60,4 @@ def test_the_cache_takes_the_hottest_rows_of_all_tables() -> None:
 
 def test_a_gpu_too_small_for_the_dense_layers_is_an_error() -> None:
     with pytest.raises(PlanError, match="expected room for the dense layers"):
-        gpu_cached(SPEC, workload(), PROFILE, GPU_RESERVE_BYTES)
+        gpu_cached(SPEC, accesses(), PROFILE, GPU_RESERVE_BYTES)

@@ -1,4 +1,4 @@
-"""Fleets at equal traffic: they serve it, cost what their services say, and are averaged plainly."""
+"""SizedFleets at equal traffic: they serve it, cost what their services say, and are averaged plainly."""
 
 import csv
 import gc
@@ -11,29 +11,44 @@ import pytest
 from matplotlib.image import imread
 
 from elasticrec.tables_compare import comparison_notes
-from repo_builder.analysis.compare import Comparison, Result, average_gains, compare
+from repo_builder.analysis.compare import (
+    Comparison,
+    ComparisonReport,
+    Result,
+    average_gains,
+    compare,
+    report_csv,
+    report_json,
+)
 from repo_builder.analysis.compare_plot import plot_comparison
-from repo_builder.analysis.compare_report import Report, report_csv, report_json
-from repo_builder.analysis.fleets import GPU_CACHE, MODEL_WISE, PER_TABLE, STRATEGIES, TIERED, Case, Fleets
+from repo_builder.analysis.fleets import (
+    GPU_CACHE,
+    MODEL_WISE,
+    PER_TABLE,
+    STRATEGIES,
+    TIERED,
+    ComparisonCase,
+    SizedFleets,
+)
 from repo_builder.analysis.utility import Utility
-from repo_builder.cluster import Cluster
-from tests.analysis.helpers import CPU_POOL, CPUS, GPUS, PROFILE, SPEC, workload
+from repo_builder.partition.placement.cluster import Cluster
+from tests.analysis.helpers import CPU_POOL, CPUS, GPUS, PROFILE, SPEC, accesses
 
-WORKLOAD = workload()
-
-
-def case(cluster: Cluster) -> Case:
-    return Case(SPEC, WORKLOAD, PROFILE, cluster, s_max=8)
+ACCESSES = accesses()
 
 
-def report(cluster: Cluster) -> Report:
+def case(cluster: Cluster) -> ComparisonCase:
+    return ComparisonCase(SPEC, ACCESSES, PROFILE, cluster, s_max=8)
+
+
+def report(cluster: Cluster) -> ComparisonReport:
     found, sweep = compare(case(cluster), 10, (1, 10))
-    return Report(PROFILE, cluster, 8, 10, (found, found), (sweep, sweep))
+    return ComparisonReport(PROFILE, cluster, 8, 10, (found, found), (sweep, sweep))
 
 
 @pytest.mark.parametrize("replicas", [1, 7, 100])
 def test_the_traffic_is_what_so_many_model_wise_replicas_serve(replicas: int) -> None:
-    fleets = Fleets(case(CPUS))
+    fleets = SizedFleets(case(CPUS))
     target_qps = fleets.target_qps(replicas)
     assert fleets.fleet(MODEL_WISE, target_qps).replicas == replicas
     assert fleets.fleet(MODEL_WISE, target_qps * 1.001).replicas == replicas + 1
@@ -41,7 +56,7 @@ def test_the_traffic_is_what_so_many_model_wise_replicas_serve(replicas: int) ->
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_service_of_a_fleet_carries_the_traffic(strategy: str) -> None:
-    fleets = Fleets(case(GPUS))
+    fleets = SizedFleets(case(GPUS))
     target_qps = fleets.target_qps(25)
     fleet = fleets.fleet(strategy, target_qps)
     assert all(service.deployed * service.qps >= target_qps * (1 - 1e-8) for service in fleet.services)
@@ -53,16 +68,16 @@ def test_every_service_of_a_fleet_carries_the_traffic(strategy: str) -> None:
 
 
 def test_a_gpu_cache_needs_gpus() -> None:
-    assert GPU_CACHE not in Fleets(case(CPUS)).strategies
-    assert Fleets(case(GPUS)).strategies == STRATEGIES
+    assert GPU_CACHE not in SizedFleets(case(CPUS)).strategies
+    assert SizedFleets(case(GPUS)).strategies == STRATEGIES
     assert "no GPUs" in comparison_notes(report(CPUS)) and "no GPUs" not in comparison_notes(report(GPUS))
 
 
 def test_the_clusters_own_minimum_memory_and_one_instance_a_replica() -> None:
     own = Cluster("own", (CPU_POOL,), min_memory_bytes=123_456, max_instances=4)
-    fleets = Fleets(case(own))
+    fleets = SizedFleets(case(own))
     target_qps = fleets.target_qps(20)
-    plain = Fleets(replace(case(CPUS), profile=replace(PROFILE, min_memory_bytes=123_456)))
+    plain = SizedFleets(replace(case(CPUS), profile=replace(PROFILE, min_memory_bytes=123_456)))
     for strategy in fleets.strategies:
         placed = fleets.placed(strategy, target_qps)
         assert placed.memory_bytes == plain.placed(strategy, target_qps).memory_bytes
@@ -71,17 +86,17 @@ def test_the_clusters_own_minimum_memory_and_one_instance_a_replica() -> None:
 
 def test_a_fleet_that_does_not_fit_says_why() -> None:
     tiny = Cluster("tiny", (replace(CPU_POOL, count=1, memory_bytes=500_000),))
-    fleet = Fleets(case(tiny)).placed(MODEL_WISE, 1e5)
+    fleet = SizedFleets(case(tiny)).placed(MODEL_WISE, 1e5)
     assert fleet.packing is None and "tiny" in fleet.unplaced
 
 
-def test_a_workload_is_let_go_at_once() -> None:
+def test_accesses_are_let_go_at_once() -> None:
     """It may be of many gigabytes: no reference cycle may keep it until the garbage collector comes by."""
-    held = workload()
+    held = accesses()
     gone = weakref.ref(held.order(held.tables).gathers)
     gc.disable()
     try:
-        compare(Case(SPEC, held, PROFILE, GPUS, s_max=4), 3, (1, 2))
+        compare(ComparisonCase(SPEC, held, PROFILE, GPUS, s_max=4), 3, (1, 2))
         del held
         assert gone() is None
     finally:
@@ -89,7 +104,7 @@ def test_a_workload_is_let_go_at_once() -> None:
 
 
 def test_price_in_parts_is_the_scarcest_resource() -> None:
-    fleet = Fleets(case(CPUS)).fleet(MODEL_WISE, 1.0)  # one replica: a core of 8, its bytes of 4 M
+    fleet = SizedFleets(case(CPUS)).fleet(MODEL_WISE, 1.0)  # one replica: a core of 8, its bytes of 4 M
     share = max(1 / 8, fleet.memory_bytes / 4_000_000)
     assert fleet.price_in_parts(CPUS) == pytest.approx(2.0 * share)
     cheap = Cluster("two", (CPU_POOL, replace(CPU_POOL, name="cheap", price_per_hour=0.5)))

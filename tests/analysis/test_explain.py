@@ -11,15 +11,15 @@ from matplotlib.image import imread
 
 from elasticrec.tables_analysis import explanation
 from repo_builder.analysis.explain import explain
-from repo_builder.analysis.explain_plot import plot_explanation
+from repo_builder.analysis.plan_plots import plot_explanation
+from repo_builder.partition.accesses import Floats, TableAccesses
 from repo_builder.partition.cost import CostModel
-from repo_builder.partition.merge import Accesses, Floats
 from repo_builder.partition.plan import Grouping
-from repo_builder.partition.planner import plan_workload
-from tests.analysis.helpers import PROFILE, SPEC, workload
+from repo_builder.partition.planner import plan_accesses
+from tests.analysis.helpers import PROFILE, SPEC, accesses
 from tests.partition.helpers import plain_cost
 
-WORKLOAD = workload()
+ACCESSES = accesses()
 GROUPINGS: tuple[Grouping, ...] = ("tiered", "per_table")
 
 
@@ -36,14 +36,14 @@ def test_figures_are_those_of_the_recurrence_and_no_move_is_cheaper(
 ) -> None:
     spec = replace(SPEC, serving=replace(SPEC.serving, target_qps=target_qps))
     profile = replace(PROFILE, min_memory_bytes=min_memory)
-    plan = plan_workload(spec, WORKLOAD, profile, grouping, s_max, utilisation)
+    plan = plan_accesses(spec, ACCESSES, profile, grouping, s_max, utilisation)
     model = CostModel(target_qps / utilisation, profile.service_time, min_memory)
-    chains = explain(spec, WORKLOAD, profile, plan, utilisation)
+    chains = explain(spec, ACCESSES, profile, plan, utilisation)
     assert sorted(name for chain in chains for name in chain.tables) == ["A", "B_0", "B_1"]
     for chain in chains:
         assert len(chain.cuts) == len(chain.services) - 1
-        prefix = WORKLOAD.order(WORKLOAD.tables if grouping == "tiered" else [_table(chain.tables[0])]).gathers
-        places = [0, *(cut.place for cut in chain.cuts), len(prefix) - 1]
+        prefix = ACCESSES.order(ACCESSES.tables if grouping == "tiered" else [_table(chain.tables[0])]).gathers
+        places = [0, *(cut.position for cut in chain.cuts), len(prefix) - 1]
         for i, cut in enumerate(chain.cuts):
             begin, place, end = places[i : i + 3]
             now = _cost(model, prefix, begin, place, end)
@@ -59,24 +59,24 @@ def _cost(model: CostModel, prefix: Floats, *places: int) -> float:
     )
 
 
-def _table(name: str) -> Accesses:
-    return next(table for table in WORKLOAD.tables if table.table == name)
+def _table(name: str) -> TableAccesses:
+    return next(table for table in ACCESSES.tables if table.table == name)
 
 
 @pytest.mark.parametrize("grouping", GROUPINGS)
 def test_words_and_picture(grouping: Grouping, tmp_path: Path) -> None:
     busy = replace(SPEC, serving=replace(SPEC.serving, target_qps=30_000.0))
-    plan = plan_workload(busy, WORKLOAD, PROFILE, grouping, 4)
-    chains = explain(busy, WORKLOAD, PROFILE, plan, 1.0)
+    plan = plan_accesses(busy, ACCESSES, PROFILE, grouping, 4)
+    chains = explain(busy, ACCESSES, PROFILE, plan, 1.0)
     told = explanation(chains)
     for chain in chains:
         for cut in chain.cuts:
-            assert f"{cut.left.name} | {cut.right.name}: cut after {cut.place:,} row" in told
+            assert f"{cut.left.name} | {cut.right.name}: cut after {cut.position:,} row" in told
     assert told.count("without this cut") == sum(len(chain.cuts) for chain in chains) > 0
-    plot_explanation("t", WORKLOAD, chains, tmp_path / "explain.png")
+    plot_explanation("t", ACCESSES, chains, tmp_path / "explain.png")
     assert imread(tmp_path / "explain.png").shape[1] > 1000
 
 
 def test_no_cut_is_told() -> None:
-    plan = plan_workload(SPEC, WORKLOAD, PROFILE, "tiered", 1)
-    assert "no cut pays" in explanation(explain(SPEC, WORKLOAD, PROFILE, plan, 1.0))
+    plan = plan_accesses(SPEC, ACCESSES, PROFILE, "tiered", 1)
+    assert "no cut pays" in explanation(explain(SPEC, ACCESSES, PROFILE, plan, 1.0))

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from repo_builder.access.draw import IdSampler
 from repo_builder.access.powerlaw import PowerLawHotness
+from repo_builder.access.queries import IdSampler
 from repo_builder.analysis.utility import CHUNK_ROWS, TouchedRows, Utility, UtilityModel
 from repo_builder.model.dlrm import DlrmTable
-from repo_builder.partition.merge import Accesses
+from repo_builder.partition.accesses import TableAccesses
 from repo_builder.partition.plan import Service, Shard
 from tests.partition.helpers import zipf_cdf
 
@@ -28,7 +28,7 @@ def test_touched_rows_agree_with_monte_carlo() -> None:
     for run in range(runs):
         touched = np.unique(place[sampler.draw((queries, batch * table.pooling), rng)])
         counted[run] = [((touched >= begin) & (touched < end)).sum() for begin, end in ranges]
-    model = UtilityModel([Accesses("A", hotness.cdf(table), batch * table.pooling, 1)], queries)
+    model = UtilityModel([TableAccesses("A", hotness.cdf(table), batch * table.pooling, 1)], queries)
     expected = [model.touched_bytes([Shard("A", begin, end)]) for begin, end in ranges]
     errors = counted.std(axis=0) / np.sqrt(runs)
     assert np.abs(counted.mean(axis=0) - expected) == pytest.approx(0, abs=4 * errors.max())
@@ -50,7 +50,7 @@ def test_a_row_that_takes_everything_is_touched_and_no_other() -> None:
 
 def test_a_fleet_is_averaged_by_replicas_and_by_bytes() -> None:
     """Two uniform tables; one access touches one row: half of A's two rows of 6 bytes, a tenth of B's ten of 4."""
-    tables = [Accesses("A", np.linspace(0, 1, 3), 1, 6), Accesses("B", np.linspace(0, 1, 11), 1, 4)]
+    tables = [TableAccesses("A", np.linspace(0, 1, 3), 1, 6), TableAccesses("B", np.linspace(0, 1, 11), 1, 4)]
     services = [service((Shard("A", 0, 2),), 2, added=1), service((Shard("B", 0, 10),), 1), service((), 7)]
     found = UtilityModel(tables, queries=1).of_fleet(services)
     assert found == Utility(pytest.approx((3 * 0.5 + 0.1) / 4), pytest.approx((3 * 6 + 4) / (3 * 12 + 40)))

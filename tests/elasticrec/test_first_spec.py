@@ -11,7 +11,7 @@ import yaml
 from elasticrec.first_spec import dlrm_spec
 from repo_builder.model.interaction import Cross, Dot, Interaction, Projection
 from repo_builder.spec import parse_spec
-from tests.export.export_oracles import make_spec
+from tests.export.dlrm.oracles import make_spec
 
 INTERACTIONS: list[Interaction] = [Dot(), Cross(layers=2, rank=3), Projection(branch1=(10, 8), branch2=(12,))]
 

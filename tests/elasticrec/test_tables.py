@@ -11,14 +11,14 @@ from rich.table import Table
 
 from elasticrec.demo import Report
 from elasticrec.tables import demo_summary, demo_table, plan_summary, plan_table, size
-from loadtest.perf_analyzer import Measurement
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Grouping, Plan, Service, Shard
 from repo_builder.partition.planner import make_plan
+from repo_builder.profiling.perf_analyzer import Measurement
 from repo_builder.repository.configs import router_config
 from repo_builder.repository.design import Design
 from repo_builder.repository.wiring import wire
-from repo_builder.serving.footprint import ModelTimes
+from repo_builder.serving.client import ModelTimes
 from repo_builder.spec import Spec
 from tests.partition.helpers import GivenHotness, small_spec, zipf_cdf
 

@@ -17,7 +17,7 @@ from tritonclient.grpc import InferenceServerClient as Sdk
 from tritonclient.utils import InferenceServerException
 
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build

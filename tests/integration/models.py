@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from repo_builder.access.load import load_hotness
-from repo_builder.export.example import write_example_checkpoint
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
+from repo_builder.export.examples import write_example_checkpoint
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan

@@ -16,13 +16,13 @@ import pytest
 from elasticrec.cli import main
 from loadtest.clients import Load, Protocol
 from loadtest.open_loop import send
-from loadtest.perf_analyzer import LoadTestError, measure
 from loadtest.workload import binary_words, write_workload
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.access.query_file import QueryFile
 from repo_builder.model.arrays import from_wire, wired
 from repo_builder.model.types import Tensor
+from repo_builder.profiling.perf_analyzer import LoadTestError, measure
 from repo_builder.repository.manifest import describe
 from repo_builder.serving.client import infer
 from repo_builder.serving.server import Server

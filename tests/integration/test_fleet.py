@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from elasticrec.cli import main
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.repository.build import build
 from repo_builder.repository.manifest import load_manifest
 from repo_builder.serving.server import Server, free_ports

@@ -13,7 +13,7 @@ import yaml
 
 from elasticrec.cli import main
 from repo_builder.model.interaction import Cross, Projection
-from tests.export.export_oracles import OracleTorchRec, bags_of, make_spec, random_indices, torchrec_oracle
+from tests.export.dlrm.oracles import OracleTorchRec, bags_of, make_spec, random_indices, torchrec_oracle
 from tests.servers import serving
 
 pytestmark = pytest.mark.server

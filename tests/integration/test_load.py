@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.perf_analyzer import LoadTestError, measure, run, write_input_data
 from loadtest.workload import binary_words, write_workload
 from repo_builder.access.query_file import QueryFile
-from repo_builder.serving.footprint import times_by_model
+from repo_builder.profiling.perf_analyzer import LoadTestError, measure, run, write_input_data
+from repo_builder.serving.client import times_by_model
 from repo_builder.spec import Spec
 from tests.integration.conftest import Served
 from tests.integration.models import pytorch_scores, random_query, score
@@ -30,10 +30,10 @@ def data(served: Served, tmp_path: Path) -> Path:
 
 def test_figures_agree_with_the_servers_counts(served: Served, data: Path) -> None:
     """Queries are counted by Triton too; and by Little's law throughput times latency is what was in flight."""
-    concurrency, before, began = 2, times_by_model(served.server), time.monotonic()
+    concurrency, before, began = 2, times_by_model(served.server.http), time.monotonic()
     measured = run("small", served.server.grpc, data, concurrency, 1.5)
     took_s = time.monotonic() - began
-    after = times_by_model(served.server)
+    after = times_by_model(served.server.http)
     queries = after["small"].requests - before["small"].requests
     assert measured.concurrency == concurrency
     assert 1.5 <= took_s < 30

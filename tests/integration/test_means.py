@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import Plan
@@ -21,7 +21,7 @@ from repo_builder.partition.planner import model_wise_plan
 from repo_builder.repository.build import build
 from repo_builder.serving.server import Server
 from repo_builder.spec import Access, Serving, Spec
-from tests.export.export_oracles import OracleTorchRec, bags_of
+from tests.export.dlrm.oracles import OracleTorchRec, bags_of
 from tests.integration.fleets import Running, make_fleet, plan_for
 from tests.integration.models import random_query, score
 from tests.servers import serving

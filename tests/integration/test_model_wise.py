@@ -11,7 +11,7 @@ import pytest
 from elasticrec.cli import main
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import PlanError
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import load_plan
 from repo_builder.partition.planner import make_plan, model_wise_plan

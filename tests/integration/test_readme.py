@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from elasticrec.cli import main
-from repo_builder.export.example_program import COUNTRIES, HISTORY, NUMBERS, DcnV2, write_example_program
+from repo_builder.export.examples import COUNTRIES, HISTORY, NUMBERS, DcnV2, write_example_program
 from repo_builder.serving.client import infer
 from repo_builder.spec import load_spec
 from tests.servers import serving

@@ -24,14 +24,14 @@ from elasticrec.cli import main
 from elasticrec.commands import serve as serve_command
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import RepositoryError, ServerError
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.manifest import verify
+from repo_builder.serving.client import times_by_model
 from repo_builder.serving.faults import version_of, warning
-from repo_builder.serving.footprint import memory_by_model, times_by_model
-from repo_builder.serving.gpus import check_gpus
-from repo_builder.serving.install import installation
+from repo_builder.serving.install import check_gpus, installation
+from repo_builder.serving.processes import memory_by_model
 from repo_builder.serving.server import Ports, free_ports, running, wait
 from tests.integration.conftest import Served
 from tests.integration.models import make_repository, pytorch_scores, random_query, score
@@ -301,12 +301,12 @@ def test_instances_share_one_copy_of_the_weights(tmp_path: Path, shard_backend: 
             for service in plan.embedding_services
         )
         assert sum(each.pss for each in maps) <= 1.1 * size
-        memory = memory_by_model(server)
+        memory = memory_by_model(server.process.pid)
         embedding = {f"small_{service.name}" for service in plan.embedding_services}
         assert set(memory) == {"tritonserver", "small_router", *embedding}
         if shard_backend == "native":
             assert sum(memory[name] for name in embedding) <= 1.1 * size
-        times = times_by_model(server)
+        times = times_by_model(server.http)
         assert all(times[name].requests >= 12 for name in ("small", "small_router", "small_dense", *embedding))
 
 

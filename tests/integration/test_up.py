@@ -17,7 +17,7 @@ import pytest
 
 from elasticrec.cli import main
 from loadtest.run import read_run
-from repo_builder.fleet.supervisor import AT_ONCE
+from repo_builder.local_fleet.supervisor import AT_ONCE
 from repo_builder.repository.manifest import MANIFEST, entry_of, load_manifest
 from tests.integration.fleets import eventually
 from tests.integration.models import pytorch_scores, random_query, score

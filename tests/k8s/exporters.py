@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from k8s.fleet import Fleet
+from repo_builder.repository.built_fleet import Fleet
 
 
 def page(fleet: Fleet, namespace: str) -> str:

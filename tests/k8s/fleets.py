@@ -6,11 +6,11 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from k8s.fleet import Fleet, load_fleet
 from k8s.options import Options
 from k8s.source import parse_source
 from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights
 from repo_builder.partition.plan import Plan, Service, Shard, plan_to_json
+from repo_builder.repository.built_fleet import Fleet, load_fleet
 from repo_builder.repository.manifest import MANIFEST, PLAN, FileEntry, describe
 from repo_builder.spec import Access, Serving, Spec
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from k8s.fleet import Fleet
-from k8s.rules import SCRAPE_S, WINDOW_S, Metrics, Trigger, triggers
 from k8s.server import flags
-from repo_builder.serving.footprint import times_by_model
+from repo_builder.repository.built_fleet import Fleet
+from repo_builder.scaling.rules import SCRAPE_S, WINDOW_S, Metrics, Trigger, triggers
+from repo_builder.serving.client import times_by_model
 from repo_builder.serving.server import Server, free_ports
 from repo_builder.spec import Spec
 from tests.integration.models import make_repository
@@ -122,12 +122,12 @@ def check_queue_times(
     prometheus: Prometheus, front: dict[str, Trigger], shard: dict[str, Trigger], spec: Spec, server: Server
 ) -> None:
     """A burst that the window holds whole: what Triton's statistics, another way, say of its mean queue times."""
-    before = times_by_model(server)
+    before = times_by_model(server.http)
     with Load(spec, [server.grpc], 2 * QPS) as load:
         time.sleep(WINDOW - 3)
     time.sleep(1.5)
     values = {name: prometheus.one(rules["queue"].query) for name, rules in (("front", front), ("shard", shard))}
-    after = times_by_model(server)
+    after = times_by_model(server.http)
 
     def mean_us(model: str) -> float:
         waited = after[model].queue_ms * after[model].requests - before[model].queue_ms * before[model].requests

@@ -12,12 +12,12 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from k8s.fleet import Fleet
-from k8s.hpa_keda import from_scaled_object
 from k8s.objects import KUBERNETES
 from k8s.render import render, to_yaml, write
 from k8s.server import load_s
 from repo_builder.errors import RepositoryError
+from repo_builder.repository.built_fleet import Fleet
+from repo_builder.scaling.keda import from_scaled_object
 from tests.k8s.fleets import TLS_SECRET, Made, fleet, options
 
 ROOT = Path(__file__).parents[2]

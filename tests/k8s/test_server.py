@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import tritonclient.grpc
 
-from k8s.rules import Metrics, triggers
 from k8s.server import ADMIN_KEY, TLS_FOLDER, flags
 from repo_builder.errors import ServerError
+from repo_builder.scaling.rules import Metrics, triggers
 from repo_builder.serving.server import Server
 from tests.integration.models import make_repository, make_spec, random_query, score
 from tests.k8s.fleets import Made, fleet

@@ -11,9 +11,9 @@ from tritonclient.utils import InferenceServerException
 
 from k8s.alerts import alerts
 from k8s.dashboard import panels
-from k8s.fleet import Fleet
 from k8s.series import Series
 from k8s.server import flags
+from repo_builder.repository.built_fleet import Fleet
 from tests.integration.fleets import Running, eventually, infer, metric, running_fleet
 from tests.integration.models import random_query
 from tests.k8s.exporters import exporting, page

@@ -18,10 +18,10 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from loadtest import sender
 from loadtest.clients import Load
 from loadtest.open_loop import send
-from loadtest.perf_analyzer import LoadTestError
 from loadtest.queries import load_queries
 from repo_builder.access.query_file import QueryFile
 from repo_builder.model.types import Tensor
+from repo_builder.profiling.perf_analyzer import LoadTestError
 
 SERVICE_S, BATCH = 0.01, 8
 INPUTS = (Tensor("dense", "FP32", ("batch", 3)), Tensor("indices", "INT64", ("batch", 4)))

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from loadtest.loads import Load
-from loadtest.perf_analyzer import LoadTestError
 from loadtest.perf_report import read_report
 from loadtest.run import Point, ServiceTimes
+from repo_builder.profiling.perf_analyzer import LoadTestError
 
 DATA = Path(__file__).parent / "data"
 STEPS = {"small_dense", "small_router", "small_tier0", "small_tier1", "small_tier2", "small_tier3"}

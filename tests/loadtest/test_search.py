@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from loadtest.loads import Load
-from loadtest.perf_analyzer import LoadTestError
 from loadtest.perf_run import Recording, search, sweep
 from loadtest.run import NOT_ENDED, Point, Run
 from loadtest.search import highest_rate, within
 from loadtest.servers import Seen
+from repo_builder.profiling.perf_analyzer import LoadTestError
 from tests.loadtest.test_run import POINT, RUN
 
 SERVICE_S = 0.004

@@ -6,7 +6,8 @@ import pytest
 from loadtest.run import ServiceTimes
 from loadtest.servers import Seen, between
 from loadtest.timeline import timeline
-from repo_builder.serving.footprint import ModelTimes, find_server
+from repo_builder.serving.client import ModelTimes
+from repo_builder.serving.processes import find_server
 
 
 def test_times_are_of_the_requests_between_two_readings_over_all_replicas() -> None:

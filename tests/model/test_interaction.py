@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from repo_builder.export.weights import open_weights
+from repo_builder.export.dlrm.source import open_weights
 from repo_builder.model.dlrm import dlrm_model
 from repo_builder.model.interaction import Cross, Dot, Interaction, Projection
-from tests.export.export_oracles import make_spec
+from tests.export.dlrm.oracles import make_spec
 
 CROSS = Cross(layers=3, rank=2)
 PROJECTION = Projection(branch1=(5, 8), branch2=(12,))

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.model.dlrm import DlrmTable
+from repo_builder.partition.accesses import Order
 from repo_builder.partition.cost import CostModel
-from repo_builder.partition.merge import Order
 from repo_builder.spec import Spec, parse_spec
 
 
@@ -26,8 +26,8 @@ def plain_cost(model: CostModel, rows_bytes: int, gathers: float) -> int:
 
 def _segment(order: Order, model: CostModel, begin: int, end: int) -> int:
     before = [
-        order.row_bytes * place if isinstance(order.row_bytes, int) else int(order.row_bytes[place])
-        for place in (begin, end)
+        order.row_bytes * position if isinstance(order.row_bytes, int) else int(order.row_bytes[position])
+        for position in (begin, end)
     ]
     return plain_cost(model, before[1] - before[0], float(order.gathers[end] - order.gathers[begin]))
 

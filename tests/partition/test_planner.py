@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from repo_builder.errors import PlanError
+from repo_builder.partition.accesses import Order
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, CostModel, Profile, RowCache, ServiceTime
-from repo_builder.partition.merge import Order
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import make_plan
 from repo_builder.spec import Spec

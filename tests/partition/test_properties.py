@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from elasticrec.cli import main
-from repo_builder.access.counted import CountedHotness
-from repo_builder.access.draw import IdSampler
+from repo_builder.access.hotness import CountedHotness
 from repo_builder.access.load import load_hotness
 from repo_builder.access.powerlaw import PowerLawHotness
+from repo_builder.access.queries import IdSampler
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Grouping, Plan
 from repo_builder.partition.planner import make_plan
@@ -192,7 +192,7 @@ def test_s_max_above_the_rows(grouping: Grouping) -> None:
         spec, {"A": np.array([9, 1])}, Profile("p", ServiceTime(1e-5, 5e-8), 0, DEFAULT_DENSE_TIME), grouping, 16
     )
     assert 1 <= len(plan.embedding_services) <= 2
-    assert [place for s in plan.embedding_services for place in range(s.shards[0].begin, s.shards[0].end)] == [0, 1]
+    assert [rank for s in plan.embedding_services for rank in range(s.shards[0].begin, s.shards[0].end)] == [0, 1]
 
 
 def test_a_single_row_is_one_service() -> None:

@@ -18,7 +18,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import CheckpointError, PlanError, RepositoryError
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.partition.plan import Plan, on_cpu
 from repo_builder.repository.build import build
 from repo_builder.repository.manifest import files_in, load_manifest, read_queries, verify

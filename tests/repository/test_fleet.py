@@ -16,7 +16,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from k8s.source import Source
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import PlanError, SpecError
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build

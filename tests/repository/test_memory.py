@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from repo_builder.export.example import write_example_checkpoint
+from repo_builder.export.examples import write_example_checkpoint
 from repo_builder.repository.manifest import verify
 from repo_builder.spec import load_spec
 

@@ -16,10 +16,9 @@ from safetensors.torch import save_file
 
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import CheckpointError, ExportError
-from repo_builder.export import dense as dense_export
-from repo_builder.export.layers import DenseWeights
-from repo_builder.export.random_weights import RandomWeights
-from repo_builder.export.weights import DlrmSource, open_source
+from repo_builder.export.dlrm import dense as dense_export
+from repo_builder.export.dlrm.layers import DenseWeights, RandomWeights
+from repo_builder.export.dlrm.source import DlrmSource, open_source
 from repo_builder.model.types import Table
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
@@ -115,7 +114,7 @@ def test_torch_is_imported_only_for_the_dense_layers(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 import repo_builder.repository.build
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.spec import load_spec
 open_source(load_spec(Path({str(path)!r})))
 print("torch" in sys.modules)

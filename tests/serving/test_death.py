@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from repo_builder.serving.death import why_ended, why_not_ready
+from repo_builder.serving.faults import why_ended, why_not_ready
 
 START = """\
 I1128 04:39:07.690000 12080 cuda_memory_manager.cc:107] "CUDA memory pool disabled"

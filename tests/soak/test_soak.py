@@ -23,13 +23,13 @@ from loadtest.run import Run, read_run, write_run
 from loadtest.search import highest_rate, within
 from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.machine import machine_facts
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
-from repo_builder.serving.footprint import memory_by_model
 from repo_builder.serving.install import installation
+from repo_builder.serving.processes import memory_by_model
 from repo_builder.serving.server import Server, free_ports, running, stubs
 from repo_builder.spec import Spec, load_spec
 from tests.soak.traffic import SAMPLE_S, point, samples
@@ -147,7 +147,7 @@ def record(soaked: Soaked, started: str, found_qps: float, answers: Sequence[Ans
         complete=True,
         points=(point(answers, qps, 60 * MINUTES),),
         timeline=samples(answers, qps, {int(each.time_s / SAMPLE_S): each.pss_bytes for each in seen}),
-        memory_bytes=dict(memory_by_model(soaked.server)),
+        memory_bytes=dict(memory_by_model(soaked.server.process.pid)),
         found_qps=found_qps,
     )
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import np_to_triton_dtype
 
 from repo_builder.access.load import load_hotness
-from repo_builder.export.weights import open_source
+from repo_builder.export.dlrm.source import open_source
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build

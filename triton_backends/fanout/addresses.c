@@ -63,7 +63,7 @@ static bool read_service(const char *name, const char *text, size_t size, Endpoi
                 (int)(size < SHOWN ? size : SHOWN), text);
 }
 
-static int64_t place_of(const char *name, const Settings *settings) {
+static int64_t index_of(const char *name, const Settings *settings) {
     for (int64_t k = 0; k < settings->service_count; k++)
         if (strcmp(settings->services[k].name, name) == 0) return k;
     return -1;
@@ -71,7 +71,7 @@ static int64_t place_of(const char *name, const Settings *settings) {
 
 /* named: by service, whether its entry was there. */
 static bool read_document(Json *json, const Settings *settings, Endpoints *found, bool *named, Problem *problem) {
-    if (!json_mark(json, '{')) return fail(problem, "expected an object with an entry a service");
+    if (!json_mark(json, '{')) return fail(problem, "expected an object with an entry per service");
     bool more = !json_mark(json, '}');
     while (more) {
         char name[NAME_BYTES];
@@ -79,7 +79,7 @@ static bool read_document(Json *json, const Settings *settings, Endpoints *found
         size_t size;
         if (!json_string(json, name, sizeof name) || !json_mark(json, ':') || !json_value(json, &value, &size))
             return fail(problem, "expected JSON");
-        const int64_t k = place_of(name, settings);
+        const int64_t k = index_of(name, settings);
         if (k >= 0) {
             named[k] = true;
             endpoints_free(found + k);

@@ -18,7 +18,7 @@ struct Attempt {
 
 static void free_attempt(Attempt *attempt) {
     connection_forsake(&attempt->stream);
-    timer_stop(&attempt->replica->service->wire->timers, &attempt->timer);
+    timer_stop(&attempt->replica->service->loop->timers, &attempt->timer);
     free(attempt->stream.answer);
     replica_release(attempt->replica);
     free(attempt);
@@ -26,9 +26,9 @@ static void free_attempt(Attempt *attempt) {
 
 void attempt_leave(Attempt *attempt) {
     Call *call = attempt->call;
-    int place = 0;
-    while (call->attempts[place] != attempt) place++;
-    call->attempts[place] = call->attempts[--call->attempt_count];
+    int index = 0;
+    while (call->attempts[index] != attempt) index++;
+    call->attempts[index] = call->attempts[--call->attempt_count];
     attempt->replica->in_flight--;
     free_attempt(attempt);
 }
@@ -41,9 +41,9 @@ static void failed(Attempt *attempt, int status, const char *details) {
     RemoteService *service = replica->service;
     const Reason reason = failure_reason(status, details);
     Problem problem;
-    fail(&problem, "service %s: replica %s: %s: %s", service->shard->name, replica->place.text, status_name(status),
+    fail(&problem, "service %s: replica %s: %s: %s", service->shard->name, replica->address.text, status_name(status),
          details);
-    count(service->counters, FAILURES + reason, service->place, 1);
+    count(service->counters, FAILURES + reason, service->index, 1);
     if (reason == GONE) replica_set_aside(replica, problem.text);
     if (reason == WRONG) replica_answered_wrongly(replica, problem.text);
     attempt_leave(attempt);
@@ -54,14 +54,14 @@ static void answered(Attempt *attempt) {
     Call *call = attempt->call;
     Replica *replica = attempt->replica;
     RemoteService *service = replica->service;
-    const uint64_t spent_ns = service->wire->now_ns - attempt->begin_ns;
+    const uint64_t spent_ns = service->loop->now_ns - attempt->begin_ns;
     Problem problem;
     if (!sums_find(attempt->stream.answer, attempt->stream.answer_bytes, call->shapes, service->shard->group_count,
                    call->sums, &problem))
         return failed(attempt, GRPC_INTERNAL, problem.text);
     replica_answered(replica);
-    count(service->counters, CALLS, service->place, 1);
-    count(service->counters, CALL_DURATION_US, service->place, (double)spent_ns / 1000);
+    count(service->counters, CALLS, service->index, 1);
+    count(service->counters, CALL_DURATION_US, service->index, (double)spent_ns / 1000);
     if (service->hedge_ppm > 0) latency_add(&service->window, spent_ns, service->hedge_ppm);
     uint8_t *answer = attempt->stream.answer;
     attempt->stream.answer = NULL;
@@ -72,12 +72,12 @@ static void answered(Attempt *attempt) {
 void attempt_timed_out(Attempt *attempt, Problem *problem) {
     Replica *replica = attempt->replica;
     RemoteService *service = replica->service;
-    const uint64_t asked_ns = service->wire->now_ns - attempt->begin_ns;
-    const uint64_t query_ns = service->wire->now_ns - attempt->call->query->begin_ns;
+    const uint64_t asked_ns = service->loop->now_ns - attempt->begin_ns;
+    const uint64_t query_ns = service->loop->now_ns - attempt->call->query->begin_ns;
     fail(problem, "service %s: replica %s did not answer within %.*f ms, the query's deadline; asked %.*f ms before",
-         service->shard->name, replica->place.text, query_ns < 10000000 ? 2 : 0, (double)query_ns / 1e6,
+         service->shard->name, replica->address.text, query_ns < 10000000 ? 2 : 0, (double)query_ns / 1e6,
          asked_ns < 10000000 ? 2 : 0, (double)asked_ns / 1e6); /* a try that began late has little time: not "0 ms" */
-    count(service->counters, FAILURES + TIMEOUT, service->place, 1);
+    count(service->counters, FAILURES + TIMEOUT, service->index, 1);
     if (2 * asked_ns >= query_ns) replica_set_aside(replica, problem->text); /* a second try may have come too late */
     attempt_leave(attempt);
 }
@@ -92,10 +92,10 @@ static void no_connection(Timer *timer) {
 
 /* Where there is no connection it fails, but later: what begins a call must not see it end. */
 static void send_attempt(Attempt *attempt) {
-    Wire *wire = attempt->replica->service->wire;
+    Loop *loop = attempt->replica->service->loop;
     Connection *connection = replica_connection(attempt->replica);
     if (connection != NULL) connection_call(connection, &attempt->stream);
-    else timer_set(&wire->timers, &attempt->timer, wire->now_ns, no_connection);
+    else timer_set(&loop->timers, &attempt->timer, loop->now_ns, no_connection);
 }
 
 /* The server has gone away without a look at it: once more, on the connection that follows. */
@@ -120,7 +120,7 @@ static Attempt *attempt_new(Replica *replica, const Message *message, size_t lim
     if (attempt == NULL) return NULL;
     attempt->stream = (Stream){.message = message, .limit = limit, .ended = ended};
     attempt->replica = replica;
-    attempt->begin_ns = replica->service->wire->now_ns;
+    attempt->begin_ns = replica->service->loop->now_ns;
     replica->references++;
     return attempt;
 }
@@ -169,6 +169,6 @@ void probe(Replica *replica) {
     Attempt *attempt = attempt_new(replica, &service->probe, limit, probe_ended);
     if (attempt == NULL) return;
     replica->probing = true;
-    timer_set(&service->wire->timers, &attempt->timer, attempt->begin_ns + PROBE_NS, probe_late);
+    timer_set(&service->loop->timers, &attempt->timer, attempt->begin_ns + PROBE_NS, probe_late);
     connection_call(connection, &attempt->stream);
 }

@@ -13,14 +13,14 @@ static bool try_replica(Call *call, Replica *replica) {
 /* ---- how a query ends ---- */
 
 static void query_end(Query *query) {
-    timer_stop(&query->calls[0].service->wire->timers, &query->deadline);
+    timer_stop(&query->calls[0].service->loop->timers, &query->deadline);
     for (int64_t k = 0; k < query->call_count; k++) call_stop(query->calls + k);
     query->answered(query);
 }
 
 /* Nobody waits for the call's attempts any more. */
 void call_stop(Call *call) {
-    timer_stop(&call->service->wire->timers, &call->hedge);
+    timer_stop(&call->service->loop->timers, &call->hedge);
     while (call->attempt_count > 0) attempt_leave(call->attempts[0]);
     call->under_way = false;
 }
@@ -56,13 +56,13 @@ static void call_failed(Call *call, Reason reason, const char *why) {
 /* One of its attempts failed and is over. */
 void call_attempt_failed(Call *call, Reason reason, const char *why) {
     if (call->attempt_count > 0) return; /* the other one may still answer */
-    timer_stop(&call->service->wire->timers, &call->hedge);
+    timer_stop(&call->service->loop->timers, &call->hedge);
     Replica *other = NULL;
     if ((reason == GONE || reason == FULL || reason == WRONG) && !call->retried)
         other = service_pick(call->service, call->tried, call->tried_count);
     if (other == NULL) return call_failed(call, reason, why);
     call->retried = true;
-    count(call->service->counters, RETRIES, call->service->place, 1);
+    count(call->service->counters, RETRIES, call->service->index, 1);
     if (!try_replica(call, other)) call_failed(call, reason, "out of memory");
 }
 
@@ -72,7 +72,7 @@ static void send_hedge(Timer *timer) {
     Call *call = OWNER(timer, Call, hedge);
     Replica *second = service_pick(call->service, call->tried, call->tried_count);
     if (second == NULL || !second->ready) return;
-    count(call->service->counters, HEDGES, call->service->place, 1);
+    count(call->service->counters, HEDGES, call->service->index, 1);
     try_replica(call, second);
 }
 
@@ -88,7 +88,7 @@ static void call_begin(Call *call) {
     }
     const uint64_t usual_ns = service->window.value_ns;
     if (usual_ns > 0 && service->replica_count > 1)
-        timer_set(&service->wire->timers, &call->hedge, service->wire->now_ns + usual_ns, send_hedge);
+        timer_set(&service->loop->timers, &call->hedge, service->loop->now_ns + usual_ns, send_hedge);
     if (!try_replica(call, first)) call_failed(call, REFUSED, "out of memory");
 }
 
@@ -113,7 +113,7 @@ void query_begin(Query *query, uint64_t deadline_ns) {
         RemoteService *service = call->service;
         call->query = query;
         if (call->ids == 0) {
-            count(service->counters, SKIPPED, service->place, 1);
+            count(service->counters, SKIPPED, service->index, 1);
         } else if (query->degrade && !atomic_load(&service->ready)) { /* known: no reason to wait for the deadline */
             call->missing = query->degraded = true;
         } else {
@@ -122,7 +122,7 @@ void query_begin(Query *query, uint64_t deadline_ns) {
     }
     query->beginning = false;
     if (query->failed || query->left == 0) return query_end(query);
-    if (timer_set(&query->calls[0].service->wire->timers, &query->deadline, deadline_ns, deadline_passed)) return;
+    if (timer_set(&query->calls[0].service->loop->timers, &query->deadline, deadline_ns, deadline_passed)) return;
     query->failed = true;
     fail(&query->problem, "out of memory");
     query_end(query);

@@ -16,7 +16,7 @@ typedef struct {
     RemoteService *service;
     Message message;
     int64_t ids;       /* that it asks for */
-    SumsShape *shapes; /* of the answer's tensors, one a group of the service */
+    SumsShape *shapes; /* of the answer's tensors, one per group of the service */
     const void **sums; /* likewise, where there is an answer */
     Timer hedge;
     Attempt *attempts[MOST_ATTEMPTS]; /* whose answers are waited for */
@@ -38,7 +38,7 @@ struct Query {
     Problem problem;
     Timer deadline;
     uint64_t begin_ns;
-    Call *calls; /* one a service; message, ids, shapes and room for sums are the caller's to fill in */
+    Call *calls; /* one per service; message, ids, shapes and room for sums are the caller's to fill in */
 };
 
 /* Make the calls; where none is needed it is answered at once. */

@@ -8,7 +8,7 @@ enum { FIRST_BYTES = 24 };
 typedef enum { CONNECTING, SHAKING_HANDS, OPEN, ENDED } State;
 
 struct Connection {
-    Wire *wire;
+    Loop *loop;
     ConnectionOwner *owner; /* NULL once it has let go */
     State state;
     int socket;
@@ -25,7 +25,7 @@ struct Connection {
     bool touched;
     Connection *next_touched, *next;
     Timer patience; /* to connect; where it is leaving: with unheard streams */
-    Place place;
+    Address address;
     Problem problem;
 };
 

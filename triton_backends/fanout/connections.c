@@ -17,20 +17,20 @@ enum {
 static const uint64_t CONNECT_NS = 1000000000; /* until the server speaks */
 static const uint64_t LEAVE_NS = 60000000000;  /* for answers that nobody waits for */
 
-bool wire_open(Wire *wire, const Tls *tls, Problem *problem) {
-    *wire = (Wire){.epoll = -1, .tls = tls};
+bool loop_open(Loop *loop, const Tls *tls, Problem *problem) {
+    *loop = (Loop){.epoll = -1, .tls = tls};
     if (!http2_load(problem)) return false;
-    wire->epoll = epoll_create1(EPOLL_CLOEXEC);
-    wire->buffer = malloc(READ_BYTES);
-    if (wire->epoll >= 0 && wire->buffer != NULL) return true;
-    wire_close(wire);
+    loop->epoll = epoll_create1(EPOLL_CLOEXEC);
+    loop->buffer = malloc(READ_BYTES);
+    if (loop->epoll >= 0 && loop->buffer != NULL) return true;
+    loop_close(loop);
     return fail(problem, "no epoll, or out of memory");
 }
 
-void wire_close(Wire *wire) {
-    if (wire->epoll >= 0) close(wire->epoll);
-    free(wire->buffer);
-    timers_free(&wire->timers);
+void loop_close(Loop *loop) {
+    if (loop->epoll >= 0) close(loop->epoll);
+    free(loop->buffer);
+    timers_free(&loop->timers);
 }
 
 static void out_of_patience(Timer *timer) {
@@ -41,25 +41,25 @@ static void out_of_patience(Timer *timer) {
     connection_end(connection, connection->problem.text);
 }
 
-Connection *connection_open(Wire *wire, const Place *place, ConnectionOwner *owner) {
+Connection *connection_open(Loop *loop, const Address *address, ConnectionOwner *owner) {
     Connection *connection = calloc(1, sizeof *connection);
     if (connection == NULL) return NULL;
-    connection->wire = wire;
+    connection->loop = loop;
     connection->owner = owner;
-    connection->place = *place;
-    connection->next = wire->connections;
-    wire->connections = connection;
+    connection->address = *address;
+    connection->next = loop->connections;
+    loop->connections = connection;
     const bool opened = transport_open(connection);
     /* where it failed already that is told later, as any failure is */
-    timer_set(&wire->timers, &connection->patience, wire->now_ns + (opened ? CONNECT_NS : 0), out_of_patience);
+    timer_set(&loop->timers, &connection->patience, loop->now_ns + (opened ? CONNECT_NS : 0), out_of_patience);
     return connection;
 }
 
 void connection_touch(Connection *connection) {
     if (connection->touched || connection->state == ENDED) return;
     connection->touched = true;
-    connection->next_touched = connection->wire->touched;
-    connection->wire->touched = connection;
+    connection->next_touched = connection->loop->touched;
+    connection->loop->touched = connection;
 }
 
 void connection_call(Connection *connection, Stream *stream) {
@@ -102,7 +102,7 @@ void stream_end(Stream *stream, const Outcome *outcome) {
 static void left(Timer *timer) {
     Connection *connection = OWNER(timer, Connection, patience);
     if (connection->streams == NULL) connection_end(connection, "closed");
-    else timer_set(&connection->wire->timers, timer, connection->wire->now_ns + LEAVE_NS, left);
+    else timer_set(&connection->loop->timers, timer, connection->loop->now_ns + LEAVE_NS, left);
 }
 
 void connection_leave(Connection *connection) {
@@ -111,13 +111,13 @@ void connection_leave(Connection *connection) {
     connection_touch(connection);
     if (connection->streams == NULL && connection->state != OPEN) return connection_end(connection, "closed");
     if (connection->state == OPEN && connection->heard)
-        timer_set(&connection->wire->timers, &connection->patience, connection->wire->now_ns + LEAVE_NS, left);
+        timer_set(&connection->loop->timers, &connection->patience, connection->loop->now_ns + LEAVE_NS, left);
 }
 
 void connection_break(Connection *connection, const char *why) {
     if (connection->state == ENDED) return;
     fail(&connection->problem, "%s", why);
-    timer_set(&connection->wire->timers, &connection->patience, connection->wire->now_ns, out_of_patience);
+    timer_set(&connection->loop->timers, &connection->patience, connection->loop->now_ns, out_of_patience);
 }
 
 void connection_end(Connection *connection, const char *why) {
@@ -125,7 +125,7 @@ void connection_end(Connection *connection, const char *why) {
     Outcome outcome = {GRPC_UNAVAILABLE, false, ""};
     snprintf(outcome.details, sizeof outcome.details, "%s", why);
     connection->state = ENDED;
-    timer_stop(&connection->wire->timers, &connection->patience);
+    timer_stop(&connection->loop->timers, &connection->patience);
     ConnectionOwner *owner = connection->owner;
     connection->owner = NULL;
     if (owner != NULL) owner->lost(owner, outcome.details);
@@ -148,9 +148,9 @@ static void closed(Connection *connection) {
 static void receive(Connection *connection) {
     ssize_t got = READ_BYTES;
     for (int i = 0; i < MOST_READS && (got == READ_BYTES || (got > 0 && connection->secured != NULL)); i++) {
-        got = transport_read(connection, connection->wire->buffer, READ_BYTES);
+        got = transport_read(connection, connection->loop->buffer, READ_BYTES);
         if (got < 0) return closed(connection);
-        if (got > 0 && !http2_received(connection, connection->wire->buffer, (size_t)got))
+        if (got > 0 && !http2_received(connection, connection->loop->buffer, (size_t)got))
             return connection_end(connection, connection->problem.text);
     }
     connection_touch(connection);
@@ -187,26 +187,26 @@ static void connection_free(Connection *connection) {
     free(connection);
 }
 
-void wire_flush(Wire *wire) {
-    while (wire->touched != NULL) {
-        Connection *connection = wire->touched;
-        wire->touched = connection->next_touched;
+void loop_flush(Loop *loop) {
+    while (loop->touched != NULL) {
+        Connection *connection = loop->touched;
+        loop->touched = connection->next_touched;
         connection->touched = false;
         flush(connection);
     }
-    for (Connection **place = &wire->connections; *place != NULL;) {
-        Connection *connection = *place;
+    for (Connection **link = &loop->connections; *link != NULL;) {
+        Connection *connection = *link;
         if (connection->state != ENDED) {
-            place = &connection->next;
+            link = &connection->next;
             continue;
         }
-        *place = connection->next;
+        *link = connection->next;
         connection_free(connection);
     }
 }
 
-void wire_hang_up(Wire *wire, const char *why) {
-    for (Connection *connection = wire->connections; connection != NULL; connection = connection->next)
+void loop_hang_up(Loop *loop, const char *why) {
+    for (Connection *connection = loop->connections; connection != NULL; connection = connection->next)
         connection_end(connection, why);
-    wire_flush(wire);
+    loop_flush(loop);
 }

@@ -103,8 +103,8 @@ void counters_close(Counters *counters) {
 }
 
 void count(Counters *counters, Counter counter, int64_t service, double amount) {
-    const int64_t place = counter == OVERLOADED ? counters->metric_count - 1 : service * SERVICE_COUNTERS + counter;
-    log_error(TRITONSERVER_MetricIncrement(counters->metrics[place], amount));
+    const int64_t index = counter == OVERLOADED ? counters->metric_count - 1 : service * SERVICE_COUNTERS + counter;
+    log_error(TRITONSERVER_MetricIncrement(counters->metrics[index], amount));
 }
 
 void gauge(Counters *counters, Counter counter, int64_t service, double value) {

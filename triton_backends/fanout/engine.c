@@ -15,16 +15,16 @@
 enum { MOST_EVENTS = 64 };
 static const uint64_t TICK_NS = 250000000; /* between two looks for replicas that are back */
 
-typedef struct News News;
-struct News {
-    News *next;
+typedef struct AddressList AddressList;
+struct AddressList {
+    AddressList *next;
     int64_t service, count;
-    Place *places;
+    Address *addresses;
 };
 
 struct Engine {
     const Settings *settings;
-    Wire wire;
+    Loop loop;
     RemoteService *services;
     int64_t service_count; /* that are open */
     Timer tick;
@@ -32,12 +32,12 @@ struct Engine {
     int wake; /* an eventfd: there is something below */
     pthread_mutex_t lock;
     Query *queries, **last_query;
-    News *news, **last_news;
+    AddressList *lists, **last_list;
     bool stopping;
 };
 
-RemoteService *engine_service(Engine *engine, int64_t place) {
-    return engine->services + place;
+RemoteService *engine_service(Engine *engine, int64_t index) {
+    return engine->services + index;
 }
 
 /* ---- handed over by other threads ---- */
@@ -57,16 +57,16 @@ void engine_submit(Engine *engine, Query *query) {
     if (first) wake(engine);
 }
 
-void engine_set_places(Engine *engine, int64_t service, Place *places, int64_t count) {
-    News *news = malloc(sizeof *news);
-    if (news == NULL) {
-        free(places);
+void engine_set_addresses(Engine *engine, int64_t service, Address *addresses, int64_t count) {
+    AddressList *list = malloc(sizeof *list);
+    if (list == NULL) {
+        free(addresses);
         return log_warning("service %s: out of memory", engine->settings->services[service].name);
     }
-    *news = (News){NULL, service, count, places};
+    *list = (AddressList){NULL, service, count, addresses};
     pthread_mutex_lock(&engine->lock);
-    *engine->last_news = news;
-    engine->last_news = &news->next;
+    *engine->last_list = list;
+    engine->last_list = &list->next;
     pthread_mutex_unlock(&engine->lock);
     wake(engine);
 }
@@ -84,26 +84,26 @@ static void look(Engine *engine) {
 static void tick(Timer *timer) {
     Engine *engine = OWNER(timer, Engine, tick);
     look(engine);
-    timer_set(&engine->wire.timers, timer, engine->wire.now_ns + TICK_NS, tick);
+    timer_set(&engine->loop.timers, timer, engine->loop.now_ns + TICK_NS, tick);
 }
 
 /* Take over what other threads left; false once the engine is to stop. */
 static bool take_over(Engine *engine) {
     pthread_mutex_lock(&engine->lock);
     Query *query = engine->queries;
-    News *news = engine->news;
+    AddressList *list = engine->lists;
     const bool stopping = engine->stopping;
     engine->queries = NULL;
-    engine->news = NULL;
+    engine->lists = NULL;
     engine->last_query = &engine->queries;
-    engine->last_news = &engine->news;
+    engine->last_list = &engine->lists;
     pthread_mutex_unlock(&engine->lock);
-    if (news != NULL) timer_set(&engine->wire.timers, &engine->tick, engine->wire.now_ns, tick);
-    for (News *next; news != NULL; news = next) {
-        next = news->next;
-        service_set_places(engine->services + news->service, news->places, news->count);
-        free(news->places);
-        free(news);
+    if (list != NULL) timer_set(&engine->loop.timers, &engine->tick, engine->loop.now_ns, tick);
+    for (AddressList *next; list != NULL; list = next) {
+        next = list->next;
+        service_set_addresses(engine->services + list->service, list->addresses, list->count);
+        free(list->addresses);
+        free(list);
     }
     for (Query *next; query != NULL; query = next) {
         next = query->next;
@@ -113,28 +113,28 @@ static bool take_over(Engine *engine) {
 }
 
 static void finish(Engine *engine) {
-    timer_stop(&engine->wire.timers, &engine->tick);
+    timer_stop(&engine->loop.timers, &engine->tick);
     for (int64_t k = 0; k < engine->service_count; k++) service_close(engine->services + k);
-    wire_hang_up(&engine->wire, "the router stops");
-    timers_run(&engine->wire.timers, engine->wire.now_ns); /* calls that found no connection */
+    loop_hang_up(&engine->loop, "the router stops");
+    timers_run(&engine->loop.timers, engine->loop.now_ns); /* calls that found no connection */
 }
 
 static void *run(void *argument) {
     Engine *engine = argument;
-    Wire *wire = &engine->wire;
+    Loop *loop = &engine->loop;
     struct epoll_event events[MOST_EVENTS];
     bool goes_on = true;
     prctl(PR_SET_NAME, "elasticrec-fan");
     while (goes_on) {
-        wire_flush(wire);
-        const int count = epoll_wait(wire->epoll, events, MOST_EVENTS, timers_wait_ms(&wire->timers, now_ns()));
-        wire->now_ns = now_ns();
+        loop_flush(loop);
+        const int count = epoll_wait(loop->epoll, events, MOST_EVENTS, timers_wait_ms(&loop->timers, now_ns()));
+        loop->now_ns = now_ns();
         for (int i = 0; i < count; i++) {
             uint64_t rung;
             if (events[i].data.ptr != NULL) connection_ready(events[i].data.ptr, events[i].events);
             else if (read(engine->wake, &rung, sizeof rung) > 0) goes_on = take_over(engine);
         }
-        timers_run(&wire->timers, wire->now_ns);
+        timers_run(&loop->timers, loop->now_ns);
     }
     finish(engine);
     return NULL;
@@ -147,7 +147,7 @@ static bool open_services(Engine *engine, Counters *counters, Problem *problem) 
     engine->services = calloc((size_t)count, sizeof *engine->services);
     if (engine->services == NULL) return fail(problem, "out of memory");
     for (int64_t k = 0; k < count; k++, engine->service_count++)
-        if (!service_open(engine->services + k, &engine->wire, engine->settings, k, counters, problem)) return false;
+        if (!service_open(engine->services + k, &engine->loop, engine->settings, k, counters, problem)) return false;
     return true;
 }
 
@@ -165,19 +165,19 @@ static void engine_free(Engine *engine) {
     for (int64_t k = 0; k < engine->service_count; k++) service_free(engine->services + k);
     free(engine->services);
     if (engine->wake >= 0) close(engine->wake);
-    wire_close(&engine->wire);
+    loop_close(&engine->loop);
     pthread_mutex_destroy(&engine->lock);
     free(engine);
 }
 
 static bool open_all(Engine *engine, const Tls *tls, Counters *counters, Problem *problem) {
     struct epoll_event event = {EPOLLIN, {.ptr = NULL}};
-    if (!wire_open(&engine->wire, tls, problem) || !open_services(engine, counters, problem)) return false;
+    if (!loop_open(&engine->loop, tls, problem) || !open_services(engine, counters, problem)) return false;
     engine->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    engine->wire.now_ns = now_ns();
-    if (engine->wake < 0 || epoll_ctl(engine->wire.epoll, EPOLL_CTL_ADD, engine->wake, &event) != 0)
+    engine->loop.now_ns = now_ns();
+    if (engine->wake < 0 || epoll_ctl(engine->loop.epoll, EPOLL_CTL_ADD, engine->wake, &event) != 0)
         return fail(problem, "no eventfd: %s", strerror(errno));
-    return (timer_set(&engine->wire.timers, &engine->tick, engine->wire.now_ns, tick) ||
+    return (timer_set(&engine->loop.timers, &engine->tick, engine->loop.now_ns, tick) ||
             fail(problem, "out of memory")) &&
            start_thread(engine, problem);
 }
@@ -191,7 +191,7 @@ Engine *engine_open(const Settings *settings, const Tls *tls, Counters *counters
     engine->settings = settings;
     engine->wake = -1;
     engine->last_query = &engine->queries;
-    engine->last_news = &engine->news;
+    engine->last_list = &engine->lists;
     pthread_mutex_init(&engine->lock, NULL);
     if (open_all(engine, tls, counters, problem)) return engine;
     engine_free(engine);

@@ -13,12 +13,12 @@ Engine *engine_open(const Settings *settings, const Tls *tls, Counters *counters
 void engine_close(Engine *engine);
 
 /* The services, in the settings' order: for a query's calls. */
-RemoteService *engine_service(Engine *engine, int64_t place);
+RemoteService *engine_service(Engine *engine, int64_t index);
 
 /* Begin a query; `answered` is called in the engine's thread. Both from any thread. */
 void engine_submit(Engine *engine, Query *query);
 
-/* The replicas of a service from now on; places: the engine's from here. */
-void engine_set_places(Engine *engine, int64_t service, Place *places, int64_t count);
+/* The replicas of a service from now on; addresses: the engine's from here. */
+void engine_set_addresses(Engine *engine, int64_t service, Address *addresses, int64_t count);
 
 #endif

@@ -7,7 +7,7 @@
 #include <time.h>
 
 #include "../native/queries.h"
-#include "keeper.h"
+#include "watcher.h"
 #include "requests.h"
 
 static const char ADDRESSES[] = "ELASTICREC_ADDRESSES"; /* names the address file; else it is the build's own */
@@ -19,7 +19,7 @@ typedef struct {
     Tls *tls;
     Counters *counters;
     Engine *engine;
-    Keeper *keeper;
+    Watcher *watcher;
     char *addresses;
     atomic_int_fast64_t in_flight;
 } Model;
@@ -361,8 +361,8 @@ static bool open_all(Model *model, const char *folder, Problem *problem) {
     if (model->counters == NULL) return false;
     model->engine = engine_open(&model->settings, model->tls, model->counters, problem);
     if (model->engine == NULL) return false;
-    model->keeper = keeper_open(model->addresses, &model->settings, model->engine, problem);
-    return model->keeper != NULL;
+    model->watcher = watcher_open(model->addresses, &model->settings, model->engine, problem);
+    return model->watcher != NULL;
 }
 
 void *model_open(const char *folder, Problem *problem) {
@@ -379,7 +379,7 @@ void *model_open(const char *folder, Problem *problem) {
 
 void model_close(void *state) {
     Model *model = state;
-    if (model->keeper != NULL) keeper_close(model->keeper);
+    if (model->watcher != NULL) watcher_close(model->watcher);
     if (model->engine != NULL) engine_close(model->engine);
     if (model->counters != NULL) counters_close(model->counters);
     if (model->tls != NULL) tls_close(model->tls);

@@ -64,7 +64,7 @@ void http2_submit(Connection *connection, Stream *stream) {
         header(":method", "POST"),
         header(":scheme", connection->secured != NULL ? "https" : "http"),
         header(":path", "/inference.GRPCInferenceService/ModelInfer"),
-        header(":authority", connection->place.text),
+        header(":authority", connection->address.text),
         header("te", "trailers"),
         header("content-type", "application/grpc"),
         header("user-agent", "elasticrec"),
@@ -136,7 +136,7 @@ static int on_frame_not_sent(nghttp2_session *session, const nghttp2_frame *fram
 /* Make calls of what waited for the server's first word. */
 static void heard(Connection *connection) {
     connection->heard = true;
-    timer_stop(&connection->wire->timers, &connection->patience);
+    timer_stop(&connection->loop->timers, &connection->patience);
     for (Stream *stream = connection->streams; stream != NULL; stream = stream->next)
         http2_submit(connection, stream);
 }

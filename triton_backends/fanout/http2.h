@@ -13,7 +13,7 @@ enum { DETAILS_BYTES = 256, ADDRESS_BYTES = 300 };
 
 typedef struct Connection Connection;
 typedef struct Stream Stream;
-typedef struct Wire Wire;
+typedef struct Loop Loop;
 
 /* How a call ended. */
 typedef struct {
@@ -49,7 +49,7 @@ struct ConnectionOwner {
 };
 
 /* What the connections of one thread share. */
-struct Wire {
+struct Loop {
     int epoll;
     Timers timers;
     const Tls *tls; /* NULL: plain text */
@@ -58,19 +58,19 @@ struct Wire {
     uint64_t now_ns;
 };
 
-bool wire_open(Wire *wire, const Tls *tls, Problem *problem);
-void wire_close(Wire *wire); /* after its connections */
+bool loop_open(Loop *loop, const Tls *tls, Problem *problem);
+void loop_close(Loop *loop); /* after its connections */
 
 /* Where a server is, as `connect` takes it. */
 typedef struct {
-    struct sockaddr_storage address;
-    socklen_t address_bytes;
+    struct sockaddr_storage socket_address;
+    socklen_t socket_address_bytes;
     char text[ADDRESS_BYTES]; /* HOST:PORT */
     char host[ADDRESS_BYTES]; /* that the server's certificate must be for */
-} Place;
+} Address;
 
 /* Begin to connect; NULL where memory is out. Calls wait until the server has spoken: none is sent before. */
-Connection *connection_open(Wire *wire, const Place *place, ConnectionOwner *owner);
+Connection *connection_open(Loop *loop, const Address *address, ConnectionOwner *owner);
 
 /* Make a call; it ends later, never within this function. */
 void connection_call(Connection *connection, Stream *stream);
@@ -89,9 +89,9 @@ void connection_leave(Connection *connection);
 void connection_ready(Connection *connection, uint32_t events);
 
 /* Send what is to be sent, and free what has ended: to be called before waiting. */
-void wire_flush(Wire *wire);
+void loop_flush(Loop *loop);
 
 /* End all connections and their calls. */
-void wire_hang_up(Wire *wire, const char *why);
+void loop_hang_up(Loop *loop, const char *why);
 
 #endif

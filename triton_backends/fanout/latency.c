@@ -15,6 +15,6 @@ void latency_add(LatencyWindow *window, uint64_t spent_ns, int64_t quantile_ppm)
     uint64_t ordered[LATENCY_WINDOW];
     memcpy(ordered, window->latest_ns, sizeof ordered);
     qsort(ordered, (size_t)count, sizeof *ordered, compare);
-    const int64_t place = quantile_ppm * count / 1000000;
-    window->value_ns = ordered[place < count ? place : count - 1];
+    const int64_t index = quantile_ppm * count / 1000000;
+    window->value_ns = ordered[index < count ? index : count - 1];
 }

@@ -193,22 +193,22 @@ static bool read_output(Bytes bytes, const char *name, Output *output) {
 /* A ModelInferResponse: outputs 5, raw_output_contents 6, as many and in the same order. */
 static bool read_answer(Bytes bytes, const char *name, Output *output, Bytes *numbers) {
     Field field;
-    int64_t outputs = 0, place = -1, contents = 0;
+    int64_t outputs = 0, index = -1, contents = 0;
     bool filled = false;
     for (Bytes left = bytes; left.at < left.end;) {
         Output other;
         if (!take_field(&left, &field)) return false;
         if (field.number != 5 || !field.delimited) continue;
         if (!read_output(field.content, name, &other)) return false;
-        if (other.mine && place < 0) {
+        if (other.mine && index < 0) {
             *output = other;
-            place = outputs;
+            index = outputs;
         }
         outputs++;
     }
-    for (Bytes left = bytes; place >= 0 && !filled && left.at < left.end;) {
+    for (Bytes left = bytes; index >= 0 && !filled && left.at < left.end;) {
         if (!take_field(&left, &field)) return false;
-        if (field.number != 6 || !field.delimited || contents++ != place) continue;
+        if (field.number != 6 || !field.delimited || contents++ != index) continue;
         *numbers = field.content;
         filled = true;
     }

@@ -25,7 +25,7 @@ static bool contains(const int64_t *numbers, int count, int64_t number) {
 void replica_tell(Replica *replica, const char *why) {
     if (replica->ready || !replica->listed || strcmp(why, replica->told.text) == 0) return;
     fail(&replica->told, "%s", why);
-    log_warning("service %s: replica %s does not serve: %s", replica->service->shard->name, replica->place.text, why);
+    log_warning("service %s: replica %s does not serve: %s", replica->service->shard->name, replica->address.text, why);
 }
 
 /* The next one is opened at once, so that no call waits for it; a server that has answered since the one before may end
@@ -48,11 +48,11 @@ static void lost(ConnectionOwner *owner, const char *why) {
 }
 
 Connection *replica_connection(Replica *replica) {
-    Wire *wire = replica->service->wire;
-    if (replica->connection != NULL || wire->now_ns < replica->connect_at_ns) return replica->connection;
-    const bool lately = wire->now_ns < replica->connect_at_ns + RETRY_NS;
-    replica->connect_at_ns = wire->now_ns + (lately ? RETRY_NS : FIRST_RETRY_NS);
-    replica->connection = connection_open(wire, &replica->place, &replica->owner);
+    Loop *loop = replica->service->loop;
+    if (replica->connection != NULL || loop->now_ns < replica->connect_at_ns) return replica->connection;
+    const bool lately = loop->now_ns < replica->connect_at_ns + RETRY_NS;
+    replica->connect_at_ns = loop->now_ns + (lately ? RETRY_NS : FIRST_RETRY_NS);
+    replica->connection = connection_open(loop, &replica->address, &replica->owner);
     if (replica->connection == NULL) fail(&replica->problem, "out of memory");
     return replica->connection;
 }
@@ -73,8 +73,8 @@ static int64_t update_ready(RemoteService *service) {
     int64_t aside = 0;
     for (int64_t i = 0; i < service->replica_count; i++) aside += !service->replicas[i]->ready;
     atomic_store(&service->ready, aside < service->replica_count);
-    gauge(service->counters, REPLICAS, service->place, (double)service->replica_count);
-    gauge(service->counters, REPLICAS_ASIDE, service->place, (double)aside);
+    gauge(service->counters, REPLICAS, service->index, (double)service->replica_count);
+    gauge(service->counters, REPLICAS_ASIDE, service->index, (double)aside);
     return aside;
 }
 
@@ -84,7 +84,7 @@ void replica_set_ready(Replica *replica) {
     replica->ready = true;
     replica->told.text[0] = '\0';
     update_ready(replica->service);
-    log_warning("service %s: replica %s serves", replica->service->shard->name, replica->place.text);
+    log_warning("service %s: replica %s serves", replica->service->shard->name, replica->address.text);
 }
 
 void replica_set_aside(Replica *replica, const char *why) {
@@ -92,11 +92,11 @@ void replica_set_aside(Replica *replica, const char *why) {
     if (!replica->ready) return;
     replica->ready = false;
     replica->good = 0;
-    replica->rest_until_ns = service->wire->now_ns + replica->rest_ns;
+    replica->rest_until_ns = service->loop->now_ns + replica->rest_ns;
     if (replica->rest_ns == 0) log_warning("%s; set aside until it answers", why);
     else log_warning("%s; set aside for %.0f s, and until it answers", why, (double)replica->rest_ns / 1e9);
     replica->rest_ns = longer(replica->rest_ns);
-    count(service->counters, SET_ASIDE, service->place, 1);
+    count(service->counters, SET_ASIDE, service->index, 1);
     if (update_ready(service) == service->replica_count && replica->listed)
         log_warning("service %s: all its replicas are set aside; %s", service->shard->name,
                     service->degrade ? "queries go without it until one answers" : "they are asked all the same");
@@ -104,7 +104,7 @@ void replica_set_aside(Replica *replica, const char *why) {
 
 bool replica_rests(const Replica *replica) {
     const RemoteService *service = replica->service;
-    return atomic_load(&service->ready) && service->wire->now_ns < replica->rest_until_ns;
+    return atomic_load(&service->ready) && service->loop->now_ns < replica->rest_until_ns;
 }
 
 void replica_answered(Replica *replica) {
@@ -133,12 +133,12 @@ void service_judge(RemoteService *service, const int64_t *tried, int tried_count
 
 /* ---- a service's replicas ---- */
 
-static Replica *replica_new(RemoteService *service, const Place *place) {
+static Replica *replica_new(RemoteService *service, const Address *address) {
     Replica *replica = calloc(1, sizeof *replica);
     if (replica == NULL) return NULL;
     replica->owner = (ConnectionOwner){leaving, lost};
     replica->service = service;
-    replica->place = *place;
+    replica->address = *address;
     replica->number = ++service->next_number;
     replica->references = 1;
     replica->listed = true;
@@ -153,14 +153,14 @@ static void unlist(Replica *replica) {
     replica_release(replica);
 }
 
-static Replica *take(RemoteService *service, const Place *place) {
+static Replica *take(RemoteService *service, const Address *address) {
     for (int64_t i = 0; i < service->replica_count; i++) {
         Replica *replica = service->replicas[i];
-        if (replica == NULL || strcmp(replica->place.text, place->text) != 0) continue;
+        if (replica == NULL || strcmp(replica->address.text, address->text) != 0) continue;
         service->replicas[i] = NULL;
         return replica;
     }
-    return replica_new(service, place);
+    return replica_new(service, address);
 }
 
 static void log_replicas(const RemoteService *service) {
@@ -168,16 +168,16 @@ static void log_replicas(const RemoteService *service) {
     size_t length = 0;
     for (int64_t i = 0; i < service->replica_count && length < sizeof text; i++)
         length += (size_t)snprintf(text + length, sizeof text - length, "%s%s", i > 0 ? ", " : "",
-                                   service->replicas[i]->place.text);
+                                   service->replicas[i]->address.text);
     log_warning("service %s: replicas %s", service->shard->name, service->replica_count > 0 ? text : "none");
 }
 
-void service_set_places(RemoteService *service, const Place *places, int64_t count) {
+void service_set_addresses(RemoteService *service, const Address *addresses, int64_t count) {
     Replica **replicas = calloc((size_t)count + 1, sizeof *replicas);
     if (replicas == NULL) return log_warning("service %s: out of memory", service->shard->name);
     int64_t kept = 0;
     for (int64_t i = 0; i < count; i++)
-        if ((replicas[kept] = take(service, places + i)) != NULL) kept++;
+        if ((replicas[kept] = take(service, addresses + i)) != NULL) kept++;
     for (int64_t i = 0; i < service->replica_count; i++)
         if (service->replicas[i] != NULL) unlist(service->replicas[i]);
     free(service->replicas);
@@ -231,10 +231,10 @@ static bool make_probe(RemoteService *service, const Settings *settings) {
     return good;
 }
 
-bool service_open(RemoteService *service, Wire *wire, const Settings *settings, int64_t place, Counters *counters,
+bool service_open(RemoteService *service, Loop *loop, const Settings *settings, int64_t index, Counters *counters,
                   Problem *problem) {
-    const RemoteShard *shard = settings->services + place;
-    *service = (RemoteService){.wire = wire, .shard = shard, .place = place, .counters = counters};
+    const RemoteShard *shard = settings->services + index;
+    *service = (RemoteService){.loop = loop, .shard = shard, .index = index, .counters = counters};
     service->hedge_ppm = settings->hedge_ppm;
     service->degrade = settings->degrade != 0;
     atomic_init(&service->ready, false);

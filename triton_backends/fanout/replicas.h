@@ -21,7 +21,7 @@ typedef struct {
     ConnectionOwner owner; /* of `connection`, which is NULL where there is none */
     Connection *connection;
     RemoteService *service;
-    Place place;
+    Address address;
     int64_t number;    /* no other replica ever has it */
     int64_t in_flight; /* calls whose answers are waited for */
     int64_t references; /* the service's list, and calls */
@@ -36,9 +36,9 @@ typedef struct {
 } Replica;
 
 struct RemoteService {
-    Wire *wire;
+    Loop *loop;
     const RemoteShard *shard;
-    int64_t place; /* among the services */
+    int64_t index; /* among the services */
     int64_t hedge_ppm;
     bool degrade;
     Counters *counters;
@@ -52,13 +52,13 @@ struct RemoteService {
     atomic_bool ready; /* some replica answers; read by other threads too */
 };
 
-bool service_open(RemoteService *service, Wire *wire, const Settings *settings, int64_t place, Counters *counters,
+bool service_open(RemoteService *service, Loop *loop, const Settings *settings, int64_t index, Counters *counters,
                   Problem *problem);
 void service_close(RemoteService *service); /* it has no replicas any more; its memory stays until its calls have ended */
 void service_free(RemoteService *service);
 
 /* These are its replicas from now on: those that stay keep their connections, those that leave finish their calls. */
-void service_set_places(RemoteService *service, const Place *places, int64_t count);
+void service_set_addresses(RemoteService *service, const Address *addresses, int64_t count);
 
 /* The ready replica with the fewest calls under way; where none is ready, one that was set aside; equals take turns.
  * A slow or frozen replica gathers calls and is so avoided before anything has timed out. One whose last answer was wrong

@@ -25,7 +25,7 @@ static bool read_widths(Reader *reader, Settings *settings, const Router *router
             return false;
         if (!more && settings->width_count == router->group_count) return true;
     }
-    return fail(reader->problem, "%s: expected %lld widths, one a group of router.json", reader->file,
+    return fail(reader->problem, "%s: expected %lld widths, one per group of router.json", reader->file,
                 (long long)router->group_count);
 }
 
@@ -45,31 +45,31 @@ static bool read_run(Reader *reader, RemoteGroup *group, int64_t width) {
 }
 
 static bool read_group(Reader *reader, RemoteGroup *group, const Settings *settings) {
-    int64_t place;
+    int64_t index;
     if (!read_mark(reader, '{') || !read_key(reader, "group") ||
-        !read_number(reader, group->part->group, group->part->group, &place) ||
+        !read_number(reader, group->part->group, group->part->group, &index) ||
         !number(reader, "width", 1, MOST_COLUMNS, &group->width) || !read_mark(reader, ',') ||
         !read_key(reader, "pieces") || !read_mark(reader, '['))
         return false;
     for (bool more = true; more;)
-        if (!read_run(reader, group, settings->widths[place]) || !read_next(reader, ']', &more)) return false;
+        if (!read_run(reader, group, settings->widths[index]) || !read_next(reader, ']', &more)) return false;
     return read_mark(reader, '}');
 }
 
 /* A service's groups: those of which the router knows parts, in its order. */
 static bool read_groups(Reader *reader, RemoteShard *service, const Settings *settings, const Router *router) {
     const RoutedPart *part = router->parts, *end = router->parts + router->part_count;
-    const int64_t place = service - settings->services;
-    while (part < end && part->service < place) part++;
+    const int64_t index = service - settings->services;
+    while (part < end && part->service < index) part++;
     service->groups = calloc((size_t)router->group_count, sizeof *service->groups);
     if (service->groups == NULL) return fail(reader->problem, "%s: out of memory", reader->file);
     if (!read_mark(reader, ',') || !read_key(reader, "groups") || !read_mark(reader, '[')) return false;
     for (bool more = true; more; part++) {
-        if (part == end || part->service != place) break;
+        if (part == end || part->service != index) break;
         RemoteGroup *group = service->groups + service->group_count++;
         group->part = part;
         if (!read_group(reader, group, settings) || !read_next(reader, ']', &more)) return false;
-        if (!more && (part + 1 == end || part[1].service != place)) return true;
+        if (!more && (part + 1 == end || part[1].service != index)) return true;
     }
     return fail(reader->problem, "%s: service %s: expected the groups that it has in router.json", reader->file,
                 service->name);

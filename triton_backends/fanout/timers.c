@@ -3,24 +3,24 @@
 #include <limits.h>
 #include <stdlib.h>
 
-static void put(Timers *timers, Timer *timer, size_t place) {
-    timers->heap[place - 1] = timer;
-    timer->place = place;
+static void put(Timers *timers, Timer *timer, size_t position) {
+    timers->heap[position - 1] = timer;
+    timer->position = position;
 }
 
-static void rise(Timers *timers, Timer *timer, size_t place) {
-    for (; place > 1 && timers->heap[place / 2 - 1]->at_ns > timer->at_ns; place /= 2)
-        put(timers, timers->heap[place / 2 - 1], place);
-    put(timers, timer, place);
+static void rise(Timers *timers, Timer *timer, size_t position) {
+    for (; position > 1 && timers->heap[position / 2 - 1]->at_ns > timer->at_ns; position /= 2)
+        put(timers, timers->heap[position / 2 - 1], position);
+    put(timers, timer, position);
 }
 
-static void sink(Timers *timers, Timer *timer, size_t place) {
-    for (size_t child; (child = 2 * place) <= timers->count; place = child) {
+static void sink(Timers *timers, Timer *timer, size_t position) {
+    for (size_t child; (child = 2 * position) <= timers->count; position = child) {
         if (child < timers->count && timers->heap[child]->at_ns < timers->heap[child - 1]->at_ns) child++;
         if (timers->heap[child - 1]->at_ns >= timer->at_ns) break;
-        put(timers, timers->heap[child - 1], place);
+        put(timers, timers->heap[child - 1], position);
     }
-    put(timers, timer, place);
+    put(timers, timer, position);
 }
 
 static bool make_room(Timers *timers) {
@@ -43,13 +43,13 @@ bool timer_set(Timers *timers, Timer *timer, uint64_t at_ns, void (*ring)(Timer 
 }
 
 void timer_stop(Timers *timers, Timer *timer) {
-    const size_t place = timer->place;
-    if (place == 0) return;
-    timer->place = 0;
+    const size_t position = timer->position;
+    if (position == 0) return;
+    timer->position = 0;
     Timer *last = timers->heap[--timers->count];
     if (last == timer) return;
-    rise(timers, last, place);
-    sink(timers, last, last->place);
+    rise(timers, last, position);
+    sink(timers, last, last->position);
 }
 
 void timers_run(Timers *timers, uint64_t now_ns) {

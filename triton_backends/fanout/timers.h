@@ -9,7 +9,7 @@
 typedef struct Timer Timer;
 struct Timer {
     uint64_t at_ns;
-    size_t place; /* in the heap, from 1; 0: not set */
+    size_t position; /* in the heap, from 1; 0: not set */
     void (*ring)(Timer *timer);
 };
 

@@ -14,18 +14,18 @@ enum { GIVE_UP_MS = 10000 }; /* on a peer whose kernel does not acknowledge what
 #endif
 
 bool transport_open(Connection *connection) {
-    const Place *place = &connection->place;
+    const Address *address = &connection->address;
     const int one = 1, give_up_ms = GIVE_UP_MS;
-    connection->socket = socket(place->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    connection->socket = socket(address->socket_address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (connection->socket < 0) return fail(&connection->problem, "no socket: %s", strerror(errno));
     setsockopt(connection->socket, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     setsockopt(connection->socket, IPPROTO_TCP, TCP_USER_TIMEOUT, &give_up_ms, sizeof give_up_ms);
     struct epoll_event event = {EPOLLOUT, {.ptr = connection}};
     connection->events = EPOLLOUT;
-    if (epoll_ctl(connection->wire->epoll, EPOLL_CTL_ADD, connection->socket, &event) != 0)
+    if (epoll_ctl(connection->loop->epoll, EPOLL_CTL_ADD, connection->socket, &event) != 0)
         return fail(&connection->problem, "no socket: %s", strerror(errno));
-    if (connect(connection->socket, (const struct sockaddr *)&place->address, place->address_bytes) != 0 &&
-        errno != EINPROGRESS)
+    const struct sockaddr *to = (const struct sockaddr *)&address->socket_address;
+    if (connect(connection->socket, to, address->socket_address_bytes) != 0 && errno != EINPROGRESS)
         return fail(&connection->problem, "failed to connect: %s", strerror(errno));
     return true;
 }
@@ -39,7 +39,7 @@ void transport_close(Connection *connection) {
 static void wait_for(Connection *connection, uint32_t events) {
     if (events == connection->events) return;
     struct epoll_event event = {events, {.ptr = connection}};
-    if (epoll_ctl(connection->wire->epoll, EPOLL_CTL_MOD, connection->socket, &event) == 0) connection->events = events;
+    if (epoll_ctl(connection->loop->epoll, EPOLL_CTL_MOD, connection->socket, &event) == 0) connection->events = events;
 }
 
 static int shake_hands(Connection *connection) {
@@ -60,13 +60,13 @@ int transport_connect(Connection *connection) {
         fail(&connection->problem, "failed to connect: %s", strerror(error));
         return -1;
     }
-    if (connection->wire->tls == NULL) {
+    if (connection->loop->tls == NULL) {
         wait_for(connection, EPOLLIN);
         return 1;
     }
     Problem problem;
     connection->state = SHAKING_HANDS;
-    connection->secured = tls_begin(connection->wire->tls, connection->socket, connection->place.host, &problem);
+    connection->secured = tls_begin(connection->loop->tls, connection->socket, connection->address.host, &problem);
     if (connection->secured != NULL) return shake_hands(connection);
     fail(&connection->problem, "failed to connect: %s", problem.text);
     return -1;

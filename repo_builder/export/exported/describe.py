@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
-from repo_builder.export.exported.choice import Choice, Read
-from repo_builder.export.exported.cutting import ids_dtype
+from repo_builder.export.exported.cut import ProgramCut, ProgramLookup
 from repo_builder.export.exported.graph import ProgramGraph, ancestors, shape_of
 from repo_builder.export.exported.ids import RaggedNodes
+from repo_builder.export.exported.programs import ids_dtype
 from repo_builder.export.exported.sizes import DATATYPES, Sizes
 from repo_builder.model.types import BATCH, Dense, Group, Ids, IdsGraph, Lookup, Model, Ragged, Tensor
 
@@ -25,7 +25,7 @@ class Described:
 
 
 def describe(
-    name: str, graph: ProgramGraph, choice: Choice, sizes: Sizes, outputs: Sequence[str], dense: Sequence[Node]
+    name: str, graph: ProgramGraph, choice: ProgramCut, sizes: Sizes, outputs: Sequence[str], dense: Sequence[Node]
 ) -> Described:
     """Say what was chosen in the model's words; outputs: their names. dense: the inputs that the dense graph reads."""
     names = _tensor_names(graph, choice, {*outputs, *(node.name for node in graph.inputs)})
@@ -85,7 +85,7 @@ def _dense_inputs(inputs: list[Tensor], lookups: Sequence[Lookup], tensors: Mapp
             known |= varying
 
 
-def _nodes(read: Read) -> Iterator[Node]:
+def _nodes(read: ProgramLookup) -> Iterator[Node]:
     """The tensors that a look-up takes."""
     yield read.found.ids
     if isinstance(read.found.layout, RaggedNodes):
@@ -98,14 +98,14 @@ def _is_direct(graph: ProgramGraph, node: Node) -> bool:
     return node in graph.inputs and bool(node.meta["val"].dtype == ids_dtype(node))
 
 
-def _tensor_names(graph: ProgramGraph, choice: Choice, taken: set[str]) -> dict[Node, str]:
+def _tensor_names(graph: ProgramGraph, choice: ProgramCut, taken: set[str]) -> dict[Node, str]:
     """Inputs have their own names, what is computed is `ids_0`, `ids_1`, ..."""
     nodes = dict.fromkeys(node for read in choice.reads for node in _nodes(read))
     free = (name for i in range(len(nodes) + len(taken)) if (name := f"ids_{i}") not in taken)
     return {node: node.name if _is_direct(graph, node) else next(free) for node in nodes}
 
 
-def _lookup_names(choice: Choice, names: Mapping[Node, str]) -> Iterator[str]:
+def _lookup_names(choice: ProgramCut, names: Mapping[Node, str]) -> Iterator[str]:
     """A look-up is called as its table; of several in one each by its ids' tensor too, then by number."""
     tables = Counter(read.table for read in choice.reads)
     seen: Counter[str] = Counter()
@@ -117,7 +117,7 @@ def _lookup_names(choice: Choice, names: Mapping[Node, str]) -> Iterator[str]:
         yield name if seen[name] == 1 else f"{name}_{seen[name]}"
 
 
-def _ids(read: Read, names: Mapping[Node, str]) -> Ids:
+def _ids(read: ProgramLookup, names: Mapping[Node, str]) -> Ids:
     found = read.found
     layout = found.layout
     placed = (
@@ -129,6 +129,6 @@ def _ids(read: Read, names: Mapping[Node, str]) -> Ids:
     return Ids(names[found.ids], placed, weights, read.padding, read.from_end)
 
 
-def _shape(choice: Choice, read: Read, sizes: Sizes) -> tuple[int | str, ...]:
+def _shape(choice: ProgramCut, read: ProgramLookup, sizes: Sizes) -> tuple[int | str, ...]:
     result = read.sites[0][1].result
     return (*(sizes.name(size) for size in shape_of(result)[:-1]), choice.tables[read.table].table.format.dim)

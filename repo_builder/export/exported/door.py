@@ -12,15 +12,14 @@ import onnx
 from numpy.typing import NDArray
 
 from repo_builder.errors import ExportError, InputError, ModelFileError
-from repo_builder.export.exported.choice import Choice, Keep, choose
 from repo_builder.export.exported.costs import dense_costs
-from repo_builder.export.exported.cutting import dense_program, ids_program
+from repo_builder.export.exported.cut import Keep, ProgramCut, choose
 from repo_builder.export.exported.describe import describe
 from repo_builder.export.exported.graph import ProgramGraph, open_graph
 from repo_builder.export.exported.looked_up import LookedUp, look_up
-from repo_builder.export.exported.onnx_graph import output_names, to_onnx, write_onnx
 from repo_builder.export.exported.probe import probes
 from repo_builder.export.exported.program import read_program
+from repo_builder.export.exported.programs import dense_program, ids_program
 from repo_builder.export.exported.proof import check_dense, check_ids, check_lookups, tolerance
 from repo_builder.export.exported.queries import (
     Query,
@@ -35,6 +34,7 @@ from repo_builder.export.exported.sites import find_sites
 from repo_builder.export.exported.sizes import Sizes, named_sizes
 from repo_builder.export.exported.tables import joined_blocks, joined_rows
 from repo_builder.export.join import join_partials
+from repo_builder.export.torch_onnx import output_names, to_onnx, write_onnx
 from repo_builder.model.source import Partial
 from repo_builder.model.types import BATCH, Model, Table
 
@@ -62,7 +62,7 @@ def open_exported(path: Path, name: str, samples: Path | None, keep_under_bytes:
 class ExportedSource:
     """An opened program, as a `Source`."""
 
-    def __init__(self, name: str, graph: ProgramGraph, sizes: Sizes, choice: Choice, query: Query) -> None:
+    def __init__(self, name: str, graph: ProgramGraph, sizes: Sizes, choice: ProgramCut, query: Query) -> None:
         self.notes: Sequence[str] = ()
         self._graph, self._choice, self._query = graph, choice, query
         self._path = graph.program.path

@@ -21,7 +21,7 @@ Size: TypeAlias = "int | sympy.Expr"
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
+class Weight:
     """A parameter, buffer or constant of the program: its name there, and its values as they lie in the file."""
 
     name: str
@@ -39,7 +39,7 @@ class ProgramGraph:
     program: Program
     nodes: Sequence[Node]
     inputs: Sequence[Node]
-    parameters: Mapping[Node, Parameter]
+    parameters: Mapping[Node, Weight]
     fixed: Mapping[Node, Any]
     outputs: Sequence[Node]
 
@@ -73,7 +73,7 @@ def open_graph(program: Program) -> ProgramGraph:
             fixed[node] = spec.arg.value
         elif spec.target is not None:
             held = exported.state_dict if spec.target in exported.state_dict else exported.constants
-            parameters[node] = Parameter(spec.target, held[spec.target])
+            parameters[node] = Weight(spec.target, held[spec.target])
         else:
             problems.append(
                 f"input {node.name}: expected a tensor, got {spec.arg}; make it one, or a constant of the model"

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from repo_builder.errors import ExportError
-from repo_builder.export.exported.choice import Choice
+from repo_builder.export.exported.cut import ProgramCut
 from repo_builder.export.exported.graph import ProgramGraph
 from repo_builder.export.exported.looked_up import LookedUp
-from repo_builder.export.exported.onnx_graph import session
 from repo_builder.export.exported.queries import Query, feeds_of, to_numpy
+from repo_builder.export.torch_onnx import session
 from repo_builder.model.source import Partial, divisors_name
 from repo_builder.model.types import IdsGraph, Model
 
@@ -25,7 +25,9 @@ TOLERANCE = 1e-5
 _HALF_TOLERANCE = 2e-2  # where a program computes in half precision
 
 
-def check_lookups(graph: ProgramGraph, choice: Choice, model: Model, query: Query, found: Sequence[LookedUp]) -> None:
+def check_lookups(
+    graph: ProgramGraph, choice: ProgramCut, model: Model, query: Query, found: Sequence[LookedUp]
+) -> None:
     """Raise ExportError where a look-up, as it was described, gives other vectors than the program's node does."""
     sites = [read.sites for read in choice.reads]
     results = graph.run([site.result for each in sites for _, site in each], feeds_of(graph, query))

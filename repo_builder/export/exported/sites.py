@@ -17,7 +17,7 @@ _ATEN = torch.ops.aten
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class ProgramSite:
     """A look-up in the graph: `result` is what comes out, `operator` what does it, `table` the parameter's placeholder.
 
     offsets: where bags begin; with_last: whether the end of the last stands there too. Of a pooled look-up without them
@@ -39,7 +39,7 @@ class Site:
     flaw: str | None = None
 
 
-def find_sites(graph: ProgramGraph) -> list[Site]:
+def find_sites(graph: ProgramGraph) -> list[ProgramSite]:
     """All look-ups in floating-point matrices among the parameters, in the graph's order."""
     sites, used = [], set(graph.nodes)
     for node in graph.nodes:
@@ -51,7 +51,7 @@ def find_sites(graph: ProgramGraph) -> list[Site]:
     return sites
 
 
-def _pooled_after(site: Site, used: AbstractSet[Node]) -> Site:
+def _pooled_after(site: ProgramSite, used: AbstractSet[Node]) -> ProgramSite:
     """The look-up with the sum or mean over the ids' last dimension that all its vectors go into, if they do."""
     users = [user for user in site.result.users if user in used]
     ids = shape_of(site.ids)
@@ -65,22 +65,22 @@ def _pooled_after(site: Site, used: AbstractSet[Node]) -> Site:
     return replace(site, result=users[0], mode=mode)
 
 
-def _embedding(node: Node) -> Site | None:
-    return Site(node, node, argument(node, 0), argument(node, 1))
+def _embedding(node: Node) -> ProgramSite | None:
+    return ProgramSite(node, node, argument(node, 0), argument(node, 1))
 
 
-def _index_select(node: Node) -> Site | None:
-    return Site(node, node, argument(node, 0), argument(node, 2)) if argument(node, 1) in (0, -2) else None
+def _index_select(node: Node) -> ProgramSite | None:
+    return ProgramSite(node, node, argument(node, 0), argument(node, 2)) if argument(node, 1) in (0, -2) else None
 
 
-def _index(node: Node) -> Site | None:
+def _index(node: Node) -> ProgramSite | None:
     places = argument(node, 1)
     if len(places) != 1 or not isinstance(places[0], Node) or places[0].meta["val"].dtype == torch.bool:
         return None
-    return Site(node, node, argument(node, 0), places[0], from_end=True)
+    return ProgramSite(node, node, argument(node, 0), places[0], from_end=True)
 
 
-def _bag(node: Node) -> Site | None:
+def _bag(node: Node) -> ProgramSite | None:
     parts = {user.args[1]: user for user in node.users if user.target is operator.getitem and user.users}
     others = [user.name for user in node.users if user.target is not operator.getitem]
     result = parts.pop(0, None)
@@ -94,7 +94,7 @@ def _bag(node: Node) -> Site | None:
     elif parts or others:
         flaw = f"{node.name}'s other results are used, by {next(iter(parts.values())).name if parts else others[0]}"
     padding = argument(node, "padding_idx", -1)
-    return Site(
+    return ProgramSite(
         operator=node,
         result=result,
         table=argument(node, 0),
@@ -109,7 +109,7 @@ def _bag(node: Node) -> Site | None:
 
 
 _POOLED: Mapping[object, Mode] = {_ATEN.sum.dim_IntList: "sum", _ATEN.mean.dim: "mean"}
-_READERS: Mapping[object, Callable[[Node], Site | None]] = {
+_READERS: Mapping[object, Callable[[Node], ProgramSite | None]] = {
     _ATEN.embedding.default: _embedding,
     _ATEN.index_select.default: _index_select,
     _ATEN.index.Tensor: _index,

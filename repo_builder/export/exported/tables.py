@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from repo_builder.export.exported.graph import ProgramGraph
 from repo_builder.export.exported.looked_up import Rows
-from repo_builder.export.layers import rows_per_chunk
-from repo_builder.export.stored import Checkpoint
+from repo_builder.export.stored import Checkpoint, rows_per_chunk
 
 
 def joined_blocks(weights: Checkpoint, members: Sequence[str]) -> Iterator[NDArray[np.float32]]:

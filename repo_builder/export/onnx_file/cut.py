@@ -10,11 +10,18 @@ from typing import Literal
 
 from repo_builder.errors import ModelFileError
 from repo_builder.export.onnx_file.graph import Graph, Size
-from repo_builder.export.onnx_file.ids import Bags, Place, bags_of, may_come_before, place_of, reason_against
+from repo_builder.export.onnx_file.ids import (
+    BagShape,
+    IdsTensor,
+    bags_of,
+    masked,
+    may_come_before,
+    place_of,
+    reason_against,
+)
 from repo_builder.export.onnx_file.loops import looped
-from repo_builder.export.onnx_file.masks import masked
 from repo_builder.export.onnx_file.read import node_name
-from repo_builder.export.onnx_file.sites import Site, find_sites, pooled
+from repo_builder.export.onnx_file.sites import OnnxSite, find_sites, pooled
 from repo_builder.model.types import Kept, Mode
 
 Keep = Literal["dense", "shard"]
@@ -22,36 +29,36 @@ Keep = Literal["dense", "shard"]
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class OnnxRead:
     """How rows are read: look-ups of two tables that read alike can be one."""
 
-    place: Place
-    bags: Bags
+    place: IdsTensor
+    bags: BagShape
     mode: Mode
     padding: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class OnnxLookup:
     """A look-up: of a table, whose members are initializers side by side, at the sites of each member."""
 
     table: int
-    read: Read
-    sites: tuple[Site, ...]
+    read: OnnxRead
+    sites: tuple[OnnxSite, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class OnnxCut:
     """What is cut off a graph. members: each table's initializers; names: each table's."""
 
     names: tuple[str, ...]
     members: tuple[tuple[str, ...], ...]
-    lookups: tuple[Found, ...]
+    lookups: tuple[OnnxLookup, ...]
     kept: tuple[Kept, ...]
     notes: tuple[str, ...]
 
 
-def cut(graph: Graph, keep_under_bytes: int, keep: Mapping[str, Keep]) -> Cut:
+def cut(graph: Graph, keep_under_bytes: int, keep: Mapping[str, Keep]) -> OnnxCut:
     """Cut the graph at its look-ups. Raises ModelFileError where `keep` names no table, or one that cannot be cut."""
     sites, reasons = find_sites(graph)
     names = table_names([*dict.fromkeys([*(site.table for site in sites), *reasons])])
@@ -68,7 +75,7 @@ def cut(graph: Graph, keep_under_bytes: int, keep: Mapping[str, Keep]) -> Cut:
     reads = _reads(graph, [site for site in sites if site.table not in kept])
     members = _side_by_side(graph, reads)
     notes = tuple(f"{names[table]}: {note}" for table, note in _loop_notes(graph, reads))
-    return Cut(
+    return OnnxCut(
         tuple(names[tables[0]] for tables in members),
         members,
         tuple(_found(members, reads)),
@@ -77,7 +84,7 @@ def cut(graph: Graph, keep_under_bytes: int, keep: Mapping[str, Keep]) -> Cut:
     )
 
 
-def _is_looped(graph: Graph, sites: Sequence[Site], table: str) -> bool:
+def _is_looped(graph: Graph, sites: Sequence[OnnxSite], table: str) -> bool:
     """Whether a table's rows go through a loop that a look-up does without: it is the loop that is large."""
     return any(looped(graph, site, lambda _: True) != site for site in sites if site.table == table)
 
@@ -111,7 +118,7 @@ def _check_keep(keep: Mapping[str, Keep], names: Mapping[str, str], reasons: Map
         raise ModelFileError(*problems)
 
 
-def _keep_unreachable(graph: Graph, sites: Sequence[Site], kept: dict[str, str]) -> None:
+def _keep_unreachable(graph: Graph, sites: Sequence[OnnxSite], kept: dict[str, str]) -> None:
     """Add the tables with a look-up whose ids cannot be known before the look-ups, until none is left."""
     found = True
     while found:
@@ -127,10 +134,10 @@ def _keep_unreachable(graph: Graph, sites: Sequence[Site], kept: dict[str, str])
                 break
 
 
-def _reads(graph: Graph, sites: Sequence[Site]) -> Mapping[str, Mapping[Read, tuple[Site, ...]]]:
+def _reads(graph: Graph, sites: Sequence[OnnxSite]) -> Mapping[str, Mapping[OnnxRead, tuple[OnnxSite, ...]]]:
     """How each initializer is read, and where: a look-up that the graph has twice is one."""
     looked_up = {site.node for site in sites}
-    reads: dict[str, dict[Read, tuple[Site, ...]]] = {}
+    reads: dict[str, dict[OnnxRead, tuple[OnnxSite, ...]]] = {}
     for plain in sites:
         of_table = reads.setdefault(plain.table, {})
         read, site = _read(graph, plain, looked_up)
@@ -138,7 +145,7 @@ def _reads(graph: Graph, sites: Sequence[Site]) -> Mapping[str, Mapping[Read, tu
     return reads
 
 
-def _read(graph: Graph, plain: Site, looked_up: set[int]) -> tuple[Read, Site]:
+def _read(graph: Graph, plain: OnnxSite, looked_up: set[int]) -> tuple[OnnxRead, OnnxSite]:
 
     def weighable(tensor: str) -> bool:
         return may_come_before(graph, tensor, looked_up)
@@ -149,22 +156,26 @@ def _read(graph: Graph, plain: Site, looked_up: set[int]) -> tuple[Read, Site]:
         bags = bags_of(graph, each)
         place = place_of(graph, each, bags) if bags is not None else None
         if bags is not None and place is not None:
-            return Read(place, bags, each.mode, each.padding), each
+            return OnnxRead(place, bags, each.mode, each.padding), each
     raise ValueError(f"node {node_name(graph.nodes[plain.node])}: its ids lie nowhere")
 
 
-def _side_by_side(graph: Graph, reads: Mapping[str, Mapping[Read, tuple[Site, ...]]]) -> tuple[tuple[str, ...], ...]:
+def _side_by_side(
+    graph: Graph, reads: Mapping[str, Mapping[OnnxRead, tuple[OnnxSite, ...]]]
+) -> tuple[tuple[str, ...], ...]:
     """The initializers in tables: those of as many rows that are read alike, everywhere, are one."""
-    alike: dict[tuple[Size, frozenset[Read]], list[str]] = {}
+    alike: dict[tuple[Size, frozenset[OnnxRead]], list[str]] = {}
     for initializer, of_table in reads.items():
         alike.setdefault((graph.shapes[initializer][0], frozenset(of_table)), []).append(initializer)
     return tuple(tuple(tables) for tables in alike.values())
 
 
-def _found(members: Sequence[Sequence[str]], reads: Mapping[str, Mapping[Read, tuple[Site, ...]]]) -> Iterator[Found]:
+def _found(
+    members: Sequence[Sequence[str]], reads: Mapping[str, Mapping[OnnxRead, tuple[OnnxSite, ...]]]
+) -> Iterator[OnnxLookup]:
     """All look-ups, in the graph's order of their first site."""
     found = [
-        Found(table, read, tuple(site for member in of_table for site in reads[member][read]))
+        OnnxLookup(table, read, tuple(site for member in of_table for site in reads[member][read]))
         for table, of_table in enumerate(members)
         for read in reads[of_table[0]]
     ]
@@ -177,7 +188,9 @@ def _kept(graph: Graph, names: Mapping[str, str], kept: Mapping[str, str]) -> It
         yield Kept(names[table], shape[0], prod(shape[1:]), reason)
 
 
-def _loop_notes(graph: Graph, reads: Mapping[str, Mapping[Read, tuple[Site, ...]]]) -> Iterator[tuple[str, str]]:
+def _loop_notes(
+    graph: Graph, reads: Mapping[str, Mapping[OnnxRead, tuple[OnnxSite, ...]]]
+) -> Iterator[tuple[str, str]]:
     """What to say of a table whose looked-up rows are gone through by a loop: it works, but slowly."""
     for table, of_table in reads.items():
         for site in (site for sites in of_table.values() for site in sites):

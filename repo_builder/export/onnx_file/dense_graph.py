@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import prod
 
 import onnx
 from onnx import TensorProto, helper
 
 from repo_builder.export.join import all_names, free_prefix, lookup_name
-from repo_builder.export.onnx_file.cut import Cut, Found
+from repo_builder.export.onnx_file.cut import OnnxCut, OnnxLookup
 from repo_builder.export.onnx_file.graph import Graph, Size
-from repo_builder.export.onnx_file.sites import Site
-from repo_builder.model.types import Tensor
+from repo_builder.export.onnx_file.read import tensor_bytes, tensors
+from repo_builder.export.onnx_file.sites import OnnxSite
+from repo_builder.model.types import BATCH, Tensor
 
 
-def lookup_shape(found: Found, dim: int) -> tuple[int | str, ...]:
+def lookup_shape(found: OnnxLookup, dim: int) -> tuple[int | str, ...]:
     """What a look-up gives: (rows, dim), or (rows, count, dim) where a row has several bags."""
     rows, count = found.read.bags.rows.dimension, found.read.bags.count
     return (rows, dim) if count == 1 else (rows, count, dim)
 
 
-def dims(graph: Graph, cut: Cut, table: int) -> list[int]:
+def dims(graph: Graph, cut: OnnxCut, table: int) -> list[int]:
     """The columns of each member of a table."""
     shapes = (graph.shapes[member] for member in cut.members[table])
     return [shape[1].number if len(shape) == 2 else 1 for shape in shapes]
 
 
-def dense_graph(graph: Graph, cut: Cut, outputs: Sequence[Tensor]) -> onnx.ModelProto:
+def dense_graph(graph: Graph, cut: OnnxCut, outputs: Sequence[Tensor]) -> onnx.ModelProto:
     """The cut graph: inputs those of the model that it still reads, then `lookup_name(i)`; outputs the model's."""
     glue = _Glue(graph, cut)
     made = {name for node in glue.nodes for name in node.output}
@@ -44,7 +46,7 @@ def dense_graph(graph: Graph, cut: Cut, outputs: Sequence[Tensor]) -> onnx.Model
     return graph.extract(inputs, answers, glue.nodes, glue.numbers)
 
 
-def ids_graph(graph: Graph, cut: Cut) -> onnx.ModelProto | None:
+def ids_graph(graph: Graph, cut: OnnxCut) -> onnx.ModelProto | None:
     """What makes the tensors of ids and weights that are no inputs; None where all are."""
     named = [name for found in cut.lookups for name in found.read.place.tensors]
     outputs = [name for name in dict.fromkeys(named) if name not in graph.inputs]
@@ -62,7 +64,7 @@ def _dimensions(graph: Graph, name: str) -> list[int | str]:
 class _Glue:
     """Nodes from the look-ups to the tensors that the graph had: each member's columns, in their shape and type."""
 
-    def __init__(self, graph: Graph, cut: Cut) -> None:
+    def __init__(self, graph: Graph, cut: OnnxCut) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.numbers: list[TensorProto] = []
         self._graph = graph
@@ -79,7 +81,7 @@ class _Glue:
             for site in found.sites:
                 self._write(site, found, *by_member[site.table])
 
-    def _write(self, site: Site, found: Found, part: str, dim: int) -> None:
+    def _write(self, site: OnnxSite, found: OnnxLookup, part: str, dim: int) -> None:
         """One site's tensor, from its columns of the look-up."""
         ids = self._graph.shapes[site.ids]
         if site.bag or site.bounds is not None:
@@ -95,7 +97,7 @@ class _Glue:
             part = self._node("Reshape", [part, self._shape(shape, site, len(kept))])
         self._node(last, [part], site.output, **({"to": site.type} if last == "Cast" else {}))
 
-    def _shape(self, shape: Sequence[Size], site: Site, kept: int) -> str:
+    def _shape(self, shape: Sequence[Size], site: OnnxSite, kept: int) -> str:
         """The shape as a tensor: numbers and one -1, or else the ids' own sizes and then numbers."""
         if sum(bool(size.symbols) for size in shape) < 2:
             return self._number([-1 if size.symbols else size.number for size in shape])
@@ -117,3 +119,48 @@ class _Glue:
         name = f"{self._prefix}number_{len(self.numbers)}"
         self.numbers.append(helper.make_tensor(name, TensorProto.INT64, [len(values)], values))
         return name
+
+
+def parameter_bytes(graph: onnx.GraphProto) -> int:
+    """Bytes of all tensors in it."""
+    return sum(tensor_bytes(tensor) for tensor in tensors(graph))
+
+
+def flops(model: onnx.ModelProto, sizes: Mapping[str, int]) -> float:
+    """Of its matrix products and convolutions, where varying dimensions have these sizes.
+
+    A product of matrices whose result's shape cannot be told is taken for one row of the batch each.
+    """
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    for entry in (*sized.graph.input, *sized.graph.output):
+        for dimension in entry.type.tensor_type.shape.dim:
+            if dimension.dim_param:
+                dimension.dim_value = _product(dimension.dim_param, sizes)
+    del sized.graph.value_info[:]
+    for entry in sized.graph.output:
+        entry.type.tensor_type.ClearField("shape")
+    graph = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    for entry in (*graph.value_info, *graph.input, *graph.output):
+        shape = entry.type.tensor_type.shape.dim
+        if all(dimension.HasField("dim_value") for dimension in shape):
+            shapes[entry.name] = [dimension.dim_value for dimension in shape]
+    return float(sum(_flops(node, shapes, sizes[BATCH]) for node in graph.node))
+
+
+def _product(name: str, sizes: Mapping[str, int]) -> int:
+    """The size of a product of numbers and symbols; 1 for what is not known."""
+    return prod(int(factor) if factor.isdigit() else sizes.get(factor, 1) for factor in name.split("*"))
+
+
+def _flops(node: onnx.NodeProto, shapes: Mapping[str, list[int]], batch: int) -> int:
+    """2 for each number of the result and each that is summed up in it."""
+    if node.op_type not in ("Conv", "FusedMatMul", "Gemm", "MatMul") or node.input[1] not in shapes:
+        return 0
+    right, result = shapes[node.input[1]], shapes.get(node.output[0])
+    if node.op_type == "Conv":
+        return 2 * prod(result or [batch, right[0]]) * prod(right[1:])
+    transposed = any(each.name == "transB" and each.i for each in node.attribute)
+    summed, columns = right[-2:][::-1] if transposed else (right[-2], right[-1]) if len(right) > 1 else (right[0], 1)
+    return 2 * prod(result or [batch, columns]) * summed

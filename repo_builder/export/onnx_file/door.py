@@ -15,16 +15,14 @@ from numpy.typing import NDArray
 from repo_builder.errors import ModelFileError
 from repo_builder.export.join import lookup_name
 from repo_builder.export.onnx_file.check import TOLERANCE, bags, difference
-from repo_builder.export.onnx_file.costs import flops, parameter_bytes
-from repo_builder.export.onnx_file.cut import Cut, Found, Keep, cut
-from repo_builder.export.onnx_file.dense_graph import dense_graph, dims, ids_graph, lookup_shape
-from repo_builder.export.onnx_file.graph import Graph
-from repo_builder.export.onnx_file.hoist import hoist_look_ups
+from repo_builder.export.onnx_file.cut import Keep, OnnxCut, OnnxLookup, cut
+from repo_builder.export.onnx_file.dense_graph import dense_graph, dims, flops, ids_graph, lookup_shape, parameter_bytes
+from repo_builder.export.onnx_file.graph import Graph, name_symbols
+from repo_builder.export.onnx_file.loops import hoist_look_ups
 from repo_builder.export.onnx_file.read import plain, read_without_weights
 from repo_builder.export.onnx_file.run import DATATYPES, RUNTIME_ERRORS, Arrays, Session
 from repo_builder.export.onnx_file.samples import drawn, first_rows, read_samples, sizes_of
 from repo_builder.export.onnx_file.source import OnnxSource
-from repo_builder.export.onnx_file.symbols import name_symbols
 from repo_builder.model.types import (
     BATCH,
     Columns,
@@ -91,7 +89,7 @@ def _first_line(exc: Exception) -> str:
     return str(exc).strip().splitlines()[0]
 
 
-def _refuse_none(path: Path, found: Cut) -> None:
+def _refuse_none(path: Path, found: OnnxCut) -> None:
     if found.lookups:
         return
     if not found.kept:
@@ -110,7 +108,7 @@ _BOUNDS = (100, 2, 1)
 
 
 def _tried(
-    path: Path, whole: Session, inputs: Sequence[Tensor], found: Cut, graph: Graph, recorded: Arrays | None
+    path: Path, whole: Session, inputs: Sequence[Tensor], found: OnnxCut, graph: Graph, recorded: Arrays | None
 ) -> tuple[Arrays, Arrays]:
     """A query and its answers: recorded, or the first of some drawn ones that the model takes."""
     if recorded is not None:
@@ -133,7 +131,7 @@ def _tried(
     )
 
 
-def _bounds(found: Cut, graph: Graph) -> Mapping[str, list[int]]:
+def _bounds(found: OnnxCut, graph: Graph) -> Mapping[str, list[int]]:
     """What ids are below, by input and column: the rows of their tables, and 2 for columns that hold none."""
     bounds: dict[str, list[int]] = {}
     held: dict[tuple[str, int], int] = {}
@@ -151,7 +149,7 @@ def _bounds(found: Cut, graph: Graph) -> Mapping[str, list[int]]:
 
 
 def _source(
-    path: Path, name: str, graph: Graph, found: Cut, inputs: tuple[Tensor, ...], whole: Session, query: Arrays,
+    path: Path, name: str, graph: Graph, found: OnnxCut, inputs: tuple[Tensor, ...], whole: Session, query: Arrays,
     answers: Arrays, recorded: Arrays | None,
 ) -> OnnxSource:  # fmt: skip
     sizes = sizes_of(query, inputs)
@@ -197,7 +195,7 @@ def _output(
     return Tensor(entry.name, DATATYPES[kind], tuple(size.dimension for size in shape))
 
 
-def _groups(found: Cut, tensors: Arrays, batch: int) -> tuple[Group, ...]:
+def _groups(found: OnnxCut, tensors: Arrays, batch: int) -> tuple[Group, ...]:
     """The axes that look-ups go along, the batch first."""
     rows: dict[int | str, int] = {}
     for each in found.lookups:
@@ -206,7 +204,7 @@ def _groups(found: Cut, tensors: Arrays, batch: int) -> tuple[Group, ...]:
     return tuple(Group(dimension, rows[dimension] / batch) for dimension in order)
 
 
-def _rows(found: Found, tensors: Arrays) -> int:
+def _rows(found: OnnxLookup, tensors: Arrays) -> int:
     """How many rows a look-up has in a query."""
     tensor, layout = tensors[found.read.place.tensor], found.read.place.layout
     if isinstance(layout, Ragged):
@@ -216,7 +214,7 @@ def _rows(found: Found, tensors: Arrays) -> int:
 
 
 def _lookups(
-    graph: Graph, found: Cut, tables: Sequence[Table], groups: Sequence[Group], tensors: Arrays
+    graph: Graph, found: OnnxCut, tables: Sequence[Table], groups: Sequence[Group], tensors: Arrays
 ) -> Iterator[Lookup]:
     of_table: Counter[int] = Counter()
     places = {group.rows: place for place, group in enumerate(groups)}

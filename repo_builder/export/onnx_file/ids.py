@@ -7,7 +7,7 @@ ids are columns of a tensor is seen by running that part of the graph on numbers
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import mul
 from typing import Any
@@ -16,11 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.export.onnx_file.graph import ONE_MORE, Graph, Shape, Size
-from repo_builder.export.onnx_file.probe import INTEGERS, drawn_numbers, drawn_sizes, moved, numbers_at, session_between
-from repo_builder.export.onnx_file.read import node_name
+from repo_builder.export.onnx_file.probe import (
+    INTEGERS,
+    drawn_numbers,
+    drawn_sizes,
+    moved,
+    numbers_at,
+    session_between,
+    wrapped,
+    wrapped_from,
+)
+from repo_builder.export.onnx_file.read import node_name, values
 from repo_builder.export.onnx_file.run import RUNTIME_ERRORS
-from repo_builder.export.onnx_file.sites import BoundsKind, Site
-from repo_builder.export.onnx_file.wraps import wrapped, wrapped_from
+from repo_builder.export.onnx_file.sites import BoundsKind, OnnxSite
 from repo_builder.model.types import Columns, Ragged
 
 _MOVES = {"Cast", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
@@ -32,7 +40,7 @@ _SEEDS = (1, 2)
 
 
 @dataclass(frozen=True, slots=True)
-class Bags:
+class BagShape:
     """How many bags ids make: `count` for each of the group's `rows`, of `bag` ids each.
 
     None: all of a last axis, which varies.
@@ -44,7 +52,7 @@ class Bags:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class IdsTensor:
     """The tensor whose columns are a look-up's ids, and the one like it with their weights."""
 
     tensor: str
@@ -58,7 +66,7 @@ class Place:
         return [name for name in (self.tensor, bounds, self.weights) if name]
 
 
-def bags_of(graph: Graph, site: Site) -> Bags | None:
+def bags_of(graph: Graph, site: OnnxSite) -> BagShape | None:
     """How a look-up's ids are bags of rows; None where their shape cannot be told.
 
     The rows are the ids' varying dimensions, or the first where none varies; what stands after them are bags of a row.
@@ -67,19 +75,19 @@ def bags_of(graph: Graph, site: Site) -> Bags | None:
     if shape is None:
         return None
     if site.bounds is not None:
-        return Bags(_rows_between(graph, site.bounds, site.kind), 1, None)
+        return BagShape(_rows_between(graph, site.bounds, site.kind), 1, None)
     if site.bag:
         (ids,) = shape
-        return Bags(Size(ids.number // site.bag, ids.symbols), 1, site.bag) if ids.number % site.bag == 0 else None
+        return BagShape(Size(ids.number // site.bag, ids.symbols), 1, site.bag) if ids.number % site.bag == 0 else None
     rows_shape, bag = shape[: len(shape) - site.bag_axes], product(shape[len(shape) - site.bag_axes :])
     if bag.symbols:
-        return Bags(product(rows_shape), 1, None)
+        return BagShape(product(rows_shape), 1, None)
     varying = [axis for axis, size in enumerate(rows_shape) if size.symbols]
     after = varying[-1] + 1 if varying else 1
     rows, count = product(rows_shape[:after]), product(rows_shape[after:]).number
     if after == 1 and varying:
         rows, count = Size(1, rows.symbols), count * rows.number
-    return Bags(rows, count, bag.number)
+    return BagShape(rows, count, bag.number)
 
 
 def _rows_between(graph: Graph, bounds: str, kind: BoundsKind) -> Size:
@@ -97,7 +105,7 @@ def product(shape: Shape) -> Size:
     return reduce(mul, shape, Size(1))
 
 
-def reason_against(graph: Graph, site: Site, looked_up: Collection[int]) -> str | None:
+def reason_against(graph: Graph, site: OnnxSite, looked_up: Collection[int]) -> str | None:
     """Why a look-up must stay in the dense graph; None where it need not. looked_up: the nodes of all look-ups."""
     node = node_name(graph.nodes[site.node])
     made_by = graph.needed([site.ids])
@@ -136,7 +144,7 @@ def may_come_before(graph: Graph, tensor: str, looked_up: Collection[int]) -> bo
     return not any(place in looked_up or graph.nodes[place].op_type in _HEAVY for place in places)
 
 
-def place_of(graph: Graph, site: Site, bags: Bags) -> Place | None:
+def place_of(graph: Graph, site: OnnxSite, bags: BagShape) -> IdsTensor | None:
     """Where a look-up's ids, and their weights, lie: the farther up from the Gather the better.
 
     None where its weights are no tensor like that of its ids.
@@ -150,22 +158,22 @@ def place_of(graph: Graph, site: Site, bags: Bags) -> Place | None:
         if layout is None:
             continue
         if site.weights is None:
-            return Place(tensor, layout, None)
+            return IdsTensor(tensor, layout, None)
         if layout.begin or (layout.width is not None and layout.width != bags.count * (bags.bag or 1)):
             continue
         for other in reversed(weights):
             one, two = graph.shapes[other], graph.shapes[tensor]
             alike = product(one) == product(two) and one[-1:] == two[-1:]
             if alike and _columns(graph, other, site.weights, bags, last) == layout:
-                return Place(tensor, layout, other)
+                return IdsTensor(tensor, layout, other)
     return None
 
 
-def _ragged_place(graph: Graph, site: Site) -> Place | None:
+def _ragged_place(graph: Graph, site: OnnxSite) -> IdsTensor | None:
     """Where ids in a row lie, their bounds, and their weights, all of them as they are."""
     found = []
     for name in (site.ids, site.weights):
-        each_one = Bags(product(graph.shapes[name]), 1, 1) if name else None
+        each_one = BagShape(product(graph.shapes[name]), 1, 1) if name else None
         whole = Columns(0, 1, 1)
         alike = (
             tensor
@@ -179,7 +187,7 @@ def _ragged_place(graph: Graph, site: Site) -> Place | None:
     if ids is None or (site.weights is not None and weights is None) or site.bounds is None:
         return None
     bounds = site.bounds
-    return Place(ids, Ragged(bounds, site.kind), weights)
+    return IdsTensor(ids, Ragged(bounds, site.kind), weights)
 
 
 def moved_from(graph: Graph, tensor: str, rows: int | None = None) -> list[str]:
@@ -209,7 +217,7 @@ def _moved_once(graph: Graph, tensor: str) -> str | None:
 
 
 def _columns(
-    graph: Graph, tensor: str, ids: str, bags: Bags, last: Shape, table_rows: int | None = None
+    graph: Graph, tensor: str, ids: str, bags: BagShape, last: Shape, table_rows: int | None = None
 ) -> Columns | None:
     """Which columns of a tensor some ids (or weights) are, where they are.
 
@@ -254,3 +262,43 @@ def _found_in(drawn: NDArray[Any], got: NDArray[Any], rows: int) -> tuple[int, i
         if np.array_equal(all_columns[:, begin : begin + taken], columns):
             return begin, taken, width
     return None
+
+
+_MASK_SEEDS = range(8)
+_OF_THOSE = 0.3  # ids that may be the padding
+
+
+def masked(graph: Graph, site: OnnxSite) -> OnnxSite:
+    """The look-up with a padding in the place of its weights, or as it is where they are no mask of one id.
+
+    Seen, not read: what makes the weights of the ids is run on drawn ids.
+    """
+    if site.weights is None or site.padding is not None:
+        return site
+    source = moved_from(graph, site.ids)[-1]
+    places = graph.needed([site.weights], [source])
+    read = {name for place in places for name in graph.reads[place]}
+    if source not in read or any(name in graph.inputs and name != source for name in read):
+        return site
+    constants = [graph.initializers[name] for name in read if name in graph.initializers]
+    numbers = (
+        values(each, graph.folder) for each in constants if each.data_type in INTEGERS and each.dims in ([], [1])
+    )
+    left = list(dict.fromkeys([0, *(int(number.reshape(-1)[0]) for number in numbers)]))
+    try:
+        session = session_between(graph, [source], site.weights)
+    except RUNTIME_ERRORS:
+        return site
+    for seed in _MASK_SEEDS:
+        rng = np.random.default_rng(seed)
+        sizes = drawn_sizes(graph, rng)
+        shape = numbers_at(graph.shapes[source], sizes)
+        if shape is None or not left:
+            return site
+        ids = drawn_numbers(graph, source, shape, rng)
+        ids = np.where(rng.random(shape) < _OF_THOSE, rng.choice(left, shape), ids).astype(ids.dtype)
+        got = moved(graph, session, {source: ids}, sizes)
+        if got is None or got.size != ids.size:
+            return site
+        left = [each for each in left if np.array_equal(got.reshape(-1), (ids != each).reshape(-1))]
+    return replace(site, weights=None, padding=left[0]) if len(left) == 1 else site

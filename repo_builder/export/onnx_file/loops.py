@@ -1,28 +1,60 @@
-"""Sums and means of bags that torch's exporters write as a loop: nn.EmbeddingBag, and TorchRec's collections.
+"""Look-ups taken out of loops: torch's older exporter writes EmbeddingBag as a loop that looks up a bag at a time.
 
-    Gather ── Mul(a weight an id) ── Loop(over bags: the sum of the rows from one bound to the next) ── Concat ── Cast
-
-What a loop does is not read from its body but seen: it is run on drawn rows and bounds.
+In a loop's body Gather(table, Slice(ids)) becomes Slice(rows), where rows is Gather(table, ids), before the loop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
+from repo_builder.export.join import all_names, free_prefix
 from repo_builder.export.onnx_file.graph import Graph, Size
 from repo_builder.export.onnx_file.ids import reads_inputs
 from repo_builder.export.onnx_file.probe import INTEGERS, drawn_sizes, moved, session_between
-from repo_builder.export.onnx_file.read import all_reads, values
+from repo_builder.export.onnx_file.read import all_reads, inner_graphs, values
 from repo_builder.export.onnx_file.run import RUNTIME_ERRORS
-from repo_builder.export.onnx_file.sites import BoundsKind, Site, only_reader
+from repo_builder.export.onnx_file.sites import BoundsKind, OnnxSite, only_reader
 from repo_builder.model.types import PoolingMode
+
+
+def hoist_look_ups(graph: onnx.GraphProto, folder: Path) -> None:
+    """Change the graph so that what loops look up in parts is looked up whole before them."""
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    prefix = free_prefix("rows_of_", all_names(graph))
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        for body in inner_graphs(node) if node.op_type == "Loop" else ():
+            nodes += _hoisted(body, initializers, prefix, folder)
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _hoisted(
+    body: onnx.GraphProto, initializers: Mapping[str, TensorProto], prefix: str, folder: Path
+) -> Iterator[onnx.NodeProto]:
+    made_by = {name: node for node in body.node for name in node.output}
+    own = {*made_by, *(entry.name for entry in (*body.input, *body.initializer))}
+    for node in body.node:
+        part = made_by.get(node.input[1]) if node.op_type == "Gather" else None
+        is_table = part is not None and node.input[0] in initializers and not any(each.i for each in node.attribute)
+        if part is None or not is_table or part.op_type != "Slice" or part.input[0] in own:
+            continue
+        axes = initializers.get(part.input[3]) if len(part.input) > 3 else None
+        if axes is None or values(axes, folder).reshape(-1).tolist() != [0]:
+            continue
+        rows = f"{prefix}{node.output[0]}"
+        yield helper.make_node("Gather", [node.input[0], part.input[0]], [rows], rows)
+        node.CopyFrom(helper.make_node("Slice", [rows, *part.input[1:]], list(node.output), node.name))
+
 
 _BAGS: Sequence[Sequence[int]] = ((0, 3, 1, 2), (2, 0, 4, 1, 3))
 """Sizes of bags, some of none, that a loop is tried on."""
@@ -37,7 +69,7 @@ class _Way:
     output: str
 
 
-def looped(graph: Graph, site: Site, weighable: Callable[[str], bool]) -> Site:
+def looped(graph: Graph, site: OnnxSite, weighable: Callable[[str], bool]) -> OnnxSite:
     """The look-up with the sum or mean that a loop makes of its bags, or as it is where there is none."""
     in_a_row = len(graph.shapes.get(site.ids, ())) == 1 and len(graph.shapes[site.table]) == 2
     way = _way(graph, site) if in_a_row and site.type == TensorProto.FLOAT else None
@@ -56,7 +88,7 @@ def looped(graph: Graph, site: Site, weighable: Callable[[str], bool]) -> Site:
     return site
 
 
-def _way(graph: Graph, site: Site) -> _Way | None:
+def _way(graph: Graph, site: OnnxSite) -> _Way | None:
     tensor, weights = site.output, None
     while True:
         places = graph.read_by.get(tensor, ())
@@ -118,7 +150,7 @@ def _fixed_bag(graph: Graph, bounds: str) -> int:
     return int(steps.pop()) if len(steps) == 1 and min(steps) > 0 else 0
 
 
-def _same_ids(graph: Graph, site: Site) -> list[str]:
+def _same_ids(graph: Graph, site: OnnxSite) -> list[str]:
     """The tensors that a look-up's ids in a row are, under several names: a loop reads the size of any."""
     names = [site.ids]
     while names[-1] in graph.made_by:
@@ -136,7 +168,7 @@ def _paddings(graph: Graph, loop: onnx.NodeProto) -> list[int | None]:
     return [None, *dict.fromkeys(int(number) for number in numbers)]
 
 
-def _tried(graph: Graph, site: Site, paddings: Sequence[int | None]) -> Site | None:
+def _tried(graph: Graph, site: OnnxSite, paddings: Sequence[int | None]) -> OnnxSite | None:
     """The look-up with what the loop makes of bags: the sum or the mean of what is no padding; None where neither."""
     made_of = graph.nodes[site.node].output[0]
     given = [made_of, *_same_ids(graph, site), *(name for name in (site.bounds, site.weights) if name)]
@@ -160,7 +192,7 @@ def _tried(graph: Graph, site: Site, paddings: Sequence[int | None]) -> Site | N
 
 
 def _drawn(
-    graph: Graph, site: Site, bags: Sequence[int], paddings: Sequence[int | None], rng: np.random.Generator
+    graph: Graph, site: OnnxSite, bags: Sequence[int], paddings: Sequence[int | None], rng: np.random.Generator
 ) -> dict[str, NDArray[Any]]:
     """Rows for so many ids, with what else the loop reads of them."""
     count, ends = sum(bags), np.cumsum([0, *bags])
@@ -179,7 +211,7 @@ def _drawn(
     return drawn
 
 
-def _pooled(site: Site, bags: Sequence[int], drawn: Mapping[str, NDArray[Any]], rows: NDArray[Any]) -> NDArray[Any]:
+def _pooled(site: OnnxSite, bags: Sequence[int], drawn: Mapping[str, NDArray[Any]], rows: NDArray[Any]) -> NDArray[Any]:
     """What a look-up would make of the drawn rows."""
     counted = (drawn[site.ids] != site.padding)[:, np.newaxis]
     weighted = rows * counted * drawn.get(site.weights or "", np.ones(1, np.float32))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from repo_builder.export.onnx_file.graph import Graph, Shape, sized
+from repo_builder.export.onnx_file.read import values
 from repo_builder.export.onnx_file.run import RUNTIME_ERRORS, Arrays, Session
 
 INTEGERS = (TensorProto.INT32, TensorProto.INT64)
@@ -52,3 +53,56 @@ def drawn_numbers(graph: Graph, tensor: str, shape: tuple[int, ...], rng: np.ran
         return rng.standard_normal(shape).astype(graph.dtype(tensor))
     small, large = rng.integers(-3, 30, shape), rng.integers(-(2**31), 2**31, shape)
     return np.where(rng.random(shape) < _SMALL, small, large).astype(graph.dtype(tensor))
+
+
+_STEPS = {"Add", "Cast", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mul", "Not", "Sub", "Where"}
+_WRAP_SEEDS = range(4)
+_AT_ENDS = 0.4  # of the drawn ids
+
+
+def wrapped(ids: NDArray[Any], rows: int) -> NDArray[Any]:
+    """Ids with the rows of their table added to those below zero."""
+    return np.where(ids < 0, ids + rows, ids).astype(ids.dtype)
+
+
+def wrapped_from(graph: Graph, tensor: str, rows: int) -> str | None:
+    """The ids that a tensor is but for that; None where it is none.
+
+    Only steps that compare, add and choose, with the numbers 0, 1 and the rows, are run to see it.
+    """
+    sources, todo, seen = set[str](), [tensor], set[str]()
+    while todo:
+        name = todo.pop()
+        if name in graph.initializers:
+            number = graph.initializers[name]
+            if any(size != 1 for size in number.dims) or values(number, graph.folder).item() not in (0, 1, rows):
+                return None
+        elif name in graph.made_by and graph.nodes[graph.made_by[name]].op_type in _STEPS:
+            todo += [each for each in graph.reads[graph.made_by[name]] if each not in seen]
+        else:
+            sources.add(name)
+        seen.add(name)
+    source = next(iter(sources)) if len(sources) == 1 else tensor
+    if source == tensor or graph.types.get(source) not in INTEGERS or graph.shapes.get(source) != graph.shapes[tensor]:
+        return None
+    return source if _is_wrapped(graph, source, tensor, rows) else None
+
+
+def _is_wrapped(graph: Graph, source: str, tensor: str, rows: int) -> bool:
+    try:
+        session = session_between(graph, [source], tensor)
+    except RUNTIME_ERRORS:
+        return False
+    for seed in _WRAP_SEEDS:
+        rng = np.random.default_rng(seed)
+        sizes = drawn_sizes(graph, rng)
+        shape = numbers_at(graph.shapes[source], sizes)
+        if shape is None:
+            return False
+        ends = rng.choice([-rows - 1, -rows, -1, 0, 1, rows - 1, rows], shape)
+        ids = np.where(rng.random(shape) < _AT_ENDS, ends, drawn_numbers(graph, source, shape, rng))
+        ids = ids.astype(graph.dtype(source))
+        got = moved(graph, session, {source: ids}, sizes)
+        if got is None or not np.array_equal(got, wrapped(ids, rows)):
+            return False
+    return True

@@ -31,7 +31,7 @@ BoundsKind = Literal["offsets", "ends"]
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class OnnxSite:
     """A look-up as the graph has it.
 
     node: the Gather's place. output: the tensor that the look-up makes, of the graph's type `type`: the Gather's own,
@@ -55,24 +55,24 @@ class Site:
     padding: int | None = None
 
 
-def find_sites(graph: Graph) -> tuple[Sequence[Site], Mapping[str, str]]:
+def find_sites(graph: Graph) -> tuple[Sequence[OnnxSite], Mapping[str, str]]:
     """All look-ups, un-pooled, in the graph's order; and the tables with a reason why they cannot be cut off."""
-    sites: list[Site] = []
+    sites: list[OnnxSite] = []
     reasons: dict[str, str] = {}
     for table in graph.initializers:
         if graph.types[table] not in FLOATS and not _is_quantized(graph, table):
             continue
         found = list(_gathers(graph, table, table))
-        if not any(isinstance(each, Site) for each in found) and not _is_looked_up(graph, table):
+        if not any(isinstance(each, OnnxSite) for each in found) and not _is_looked_up(graph, table):
             continue
-        sites += [each for each in found if isinstance(each, Site)]
+        sites += [each for each in found if isinstance(each, OnnxSite)]
         reason = next((each for each in found if isinstance(each, str)), None) or _odd_shape(graph, table)
         if reason is not None:
             reasons[table] = reason
     return sorted(sites, key=lambda site: site.node), reasons
 
 
-def _gathers(graph: Graph, table: str, tensor: str, past: str | None = None) -> Iterator[Site | str]:
+def _gathers(graph: Graph, table: str, tensor: str, past: str | None = None) -> Iterator[OnnxSite | str]:
     """Each use of a table's values: a look-up, or why it is none. past: why what was passed on the way is not exact."""
     if tensor in graph.outputs:
         yield "it is an output of the model too"
@@ -83,7 +83,7 @@ def _gathers(graph: Graph, table: str, tensor: str, past: str | None = None) -> 
             and node.input[0] == tensor
             and attribute(node, "axis", 0) in _first_axis(graph, table)
         ):
-            yield Site(place, table, node.input[1], node.output[0], graph.types.get(tensor, graph.types[table]))
+            yield OnnxSite(place, table, node.input[1], node.output[0], graph.types.get(tensor, graph.types[table]))
             if past is not None:
                 yield past
             if node.input[1] == tensor:
@@ -149,7 +149,7 @@ def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
     return next((int(each.i) for each in node.attribute if each.name == name), default)
 
 
-def pooled(graph: Graph, site: Site, weighable: Callable[[str], bool]) -> Site:
+def pooled(graph: Graph, site: OnnxSite, weighable: Callable[[str], bool]) -> OnnxSite:
     """The look-up with the sum or mean that all it makes goes into, or as it is where there is none.
 
     weighable: whether a tensor can be made before the look-ups.
@@ -170,14 +170,14 @@ def pooled(graph: Graph, site: Site, weighable: Callable[[str], bool]) -> Site:
     return site
 
 
-def _are_weights(graph: Graph, site: Site, name: str, weighable: Callable[[str], bool]) -> bool:
+def _are_weights(graph: Graph, site: OnnxSite, name: str, weighable: Callable[[str], bool]) -> bool:
     """Whether a tensor has one float32 an id, and a last axis of 1 that spreads it over the row."""
     ids = graph.shapes.get(site.ids)
     is_matrix = len(graph.shapes[site.table]) == 2 and graph.types.get(name) == TensorProto.FLOAT
     return ids is not None and is_matrix and graph.shapes.get(name) == (*ids, Size(1)) and weighable(name)
 
 
-def _are_a_row(graph: Graph, site: Site, name: str, weighable: Callable[[str], bool]) -> bool:
+def _are_a_row(graph: Graph, site: OnnxSite, name: str, weighable: Callable[[str], bool]) -> bool:
     """Whether a tensor has for each bag a row of one float32 an id, so that a product with a bag's rows sums them."""
     ids = graph.shapes.get(site.ids, ())
     is_matrix = len(graph.shapes[site.table]) == 2 and graph.types.get(name) == TensorProto.FLOAT
@@ -185,7 +185,7 @@ def _are_a_row(graph: Graph, site: Site, name: str, weighable: Callable[[str], b
     return len(ids) > 1 and is_matrix and graph.shapes.get(name) == row and weighable(name)
 
 
-def _reduced(graph: Graph, site: Site, node: onnx.NodeProto, found: Site) -> Site:
+def _reduced(graph: Graph, site: OnnxSite, node: onnx.NodeProto, found: OnnxSite) -> OnnxSite:
     axes, ids = _axes(graph, node), graph.shapes.get(site.ids)
     if axes is None or ids is None:
         return site

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from repo_builder.errors import ExportError, InputError
 from repo_builder.export.join import join_partials
 from repo_builder.export.onnx_file.check import partial_sums, refuse_difference
-from repo_builder.export.onnx_file.cut import Cut
+from repo_builder.export.onnx_file.cut import OnnxCut
 from repo_builder.export.onnx_file.graph import Graph
 from repo_builder.export.onnx_file.read import external_place, is_external, tensors
 from repo_builder.export.onnx_file.run import RUNTIME_ERRORS, Arrays, Session
@@ -33,7 +33,7 @@ class OnnxSource:
         path: Path,
         model: Model,
         graph: Graph,
-        cut: Cut,
+        cut: OnnxCut,
         graphs: tuple[onnx.ModelProto, onnx.ModelProto | None],
         sessions: tuple[Session, Session | None],
         tried: tuple[Arrays, Arrays],

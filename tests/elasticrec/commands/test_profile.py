@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from elasticrec.cli import main
-from loadtest.perf_analyzer import INSTALL_HINT
 from repo_builder.documents import schema_problems
 from repo_builder.partition.cost import load_profile
+from repo_builder.profiling.perf_analyzer import INSTALL_HINT
 from tests.integration.models import document
 
 

@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from repo_builder.export.exported.onnx_graph import name_outputs
+from repo_builder.export.torch_onnx import name_outputs
 
 
 def test_names_that_other_values_have_and_a_value_that_is_two_outputs() -> None:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from repo_builder.errors import ModelFileError
-from repo_builder.export.layers import CHUNK_BYTES
 from repo_builder.export.onnx_file import open_onnx, write
 from repo_builder.export.onnx_file.read import is_external, read_without_weights, tensors, values
 from repo_builder.export.onnx_file.wire import LEFT_IN_FILE_BYTES, lean_message
+from repo_builder.export.stored import CHUNK_BYTES
 from tests.export.onnx_file.cutting import FLOAT, INT64, make, node, opened, partials_of, prove, read_tables, table
 
 DIM = 4

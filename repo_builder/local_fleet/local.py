@@ -1,0 +1,178 @@
+"""A whole fleet on this machine: its parts put together, and taken apart again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from k8s.options import NAMESPACE
+from k8s.server import flags
+from repo_builder.errors import ServerError
+from repo_builder.local_fleet.autoscaler import Autoscaler
+from repo_builder.local_fleet.capacity import capacity_here
+from repo_builder.local_fleet.control import listening
+from repo_builder.local_fleet.events import Events
+from repo_builder.local_fleet.periodic import Periodic
+from repo_builder.local_fleet.ports import FreePorts
+from repo_builder.local_fleet.prometheus import INSTALL, Prometheus, ask_prometheus, find_prometheus
+from repo_builder.local_fleet.replica import Launch
+from repo_builder.local_fleet.requests import Control
+from repo_builder.local_fleet.rules import Rules, load_rules, render_rules
+from repo_builder.local_fleet.runtime import RunFolder, claimed
+from repo_builder.local_fleet.sampler import PERIOD_S, Sampler
+from repo_builder.local_fleet.status import Status, page_status, status
+from repo_builder.local_fleet.status_page import status_page
+from repo_builder.local_fleet.supervisor import Supervisor
+from repo_builder.repository.built_fleet import Fleet, load_fleet
+from repo_builder.repository.manifest import verify
+from repo_builder.serving import faults
+from repo_builder.serving.install import Installation, check_gpus, installation
+from repo_builder.serving.server import remove_caches
+
+_PLAIN_TEXT = {"ELASTICREC_TLS_CA": "", "ELASTICREC_TLS_CERT": "", "ELASTICREC_TLS_KEY": ""}  # it is all one machine
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What to run.
+
+    replicas: by service, where they differ from the plan's; rules: the folder of rendered manifests to scale by, or
+    None to render them; ports: None is a free one; force: start more replicas than the machine holds.
+    """
+
+    repository: Path
+    replicas: Mapping[str, int]
+    autoscale: bool
+    rules: Path | None
+    sync_s: float
+    prometheus_port: int | None
+    status_port: int | None
+    force: bool
+
+
+class LocalFleet:
+    """A fleet whose parts are in place; nothing is served before `serve`."""
+
+    def __init__(self, supervisor: Supervisor, events: Events) -> None:
+        self.supervisor = supervisor
+        self.events = events
+        self.sampler = Sampler(supervisor.services.values())
+        self.prometheus: Prometheus | None = None
+        self.links: dict[str, str | None] = {"page": None, "prometheus": None, "rules": None}
+
+    def serve(self, show: Callable[[], None]) -> None:
+        """Run all replicas until the fleet is told to stop; `show` is called some times a second.
+
+        Raises ServerError where a replica fails before every service was ready once.
+        """
+
+        def tick() -> None:
+            if self.prometheus:
+                self.prometheus.tick()
+            show()
+
+        self.supervisor.run(tick)
+
+    def warning(self) -> str | None:
+        """What is known to end servers of the version that a ready front end says it has; None where nothing is."""
+        frontend, *_ = self.supervisor.services.values()
+        versions = [faults.version_of(replica.server.http) for replica in frontend.ready if replica.server]
+        return next((faults.warning(version) for version in versions if version), None)
+
+    def status(self) -> Status:
+        """What it is doing."""
+        return status(self.supervisor, self.sampler, self.events, self.links)
+
+    def page_status(self) -> Status:
+        """The same with totals and the last minutes."""
+        return page_status(self.status(), self.sampler)
+
+
+@contextmanager
+def local_fleet(wishes: Wishes) -> Iterator[LocalFleet]:
+    """Check the repository, claim its run folder, and prepare a fleet that can be served once while the block lasts.
+
+    Raises RepositoryError where a file is missing or changed; InputError where the fleet is up already, a service is
+    unknown, rules are wrong, or the machine is too small; ServerError where there is no tritonserver, no Prometheus to
+    scale by, or a port is taken.
+    """
+    fleet = load_fleet(wishes.repository)
+    run = RunFolder.of(wishes.repository)
+    with ExitStack() as stack:
+        stack.enter_context(claimed(run))
+        _check(fleet, wishes.repository)
+        installed = stack.enter_context(installation())
+        events = Events(run.events)
+        ports = FreePorts()
+        watcher = _prometheus(wishes, run, events, ports)
+        rules = _rules(fleet, wishes, run, watcher)
+        namespace = rules.namespace if rules else NAMESPACE
+        capacity = None if wishes.force else capacity_here(fleet)
+        launches = _launches(fleet, run, installed, ports)
+        supervisor = Supervisor(fleet, run, _planned(fleet), launches, events, namespace, capacity)
+        supervisor.check(wishes.replicas, force=True)
+        for name, replicas in wishes.replicas.items():
+            supervisor.scale(name, replicas)
+        supervisor.check_room()
+        local = LocalFleet(supervisor, events)
+        # first, so that it ends last: `down` returns when nothing runs any more
+        stack.enter_context(listening(run, Control(supervisor, events, local.status).handle))
+        stack.enter_context(Periodic("sampler", PERIOD_S, local.sampler.sample, events.tell))
+        if watcher:
+            local.prometheus = stack.enter_context(watcher)
+            local.links["prometheus"] = watcher.url
+        if rules and watcher:
+            local.links["rules"] = str(rules.folder)
+            autoscaler = Autoscaler(rules.by_service, supervisor, partial(ask_prometheus, watcher.url), events.tell)
+            stack.enter_context(
+                Periodic("autoscaler", wishes.sync_s, partial(_sync, autoscaler, supervisor), events.tell)
+            )
+        local.links["page"] = stack.enter_context(status_page(wishes.status_port or 0, local.page_status))
+        yield local
+
+
+def _prometheus(wishes: Wishes, run: RunFolder, events: Events, ports: FreePorts) -> Prometheus | None:
+    binary = find_prometheus()
+    if binary is not None:
+        return Prometheus(binary, wishes.prometheus_port or ports.take().http, run, events)
+    if wishes.autoscale or wishes.prometheus_port:
+        raise ServerError(f"prometheus: not on PATH, and --autoscale and --prometheus-port need it; run: {INSTALL}")
+    events.tell(f"no prometheus on PATH: the fleet runs without; to have one: {INSTALL}")
+    return None
+
+
+def _rules(fleet: Fleet, wishes: Wishes, run: RunFolder, watcher: Prometheus | None) -> Rules | None:
+    if not wishes.autoscale or watcher is None:
+        return None
+    return load_rules(fleet, wishes.rules or render_rules(fleet, watcher.url, run.rules))
+
+
+def _sync(autoscaler: Autoscaler, supervisor: Supervisor) -> None:
+    if supervisor.phase == "up":
+        autoscaler.sync(time.monotonic())
+
+
+def _check(fleet: Fleet, repository: Path) -> None:
+    """Every file is hashed: a flipped bit in a weight would make no error but wrong scores."""
+    for service in fleet.services:
+        remove_caches(repository / service.folder)  # of servers that were killed
+        check_gpus(repository / service.folder)
+    verify(repository)
+
+
+def _planned(fleet: Fleet) -> Mapping[str, int]:
+    return {service.folder: service.planned.deployed for service in fleet.services}
+
+
+def _launches(fleet: Fleet, run: RunFolder, installed: Installation, ports: FreePorts) -> Mapping[str, Launch]:
+    """As `serve` starts servers, with the latency summaries that a front end's pod has, here for every service."""
+    summaries = [word for word in flags(fleet, fleet.frontend, "", tls=False) if word.startswith("--metrics-config")]
+    environment = {"ELASTICREC_ADDRESSES": str(run.addresses), **_PLAIN_TEXT}
+    return {
+        service.folder: Launch(installed, run.repository / service.folder, run.logs, summaries, environment, ports)
+        for service in fleet.services
+    }

@@ -1,0 +1,284 @@
+"""What a query gathers of tables, and their rows in one order, hottest first, whose cuts are taken back to each table.
+
+The rows of all tables stand by gathers per query and byte, most first; a table's own rows keep their hotness order.
+Ties go to the size of row that comes first among the tables, then to the earlier table, then to the hotter row.
+
+Merging takes most of a plan's time; the traffic, the profile and S_max only change what comes after it. So a sweep
+makes one `ModelAccesses` that keeps what it merged, and plans on it as often as it likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repo_builder.access.hotness import Hotness
+from repo_builder.errors import PlanError
+from repo_builder.memory import check_memory
+from repo_builder.spec import Spec
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+CONCAVITY_TOLERANCE = 1e-9
+"""A CDF may lie this far under its least concave majorant: room for rounding, not for another order of the rows."""
+
+CHUNK_ROWS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class TableAccesses:
+    """A table's accesses: `cdf` (rows + 1,) float64 over its hotness order, the rows a query gathers in all, and the
+    bytes of each row.
+    """
+
+    table: str
+    cdf: Floats
+    gathers: float
+    row_bytes: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table."""
+        return len(self.cdf) - 1
+
+    @property
+    def key(self) -> tuple[int, float, int]:
+        """Equal for tables alike: of one CDF, as many gathers, rows as large. Good while the table lives."""
+        return id(self.cdf), self.gathers, self.row_bytes
+
+    def row_gathers(self) -> Floats:
+        """What a query gathers of each row, hottest first: (rows,) float64, never increasing.
+
+        Raises PlanError for a CDF that is not concave, so not that of a hotness order.
+        """
+        steps, gap = _concave_steps(self.cdf)
+        if gap > CONCAVITY_TOLERANCE:
+            raise PlanError(
+                f"table {self.table}: cdf: expected the hottest rows first, got colder rows before hotter ones "
+                f"(the CDF is {gap:.3g} under its concave majorant)"
+            )
+        steps *= self.gathers
+        return steps
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """N rows in the order in which they are cut.
+
+    gathers  (N + 1,) float64: what a query gathers of the first j rows; from 0, non-decreasing, and concave over their
+             bytes up to rounding
+    row_bytes  the bytes of every row; or, where rows differ, (N + 1,) int64, the bytes of the first j rows
+    """
+
+    gathers: Floats
+    row_bytes: int | Ints
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return len(self.gathers) - 1
+
+    def bytes_before(self, position: Ints) -> Ints:
+        """Bytes of the rows before each position, 0 to N; same shape as `position`."""
+        return position * self.row_bytes if isinstance(self.row_bytes, int) else self.row_bytes[position]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAccesses:
+    """The accesses of every table of a spec, in its order; `keep` trades memory (8 bytes a row) for time."""
+
+    tables: tuple[TableAccesses, ...]
+    keep: bool = False
+    _kept: dict[tuple[tuple[int, float, int], ...], Order] = field(default_factory=dict, init=False, compare=False)
+
+    def order(self, tables: Sequence[TableAccesses]) -> Order:
+        """`merged_order` of some of the tables; not to be written into."""
+        key = tuple(table.key for table in tables)
+        order = self._kept.get(key)
+        if order is None:
+            order = merged_order(tables)
+            if self.keep:
+                self._kept[key] = order
+        return order
+
+    def rows_within(self, size_bytes: int) -> int:
+        """How many of the hottest rows of all tables fit into so many bytes, 0 or more."""
+        sizes = {table.row_bytes for table in self.tables}
+        if len(sizes) == 1:  # no order needed
+            return min(sum(table.rows for table in self.tables), size_bytes // sizes.pop())
+        return int(np.searchsorted(self.order(self.tables).row_bytes, size_bytes, side="right")) - 1
+
+
+def model_accesses(spec: Spec, hotness: Hotness, keep: bool = False) -> ModelAccesses:
+    """The accesses of a spec at its batch; raises PlanError for a CDF that is none.
+
+    A CDF that serves several tables is checked once.
+    """
+    _check_memory(spec)
+    checked: dict[int, int] = {}
+    tables = []
+    for table, ids in zip(spec.model.tables, spec.model.ids_per_row, strict=True):
+        accesses = TableAccesses(table.name, hotness.cdf(table), ids * spec.serving.batch, table.format.row_bytes)
+        if checked.get(id(accesses.cdf)) != table.rows:
+            check_cdf(accesses, table.rows)
+            checked[id(accesses.cdf)] = table.rows
+        tables.append(accesses)
+    return ModelAccesses(tuple(tables), keep)
+
+
+def _check_memory(spec: Spec) -> None:
+    """A plan holds a CDF for each number of rows, the merged order, and two arrays of the largest table."""
+    rows = [table.rows for table in spec.model.tables]
+    needed_bytes = 8 * (sum(set(rows)) + sum(rows) + 2 * max(rows))
+    what = f"tables: a plan for {sum(rows):,} rows of {len(rows):,} tables"
+    check_memory(needed_bytes, what, "fewer rows, or a larger machine")
+
+
+def check_cdf(accesses: TableAccesses, rows: int) -> None:
+    """Raise PlanError unless the CDF has rows + 1 values from 0 to 1, finite and non-decreasing."""
+    cdf, where = accesses.cdf, f"table {accesses.table}: cdf"
+    if cdf.shape != (rows + 1,):
+        raise PlanError(f"{where}: expected {rows + 1} values for {rows} rows, got shape {cdf.shape}")
+    if not np.isfinite(cdf).all():
+        raise PlanError(f"{where}: expected finite values, got {cdf[~np.isfinite(cdf)][0]} among them")
+    if cdf[0] != 0.0 or cdf[-1] != 1.0:
+        raise PlanError(f"{where}: expected 0 first and 1 last, got {cdf[0]} and {cdf[-1]}")
+    falls = cdf[1:] < cdf[:-1]
+    if falls.any():
+        raise PlanError(f"{where}: expected non-decreasing values, got a fall after rank {falls.argmax()}")
+
+
+def merged_order(tables: Sequence[TableAccesses]) -> Order:
+    """The rows of all tables in one order.
+
+    O(n) for n rows of one table or of tables alike, O(n * log(tables)) otherwise; 8 bytes a row, half as much again
+    while sorting. Where rows differ in size 16 bytes a row, and 32 while sorting.
+    """
+    alike = _alike(tables)
+    unit = _unit(tables)
+    prefix = np.empty(1 + sum(table.rows for table in tables))
+    prefix[0] = 0.0
+    begin = 1
+    for table, count in alike:
+        end = begin + count * table.rows
+        prefix[begin:end].reshape(table.rows, count)[:] = _ascending(table, unit)[:, None]
+        begin = end
+    sizes = [table.row_bytes for table, _ in alike]
+    if len(set(sizes)) > 1:
+        return _mixed(prefix, np.repeat(sizes, [count * table.rows for table, count in alike]), unit)
+    if len(alike) > 1:
+        prefix[1:].sort(kind="stable")  # merges the runs
+    _accumulate(prefix)
+    return Order(prefix, sizes[0])
+
+
+def _mixed(prefix: Floats, sizes: Ints, unit: int) -> Order:
+    """The order of rows that differ in size: `prefix[1:]` and `sizes` are (rows,), not sorted yet."""
+    order = np.argsort(prefix[1:], kind="stable")
+    sizes = sizes[order]
+    prefix[1:] = prefix[1:][order] * (sizes // unit)
+    del order
+    _accumulate(prefix)
+    return Order(prefix, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]))
+
+
+def ranks_in_tables(tables: Sequence[TableAccesses], cuts: Sequence[int]) -> list[list[int]]:
+    """For each cut of the merged order how many rows of each table come before it: over the cuts, then the tables."""
+    unit, alike = _unit(tables), _alike(tables)
+    kinds = {table.key: kind for kind, (table, _) in enumerate(alike)}
+    ascending = [(_ascending(table, unit), count) for table, count in alike]
+    kind_of = [kinds[table.key] for table in tables]
+    sizes = {size: i for i, size in enumerate(dict.fromkeys(table.row_bytes for table in tables))}
+    first = sorted(range(len(tables)), key=lambda i: sizes[tables[i].row_bytes])
+    return [_split(ascending, kind_of, first, cut) for cut in cuts]
+
+
+def _ascending(table: TableAccesses, unit: int) -> Floats:
+    """The negated gathers of each row and `unit` bytes: (rows,) float64, ascending from the hottest row on."""
+    steps = table.row_gathers()
+    steps /= -(table.row_bytes // unit)
+    return steps
+
+
+def _unit(tables: Sequence[TableAccesses]) -> int:
+    """The largest number of bytes of which every row is a multiple: with rows of one size no gathers are rounded."""
+    return gcd(*(table.row_bytes for table in tables))
+
+
+def _alike(tables: Sequence[TableAccesses]) -> list[tuple[TableAccesses, int]]:
+    """The tables that differ in CDF, gathers or size of row, and how many there are of each; by size, as they come."""
+    counts: dict[tuple[int, float, int], int] = {}
+    first: dict[tuple[int, float, int], TableAccesses] = {}
+    for table in tables:
+        counts[table.key] = counts.get(table.key, 0) + 1
+        first.setdefault(table.key, table)
+    sizes = list(dict.fromkeys(table.row_bytes for table in tables))
+    return sorted(
+        ((first[key], count) for key, count in counts.items()), key=lambda item: sizes.index(item[0].row_bytes)
+    )
+
+
+def _split(
+    ascending: Sequence[tuple[Floats, int]], kind_of: Sequence[int], first: Sequence[int], cut: int
+) -> list[int]:
+    """The first `cut` rows of the merged order, by table.
+
+    `ascending` holds the negated gathers of each kind of table, and how many tables are of it; only the ties, which go
+    to the tables in the order `first`, are worked out table by table.
+    """
+    if cut == 0:
+        return [0] * len(kind_of)
+    low, high = 0, int(np.array(np.inf).view(np.int64))  # floats >= 0 are ordered as their bits are
+    while low < high:  # the largest value that at least `cut` rows reach: that of the last row before the cut
+        middle = (low + high + 1) // 2
+        value = -np.array(middle, np.int64).view(np.float64)
+        if sum(count * int(np.searchsorted(steps, value, side="right")) for steps, count in ascending) >= cut:
+            low = middle
+        else:
+            high = middle - 1
+    value = -np.array(low, np.int64).view(np.float64)
+    begins = [int(np.searchsorted(steps, value, side="left")) for steps, _ in ascending]
+    ties = [int(np.searchsorted(steps, value, side="right")) - begins[i] for i, (steps, _) in enumerate(ascending)]
+    ranks = [begins[kind] for kind in kind_of]
+    missing = cut - sum(ranks)
+    for i in first:
+        tied = min(missing, ties[kind_of[i]])
+        ranks[i] += tied
+        missing -= tied
+    return ranks
+
+
+def _accumulate(prefix: Floats) -> None:
+    """Turn negated gathers of each row into sums, in place; summed by chunks, so that errors stay near one rounding."""
+    base = 0.0
+    for begin in range(1, len(prefix), CHUNK_ROWS):
+        chunk = prefix[begin : begin + CHUNK_ROWS]
+        np.negative(chunk, out=chunk)
+        total = base + float(np.sum(chunk))
+        np.cumsum(chunk, out=chunk)
+        chunk += base
+        base = max(total, float(chunk[-1]))
+    np.maximum.accumulate(prefix, out=prefix)
+
+
+def _concave_steps(cdf: Floats) -> tuple[Floats, float]:
+    """The steps of the least concave majorant, and how far it rises above the CDF, which is concave up to rounding.
+
+    The steps are (rows,) float64, never increasing; `np.diff` where that never rises.
+    """
+    steps = np.diff(cdf)
+    if not (steps[1:] > steps[:-1]).any():
+        return steps, 0.0
+    from scipy.optimize import isotonic_regression  # slow to import, and rarely wanted
+
+    pools = np.asarray(isotonic_regression(steps, increasing=False).blocks, np.intp)  # first row of each, then the end
+    sizes = np.diff(pools)
+    steps = np.repeat(np.diff(cdf[pools]) / sizes, sizes)
+    begins = np.repeat(pools[:-1], sizes)
+    gap = float(np.max(cdf[begins] + (np.arange(len(steps)) - begins) * steps - cdf[:-1]))
+    return steps, max(gap, 0.0)

@@ -1,0 +1,118 @@
+"""From a plan and a cluster to a placement: a device for every service, and a node for every replica."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from repo_builder.errors import PlacementError, PlanError
+from repo_builder.partition.cost import Profile
+from repo_builder.partition.latency import meet_sla
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.devices import DeviceChoice, Option, choose, options
+from repo_builder.partition.placement.nodes import Demand, Packing
+from repo_builder.partition.placement.packing import pack
+from repo_builder.partition.plan import Plan
+from repo_builder.spec import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The plan with its devices chosen, what its replicas need, and where they run on which cluster.
+
+    `gpu_measured` is False where GPU times had to be the documented defaults.
+    """
+
+    plan: Plan
+    demands: tuple[Demand, ...]
+    packing: Packing
+    cluster: Cluster
+    gpu_measured: bool
+
+
+def place(spec: Spec, plan: Plan, profile: Profile, cluster: Cluster) -> Placement:
+    """Choose each service's device, instances and replicas, and pack the replicas, at the least price an hour.
+
+    GPU times are the profile's, or DEFAULT_GPU_TIMES. A cluster with its own `min_memory_bytes` changes every
+    replica's memory by the difference to the profile's. Where the plan predicts a latency, replicas are added until
+    the placed one meets the spec's SLA. Raises PlacementError where the replicas do not fit.
+    """
+    plan, profile = _own_minimum(plan, profile, cluster)
+    services = [options(service, plan, spec, profile, cluster) for service in plan.services]
+    planned = tuple(of_one[0] for of_one in services)
+    if all(len(of_one) == 1 for of_one in services):
+        return _packed(plan, planned, profile, cluster, None)
+    choice = choose(services, cluster) or choose(services, _endless(cluster))
+    if choice is None:
+        return _packed(plan, planned, profile, cluster, None)  # raises, and says which replica is too large
+    found = _packed(_with(spec, plan, choice.options, profile), choice.options, profile, cluster, choice)
+    if choice.options == planned or found.packing.price_per_hour <= choice.lower_bound_per_hour:
+        return found
+    return min((found, _try_planned(plan, planned, profile, cluster, choice) or found), key=_price)
+
+
+def _price(placement: Placement) -> float:
+    return placement.packing.price_per_hour
+
+
+def _try_planned(
+    plan: Plan, planned: tuple[Option, ...], profile: Profile, cluster: Cluster, choice: DeviceChoice
+) -> Placement | None:
+    try:
+        return _packed(plan, planned, profile, cluster, choice)
+    except PlacementError:
+        return None
+
+
+def _packed(
+    plan: Plan, chosen: tuple[Option, ...], profile: Profile, cluster: Cluster, choice: DeviceChoice | None
+) -> Placement:
+    demands = tuple(
+        replace(option.demand, replicas=service.deployed) for option, service in zip(chosen, plan.services, strict=True)
+    )
+    packing = pack(demands, cluster)
+    if choice:  # another choice of devices may be cheaper than this one's least
+        bound = min(packing.lower_bound_per_hour, choice.lower_bound_per_hour)
+        packing = replace(packing, lower_bound_per_hour=bound)
+    return Placement(plan, demands, packing, cluster, profile.gpu is not None)
+
+
+def _with(spec: Spec, plan: Plan, chosen: tuple[Option, ...], profile: Profile) -> Plan:
+    """The plan with these services; with its latency predicted anew where it had one."""
+    changed = replace(plan, services=tuple(option.service for option in chosen))
+    if plan.latency is None:
+        return changed
+    try:
+        return meet_sla(changed, profile, spec.serving.target_qps, spec.serving.sla_ms)
+    except PlanError as exc:
+        raise PlacementError(f"placed on the cluster, {exc}") from exc
+
+
+def _own_minimum(plan: Plan, profile: Profile, cluster: Cluster) -> tuple[Plan, Profile]:
+    if cluster.min_memory_bytes is None:
+        return plan, profile
+    more = cluster.min_memory_bytes - profile.min_memory_bytes
+    services = tuple(replace(service, memory_bytes=service.memory_bytes + more) for service in plan.services)
+    return replace(plan, services=services), replace(profile, min_memory_bytes=cluster.min_memory_bytes)
+
+
+def _endless(cluster: Cluster) -> Cluster:
+    return replace(cluster, pools=tuple(replace(pool, count=None) for pool in cluster.pools))
+
+
+def placement_document(placement: Placement) -> dict[str, Any]:
+    """The placement as JSON, to stand under `placement` in a plan file."""
+    packing = placement.packing
+    return {
+        "cluster": placement.cluster.name,
+        "nodes": packing.nodes,
+        "pool_nodes": dict(packing.pool_nodes),
+        "price_per_hour": packing.price_per_hour,
+        "lower_bound_per_hour": packing.lower_bound_per_hour,
+        "gap": packing.gap,
+        "bottleneck": packing.bottleneck,
+        "utilisation": dict(packing.utilisation),
+        "groups": [
+            {"pool": group.pool, "nodes": group.nodes, "replicas": dict(group.replicas)} for group in packing.groups
+        ],
+    }

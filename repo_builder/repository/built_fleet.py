@@ -1,0 +1,158 @@
+"""What a built fleet says of itself: for each service its models, its size, and what a pod of it needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from repo_builder.errors import RepositoryError
+from repo_builder.model.types import Columns, Lookup
+from repo_builder.partition.plan import Service, load_plan
+from repo_builder.repository.manifest import PLAN, Manifest, load_manifest
+from repo_builder.repository.service_names import service_names
+
+FRONTEND = "frontend"
+"""The folder of the front end, and its service's name here; the plan calls its dense layers `dense`."""
+
+ENSEMBLE = "ensemble"  # a model of that platform runs nothing itself
+MAX_QUERY_ROWS = 4096  # the wire contract's largest query
+MIB = 1024**2
+STUB_SHM_BYTES = 16 * MIB  # what a process of the Python backend starts with and keeps, rounded up
+BASE_SHM_BYTES = 64 * MIB  # for the server itself, as containers have by default
+
+
+@dataclass(frozen=True, slots=True)
+class FleetService:
+    """A service of the fleet.
+
+    `folder` is its model repository below the fleet's root; `model` the Triton model whose requests are its queries,
+    `steps` the models that do its work (the same model, but for the front end's ensemble). `instances` are all
+    Triton instances of a replica, `files_bytes` what it loads, `shm_bytes` the /dev/shm that its largest calls take.
+    """
+
+    name: str
+    folder: str
+    model: str
+    steps: tuple[str, ...]
+    planned: Service
+    instances: int
+    files_bytes: int
+    shm_bytes: int
+
+    @property
+    def is_frontend(self) -> bool:
+        """Whether it is what clients call."""
+        return self.planned.kind == "dense"
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of one pod: the plan's (weights and the measured minimum), the front end's id maps too, and /dev/shm."""
+        beside = self.files_bytes if self.is_frontend else 0  # the plan counts only the dense layers' parameters
+        return max(self.planned.memory_bytes + beside, self.files_bytes) + self.shm_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """A built fleet: the model's name, its latency bound, the target traffic, and its services, the front end first."""
+
+    model: str
+    sla_ms: float
+    target_qps: float | None
+    services: tuple[FleetService, ...]
+
+    @property
+    def frontend(self) -> FleetService:
+        """The service that clients call."""
+        return self.services[0]
+
+    @property
+    def shards(self) -> tuple[FleetService, ...]:
+        """The embedding services."""
+        return self.services[1:]
+
+
+def load_fleet(folder: Path) -> Fleet:
+    """Read a repository of the `fleet` layout. Raises InputError where `folder` is none."""
+    manifest = load_manifest(folder)
+    if manifest.layout != "fleet":
+        raise RepositoryError(
+            f"{folder}: expected a repository of layout fleet, got {manifest.layout}; "
+            "build it with elasticrec build --layout fleet"
+        )
+    plan = load_plan(folder / PLAN)
+    dense = next((service for service in plan.services if service.kind == "dense"), None)
+    if dense is None:
+        raise RepositoryError(f"{folder / PLAN}: services: expected one of kind dense, got none; build again")
+    planned = {FRONTEND: dense, **{service.name: service for service in plan.embedding_services}}
+    if len(planned) != 1 + len(plan.embedding_services):
+        raise RepositoryError(f"{folder / PLAN}: services: expected names that differ, none of them {FRONTEND}")
+    names = service_names(manifest.name, list(planned))
+    configs = {key: tuple(_configs(folder / key)) for key in planned}
+    calls = {key: _call_row_bytes(manifest, service) for key, service in planned.items()}
+    services = [
+        _service(manifest, names[key], key, service, configs[key], calls[key]) for key, service in planned.items()
+    ]
+    return Fleet(manifest.name, manifest.sla_ms, plan.target_qps, tuple(services))
+
+
+def _service(
+    manifest: Manifest, name: str, key: str, planned: Service, configs: tuple[pb.ModelConfig, ...], row_bytes: int
+) -> FleetService:
+    working = [config for config in configs if config.platform != ENSEMBLE]
+    stubs = sum(_instances(config) for config in working if config.backend == "python")
+    return FleetService(
+        name=name,
+        folder=key,
+        model=manifest.name if key == FRONTEND else f"{manifest.name}_{planned.name}",
+        steps=tuple(sorted(config.name for config in working)),
+        planned=planned,
+        instances=sum(_instances(config) for config in working),
+        files_bytes=sum(entry.size_bytes for entry in manifest.files if entry.path.startswith(f"{key}/")),
+        shm_bytes=BASE_SHM_BYTES + stubs * (STUB_SHM_BYTES + 2 * MAX_QUERY_ROWS * row_bytes),
+    )
+
+
+def _configs(folder: Path) -> Iterator[pb.ModelConfig]:
+    """The configs of a service's models. Raises RepositoryError where there is none, or one that is broken."""
+    paths = sorted(folder.glob("*/config.pbtxt"))
+    if not paths:
+        raise RepositoryError(f"{folder}: expected models with a config.pbtxt, found none; build again")
+    for path in paths:
+        try:
+            config = text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
+        except (OSError, UnicodeDecodeError, text_format.ParseError) as exc:
+            raise RepositoryError(f"{path}: expected a model's config, but {exc}; build again") from exc
+        config.name = config.name or path.parent.name
+        yield config
+
+
+def _instances(config: pb.ModelConfig) -> int:
+    """Instances that Triton starts of a model: on GPUs, a group's count is of each."""
+    counts: list[int] = [max(1, group.count) * max(1, len(group.gpus)) for group in config.instance_group]
+    return max(1, sum(counts))
+
+
+def _call_row_bytes(manifest: Manifest, service: Service) -> int:
+    """Bytes of a candidate row between front end and embedding service: ids, lengths and sums of 4 bytes each."""
+    held = {shard.table for shard in service.shards}
+    return math.ceil(
+        4 * sum(_row_numbers(manifest, each) for each in manifest.lookups if _table(manifest, each) in held)
+    )
+
+
+def _table(manifest: Manifest, lookup: Lookup) -> str:
+    return manifest.tables[lookup.table].name
+
+
+def _row_numbers(manifest: Manifest, lookup: Lookup) -> float:
+    """Those of a look-up for a candidate row: its ids and their weights, its bags' lengths, and its sums."""
+    layout = lookup.ids.layout
+    ids = lookup.count * layout.bag if isinstance(layout, Columns) and layout.width else lookup.mean_ids
+    weights = 0 if lookup.ids.weights is None else ids
+    sums = lookup.count * manifest.tables[lookup.table].format.dim
+    return manifest.groups[lookup.group].mean_rows * (ids + weights + lookup.count + sums)

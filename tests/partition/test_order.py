@@ -1,0 +1,105 @@
+"""The merged order against a plain sort, and CDFs that are none."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from repo_builder.errors import PlanError
+from repo_builder.partition.accesses import TableAccesses, check_cdf, merged_order, ranks_in_tables
+from tests.partition.helpers import zipf_cdf
+
+
+def _counted(hits: list[int]) -> NDArray[np.float64]:
+    ordered = np.sort(np.array(hits))[::-1]
+    return np.concatenate([[0.0], np.cumsum(ordered) / ordered.sum()])
+
+
+def _tables() -> list[TableAccesses]:
+    alike = _counted([8, 4, 2, 2, 0, 0])
+    return [
+        TableAccesses("A", alike, 16, 8),
+        TableAccesses("B", _counted([5, 1, 1, 1]), 8, 8),
+        TableAccesses("C", alike, 16, 8),
+    ]
+
+
+def test_merge_equals_a_stable_sort_of_all_rows() -> None:
+    tables = _tables()
+    rows = [(-hits, i) for i, table in enumerate(tables) for hits in table.row_gathers().tolist()]
+    order = sorted(rows, key=lambda row: row[0])
+    merged = merged_order(tables)
+    assert merged.gathers == pytest.approx(np.cumsum([0.0] + [-hits for hits, _ in order]))
+    assert (merged.rows, merged.row_bytes) == (len(rows), 8)
+    for cut, ranks in zip(range(len(rows) + 1), ranks_in_tables(tables, range(len(rows) + 1)), strict=True):
+        assert ranks == [sum(owner == i for _, owner in order[:cut]) for i in range(3)]
+
+
+def test_rows_of_several_sizes_stand_by_gathers_and_byte() -> None:
+    """Ties go to the first table's size of row, then to the earlier table."""
+    alike = _counted([8, 4, 2, 2, 0, 0])
+    tables = [
+        TableAccesses("A", alike, 16, 8),
+        TableAccesses("B", _counted([6, 4, 4, 2]), 16, 16),
+        TableAccesses("C", alike, 16, 8),
+        TableAccesses("D", _counted([8, 1, 1, 1]), 11, 24),
+    ]
+    rows = [
+        (-hits / table.row_bytes, [8, 16, 24].index(table.row_bytes), i, hits, table.row_bytes)
+        for i, table in enumerate(tables)
+        for hits in table.row_gathers().tolist()
+    ]
+    order = sorted(rows, key=lambda row: row[:3])
+    merged = merged_order(tables)
+    assert merged.gathers == pytest.approx(np.cumsum([0.0] + [row[3] for row in order]))
+    assert merged.bytes_before(np.arange(len(rows) + 1)).tolist() == np.cumsum([0] + [row[4] for row in order]).tolist()
+    for cut, ranks in enumerate(ranks_in_tables(tables, range(len(rows) + 1))):
+        assert ranks == [sum(row[2] == i for row in order[:cut]) for i in range(4)]
+
+
+def test_rounding_in_a_cdf_does_not_tear_equal_rows_apart() -> None:
+    """Rows of one access each differ in float64 steps; pooled, they are exactly equal again."""
+    table = TableAccesses("A", _counted([1000, *[1] * 9999]), 100, 4)
+    steps = table.row_gathers()
+    assert len(np.unique(np.diff(table.cdf)[1:])) > 1
+    assert (np.diff(steps) <= 0).all() and len(np.unique(steps[1:])) < 10
+    assert steps.sum() == pytest.approx(100, rel=1e-12)
+
+
+def test_prefix_stays_accurate_over_many_rows() -> None:
+    cdf = zipf_cdf(1_000_000)
+    prefix = merged_order([TableAccesses("A", cdf, 4096, 128)]).gathers
+    assert np.abs(prefix - cdf * 4096).max() < 1e-9
+    assert (np.diff(prefix) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("cdf", "message"),
+    [
+        ([0, 0.5, 1], "expected 4 values for 3 rows"),
+        ([0, 0.5, 0.8, 0.9], "expected 0 first and 1 last"),
+        ([0.1, 0.5, 0.8, 1], "expected 0 first and 1 last"),
+        ([0, 0.5, np.nan, 1], "expected finite values, got nan"),
+        ([0, 0.8, 0.7, 1], "expected non-decreasing values, got a fall after rank 1"),
+    ],
+)
+def test_bad_cdfs_are_named(cdf: list[float], message: str) -> None:
+    with pytest.raises(PlanError, match=f"table A: cdf: {message}"):
+        check_cdf(TableAccesses("A", np.array(cdf, np.float64), 1, 4), 3)
+
+
+def test_a_cdf_in_another_order_than_hottest_first_is_an_error() -> None:
+    with pytest.raises(PlanError, match="expected the hottest rows first"):
+        TableAccesses("A", np.array([0, 0.1, 1.0]), 1, 4).row_gathers()
+
+
+def test_splitting_works_on_kinds_of_tables_not_on_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred thousand tables alike take as many searches as three."""
+    cdf = np.linspace(0, 1, 11)
+    searches = []
+    real = np.searchsorted
+    monkeypatch.setattr(np, "searchsorted", lambda *words, **more: searches.append(1) or real(*words, **more))
+    for count in (3, 3000):
+        searches.clear()
+        tables = [TableAccesses(f"t{i}", cdf, 4, 4) for i in range(count)]
+        (ranks,) = ranks_in_tables(tables, [5 * count + 1])
+        assert sum(ranks) == 5 * count + 1 and len(searches) < 200
