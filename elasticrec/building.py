@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elasticrec.loading import StrPath, Watch, load_hotness, log, unwatched
-from repo_builder.access.progress import Tell
 from repo_builder.errors import InputError
 from repo_builder.model.file import ModelFile
 from repo_builder.model.source import Source
+from repo_builder.output import Tell
 from repo_builder.partition.check import check_plan
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import Plan, on_cpu
 from repo_builder.partition.planner import make_plan, model_wise_plan
 from repo_builder.repository.configs import ShardBackend
-from repo_builder.repository.layouts import Layout
-from repo_builder.repository.manifest import Manifest
+from repo_builder.repository.manifest import Layout, Manifest
 from repo_builder.spec import Spec
 from repo_builder.words import count
 
@@ -83,9 +82,17 @@ def _weights(spec: Spec, tell: Tell) -> tuple[str, str]:
 
 
 def _open(spec: Spec) -> Source:
-    from repo_builder.export.weights import open_source  # torch is slow to import: only where it is needed
+    from repo_builder.export.dlrm.source import open_source  # torch is slow to import: only where it is needed
 
     return open_source(spec)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The plan that a repository was built by, and its manifest."""
+
+    plan: Plan
+    manifest: Manifest
 
 
 def build(
@@ -99,7 +106,7 @@ def build(
     cpu_only: bool = False,
     watch: Watch = unwatched,
     tell: Tell = log,
-) -> Manifest:
+) -> Built:
     """Write a model repository into a folder, which appears whole or not at all; a former one there is replaced.
 
     plan: made now where it is not given, with at most `s_max` shards a table; layout: `single`, one server and one
@@ -107,7 +114,8 @@ def build(
     whole; shard_backend: `python`, or `native`, in C; cpu_only: place on the CPU what the plan places on GPUs.
 
     >>> spec = elasticrec.load_spec("rm1.yaml")
-    >>> manifest = elasticrec.build(spec, "model_repository/rm1", elasticrec.plan(spec), shard_backend="native")
+    >>> built = elasticrec.build(spec, "model_repository/rm1", elasticrec.plan(spec), shard_backend="native")
+    >>> manifest = built.manifest
     >>> manifest.name, manifest.layout, [tensor.name for tensor in manifest.inputs]
     ('rm1', 'single', ['dense', 'indices'])
     """
@@ -125,14 +133,8 @@ def build(
     if whole:
         plan = model_wise_plan(spec, hotness, DEFAULT_PROFILE)
     plan = plan or make_plan(spec, hotness, DEFAULT_PROFILE, "tiered", s_max)
+    plan = on_cpu(plan) if cpu_only else plan
     with watch("building") as progress:
-        return write_repository(
-            spec,
-            on_cpu(plan) if cpu_only else plan,
-            hotness,
-            source,
-            Path(target),
-            progress,
-            shard_backend,
-            layout=layout,
-        )
+        folder = Path(target)
+        manifest = write_repository(spec, plan, hotness, source, folder, progress, shard_backend, layout=layout)
+    return Built(plan, manifest)

@@ -6,25 +6,24 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from elasticrec.loading import StrPath, Watch, load_hotness, log, unwatched
-from k8s.simulation import simulate as play
-from k8s.simulation_models import Case, planned_fleet, whole_fleet
-from k8s.simulation_price import price_in_parts
-from k8s.simulation_report import Played
-from k8s.simulation_types import DEFAULT_TIMING, Timeline, Timing
-from loadtest.traffic_file import Traffic
-from loadtest.traffic_file import load_traffic as read_traffic
-from repo_builder.access.progress import Tell
-from repo_builder.analysis import fleets
 from repo_builder.analysis.baselines import model_wise
-from repo_builder.analysis.compare import SWEEP_REPLICAS, Comparison
+from repo_builder.analysis.compare import SWEEP_REPLICAS, Comparison, ComparisonReport
 from repo_builder.analysis.compare import compare as compare_fleets
-from repo_builder.analysis.compare_report import Report
-from repo_builder.cluster import Cluster
+from repo_builder.analysis.fleets import ComparisonCase
+from repo_builder.output import Tell
+from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile
+from repo_builder.partition.placement.cluster import Cluster
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import make_plan
-from repo_builder.partition.workload import read_workload
+from repo_builder.simulation.models import Case, planned_fleet, whole_fleet
+from repo_builder.simulation.play import simulate as play
+from repo_builder.simulation.price import price_in_parts
+from repo_builder.simulation.report import Played
+from repo_builder.simulation.types import DEFAULT_TIMING, Timeline, Timing
 from repo_builder.spec import Spec
+from repo_builder.traffic import Traffic
+from repo_builder.traffic import load_traffic as read_traffic
 
 
 def compare(
@@ -36,7 +35,7 @@ def compare(
     replicas: int = 10,
     watch: Watch = unwatched,
     tell: Tell = log,
-) -> Report:
+) -> ComparisonReport:
     """Compare plans with replicas of the whole model, at the traffic of so many of those and over a sweep of traffic.
 
     specs: may be a generator; only one spec's accesses are held at a time.
@@ -48,11 +47,11 @@ def compare(
     """
 
     def found(spec: Spec) -> tuple[Comparison, tuple[Comparison, ...]]:
-        workload = read_workload(spec, load_hotness(spec, watch=watch, tell=tell), keep=True)
-        return compare_fleets(fleets.Case(spec, workload, profile, cluster, s_max), replicas, SWEEP_REPLICAS)
+        accesses = model_accesses(spec, load_hotness(spec, watch=watch, tell=tell), keep=True)
+        return compare_fleets(ComparisonCase(spec, accesses, profile, cluster, s_max), replicas, SWEEP_REPLICAS)
 
     comparisons, sweeps = zip(*map(found, specs), strict=True)
-    return Report(profile, cluster, s_max, replicas, comparisons, sweeps)
+    return ComparisonReport(profile, cluster, s_max, replicas, comparisons, sweeps)
 
 
 def load_traffic(path: StrPath) -> Traffic:

@@ -9,17 +9,17 @@ from types import MappingProxyType
 from typing import Any
 
 from elasticrec.loading import StrPath
-from k8s.fleet import load_fleet
-from k8s.hpa import SYNC_S
 from k8s.objects import Object
 from k8s.options import CLAIM, IMAGE, NAMESPACE, PROMETHEUS, Options
 from k8s.render import write
-from k8s.rules import LATENCY_SHARE
 from k8s.source import parse_source
-from repo_builder.fleet.control import ask
-from repo_builder.fleet.local import LocalFleet, Wishes, local_fleet
-from repo_builder.fleet.logs import log_lines
-from repo_builder.fleet.runtime import RunFolder
+from repo_builder.local_fleet.control import ask
+from repo_builder.local_fleet.local import LocalFleet, Wishes, local_fleet
+from repo_builder.local_fleet.logs import log_lines
+from repo_builder.local_fleet.runtime import RunFolder
+from repo_builder.repository.built_fleet import load_fleet
+from repo_builder.scaling.hpa import SYNC_S
+from repo_builder.scaling.rules import LATENCY_SHARE
 
 
 def up(
@@ -38,7 +38,7 @@ def up(
     replicas: by service, where they differ from the plan's; rules: the folder of rendered manifests to scale by, where
     `autoscale` is asked for and they are not to be rendered now; force: start more than this machine holds.
 
-    >>> manifest = elasticrec.build(elasticrec.load_spec("rm1.yaml"), "fleet/rm1", layout="fleet")
+    >>> built = elasticrec.build(elasticrec.load_spec("rm1.yaml"), "fleet/rm1", layout="fleet")
     >>> with elasticrec.up("fleet/rm1", replicas={"frontend": 2}) as fleet:
     ...     [service["name"] for service in fleet.status()["services"]]
     ['frontend', 'tier0']
@@ -62,7 +62,7 @@ def ps(repository: StrPath) -> Mapping[str, Any]:
 
     >>> elasticrec.ps("fleet/none")
     Traceback (most recent call last):
-    repo_builder.errors.InputError: fleet/none: expected a running fleet, found none; start it: elasticrec up fleet/none
+    repo_builder.errors.InputError: ...fleet/none: expected a running fleet, found none; start it: ...
     """
     found: Mapping[str, Any] = ask(RunFolder.of(Path(repository)), {"do": "status"})
     return found
@@ -73,7 +73,7 @@ def scale(repository: StrPath, replicas: Mapping[str, int], *, force: bool = Fal
 
     >>> elasticrec.scale("fleet/none", {"tier0": 3})
     Traceback (most recent call last):
-    repo_builder.errors.InputError: fleet/none: expected a running fleet, found none; start it: elasticrec up fleet/none
+    repo_builder.errors.InputError: ...fleet/none: expected a running fleet, found none; start it: ...
     """
     ask(RunFolder.of(Path(repository)), {"do": "scale", "replicas": dict(replicas), "force": force})
 
@@ -93,7 +93,7 @@ def down(repository: StrPath) -> None:
 
     >>> elasticrec.down("fleet/none")
     Traceback (most recent call last):
-    repo_builder.errors.InputError: fleet/none: expected a running fleet, found none; start it: elasticrec up fleet/none
+    repo_builder.errors.InputError: ...fleet/none: expected a running fleet, found none; start it: ...
     """
     ask(RunFolder.of(Path(repository)), {"do": "down"})
 
@@ -116,7 +116,7 @@ def k8s(
     source: where pods find the repository's content, such as `s3://BUCKET/PREFIX` or `pvc:CLAIM`; latency_share: of
     the SLA, at which front ends are added; tls_secret: for mutual TLS between the services.
 
-    >>> manifest = elasticrec.build(elasticrec.load_spec("rm1.yaml"), "fleet/rm1", layout="fleet")
+    >>> built = elasticrec.build(elasticrec.load_spec("rm1.yaml"), "fleet/rm1", layout="fleet")
     >>> objects = elasticrec.k8s("fleet/rm1", "manifests", source="s3://models/rm1/v7")
     >>> [name for name in objects if name.endswith("-scaledobject.yaml")]
     ['rm1-frontend-scaledobject.yaml', 'rm1-tier0-scaledobject.yaml']

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 
 from elasticrec.loading import Watch, load_hotness, log, unwatched
 from repo_builder.access.hotness import Hotness
-from repo_builder.access.progress import Tell
 from repo_builder.analysis.explain import Chain
 from repo_builder.analysis.explain import explain as explain_plan
-from repo_builder.analysis.sweep import Point, Setting, Sweep, run_sweep
-from repo_builder.cluster import Cluster
+from repo_builder.analysis.sweep import Setting, Sweep, SweepPoint, run_sweep
+from repo_builder.output import Tell
+from repo_builder.partition.accesses import ModelAccesses, model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile
-from repo_builder.partition.placement import Placement, placement_document
-from repo_builder.partition.placement import place as place_plan
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.place import Placement, placement_document
+from repo_builder.partition.placement.place import place as place_plan
 from repo_builder.partition.plan import Grouping, Plan, plan_to_json
-from repo_builder.partition.planner import make_plan, plan_workload
-from repo_builder.partition.workload import Workload, read_workload
+from repo_builder.partition.planner import make_plan, plan_accesses
 from repo_builder.spec import Spec
 
 
@@ -44,7 +44,7 @@ def plan(
     ['dense', 'tier0']
     >>> plan = elasticrec.plan(spec, profile=elasticrec.load_profile("profile.json"), s_max=4)
     >>> [(service.name, sum(shard.rows for shard in service.shards)) for service in plan.embedding_services]
-    [('tier0', 57), ('tier1', 19943)]
+    [('tier0', 2), ('tier1', 19998)]
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
     return make_plan(spec, found, _of_containers(profile, cluster), grouping, s_max, utilisation)
@@ -56,7 +56,7 @@ class Explanation:
 
     plan: Plan
     chains: tuple[Chain, ...]
-    workload: Workload
+    accesses: ModelAccesses
 
 
 def explain(
@@ -80,9 +80,9 @@ def explain(
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
     profile = _of_containers(profile, cluster)
-    workload = read_workload(spec, found, keep=True)
-    made = plan_workload(spec, workload, profile, grouping, s_max, utilisation)
-    return Explanation(made, explain_plan(spec, workload, profile, made, utilisation), workload)
+    accesses = model_accesses(spec, found, keep=True)
+    made = plan_accesses(spec, accesses, profile, grouping, s_max, utilisation)
+    return Explanation(made, explain_plan(spec, accesses, profile, made, utilisation), accesses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Swept:
 
     sweep: Sweep
     setting: Setting
-    points: tuple[Point, ...]
+    points: tuple[SweepPoint, ...]
 
 
 def sweep(
@@ -111,7 +111,7 @@ def sweep(
 
     >>> spec, values = elasticrec.load_spec("rm1.yaml"), elasticrec.Sweep("target_qps", (100, 1000, 10_000))
     >>> [point.model_wise_replicas for point in elasticrec.sweep(spec, values).points]
-    [1, 4, 35]
+    [1, 2, 12]
     """
     setting = Setting(spec, profile, grouping, s_max, utilisation)
     points = run_sweep(values, setting, lambda each: load_hotness(each, watch=watch, tell=tell))
@@ -124,7 +124,7 @@ def place(spec: Spec, plan: Plan, cluster: Cluster, *, profile: Profile = DEFAUL
     >>> spec, cluster = elasticrec.load_spec("rm1.yaml"), elasticrec.load_cluster("examples/clusters/cpu.yaml")
     >>> placement = elasticrec.place(spec, elasticrec.plan(spec, cluster=cluster), cluster)
     >>> placement.packing.nodes, placement.packing.price_per_hour
-    (2, 7.0)
+    (1, 3.5)
     """
     return place_plan(spec, plan, _of_containers(profile, cluster), cluster)
 

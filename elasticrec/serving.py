@@ -12,16 +12,15 @@ from repo_builder.model.arrays import Array, Arrays, from_wire, wired
 from repo_builder.repository.manifest import MANIFEST, Manifest, load_manifest, read_queries
 from repo_builder.repository.manifest import verify as verify_files
 from repo_builder.serving.client import Protocol, infer
-from repo_builder.serving.gpus import check_gpus
-from repo_builder.serving.install import installation
+from repo_builder.serving.install import check_gpus, installation
 from repo_builder.serving.server import Ports, Server, free_ports, remove_caches, running
 
 
 def verify(repository: StrPath) -> Manifest:
     """Check that every file is there with the size and SHA-256 that the manifest lists, and that there is no other.
 
-    >>> repository = elasticrec.build(elasticrec.load_spec("rm1.yaml"), "model_repository/rm1")
-    >>> elasticrec.verify("model_repository/rm1") == repository
+    >>> built = elasticrec.build(elasticrec.load_spec("rm1.yaml"), "model_repository/rm1")
+    >>> elasticrec.verify("model_repository/rm1") == built.manifest
     True
     """
     return verify_files(Path(repository))
@@ -40,7 +39,6 @@ def serve(
     Yields the ready server: its addresses are `http`, `grpc` and `metrics`, its log is `log`, by default beside the
     repository. ports: free ones where none are given. A service of a fleet is served by its own folder.
 
-    >>> manifest = elasticrec.build(elasticrec.load_spec("rm1.yaml"), "model_repository/rm1")
     >>> with elasticrec.serve("model_repository/rm1") as server:
     ...     scores = elasticrec.query("model_repository/rm1", server.grpc, rows=4)["score"]
     >>> scores.shape
@@ -49,7 +47,7 @@ def serve(
     folder, ports = Path(repository), ports or free_ports()
     if len({ports.http, ports.grpc, ports.metrics}) < 3:
         raise InputError(f"ports: expected three different ones, got {ports.http}, {ports.grpc} and {ports.metrics}")
-    whole = _servable(folder.resolve())
+    whole = servable(folder.resolve())
     service = folder.resolve().relative_to(whole).as_posix().removeprefix(".")
     check_gpus(folder)
     remove_caches(folder)  # of a server that was killed
@@ -73,11 +71,11 @@ def query(
     address: HOST:PORT of the protocol, `grpc` or `http`; inputs: an array an input, by its name; where none are given,
     so many of the repository's sample rows.
 
-    >>> manifest = elasticrec.build(elasticrec.load_spec("rm1.yaml"), "model_repository/rm1")
+    Of a server that `serve` yielded:
+
     >>> inputs = {"dense": numpy.zeros((2, 13), "f4"), "indices": numpy.full((2, 40), -1)}
-    >>> with elasticrec.serve("model_repository/rm1") as server:
-    ...     sure = elasticrec.query("model_repository/rm1", server.http, protocol="http", inputs=inputs)["score"]
-    >>> bool(sure[0] == sure[1])
+    >>> score = elasticrec.query("model_repository/rm1", server.http, protocol="http", inputs=inputs)["score"]
+    >>> bool(score[0] == score[1])
     True
     """
     manifest = load_manifest(Path(repository))
@@ -86,7 +84,7 @@ def query(
     return {tensor.name: from_wire(answer[tensor.name], tensor) for tensor in manifest.outputs}
 
 
-def _servable(repository: Path) -> Path:
+def servable(repository: Path) -> Path:
     """The folder with the manifest of what one server can serve: for a service of a fleet that is the fleet's."""
     if not (repository / MANIFEST).is_file() and (repository.parent / MANIFEST).is_file():
         manifest = load_manifest(repository.parent)

@@ -6,7 +6,6 @@ import argparse
 import copy
 import json
 import random
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +183,7 @@ def options_of(command: str) -> list[argparse.Action]:
     """A command's options, but for help and for what names the file to write."""
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers()
-    import_module(f"elasticrec.commands.{command}").add(commands)
+    add_whole(command, commands)
     own = commands.choices[command]
     nested = [a for a in own._actions if isinstance(a, argparse._SubParsersAction)]
     own = next(iter(nested[0].choices.values())) if nested else own

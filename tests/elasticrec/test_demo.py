@@ -13,7 +13,7 @@ import pytest
 
 from elasticrec.cli import main
 from elasticrec.demo import Options, Report, run_demo
-from elasticrec.tables import demo_table
+from elasticrec.commands.demo import demo_table
 from repo_builder.export.dlrm.source import DlrmSource
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]

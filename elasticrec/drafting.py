@@ -12,12 +12,11 @@ from pathlib import Path
 import yaml
 
 from elasticrec.loading import StrPath, log
-from repo_builder.access.progress import Tell
 from repo_builder.errors import InputError
 from repo_builder.export.doors import open_model_file
 from repo_builder.model.dlrm import Dlrm
 from repo_builder.model.file import FileSource, ModelFile
-from repo_builder.output import write_whole
+from repo_builder.output import Tell, write_whole
 from repo_builder.spec import Access, Serving, Spec
 
 # As the text below says
@@ -47,11 +46,11 @@ def first_spec(model: StrPath, target: StrPath, *, name: str | None = None, tell
     model: a program of torch.export (.pt2), an ONNX file, or a state dict of a DLRM or of TorchRec's; name: the
     model's in Triton, by default the file's. What the file cannot say is guessed and marked in the text.
 
-    >>> first = elasticrec.first_spec("ranker.onnx", "ranker.yaml")
+    >>> first = elasticrec.first_spec("ranker.pt2", "ranker.yaml")
     >>> first.spec.name, [table.name for table in first.spec.model.tables]
     ('ranker', ['user', 'item'])
     >>> first.text.splitlines()[1]
-    'model: {source: onnx, path: "ranker.onnx"}'
+    'model: {source: exported, path: "ranker.pt2"}'
     """
     path, target = Path(model), Path(target)
     name = name or _name(path)
@@ -68,12 +67,10 @@ def first_spec(model: StrPath, target: StrPath, *, name: str | None = None, tell
     return draft(path, name, path if path.is_absolute() else Path(os.path.relpath(path, target.parent)), tell)
 
 
-def init(
-    model: StrPath, target: StrPath, *, name: str | None = None, force: bool = False, tell: Tell = log
-) -> Spec:
+def init(model: StrPath, target: StrPath, *, name: str | None = None, force: bool = False, tell: Tell = log) -> Spec:
     """Write the first spec of a model file; force: over a spec that is there.
 
-    >>> elasticrec.init("ranker.onnx", "ranker.yaml").model == elasticrec.load_spec("ranker.yaml").model
+    >>> elasticrec.init("ranker.pt2", "ranker.yaml").model == elasticrec.load_spec("ranker.yaml").model
     True
     """
     check_target(target, force)
@@ -100,7 +97,7 @@ def _of_model_file(source: FileSource) -> Callable[[Path, str, Path, Tell], Firs
 
 
 def _of_state_dict(path: Path, name: str, named: Path, _: Tell) -> FirstSpec:
-    from repo_builder.export.state_dict import read_dlrm_of  # reading a .pt imports torch, for seconds
+    from repo_builder.export.dlrm.trained import read_dlrm_of  # reading a .pt imports torch, for seconds
 
     dlrm, ordered = read_dlrm_of(path)
     return FirstSpec(dlrm_spec(name, dlrm, named, ordered), Spec.of_dlrm(name, dlrm, _ACCESS, _SERVING))

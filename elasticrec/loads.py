@@ -1,24 +1,21 @@
-"""Measurements on real servers: what services cost, and how a served repository stands load."""
+"""Load tests of a served repository: their queries, their runs, and what came out, side by side."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from elasticrec.loading import StrPath, Watch, load_hotness, load_spec, log, unwatched
-from loadtest import perf_analyzer
 from loadtest.clients import Protocol
 from loadtest.loads import Load, concurrencies
-from loadtest.perf_analyzer import LoadTestError
 from loadtest.perf_run import Recording
 from loadtest.perf_run import search as search_rate
 from loadtest.perf_run import sweep as sweep_loads
@@ -27,67 +24,17 @@ from loadtest.run import Percentile, Run, read_run, write_run
 from loadtest.servers import PORTS, behind
 from loadtest.target import Target
 from loadtest.workload import binary_files, draw_workload, replay_workload, samples, write_workload
-from repo_builder.access.progress import Tell
 from repo_builder.access.queries import draw_queries
 from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import InputError
 from repo_builder.machine import machine_facts
 from repo_builder.model.arrays import Arrays
-from repo_builder.output import write_whole
-from repo_builder.partition.plan import Grouping
-from repo_builder.repository.configs import ShardBackend
+from repo_builder.output import Tell, write_whole
+from repo_builder.profiling import perf_analyzer
+from repo_builder.profiling.perf_analyzer import LoadTestError
 from repo_builder.repository.manifest import QUERIES, Manifest, load_manifest
 from repo_builder.spec import Spec
 from repo_builder.words import count
-
-if TYPE_CHECKING:
-    from repo_builder.profiling.fits import Fits
-    from repo_builder.profiling.points import Measured
-
-HELD_BYTES = 1 << 30  # of rows, by default
-QUICK_HELD_BYTES = 1 << 28
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredProfile:
-    """What `profile` found: the content of a profile's file, and what its plot is drawn from."""
-
-    document: Mapping[str, Any]
-    measured: Measured
-    fits: Fits
-
-
-def profile(
-    spec: Spec,
-    *,
-    grouping: Grouping = "tiered",
-    shard_backend: ShardBackend = "python",
-    rows: int | None = None,
-    seconds: float | None = None,
-    quick: bool = False,
-    watch: Watch = unwatched,
-    tell: Tell = log,
-) -> MeasuredProfile:
-    """Start real servers with services like the spec's, measure them, and fit the cost model that `plan` takes.
-
-    rows: of the measured service in all, by default the spec's, at most 1 GiB of them; seconds: a point, by default 3,
-    quick: 1; quick: fewer points, each measured once. Written as JSON, the document is what `load_profile` reads.
-    """
-    from repo_builder.profiling.document import profile_document  # torch and SciPy are slow to import
-    from repo_builder.profiling.effort import QUICK, STANDARD, Options
-    from repo_builder.profiling.fits import fit_measured
-    from repo_builder.profiling.measure import measure
-
-    effort = QUICK if quick else STANDARD
-    row_bytes = max(table.format.row_bytes for table in spec.model.tables)
-    held_rows = (QUICK_HELD_BYTES if quick else HELD_BYTES) // row_bytes
-    effort = replace(effort, seconds=seconds) if seconds else effort
-    options = Options(grouping, shard_backend, rows or held_rows, effort)
-    hotness = load_hotness(spec, watch=watch, tell=tell)
-    with tempfile.TemporaryDirectory(prefix="elasticrec-profile-") as folder, watch("measuring") as progress:
-        measured = measure(spec, hotness, options, Path(folder), progress)
-    fits = fit_measured(measured)
-    return MeasuredProfile(profile_document(spec, options, measured, fits), measured, fits)
 
 
 def workload(
@@ -108,7 +55,7 @@ def workload(
     this one instead of drawing; spec: the file of the model's, for accesses that lie in a file; expected: of so many
     queries the whole model's answers too, which needs the spec.
 
-    >>> manifest = elasticrec.build(elasticrec.load_spec("rm1.yaml"), "model_repository/rm1")
+    >>> built = elasticrec.build(elasticrec.load_spec("rm1.yaml"), "model_repository/rm1")
     >>> elasticrec.workload("model_repository/rm1", "workload.npz", queries=20).inputs["indices"].shape
     (640, 40)
     """
@@ -145,7 +92,7 @@ def _answers(spec: Spec, drawn: QueryFile, queries: int, batch: int) -> Arrays:
     """The whole model's to the first queries, by output, one behind the other."""
     if not queries:
         return {}
-    from repo_builder.export.weights import open_source  # torch is slow to import: only where it is needed
+    from repo_builder.export.dlrm.source import open_source  # torch is slow to import: only where it is needed
 
     source = open_source(spec)
     answers = [source.answers(drawn.query(number, batch)) for number in range(queries)]
@@ -201,11 +148,13 @@ def loadtest(
     in flight; address: the server's, by default that of a running fleet's first front end, or of this machine;
     workload: an .npz of `workload`; command: what gives the same again, for the run's file.
 
-    >>> manifest = elasticrec.build(elasticrec.load_spec("rm1.yaml"), "model_repository/rm1")
-    >>> with elasticrec.serve("model_repository/rm1") as server:
-    ...     run = elasticrec.loadtest("model_repository/rm1", "run.json", address=server.grpc, seconds=0.5)
+    Of a server that `serve` yielded:
+
+    >>> run = elasticrec.loadtest("model_repository/rm1", "run.json", address=server.grpc, seconds=0.5)
     >>> [point.load for point in run.points]
     [1.0, 2.0]
+    >>> elasticrec.report(["run.json"], "report.html") == [run]
+    True
     """
     folder = Path(repository)
     loads = list(loads) or ([] if search else list(concurrencies("1:2")))
