@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from repo_builder.partition.plan import Plan, Service, Shard
     from repo_builder.repository.manifest import Manifest
     from repo_builder.serving.server import Ports, Server
-    from repo_builder.simulation.types import Timing
+    from repo_builder.simulation.fleets import Timing
     from repo_builder.spec import Spec
     from repo_builder.traffic import Traffic
 
@@ -70,7 +70,7 @@ _ROOMS = {
     "repo_builder.partition.plan": "Plan Service Shard",
     "repo_builder.repository.manifest": "Manifest",
     "repo_builder.serving.server": "Ports Server",
-    "repo_builder.simulation.types": "Timing",
+    "repo_builder.simulation.fleets": "Timing",
     "repo_builder.spec": "Spec",
     "repo_builder.traffic": "Traffic",
 }

@@ -16,11 +16,10 @@ from repo_builder.partition.cost import DEFAULT_PROFILE, Profile
 from repo_builder.partition.placement.cluster import Cluster
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import make_plan
-from repo_builder.simulation.models import Case, planned_fleet, whole_fleet
+from repo_builder.simulation.fleets import DEFAULT_TIMING, SimulatedModel, Timing, planned_fleet, whole_fleet
+from repo_builder.simulation.play import Timeline
 from repo_builder.simulation.play import simulate as play
-from repo_builder.simulation.price import price_in_parts
-from repo_builder.simulation.report import Played
-from repo_builder.simulation.types import DEFAULT_TIMING, Timeline, Timing
+from repo_builder.simulation.report import Played, price_in_parts
 from repo_builder.spec import Spec
 from repo_builder.traffic import Traffic
 from repo_builder.traffic import load_traffic as read_traffic
@@ -87,12 +86,12 @@ def simulate(
     ('model-wise', 'tiered')
     """
     hotness = load_hotness(spec, watch=watch, tell=tell)
-    case = Case(spec.name, spec.serving.sla_ms, spec.serving.target_qps, profile)
+    model = SimulatedModel(spec.name, spec.serving.sla_ms, spec.serving.target_qps, profile)
     whole = model_wise(spec, profile)
     sla_s = spec.serving.sla_ms / 1000
     simulated = (
-        whole_fleet(case, whole.replicas(case.target_qps), whole.alone_s),
-        planned_fleet(case, make_plan(spec, hotness, profile, grouping, s_max)),
+        whole_fleet(model, whole.replicas(model.target_qps), whole.alone_s),
+        planned_fleet(model, make_plan(spec, hotness, profile, grouping, s_max)),
     )
     model_wise_run, ours = (play(fleet, traffic, timing, sla_s) for fleet in simulated)
     return _priced(model_wise_run, cluster), _priced(ours, cluster)

@@ -10,16 +10,16 @@ from typing import Any
 
 from elasticrec.loading import StrPath
 from k8s.objects import Object
-from k8s.options import CLAIM, IMAGE, NAMESPACE, PROMETHEUS, Options
+from k8s.options import CLAIM, IMAGE, ManifestOptions, parse_source
 from k8s.render import write
-from k8s.source import parse_source
 from repo_builder.local_fleet.control import ask
-from repo_builder.local_fleet.local import LocalFleet, Wishes, local_fleet
+from repo_builder.local_fleet.local import LocalFleet, UpOptions, local_fleet
 from repo_builder.local_fleet.logs import log_lines
 from repo_builder.local_fleet.runtime import RunFolder
-from repo_builder.repository.built_fleet import load_fleet
+from repo_builder.repository.built_fleet import BuiltFleet, load_fleet
 from repo_builder.scaling.hpa import SYNC_S
-from repo_builder.scaling.rules import LATENCY_SHARE
+from repo_builder.scaling.queries import NAMESPACE
+from repo_builder.scaling.rules import LATENCY_SHARE, PROMETHEUS, ScalingOptions
 
 
 def up(
@@ -44,17 +44,23 @@ def up(
     ['frontend', 'tier0']
     """
     return local_fleet(
-        Wishes(
+        UpOptions(
             repository=Path(repository).resolve(),
             replicas=dict(replicas),
             autoscale=autoscale,
             rules=None if rules is None else Path(rules),
+            write_rules=_write_rules,
             sync_s=sync_s,
             prometheus_port=prometheus_port,
             status_port=status_port,
             force=force,
         )
     )
+
+
+def _write_rules(fleet: BuiltFleet, scaling: ScalingOptions, folder: Path) -> None:
+    """What `k8s` writes, asking the Prometheus of this machine."""
+    write(fleet, ManifestOptions(parse_source(CLAIM), prometheus=scaling.prometheus), folder)
 
 
 def ps(repository: StrPath) -> Mapping[str, Any]:
@@ -121,7 +127,7 @@ def k8s(
     >>> [name for name in objects if name.endswith("-scaledobject.yaml")]
     ['rm1-frontend-scaledobject.yaml', 'rm1-tier0-scaledobject.yaml']
     """
-    options = Options(
+    options = ManifestOptions(
         source=parse_source(source),
         namespace=namespace,
         image=image,

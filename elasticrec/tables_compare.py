@@ -9,7 +9,7 @@ from rich.table import Table
 from elasticrec.tables import plain_table, size
 from repo_builder.analysis.compare import METRICS, PAPER, Comparison, ComparisonReport, average_gains
 from repo_builder.analysis.fleets import GPU_CACHE, MODEL_WISE
-from repo_builder.simulation.report import Summary
+from repo_builder.simulation.report import SimulationSummary
 from repo_builder.words import count, times_less
 
 _SWEPT = ("memory", "utility", "price in parts")
@@ -78,7 +78,7 @@ def comparison_notes(report: ComparisonReport) -> str:
     return "\n".join(lines)
 
 
-def simulation_table(summaries: Sequence[Summary]) -> Table:
+def simulation_table(summaries: Sequence[SimulationSummary]) -> Table:
     """What each simulated fleet took, a line each."""
     price = summaries[0].price is not None
     table = plain_table(
@@ -97,7 +97,7 @@ def simulation_table(summaries: Sequence[Summary]) -> Table:
     return table
 
 
-def simulation_summary(summaries: Sequence[Summary]) -> str:
+def simulation_summary(summaries: Sequence[SimulationSummary]) -> str:
     """The second fleet beside the first, model-wise, and what stood at its maximum."""
     whole, ours = summaries
     times = [f"{times_less(whole.mean_memory_bytes / ours.mean_memory_bytes)} memory"]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from k8s.objects import Object, fleet_labels, metadata
-from k8s.options import Options
+from k8s.options import ManifestOptions
 from k8s.series import Series
-from repo_builder.repository.built_fleet import Fleet
+from repo_builder.repository.built_fleet import BuiltFleet
 
 FOUND_BY = {"grafana_dashboard": "1"}
 """The label that Grafana's sidecar looks for by default, as kube-prometheus-stack sets it up."""
@@ -32,7 +32,7 @@ class Panel:
     limit: float | None = None
 
 
-def panels(fleet: Fleet, namespace: str) -> Iterator[Panel]:
+def panels(fleet: BuiltFleet, namespace: str) -> Iterator[Panel]:
     """From what clients notice to what is behind it, three a row."""
     series = Series(fleet, namespace, _WINDOW)
     yield from _clients(fleet, series)
@@ -41,7 +41,7 @@ def panels(fleet: Fleet, namespace: str) -> Iterator[Panel]:
     yield from _router(series)
 
 
-def _clients(fleet: Fleet, series: Series) -> Iterator[Panel]:
+def _clients(fleet: BuiltFleet, series: Series) -> Iterator[Panel]:
     answered = (("answered", series.queries_per_s()), ("failed: {{reason}}", series.failures_per_s()))
     yield Panel("Queries", "reqps", answered, "At the front ends.")
     text = "Of the slowest front end, over the last minute; the line is the SLA."
@@ -84,7 +84,7 @@ def _router(series: Series) -> Iterator[Panel]:
     yield Panel("Replicas set aside, pods scraped", "short", aside, "Set aside: not asked, since they fail.")
 
 
-def dashboard(fleet: Fleet, options: Options) -> Mapping[str, Any]:
+def dashboard(fleet: BuiltFleet, options: ManifestOptions) -> Mapping[str, Any]:
     """Grafana's JSON model; the same input gives the same bytes."""
     identity = hashlib.sha256(f"{options.namespace}/{fleet.model}".encode()).hexdigest()[:16]
     return {
@@ -141,7 +141,7 @@ def _targets(lines: Sequence[tuple[str, str]]) -> Iterator[Mapping[str, Any]]:
         yield {"refId": letter, "datasource": _SOURCE, "expr": expression, "legendFormat": legend, "range": True}
 
 
-def dashboard_config_map(fleet: Fleet, options: Options) -> Object:
+def dashboard_config_map(fleet: BuiltFleet, options: ManifestOptions) -> Object:
     """The ConfigMap that holds it; the sidecar must look into this namespace, as kube-prometheus-stack's does."""
     labels = fleet_labels(fleet)
     name = f"{labels['app.kubernetes.io/instance']}-dashboard"

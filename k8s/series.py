@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from repo_builder.repository.built_fleet import Fleet
-from repo_builder.scaling.rules import select
+from repo_builder.repository.built_fleet import BuiltFleet
+from repo_builder.scaling.queries import select
 
 _SOME_QPS = 0.001  # a divisor where there is no traffic
 
@@ -18,7 +18,7 @@ _SOME_QPS = 0.001  # a divisor where there is no traffic
 class Series:
     """Of a fleet in a namespace; rates are over `window`, a duration of PromQL. Each method answers an expression."""
 
-    fleet: Fleet
+    fleet: BuiltFleet
     namespace: str
     window: str
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from elasticrec.command_line import add_whole
+
 NUMBERS = (
     0,
     1,

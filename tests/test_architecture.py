@@ -42,10 +42,14 @@ MAY_IMPORT = {
     "repo_builder/export": (*BASE, "repo_builder.export"),
     "repo_builder/repository": (*BASE, *ABOVE, "repo_builder.repository", "triton_backends"),
     "repo_builder/serving": (*BASE, "repo_builder.serving", "repo_builder.repository.manifest"),
-    "repo_builder/scaling": (*BASE, "repo_builder.repository.built_fleet", "repo_builder.scaling"),
+    "repo_builder/scaling": (
+        *BASE,
+        "repo_builder.partition",
+        "repo_builder.repository.built_fleet",
+        "repo_builder.scaling",
+    ),
     "repo_builder/simulation": (
         *BASE,
-        "k8s",
         "repo_builder.traffic",
         "repo_builder.figures",
         "repo_builder.partition",
@@ -55,7 +59,6 @@ MAY_IMPORT = {
     ),
     "repo_builder/local_fleet": (
         *BASE,
-        "k8s",
         "repo_builder.local_fleet",
         "repo_builder.repository.built_fleet",
         "repo_builder.repository.manifest",

@@ -23,9 +23,8 @@ import pytest
 import yaml
 
 from elasticrec.cli import main
-from k8s.options import Options
+from k8s.options import ManifestOptions, parse_source
 from k8s.render import write
-from k8s.source import parse_source
 from loadtest.run import read_run, write_run
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.queries import draw_queries
@@ -128,7 +127,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Valid files of every kind, small."""
     folder = tmp_path_factory.mktemp("material")
     spec, plan = make_repository(folder, "tiered")
-    write(fleet(folder / "fleet"), Options(parse_source("pvc:x")), folder / "rules")
+    write(fleet(folder / "fleet"), ManifestOptions(parse_source("pvc:x")), folder / "rules")
     (folder / "plan.json").write_text(plan_to_json(plan))
     (folder / "any").mkdir()
     manifest = describe(hand_spec(RANKER, batch=8), "single", "0" * 64, "elasticrec 0", [])

@@ -30,8 +30,8 @@ from repo_builder.analysis.compare import report_json as comparison_json
 from repo_builder.output import write_whole
 from repo_builder.partition.cost import Profile
 from repo_builder.partition.placement.cluster import Cluster
-from repo_builder.simulation.report import Summary, report_csv, report_json, summarize
-from repo_builder.simulation.types import DEFAULT_TIMING, Timing
+from repo_builder.simulation.fleets import DEFAULT_TIMING, Timing
+from repo_builder.simulation.report import SimulationSummary, report_csv, report_json, summarize
 from repo_builder.spec import Spec
 
 
@@ -185,7 +185,7 @@ def _about(
     }
 
 
-def _print_simulation(summaries: Sequence[Summary], profile: Profile) -> None:
+def _print_simulation(summaries: Sequence[SimulationSummary], profile: Profile) -> None:
     out.print(tables_compare.simulation_table(summaries))
     say(tables_compare.simulation_summary(summaries))
     say(profile_line(profile.name))

@@ -12,14 +12,15 @@ from rich.live import Live
 
 from elasticrec import fleets
 from elasticrec.commands.common import Commands, add_command, add_repository, bounded, out, say, tell, warn
-from k8s.options import CLAIM, IMAGE, NAMESPACE, PROMETHEUS
+from k8s.options import CLAIM, IMAGE
 from k8s.render import DOCUMENT
 from repo_builder.endings import on_ending
 from repo_builder.local_fleet.local import LocalFleet
 from repo_builder.local_fleet.view import live_view, replica_table
 from repo_builder.repository.built_fleet import load_fleet
 from repo_builder.scaling.hpa import SYNC_S
-from repo_builder.scaling.rules import LATENCY_SHARE
+from repo_builder.scaling.queries import NAMESPACE
+from repo_builder.scaling.rules import LATENCY_SHARE, PROMETHEUS
 from repo_builder.words import count
 
 RENDER = Path("-")  # no folder given: render the rules

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from repo_builder.errors import InputError
-from repo_builder.repository.built_fleet import Fleet, FleetService
+from repo_builder.repository.built_fleet import BuiltFleet, BuiltService
 
 SERVERS_A_CORE = 8
 LEAST_BYTES = 100 * 1024**2
@@ -66,7 +66,7 @@ class Capacity:
         return sum(need.shared_bytes + wanted[name] * need.own_bytes for name, need in self.needs.items())
 
 
-def capacity_here(fleet: Fleet) -> Capacity:
+def capacity_here(fleet: BuiltFleet) -> Capacity:
     """This machine's for a fleet, within the limits of the container that we may be in."""
     limits = [psutil.virtual_memory().total]
     for path in _LIMITS:
@@ -76,5 +76,5 @@ def capacity_here(fleet: Fleet) -> Capacity:
     return Capacity(len(os.sched_getaffinity(0)), min(limits), needs)
 
 
-def _need(service: FleetService) -> Need:
+def _need(service: BuiltService) -> Need:
     return Need(service.files_bytes, max(LEAST_BYTES, service.memory_bytes - service.files_bytes))

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from k8s.options import NAMESPACE
-from k8s.server import flags
 from repo_builder.errors import ServerError
 from repo_builder.local_fleet.autoscaler import Autoscaler
 from repo_builder.local_fleet.capacity import capacity_here
@@ -21,14 +19,16 @@ from repo_builder.local_fleet.ports import FreePorts
 from repo_builder.local_fleet.prometheus import INSTALL, Prometheus, ask_prometheus, find_prometheus
 from repo_builder.local_fleet.replica import Launch
 from repo_builder.local_fleet.requests import Control
-from repo_builder.local_fleet.rules import Rules, load_rules, render_rules
 from repo_builder.local_fleet.runtime import RunFolder, claimed
 from repo_builder.local_fleet.sampler import PERIOD_S, Sampler
 from repo_builder.local_fleet.status import Status, page_status, status
 from repo_builder.local_fleet.status_page import status_page
 from repo_builder.local_fleet.supervisor import Supervisor
-from repo_builder.repository.built_fleet import Fleet, load_fleet
+from repo_builder.repository.built_fleet import BuiltFleet, load_fleet
 from repo_builder.repository.manifest import verify
+from repo_builder.scaling.edited import load_rules
+from repo_builder.scaling.queries import NAMESPACE, latency_flags
+from repo_builder.scaling.rules import FleetRules, ScalingOptions, fleet_rules
 from repo_builder.serving import faults
 from repo_builder.serving.install import Installation, check_gpus, installation
 from repo_builder.serving.server import remove_caches
@@ -36,18 +36,23 @@ from repo_builder.serving.server import remove_caches
 _PLAIN_TEXT = {"ELASTICREC_TLS_CA": "", "ELASTICREC_TLS_CERT": "", "ELASTICREC_TLS_KEY": ""}  # it is all one machine
 
 
+WriteRules = Callable[[BuiltFleet, ScalingOptions, Path], object]
+
+
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class UpOptions:
     """What to run.
 
-    replicas: by service, where they differ from the plan's; rules: the folder of rendered manifests to scale by, or
-    None to render them; ports: None is a free one; force: start more replicas than the machine holds.
+    replicas: by service, where they differ from the plan's; rules: the folder of manifests to scale by, or None for the
+    fleet's own; write_rules: writes those into a folder, for people to read; ports: None is a free one; force: start
+    more replicas than the machine holds.
     """
 
     repository: Path
     replicas: Mapping[str, int]
     autoscale: bool
     rules: Path | None
+    write_rules: WriteRules
     sync_s: float
     prometheus_port: int | None
     status_port: int | None
@@ -93,29 +98,29 @@ class LocalFleet:
 
 
 @contextmanager
-def local_fleet(wishes: Wishes) -> Iterator[LocalFleet]:
+def local_fleet(options: UpOptions) -> Iterator[LocalFleet]:
     """Check the repository, claim its run folder, and prepare a fleet that can be served once while the block lasts.
 
     Raises RepositoryError where a file is missing or changed; InputError where the fleet is up already, a service is
     unknown, rules are wrong, or the machine is too small; ServerError where there is no tritonserver, no Prometheus to
     scale by, or a port is taken.
     """
-    fleet = load_fleet(wishes.repository)
-    run = RunFolder.of(wishes.repository)
+    fleet = load_fleet(options.repository)
+    run = RunFolder.of(options.repository)
     with ExitStack() as stack:
         stack.enter_context(claimed(run))
-        _check(fleet, wishes.repository)
+        _check(fleet, options.repository)
         installed = stack.enter_context(installation())
         events = Events(run.events)
         ports = FreePorts()
-        watcher = _prometheus(wishes, run, events, ports)
-        rules = _rules(fleet, wishes, run, watcher)
+        watcher = _prometheus(options, run, events, ports)
+        rules, folder = _rules(fleet, options, run, watcher)
         namespace = rules.namespace if rules else NAMESPACE
-        capacity = None if wishes.force else capacity_here(fleet)
+        capacity = None if options.force else capacity_here(fleet)
         launches = _launches(fleet, run, installed, ports)
         supervisor = Supervisor(fleet, run, _planned(fleet), launches, events, namespace, capacity)
-        supervisor.check(wishes.replicas, force=True)
-        for name, replicas in wishes.replicas.items():
+        supervisor.check(options.replicas, force=True)
+        for name, replicas in options.replicas.items():
             supervisor.scale(name, replicas)
         supervisor.check_room()
         local = LocalFleet(supervisor, events)
@@ -126,29 +131,36 @@ def local_fleet(wishes: Wishes) -> Iterator[LocalFleet]:
             local.prometheus = stack.enter_context(watcher)
             local.links["prometheus"] = watcher.url
         if rules and watcher:
-            local.links["rules"] = str(rules.folder)
+            local.links["rules"] = str(folder)
             autoscaler = Autoscaler(rules.by_service, supervisor, partial(ask_prometheus, watcher.url), events.tell)
             stack.enter_context(
-                Periodic("autoscaler", wishes.sync_s, partial(_sync, autoscaler, supervisor), events.tell)
+                Periodic("autoscaler", options.sync_s, partial(_sync, autoscaler, supervisor), events.tell)
             )
-        local.links["page"] = stack.enter_context(status_page(wishes.status_port or 0, local.page_status))
+        local.links["page"] = stack.enter_context(status_page(options.status_port or 0, local.page_status))
         yield local
 
 
-def _prometheus(wishes: Wishes, run: RunFolder, events: Events, ports: FreePorts) -> Prometheus | None:
+def _prometheus(options: UpOptions, run: RunFolder, events: Events, ports: FreePorts) -> Prometheus | None:
     binary = find_prometheus()
     if binary is not None:
-        return Prometheus(binary, wishes.prometheus_port or ports.take().http, run, events)
-    if wishes.autoscale or wishes.prometheus_port:
+        return Prometheus(binary, options.prometheus_port or ports.take().http, run, events)
+    if options.autoscale or options.prometheus_port:
         raise ServerError(f"prometheus: not on PATH, and --autoscale and --prometheus-port need it; run: {INSTALL}")
     events.tell(f"no prometheus on PATH: the fleet runs without; to have one: {INSTALL}")
     return None
 
 
-def _rules(fleet: Fleet, wishes: Wishes, run: RunFolder, watcher: Prometheus | None) -> Rules | None:
-    if not wishes.autoscale or watcher is None:
-        return None
-    return load_rules(fleet, wishes.rules or render_rules(fleet, watcher.url, run.rules))
+def _rules(
+    fleet: BuiltFleet, options: UpOptions, run: RunFolder, watcher: Prometheus | None
+) -> tuple[FleetRules | None, Path | None]:
+    """What to scale by, and the folder where it stands."""
+    if not options.autoscale or watcher is None:
+        return None, None
+    if options.rules is not None:
+        return load_rules(fleet, options.rules), options.rules
+    chosen = ScalingOptions(prometheus=watcher.url)
+    options.write_rules(fleet, chosen, run.rules)
+    return fleet_rules(fleet, chosen), run.rules
 
 
 def _sync(autoscaler: Autoscaler, supervisor: Supervisor) -> None:
@@ -156,7 +168,7 @@ def _sync(autoscaler: Autoscaler, supervisor: Supervisor) -> None:
         autoscaler.sync(time.monotonic())
 
 
-def _check(fleet: Fleet, repository: Path) -> None:
+def _check(fleet: BuiltFleet, repository: Path) -> None:
     """Every file is hashed: a flipped bit in a weight would make no error but wrong scores."""
     for service in fleet.services:
         remove_caches(repository / service.folder)  # of servers that were killed
@@ -164,15 +176,16 @@ def _check(fleet: Fleet, repository: Path) -> None:
     verify(repository)
 
 
-def _planned(fleet: Fleet) -> Mapping[str, int]:
+def _planned(fleet: BuiltFleet) -> Mapping[str, int]:
     return {service.folder: service.planned.deployed for service in fleet.services}
 
 
-def _launches(fleet: Fleet, run: RunFolder, installed: Installation, ports: FreePorts) -> Mapping[str, Launch]:
+def _launches(fleet: BuiltFleet, run: RunFolder, installed: Installation, ports: FreePorts) -> Mapping[str, Launch]:
     """As `serve` starts servers, with the latency summaries that a front end's pod has, here for every service."""
-    summaries = [word for word in flags(fleet, fleet.frontend, "", tls=False) if word.startswith("--metrics-config")]
     environment = {"ELASTICREC_ADDRESSES": str(run.addresses), **_PLAIN_TEXT}
     return {
-        service.folder: Launch(installed, run.repository / service.folder, run.logs, summaries, environment, ports)
+        service.folder: Launch(
+            installed, run.repository / service.folder, run.logs, latency_flags(), environment, ports
+        )
         for service in fleet.services
     }

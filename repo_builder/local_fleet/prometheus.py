@@ -21,7 +21,7 @@ from repo_builder.local_fleet.backoff import Backoff
 from repo_builder.local_fleet.events import Events
 from repo_builder.local_fleet.ports import check_port
 from repo_builder.local_fleet.runtime import RunFolder, swap
-from repo_builder.scaling.rules import SCRAPE_S
+from repo_builder.scaling.queries import SCRAPE_S
 from repo_builder.serving.guardian import ending_with_us
 
 INSTALL = "apt-get install prometheus"

@@ -14,7 +14,7 @@ import psutil
 
 from repo_builder.local_fleet.replica import Replica
 from repo_builder.local_fleet.service import Service
-from repo_builder.repository.built_fleet import FleetService
+from repo_builder.repository.built_fleet import BuiltService
 from repo_builder.serving.processes import memory_by_model
 from repo_builder.serving.server import Server
 
@@ -112,7 +112,7 @@ def _has_own_p95(reading: Reading) -> bool:
     return reading.ready_s >= WINDOW_S or reading.startup <= STARTUP_SHARE * reading.successes
 
 
-def _reading(about: FleetService, replica: Replica) -> Reading | None:
+def _reading(about: BuiltService, replica: Replica) -> Reading | None:
     """None where the replica is not there, or just goes."""
     if replica.server is None or replica.state == "ended":
         return None

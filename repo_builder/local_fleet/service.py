@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from repo_builder.local_fleet.backoff import Backoff
 from repo_builder.local_fleet.events import Events
 from repo_builder.local_fleet.replica import Launch, Replica
-from repo_builder.repository.built_fleet import FleetService
+from repo_builder.repository.built_fleet import BuiltService
 from repo_builder.serving.server import Ports
 
 NOTICE_S = 1.0
@@ -22,7 +22,7 @@ class Service:
     """Lives in the supervisor's thread; `wanted` may be set by others."""
 
     def __init__(
-        self, about: FleetService, wanted: int, launch: Launch, events: Events, changed: threading.Event
+        self, about: BuiltService, wanted: int, launch: Launch, events: Events, changed: threading.Event
     ) -> None:
         self.about = about
         self.wanted = wanted

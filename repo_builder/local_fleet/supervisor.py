@@ -16,7 +16,7 @@ from repo_builder.local_fleet.events import Events
 from repo_builder.local_fleet.replica import Launch, Replica
 from repo_builder.local_fleet.runtime import RunFolder, swap
 from repo_builder.local_fleet.service import Service
-from repo_builder.repository.built_fleet import Fleet
+from repo_builder.repository.built_fleet import BuiltFleet
 from repo_builder.scaling.hpa import Pods
 
 TICK_S = 0.2
@@ -35,7 +35,7 @@ class Supervisor:
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: BuiltFleet,
         run: RunFolder,
         wanted: Mapping[str, int],
         launches: Mapping[str, Launch],

@@ -12,7 +12,6 @@ import yaml
 
 import elasticrec
 from repo_builder.export.examples import write_example_program
-from repo_builder.partition.cost import DEFAULT_PROFILE
 from tests.servers import serving
 
 ROOT = Path(__file__).parents[2]

@@ -20,8 +20,8 @@ import psutil
 import pytest
 import tritonclient.grpc
 
-from elasticrec.cli import main
 from elasticrec import serving as serve_room
+from elasticrec.cli import main
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import RepositoryError, ServerError
 from repo_builder.export.dlrm.source import open_source

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import tritonclient.grpc
 
-from k8s.server import ADMIN_KEY, TLS_FOLDER, flags
+from k8s.pods import ADMIN_KEY, TLS_FOLDER, flags
 from repo_builder.errors import ServerError
-from repo_builder.scaling.rules import Metrics, triggers
+from repo_builder.scaling.queries import Scope
+from repo_builder.scaling.rules import service_rules
 from repo_builder.serving.server import Server
 from tests.integration.models import make_repository, make_spec, random_query, score
 from tests.k8s.fleets import Made, fleet
@@ -91,7 +92,9 @@ def test_every_metric_of_a_rule_is_there(frontend: bool, folder: Path, server: S
     """With each model and quantile that the queries select; the namespace is Prometheus's own label."""
     series = text_of(server.metrics)
     made = fleet(tmp_path, MADE)
-    queries = [rule.query for rule in triggers(made, made.frontend if frontend else made.shards[0], Metrics("ns"))]
+    queries = [
+        rule.query.promql(Scope("ns")) for rule in service_rules(made, made.frontend if frontend else made.shards[0])
+    ]
     selected = re.findall(r'(nv_\w+)\{namespace="ns",model=~?"([^"]+)"(,quantile="[^"]+")?\}', " ".join(queries))
     assert len(selected) == " ".join(queries).count("nv_")
     for metric, models, quantile in selected:

@@ -13,7 +13,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from k8s.source import Source
+from k8s.options import RepositorySource
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import PlanError, SpecError
 from repo_builder.export.dlrm.source import open_source
@@ -72,9 +72,11 @@ def test_each_service_has_a_repository_of_its_own(built: tuple[Path, Spec, Plan]
         assert {path.name for path in (folder / service).iterdir()} == {f"small_{service}", "SHA256SUMS"}
 
 
-@pytest.mark.parametrize("source", [Source("claim", "models/rm1"), Source("image", "registry/rm1:1")])
+@pytest.mark.parametrize(
+    "source", [RepositorySource("claim", "models/rm1"), RepositorySource("image", "registry/rm1:1")]
+)
 def test_a_pod_refuses_what_is_not_as_it_was_built(
-    built: tuple[Path, Spec, Plan], tmp_path: Path, source: Source
+    built: tuple[Path, Spec, Plan], tmp_path: Path, source: RepositorySource
 ) -> None:
     """The rendered command, run in each server's folder: good as built; not with a bit flipped, nor a file short."""
     for server in ("frontend", *(service.name for service in built[2].embedding_services)):

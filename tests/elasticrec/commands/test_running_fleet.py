@@ -1,4 +1,7 @@
-"""What commands say where a fleet of that folder is up: a build does not change it, and rules undo a scale; and SERVICE=N as users mistype it."""
+"""What commands say where a fleet of that folder is up, and to SERVICE=N as users mistype it.
+
+A build does not change a running fleet, and rules undo a scale.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path

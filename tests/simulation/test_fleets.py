@@ -4,15 +4,15 @@ from decimal import Decimal
 
 import pytest
 
-from k8s.scaling import DOWN_WINDOW_S, UP_PERIOD_S
 from repo_builder.partition.cost import Batching, DenseTime, Profile, ServiceTime
 from repo_builder.partition.plan import Plan, Service, Shard
-from repo_builder.scaling.hpa import SYNC_S, Target
-from repo_builder.scaling.rules import THROUGHPUT_SHARE
-from repo_builder.simulation.models import Case, planned_fleet, whole_fleet
+from repo_builder.scaling.hpa import SYNC_S, MetricTarget
+from repo_builder.scaling.queries import GuardedLatency, QueueTime, Throughput
+from repo_builder.scaling.rules import DOWN_WINDOW_S, THROUGHPUT_SHARE, UP_PERIOD_S
+from repo_builder.simulation.fleets import SimulatedModel, planned_fleet, whole_fleet
 
 PROFILE = Profile("p", ServiceTime(0.002, 1e-6), 100, DenseTime(0.001, 0.0), Batching(0.003, 0.001, 3.0), 0.0007)
-CASE = Case("rm", 400.0, 1000.0, PROFILE)
+MODEL = SimulatedModel("rm", 400.0, 1000.0, PROFILE)
 
 
 def service(name: str, kind: str, gathers: float, memory_bytes: int) -> Service:
@@ -29,7 +29,7 @@ DENSE, HOT, COLD = (
 
 
 def test_a_plan_becomes_a_front_end_and_its_embedding_services() -> None:
-    fleet = planned_fleet(CASE, Plan("rm", "tiered", (HOT, DENSE, COLD)))
+    fleet = planned_fleet(MODEL, Plan("rm", "tiered", (HOT, DENSE, COLD)))
     assert (fleet.name, fleet.front.name, [each.name for each in fleet.embedding]) == (
         "tiered",
         "dense",
@@ -45,21 +45,21 @@ def test_a_plan_becomes_a_front_end_and_its_embedding_services() -> None:
 
 def test_the_whole_model_is_one_service_without_remote_calls() -> None:
     whole = service("model", "embedding", 3500, 10_000)
-    fleet = whole_fleet(CASE, whole, 0.009)
+    fleet = whole_fleet(MODEL, whole, 0.009)
     assert (fleet.name, fleet.embedding, fleet.idle_s) == ("model-wise", (), 0.009)
     assert (fleet.front.capacity_qps, fleet.front.load_bytes) == (whole.qps, 9900)
-    assert [rule.name for rule in fleet.front.rules] == ["latency", "throughput", "queue"]
+    assert [type(query) for query in fleet.front.queries] == [GuardedLatency, Throughput, QueueTime]
 
 
 def test_the_rules_are_those_of_the_rendered_scaled_objects() -> None:
-    fleet = planned_fleet(CASE, Plan("rm", "tiered", (DENSE, HOT, COLD)))
+    fleet = planned_fleet(MODEL, Plan("rm", "tiered", (DENSE, HOT, COLD)))
     hot = fleet.embedding[0]
-    assert [rule.name for rule in hot.rules] == ["throughput", "queue"]
-    assert tuple(rule.target for rule in hot.rules) == hot.autoscaler.targets
+    assert hot.queries[0] == Throughput("rm_tier0", "rm")
+    assert [type(query) for query in hot.queries] == [Throughput, QueueTime]
     asked = Decimal(round(THROUGHPUT_SHARE * HOT.qps)) * 1000
-    assert hot.rules[0].target == Target("AverageValue", int(asked))
-    behavior = hot.autoscaler.behavior
+    assert hot.hpa.targets[0] == MetricTarget("AverageValue", int(asked))
+    behavior = hot.hpa.behavior
     assert behavior is not None and behavior.down.window_s == DOWN_WINDOW_S
     assert {policy.period_s for policy in behavior.up.policies} == {UP_PERIOD_S}
     assert hot.read_every_s == SYNC_S  # the triggers do not say useCachedMetrics
-    assert hot.autoscaler.min_replicas == 1 < hot.autoscaler.max_replicas
+    assert hot.hpa.min_replicas == 1 < hot.hpa.max_replicas
