@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from elasticrec.planning import Explanation, Swept, explain, place, plan, plan_json, sweep
     from elasticrec.profiling import MeasuredProfile, profile
     from elasticrec.serving import query, serve, verify
-    from loadtest.loads import Load
+    from loadtest.perf_run import Load
     from loadtest.run import Run
     from repo_builder import errors
     from repo_builder.access.hotness import Hotness
@@ -57,7 +57,7 @@ _ROOMS = {
     "elasticrec.planning": "Explanation Swept explain place plan plan_json sweep",
     "elasticrec.profiling": "MeasuredProfile profile",
     "elasticrec.serving": "query serve verify",
-    "loadtest.loads": "Load",
+    "loadtest.perf_run": "Load",
     "loadtest.run": "Run",
     "repo_builder": "errors",
     "repo_builder.access.hotness": "Hotness",

@@ -19,7 +19,7 @@ from repo_builder.partition.planner import make_plan
 from repo_builder.simulation.fleets import DEFAULT_TIMING, SimulatedModel, Timing, planned_fleet, whole_fleet
 from repo_builder.simulation.play import Timeline
 from repo_builder.simulation.play import simulate as play
-from repo_builder.simulation.report import Played, price_in_parts
+from repo_builder.simulation.report import Played, prices_over_time
 from repo_builder.spec import Spec
 from repo_builder.traffic import Traffic
 from repo_builder.traffic import load_traffic as read_traffic
@@ -98,4 +98,4 @@ def simulate(
 
 
 def _priced(timeline: Timeline, cluster: Cluster | None) -> Played:
-    return Played(timeline, price_in_parts(timeline, cluster) if cluster else None)
+    return Played(timeline, prices_over_time(timeline, cluster) if cluster else None)

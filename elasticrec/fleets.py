@@ -13,9 +13,8 @@ from k8s.objects import Object
 from k8s.options import CLAIM, IMAGE, ManifestOptions, parse_source
 from k8s.render import write
 from repo_builder.local_fleet.control import ask
-from repo_builder.local_fleet.local import LocalFleet, UpOptions, local_fleet
-from repo_builder.local_fleet.logs import log_lines
-from repo_builder.local_fleet.runtime import RunFolder
+from repo_builder.local_fleet.fleet import LocalFleet, UpOptions, local_fleet
+from repo_builder.local_fleet.run_folder import RunFolder, log_lines
 from repo_builder.repository.built_fleet import BuiltFleet, load_fleet
 from repo_builder.scaling.hpa import SYNC_S
 from repo_builder.scaling.queries import NAMESPACE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,26 +14,26 @@ import numpy as np
 
 from elasticrec.loading import StrPath, Watch, load_hotness, load_spec, log, unwatched
 from loadtest.clients import Protocol
-from loadtest.loads import Load, concurrencies
-from loadtest.perf_run import Recording
+from loadtest.perf_run import Load, Recording, concurrencies
 from loadtest.perf_run import search as search_rate
 from loadtest.perf_run import sweep as sweep_loads
 from loadtest.queries import load_queries
 from loadtest.run import Percentile, Run, read_run, write_run
 from loadtest.servers import PORTS, behind
-from loadtest.target import Target
-from loadtest.workload import binary_files, draw_workload, replay_workload, samples, write_workload
+from loadtest.target import LoadTarget
+from loadtest.workload import draw_workload, replay_workload, samples, write_workload
 from repo_builder.access.queries import draw_queries
 from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import InputError
 from repo_builder.machine import machine_facts
 from repo_builder.model.arrays import Arrays
-from repo_builder.output import Tell, write_whole
+from repo_builder.output import Tell
 from repo_builder.profiling import perf_analyzer
 from repo_builder.profiling.perf_analyzer import LoadTestError
-from repo_builder.repository.manifest import QUERIES, Manifest, load_manifest
+from repo_builder.repository.manifest import QUERIES, load_manifest
 from repo_builder.spec import Spec
 from repo_builder.words import count
+from repo_builder.writing import write_whole
 
 
 def workload(
@@ -69,7 +68,7 @@ def workload(
         drawn = _of_spec(Path(spec), folder, queries, seed, expected, watch, tell)
     else:
         drawn = draw_workload(folder, manifest, queries, seed)
-    _write_workload(path, drawn, manifest)
+    write_workload(path, drawn, manifest.inputs, manifest.batch)
     return drawn
 
 
@@ -97,30 +96,6 @@ def _answers(spec: Spec, drawn: QueryFile, queries: int, batch: int) -> Arrays:
     source = open_source(spec)
     answers = [source.answers(drawn.query(number, batch)) for number in range(queries)]
     return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
-
-
-def _write_workload(path: Path, drawn: QueryFile, manifest: Manifest) -> None:
-    """Whole or not at all; of folders only a former workload is replaced."""
-    target = Path(os.path.realpath(path))
-    try:
-        with tempfile.TemporaryDirectory(prefix=".elasticrec-", dir=target.parent) as scratch:
-            part = Path(scratch) / f"workload{path.suffix}"
-            write_workload(part, drawn, manifest.inputs, manifest.batch)
-            if target.is_dir():
-                _check_former(path, drawn, manifest)
-                target.rename(Path(scratch) / "former")
-            part.replace(target)
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be written: {exc.strerror}; choose another file with -o") from exc
-
-
-def _check_former(path: Path, drawn: QueryFile, manifest: Manifest) -> None:
-    """A workload's folder holds nothing but a file an input, each as long as a query of this model has it."""
-    plain = [each for each in path.iterdir() if each.is_file() and not each.is_symlink()]
-    found = {each.name: -1 for each in path.iterdir()} | {each.name: each.stat().st_size for each in plain}
-    files = binary_files(drawn, manifest.inputs, manifest.batch)
-    if path.suffix or (found and found != {name: len(content) for name, content in files.items()}):
-        raise InputError(f"{path}: expected a former workload's folder, or none; choose another with -o")
 
 
 def loadtest(
@@ -168,7 +143,7 @@ def loadtest(
         first, *others = addresses.split(",")
         if others:
             tell(f"asking {first}, one of {1 + len(others)} front ends: locust asks all")
-        served = Target(
+        served = LoadTarget(
             manifest.name, protocol, first, data, seconds, percentile, shared_memory, servers, dict(headers)
         )
         version = served.check()
@@ -199,7 +174,7 @@ def _checked_address(address: str | None, protocol: Protocol) -> str | None:
     return address
 
 
-def _measure(served: Target, loads: Sequence[Load], search: bool, recording: Recording, path: Path) -> None:
+def _measure(served: LoadTarget, loads: Sequence[Load], search: bool, recording: Recording, path: Path) -> None:
     """All that was asked for; what was measured until an interruption or a failure stays in the file."""
     try:
         sweep_loads(served, loads, recording)
@@ -217,8 +192,8 @@ def report(
 ) -> list[Run]:
     """Write one HTML page of load tests, side by side, and return them; json, csv: also write all figures there."""
     found = _read_runs(runs)
-    from loadtest.report.data import report_csv, report_json
     from loadtest.report.page import page  # plotly is slow to import
+    from loadtest.report.summary import report_csv, report_json
 
     write_whole(Path(target), page(found))
     if json:

@@ -15,7 +15,7 @@ from repo_builder.repository.configs import ShardBackend
 from repo_builder.spec import Spec
 
 if TYPE_CHECKING:
-    from repo_builder.profiling.fits import Fits
+    from repo_builder.profiling.fit import Fits
     from repo_builder.profiling.points import Measured
 
 HELD_BYTES = 1 << 30  # of rows, by default
@@ -48,15 +48,15 @@ def profile(
     quick: 1; quick: fewer points, each measured once. Written as JSON, the document is what `load_profile` reads.
     """
     from repo_builder.profiling.document import profile_document  # torch and SciPy are slow to import
-    from repo_builder.profiling.effort import QUICK, STANDARD, Options
-    from repo_builder.profiling.fits import fit_measured
+    from repo_builder.profiling.fit import fit_measured
     from repo_builder.profiling.measure import measure
+    from repo_builder.profiling.points import QUICK, STANDARD, ProfileOptions
 
     effort = QUICK if quick else STANDARD
     row_bytes = max(table.format.row_bytes for table in spec.model.tables)
     held_rows = (QUICK_HELD_BYTES if quick else HELD_BYTES) // row_bytes
     effort = replace(effort, seconds=seconds) if seconds else effort
-    options = Options(grouping, shard_backend, rows or held_rows, effort)
+    options = ProfileOptions(grouping, shard_backend, rows or held_rows, effort)
     hotness = load_hotness(spec, watch=watch, tell=tell)
     with tempfile.TemporaryDirectory(prefix="elasticrec-profile-") as folder, watch("measuring") as progress:
         measured = measure(spec, hotness, options, Path(folder), progress)

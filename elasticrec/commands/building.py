@@ -24,13 +24,13 @@ from elasticrec.tables import kept_table, lookups_table, plain_table, size, tabl
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.analysis.baselines import model_wise
 from repo_builder.errors import InputError, PlanError
-from repo_builder.local_fleet.runtime import RunFolder, is_up
+from repo_builder.local_fleet.run_folder import RunFolder, is_up
 from repo_builder.model.types import Model
-from repo_builder.output import write_whole
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.planner import make_plan
 from repo_builder.spec import Spec
 from repo_builder.words import count
+from repo_builder.writing import write_whole
 
 _NEXT = {"single": "serve", "fleet": "up", "model-wise": "serve"}  # the command that runs what was built
 

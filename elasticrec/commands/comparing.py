@@ -27,12 +27,12 @@ from elasticrec.tables import profile_line
 from repo_builder.analysis.compare import ASSUMPTIONS, ComparisonReport
 from repo_builder.analysis.compare import report_csv as comparison_csv
 from repo_builder.analysis.compare import report_json as comparison_json
-from repo_builder.output import write_whole
 from repo_builder.partition.cost import Profile
 from repo_builder.partition.placement.cluster import Cluster
 from repo_builder.simulation.fleets import DEFAULT_TIMING, Timing
 from repo_builder.simulation.report import SimulationSummary, report_csv, report_json, summarize
 from repo_builder.spec import Spec
+from repo_builder.writing import write_whole
 
 
 def add_compare(commands: Commands) -> None:

@@ -15,8 +15,8 @@ from elasticrec.commands.common import Commands, add_command, add_repository, bo
 from k8s.options import CLAIM, IMAGE
 from k8s.render import DOCUMENT
 from repo_builder.endings import on_ending
-from repo_builder.local_fleet.local import LocalFleet
-from repo_builder.local_fleet.view import live_view, replica_table
+from repo_builder.local_fleet.fleet import LocalFleet
+from repo_builder.local_fleet.views import live_view, replica_table
 from repo_builder.repository.built_fleet import load_fleet
 from repo_builder.scaling.hpa import SYNC_S
 from repo_builder.scaling.queries import NAMESPACE

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from elasticrec import loads
 from elasticrec.commands.common import Commands, add_command, add_repository, bounded, out, say, tell, watch
-from loadtest.loads import concurrencies, request_rates
+from loadtest.perf_run import concurrencies, request_rates
 from loadtest.run import Run
 from loadtest.servers import PORTS
 from loadtest.workload import binary_words

@@ -28,12 +28,12 @@ from elasticrec.tables import profile_line
 from repo_builder.access.hotness import Hotness
 from repo_builder.analysis.sweep import FIELDS, Sweep, parse_sweep, sweep_csv, sweep_json
 from repo_builder.errors import InputError
-from repo_builder.output import write_whole
 from repo_builder.partition.cost import Profile
 from repo_builder.partition.placement.cluster import Cluster
 from repo_builder.partition.placement.place import Placement
 from repo_builder.partition.plan import Plan
 from repo_builder.spec import Spec
+from repo_builder.writing import write_whole
 
 
 def add_plan(commands: Commands) -> None:

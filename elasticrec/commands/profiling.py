@@ -27,7 +27,7 @@ from elasticrec.commands.common import (
 from elasticrec.loading import load_spec
 from elasticrec.tables import plain_table, size
 from repo_builder.errors import InputError
-from repo_builder.output import write_whole
+from repo_builder.writing import write_whole
 
 
 def add_profile(commands: Commands) -> None:
