@@ -185,7 +185,7 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "Supervisor": none_here,
     }.items():
         monkeypatch.setattr(f"repo_builder.local_fleet.fleet.{name}", stand_in)
-    monkeypatch.setattr("repo_builder.repository.files.sync_tree", lambda *_: None)  # nobody cuts the power here
+    monkeypatch.setattr("repo_builder.writing.sync_tree", lambda *_: None)  # nobody cuts the power here
     monkeypatch.setattr("repo_builder.profiling.measure.measure", none_here)
     monkeypatch.setattr("elasticrec.demo.run_demo", none_here)
     monkeypatch.setattr("repo_builder.memory.available_bytes", lambda: FREE_BYTES)

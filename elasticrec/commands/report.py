@@ -9,8 +9,8 @@ from pathlib import Path
 from elasticrec.commands.common import Commands, add_command, out
 from loadtest.run import Run, read_run
 from repo_builder.errors import InputError
-from repo_builder.output import write_whole
 from repo_builder.words import count
+from repo_builder.writing import write_whole
 
 
 def add(commands: Commands) -> None:
@@ -32,8 +32,8 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Do what they ask for."""
     runs = _read(args.runs)
-    from loadtest.report.data import report_csv, report_json
     from loadtest.report.page import page  # plotly is slow to import
+    from loadtest.report.summary import report_csv, report_json
 
     write_whole(args.output, page(runs))
     if args.json:

@@ -22,7 +22,6 @@ from elasticrec.commands.common import (
     png,
 )
 from repo_builder.analysis.baselines import model_wise
-from repo_builder.output import write_whole
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.placement.cluster import Cluster, load_cluster
 from repo_builder.partition.planner import make_plan
@@ -46,6 +45,7 @@ from repo_builder.simulation.report import (
 from repo_builder.spec import Spec, load_spec
 from repo_builder.traffic import load_traffic
 from repo_builder.words import times_less
+from repo_builder.writing import write_whole
 
 
 def add(commands: Commands) -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repo_builder.errors import InputError
+from repo_builder.writing import PART
 
 _KEPT = {"lock", "logs"}
 _SWEPT = {
@@ -32,8 +33,6 @@ _SWEPT = {
     "targets.json",
     "prometheus",
     "rules",
-    ".addresses.json.part",
-    ".targets.json.part",
 }
 _MARK = b"elasticrec up\n"  # in the lock file: the folder is ours
 
@@ -132,13 +131,6 @@ def is_up(run: RunFolder) -> bool:
     return False
 
 
-def swap(path: Path, text: str) -> None:
-    """Replace a file's content at once: whoever reads it sees the old or the new."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.rename(path)
-
-
 def _lock(lock: int, run: RunFolder) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,13 +151,17 @@ def _check_ours(folder: Path) -> None:
         raise InputError(
             f"{folder}: expected no such folder, or that of a former elasticrec up, got other files; move it away"
         )
-    if strangers := sorted(found - _KEPT - _SWEPT):
+    if strangers := sorted(name for name in found - _KEPT if not _is_swept(name)):
         raise InputError(f"{folder}: expected a fleet's own files alone, got {strangers[0]} too; move it away")
+
+
+def _is_swept(name: str) -> bool:
+    return name in _SWEPT or name.endswith(PART)
 
 
 def _sweep(run: RunFolder) -> None:
     for path in run.path.iterdir():
-        if path.name not in _SWEPT:
+        if not _is_swept(path.name):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

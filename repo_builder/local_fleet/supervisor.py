@@ -13,11 +13,12 @@ from typing import Any, Literal
 from repo_builder.errors import InputError, ServerError
 from repo_builder.local_fleet.control import STOPPING, Request
 from repo_builder.local_fleet.machine import Capacity
-from repo_builder.local_fleet.run_folder import Events, RunFolder, swap
+from repo_builder.local_fleet.run_folder import Events, RunFolder
 from repo_builder.local_fleet.services import Launch, LocalService, Replica
 from repo_builder.repository.built_fleet import BuiltFleet
 from repo_builder.scaling.hpa import Pods
 from repo_builder.words import count
+from repo_builder.writing import replace_file
 
 TICK_S = 0.2
 AT_ONCE = max(2, (os.cpu_count() or 1) // 2)
@@ -151,7 +152,7 @@ class Supervisor:
             for path, document in ((self._run.addresses, addresses), (self._run.targets, targets)):
                 text = json.dumps(document, indent=1) + "\n"
                 if self._published.get(path.name) != text:
-                    swap(path, text)
+                    replace_file(path, text)
                     self._published = {**self._published, path.name: text}
             self._unwritten = ""
         except OSError as exc:

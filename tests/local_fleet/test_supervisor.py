@@ -129,14 +129,14 @@ def test_a_disk_that_is_full_ends_nothing_and_the_files_come_later(
     run: RunFolder, replicas: list[FakeReplica], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = supervisor(run)
-    swap, full = supervisor_module.swap, [True]
+    replace, full = supervisor_module.replace_file, [True]
 
-    def swapping(path: Path, text: str) -> None:
+    def replacing(path: Path, text: str) -> None:
         if full:
             raise OSError(28, "No space left on device", str(path))
-        swap(path, text)
+        replace(path, text)
 
-    monkeypatch.setattr(supervisor_module, "swap", swapping)
+    monkeypatch.setattr(supervisor_module, "replace_file", replacing)
     step(started)
     step(started)
     assert run.events.read_text().count("No space left on device") == 1
