@@ -10,7 +10,7 @@ from typing import Any
 
 from k8s.objects import Object, fleet_labels, metadata
 from k8s.options import ManifestOptions
-from k8s.series import Series
+from k8s.series import FAILED_SHARE, Series
 from repo_builder.repository.built_fleet import BuiltFleet
 
 FOUND_BY = {"grafana_dashboard": "1"}
@@ -46,7 +46,9 @@ def _clients(fleet: BuiltFleet, series: Series) -> Iterator[DashboardPanel]:
     yield DashboardPanel("Queries", "reqps", answered, "At the front ends.")
     text = "Of the slowest front end, over the last minute; the line is the SLA."
     yield DashboardPanel("Latency", "ms", (("p {{quantile}}", series.latency_ms()),), text, fleet.sla_ms)
-    yield DashboardPanel("Failed queries", "percentunit", (("failed", series.failed_share()),), "Of all queries.", 0.01)
+    yield DashboardPanel(
+        "Failed queries", "percentunit", (("failed", series.failed_share()),), "Of all queries.", FAILED_SHARE
+    )
 
 
 def _pods(series: Series) -> Iterator[DashboardPanel]:
