@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from repo_builder.documents import format_problems, read_document, schema_problems
 from repo_builder.errors import InputError
-from repo_builder.output import write_whole
+from repo_builder.writing import write_whole
 
 Tool = Literal["perf_analyzer", "locust"]
 LoadKind = Literal["concurrency", "request_rate"]

@@ -18,11 +18,11 @@ from repo_builder.analysis.compare import (
     report_json,
 )
 from repo_builder.analysis.fleets import ComparisonCase
-from repo_builder.output import write_whole
 from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.placement.cluster import Cluster, load_cluster
 from repo_builder.spec import load_spec
+from repo_builder.writing import write_whole
 
 
 def add(commands: Commands) -> None:

@@ -18,11 +18,11 @@ from repo_builder.errors import InputError, PlanError
 from repo_builder.export.doors import open_model_file
 from repo_builder.model.file import FileSource, ModelFile
 from repo_builder.model.types import Model
-from repo_builder.output import write_whole
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.planner import make_plan
 from repo_builder.spec import Access, Serving, Spec
 from repo_builder.words import count
+from repo_builder.writing import write_whole
 
 # As the spec that is written says
 _ACCESS = Access("powerlaw", None, 0.9)

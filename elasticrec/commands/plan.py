@@ -16,7 +16,6 @@ from repo_builder.analysis.explain import Chain, explain
 from repo_builder.analysis.sweep import FIELDS, Setting, Sweep, parse_sweep, run_sweep, sweep_csv, sweep_json
 from repo_builder.errors import InputError
 from repo_builder.model.file import ModelFile
-from repo_builder.output import write_whole
 from repo_builder.partition.accesses import ModelAccesses, model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.placement.cluster import Cluster, load_cluster
@@ -24,6 +23,7 @@ from repo_builder.partition.placement.place import Placement, place, placement_d
 from repo_builder.partition.plan import Plan, plan_to_json
 from repo_builder.partition.planner import plan_accesses
 from repo_builder.spec import Spec, load_spec
+from repo_builder.writing import write_whole
 
 
 def add(commands: Commands) -> None:

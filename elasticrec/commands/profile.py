@@ -16,8 +16,8 @@ from elasticrec.commands.common import Commands, add_command, add_spec, bounded,
 from elasticrec.tables import plain_table, size
 from repo_builder.access.progress import progress_bar
 from repo_builder.errors import InputError
-from repo_builder.output import write_whole
 from repo_builder.spec import Spec, load_spec
+from repo_builder.writing import write_whole
 
 if TYPE_CHECKING:
     from repo_builder.profiling.points import ProfileOptions  # what it imports is slow to import

@@ -9,8 +9,8 @@ from pathlib import Path
 from elasticrec.commands.common import Commands, add_command, out
 from loadtest.run import Run, read_run
 from repo_builder.errors import InputError
-from repo_builder.output import write_whole
 from repo_builder.words import count
+from repo_builder.writing import write_whole
 
 
 def add(commands: Commands) -> None:

@@ -22,7 +22,6 @@ from elasticrec.commands.common import (
     png,
 )
 from repo_builder.analysis.baselines import model_wise
-from repo_builder.output import write_whole
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.placement.cluster import Cluster, load_cluster
 from repo_builder.partition.planner import make_plan
@@ -35,10 +34,18 @@ from repo_builder.simulation.fleets import (
     whole_fleet,
 )
 from repo_builder.simulation.play import simulate
-from repo_builder.simulation.report import Played, SimulationSummary, price_in_parts, report_csv, report_json, summarize
+from repo_builder.simulation.report import (
+    Played,
+    SimulationSummary,
+    prices_over_time,
+    report_csv,
+    report_json,
+    summarize,
+)
 from repo_builder.spec import Spec, load_spec
 from repo_builder.traffic import load_traffic
 from repo_builder.words import times_less
+from repo_builder.writing import write_whole
 
 
 def add(commands: Commands) -> None:
@@ -97,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     played = []
     for fleet in _fleets(args, spec, profile):
         timeline = simulate(fleet, traffic, timing, spec.serving.sla_ms / 1000)
-        played.append(Played(timeline, price_in_parts(timeline, cluster) if cluster else None))
+        played.append(Played(timeline, prices_over_time(timeline, cluster) if cluster else None))
     about = _about(args, spec, profile, cluster)
     if args.output:
         csv = args.output.suffix.lower() == ".csv"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import numpy as np
 
 from elasticrec.commands.accesses import read_accesses
 from elasticrec.commands.common import Commands, add_command, add_repository, bounded, out
-from loadtest.workload import binary_files, binary_words, draw_workload, replay_workload, samples, write_workload
+from loadtest.workload import binary_words, draw_workload, replay_workload, samples, write_workload
 from repo_builder.access.queries import draw_queries
 from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import InputError
@@ -64,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
         workload = _of_spec(args, manifest, load_spec(args.spec))
     else:
         workload = draw_workload(args.repository, manifest, args.queries, args.seed)
-    _write(args.output, workload, manifest)
+    write_workload(args.output, workload, manifest.inputs, manifest.batch)
     if args.output.suffix:
         said = f"{count(args.queries, 'query')} of {count(manifest.batch, 'row')}"
     else:
@@ -93,27 +91,3 @@ def _answers(spec: Spec, workload: QueryFile, queries: int, batch: int) -> Array
     source = open_source(spec)
     answers = [source.answers(workload.query(number, batch)) for number in range(queries)]
     return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
-
-
-def _write(path: Path, workload: QueryFile, manifest: Manifest) -> None:
-    """Whole or not at all; of folders only a former workload is replaced."""
-    target = Path(os.path.realpath(path))
-    try:
-        with tempfile.TemporaryDirectory(prefix=".elasticrec-", dir=target.parent) as scratch:
-            part = Path(scratch) / f"workload{path.suffix}"
-            write_workload(part, workload, manifest.inputs, manifest.batch)
-            if target.is_dir():
-                _check_former(path, workload, manifest)
-                target.rename(Path(scratch) / "former")
-            part.replace(target)
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be written: {exc.strerror}; choose another file with -o") from exc
-
-
-def _check_former(path: Path, workload: QueryFile, manifest: Manifest) -> None:
-    """A workload's folder holds nothing but a file an input, each as long as a query of this model has it."""
-    plain = [each for each in path.iterdir() if each.is_file() and not each.is_symlink()]
-    found = {each.name: -1 for each in path.iterdir()} | {each.name: each.stat().st_size for each in plain}
-    files = binary_files(workload, manifest.inputs, manifest.batch)
-    if path.suffix or (found and found != {name: len(content) for name, content in files.items()}):
-        raise InputError(f"{path}: expected a former workload's folder, or none; choose another with -o")

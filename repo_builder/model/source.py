@@ -14,6 +14,12 @@ from repo_builder.model.types import Model, Table
 
 DIVISORS = "divisors"
 
+TOLERANCE = 1e-5
+"""Of a model that computes in float32 or float64."""
+
+HALF_TOLERANCE = 2e-2
+"""Of one that computes in half precision somewhere, where the order of sums shows."""
+
 
 def suffix(group: int) -> str:
     """What the names of a group's tensors end with: nothing for the first, most models' only one."""
@@ -44,10 +50,12 @@ class Source(Protocol):
     """An opened model: its tables are streamed, so that memory never holds one.
 
     notes: what its owner may want to know of how it was read, a line each.
+    tolerance: how far an answer may lie from the whole model's, as a share of it where it is above 1.
     """
 
     model: Model
     notes: Sequence[str]
+    tolerance: float
 
     def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
         """The table's rows in id order, in consecutive blocks (n, dim) float32, C-contiguous, about CHUNK_BYTES each.
@@ -57,7 +65,7 @@ class Source(Protocol):
         """
 
     def write_dense(self, partials: Sequence[Partial], folder: Path) -> Sequence[str]:
-        """Write the dense graph as `model.onnx` into a folder, checked against the reference; the files' names.
+        """Write the dense graph as `model.onnx` into a folder; the files' names.
 
         Its inputs: `model.dense.inputs`, then the partials, then `divisors_name(g)` of each group with means. A look-up
         is the sum of the partials that hold it, divided by its divisors where it is a mean. Its outputs: the model's.
@@ -85,3 +93,10 @@ class Source(Protocol):
 
     def samples(self) -> Mapping[str, NDArray[Any]] | None:
         """A query that is known to be one of the model's: recorded, or that it was exported with; None: draw one."""
+
+    def tried(self) -> Mapping[str, NDArray[Any]] | None:
+        """A query whose answers a build is to compare with the whole model's.
+
+        None: the whole model is not run for that, as that would be to read all tables once more; `write_dense` has
+        compared the dense graph with the reference on any vectors.
+        """

@@ -27,7 +27,7 @@ from repo_builder.output import silent
 from repo_builder.partition.plan import Grouping, Kind, Plan, Service, Shard
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.design import FIRST_VERSION, Design
-from repo_builder.repository.embeddings import write_bytes
+from repo_builder.repository.files import write_bytes
 from repo_builder.repository.small_files import small_files
 from repo_builder.repository.weights import write_weights
 from repo_builder.repository.wiring import Holding, model_name
@@ -128,7 +128,7 @@ class _Source:
     """A model with its own dense layers, and random rows in tables of another size."""
 
     def __init__(self, source: Source, model: Model) -> None:
-        self._source, self.model, self.notes = source, model, source.notes
+        self._source, self.model, self.notes, self.tolerance = source, model, source.notes, source.tolerance
 
     def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
         """Uniform between 0 and 1."""
@@ -153,6 +153,9 @@ class _Source:
 
     def samples(self) -> Arrays | None:
         return self._source.samples()
+
+    def tried(self) -> None:
+        """Nobody asks whether it answers as the model does."""
 
 
 def _write(design: Design, source: Source, backend: ShardBackend, folder: Path) -> None:

@@ -23,6 +23,7 @@ from repo_builder.errors import ElasticRecError
 from repo_builder.model.arrays import wired
 from repo_builder.model.types import Tensor
 from repo_builder.words import count
+from repo_builder.writing import write_whole
 
 INSTALL_HINT = (
     "perf_analyzer: not on PATH and not in this environment; run: make setup "
@@ -89,7 +90,7 @@ def write_queries(path: Path, queries: Iterable[Mapping[str, NDArray[Any]]]) -> 
     A model with a `max_batch_size` is given its arrays without the batch's axis.
     """
     data = [{name: _content(array) for name, array in query.items()} for query in queries]
-    path.write_text(json.dumps({"data": data}), encoding="utf-8")
+    write_whole(path, json.dumps({"data": data}))
     return len(data)
 
 

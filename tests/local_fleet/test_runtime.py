@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from repo_builder.errors import InputError
-from repo_builder.local_fleet.runtime import RunFolder, claimed, swap
+from repo_builder.local_fleet.run_folder import RunFolder, claimed
+from repo_builder.writing import replace_file
 
 
 def test_only_one_owner_at_a_time(tmp_path: Path) -> None:
@@ -27,7 +28,7 @@ def test_leftovers_of_a_killed_owner_go_and_the_logs_of_the_last_run_stay(tmp_pa
     run.rules.symlink_to(tmp_path)
     with claimed(run):
         assert {path.name for path in run.path.iterdir()} == {"lock", "logs"}
-        swap(run.addresses, "{}")
+        replace_file(run.addresses, "{}")
         run.events.write_text("happened\n")
     assert {path.name for path in run.path.iterdir()} == {"lock", "logs"}
     assert run.events.read_text() == "happened\n"

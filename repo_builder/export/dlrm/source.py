@@ -43,6 +43,7 @@ class DlrmSource:
     def __init__(self, model: Model, dlrm: Dlrm, weights: WeightSource) -> None:
         self.model = model
         self.notes: Sequence[str] = weights.notes
+        self.tolerance = source.TOLERANCE
         self._dlrm = dlrm
         self._weights = weights
 
@@ -78,3 +79,6 @@ class DlrmSource:
 
     def samples(self) -> None:
         """A DLRM's queries are drawn."""
+
+    def tried(self) -> None:
+        """Its dense graph was compared with PyTorch's when it was written."""

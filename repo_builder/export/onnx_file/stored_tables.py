@@ -1,4 +1,4 @@
-"""The rows of tables, whose members are initializers side by side: as blocks, or some of them."""
+"""The rows of tables, whose members are initializers side by side, as blocks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from repo_builder.errors import CheckpointError
 from repo_builder.export.onnx_file.read import external_place, is_external, values
@@ -43,10 +43,6 @@ class StoredTables:
                         return
                     blocks[i] = following
 
-    def rows(self, members: Sequence[str], ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Some rows (n, all members' columns)."""
-        return np.concatenate([self._rows(member, ids) for member in members], axis=1)
-
     def _blocks(self, member: str) -> Iterator[NDArray[np.float32]]:
         if member in self._checkpoint.tensors:
             yield from self._checkpoint.blocks(member)
@@ -59,15 +55,6 @@ class StoredTables:
                 f"{row}, column {column}; the training diverged or the file is damaged: use an earlier model"
             )
         yield matrix
-
-    def _rows(self, member: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Only the pages of these rows are read."""
-        if member not in self._checkpoint.tensors:
-            return self._held(member)[ids]
-        stored = self._checkpoint.tensors[member]
-        dtype = helper.tensor_dtype_to_np_dtype(self._initializers[member].data_type)
-        mapped = np.memmap(stored.file, dtype, "r", stored.offset_bytes, stored.shape)
-        return np.asarray(mapped[ids]).astype(np.float32)
 
     def _held(self, member: str) -> NDArray[np.float32]:
         """A small table, whose values are in memory."""

@@ -258,3 +258,19 @@ def test_a_model_behind_a_link(tmp_path: Path) -> None:
     source = open_onnx(path, "toy", None, 0, {})
     (tmp_path / "out").mkdir()
     prove(source, path, [{"ids": np.array([1, 2])}], tmp_path / "out")
+
+
+def test_nothing_is_left_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime's own call saves the model there where it cannot tell a shape, as that of ONNX-ML's operators."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    nodes = [
+        node("Gather", ["big", "ids"], "a"),
+        node("Normalizer", ["a"], "b", domain="ai.onnx.ml", norm="L2"),
+        node("MatMul", ["b", "weight"], "y"),
+    ]
+    arrays = {"big": table(3000, DIM), "weight": table(DIM, DIM, 2)}
+    inputs, outputs = {"ids": (INT64, ("N",))}, {"y": (FLOAT, ("N", DIM))}
+    source = opened(make(nodes, inputs, outputs, arrays, domains=["ai.onnx.ml"]), tmp_path)
+    assert [each.name for each in source.model.tables] == ["big"]
+    assert list((tmp_path / "here").iterdir()) == []

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from repo_builder.export.ahead import one_ahead
+from repo_builder.repository.weights import one_ahead
 
 
 @pytest.mark.parametrize("items", [[], [None], [None, 0, "", None], list(range(100))])

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from repo_builder.repository import temporary
-from repo_builder.repository.files import new_folder
-from repo_builder.repository.temporary import temporary_beside
+from repo_builder import writing
+from repo_builder.repository.manifest import foreign_to_repository
+from repo_builder.writing import new_folder, temporary_beside
 
 OWNER = """
 import os, sys
 from pathlib import Path
-from repo_builder.repository.temporary import temporary_beside
+from repo_builder.writing import temporary_beside
 with temporary_beside(Path(sys.argv[1])) as folder:
     (folder / sys.argv[2]).mkdir()
     (folder / sys.argv[2] / "manifest.json").write_text("of the owner")
@@ -97,7 +97,7 @@ def test_a_former_folder_comes_back_when_it_was_not_yet_replaced(replaced: bool,
 
 
 def test_a_folder_swept_before_it_was_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, made = temporary.tempfile.mkdtemp, []
+    real, made = writing.tempfile.mkdtemp, []
 
     def swept_at_first(**words: str) -> str:
         made.append(real(**words))
@@ -105,7 +105,7 @@ def test_a_folder_swept_before_it_was_locked_is_made_again(tmp_path: Path, monke
             Path(made[0]).rmdir()
         return made[-1]
 
-    monkeypatch.setattr(temporary.tempfile, "mkdtemp", swept_at_first)
+    monkeypatch.setattr(writing.tempfile, "mkdtemp", swept_at_first)
     with temporary_beside(tmp_path / "target") as folder:
         assert folder == Path(made[1]) and folder.is_dir()
 
@@ -117,7 +117,7 @@ def test_without_locks_nothing_is_swept(tmp_path: Path, monkeypatch: pytest.Monk
     def unsupported(*_: object) -> None:
         raise OSError("no locks here")
 
-    monkeypatch.setattr(temporary.fcntl, "flock", unsupported)
+    monkeypatch.setattr(writing.fcntl, "flock", unsupported)
     with temporary_beside(tmp_path / "target") as folder:
         assert names(tmp_path) == sorted([*before, folder.name])
     assert names(tmp_path) == before
@@ -125,14 +125,14 @@ def test_without_locks_nothing_is_swept(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_parents_made_for_nothing_are_removed(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(KeyError), new_folder(tmp_path / "there/a/b/target"):
+    with pytest.raises(KeyError), new_folder(tmp_path / "there/a/b/target", foreign_to_repository):
         raise KeyError
     assert names(tmp_path) == ["there"] and names(tmp_path / "there") == []
 
 
 def test_parents_that_someone_else_uses_stay(tmp_path: Path) -> None:
     def build() -> None:
-        with new_folder(tmp_path / "a/b/target"):
+        with new_folder(tmp_path / "a/b/target", foreign_to_repository):
             (tmp_path / "a/theirs").write_text("theirs")
             raise KeyError
 

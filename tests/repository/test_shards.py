@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from repo_builder.export.shards import write_shards
+from repo_builder.repository.weights import write_shards
 
 
 def blocks_of(table: NDArray[np.float32], size: int) -> Iterator[NDArray[np.float32]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from repo_builder.errors import InputError
-from repo_builder.output import write_whole
+from repo_builder.writing import write_whole
 
 
 def test_a_link_stays_and_the_file_behind_it_is_written(tmp_path: Path) -> None:
