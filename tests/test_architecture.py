@@ -86,7 +86,7 @@ MAY_IMPORT = {
         "loadtest",
         "repo_builder.access",
         "repo_builder.local_fleet.control",
-        "repo_builder.local_fleet.runtime",
+        "repo_builder.local_fleet.run_folder",
         "repo_builder.machine",
         "repo_builder.profiling.perf_analyzer",
         "repo_builder.repository.manifest",

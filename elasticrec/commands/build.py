@@ -10,7 +10,7 @@ from elasticrec.commands.accesses import read_accesses
 from elasticrec.commands.common import Commands, add_command, add_s_max, add_spec, err, out
 from repo_builder.access.progress import progress_bar
 from repo_builder.errors import InputError
-from repo_builder.local_fleet.runtime import RunFolder, is_up
+from repo_builder.local_fleet.run_folder import RunFolder, is_up
 from repo_builder.partition.check import check_plan
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import load_plan, on_cpu

@@ -6,7 +6,7 @@ import argparse
 
 from elasticrec.commands.common import Commands, add_command, add_repository, out
 from repo_builder.local_fleet.control import ask
-from repo_builder.local_fleet.runtime import RunFolder
+from repo_builder.local_fleet.run_folder import RunFolder
 
 
 def add(commands: Commands) -> None:

@@ -16,12 +16,11 @@ from pathlib import Path
 from rich.table import Table
 
 from elasticrec.commands.common import Commands, add_command, add_repository, bounded, err, out
-from loadtest.loads import Load, concurrencies, request_rates
-from loadtest.perf_run import Recording, search, sweep
+from loadtest.perf_run import Load, Recording, concurrencies, request_rates, search, sweep
 from loadtest.queries import load_queries
 from loadtest.run import Run, write_run
 from loadtest.servers import PORTS, behind
-from loadtest.target import Target
+from loadtest.target import LoadTarget
 from repo_builder.errors import InputError
 from repo_builder.machine import machine_facts
 from repo_builder.profiling import perf_analyzer
@@ -123,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
         out.print(_summary(recording.run, args.output), markup=False, soft_wrap=True)
 
 
-def _measure(args: argparse.Namespace, target: Target, loads: list[Load], recording: Recording) -> None:
+def _measure(args: argparse.Namespace, target: LoadTarget, loads: list[Load], recording: Recording) -> None:
     """All that was asked for; what was measured until an interruption or a failure stays in the file."""
     try:
         with err.status("measuring"):
@@ -138,7 +137,7 @@ def _measure(args: argparse.Namespace, target: Target, loads: list[Load], record
         raise
 
 
-def _target(args: argparse.Namespace, manifest: Manifest, data: Path) -> Target:
+def _target(args: argparse.Namespace, manifest: Manifest, data: Path) -> LoadTarget:
     if args.url:
         host, _, port = args.url.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
@@ -149,7 +148,7 @@ def _target(args: argparse.Namespace, manifest: Manifest, data: Path) -> Target:
         err.print(f"asking {asked}, one of {1 + len(others)} front ends: locust asks all", markup=False, soft_wrap=True)
     seconds, percentile, shared = args.seconds, args.percentile, args.shared_memory
     headers = dict(args.header)
-    return Target(manifest.name, args.protocol, asked, data, seconds, percentile, shared, servers, headers)
+    return LoadTarget(manifest.name, args.protocol, asked, data, seconds, percentile, shared, servers, headers)
 
 
 def _run(args: argparse.Namespace, manifest: Manifest, version: str) -> Run:

@@ -7,8 +7,7 @@ import contextlib
 import sys
 
 from elasticrec.commands.common import Commands, add_command, add_repository
-from repo_builder.local_fleet.logs import log_lines
-from repo_builder.local_fleet.runtime import RunFolder
+from repo_builder.local_fleet.run_folder import RunFolder, log_lines
 
 
 def add(commands: Commands) -> None:

@@ -20,7 +20,7 @@ from repo_builder.spec import Spec, load_spec
 from repo_builder.writing import write_whole
 
 if TYPE_CHECKING:
-    from repo_builder.profiling.effort import Options  # what it imports is slow to import
+    from repo_builder.profiling.points import ProfileOptions  # what it imports is slow to import
 
 HELD_BYTES = 1 << 30  # of rows, by default
 QUICK_HELD_BYTES = 1 << 28
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _profile(args: argparse.Namespace, spec: Spec) -> dict[str, Any]:
     from repo_builder.profiling.document import profile_document  # torch, SciPy and matplotlib are slow to import
-    from repo_builder.profiling.fits import fit_measured
+    from repo_builder.profiling.fit import fit_measured
     from repo_builder.profiling.measure import measure
 
     options = _options(args, spec)
@@ -111,15 +111,15 @@ def _profile(args: argparse.Namespace, spec: Spec) -> dict[str, Any]:
     return document
 
 
-def _options(args: argparse.Namespace, spec: Spec) -> Options:
-    from repo_builder.profiling.effort import QUICK, STANDARD, Options
+def _options(args: argparse.Namespace, spec: Spec) -> ProfileOptions:
+    from repo_builder.profiling.points import QUICK, STANDARD, ProfileOptions
 
     effort = QUICK if args.quick else STANDARD
     if args.seconds:
         effort = replace(effort, seconds=args.seconds)
     row_bytes = max(table.format.row_bytes for table in spec.model.tables)
     held_rows = (QUICK_HELD_BYTES if args.quick else HELD_BYTES) // row_bytes
-    return Options(args.grouping, args.shard_backend, args.rows or held_rows, effort)
+    return ProfileOptions(args.grouping, args.shard_backend, args.rows or held_rows, effort)
 
 
 def _table(document: dict[str, Any]) -> Table:

@@ -7,8 +7,8 @@ import json
 
 from elasticrec.commands.common import Commands, add_command, add_repository, out
 from repo_builder.local_fleet.control import ask
-from repo_builder.local_fleet.runtime import RunFolder
-from repo_builder.local_fleet.view import replica_table
+from repo_builder.local_fleet.run_folder import RunFolder
+from repo_builder.local_fleet.views import replica_table
 
 
 def add(commands: Commands) -> None:

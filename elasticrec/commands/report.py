@@ -32,8 +32,8 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Do what they ask for."""
     runs = _read(args.runs)
-    from loadtest.report.data import report_csv, report_json
     from loadtest.report.page import page  # plotly is slow to import
+    from loadtest.report.summary import report_csv, report_json
 
     write_whole(args.output, page(runs))
     if args.json:

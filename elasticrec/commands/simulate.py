@@ -34,7 +34,14 @@ from repo_builder.simulation.fleets import (
     whole_fleet,
 )
 from repo_builder.simulation.play import simulate
-from repo_builder.simulation.report import Played, SimulationSummary, price_in_parts, report_csv, report_json, summarize
+from repo_builder.simulation.report import (
+    Played,
+    SimulationSummary,
+    prices_over_time,
+    report_csv,
+    report_json,
+    summarize,
+)
 from repo_builder.spec import Spec, load_spec
 from repo_builder.traffic import load_traffic
 from repo_builder.words import times_less
@@ -97,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     played = []
     for fleet in _fleets(args, spec, profile):
         timeline = simulate(fleet, traffic, timing, spec.serving.sla_ms / 1000)
-        played.append(Played(timeline, price_in_parts(timeline, cluster) if cluster else None))
+        played.append(Played(timeline, prices_over_time(timeline, cluster) if cluster else None))
     about = _about(args, spec, profile, cluster)
     if args.output:
         csv = args.output.suffix.lower() == ".csv"

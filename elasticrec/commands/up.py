@@ -13,8 +13,8 @@ from elasticrec.commands.fleet_arguments import add_force, service_replicas
 from k8s.options import CLAIM, ManifestOptions, parse_source
 from k8s.render import write
 from repo_builder.endings import on_ending
-from repo_builder.local_fleet.local import LocalFleet, UpOptions, local_fleet
-from repo_builder.local_fleet.view import live_view
+from repo_builder.local_fleet.fleet import LocalFleet, UpOptions, local_fleet
+from repo_builder.local_fleet.views import live_view
 from repo_builder.repository.built_fleet import BuiltFleet
 from repo_builder.scaling.hpa import SYNC_S
 from repo_builder.scaling.rules import ScalingOptions

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from repo_builder.errors import NoAnswerError, ServerError
-from repo_builder.local_fleet.events import Tell
+from repo_builder.local_fleet.run_folder import Tell
 from repo_builder.scaling.hpa import Decision, MetricTarget, Pods, State, decide
 from repo_builder.scaling.keda import ScaledObject, Trigger, answer_milli, own_polls, with_fallback
 

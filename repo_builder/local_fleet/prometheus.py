@@ -17,10 +17,9 @@ from collections.abc import Sequence
 import yaml
 
 from repo_builder.errors import NoAnswerError, ServerError
-from repo_builder.local_fleet.backoff import Backoff
-from repo_builder.local_fleet.events import Events
-from repo_builder.local_fleet.ports import check_port
-from repo_builder.local_fleet.runtime import RunFolder
+from repo_builder.local_fleet.machine import check_port
+from repo_builder.local_fleet.run_folder import Events, RunFolder
+from repo_builder.local_fleet.services import Backoff
 from repo_builder.scaling.queries import SCRAPE_S
 from repo_builder.serving.guardian import ending_with_us
 from repo_builder.writing import replace_file

@@ -1,6 +1,6 @@
 """Waits between restarts."""
 
-from repo_builder.local_fleet.backoff import LONGEST_S, STEADY_S, Backoff
+from repo_builder.local_fleet.services import LONGEST_S, STEADY_S, Backoff
 
 
 def test_each_wait_is_twice_the_last_up_to_the_longest() -> None:

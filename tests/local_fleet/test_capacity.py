@@ -3,7 +3,7 @@
 import pytest
 
 from repo_builder.errors import InputError
-from repo_builder.local_fleet.capacity import GIB, Capacity, Need
+from repo_builder.local_fleet.machine import GIB, Capacity, Need
 
 # two services that share 4 and 2 GiB of rows, a replica takes 1 and 2 GiB more
 NEEDS = {"tier0": Need(4 * GIB, 1 * GIB), "tier1": Need(2 * GIB, 2 * GIB)}

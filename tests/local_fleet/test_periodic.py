@@ -2,7 +2,7 @@
 
 import threading
 
-from repo_builder.local_fleet.periodic import Periodic
+from repo_builder.local_fleet.fleet import Periodic
 
 
 def test_an_error_is_told_once_and_the_thread_goes_on() -> None:

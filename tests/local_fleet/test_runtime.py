@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from repo_builder.errors import InputError
-from repo_builder.local_fleet.runtime import RunFolder, claimed
+from repo_builder.local_fleet.run_folder import RunFolder, claimed
 from repo_builder.writing import replace_file
 
 

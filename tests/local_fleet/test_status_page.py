@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 
 from repo_builder.errors import ServerError
-from repo_builder.local_fleet.status_page import status_page
+from repo_builder.local_fleet.views import status_page
 
 STATUS = {"model": "</script><b>x", "services": [], "events": ["<img>"]}
 

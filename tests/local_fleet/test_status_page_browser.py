@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from repo_builder.local_fleet.status_page import status_page
+from repo_builder.local_fleet.views import status_page
 from tests.browser import CONTRASTS, WIDE, chromium
 
 pytestmark = pytest.mark.slow

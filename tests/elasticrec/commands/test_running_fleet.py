@@ -9,7 +9,7 @@ import yaml
 
 from elasticrec.cli import main
 from repo_builder.local_fleet.control import Request, listening
-from repo_builder.local_fleet.runtime import RunFolder, claimed, is_up
+from repo_builder.local_fleet.run_folder import RunFolder, claimed, is_up
 from tests.test_figures import DOCUMENT
 
 

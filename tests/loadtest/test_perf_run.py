@@ -1,4 +1,4 @@
-"""The search for the highest rate, on servers whose limit is known."""
+"""The loads that words ask for, sweeps, and the search, against queues whose knee is known."""
 
 import random
 from collections.abc import Callable
@@ -6,13 +6,32 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.loads import Load
-from loadtest.perf_run import Recording, search, sweep
-from loadtest.run import NOT_ENDED, Point, Run
-from loadtest.search import highest_rate, within
+from loadtest.perf_run import Load, Recording, concurrencies, highest_rate, request_rates, search, sweep, within
+from loadtest.run import NOT_ENDED, LoadPoint, Run
 from loadtest.servers import Seen
+from repo_builder.errors import InputError
 from repo_builder.profiling.perf_analyzer import LoadTestError
 from tests.loadtest.test_run import POINT, RUN
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [("3", [3]), ("1:4", [1, 2, 3, 4]), ("1:16:5", [1, 6, 11, 16]), ("1:15:5", [1, 6, 11]), ("2:2", [2])],
+)
+def test_concurrencies(text: str, values: list[float]) -> None:
+    assert [(load.kind, load.value) for load in concurrencies(text)] == [("concurrency", value) for value in values]
+
+
+def test_request_rates_may_be_fractions() -> None:
+    assert [load.value for load in request_rates("0.1:0.4:0.1")] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "x", "1:", "1:2:0", "5:1", "1:2:3:4", "nan", "inf", "1:100000", "1.5"])
+def test_mistakes_are_one_line(text: str) -> None:
+    with pytest.raises(InputError, match="--concurrency: expected") as caught:
+        concurrencies(text)
+    assert "\n" not in str(caught.value)
+
 
 SERVICE_S = 0.004
 
@@ -23,7 +42,7 @@ class Queue:
     def __init__(self, seed: int = 0, noise: float = 0.0) -> None:
         self.random, self.noise, self.asked = random.Random(seed), noise, 0
 
-    def measure(self, load: Load) -> Point:
+    def measure(self, load: Load) -> LoadPoint:
         self.asked += 1
         mu = 1 / SERVICE_S
         rate = load.value if load.kind == "request_rate" else 1.0
@@ -31,7 +50,7 @@ class Queue:
         mean_s *= self.random.lognormvariate(0, self.noise)
         answered = min(rate, mu) if load.kind == "request_rate" else mu
         p50_ms, p95_ms, p99_ms = (1000 * mean_s * factor for factor in (0.693, 2.996, 4.605))
-        return Point(load.kind, load.value, answered, p50_ms, p95_ms, p99_ms, 1000 * mean_s, 5000, 0, {}, None)
+        return LoadPoint(load.kind, load.value, answered, p50_ms, p95_ms, p99_ms, 1000 * mean_s, 5000, 0, {}, None)
 
 
 def knee_qps(sla_ms: float, factor: float) -> float:
@@ -140,10 +159,10 @@ def test_memory_is_the_most_that_was_seen() -> None:
     assert (recording.run.memory_bytes, recording.run.replicas) == ({"a": 5, "b": 2}, {"a": 2})
 
 
-def failing_after(points: int) -> Callable[[Load], Point]:
+def failing_after(points: int) -> Callable[[Load], LoadPoint]:
     left = iter(range(points))
 
-    def measure(load: Load) -> Point:
+    def measure(load: Load) -> LoadPoint:
         if next(left, None) is None:
             raise LoadTestError("the server died")
         return replace(POINT, load=load.value)

@@ -1,4 +1,4 @@
-"""The folder beside a fleet's repository where a running fleet keeps its files, and the lock that says that it runs.
+"""The folder beside a repository where a running fleet keeps its files, the lock that says that it runs, its logs.
 
 DIR.run/lock            held by `elasticrec up`
 DIR.run/control.sock    how `ps`, `scale` and `down` reach it
@@ -6,15 +6,19 @@ DIR.run/addresses.json  every service's ready replicas, HOST:PORT of gRPC: front
 DIR.run/targets.json    what Prometheus scrapes
 DIR.run/prometheus/     its configuration and data
 DIR.run/rules/          the ScaledObjects that were rendered for --autoscale
-DIR.run/logs/           a file a replica, `fleet.log` and `prometheus.log`; they stay when the fleet ends
+DIR.run/logs/           a file for each replica, `fleet.log` and `prometheus.log`; they stay when the fleet ends
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,3 +167,86 @@ def _sweep(run: RunFolder) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+REMEMBERED = 200
+
+Tell = Callable[[str], None]
+"""`Events.tell`, for those who need no more."""
+
+
+class Events:
+    """Told from several threads; shown by one."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._lock = threading.Lock()
+        self._lines: deque[str] = deque(maxlen=REMEMBERED)
+        self._count = 0
+        self._shown = 0
+
+    def tell(self, text: str) -> None:
+        """Add an event; of several lines the later ones are indented."""
+        line = f"{time.strftime('%H:%M:%S')} {text}".replace("\n", "\n    ")
+        with self._lock:
+            self._lines.append(line)
+            self._count += 1
+            with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as file:  # a disk may be full
+                file.write(f"{line}\n")
+
+    def new(self) -> Sequence[str]:
+        """Those since the last call."""
+        with self._lock:
+            fresh = min(self._count - self._shown, len(self._lines))
+            self._shown = self._count
+            return list(self._lines)[len(self._lines) - fresh :]
+
+    def last(self, count: int) -> Sequence[str]:
+        """The latest ones, oldest first."""
+        with self._lock:
+            return list(self._lines)[-count:]
+
+
+POLL_S = 0.25
+
+
+def log_lines(run: RunFolder, service: str | None, follow: bool) -> Iterator[tuple[str, str]]:
+    """The lines of all logs, or of one service's or replica's, each with the log's name; `follow` never ends.
+
+    Raises InputError where there is none.
+    """
+    places: dict[Path, int] = {}
+    while True:
+        found = _logs(run, service)
+        if not found and not places:
+            raise InputError(_none(run, service))
+        for path in found:
+            text, places[path] = _rest(path, places.get(path, 0))
+            for line in text.splitlines():
+                yield path.stem, line
+        if not follow:
+            return
+        time.sleep(POLL_S)
+
+
+def _rest(path: Path, begin: int) -> tuple[str, int]:
+    """What stands from `begin` on, in whole lines, and where it ends; from the start where the file is a new one."""
+    if path.stat().st_size < begin:
+        begin = 0
+    with path.open("rb") as file:
+        file.seek(begin)
+        data = file.read()
+    data = data[: data.rfind(b"\n") + 1]
+    return data.decode(errors="replace"), begin + len(data)
+
+
+def _logs(run: RunFolder, service: str | None) -> list[Path]:
+    paths = sorted(run.logs.glob("*.log"), key=lambda path: path.stat().st_mtime)
+    return [path for path in paths if service in (None, path.stem, path.stem.rpartition("-")[0])]
+
+
+def _none(run: RunFolder, service: str | None) -> str:
+    known = sorted({path.stem for path in _logs(run, None)})
+    if known:
+        return f"{service}: expected a service or one of {', '.join(known)}"
+    return f"{run.logs}: expected logs of a fleet, found none; start it: elasticrec up {run.repository}"

@@ -1,13 +1,89 @@
-"""The charts by service: where a query's time goes, and the memory."""
+"""The charts of a run's loads: latency against throughput, a chart a percentile and one colour a run; and by service
+where a query's time goes, and the memory.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loadtest.report.charts import MIB, Chart, Key, Legend, axis, layout, service, text
+from loadtest.report.charts import (
+    MIB,
+    Chart,
+    Key,
+    Legend,
+    axis,
+    colour,
+    layout,
+    log_axis,
+    service,
+    sla_key,
+    sla_line,
+    text,
+)
 from loadtest.report.summary import breakdown_point
-from loadtest.run import Point, Run
+from loadtest.run import LoadPoint, Run
+
+PERCENTILES = (50, 95, 99)
+HEIGHT_PX = 320
+MARKERS = {"concurrency": "circle", "request_rate": "diamond"}
+LOADS = {"concurrency": "in flight", "request_rate": "queries/s offered"}
+
+
+def sweep_charts(runs: Sequence[Run]) -> list[Chart]:
+    """The charts, with an SLA in that of its percentile; none where no run has points."""
+    if not any(run.points for run in runs):
+        return []
+    return [_sweep(runs, percentile) for percentile in PERCENTILES]
+
+
+def run_legend(runs: Sequence[Run]) -> Legend:
+    """The legend that these charts share."""
+    return Legend("", tuple(Key(run.title, colour(i)) for i, run in enumerate(runs)))
+
+
+def load_text(point: LoadPoint) -> str:
+    """A point's load with its unit."""
+    return f"{point.load:g} {LOADS[point.load_kind]}"
+
+
+def _sweep(runs: Sequence[Run], percentile: int) -> Chart:
+    kinds = [(i, run, kind) for i, run in enumerate(runs) for kind in MARKERS]
+    data = [trace for i, run, kind in kinds if (trace := _trace(run, kind, percentile, colour(i)))["x"]]
+    limits_ms = sorted({run.sla_ms for run in runs if run.sla_ms is not None and run.percentile == percentile})
+    figure = {
+        "data": data,
+        "layout": layout(
+            HEIGHT_PX,
+            shapes=[sla_line(sla_ms) for sla_ms in limits_ms],
+            hovermode="closest",
+            xaxis=axis("queries/s", rangemode="tozero", nticks=6),
+            yaxis=log_axis("latency, ms", [*limits_ms, *(value for trace in data for value in trace["y"])]),
+        ),
+    }
+    keys = tuple(sla_key(sla_ms, percentile) for sla_ms in limits_ms)
+    legends = (Legend("", keys),) if keys else ()
+    label = f"p{percentile} latency against throughput"
+    return Chart(f"sweep-p{percentile}", f"p{percentile}", legends, figure, HEIGHT_PX, label)
+
+
+def _trace(run: Run, kind: str, percentile: int, shade: str) -> dict[str, Any]:
+    """One kind of load of one run, as lines between its points in the order of their load."""
+    points = sorted((point for point in run.points if point.load_kind == kind), key=lambda point: point.load)
+    symbols = ["x" if point.errors else MARKERS[kind] for point in points]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": text(run.title),
+        "x": [point.throughput_qps for point in points],
+        "y": [point.latency_ms(percentile) or None for point in points],  # no logarithm of 0
+        "line": {"color": shade, "width": 2},
+        "marker": {"size": 7, "color": shade, "symbol": symbols},
+        "customdata": [[load_text(point), point.errors] for point in points],
+        "hovertemplate": f"<b>{text(run.title)}</b><br>%{{x:,.1f}} queries/s<br>p{percentile} %{{y:,.2f}} ms<br>"
+        "load: %{customdata[0]}<br>errors: %{customdata[1]}<extra></extra>",
+    }
+
 
 QUEUE, COMPUTE = Key("queue: pale", "--soft", "box"), Key("compute: full", "--soft", "box")
 
@@ -22,12 +98,12 @@ def breakdown_charts(runs: Sequence[Run], colours: Mapping[str, str]) -> list[Ch
     return [_breakdown(i, run, point, most_ms, colours) for i, run, point in picked]
 
 
-def _longest_ms(point: Point) -> float:
+def _longest_ms(point: LoadPoint) -> float:
     services = [times.queue_ms + times.compute_ms for times in point.services.values()]
     return max([*services, point.network_ms or 0.0])
 
 
-def _breakdown(index: int, run: Run, point: Point, most_ms: float, colours: Mapping[str, str]) -> Chart:
+def _breakdown(index: int, run: Run, point: LoadPoint, most_ms: float, colours: Mapping[str, str]) -> Chart:
     services = list(point.services)
     shades = [colours[service(run, name)] for name in services]
     queue_ms = [times.queue_ms for times in point.services.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,19 +12,14 @@ from pathlib import Path
 
 from repo_builder.errors import ServerError
 from repo_builder.local_fleet.autoscaler import Autoscaler
-from repo_builder.local_fleet.capacity import capacity_here
 from repo_builder.local_fleet.control import listening
-from repo_builder.local_fleet.events import Events
-from repo_builder.local_fleet.periodic import Periodic
-from repo_builder.local_fleet.ports import FreePorts
+from repo_builder.local_fleet.machine import FreePorts, capacity_here
 from repo_builder.local_fleet.prometheus import INSTALL, Prometheus, ask_prometheus, find_prometheus
-from repo_builder.local_fleet.replica import Launch
-from repo_builder.local_fleet.requests import Control
-from repo_builder.local_fleet.runtime import RunFolder, claimed
-from repo_builder.local_fleet.sampler import PERIOD_S, Sampler
-from repo_builder.local_fleet.status import Status, page_status, status
-from repo_builder.local_fleet.status_page import status_page
-from repo_builder.local_fleet.supervisor import Supervisor
+from repo_builder.local_fleet.run_folder import Events, RunFolder, Tell, claimed
+from repo_builder.local_fleet.services import Launch
+from repo_builder.local_fleet.status import PERIOD_S, Sampler, Status, page_status, status
+from repo_builder.local_fleet.supervisor import Control, Supervisor
+from repo_builder.local_fleet.views import status_page
 from repo_builder.repository.built_fleet import BuiltFleet, load_fleet
 from repo_builder.repository.manifest import verify
 from repo_builder.scaling.edited import load_rules
@@ -189,3 +185,36 @@ def _launches(fleet: BuiltFleet, run: RunFolder, installed: Installation, ports:
         )
         for service in fleet.services
     }
+
+
+class Periodic:
+    """Calls `act` every `period_s` while a `with` block lasts, in a thread of its own.
+
+    An error ends one call, not the thread: `tell` hears of it once, and again when another one comes.
+    """
+
+    def __init__(self, name: str, period_s: float, act: Callable[[], None], tell: Tell) -> None:
+        self._name = name
+        self._period_s = period_s
+        self._act = act
+        self._tell = tell
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        told = ""
+        while not self._stop.wait(self._period_s):
+            try:
+                self._act()
+            except Exception as exc:  # noqa: BLE001 - the one guard of a thread that nobody would miss in time
+                failure = f"{type(exc).__name__}: {exc}"
+                if failure != told:
+                    self._tell(f"{self._name}: {failure}; it goes on")
+                told = failure

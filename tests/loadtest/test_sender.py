@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from loadtest import arrivals
-from loadtest.arrivals import Arrivals
+from loadtest import sender
+from loadtest.sender import Arrivals
 
 
 class Clock:
@@ -23,7 +23,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(arrivals, "time", clock)
+    monkeypatch.setattr(sender, "time", clock)
     return clock
 
 

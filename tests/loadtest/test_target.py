@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.loads import Load
-from loadtest.perf_report import read_report
-from loadtest.run import Point, ServiceTimes
+from loadtest.perf_run import Load
+from loadtest.run import LoadPoint, ServiceTimes
+from loadtest.target import read_report
 from repo_builder.profiling.perf_analyzer import LoadTestError
 
 DATA = Path(__file__).parent / "data"
 STEPS = {"small_dense", "small_router", "small_tier0", "small_tier1", "small_tier2", "small_tier3"}
 
 
-def captured(name: str, load: Load) -> Point:
+def captured(name: str, load: Load) -> LoadPoint:
     return read_report((DATA / f"{name}.csv").read_text(), (DATA / f"{name}.txt").read_text(), load, "small")
 
 

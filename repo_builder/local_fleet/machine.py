@@ -1,17 +1,20 @@
-"""How many servers one machine is to run: a slip of the keyboard, or a plan for a cluster, shall not take it down."""
+"""What this machine has for a fleet: room for servers, and free ports; a slip of the hand shall not take it down."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from repo_builder.errors import InputError
+from repo_builder.errors import InputError, ServerError
 from repo_builder.repository.built_fleet import BuiltFleet, BuiltService
+from repo_builder.serving.server import Ports, free_ports
 
 SERVERS_A_CORE = 8
 LEAST_BYTES = 100 * 1024**2
@@ -78,3 +81,37 @@ def capacity_here(fleet: BuiltFleet) -> Capacity:
 
 def _need(service: BuiltService) -> Need:
     return Need(service.files_bytes, max(LEAST_BYTES, service.memory_bytes - service.files_bytes))
+
+
+class FreePorts:
+    """Gives each port once: two servers that start at the same time would find the same one free."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._given: set[int] = set()
+
+    def take(self, again: Ports | None = None) -> Ports:
+        """Three that nobody listens on, and that were not given before; `again`, where nobody has those meanwhile."""
+        with self._lock:
+            if again and not (numbers := {again.http, again.grpc, again.metrics}) & self._given:
+                self._given |= numbers
+                return again
+            while True:
+                ports = free_ports()
+                numbers = {ports.http, ports.grpc, ports.metrics}
+                if not numbers & self._given:
+                    self._given |= numbers
+                    return ports
+
+    def release(self, ports: Ports) -> None:
+        """Those may be given again."""
+        with self._lock:
+            self._given -= {ports.http, ports.grpc, ports.metrics}
+
+
+def check_port(port: int, option: str) -> None:
+    """Raise ServerError where somebody listens on that port of the loopback address already; 0 is any free one."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as exc:
+        raise ServerError(f"127.0.0.1:{port}: {os.strerror(exc.errno or 0)}; choose another with {option}") from exc
