@@ -14,39 +14,31 @@ import random
 import resource
 import shutil
 import signal
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
+
 from elasticrec.cli import main
-from k8s.options import ManifestOptions
-from k8s.options import parse_source
+from k8s.options import ManifestOptions, parse_source
 from k8s.render import write
-from loadtest.run import read_run
-from loadtest.run import write_run
+from loadtest.run import read_run, write_run
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.queries import draw_queries
-from repo_builder.errors import InputError
-from repo_builder.errors import ServerError
+from repo_builder.errors import InputError, ServerError
 from repo_builder.partition.cost import load_profile
 from repo_builder.partition.placement.cluster import load_cluster
-from repo_builder.partition.plan import load_plan
-from repo_builder.partition.plan import plan_to_json
-from repo_builder.repository.manifest import describe
-from repo_builder.repository.manifest import load_manifest
+from repo_builder.partition.plan import load_plan, plan_to_json
+from repo_builder.repository.manifest import describe, load_manifest
 from repo_builder.spec import load_spec
 from tests import fuzzing
-from tests.hand_models import RANKER
-from tests.hand_models import hand_spec
-from tests.integration.models import document
-from tests.integration.models import make_repository
+from tests.hand_models import RANKER, hand_spec
+from tests.integration.models import document, make_repository
 from tests.k8s.fleets import fleet
-from tests.loadtest.runs import day
-from tests.loadtest.runs import sweep
-
+from tests.loadtest.runs import day, sweep
 
 TIMES = int(os.environ.get("ELASTICREC_FUZZ", "1"))
 DOCUMENTS = 40  # of each kind for its reader
