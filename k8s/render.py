@@ -1,4 +1,4 @@
-"""A fleet's Kubernetes objects, one a file, as a Kustomize base."""
+"""A fleet's Kubernetes objects, one per file, as a Kustomize base."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from k8s.options import ManifestOptions
 from k8s.pods import ADDRESSES_FILE, addresses_name, deployment
 from k8s.scaling import disruption_budget, scaled_object, scaling_document
 from repo_builder.repository.built_fleet import BuiltFleet
-from repo_builder.repository.files import new_folder
 from repo_builder.repository.manifest import CHECKSUMS
+from repo_builder.writing import new_folder
 
 KUSTOMIZATION = "kustomization.yaml"
 DOCUMENT = "SCALING.md"

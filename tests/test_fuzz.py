@@ -177,15 +177,15 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def none_here(*_: object, **__: object) -> None:
         raise ServerError("no server here")
 
-    monkeypatch.setattr("elasticrec.commands.serve.installation", none_here)
+    monkeypatch.setattr("elasticrec.serving.installation", none_here)
     for name, stand_in in {
         "installation": contextlib.nullcontext,
         "verify": lambda *_: None,
         "find_prometheus": lambda: Path("/bin/true"),
         "Supervisor": none_here,
     }.items():
-        monkeypatch.setattr(f"repo_builder.local_fleet.local.{name}", stand_in)
-    monkeypatch.setattr("repo_builder.repository.files.sync_tree", lambda *_: None)  # nobody cuts the power here
+        monkeypatch.setattr(f"repo_builder.local_fleet.fleet.{name}", stand_in)
+    monkeypatch.setattr("repo_builder.writing.sync_tree", lambda *_: None)  # nobody cuts the power here
     monkeypatch.setattr("repo_builder.profiling.measure.measure", none_here)
     monkeypatch.setattr("elasticrec.demo.run_demo", none_here)
     monkeypatch.setattr("repo_builder.memory.available_bytes", lambda: FREE_BYTES)

@@ -24,7 +24,7 @@ from repo_builder.access.hotness import (
 from repo_builder.access.npz import NPY_ARRAY, Header, NpzReader, holds_arrays, missing_problems, open_npy, open_npz
 from repo_builder.access.trace_parquet import count_parquet
 from repo_builder.errors import AccessError
-from repo_builder.model.ids import ids_read
+from repo_builder.model.lookups import ids_read
 from repo_builder.model.source import Source
 from repo_builder.model.types import BATCH, Model
 from repo_builder.output import Progress, Tell, nobody, silent

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from repo_builder.errors import NoAnswerError, ServerError
-from repo_builder.local_fleet.events import Tell
+from repo_builder.local_fleet.run_folder import Tell
 from repo_builder.scaling.hpa import Decision, MetricTarget, Pods, State, decide
 from repo_builder.scaling.keda import ScaledObject, Trigger, answer_milli, own_polls, with_fallback
 
@@ -123,5 +123,5 @@ def _line(
 
 def _metric(trigger: Trigger, target: MetricTarget, answer: int | None) -> str:
     value = "failed" if answer is None else f"{answer / 1000:,.1f}"
-    share = " a replica" if target.kind == "AverageValue" else ""
+    share = " per replica" if target.kind == "AverageValue" else ""
     return f"{trigger.name or 'query'} {value} of {target.threshold_milli / 1000:,.1f}{share}"

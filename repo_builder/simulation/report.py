@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from repo_builder.errors import PlacementError
 from repo_builder.partition.placement.cluster import Cluster
-from repo_builder.partition.placement.nodes import Demand, capacity
+from repo_builder.partition.placement.nodes import Demand, price_in_parts
 from repo_builder.scaling.hpa import SYNC_S
 from repo_builder.simulation.play import Timeline
 
@@ -71,12 +71,11 @@ def summarize(played: Played) -> SimulationSummary:
     )
 
 
-def price_in_parts(timeline: Timeline, cluster: Cluster) -> Floats:
-    """(k,) An hour's price if nodes were sold in parts: the largest share of a resource times the price of the nodes.
+def prices_over_time(timeline: Timeline, cluster: Cluster) -> Floats:
+    """(k,) An hour's price if nodes were sold in parts, by `price_in_parts`: whole nodes and spreading come on top.
 
-    Of the pool that is the cheapest for it, among those whose nodes hold a replica of every service. Whole nodes and
-    spreading come on top: packing them takes seconds, and a day has 5,760 syncs. Raises PlacementError where no pool
-    will do.
+    Packing them takes seconds, and a day has 5,760 syncs. Raises PlacementError where no pool's nodes hold a replica of
+    every service.
     """
     services = timeline.fleet.services
     demands = [Demand(s.name, 1, s.instances * cluster.instance_millicores, s.memory_bytes) for s in services]
@@ -87,12 +86,7 @@ def price_in_parts(timeline: Timeline, cluster: Cluster) -> Floats:
             f"{cluster.name}: expected a pool whose nodes hold a replica of {most.name}, {most.memory_bytes / 1e9:.1f} "
             f"GB and {most.millicores / 1000:g} cores, and of all other services, found none; add larger nodes"
         )
-    needs = timeline.replicas @ np.array([demand.vector for demand in demands], float)  # (k, 3)
-    prices = []
-    for pool in pools:
-        room = np.array(capacity(pool), float)
-        prices.append(pool.price_per_hour * (needs[:, room > 0] / room[room > 0]).max(axis=1))
-    return np.asarray(np.min(prices, axis=0))
+    return price_in_parts(timeline.replicas @ np.array([demand.vector for demand in demands], float), pools)
 
 
 def report_json(played: Sequence[Played], about: Mapping[str, object], series: bool) -> str:
@@ -118,7 +112,7 @@ def _series(played: Played) -> dict[str, Any]:
 
 
 def report_csv(played: Sequence[Played]) -> str:
-    """A row a sync and fleet: what came, and what the fleet had."""
+    """A row per sync and fleet: what came, and what the fleet had."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["seconds", "qps", "fleet", "replicas", "ready", "memory_bytes", "missed_share", "price_per_hour"])

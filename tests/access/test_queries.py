@@ -10,7 +10,7 @@ from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.queries import draw_ids, draw_queries
 from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import InputError
-from repo_builder.model.ids import ids_read
+from repo_builder.model.lookups import ids_read
 from repo_builder.model.types import BATCH, Columns, Group, Ids, Lookup, Model, Ragged, RowFormat, Table, Tensor
 from tests.hand_models import COMPUTED, DLRM, RANKER, VARYING
 

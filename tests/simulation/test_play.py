@@ -16,7 +16,7 @@ from repo_builder.scaling.hpa import DEFAULT_DOWN, DEFAULT_UP, SYNC_S, Behavior,
 from repo_builder.scaling.queries import Throughput
 from repo_builder.simulation.fleets import SimulatedFleet, SimulatedService, Timing
 from repo_builder.simulation.play import SimulatedPods, Timeline, simulate
-from repo_builder.simulation.report import Played, price_in_parts, report_csv, report_json, summarize
+from repo_builder.simulation.report import Played, prices_over_time, report_csv, report_json, summarize
 from repo_builder.traffic import Traffic
 from tests.scaling.hpa_oracle import Oracle
 
@@ -193,16 +193,16 @@ CLUSTER = Cluster(
 def test_the_price_is_that_of_the_cheapest_pools_parts() -> None:
     found = play(fleet(service("front", load_gb=1), service("a", load_gb=1)), traffic((0, 650), end_s=60))
     # 2 x 10 pods of a core and 2 GB: 20 of 2 cores at 1.0 each, or 40 of 64 GB at 8.0: 10.0 against 5.0
-    np.testing.assert_allclose(price_in_parts(found, CLUSTER), 5.0)
+    np.testing.assert_allclose(prices_over_time(found, CLUSTER), 5.0)
     big = play(fleet(service("front", load_gb=30)), traffic((0, 650), end_s=60))
-    np.testing.assert_allclose(price_in_parts(big, CLUSTER), 8.0 * 310 / 64)
+    np.testing.assert_allclose(prices_over_time(big, CLUSTER), 8.0 * 310 / 64)
     with pytest.raises(PlacementError, match=r"c: expected a pool whose nodes hold a replica of front, 101.0 GB"):
-        price_in_parts(play(fleet(service("front", load_gb=100)), traffic((0, 1), end_s=60)), CLUSTER)
+        prices_over_time(play(fleet(service("front", load_gb=100)), traffic((0, 1), end_s=60)), CLUSTER)
 
 
 def test_reports_say_what_happened() -> None:
     found = play(fleet(service("front", load_gb=1)), traffic((0, 650), (300, 1300), end_s=1800))
-    played = Played(found, price_in_parts(found, CLUSTER))
+    played = Played(found, prices_over_time(found, CLUSTER))
     summary = summarize(played)
     assert summary.peak_memory_bytes == 2 * GB * summary.peak_replicas == 2 * GB * int(found.replicas.max())
     assert summary.missed_share == pytest.approx(found.missed.sum() / (300 * 650 + 1500 * 1300))
