@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from repo_builder.model.dlrm import Dlrm
-from repo_builder.model.file import FileSource
+from repo_builder.model.source import FileSource
 
 _TRAFFIC = """\
 # Not in the file: which rows are hot, and the traffic. Counts or a trace of your own say more than a power law.

@@ -19,7 +19,11 @@ BASE = (
 READING = (*BASE, "repo_builder.parsing")
 ABOVE = ("repo_builder.access", "repo_builder.partition", "repo_builder.export")
 MAY_IMPORT = {
-    "repo_builder/spec.py": (*BASE, "repo_builder.spec_dlrm", "repo_builder.export.doors"),  # it opens what it names
+    "repo_builder/spec.py": (
+        *BASE,
+        "repo_builder.spec_dlrm",
+        "repo_builder.export.open_model_file",
+    ),  # it opens what it names
     "repo_builder/spec_dlrm.py": BASE,
     "repo_builder/documents.py": READING,
     "repo_builder/parsing.py": (),

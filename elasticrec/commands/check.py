@@ -10,7 +10,7 @@ from elasticrec.commands.accesses import read_accesses
 from elasticrec.commands.common import Commands, add_command, add_spec, err, out
 from elasticrec.tables import plain_table
 from repo_builder.errors import InputError
-from repo_builder.model.file import ModelFile
+from repo_builder.model.source import ModelFile
 from repo_builder.spec import Spec, load_spec
 from repo_builder.words import count
 

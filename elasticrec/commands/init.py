@@ -15,8 +15,8 @@ from elasticrec.tables import size
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.analysis.baselines import model_wise
 from repo_builder.errors import InputError, PlanError
-from repo_builder.export.doors import open_model_file
-from repo_builder.model.file import FileSource, ModelFile
+from repo_builder.export import open_model_file
+from repo_builder.model.source import FileSource, ModelFile
 from repo_builder.model.types import Model
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.planner import make_plan

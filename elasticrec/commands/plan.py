@@ -15,7 +15,7 @@ from repo_builder.access.hotness import Hotness
 from repo_builder.analysis.explain import Chain, explain
 from repo_builder.analysis.sweep import FIELDS, Setting, Sweep, parse_sweep, run_sweep, sweep_csv, sweep_json
 from repo_builder.errors import InputError
-from repo_builder.model.file import ModelFile
+from repo_builder.model.source import ModelFile
 from repo_builder.partition.accesses import ModelAccesses, model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.placement.cluster import Cluster, load_cluster

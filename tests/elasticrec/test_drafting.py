@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from elasticrec.first_spec import dlrm_spec
+from elasticrec.drafting import dlrm_spec
 from repo_builder.model.interaction import Cross, Dot, Interaction, Projection
 from repo_builder.spec import parse_spec
 from tests.export.dlrm.oracles import make_spec

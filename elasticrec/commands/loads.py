@@ -1,4 +1,4 @@
-"""`elasticrec loadtest perf`."""
+"""`elasticrec workload`, `loadtest perf` and `report`."""
 
 from __future__ import annotations
 
@@ -6,30 +6,77 @@ import argparse
 import re
 import shlex
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 from rich.table import Table
 
-from elasticrec.commands.common import Commands, add_command, add_repository, bounded, err, out
-from loadtest.perf_run import Load, Recording, concurrencies, request_rates, search, sweep
-from loadtest.queries import load_queries
-from loadtest.run import Run, write_run
-from loadtest.servers import PORTS, behind
-from loadtest.target import LoadTarget
+from elasticrec import loads
+from elasticrec.commands.common import Commands, add_command, add_repository, bounded, out, say, tell, watch
+from loadtest.perf_run import concurrencies, request_rates
+from loadtest.run import Run
+from loadtest.servers import PORTS
+from loadtest.workload import binary_words
 from repo_builder.errors import InputError
-from repo_builder.machine import machine_facts
-from repo_builder.profiling import perf_analyzer
-from repo_builder.profiling.perf_analyzer import LoadTestError
-from repo_builder.repository.manifest import QUERIES, Manifest, load_manifest
+from repo_builder.repository.manifest import load_manifest
 from repo_builder.words import count
 
 
-def add(commands: Commands) -> None:
+def add_workload(commands: Commands) -> None:
+    """The command's words and help."""
+    parser = add_command(
+        commands,
+        "workload",
+        "Draw queries from the model's accesses, or replay those of a trace. The file's suffix says for\n"
+        "whom: .npz for locust, .json for perf_analyzer's --input-data, none for its folder of binary files.",
+        "elasticrec workload model_repository/rm1 -o workload.npz --queries 2000 --spec rm1.yaml --expected 200",
+    )
+    add_repository(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".npz, .json or a folder")
+    parser.add_argument(
+        "--queries", type=bounded(int, 1, 10_000_000), default=200, metavar="N", help="(default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=bounded(int, 0, 2**63), default=0, metavar="N", help="(default: %(default)s)")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--trace", type=Path, metavar="FILE", help="replay this .parquet or .npz trace from its start")
+    either.add_argument("--spec", type=Path, metavar="SPEC", help="the model's spec: for accesses that lie in a file")
+    parser.add_argument(
+        "--expected",
+        type=bounded(int, 0, 10_000_000),
+        default=0,
+        metavar="N",
+        help="add the whole model's answers to the first N queries to a .npz, for locust to compare; needs --spec",
+    )
+    parser.set_defaults(run=_workload)
+
+
+def _workload(args: argparse.Namespace) -> None:
+    if args.output.suffix not in ("", ".npz", ".json"):
+        raise InputError(f"{args.output}: expected a name ending in .npz or .json, or a folder's")
+    if args.expected and not (args.spec and args.output.suffix == ".npz"):
+        raise InputError("--expected: expected --spec with it, whose weights give the answers, and a .npz file with -o")
+    drawn = loads.workload(
+        args.repository,
+        args.output,
+        queries=args.queries,
+        seed=args.seed,
+        trace=args.trace,
+        spec=args.spec,
+        expected=args.expected,
+        watch=watch,
+        tell=tell,
+    )
+    manifest = load_manifest(args.repository)
+    if args.output.suffix:
+        said = f"{count(args.queries, 'query')} of {count(manifest.batch, 'row')}"
+    else:
+        words = binary_words(args.output, drawn, manifest.inputs, manifest.batch)
+        said = f"a query of {count(manifest.batch, 'row')}; perf_analyzer -m {manifest.name} {shlex.join(words)}"
+    say(f"wrote {args.output}: {said}")
+
+
+def add_loadtest(commands: Commands) -> None:
     """The command's words and help."""
     parser = add_command(
         commands,
@@ -84,7 +131,7 @@ def _add_perf(tools: Commands) -> None:
     parser.add_argument("--title", metavar="TEXT", help="of the run in a report (default: the model and its layout)")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="write the run as JSON")
     parser.add_argument("--json", action="store_true", help="print the run as JSON")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_perf)
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -95,75 +142,33 @@ def _header(text: str) -> tuple[str, str]:
     return found[1].lower(), found[2]
 
 
-def run(args: argparse.Namespace) -> None:
-    """Do what they ask for."""
-    loads = [
-        *(concurrencies(args.concurrency) if args.concurrency else ()),
-        *(request_rates(args.request_rate) if args.request_rate else ()),
-    ]
-    if not loads and not args.search:
-        loads = list(concurrencies("1:2"))
-    manifest = load_manifest(args.repository)
-    queries = load_queries(
-        args.workload or args.repository / QUERIES, manifest.batch, manifest.inputs, manifest.outputs
-    )
-    perf_analyzer.find()  # tell now that it is missing
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "queries.json"
-        target = _target(args, manifest, data)
-        version = target.check()
-        perf_analyzer.write_input_data(data, queries.file, manifest.inputs, manifest.batch)
-        recording = Recording(_run(args, manifest, version), partial(write_run, args.output), target.servers.look)
-        _measure(args, target, loads, recording)
-    if args.json:
-        print(recording.run.to_json(), end="")
-    else:
-        out.print(_table(recording.run))
-        out.print(_summary(recording.run, args.output), markup=False, soft_wrap=True)
-
-
-def _measure(args: argparse.Namespace, target: LoadTarget, loads: list[Load], recording: Recording) -> None:
-    """All that was asked for; what was measured until an interruption or a failure stays in the file."""
-    try:
-        with err.status("measuring"):
-            sweep(target, loads, recording)
-            found_qps = search(target, recording.run.sla_ms or 0.0, recording) if args.search else None
-        recording.finish(found_qps)
-    except KeyboardInterrupt as exc:
-        recording.cut_off("interrupted")
-        raise LoadTestError(f"interrupted; {args.output} holds {count(len(recording.run.points), 'point')}") from exc
-    except LoadTestError as exc:
-        recording.cut_off(str(exc))
-        raise
-
-
-def _target(args: argparse.Namespace, manifest: Manifest, data: Path) -> LoadTarget:
-    if args.url:
-        host, _, port = args.url.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise InputError(f"--url: expected HOST:PORT, such as 127.0.0.1:{PORTS[args.protocol]}, got {args.url}")
-    addresses, servers = behind(args.repository, manifest, args.protocol, args.url)
-    asked, *others = addresses.split(",")
-    if others:
-        err.print(f"asking {asked}, one of {1 + len(others)} front ends: locust asks all", markup=False, soft_wrap=True)
-    seconds, percentile, shared = args.seconds, args.percentile, args.shared_memory
-    headers = dict(args.header)
-    return LoadTarget(manifest.name, args.protocol, asked, data, seconds, percentile, shared, servers, headers)
-
-
-def _run(args: argparse.Namespace, manifest: Manifest, version: str) -> Run:
-    return Run(
-        title=args.title or f"{manifest.name}, {manifest.layout}",
-        tool="perf_analyzer",
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=("elasticrec", *_without_secrets(sys.argv[1:])),
-        model=manifest.name,
-        layout=manifest.layout,
-        batch=manifest.batch,
-        sla_ms=args.sla_ms or manifest.sla_ms,
+def _perf(args: argparse.Namespace) -> None:
+    run = loads.loadtest(
+        args.repository,
+        args.output,
+        [
+            *(concurrencies(args.concurrency) if args.concurrency else ()),
+            *(request_rates(args.request_rate) if args.request_rate else ()),
+        ],
+        search=args.search,
+        address=args.url,
+        protocol=args.protocol,
+        headers=dict(args.header),
+        sla_ms=args.sla_ms,
         percentile=args.percentile,
-        machine=machine_facts(version),
+        shared_memory=args.shared_memory,
+        seconds=args.seconds,
+        workload=args.workload,
+        title=args.title,
+        command=("elasticrec", *_without_secrets(sys.argv[1:])),
+        watch=watch,
+        tell=tell,
     )
+    if args.json:
+        print(run.to_json(), end="")
+    else:
+        out.print(_table(run))
+        say(_summary(run, args.output))
 
 
 def _without_secrets(words: Sequence[str]) -> Iterator[str]:
@@ -193,3 +198,24 @@ def _summary(run: Run, path: Path) -> str:
             f"latency-bounded throughput {run.found_qps:,.1f} queries/s: p{run.percentile} within {run.sla_ms:g} ms\n"
         )
     return f"{found}wrote {path}; the same again: {shlex.join(run.command)}"
+
+
+def add_report(commands: Commands) -> None:
+    """The command's words and help."""
+    parser = add_command(
+        commands,
+        "report",
+        "Show one or several load tests on one HTML page that needs no network: latency against throughput and over\n"
+        "time, each service's share, memory, errors, the machine and the commands.",
+        "elasticrec report model-wise.json single.json fleet.json -o report.html --csv report.csv",
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="what a load test wrote, JSON")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the HTML file to write")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures as JSON")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write all figures as CSV, one value a line")
+    parser.set_defaults(run=_report)
+
+
+def _report(args: argparse.Namespace) -> None:
+    runs = loads.report(args.runs, args.output, json=args.json, csv=args.csv)
+    say(f"{args.output}: {count(len(runs), 'run')}")

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
-from elasticrec.commands.accesses import read_accesses
-from elasticrec.commands.common import Commands, add_command, add_spec, bounded, err, out, png
+from elasticrec import profiling
+from elasticrec.commands.common import (
+    Commands,
+    add_command,
+    add_grouping,
+    add_shard_backend,
+    add_spec,
+    bounded,
+    out,
+    png,
+    say,
+    tell,
+    watch,
+)
+from elasticrec.loading import load_spec
 from elasticrec.tables import plain_table, size
-from repo_builder.access.progress import progress_bar
 from repo_builder.errors import InputError
-from repo_builder.spec import Spec, load_spec
 from repo_builder.writing import write_whole
 
-if TYPE_CHECKING:
-    from repo_builder.profiling.points import ProfileOptions  # what it imports is slow to import
 
-HELD_BYTES = 1 << 30  # of rows, by default
-QUICK_HELD_BYTES = 1 << 28
-
-
-def add(commands: Commands) -> None:
+def add_profile(commands: Commands) -> None:
     """The command's words and help."""
     parser = add_command(
         commands,
@@ -58,71 +62,41 @@ def add(commands: Commands) -> None:
         help="rows of the measured embedding service, in all (default: the spec's, at most 1 GiB of them; --quick: 256 "
         "MiB)",
     )
-    parser.add_argument(
-        "--grouping",
-        choices=["tiered", "per_table"],
-        default="tiered",
-        help="measure a service that holds rows of all tables, or of one (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--shard-backend",
-        choices=["python", "native"],
-        default="python",
-        help="what serves embedding services, as in build (default: %(default)s)",
-    )
+    add_grouping(parser, "measure a service that holds rows of all tables, or of one")
+    add_shard_backend(parser, "what serves embedding services, as in build")
     parser.add_argument("--json", action="store_true", help="print the profile as JSON")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_profile)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Do what they ask for."""
+def _profile(args: argparse.Namespace) -> None:
     spec = load_spec(args.spec)
     for path in filter(None, (args.output, args.plot)):
         if not path.absolute().parent.is_dir():
             raise InputError(f"{path}: expected a folder that exists, got {path.parent}; make it first")
-    document = _profile(args, spec)
-    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    found = profiling.profile(
+        spec,
+        grouping=args.grouping,
+        shard_backend=args.shard_backend,
+        rows=args.rows,
+        seconds=args.seconds,
+        quick=args.quick,
+        watch=watch,
+        tell=tell,
+    )
+    if args.plot:
+        from repo_builder.profiling.plot import plot_fit  # matplotlib is slow to import
+
+        plot_fit(found.measured, found.fits, found.document["name"], args.plot)
+    text = json.dumps(found.document, indent=2, allow_nan=False) + "\n"
     write_whole(args.output, text)
     if args.json:
         print(text, end="")
     else:
-        out.print(_table(document))
-        out.print(_summary(document, args), markup=False, soft_wrap=True)
+        out.print(_table(found.document))
+        say(_summary(found.document, args))
 
 
-def _profile(args: argparse.Namespace, spec: Spec) -> dict[str, Any]:
-    from repo_builder.profiling.document import profile_document  # torch, SciPy and matplotlib are slow to import
-    from repo_builder.profiling.fit import fit_measured
-    from repo_builder.profiling.measure import measure
-
-    options = _options(args, spec)
-    hotness = read_accesses(spec)
-    with (
-        tempfile.TemporaryDirectory(prefix="elasticrec-profile-") as folder,
-        progress_bar(err, "measuring") as progress,
-    ):
-        measured = measure(spec, hotness, options, Path(folder), progress)
-    fits = fit_measured(measured)
-    document = profile_document(spec, options, measured, fits)
-    if args.plot:
-        from repo_builder.profiling.plot import plot_fit
-
-        plot_fit(measured, fits, document["name"], args.plot)
-    return document
-
-
-def _options(args: argparse.Namespace, spec: Spec) -> ProfileOptions:
-    from repo_builder.profiling.points import QUICK, STANDARD, ProfileOptions
-
-    effort = QUICK if args.quick else STANDARD
-    if args.seconds:
-        effort = replace(effort, seconds=args.seconds)
-    row_bytes = max(table.format.row_bytes for table in spec.model.tables)
-    held_rows = (QUICK_HELD_BYTES if args.quick else HELD_BYTES) // row_bytes
-    return ProfileOptions(args.grouping, args.shard_backend, args.rows or held_rows, effort)
-
-
-def _table(document: dict[str, Any]) -> Table:
+def _table(document: Mapping[str, Any]) -> Table:
     """The points, one a line; beside those of a fit how far the model is from them."""
     table = plain_table(
         "service", "asked of it", "in flight", "queries/call", "queries/s", "p50 ms", "p95 ms", "model is off by"
@@ -143,7 +117,7 @@ def _table(document: dict[str, Any]) -> Table:
     return table
 
 
-def _summary(document: dict[str, Any], args: argparse.Namespace) -> str:
+def _summary(document: Mapping[str, Any], args: argparse.Namespace) -> str:
     time, batching, dense = document["service_time"], document["batching"], document["dense_service_time"]
     cache, fit = document["row_cache"], document["fit"]
     return "\n".join(
