@@ -8,8 +8,7 @@ from pathlib import Path
 
 from elasticrec.loading import StrPath, Watch, load_hotness, log, unwatched
 from repo_builder.errors import InputError
-from repo_builder.model.file import ModelFile
-from repo_builder.model.source import Source
+from repo_builder.model.source import ModelFile, Source
 from repo_builder.output import Tell
 from repo_builder.partition.check import check_plan
 from repo_builder.partition.cost import DEFAULT_PROFILE
