@@ -56,7 +56,7 @@ def lines() -> dict[str, Line]:
 
 
 def comparisons(spec: Spec, tried: Mapping[str, Line]) -> dict[str, Comparison]:
-    """One spec's comparison a line; its tables are merged once a locality, and only one accesses is held at a time."""
+    """One spec's comparison per line; its tables are merged once per locality, and only one order is held at a time."""
     found: dict[str, Comparison] = {}
     for locality in dict.fromkeys(line.locality for line in tried.values()):
         access = spec.access if locality is None else replace(spec.access, locality=locality)
@@ -72,7 +72,7 @@ def _at_locality(spec: Spec, tried: Mapping[str, Line]) -> dict[str, Comparison]
 
 
 def table(title: str, by_spec: list[dict[str, Comparison]]) -> None:
-    """The mean gains over these specs, a line a setting."""
+    """The mean gains over these specs, a line per setting."""
     print(f"\n{title}: mean gains over model-wise, per_table / tiered")
     print(f"{'':32}" + "".join(f"{metric:>18}" for metric in METRICS))
     for name in by_spec[0]:

@@ -21,8 +21,8 @@ from _contenders import drawn, write_input_data
 from latency import document
 
 from loadtest.clients import Protocol
-from loadtest.loads import Load
-from loadtest.target import Target
+from loadtest.perf_run import Load
+from loadtest.target import LoadTarget
 from repo_builder.access.load import load_hotness
 from repo_builder.export.dlrm.source import open_source
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
@@ -65,7 +65,7 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     with installation() as installed, running(installed, folder / "single", free_ports(), folder / "log") as server:
         for protocol in PROTOCOLS:
             address = server.grpc if protocol == "grpc" else server.http
-            target = Target(spec.name, protocol, address, data, args.seconds, 95)
+            target = LoadTarget(spec.name, protocol, address, data, args.seconds, 95)
             rounds = []
             for _ in range(args.rounds):
                 seen = target.measure(Load("request_rate", args.qps))

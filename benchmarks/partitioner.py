@@ -34,21 +34,21 @@ GATHERS = 41_000
 
 
 def zipf_prefix(rows: int, alpha: float = 1.05) -> NDArray[np.float64]:
-    """(rows + 1,) float64: gathers a query of the hottest rows."""
+    """(rows + 1,) float64: gathers per query of the hottest rows."""
     sums = np.cumsum(np.arange(1, rows + 1) ** -alpha)
     return np.concatenate([[0.0], sums * (GATHERS / sums[-1])])
 
 
 def binned_cost(prefix: NDArray[np.float64], bins: int) -> float:
     """The best cost with cuts at the ends of equal bins only, as the paper's dynamic program coarsens them."""
-    places = np.linspace(0, len(prefix) - 1, bins + 1).astype(np.int64)
-    gathers = prefix[places]
+    positions = np.linspace(0, len(prefix) - 1, bins + 1).astype(np.int64)
+    gathers = prefix[positions]
     best = np.append(0.0, np.full(bins, np.inf))
     answer = np.inf
     for _ in range(S_MAX):
         new = np.full_like(best, np.inf)
         for j in range(1, len(best)):
-            sizes = (places[j] - places[:j]) * ROW_BYTES + MODEL.min_memory_bytes
+            sizes = (positions[j] - positions[:j]) * ROW_BYTES + MODEL.min_memory_bytes
             new[j] = np.min(best[:j] + MODEL.replica_counts(gathers[j] - gathers[:j]) * sizes)
         best, answer = new, min(answer, float(new[-1]))
     return answer
@@ -106,7 +106,7 @@ def main(sizes: list[int]) -> None:
 
 
 def one_table(sizes: list[int]) -> None:
-    """Print a line a size."""
+    """Print a line per size."""
     print("rows         seconds  growth  peak RSS MB  64 bins  1,024 bins  (cost against ours)")
     before = None
     for rows in sizes:

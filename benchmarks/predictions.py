@@ -27,10 +27,10 @@ from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Pro
 from repo_builder.partition.plan import Service
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling import perf_analyzer
-from repo_builder.profiling.bench import Load, measure_loads
-from repo_builder.profiling.effort import Effort, Options
-from repo_builder.profiling.fits import Fits, fit_measured
+from repo_builder.profiling.bench import measure_loads
+from repo_builder.profiling.fit import Fits, fit_measured
 from repo_builder.profiling.measure import measure
+from repo_builder.profiling.points import Effort, ProfileOptions, ServiceLoad
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.wiring import model_name
@@ -81,7 +81,7 @@ def rounds(folder: Path, args: argparse.Namespace) -> tuple[list[Tier], list[lis
     tiers = [tier for target_qps in TARGETS_QPS for tier in build_tiers(target_qps, args.shard_backend, folder)]
     spec = parse_spec(document(TARGETS_QPS[0]), folder / "spec.yaml")
     effort = Effort(args.seconds, 1, (32, 4096, 16384, 32768), (4, FULL_LOAD), (1, 256), (FULL_LOAD,))
-    options = Options("tiered", args.shard_backend, sum(table.rows for table in spec.dlrm.tables), effort)
+    options = ProfileOptions("tiered", args.shard_backend, sum(table.rows for table in spec.dlrm.tables), effort)
     found = []
     for number in range(args.rounds):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -102,7 +102,7 @@ def measure_tier(tier: Tier, fits: Fits, seconds: float) -> Round:
         installation() as installed,
         running(installed, tier.repository, free_ports(), tier.queries.with_suffix(".log")) as server,
     ):
-        (found,) = measure_loads(server, tier.model, [Load(tier.queries, FULL_LOAD)], 1, seconds, lambda: None)
+        (found,) = measure_loads(server, tier.model, [ServiceLoad(tier.queries, FULL_LOAD)], 1, seconds, lambda: None)
     gathers = tier.service.gathers
     cache = RowCache(last_cache_bytes(), fits.hot_per_gather_s, fits.cold_per_gather_s)
     profile = replace(CUTS, service_time=fits.service_time, row_cache=cache)

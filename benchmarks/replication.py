@@ -31,7 +31,7 @@ import psutil
 from _contenders import drawn, front_end
 from latency import document
 
-from loadtest.clients import Load
+from loadtest.clients import SenderSettings
 from loadtest.open_loop import Answer, send
 from repo_builder.access.load import load_hotness
 from repo_builder.export.dlrm.source import open_source
@@ -197,7 +197,7 @@ def carry(layout: Layout, spec: Spec, workload: Path, qps: float, seconds: float
     """Send the traffic, and count what it takes more than idle servers do; the first second is not measured."""
     addresses = ",".join(server.grpc for server in layout.servers[FRONT])
     tensors = (spec.model.inputs, spec.model.outputs)
-    load = Load("grpc", addresses, spec.name, str(workload), spec.serving.batch, 10, 0, *tensors)
+    load = SenderSettings("grpc", addresses, spec.name, str(workload), spec.serving.batch, 10, 0, *tensors)
     send(load, qps, 1)
     resting, own_s, began_s = layout.cpu_s(), children_s(), time.monotonic()
     time.sleep(IDLE_S)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import Plan, Service, Shard
-from repo_builder.simulation.models import Case, planned_fleet
+from repo_builder.simulation.fleets import DEFAULT_TIMING, SimulatedFleet, SimulatedModel, planned_fleet
 from repo_builder.simulation.play import simulate
-from repo_builder.simulation.types import DEFAULT_TIMING, SimulatedFleet
 from repo_builder.traffic import Traffic, load_traffic
 
 DAY = load_traffic(Path(__file__).parent.parent / "examples" / "traffic" / "day.csv")
@@ -25,8 +24,8 @@ def fleet(services: int, replicas: int) -> SimulatedFleet:
         Service(f"t{i}", "embedding", "cpu", 1, 1, 2 * 10**9, 1e4, qps, (Shard("t", i, i + 1),))
         for i in range(services)
     ]
-    case = Case("bench", 400.0, PEAK_QPS, DEFAULT_PROFILE)
-    return planned_fleet(case, Plan("bench", "tiered", (dense, *embedding)))
+    model = SimulatedModel("bench", 400.0, PEAK_QPS, DEFAULT_PROFILE)
+    return planned_fleet(model, Plan("bench", "tiered", (dense, *embedding)))
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Pro
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling import perf_analyzer
-from repo_builder.repository import layouts
+from repo_builder.repository import design
 from repo_builder.repository.build import build
 from repo_builder.serving.install import Installation, installation
 from repo_builder.spec import parse_spec
@@ -138,8 +138,8 @@ def in_shards(plan: Plan, ends: Sequence[int]) -> Plan:
 @contextmanager
 def rows_as_they_are(unpooled: bool) -> Iterator[None]:
     """A fleet is built so meanwhile."""
-    arrangements = dict(layouts.LAYOUTS)
-    mine = layouts.LAYOUTS
+    arrangements = dict(design.LAYOUTS)
+    mine = design.LAYOUTS
     assert isinstance(mine, dict)
     mine["fleet"] = replace(mine["fleet"], unpooled=unpooled)
     yield

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from k8s.objects import Object, fleet_labels, metadata
-from k8s.options import Options
-from k8s.scaling import FAILURES
-from k8s.series import Series
-from repo_builder.repository.built_fleet import Fleet
-from repo_builder.scaling.rules import QUANTILE, select
+from k8s.options import ManifestOptions
+from k8s.series import FAILED_SHARE, Series
+from repo_builder.repository.built_fleet import BuiltFleet
+from repo_builder.scaling.queries import QUANTILE
+from repo_builder.scaling.rules import FAILURES
 
 Severity = Literal["critical", "warning"]
 WINDOW = "5m"
-FAILED_SHARE = 0.01
 FAILED_REQUESTS = 2
 """Requests of the HPA to KEDA, in ten minutes, by which a fallback is known.
 
@@ -36,13 +35,12 @@ class Alert:
     reason: str
 
 
-def alerts(fleet: Fleet, namespace: str) -> Iterator[Alert]:
+def alerts(fleet: BuiltFleet, namespace: str) -> Iterator[Alert]:
     """What clients notice first (critical), then what they soon will."""
     series = Series(fleet, namespace, WINDOW)
-    slow = select(namespace, fleet.frontend.model, quantile=f"{QUANTILE:g}")
     yield Alert(
         "ElasticrecSlaMissed",
-        f"max(nv_inference_request_summary_us{slow} >= 0) > {fleet.sla_ms * 1000:.0f}",
+        f"{series.slowest_us()} > {fleet.sla_ms * 1000:.0f}",
         2,
         "critical",
         f"{fleet.model}: queries take longer than the SLA of {fleet.sla_ms:g} ms",
@@ -94,7 +92,7 @@ def alerts(fleet: Fleet, namespace: str) -> Iterator[Alert]:
     yield from _of_router(series, fleet)
 
 
-def _of_router(series: Series, fleet: Fleet) -> Iterator[Alert]:
+def _of_router(series: Series, fleet: BuiltFleet) -> Iterator[Alert]:
     yield Alert(
         "ElasticrecReplicaSetAside",
         f"{series.set_aside()} > 0",
@@ -130,7 +128,7 @@ def _of_router(series: Series, fleet: Fleet) -> Iterator[Alert]:
     )
 
 
-def prometheus_rule(fleet: Fleet, options: Options) -> Object:
+def prometheus_rule(fleet: BuiltFleet, options: ManifestOptions) -> Object:
     """The alerts as Prometheus's operator takes them."""
     labels = fleet_labels(fleet)
     name = labels["app.kubernetes.io/instance"]
@@ -149,7 +147,7 @@ def prometheus_rule(fleet: Fleet, options: Options) -> Object:
     }
 
 
-def _rule(alert: Alert, fleet: Fleet) -> Mapping[str, Any]:
+def _rule(alert: Alert, fleet: BuiltFleet) -> Mapping[str, Any]:
     return {
         "alert": alert.name,
         "expr": alert.expression,

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from k8s.objects import GRPC, HTTP, METRICS, PORTS, Object, fleet_labels, metadata, selector
-from k8s.options import Options
-from repo_builder.repository.built_fleet import Fleet, FleetService
-from repo_builder.scaling.rules import SCRAPE_S
+from k8s.options import ManifestOptions
+from repo_builder.repository.built_fleet import BuiltFleet, BuiltService
+from repo_builder.scaling.queries import SCRAPE_S
 
 _DNS = {"ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]}
 
 
-def addresses_json(fleet: Fleet, namespace: str) -> str:
+def addresses_json(fleet: BuiltFleet, namespace: str) -> str:
     """The front end's addresses file: each embedding service under the plan's name, by the DNS of its pods."""
     addresses = {
         service.planned.name: f"dns:///{service.name}.{namespace}.svc.cluster.local:{GRPC}" for service in fleet.shards
@@ -22,7 +22,7 @@ def addresses_json(fleet: Fleet, namespace: str) -> str:
     return json.dumps(addresses, indent=1) + "\n"
 
 
-def service(fleet: Fleet, each: FleetService, options: Options) -> Object:
+def service(fleet: BuiltFleet, each: BuiltService, options: ManifestOptions) -> Object:
     """A headless Service: its name resolves to every ready pod, and gRPC clients balance among them."""
     labels = selector(fleet, each)
     return {
@@ -38,7 +38,7 @@ def service(fleet: Fleet, each: FleetService, options: Options) -> Object:
     }
 
 
-def network_policy(fleet: Fleet, each: FleetService, options: Options) -> Object:
+def network_policy(fleet: BuiltFleet, each: BuiltService, options: ManifestOptions) -> Object:
     """Who reaches a service's pods, and whom they reach: nobody else, and nobody else.
 
     Clients come from anywhere to the front end; only the front end comes to the embedding services; metrics are
@@ -59,20 +59,20 @@ def network_policy(fleet: Fleet, each: FleetService, options: Options) -> Object
     }
 
 
-def _callers(fleet: Fleet, each: FleetService) -> Mapping[str, Any]:
+def _callers(fleet: BuiltFleet, each: BuiltService) -> Mapping[str, Any]:
     if each.is_frontend:
         return {"ports": _tcp(HTTP, GRPC)}
     return {"from": [{"podSelector": {"matchLabels": selector(fleet, fleet.frontend)}}], "ports": _tcp(GRPC)}
 
 
-def _prometheus(options: Options) -> Mapping[str, Any]:
+def _prometheus(options: ManifestOptions) -> Mapping[str, Any]:
     """Prometheus, by the label that its operator and its chart give it."""
     namespace = {"matchLabels": {"kubernetes.io/metadata.name": options.prometheus_namespace}}
     pods = {"matchLabels": {"app.kubernetes.io/name": "prometheus"}}
     return {"from": [{"namespaceSelector": namespace, "podSelector": pods}], "ports": _tcp(METRICS)}
 
 
-def _egress(fleet: Fleet, each: FleetService, options: Options) -> Iterator[Mapping[str, Any]]:
+def _egress(fleet: BuiltFleet, each: BuiltService, options: ManifestOptions) -> Iterator[Mapping[str, Any]]:
     store_ports = options.source.egress_ports
     if each.is_frontend:
         shards = {
@@ -96,7 +96,7 @@ def _tcp(*ports: int) -> Sequence[Mapping[str, Any]]:
     return [{"protocol": "TCP", "port": port} for port in ports]
 
 
-def pod_monitor(fleet: Fleet, options: Options) -> Object:
+def pod_monitor(fleet: BuiltFleet, options: ManifestOptions) -> Object:
     """What Prometheus's operator scrapes; it adds the labels `namespace` and `instance` that the rules select by."""
     labels = fleet_labels(fleet)
     return {

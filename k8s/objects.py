@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from repo_builder.repository.built_fleet import Fleet, FleetService
+from repo_builder.repository.built_fleet import BuiltFleet, BuiltService
 from repo_builder.repository.service_names import dns_name
 
 Object = Mapping[str, Any]
@@ -21,12 +21,12 @@ KUBERNETES, KEDA = "1.30", "2.18"
 _REQUIRES = {"elasticrec/requires": f"Kubernetes >= {KUBERNETES}, KEDA >= {KEDA}"}
 
 
-def fleet_labels(fleet: Fleet) -> dict[str, str]:
+def fleet_labels(fleet: BuiltFleet) -> dict[str, str]:
     """What selects every pod of the fleet."""
     return {"app.kubernetes.io/name": "elasticrec", "app.kubernetes.io/instance": dns_name(fleet.model)}
 
 
-def selector(fleet: Fleet, service: FleetService) -> dict[str, str]:
+def selector(fleet: BuiltFleet, service: BuiltService) -> dict[str, str]:
     """What selects a service's pods; it never changes, or a Deployment could not be updated."""
     return {**fleet_labels(fleet), "app.kubernetes.io/component": service.name}
 

@@ -1,35 +1,38 @@
-"""What the user chooses of the manifests, beyond what the repository says."""
+"""What the user chooses of the manifests, beyond what the repository says.
+
+Among it where a pod finds its service's model repository: an object store, a volume claim, or an image that carries it.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from k8s.source import Source
+from k8s.objects import mebibytes
 from repo_builder.errors import InputError
-from repo_builder.scaling.rules import LATENCY_SHARE
+from repo_builder.repository.manifest import CHECKSUMS
+from repo_builder.scaling.queries import NAMESPACE
+from repo_builder.scaling.rules import LATENCY_SHARE, PROMETHEUS, ScalingOptions
 
-NAMESPACE = "elasticrec"
 IMAGE = "elasticrec-triton:latest"
 CLAIM = "pvc:elasticrec-models"
 """A volume claim of this name holds the folder, where nothing else is said."""
-
-PROMETHEUS = "http://prometheus-operated.monitoring.svc:9090"
-"""Where the Prometheus operator puts it."""
 
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ManifestOptions:
     """The choices; `tls_secret` holds ca.crt, tls.crt and tls.key, as cert-manager writes them.
 
     Raises InputError where a name is none in Kubernetes, or the address no URL.
     """
 
-    source: Source
+    source: RepositorySource
     namespace: str = NAMESPACE
     image: str = IMAGE
     min_replicas: int = 1
@@ -56,6 +59,11 @@ class Options:
             raise InputError(*problems)
 
     @property
+    def scaling(self) -> ScalingOptions:
+        """Those of the scaling rules."""
+        return ScalingOptions(self.namespace, self.prometheus, self.min_replicas, self.latency_share)
+
+    @property
     def prometheus_namespace(self) -> str:
         """Where Prometheus runs: what its address in the cluster says, else `monitoring`."""
         parts = (urlsplit(self.prometheus).hostname or "").split(".")
@@ -68,3 +76,102 @@ def _is_url(text: str) -> bool:
         return url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 1) > 0
     except ValueError:  # brackets without an address, a port that is none
         return False
+
+
+MODELS = "/models"
+CARRIED = "/repository"
+"""Where an image of `init:IMAGE` holds the fleet's folder; it needs `cp`."""
+
+SPARE_BYTES = 64 * 1024**2  # a file system's own needs
+
+_STORES = ("s3", "gs", "as")
+_STORE_PORTS = (443, 80)  # https; and http of the clouds' credential services, at 169.254.x.x
+
+
+@dataclass(frozen=True, slots=True)
+class RepositorySource:
+    """`address` is a store's URL, `claim[/path]`, or an image; each holds the fleet, a folder per service."""
+
+    kind: Literal["store", "claim", "image"]
+    address: str
+
+    def model_repository(self, folder: str) -> str:
+        """What tritonserver's --model-repository is for a service."""
+        return f"{self.address}/{folder}" if self.kind == "store" else MODELS
+
+    def copied_bytes(self, files_bytes: int) -> int:
+        """What the models' volume takes of the node's disk: `image` copies them there."""
+        return files_bytes + SPARE_BYTES if self.kind == "image" else 0
+
+    def volumes(self, files_bytes: int) -> Sequence[Mapping[str, Any]]:
+        """The pod's volume for the models, if it has one."""
+        if self.kind == "claim":
+            claim = self.address.partition("/")[0]
+            return [{"name": "models", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}]
+        if self.kind == "image":
+            return [{"name": "models", "emptyDir": {"sizeLimit": mebibytes(self.copied_bytes(files_bytes))}}]
+        return []
+
+    def mounts(self, folder: str) -> Sequence[Mapping[str, Any]]:
+        """Where the server sees it, read-only."""
+        if self.kind == "store":
+            return []
+        mount: dict[str, Any] = {"name": "models", "mountPath": MODELS, "readOnly": True}
+        if self.kind == "claim":
+            path = self.address.partition("/")[2].strip("/")
+            mount["subPath"] = f"{path}/{folder}" if path else folder
+        return [mount]
+
+    def init_containers(
+        self, folder: str, image: str, resources: Mapping[str, Any], security: Mapping[str, Any]
+    ) -> Sequence[Mapping[str, Any]]:
+        """What runs before the server starts: `image` is copied, and every file's SHA-256 is checked.
+
+        `image`: the server's, for its `sha256sum`. A store's files never lie in the pod before Triton copies them.
+        """
+        common = {"resources": dict(resources), "securityContext": dict(security)}
+        copy = {
+            "name": "models",
+            "image": self.address,
+            "command": ["cp", "-R", f"{CARRIED}/{folder}/.", f"{MODELS}/"],
+            "volumeMounts": [{"name": "models", "mountPath": MODELS}],
+            **common,
+        }
+        check = {
+            "name": "check",
+            "image": image,
+            "command": ["sha256sum", "--quiet", "--check", CHECKSUMS],
+            "workingDir": MODELS,
+            "volumeMounts": list(self.mounts(folder)),
+            **common,
+        }
+        return {"store": [], "claim": [check], "image": [copy, check]}[self.kind]
+
+    @property
+    def egress_ports(self) -> tuple[int, ...]:
+        """TCP ports that the server must reach to load its models."""
+        if self.kind != "store":
+            return ()
+        inner = urlsplit(self.address.removeprefix("s3://"))  # s3://https://host:port/bucket names the endpoint
+        own = (inner.port,) if inner.scheme in ("http", "https") and inner.port else ()
+        return tuple(dict.fromkeys([*_STORE_PORTS, *own]))
+
+    def scratch_bytes(self, files_bytes: int) -> int:
+        """What Triton writes to /tmp: it copies a store's models there before it loads them."""
+        return files_bytes if self.kind == "store" else 0
+
+
+def parse_source(text: str) -> RepositorySource:
+    """`s3://...`, `gs://...`, `as://...`, `pvc:CLAIM[/PATH]` or `init:IMAGE`. Raises InputError for anything else."""
+    address = text.rstrip("/")
+    scheme, _, rest = address.partition("://")
+    if scheme in _STORES and rest:
+        return RepositorySource("store", address)
+    kind, _, rest = address.partition(":")
+    if kind == "pvc" and re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^/.][^/]*)*", rest):
+        return RepositorySource("claim", rest)
+    if kind == "init" and re.fullmatch(r"[\w.:/@-]+", rest, re.ASCII):
+        return RepositorySource("image", rest)
+    raise InputError(
+        f"--repository: expected s3://BUCKET/PREFIX, gs://..., as://..., pvc:CLAIM[/PATH] or init:IMAGE, got {text!r}"
+    )

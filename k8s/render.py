@@ -1,4 +1,4 @@
-"""A fleet's Kubernetes objects, one a file, as a Kustomize base."""
+"""A fleet's Kubernetes objects, one per file, as a Kustomize base."""
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ import yaml
 
 from k8s.alerts import prometheus_rule
 from k8s.dashboard import dashboard_config_map
-from k8s.deployment import addresses_name, deployment
-from k8s.document import scaling_document
 from k8s.network import addresses_json, network_policy, pod_monitor, service
 from k8s.objects import Object, metadata, selector
-from k8s.options import Options
-from k8s.scaling import disruption_budget, scaled_object
-from k8s.server import ADDRESSES_FILE
-from repo_builder.repository.built_fleet import Fleet
-from repo_builder.repository.files import new_folder
+from k8s.options import ManifestOptions
+from k8s.pods import ADDRESSES_FILE, addresses_name, deployment
+from k8s.scaling import disruption_budget, scaled_object, scaling_document
+from repo_builder.repository.built_fleet import BuiltFleet
 from repo_builder.repository.manifest import CHECKSUMS
+from repo_builder.writing import new_folder
 
 KUSTOMIZATION = "kustomization.yaml"
 DOCUMENT = "SCALING.md"
 
 
-def render(fleet: Fleet, options: Options) -> Mapping[str, Object]:
+def render(fleet: BuiltFleet, options: ManifestOptions) -> Mapping[str, Object]:
     """Every object by its file's name, the kustomization among them; the same input gives the same answer."""
     objects = dict(_objects(fleet, options))
     kustomization = {
@@ -36,7 +34,7 @@ def render(fleet: Fleet, options: Options) -> Mapping[str, Object]:
     return {**objects, KUSTOMIZATION: kustomization}
 
 
-def write(fleet: Fleet, options: Options, target: Path) -> Mapping[str, Object]:
+def write(fleet: BuiltFleet, options: ManifestOptions, target: Path) -> Mapping[str, Object]:
     """Write `render`'s objects and SCALING.md into a folder that appears whole or not at all; returns the objects.
 
     SHA256SUMS beside them says what was written, so that the next run replaces that and nothing else. Raises
@@ -73,7 +71,7 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.represent_text)
 
 
-def _objects(fleet: Fleet, options: Options) -> Iterator[tuple[str, Object]]:
+def _objects(fleet: BuiltFleet, options: ManifestOptions) -> Iterator[tuple[str, Object]]:
     for each in fleet.services:
         yield f"{each.name}-deployment.yaml", deployment(fleet, each, options, addresses_json(fleet, options.namespace))
         yield f"{each.name}-service.yaml", service(fleet, each, options)
@@ -87,7 +85,7 @@ def _objects(fleet: Fleet, options: Options) -> Iterator[tuple[str, Object]]:
     yield "dashboard-configmap.yaml", dashboard_config_map(fleet, options)
 
 
-def _account(name: str, options: Options, labels: Mapping[str, str]) -> Object:
+def _account(name: str, options: ManifestOptions, labels: Mapping[str, str]) -> Object:
     """An identity to grant access to an object store; it has no token for Kubernetes itself."""
     return {
         "apiVersion": "v1",
@@ -97,7 +95,7 @@ def _account(name: str, options: Options, labels: Mapping[str, str]) -> Object:
     }
 
 
-def _addresses(fleet: Fleet, options: Options) -> Object:
+def _addresses(fleet: BuiltFleet, options: ManifestOptions) -> Object:
     labels = selector(fleet, fleet.frontend)
     return {
         "apiVersion": "v1",

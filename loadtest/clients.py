@@ -27,7 +27,7 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class SenderSettings:
     """What to send, and where to; `address` is host:port, or several with commas between; `batch` rows make a query.
 
     inputs, outputs: the model's.
@@ -48,13 +48,13 @@ class Load:
         return json.dumps(asdict(self))
 
 
-def load_of(document: Mapping[str, Any]) -> Load:
+def settings_of(document: Mapping[str, Any]) -> SenderSettings:
     """A load of its fields, as another process tells them."""
     tensors = {
         key: tuple(Tensor(each["name"], each["datatype"], tuple(each["shape"])) for each in document[key])
         for key in ("inputs", "outputs")
     }
-    return Load(**{**document, **tensors})
+    return SenderSettings(**{**document, **tensors})
 
 
 class QueryError(Exception):
@@ -64,7 +64,7 @@ class QueryError(Exception):
 class GrpcClient:
     """Asks the addresses in turn, over a channel each that all threads share."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: SenderSettings) -> None:
         self._load = load
         sizes = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
         channels = [grpc.insecure_channel(address, options=sizes) for address in load.address.split(",")]
@@ -98,7 +98,7 @@ class GrpcClient:
 class HttpClient:
     """Asks the addresses in turn, each thread over connections of its own."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: SenderSettings) -> None:
         self._load = load
         self._local = threading.local()
         self._addresses, self._turn = load.address.split(","), itertools.count()
@@ -147,6 +147,6 @@ def _outputs(result: Any, outputs: tuple[Tensor, ...]) -> dict[str, Array]:
     return {tensor.name: from_wire(array, tensor) for tensor, array in found if array is not None}
 
 
-def client(load: Load) -> GrpcClient | HttpClient:
+def client(load: SenderSettings) -> GrpcClient | HttpClient:
     """The one of its protocol."""
     return GrpcClient(load) if load.protocol == "grpc" else HttpClient(load)

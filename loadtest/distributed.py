@@ -20,9 +20,9 @@ import numpy as np
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadtest.clients import Load, Protocol, load_of
+from loadtest.clients import Protocol, SenderSettings, settings_of
 from loadtest.queries import load_queries
-from loadtest.users import GrpcUser, HttpUser, Source
+from loadtest.users import GrpcUser, HttpUser, SenderProcess
 from repo_builder.errors import ElasticRecError
 from repo_builder.profiling.perf_analyzer import LoadTestError
 from repo_builder.words import count
@@ -39,7 +39,9 @@ Record = Callable[[float, float, Exception | None], None]
 class Master:
     """Tells workers what to send, whenever they come, and waits for their last answers when a test is to stop."""
 
-    def __init__(self, environment: Environment, runner: MasterRunner, loads: Mapping[Protocol, Load]) -> None:
+    def __init__(
+        self, environment: Environment, runner: MasterRunner, loads: Mapping[Protocol, SenderSettings]
+    ) -> None:
         self._runner, self._loads = runner, loads
         self._prepared: set[str] = set()
         self._finished: set[str] = set()
@@ -104,7 +106,7 @@ class Worker:
 
     def __init__(self, environment: Environment, runner: WorkerRunner) -> None:
         self._environment, self._runner = environment, runner
-        self._sources: list[Source] = []
+        self._sources: list[SenderProcess] = []
         self._queries: list[tuple[float, float, str]] = []
         runner.register_message(LOADS, self._prepare, concurrent=True)
         runner.register_message(FINISH, self._finish, concurrent=True)
@@ -116,14 +118,14 @@ class Worker:
     def _prepare(self, msg: Any, **_: Any) -> None:
         if self._sources:
             return  # told before it asked, and again when it did
-        loads: dict[str, Load] = {protocol: load_of(load) for protocol, load in msg.data.items()}
+        loads: dict[str, SenderSettings] = {protocol: settings_of(load) for protocol, load in msg.data.items()}
         try:
             for user in (GrpcUser, HttpUser):
                 if user in self._environment.user_classes and user.protocol in loads:
                     load = loads[user.protocol]
                     # what is wrong with it goes to the master
                     load_queries(Path(load.workload), load.batch, load.inputs, load.outputs)
-                    self._sources.append(Source(self._environment, load))
+                    self._sources.append(SenderProcess(self._environment, load))
                     user.source.set(self._sources[-1])
         except (ElasticRecError, OSError) as exc:
             logging.getLogger(__name__).error("%s", exc)

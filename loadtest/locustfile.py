@@ -26,19 +26,19 @@ from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 from locust.util.timespan import parse_timespan
 
-from loadtest.clients import Load, Protocol
+from loadtest.clients import Protocol, SenderSettings
 from loadtest.distributed import Master, Worker, record_reports
 from loadtest.queries import load_queries
 from loadtest.recording import Recorder, RunRecorder
 from loadtest.run import Run
 from loadtest.servers import Servers, behind
 from loadtest.target import check_server
-from loadtest.traffic import FORMS, parse_traffic
-from loadtest.users import GrpcUser, HttpUser, Source
+from loadtest.users import GrpcUser, HttpUser, SenderProcess
 from repo_builder.errors import ElasticRecError, InputError
 from repo_builder.machine import machine_facts
 from repo_builder.profiling.perf_analyzer import LoadTestError
 from repo_builder.repository.manifest import QUERIES, load_manifest
+from repo_builder.traffic import FORMS, parse_traffic
 
 __all__ = ["GrpcUser", "HttpUser"]
 PROTOCOLS: tuple[Protocol, ...] = ("grpc", "http")
@@ -82,11 +82,11 @@ def _prepare(environment: Environment, options: Any) -> None:
     """What sends the queries: a process for each protocol, of a master's workers each one of its own."""
     loads, servers = _loads(options)
     users = [user for user in (GrpcUser, HttpUser) if user in environment.user_classes]
-    sent: dict[Protocol, Load] = {user.protocol: loads[user.protocol] for user in users}
+    sent: dict[Protocol, SenderSettings] = {user.protocol: loads[user.protocol] for user in users}
     runner = environment.runner
     if not isinstance(runner, MasterRunner):
         for user in users:
-            user.source.set(Source(environment, sent[user.protocol]))
+            user.source.set(SenderProcess(environment, sent[user.protocol]))
     found = {_check(load) for load in sent.values()}  # late: who has used gRPC must not fork under gevent
     if options.record:
         recorder = _recorder(options, servers, ", ".join(sorted(found)))
@@ -111,7 +111,7 @@ def _interrupt() -> None:
     gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
 
 
-def _check(load: Load) -> str:
+def _check(load: SenderSettings) -> str:
     """The version of the servers; raises LoadTestError as `check_server` does."""
     versions = {check_server(load.protocol, address, load.model) for address in load.address.split(",")}
     return ", ".join(sorted(versions))
@@ -152,7 +152,7 @@ def _give_up(error: Exception) -> NoReturn:
     raise SystemExit(2) from error
 
 
-def _loads(options: Any) -> tuple[dict[Protocol, Load], Servers]:
+def _loads(options: Any) -> tuple[dict[Protocol, SenderSettings], Servers]:
     """What to send by each protocol, and the servers behind."""
     if not options.repository:
         raise InputError("--repository: expected the folder of the served repository, got none")
@@ -167,7 +167,7 @@ def _loads(options: Any) -> tuple[dict[Protocol, Load], Servers]:
         protocol: behind(repository, manifest, protocol, given[protocol]) for protocol in PROTOCOLS
     }
     loads = {
-        protocol: Load(
+        protocol: SenderSettings(
             protocol, address, manifest.name, str(workload), manifest.batch, options.timeout, options.seed, *tensors
         )
         for protocol, (address, _) in found.items()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtest.clients import Load
-from loadtest.sending import start_sender
+from loadtest.clients import SenderSettings
 from repo_builder.profiling.perf_analyzer import LoadTestError
 
 
@@ -20,7 +21,7 @@ class Answer:
     problem: str
 
 
-def send(load: Load, qps: float, seconds: float) -> Sequence[Answer]:
+def send(load: SenderSettings, qps: float, seconds: float) -> Sequence[Answer]:
     """Send for so long; returns when the last answer has come, ordered as they were due.
 
     Raises LoadTestError where the process does not start, or fails; what it says of it goes to standard error.
@@ -40,3 +41,22 @@ def send(load: Load, qps: float, seconds: float) -> Sequence[Answer]:
         raise LoadTestError(f"the process that sends the queries ended with status {sender.returncode}")
     answers = [Answer(float(due) - start_s, float(latency_ms), problem) for due, latency_ms, problem in lines]
     return sorted(answers, key=lambda answer: answer.due_s)
+
+
+def start_sender(load: SenderSettings) -> subprocess.Popen[str]:
+    """The process, ready to send; Ctrl-C does not reach it, and the end of its input ends it.
+
+    Raises LoadTestError where it ends instead; what it says of it goes to standard error.
+    """
+    process = subprocess.Popen(  # noqa: S603 - no shell: our own interpreter and module, and JSON as one word
+        [sys.executable, "-m", "loadtest.sender", load.to_json()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        start_new_session=True,
+    )
+    if not process.stdout or process.stdout.readline() != "ready\n":
+        process.communicate()
+        raise LoadTestError("expected the process that sends the queries to start; its error stands above")
+    return process

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from repo_builder.documents import format_problems, read_document, schema_problems
 from repo_builder.errors import InputError
-from repo_builder.output import write_whole
+from repo_builder.writing import write_whole
 
 Tool = Literal["perf_analyzer", "locust"]
 LoadKind = Literal["concurrency", "request_rate"]
@@ -32,7 +32,7 @@ class ServiceTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class LoadPoint:
     """One load and what was measured at it, as the client saw it.
 
     load: queries in flight, or queries/s that were offered, as `load_kind` says. services: by Triton model, where the
@@ -58,7 +58,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class RunSample:
     """A second or so of a run: traffic and latencies of the queries that were due in it; latencies None where no query
     was answered. replicas, memory_bytes: by service, where somebody watched them.
     """
@@ -96,8 +96,8 @@ class Run:
     machine: Mapping[str, str | int]
     complete: bool = False
     why: str | None = None
-    points: tuple[Point, ...] = ()
-    timeline: tuple[Sample, ...] = ()
+    points: tuple[LoadPoint, ...] = ()
+    timeline: tuple[RunSample, ...] = ()
     memory_bytes: Mapping[str, int] = field(default_factory=dict)
     found_qps: float | None = None
     replicas: Mapping[str, int] = field(default_factory=dict)
@@ -120,11 +120,11 @@ def read_run(path: Path) -> Run:
     if problems:
         raise InputError(*(f"{path}: {problem}" for problem in problems))
     points = tuple(_point(point) for point in document.get("points", ()))
-    timeline = tuple(Sample(**sample) for sample in document.get("timeline", ()))
+    timeline = tuple(RunSample(**sample) for sample in document.get("timeline", ()))
     document.pop("format", None)
     return Run(**{**document, "command": tuple(document["command"]), "points": points, "timeline": timeline})
 
 
-def _point(document: Mapping[str, Any]) -> Point:
+def _point(document: Mapping[str, Any]) -> LoadPoint:
     services = {name: ServiceTimes(**times) for name, times in document["services"].items()}
-    return Point(**{**document, "services": services})
+    return LoadPoint(**{**document, "services": services})

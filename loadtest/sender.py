@@ -1,6 +1,6 @@
 """A process that sends queries as they fall due, whether or not earlier ones were answered (an open loop).
 
-    python -m loadtest.sender '{"protocol": "grpc", ...}'      # the fields of Load
+    python -m loadtest.sender '{"protocol": "grpc", ...}'      # the fields of SenderSettings
 
 It prints `ready` and reads the traffic from its input, a line `QPS` at each change; 0 pauses, and the end of the input
 ends it. For each query it prints a line `due latency problem`: when it was due (Unix time, s), the ms from then until
@@ -13,8 +13,10 @@ query that came meanwhile (no coordinated omission).
 
 from __future__ import annotations
 
+import bisect
 import ctypes
 import json
+import math
 import sys
 import threading
 import time
@@ -23,8 +25,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from loadtest.arrivals import Arrivals
-from loadtest.clients import Load, QueryError, client, load_of
+from loadtest.clients import QueryError, SenderSettings, client, settings_of
 from loadtest.queries import Queries, load_queries
 
 THREADS = 256  # queries in flight; more wait, and that counts as their latency
@@ -41,7 +42,7 @@ class Sender:
     no thread has to wake another. What can be done before that time is done before.
     """
 
-    def __init__(self, load: Load, queries: Queries, out: TextIO) -> None:
+    def __init__(self, load: SenderSettings, queries: Queries, out: TextIO) -> None:
         self._client: Any = client(load)
         self._queries = queries
         self._prepared = [self._client.prepare(queries.query(number)) for number in range(len(queries))]
@@ -127,9 +128,50 @@ class Sender:
             self._out.flush()
 
 
+class Arrivals:
+    """Arrivals of a process of one a second on average, played faster or slower.
+
+    An arrival is due once the rate, summed up over time, reaches its time in that process (a time-rescaled Poisson
+    process: Brown et al., 2002). Times are those of `time.perf_counter`, in s. Not safe for threads by itself.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+        self._last = 0.0
+        self._since_s, self._reached, self._qps = [time.perf_counter()], [0.0], [0.0]  # a change of the rate each
+
+    def change(self, qps: float) -> None:
+        """The rate from now on; 0 pauses."""
+        now_s = time.perf_counter()
+        self._reached.append(self._reached[-1] + self._qps[-1] * (now_s - self._since_s[-1]))
+        self._since_s.append(now_s)
+        self._qps.append(qps)
+
+    def take(self) -> float:
+        """The next arrival."""
+        while True:
+            self._last += self._random.exponential()
+            if not self.is_forgotten(self._last):
+                return self._last
+
+    @property
+    def paused(self) -> bool:
+        """Whether the rate is 0."""
+        return not self._qps[-1]
+
+    def is_forgotten(self, arrival: float) -> bool:
+        """Whether it was due before a pause that goes on: what was not sent then never is."""
+        return self.paused and arrival <= self._reached[-1]
+
+    def due_s(self, arrival: float) -> float:
+        """When it is due, as things are; infinity in a pause."""
+        i = bisect.bisect_left(self._reached, arrival) - 1
+        return self._since_s[i] + (arrival - self._reached[i]) / self._qps[i] if self._qps[i] else math.inf
+
+
 def main() -> None:
     """Serve the input until it ends."""
-    load = load_of(json.loads(sys.argv[1]))
+    load = settings_of(json.loads(sys.argv[1]))
     # threads inherit it: wake at a query's time, and not up to 50 us later, as Linux otherwise may
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
     queries = load_queries(Path(load.workload), load.batch, load.inputs, load.outputs)

@@ -16,7 +16,7 @@ from loadtest.clients import Protocol as Endpoint
 from loadtest.run import ServiceTimes
 from repo_builder.errors import InputError, ServerError
 from repo_builder.local_fleet.control import ask
-from repo_builder.local_fleet.runtime import RunFolder
+from repo_builder.local_fleet.run_folder import RunFolder
 from repo_builder.repository.manifest import Manifest
 from repo_builder.serving.client import ModelTimes, times_by_model
 from repo_builder.serving.processes import find_server, memory_by_model

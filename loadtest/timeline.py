@@ -1,4 +1,4 @@
-"""A run's timeline out of single queries: figures of every second. Pure."""
+"""A run's timeline out of single queries: figures of every second. Pure, and without locust, which patches Python."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.run import Sample
+from loadtest.run import RunSample
 from loadtest.servers import Seen
 
 Looks = Sequence[tuple[float, Seen]]
@@ -20,7 +20,7 @@ def timeline(
     failed: NDArray[np.bool_],
     bucket_s: float = 1.0,
     looks: Looks = (),
-) -> tuple[Sample, ...]:
+) -> tuple[RunSample, ...]:
     """Samples of `bucket_s` each from the first query's due time on.
 
     due_s, latency_ms, failed: (N,), a query each. Offered and the latencies are of the queries that were due in a
@@ -38,7 +38,7 @@ def timeline(
     came = np.bincount(answered, minlength=count)
     errors = np.bincount(due[failed], minlength=count)
     return tuple(
-        Sample(
+        RunSample(
             time_s=i * bucket_s,
             offered_qps=float(offered[i] / bucket_s),
             answered_qps=float(came[i] / bucket_s),
@@ -54,8 +54,8 @@ def timeline(
 
 
 def _last(looks: Looks, until_s: float) -> Seen:
-    place = bisect_right(looks, until_s, key=lambda look: look[0])
-    return looks[place - 1][1] if place else Seen()
+    before = bisect_right(looks, until_s, key=lambda look: look[0])
+    return looks[before - 1][1] if before else Seen()
 
 
 def _percentile(latency_ms: NDArray[np.float64], percentile: float) -> float | None:

@@ -14,18 +14,18 @@ from gevent.event import AsyncResult, Event
 from locust import User, task
 from locust.env import Environment
 
-from loadtest.clients import Load, Protocol
+from loadtest.clients import Protocol, SenderSettings
+from loadtest.open_loop import start_sender
 from loadtest.queries import answer_bytes
-from loadtest.sending import start_sender
 
 
-class Source:
+class SenderProcess:
     """The process that sends the queries of one protocol, and the traffic that its users ask for.
 
     Made once it is ready to send; raises LoadTestError where it ends instead.
     """
 
-    def __init__(self, environment: Environment, load: Load) -> None:
+    def __init__(self, environment: Environment, load: SenderSettings) -> None:
         self._environment = environment
         self._load = load
         self._answer_bytes = answer_bytes(load.outputs, load.batch)
@@ -82,7 +82,7 @@ class OpenLoopUser(User):
 
     abstract = True
     protocol: ClassVar[Protocol]
-    source: ClassVar[AsyncResult[Source]]
+    source: ClassVar[AsyncResult[SenderProcess]]
     _added_qps = 0.0
 
     def on_start(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from repo_builder.access.load import HotnessByTable
@@ -15,6 +15,7 @@ from repo_builder.model.arrays import Arrays, wired
 from repo_builder.model.types import Tensor
 from repo_builder.profiling.perf_analyzer import write_input_data
 from repo_builder.repository.manifest import AccessEntry, Manifest, read_queries
+from repo_builder.writing import new_folder, write_whole
 
 _MOST_ROWS = 4096  # of the repository's own queries
 
@@ -51,16 +52,29 @@ def samples(repository: Path, manifest: Manifest) -> Arrays | None:
 
 def write_workload(path: Path, workload: QueryFile, inputs: tuple[Tensor, ...], batch: int) -> None:
     """Write a workload as its suffix says: `.npz` for locust, `.json` for perf_analyzer's `--input-data`; without a
-    suffix a folder with a binary file an input, which perf_analyzer takes as the one query that it repeats.
+    suffix a folder with a binary file per input, which perf_analyzer takes as the one query that it repeats.
+
+    Whole or not at all; of folders only a former workload's is replaced. Raises InputError where that cannot be done.
     """
     if path.suffix == ".npz":
-        path.write_bytes(workload.to_bytes())
+        write_whole(path, workload.to_bytes())
     elif path.suffix == ".json":
         write_input_data(path, workload, inputs, batch)
+    elif not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: cannot be written: No such file or directory; choose another folder with -o")
     else:
-        path.mkdir()
-        for name, content in binary_files(workload, inputs, batch).items():
-            (path / name).write_bytes(content)
+        files = binary_files(workload, inputs, batch)
+        with new_folder(path, lambda folder: _foreign(folder, files)) as folder:
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
+
+
+def _foreign(folder: Path, files: Mapping[str, bytes]) -> str | None:
+    """Why a folder is no former workload's: a file per input, each as long as queries of this model have it."""
+    plain = [each for each in folder.iterdir() if each.is_file() and not each.is_symlink()]
+    found = {each.name: -1 for each in folder.iterdir()} | {each.name: each.stat().st_size for each in plain}
+    same = found == {name: len(content) for name, content in files.items()}
+    return None if same else "expected a former workload's folder, or none"
 
 
 def binary_files(workload: QueryFile, inputs: tuple[Tensor, ...], batch: int) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from repo_builder.output import write_whole
+from repo_builder.writing import write_whole
 
 INK, GRID = "#444444", "#e4e4e4"
 LINE_WIDTH = 1.6

@@ -1,9 +1,12 @@
-"""Traffic over time: queries a second in steps, from a CSV file."""
+"""Traffic over time: queries a second as a function of the seconds since the start, from words or a CSV file. Pure but
+for the reading.
+"""
 
 from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 
 from repo_builder.errors import InputError
 
+FORMS = "constant:QPS, steps:QPS,QPS,...@SECONDS, diurnal:LOW-HIGH@PERIOD, spike:BASE-PEAK@START+LENGTH, or a CSV file"
 COLUMNS = ["seconds", "qps"]
 LONGEST_S = 31 * 86_400.0
 LARGEST_QPS = 1e9
@@ -83,7 +87,7 @@ def _parse(rows: list[tuple[int, list[str]]]) -> Traffic:
 def _step(line: int, row: list[str], before_s: float | None) -> tuple[float, float]:
     if len(row) != len(COLUMNS):
         raise ValueError(f"line {line}: expected two values, seconds and qps, got {len(row)}; write them as 600,250")
-    seconds, qps = (_number(line, column, text) for column, text in zip(COLUMNS, row, strict=True))
+    seconds, qps = (_cell(line, column, text) for column, text in zip(COLUMNS, row, strict=True))
     if before_s is None and seconds != 0:
         raise ValueError(f"line {line}: seconds: expected 0 in the first row, got {row[0]}; let the traffic start at 0")
     if before_s is not None and seconds <= before_s:
@@ -99,11 +103,90 @@ def _step(line: int, row: list[str], before_s: float | None) -> tuple[float, flo
     return seconds, qps
 
 
-def _number(line: int, column: str, text: str) -> float:
+def _cell(line: int, column: str, text: str) -> float:
+    value = _from_0(text)
+    if math.isnan(value):
+        raise ValueError(f"line {line}: {column}: expected a number from 0 on, got {text!r}; correct or remove the row")
+    return value
+
+
+def _from_0(text: str) -> float:
+    """A number from 0 on, or NaN where the text is none."""
     try:
         value = float(text)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"line {line}: {column}: expected a number from 0 on, got {text!r}; correct or remove the row")
+        return math.nan
+    return value if math.isfinite(value) and value >= 0 else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Diurnal:
+    """A day: a cosine from `low_qps` up to `high_qps` and down again every `period_s`, without an end."""
+
+    low_qps: float
+    high_qps: float
+    period_s: float
+
+    def at(self, seconds: float) -> float | None:
+        """Queries a second at a time."""
+        return self.low_qps + (self.high_qps - self.low_qps) * (1 - math.cos(2 * math.pi * seconds / self.period_s)) / 2
+
+
+def parse_traffic(text: str) -> Traffic | Diurnal:
+    """What `--traffic` says (`FORMS`). Raises InputError naming the form and the fix."""
+    form, _, rest = text.partition(":")
+    if form not in _FORMS:
+        return load_traffic(Path(text))
+    try:
+        return _FORMS[form](rest)
+    except ValueError as exc:
+        raise InputError(f"traffic: {exc}, got {text!r}; expected {FORMS}") from exc
+
+
+def _number(text: str, what: str) -> float:
+    value = _from_0(text)
+    if math.isnan(value):
+        raise ValueError(f"{what} is no number from 0 on")
     return value
+
+
+def _positive(text: str, what: str) -> float:
+    value = _number(text, what)
+    if value == 0:
+        raise ValueError(f"{what} is 0")
+    return value
+
+
+def _constant(rest: str) -> Traffic | Diurnal:
+    return Traffic((0.0,), (_number(rest, "QPS"),), math.inf)
+
+
+def _steps(rest: str) -> Traffic | Diurnal:
+    levels, _, length = rest.partition("@")
+    qps = tuple(_number(level, "QPS") for level in levels.split(","))
+    length_s = _positive(length, "SECONDS")
+    return Traffic(tuple(i * length_s for i in range(len(qps))), qps, len(qps) * length_s)
+
+
+def _diurnal(rest: str) -> Traffic | Diurnal:
+    levels, _, period = rest.partition("@")
+    low, _, high = levels.partition("-")
+    return Diurnal(_number(low, "LOW"), _number(high, "HIGH"), _positive(period, "PERIOD"))
+
+
+def _spike(rest: str) -> Traffic | Diurnal:
+    levels, _, times = rest.partition("@")
+    (base, _, peak), (start, _, length) = levels.partition("-"), times.partition("+")
+    start_s = _positive(start, "START")
+    base_qps = _number(base, "BASE")
+    return Traffic(
+        (0.0, start_s, start_s + _positive(length, "LENGTH")), (base_qps, _number(peak, "PEAK"), base_qps), math.inf
+    )
+
+
+_FORMS: dict[str, Callable[[str], Traffic | Diurnal]] = {
+    "constant": _constant,
+    "steps": _steps,
+    "diurnal": _diurnal,
+    "spike": _spike,
+}

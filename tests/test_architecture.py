@@ -11,6 +11,7 @@ BASE = (
     "repo_builder.documents",
     "repo_builder.errors",
     "repo_builder.output",
+    "repo_builder.writing",
     "repo_builder.words",
     "repo_builder.memory",
     "repo_builder.model",
@@ -18,15 +19,20 @@ BASE = (
 READING = (*BASE, "repo_builder.parsing")
 ABOVE = ("repo_builder.access", "repo_builder.partition", "repo_builder.export")
 MAY_IMPORT = {
-    "repo_builder/spec.py": (*BASE, "repo_builder.spec_dlrm", "repo_builder.export.doors"),  # it opens what it names
+    "repo_builder/spec.py": (
+        *BASE,
+        "repo_builder.spec_dlrm",
+        "repo_builder.export.open_model_file",
+    ),  # it opens what it names
     "repo_builder/spec_dlrm.py": BASE,
     "repo_builder/documents.py": READING,
     "repo_builder/parsing.py": (),
     "repo_builder/memory.py": BASE,
     "repo_builder/errors.py": (),
     "repo_builder/output.py": ("repo_builder.errors",),
+    "repo_builder/writing.py": ("repo_builder.errors",),
     "repo_builder/words.py": (),
-    "repo_builder/model": ("repo_builder.model",),
+    "repo_builder/model": ("repo_builder.errors", "repo_builder.model"),
     "repo_builder/figures.py": BASE,
     "repo_builder/machine.py": (),
     "repo_builder/traffic.py": BASE,
@@ -42,10 +48,14 @@ MAY_IMPORT = {
     "repo_builder/export": (*BASE, "repo_builder.export"),
     "repo_builder/repository": (*BASE, *ABOVE, "repo_builder.repository", "triton_backends"),
     "repo_builder/serving": (*BASE, "repo_builder.serving", "repo_builder.repository.manifest"),
-    "repo_builder/scaling": (*BASE, "repo_builder.repository.built_fleet", "repo_builder.scaling"),
+    "repo_builder/scaling": (
+        *BASE,
+        "repo_builder.partition",
+        "repo_builder.repository.built_fleet",
+        "repo_builder.scaling",
+    ),
     "repo_builder/simulation": (
         *BASE,
-        "k8s",
         "repo_builder.traffic",
         "repo_builder.figures",
         "repo_builder.partition",
@@ -55,7 +65,6 @@ MAY_IMPORT = {
     ),
     "repo_builder/local_fleet": (
         *BASE,
-        "k8s",
         "repo_builder.local_fleet",
         "repo_builder.repository.built_fleet",
         "repo_builder.repository.manifest",
@@ -77,7 +86,7 @@ MAY_IMPORT = {
         "loadtest",
         "repo_builder.access",
         "repo_builder.local_fleet.control",
-        "repo_builder.local_fleet.runtime",
+        "repo_builder.local_fleet.run_folder",
         "repo_builder.machine",
         "repo_builder.profiling.perf_analyzer",
         "repo_builder.repository.manifest",

@@ -23,9 +23,8 @@ import pytest
 import yaml
 
 from elasticrec.cli import main
-from k8s.options import Options
+from k8s.options import ManifestOptions, parse_source
 from k8s.render import write
-from k8s.source import parse_source
 from loadtest.run import read_run, write_run
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.queries import draw_queries
@@ -128,7 +127,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Valid files of every kind, small."""
     folder = tmp_path_factory.mktemp("material")
     spec, plan = make_repository(folder, "tiered")
-    write(fleet(folder / "fleet"), Options(parse_source("pvc:x")), folder / "rules")
+    write(fleet(folder / "fleet"), ManifestOptions(parse_source("pvc:x")), folder / "rules")
     (folder / "plan.json").write_text(plan_to_json(plan))
     (folder / "any").mkdir()
     manifest = describe(hand_spec(RANKER, batch=8), "single", "0" * 64, "elasticrec 0", [])
@@ -178,15 +177,15 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def none_here(*_: object, **__: object) -> None:
         raise ServerError("no server here")
 
-    monkeypatch.setattr("elasticrec.commands.serve.installation", none_here)
+    monkeypatch.setattr("elasticrec.serving.installation", none_here)
     for name, stand_in in {
         "installation": contextlib.nullcontext,
         "verify": lambda *_: None,
         "find_prometheus": lambda: Path("/bin/true"),
         "Supervisor": none_here,
     }.items():
-        monkeypatch.setattr(f"repo_builder.local_fleet.local.{name}", stand_in)
-    monkeypatch.setattr("repo_builder.repository.files.sync_tree", lambda *_: None)  # nobody cuts the power here
+        monkeypatch.setattr(f"repo_builder.local_fleet.fleet.{name}", stand_in)
+    monkeypatch.setattr("repo_builder.writing.sync_tree", lambda *_: None)  # nobody cuts the power here
     monkeypatch.setattr("repo_builder.profiling.measure.measure", none_here)
     monkeypatch.setattr("elasticrec.demo.run_demo", none_here)
     monkeypatch.setattr("repo_builder.memory.available_bytes", lambda: FREE_BYTES)

@@ -19,8 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from repo_builder.model.file import ModelFile
-from repo_builder.model.source import Partial, divisors_name
+from repo_builder.model.source import TOLERANCE, ModelFile, Partial, divisors_name
 from repo_builder.model.types import (
     BATCH,
     Columns,
@@ -107,6 +106,7 @@ class ToySource:
         rng = np.random.default_rng(5)
         self.model = model
         self.notes: Sequence[str] = ()
+        self.tolerance = TOLERANCE
         self.tables = [rng.standard_normal((table.rows, table.format.dim)).astype(np.float32) for table in model.tables]
         vectors = sum(model.width(lookup) for lookup in model.lookups)
         self.weight = 0.3 * rng.standard_normal((3 + vectors, 3)).astype(np.float32)
@@ -190,6 +190,9 @@ class ToySource:
 
     def samples(self) -> Mapping[str, NDArray[Any]]:
         return self.query(11, seed=1)
+
+    def tried(self) -> Mapping[str, NDArray[Any]]:
+        return self.samples()
 
     def query(self, batch: int, seed: int) -> dict[str, NDArray[Any]]:
         """Ids from anywhere, padding, negative ids where they count from the end, empty bags."""

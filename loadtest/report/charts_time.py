@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.report.charts import MIB, Chart, Key, Legend, axis, layout, log_axis, service, sla_key, sla_line, text
-from loadtest.run import Run, Sample
+from loadtest.run import Run, RunSample
 
 ROW_PX = 200
 GAP_PX = 28
@@ -21,13 +21,13 @@ class Line:
     """One line of a row: what a sample says, None for a gap."""
 
     key: Key
-    of: Callable[[Sample], float | None]
+    of: Callable[[RunSample], float | None]
     shape: str = "linear"
     width: float = WIDTH
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
+class TimePanel:
     """One of the plots that stand one under another."""
 
     title: str
@@ -58,7 +58,7 @@ def _timeline(index: int, run: Run, longest_s: float, colours: Mapping[str, str]
     return Chart(f"time-{index}", run.title, tuple(legends), {"data": data, "layout": shown}, height_px, label)
 
 
-def _panels(run: Run, colours: Mapping[str, str]) -> list[Panel]:
+def _panels(run: Run, colours: Mapping[str, str]) -> list[TimePanel]:
     latency = (
         Line(Key("p50", "--c2"), lambda sample: sample.p50_ms),
         Line(Key("p95", "--c0"), lambda sample: sample.p95_ms),
@@ -68,20 +68,20 @@ def _panels(run: Run, colours: Mapping[str, str]) -> list[Panel]:
         Line(Key("offered", "--soft"), lambda sample: sample.offered_qps, width=_nested(0, 2)),
         Line(Key("answered", "--c0"), lambda sample: sample.answered_qps),
     )
-    panels = [Panel("latency, ms", latency), Panel("queries/s", traffic)]
+    panels = [TimePanel("latency, ms", latency), TimePanel("queries/s", traffic)]
     if any(sample.errors for sample in run.timeline):
-        panels.append(Panel("errors", (Line(Key("errors", "--bad"), lambda sample: sample.errors, "hv"),)))
+        panels.append(TimePanel("errors", (Line(Key("errors", "--bad"), lambda sample: sample.errors, "hv"),)))
     replicas = _named(sample.replicas for sample in run.timeline)
     if replicas:
         panels.append(
-            Panel(
+            TimePanel(
                 "replicas",
                 tuple(_replicas(run, name, colours, _nested(i, len(replicas))) for i, name in enumerate(replicas)),
             )
         )
     memory = _named(sample.memory_bytes for sample in run.timeline)
     if memory:
-        panels.append(Panel("memory, MiB", tuple(_memory(run, name, colours) for name in memory)))
+        panels.append(TimePanel("memory, MiB", tuple(_memory(run, name, colours) for name in memory)))
     return panels
 
 
@@ -99,7 +99,7 @@ def _replicas(run: Run, name: str, colours: Mapping[str, str], width: float) -> 
 
 
 def _memory(run: Run, name: str, colours: Mapping[str, str]) -> Line:
-    def held_mib(sample: Sample) -> float | None:
+    def held_mib(sample: RunSample) -> float | None:
         return sample.memory_bytes[name] / MIB if name in sample.memory_bytes else None
 
     return Line(Key(name, colours[service(run, name)]), held_mib)
@@ -125,7 +125,7 @@ def _name(axis_name: str, row: int) -> str:
     return axis_name if row == 0 else f"{axis_name}{row + 1}"
 
 
-def _axis(run: Run, panel: Panel, row: int, rows: int) -> dict[str, Any]:
+def _axis(run: Run, panel: TimePanel, row: int, rows: int) -> dict[str, Any]:
     """A row's axis in its share of the height, counted from the top."""
     drawn_px = ROW_PX * rows + GAP_PX * (rows - 1)
     top = 1 - row * (ROW_PX + GAP_PX) / drawn_px

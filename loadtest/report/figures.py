@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from loadtest.report.charts import MIB, colour
-from loadtest.report.charts_sweep import load_text
-from loadtest.report.summary import Summary
-from loadtest.run import Point, Run
+from loadtest.report.charts_loads import load_text
+from loadtest.report.summary import RunSummary
+from loadtest.run import LoadPoint, Run
 
 Mood = Literal["", "good", "warn", "bad"]
 NONE = "-"
@@ -32,7 +32,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class FigureTable:
     """A table with a heading for each column."""
 
     columns: tuple[str, ...]
@@ -49,7 +49,7 @@ def errors_cell(errors: int) -> Cell:
     return Cell(f"{errors:,}", "bad" if errors else "")
 
 
-def summary_table(summaries: Sequence[Summary]) -> Table:
+def summary_table(summaries: Sequence[RunSummary]) -> FigureTable:
     """The runs side by side at their best points; throughput and memory also as multiples of the first."""
     columns = ("run", "best queries/s", "p50 ms", "p95 ms", "p99 ms", "SLA", "memory MiB", "errors", "run ended")
     rows = []
@@ -63,10 +63,10 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
         ended = Cell("complete", "good") if run.complete else Cell("not complete", "warn")
         cells = (Cell(run.title), Cell(throughput), *latencies, sla, memory, errors_cell(summary.errors), ended)
         rows.append(Row(cells, colour(i)))
-    return Table(columns, tuple(rows))
+    return FigureTable(columns, tuple(rows))
 
 
-def summary_gaps(summary: Summary) -> list[str]:
+def summary_gaps(summary: RunSummary) -> list[str]:
     """Why a run's row in the summary has dashes."""
     run, gaps = summary.run, []
     if not run.points:
@@ -84,7 +84,7 @@ def _times(value: float | None, first: float | None, index: int) -> str:
     return f" ({value / first:.2f}x)" if index and value is not None and first else ""
 
 
-def points_table(run: Run) -> Table:
+def points_table(run: Run) -> FigureTable:
     """Every load of a run; latencies that miss the SLA are marked."""
     columns = ("load", "queries/s", "p50 ms", "p95 ms", "p99 ms", "mean ms", "network ms", "queries", "errors")
     rows = [
@@ -99,16 +99,16 @@ def points_table(run: Run) -> Table:
         ))
         for point in run.points
     ]  # fmt: skip
-    return Table(columns, tuple(rows))
+    return FigureTable(columns, tuple(rows))
 
 
-def _latency(run: Run, point: Point, percentile: int) -> Cell:
+def _latency(run: Run, point: LoadPoint, percentile: int) -> Cell:
     value = point.latency_ms(percentile)
     missed = run.sla_ms is not None and percentile == run.percentile and value > run.sla_ms
     return Cell(number(value), "bad" if missed else "")
 
 
-def services_table(point: Point) -> Table:
+def services_table(point: LoadPoint) -> FigureTable:
     """Every service at one load: its requests, how many were served in one call, and its times."""
     columns = ("service", "requests", "requests/call", "queue ms", "compute ms")
     rows = [
@@ -121,14 +121,14 @@ def services_table(point: Point) -> Table:
         ))
         for name, times in point.services.items()
     ]  # fmt: skip
-    return Table(columns, tuple(rows))
+    return FigureTable(columns, tuple(rows))
 
 
-def memory_table(run: Run) -> Table:
+def memory_table(run: Run) -> FigureTable:
     """Memory by service, MiB; of a fleet's services with the number of their replicas."""
     columns = ("service", "MiB", "replicas") if run.replicas else ("service", "MiB")
     rows = []
     for name, held in run.memory_bytes.items():
         replicas = [Cell(str(run.replicas.get(name, "not counted")))] if run.replicas else []
         rows.append(Row((Cell(name), Cell(number(held / MIB, 1)), *replicas)))
-    return Table(columns, tuple(rows))
+    return FigureTable(columns, tuple(rows))

@@ -14,10 +14,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from loadtest.report.charts import MIB, Chart, service_colours
-from loadtest.report.charts_services import breakdown_charts, memory_charts
-from loadtest.report.charts_sweep import load_text, run_legend, sweep_charts
+from loadtest.report.charts_loads import breakdown_charts, load_text, memory_charts, run_legend, sweep_charts
 from loadtest.report.charts_time import timeline_charts
-from loadtest.report.figures import Table, memory_table, points_table, services_table, summary_gaps, summary_table
+from loadtest.report.figures import FigureTable, memory_table, points_table, services_table, summary_gaps, summary_table
 from loadtest.report.summary import breakdown_point, summarize
 from loadtest.run import Run
 from repo_builder.words import count
@@ -88,7 +87,7 @@ def _machine_fact(name: str, value: str | int) -> tuple[str, str]:
     return name.replace("_", " "), str(value)
 
 
-def _details(index: int, run: Run) -> list[tuple[str, str, Table]]:
+def _details(index: int, run: Run) -> list[tuple[str, str, FigureTable]]:
     """A run's tables, each with its caption and its element's id."""
     found = []
     if run.points:

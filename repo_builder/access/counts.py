@@ -1,4 +1,4 @@
-"""Access counts from a `.npz`: an array a table, under its expanded name, saying how often each row was accessed."""
+"""Access counts from a `.npz`: an array per table, under its expanded name, saying how often each row was accessed."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def load_counts(path: Path, tables: Sequence[AccessedTable], progress: Progress 
             progress(done, total)
     if problems:
         raise AccessError(*problems)
-    return CountedHotness(lambda table: read_counts(path, table))
+    return CountedHotness(lambda table: _table_counts(path, table))
 
 
-def read_counts(path: Path, table: AccessedTable) -> Counts:
+def _table_counts(path: Path, table: AccessedTable) -> Counts:
     """One table's counts: (rows,) in the file's own dtype (at least 32 bits when float), or AccessError."""
     with open_npz(path) as reader:
         if table.name not in reader.names:
@@ -77,7 +77,7 @@ def _native(header: Header) -> np.dtype[np.generic]:
 def _check_header(where: str, header: Header, table: AccessedTable) -> None:
     if header.shape != (table.rows,):
         got = f"{header.shape[0]} counts" if len(header.shape) == 1 else f"an array of shape {header.shape}"
-        raise AccessError(f"{where}: expected {table.rows} counts, one a row (tables: rows), got {got}")
+        raise AccessError(f"{where}: expected {table.rows} counts, one per row (tables: rows), got {got}")
     if header.dtype.kind not in "iuf":
         raise AccessError(f"{where}: expected integer or float counts, got dtype {header.dtype}")
 

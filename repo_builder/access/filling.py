@@ -22,7 +22,7 @@ from repo_builder.model.types import BATCH, Columns, Group, Lookup, Ragged, Tabl
 
 Integers = NDArray[np.int64]
 
-_REMEDY = "name recorded requests in the spec (samples: requests.npz, an array an input)"
+_REMEDY = "name recorded requests in the spec (samples: requests.npz, an array per input)"
 
 
 class Queried(Protocol):
@@ -49,7 +49,7 @@ class IdSource(Protocol):
     """Where the ids of look-ups come from. It is asked for each look-up's once, in the model's order."""
 
     def columns(self, lookup: Lookup, shape: tuple[int, int]) -> Integers:
-        """Those of `shape[0]` rows of the look-up's group, `shape[1]` a row."""
+        """Those of `shape[0]` rows of the look-up's group, `shape[1]` per row."""
 
     def lengths(self, lookup: Lookup, shape: tuple[int, int]) -> Integers:
         """Of a look-up of ragged bags, how many ids each has: (queries, rows)."""
@@ -70,7 +70,7 @@ def fill_queries(
     return _Filling(model, ids, queries, batch, rng, samples or {}).filled()
 
 
-def ids_inputs(lookup: Lookup) -> set[str]:
+def _ids_inputs(lookup: Lookup) -> set[str]:
     """The tensors that say a look-up's ids."""
     layout = lookup.ids.layout
     return {lookup.ids.tensor, *([layout.bounds] if isinstance(layout, Ragged) else [])}
@@ -96,7 +96,7 @@ class _Filling:
         self._model, self._ids, self._samples = model, ids, samples
         self._queries, self._batch, self._rng = queries, batch, rng
         self._inputs = {tensor.name: tensor for tensor in model.inputs}
-        self._lookups = [lookup for lookup in model.lookups if ids_inputs(lookup) <= self._inputs.keys()]
+        self._lookups = [lookup for lookup in model.lookups if _ids_inputs(lookup) <= self._inputs.keys()]
         self._sizes = {**self._sampled_sizes(), BATCH: batch}
         rows = self._sampled_rows()
         self._choices = (
@@ -140,7 +140,7 @@ class _Filling:
         return np.zeros(shape, DTYPES[tensor.datatype])
 
     def _chosen(self, tensor: Tensor) -> Array:
-        """Rows of a sample, those of a query after the other's; what has none of its own as it is."""
+        """Rows of a sample, one query's after the other's; what has none of its own as it is."""
         sample = held(self._samples[tensor.name], tensor.datatype)
         axes = [axis for axis, size in enumerate(tensor.shape) if size == BATCH]
         if axes == [0]:

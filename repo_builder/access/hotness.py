@@ -47,8 +47,8 @@ class Hotness(Protocol):
 class CountedHotness:
     """Hotness of tables whose accesses were counted; `read` brings one table's counts.
 
-    Nothing of the size of a table is held here beyond what `read` holds: a CDF (8 bytes a row) is shared as long as
-    somebody keeps it and made anew after that; an order (4 bytes a row) is made anew at each call.
+    Nothing of the size of a table is held here beyond what `read` holds: a CDF (8 bytes per row) is shared as long as
+    somebody keeps it and made anew after that; an order (4 bytes per row) is made anew at each call.
     """
 
     read: Callable[[AccessedTable], Counts]
@@ -100,7 +100,7 @@ def counts_order(counts: Counts) -> NDArray[np.uint32]:
 class AccessCounter:
     """How often each of `rows` rows was accessed; ids come in pieces, -1 is padding and counts for nothing.
 
-    The counts are held in `dtype` (uint32: 4 bytes a row) until so many ids have come that one row's might overflow;
+    The counts are held in `dtype` (uint32: 4 bytes per row) until so many ids have come that one row's might overflow;
     then they are widened to uint64.
     """
 

@@ -146,7 +146,7 @@ def name_problems(path: Path, kind: str, names: Sequence[str], expected: Sequenc
     """`missing_problems`, and the names that are unknown."""
     wanted = set(expected)
     return missing_problems(path, kind, names, expected) + [
-        f"{path}: {name}: unknown {kind}; expected one {kind} a table, under the tables' expanded names"
+        f"{path}: {name}: unknown {kind}; expected one {kind} per table, under the tables' expanded names"
         for name in dict.fromkeys(names)
         if name not in wanted
     ]

@@ -78,8 +78,8 @@ def powerlaw_cdf(rows: int, alpha: float) -> NDArray[np.float64]:
 class PowerLawHotness:
     """Hotness without any measured access: a power law per table, its hot ids scattered by `seed` and the table's name.
 
-    Tables of equal rows share one CDF, read-only and kept: 8 bytes a row for each distinct number of rows. An order
-    is made anew at each call, 4 bytes a row: keep it while it is needed.
+    Tables of equal rows share one CDF, read-only and kept: 8 bytes per row for each distinct number of rows. An order
+    is made anew at each call, 4 bytes per row: keep it while it is needed.
     """
 
     locality: float

@@ -67,7 +67,7 @@ def check_tables(tables: Sequence[AccessedTable]) -> None:
 
 
 class IdSampler:
-    """Draws ids of one table; holds its CDF and its hotness order (12 bytes a row), so that drawing again is cheap.
+    """Draws ids of one table; holds its CDF and its hotness order (12 bytes per row), so that drawing again is cheap.
 
     without: an id that is not drawn, unless the table has no other.
     """

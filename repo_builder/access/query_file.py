@@ -1,4 +1,4 @@
-"""Files of queries (`.npz`), as load tests send them: an array an input, the queries one after another along axis 0.
+"""Files of queries (`.npz`), as load tests send them: an array per input, the queries one after another along axis 0.
 
 An input whose first dimension is the batch is cut into queries of so many rows, which is the reader's choice. Others
 have no rows of their own: beside such an array stands `ends/NAME`, where each query's part of it ends; then the file
@@ -87,7 +87,7 @@ class QueryFile:
 def read_query_file(path: Path, inputs: tuple[Tensor, ...], what: str = "queries") -> QueryFile:
     """Read a file of queries to a model of these inputs, which messages call `what`.
 
-    Raises InputError where it is none, a problem a line.
+    Raises InputError where it is none, a problem per line.
     """
     try:
         with path.open("rb") as file:

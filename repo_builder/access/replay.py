@@ -37,11 +37,11 @@ class Column:
 def replay_queries(
     model: Queried, path: Path, queries: int, batch: int, seed: int, samples: Arrays | None = None
 ) -> QueryFile:
-    """Queries of the first ids of a trace, a column a look-up, named like it; what is not ids as in `draw_queries`.
+    """Queries of the first ids of a trace, a column per look-up, named like it; what is not ids as in `draw_queries`.
 
-    The files are those of `load_trace`. A `.parquet` column of lists holds a bag a row, cut off at what a look-up of
+    The files are those of `load_trace`. A `.parquet` column of lists holds a bag per row, cut off at what a look-up of
     columns takes, and filled up with its padding; a column of ids, an array, or a matrix' column holds the bags' ids
-    one after another, as many a row as the look-up takes, of ragged bags its mean. A `.npz` with an array for each of
+    one after another, as many per row as the look-up takes, of ragged bags its mean. A `.npz` with an array for each of
     the model's inputs is a file of queries, which are taken as they are. Raises AccessError where the trace is shorter,
     cannot be read, or holds an id that its table has not.
     """

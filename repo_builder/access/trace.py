@@ -1,7 +1,7 @@
 """Accesses counted in a trace, in a stream, whatever its length: ids by table, or requests as clients send them.
 
-`load_trace` says which kinds of files there are. What it reads of numpy's stands here: an array a table, or a matrix
-with a column a table.
+`load_trace` says which kinds of files there are. What it reads of numpy's stands here: an array per table, or a matrix
+with a column per table.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from repo_builder.access.hotness import (
 from repo_builder.access.npz import NPY_ARRAY, Header, NpzReader, holds_arrays, missing_problems, open_npy, open_npz
 from repo_builder.access.trace_parquet import count_parquet
 from repo_builder.errors import AccessError
-from repo_builder.model.ids import ids_read
+from repo_builder.model.lookups import ids_read
 from repo_builder.model.source import Source
 from repo_builder.model.types import BATCH, Model
 from repo_builder.output import Progress, Tell, nobody, silent
@@ -43,10 +43,10 @@ Inputs = Mapping[str, NDArray[Any]]
 def load_trace(
     path: Path, tables: Sequence[AccessedTable], progress: Progress = silent, tell: Tell = nobody
 ) -> CountedHotness:
-    """Count every table's accesses in a trace, in memory of 4 bytes a row of the tables.
+    """Count every table's accesses in a trace, in memory of 4 bytes per row of the tables.
 
-    `.parquet`, or a folder of such parts: a column a table, of ids or of lists of them. `.npz`: an array a table; or
-    `X_cat` (N, tables), as DLRM's preprocessing writes it. `.npy`: such a matrix alone. A matrix's columns are the
+    `.parquet`, or a folder of such parts: a column per table, of ids or of lists of them. `.npz`: an array per table;
+    or `X_cat` (N, tables), as DLRM's preprocessing writes it. `.npy`: such a matrix alone. A matrix's columns are the
     spec's tables in their order. Other columns and arrays are left alone, and told once; so are tables without any
     access, whose rows all count as equally hot.
 
@@ -177,7 +177,7 @@ def matrix_pieces(
 def _matrix_header(path: Path, reader: NpzReader, name: str, tables: Sequence[AccessedTable]) -> Header:
     header = reader.header(name)
     if len(header.shape) != 2 or header.shape[1] != len(tables):
-        expected = f"a matrix with {len(tables)} columns, one a table in the spec's order"
+        expected = f"a matrix with {len(tables)} columns, one per table in the spec's order"
         raise AccessError(f"{path}: {name}: expected {expected}, got shape {header.shape}")
     if header.dtype.kind not in "iu":
         raise AccessError(f"{path}: {name}: expected integer ids, got dtype {header.dtype}")

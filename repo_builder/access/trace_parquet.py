@@ -1,5 +1,6 @@
-"""Accesses counted from a `.parquet` trace, or a folder of such parts: a column a table, of integer ids or of lists of
-them; null is nothing.
+"""Accesses counted from a `.parquet` trace, or a folder of such parts: a column per table, of ids or of lists of ids.
+
+Null is nothing.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def parquet_parts(path: Path) -> list[Path]:
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """A part, for reading with little read ahead."""
-    with translated(path), pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+    with _translated(path), pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
         yield file
 
 
@@ -136,7 +137,7 @@ def is_list(kind: Any) -> bool:
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
+def _translated(path: Path) -> Iterator[None]:
     """Turn what pyarrow raises over a broken or missing file into AccessError."""
     try:
         yield

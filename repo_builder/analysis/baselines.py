@@ -48,7 +48,7 @@ class WholeModel:
 
     @property
     def capacity_qps(self) -> float:
-        """Queries a second that one replica serves within the SLA."""
+        """Queries per second that one replica serves within the SLA."""
         return self.utilisation / self.service_s
 
     def replicas(self, target_qps: float) -> Service:

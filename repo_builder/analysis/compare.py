@@ -98,7 +98,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonReport:
-    """All that `elasticrec compare` found: a comparison a spec, and a sweep of comparisons a spec."""
+    """All that `elasticrec compare` found: a comparison and a sweep of comparisons per spec."""
 
     profile: Profile
     cluster: Cluster
@@ -154,7 +154,7 @@ def report_json(report: ComparisonReport) -> str:
 
 
 def report_csv(report: ComparisonReport) -> str:
-    """A line a spec, number of model-wise replicas and strategy; `placed` is yes for what was packed onto nodes."""
+    """A line per spec, number of model-wise replicas and strategy; `placed` is yes for what was packed onto nodes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["spec", "model_wise_replicas", "target_qps", "placed", "strategy", *_FIELDS])

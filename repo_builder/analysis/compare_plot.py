@@ -1,4 +1,4 @@
-"""A picture of a comparison: gains over model-wise a spec, and averaged over the specs as the traffic grows."""
+"""A picture of a comparison: gains over model-wise for each spec, and averaged over the specs as the traffic grows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def plot_comparison(report: ComparisonReport, path: Path) -> None:
 
 
 def _bars(axes: Axes, report: ComparisonReport, metric: str, title: str) -> None:
-    """A group of bars a spec; a strategy that the cluster cannot hold has none."""
+    """A group of bars per spec; a strategy that the cluster cannot hold has none."""
     dress(axes, title, "", "")
     strategies = [strategy for strategy in report.strategies if strategy != MODEL_WISE]
     width = 0.8 / len(strategies)

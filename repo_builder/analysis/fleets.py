@@ -93,7 +93,7 @@ class SizedFleets:
         return replicas * self.whole.capacity_qps
 
     def fleet(self, strategy: str, target_qps: float) -> SizedFleet:
-        """The fleet that serves so many queries a second, nowhere placed: ElasticRec's on CPUs alone."""
+        """The fleet that serves so many queries per second, nowhere placed: ElasticRec's on CPUs alone."""
         if strategy in self._whole:
             return self._replicated(strategy, self._whole[strategy], target_qps)
         return self._elastic(strategy, target_qps)

@@ -124,7 +124,7 @@ def _legend(figure: Figure, axes: Axes, last_first: bool) -> None:
 
 
 def plot_explanation(title: str, accesses: ModelAccesses, chains: Sequence[Chain], path: Path) -> None:
-    """Draw the chains of a plan of this accesses into the PNG `path`, a row each, whole or not at all.
+    """Draw the chains of a plan of these accesses into the PNG `path`, a row each, whole or not at all.
 
     Raises InputError where it cannot be written.
     """
@@ -211,7 +211,7 @@ def _bars(
     form: str,
     colours: Sequence[tuple[float, float, float, float]],
 ) -> None:
-    """A bar a shard, the hottest at the top, its figure behind it."""
+    """A bar per shard, the hottest at the top, its figure behind it."""
     dress(axes, title, "", "")
     heights = [figure_of(service) for service in chain.services]
     positions = np.arange(len(heights))

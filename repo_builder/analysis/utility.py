@@ -28,7 +28,7 @@ class TouchedRows:
     """The rows of one table that independent accesses touch: sums by chunks, made once, answer any range quickly.
 
     `cdf` is (rows + 1,) float64 over the hotness order, `accesses` how many there are. O(rows) time once, O(CHUNK_ROWS)
-    a question; 8 bytes are held a chunk.
+    per question; 8 bytes are held per chunk.
     """
 
     def __init__(self, cdf: Floats, accesses: float) -> None:

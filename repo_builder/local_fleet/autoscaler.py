@@ -1,4 +1,4 @@
-"""KEDA's and the HPA's stand-in on one machine: asks Prometheus the rendered queries, and has the services scaled.
+"""KEDA's and the HPA's stand-in on one machine: asks Prometheus the rules' queries, and has the services scaled.
 
 The arithmetic is that of `scaling.hpa`; here is only what surrounds it: a clock, Prometheus, and the log of decisions.
 """
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from repo_builder.errors import NoAnswerError, ServerError
-from repo_builder.local_fleet.events import Tell
-from repo_builder.scaling.hpa import Decision, Pods, State, Target, decide
-from repo_builder.scaling.keda import Query, ScaledObject, answer_milli, own_polls, with_fallback
+from repo_builder.local_fleet.run_folder import Tell
+from repo_builder.scaling.hpa import Decision, MetricTarget, Pods, State, decide
+from repo_builder.scaling.keda import ScaledObject, Trigger, answer_milli, own_polls, with_fallback
 
 Ask = Callable[[str], Sequence[float]]
 """An instant query's values; raises ServerError, NoAnswerError where nobody answers."""
@@ -51,7 +51,7 @@ class Autoscaler:
         self._workloads = workloads
         self._ask = ask
         self._tell = tell
-        self._memory = {service: _Memory([0] * len(rule.queries)) for service, rule in rules.items()}
+        self._memory = {service: _Memory([0] * len(rule.triggers)) for service, rule in rules.items()}
         self._blind = False
         self._synced_s: float | None = None
 
@@ -77,11 +77,11 @@ class Autoscaler:
         """
         answers: list[int | None] = []
         failed: ServerError | None = silent
-        for query in rule.queries:
+        for trigger in rule.triggers:
             answer = None
             if not isinstance(failed, NoAnswerError):
                 try:
-                    answer = answer_milli(query, self._ask(query.text))
+                    answer = answer_milli(trigger, self._ask(trigger.query))
                 except ServerError as exc:
                     failed = exc
             answers.append(answer)
@@ -93,10 +93,10 @@ class Autoscaler:
         """`polls`: what KEDA would have asked since the last sync; `told`: why metrics are missing, once for all."""
         memory, pods = self._memory[service], self._workloads.pods(service)
         values: list[int | None] = []
-        for i, (target, answer) in enumerate(zip(rule.autoscaler.targets, answers, strict=True)):
+        for i, (target, answer) in enumerate(zip(rule.hpa.targets, answers, strict=True)):
             value, memory.failures[i] = with_fallback(rule.fallback, target, pods, answer, memory.failures[i], polls)
             values.append(value)
-        decision, memory.state = decide(rule.autoscaler, memory.state, pods, values, now_s)
+        decision, memory.state = decide(rule.hpa, memory.state, pods, values, now_s)
         room = max(pods.wanted, self._workloads.most(service))
         replicas, full = min(decision.replicas, room), decision.replicas > room
         if replicas != pods.wanted or (full and not memory.full):
@@ -116,12 +116,12 @@ def _line(
     service: str, rule: ScaledObject, pods: Pods, answers: Sequence[int | None], replicas: int, decision: Decision
 ) -> str:
     """A decision with its reason: what every query answered, beside its threshold."""
-    metrics = ", ".join(map(_metric, rule.queries, rule.autoscaler.targets, answers))
+    metrics = ", ".join(map(_metric, rule.triggers, rule.hpa.targets, answers))
     asked = "" if decision.proposal is None else f", {decision.proposal} asked for"
     return f"autoscaler: {service}: {pods.wanted} -> {replicas} ({decision.reason}{asked}): {metrics}"
 
 
-def _metric(query: Query, target: Target, answer: int | None) -> str:
+def _metric(trigger: Trigger, target: MetricTarget, answer: int | None) -> str:
     value = "failed" if answer is None else f"{answer / 1000:,.1f}"
-    share = " a replica" if target.kind == "AverageValue" else ""
-    return f"{query.name or 'query'} {value} of {target.threshold_milli / 1000:,.1f}{share}"
+    share = " per replica" if target.kind == "AverageValue" else ""
+    return f"{trigger.name or 'query'} {value} of {target.threshold_milli / 1000:,.1f}{share}"

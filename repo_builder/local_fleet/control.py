@@ -1,4 +1,4 @@
-"""How `ps`, `scale` and `down` reach a running fleet: a JSON object a line over a Unix socket of its owner's.
+"""How `ps`, `scale` and `down` reach a running fleet: a JSON object per line over a Unix socket of its owner's.
 
 {"do": "status"} · {"do": "scale", "replicas": {"tier0": 3}, "force": false} · {"do": "down"}, answered with
 {"answer": ...} or {"error": "..."}. After `down` the connection closes when the fleet has ended.
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from repo_builder.errors import InputError, ServerError
-from repo_builder.local_fleet.runtime import RunFolder
+from repo_builder.local_fleet.run_folder import RunFolder
 
 ANSWER_TIMEOUT_S = 10.0
 STOPPING = "stopping"
@@ -29,20 +29,20 @@ Request = Mapping[str, Any]
 Handle = Callable[[Request], object]
 
 
-class _Server(socketserver.ThreadingUnixStreamServer):
+class _ControlServer(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
 
     def __init__(self, address: str, handle: Handle) -> None:
-        super().__init__(address, _Handler)
+        super().__init__(address, _ControlHandler)
         self.handle = handle
         self.ended = threading.Event()
 
 
-class _Handler(socketserver.StreamRequestHandler):
+class _ControlHandler(socketserver.StreamRequestHandler):
     timeout = ANSWER_TIMEOUT_S  # for the request: who sends none shall not keep a thread
 
     def handle(self) -> None:
-        server = cast(_Server, self.server)
+        server = cast(_ControlServer, self.server)
         with contextlib.suppress(OSError):  # who asked may have gone
             request = self.rfile.readline(_LONGEST_BYTES)
             answer = _answer(server.handle, request)
@@ -74,7 +74,7 @@ def listening(run: RunFolder, handle: Handle) -> Iterator[None]:
     An answer of STOPPING holds the connection until the block's end.
     """
     with _short_path(run) as path:
-        server = _Server(path, handle)
+        server = _ControlServer(path, handle)
         run.socket.chmod(0o600)
         thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="control")
         thread.start()

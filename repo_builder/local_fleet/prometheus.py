@@ -17,12 +17,12 @@ from collections.abc import Sequence
 import yaml
 
 from repo_builder.errors import NoAnswerError, ServerError
-from repo_builder.local_fleet.backoff import Backoff
-from repo_builder.local_fleet.events import Events
-from repo_builder.local_fleet.ports import check_port
-from repo_builder.local_fleet.runtime import RunFolder, swap
-from repo_builder.scaling.rules import SCRAPE_S
+from repo_builder.local_fleet.machine import check_port
+from repo_builder.local_fleet.run_folder import Events, RunFolder
+from repo_builder.local_fleet.services import Backoff
+from repo_builder.scaling.queries import SCRAPE_S
 from repo_builder.serving.guardian import ending_with_us
+from repo_builder.writing import replace_file
 
 INSTALL = "apt-get install prometheus"
 ASK_TIMEOUT_S = 3.0
@@ -60,7 +60,7 @@ class Prometheus:
     def __enter__(self) -> Prometheus:
         check_port(self._port, "--prometheus-port")
         self._run.prometheus.mkdir()
-        swap(self._run.prometheus / "prometheus.yml", _configuration(self._run))
+        replace_file(self._run.prometheus / "prometheus.yml", _configuration(self._run))
         self.tick()
         return self
 

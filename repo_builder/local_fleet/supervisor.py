@@ -1,4 +1,4 @@
-"""Runs all replicas of a fleet on this machine, and tells front ends and Prometheus where they are."""
+"""Runs all replicas of a fleet here, tells front ends and Prometheus where they are, and does what it is asked."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from repo_builder.errors import InputError, ServerError
-from repo_builder.local_fleet.capacity import Capacity
-from repo_builder.local_fleet.events import Events
-from repo_builder.local_fleet.replica import Launch, Replica
-from repo_builder.local_fleet.runtime import RunFolder, swap
-from repo_builder.local_fleet.service import Service
-from repo_builder.repository.built_fleet import Fleet
+from repo_builder.local_fleet.control import STOPPING, Request
+from repo_builder.local_fleet.machine import Capacity
+from repo_builder.local_fleet.run_folder import Events, RunFolder
+from repo_builder.local_fleet.services import Launch, LocalService, Replica
+from repo_builder.repository.built_fleet import BuiltFleet
 from repo_builder.scaling.hpa import Pods
+from repo_builder.words import count
+from repo_builder.writing import replace_file
 
 TICK_S = 0.2
 AT_ONCE = max(2, (os.cpu_count() or 1) // 2)
@@ -35,7 +36,7 @@ class Supervisor:
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: BuiltFleet,
         run: RunFolder,
         wanted: Mapping[str, int],
         launches: Mapping[str, Launch],
@@ -46,7 +47,7 @@ class Supervisor:
         self._changed = threading.Event()
         self.model = fleet.model
         self.services = {
-            each.folder: Service(each, wanted[each.folder], launches[each.folder], events, self._changed)
+            each.folder: LocalService(each, wanted[each.folder], launches[each.folder], events, self._changed)
             for each in fleet.services
         }
         self.phase: Phase = "starting"
@@ -59,7 +60,7 @@ class Supervisor:
         self._unwritten = ""
 
     def run(self, tick: Callable[[], None]) -> None:
-        """Start the replicas and look after them until `stop`, calling `tick` some times a second; then end them all.
+        """Start the replicas and look after them until `stop`, calling `tick` some times per second; then end them all.
 
         Raises ServerError where a replica fails before every service was ready once.
         """
@@ -151,7 +152,7 @@ class Supervisor:
             for path, document in ((self._run.addresses, addresses), (self._run.targets, targets)):
                 text = json.dumps(document, indent=1) + "\n"
                 if self._published.get(path.name) != text:
-                    swap(path, text)
+                    replace_file(path, text)
                     self._published = {**self._published, path.name: text}
             self._unwritten = ""
         except OSError as exc:
@@ -159,7 +160,7 @@ class Supervisor:
                 self._events.tell(f"{exc}; clients and front ends go by what stood there before")
             self._unwritten = str(exc)
 
-    def _target(self, service: Service, replica: Replica) -> Mapping[str, Any]:
+    def _target(self, service: LocalService, replica: Replica) -> Mapping[str, Any]:
         """What a PodMonitor makes of a pod."""
         assert replica.server is not None  # noqa: S101 - the caller has looked
         address = f"{replica.server.host}:{replica.server.ports.metrics}"
@@ -179,3 +180,39 @@ class Supervisor:
         for service in self.services.values():
             for replica in service.replicas:
                 replica.join()
+
+
+class Control:
+    """`handle` answers a request; raises InputError where it is none."""
+
+    def __init__(self, supervisor: Supervisor, events: Events, status: Callable[[], object]) -> None:
+        self._supervisor = supervisor
+        self._events = events
+        self._status = status
+        self._actions: dict[str, Callable[[Request], object]] = {
+            "status": lambda _: self._status(),
+            "scale": self._scale,
+            "down": self._down,
+        }
+
+    def handle(self, request: Request) -> object:
+        """The answer, as JSON takes it."""
+        action = self._actions.get(str(request.get("do")))
+        if action is None:
+            raise InputError(f"do: expected one of {', '.join(self._actions)}, got {request.get('do')!r}")
+        return action(request)
+
+    def _scale(self, request: Request) -> str:
+        """All services or, where one is wrong, none."""
+        replicas: Any = request.get("replicas")
+        if not isinstance(replicas, dict) or not all(type(number) is int for number in replicas.values()):
+            raise InputError("replicas: expected numbers by service")
+        self._supervisor.check(replicas, force=request.get("force") is True)
+        for service, number in replicas.items():
+            self._events.tell(f"{service}: {count(number, 'replica')} wanted by hand")
+            self._supervisor.scale(service, number)
+        return "scaling"
+
+    def _down(self, _: Request) -> str:
+        self._supervisor.stop()
+        return STOPPING

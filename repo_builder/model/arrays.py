@@ -78,6 +78,21 @@ def mismatches(arrays: Arrays, tensors: tuple[Tensor, ...]) -> Iterator[str]:
             yield f"{tensor.name}: expected shape {shape_text(tensor.shape)}, got {shape_text(array.shape)}"
 
 
+def difference(found: Array, expected: Array, size: Array | None = None) -> float:
+    """The largest difference, as a share of the expected number's size, or of 1 where that is smaller.
+
+    size: of the numbers where it is another than their own, as that of sums of numbers of both signs. Infinite where
+    shapes differ; NaN where one of the two alone is not a number.
+    """
+    if found.shape != expected.shape:
+        return float("inf")
+    one, other = found.astype(np.float64), expected.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of infinities
+        apart = np.abs(one - other) / np.maximum(np.abs(other) if size is None else size, 1)
+    same = (found == expected) | (np.isnan(one) & np.isnan(other))
+    return float(np.where(same, 0, apart).max(initial=0))
+
+
 def fits(shape: tuple[int, ...], expected: tuple[int | str, ...]) -> bool:
     """Whether an array's shape is a tensor's, but for the dimensions that vary."""
     pairs = zip(shape, expected, strict=False)

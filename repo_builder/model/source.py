@@ -1,18 +1,46 @@
-"""What a door into the product opens: a model, its weights, and its answers."""
+"""What a door into the product opens, and what it takes: a model that its owner has as a file, and an opened model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.model.types import Model, Table
 
+FileSource = Literal["exported", "onnx"]
+Keep = Literal["dense", "shard"]
+
+KEEP_UNDER_BYTES = 1024**2
+"""A table below it stays in the dense graph: a service of its own would cost more than its rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A program of torch.export (`.pt2`) or an ONNX file.
+
+    samples: an `.npz` with an array an input, a query that the model is known to take. keep: whether a table stays in
+    the dense graph or is cut into shards, where not its size is to decide.
+    """
+
+    source: FileSource
+    path: Path
+    samples: Path | None = None
+    keep_under_bytes: int = KEEP_UNDER_BYTES
+    keep: Mapping[str, Keep] = field(default_factory=dict)
+
+
 DIVISORS = "divisors"
+
+TOLERANCE = 1e-5
+"""Of a model that computes in float32 or float64."""
+
+HALF_TOLERANCE = 2e-2
+"""Of one that computes in half precision somewhere, where the order of sums shows."""
 
 
 def suffix(group: int) -> str:
@@ -44,10 +72,12 @@ class Source(Protocol):
     """An opened model: its tables are streamed, so that memory never holds one.
 
     notes: what its owner may want to know of how it was read, a line each.
+    tolerance: how far an answer may lie from the whole model's, as a share of it where it is above 1.
     """
 
     model: Model
     notes: Sequence[str]
+    tolerance: float
 
     def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
         """The table's rows in id order, in consecutive blocks (n, dim) float32, C-contiguous, about CHUNK_BYTES each.
@@ -57,7 +87,7 @@ class Source(Protocol):
         """
 
     def write_dense(self, partials: Sequence[Partial], folder: Path) -> Sequence[str]:
-        """Write the dense graph as `model.onnx` into a folder, checked against the reference; the files' names.
+        """Write the dense graph as `model.onnx` into a folder; the files' names.
 
         Its inputs: `model.dense.inputs`, then the partials, then `divisors_name(g)` of each group with means. A look-up
         is the sum of the partials that hold it, divided by its divisors where it is a mean. Its outputs: the model's.
@@ -85,3 +115,10 @@ class Source(Protocol):
 
     def samples(self) -> Mapping[str, NDArray[Any]] | None:
         """A query that is known to be one of the model's: recorded, or that it was exported with; None: draw one."""
+
+    def tried(self) -> Mapping[str, NDArray[Any]] | None:
+        """A query whose answers a build is to compare with the whole model's.
+
+        None: the whole model is not run for that, as that would be to read all tables once more; `write_dense` has
+        compared the dense graph with the reference on any vectors.
+        """

@@ -32,9 +32,7 @@ CHUNK_ROWS = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class TableAccesses:
-    """A table's accesses: `cdf` (rows + 1,) float64 over its hotness order, the rows a query gathers in all, and the
-    bytes of each row.
-    """
+    """A table's accesses: `cdf` (rows + 1,) float64 over its hotness order, rows per query, and bytes per row."""
 
     table: str
     cdf: Floats
@@ -90,7 +88,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class ModelAccesses:
-    """The accesses of every table of a spec, in its order; `keep` trades memory (8 bytes a row) for time."""
+    """The accesses of every table of a spec, in its order; `keep` trades memory (8 bytes per row) for time."""
 
     tables: tuple[TableAccesses, ...]
     keep: bool = False
@@ -156,8 +154,8 @@ def check_cdf(accesses: TableAccesses, rows: int) -> None:
 def merged_order(tables: Sequence[TableAccesses]) -> Order:
     """The rows of all tables in one order.
 
-    O(n) for n rows of one table or of tables alike, O(n * log(tables)) otherwise; 8 bytes a row, half as much again
-    while sorting. Where rows differ in size 16 bytes a row, and 32 while sorting.
+    O(n) for n rows of one table or of tables alike, O(n * log(tables)) otherwise; 8 bytes per row, half as much again
+    while sorting. Where rows differ in size 16 bytes per row, and 32 while sorting.
     """
     alike = _alike(tables)
     unit = _unit(tables)

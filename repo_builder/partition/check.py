@@ -17,7 +17,7 @@ MAX_ROWS = 2**31 - 1
 
 
 def check_plan(plan: Plan, spec: Spec, where: str = "plan") -> None:
-    """Raise PlanError, one problem a line beginning with `where`, unless the plan can be built for the spec.
+    """Raise PlanError, one problem per line beginning with `where`, unless the plan can be built for the spec.
 
     It must be the spec's own; have one dense service, named so, and shards in embedding services only, no two of a
     table in one; hold every table's rows exactly once, in at most 16 shards, and at most 2^31 - 1 rows in a service
@@ -60,7 +60,7 @@ def _shard_problems(plan: Plan, spec: Spec) -> Iterator[str]:
             else:
                 yield f"services[{i}].shards[{j}].table: expected a table of the spec, got {shard.table!r}"
         for name in duplicates([shard.table for shard in service.shards]):
-            yield f"services[{i}].shards: expected one shard a table in a service, got two of {name!r}; join them"
+            yield f"services[{i}].shards: expected one shard per table in a service, got two of {name!r}; join them"
         rows = sum(shard.rows for shard in service.shards)
         if rows > MAX_ROWS:
             yield f"services[{i}].shards: expected at most {MAX_ROWS} rows in a service (INT32 ids), got {rows}"

@@ -1,7 +1,7 @@
 """What a service costs: its replicas at the target traffic times the memory of one (ElasticRec, ISCA 2024, alg. 1).
 
 A replica that gathers g embedding rows in a query takes `fixed_s + per_gather_s * g` seconds for it, so it serves the
-inverse of that in queries a second. At the target traffic a service's *load* is `target_qps * seconds`, in replicas.
+inverse of that in queries per second. At the target traffic a service's *load* is `target_qps * seconds`, in replicas.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ DEFAULT_GPU_TIMES = DeviceTimes(
 def load_profile(path: Path) -> Profile:
     """Read a measured profile (`profile.schema.json`); keys that it does not know are passed over.
 
-    Raises PlanError with one problem a line: file, field, what was expected, what came.
+    Raises PlanError with one problem per line: file, field, what was expected, what came.
     """
     document = read_document(path, PlanError)
     problems = format_problems(document, FORMAT, "measure again with elasticrec profile")

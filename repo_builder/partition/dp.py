@@ -13,7 +13,7 @@ replicas are counted in lots of 4, 16, 64 ...: the cost is under that of the opt
 
 Where rows differ in size, a service may be left with room for part of a large row, and the proof of `chain.py` holds
 only up to that. There the recurrence is run over the rows near the cuts found, and the grid: all rows up to
-SMALL_ROWS, so that these are exact too; beyond, what is missed is a few rows' bytes a replica.
+SMALL_ROWS, so that these are exact too; beyond, what is missed is a few rows' bytes per replica.
 """
 
 from __future__ import annotations

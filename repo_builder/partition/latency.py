@@ -6,7 +6,7 @@ is its service time, plus the time of the queries that share its call, plus the 
 
 A query waits with the probability `utilisation ** (sqrt(2 * (servers + 1)) - 1)`, exact for one server (Sakasegawa,
 1977), and then as in heavy traffic: a queue's work in seconds is a reflected Brownian motion with the drift
-`utilisation - 1` and the variance `service_s * (ca2 + cs2) / servers` a second (Harrison, "Brownian Motion and
+`utilisation - 1` and the variance `service_s * (ca2 + cs2) / servers` per second (Harrison, "Brownian Motion and
 Stochastic Flow Systems", 1985, section 1.8: its distribution at a time t after an empty start). For t -> infinity this
 is the wait of M/M/c. Arrivals at a replica are taken as Poisson and service times as exponential (ca2 = cs2 = 1), which
 errs on the slow side.
@@ -34,7 +34,7 @@ _VARIABILITY = 2.0  # ca2 + cs2
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A replica's queue: `servers` instances of `service_s` seconds a query; `alone_s` is a query's time when idle."""
+    """A replica's queue: `servers` instances of `service_s` per query; `alone_s` is a query's time when idle."""
 
     utilisation: float
     service_s: float
@@ -57,7 +57,7 @@ class Queue:
 
 
 def predict_latency(plan: Plan, profile: Profile, target_qps: float) -> Latency:
-    """The quantiles of a query's latency at `target_qps` queries a second.
+    """The quantiles of a query's latency at `target_qps` queries per second.
 
     The front end's quantile and that of the slowest embedding service are added up, as if both were slow at once.
     """

@@ -36,7 +36,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One microservice. `memory_bytes` and `qps` are of one replica; `gathers` are embedding rows a query.
+    """One microservice. `memory_bytes` and `qps` are of one replica; `gathers` are embedding rows per query.
 
     `gpus` are the numbers of the devices that its instances use; empty on the CPU. `replicas` are those that the
     throughput needs (the paper's recurrence); `added` are more of them, so that the latency meets the SLA.
@@ -119,7 +119,7 @@ def load_plan(path: Path) -> Plan:
     """Read a plan file, written by hand or by `plan_to_json`; keys beyond `plan.schema.json` are passed over.
 
     The totals `memory_bytes` and `embedding_memory_bytes` follow from the services and are not read.
-    Raises PlanError with one problem a line: file, field, what was expected, what came.
+    Raises PlanError with one problem per line: file, field, what was expected, what came.
     """
     document = read_document(path, PlanError)
     problems = format_problems(document, FORMAT, "make the plan again with elasticrec plan")

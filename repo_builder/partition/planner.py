@@ -31,9 +31,9 @@ def plan_accesses(
 ) -> Plan:
     """The plan with the least embedding memory at the spec's target traffic; `accesses` is the spec's.
 
-    `utilisation` is the share of a replica's most queries a second that the plan counts on, in (0, 1].
+    `utilisation` is the share of a replica's most queries per second that the plan counts on, in (0, 1].
 
-    `per_table` cuts each table by itself, a service `TABLE_s0`, `TABLE_s1`, ... a shard (0 is the hottest), TABLE its
+    `per_table` cuts each table by itself, a service `TABLE_s0`, `TABLE_s1`, ... per shard (0 is the hottest), TABLE its
     name or one that is legal in a service's.
     `tiered` cuts all tables' rows together, most gathers first; `tier0` holds each table's hottest rows, and so on.
     Replicas are added where the predicted latency would miss the spec's SLA. Raises PlanError for s_max outside

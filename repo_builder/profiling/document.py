@@ -6,14 +6,12 @@ from dataclasses import asdict
 from typing import Any
 
 from repo_builder.partition.cost import FORMAT
-from repo_builder.profiling.effort import Options
-from repo_builder.profiling.fit import FitQuality
-from repo_builder.profiling.fits import Fits, dense_points, fitted_points
-from repo_builder.profiling.points import DensePoint, EmbeddingPoint, Measured
+from repo_builder.profiling.fit import FitQuality, Fits, dense_points, fitted_points
+from repo_builder.profiling.points import DensePoint, EmbeddingPoint, Measured, ProfileOptions
 from repo_builder.spec import Spec
 
 
-def profile_document(spec: Spec, options: Options, measured: Measured, fits: Fits) -> dict[str, Any]:
+def profile_document(spec: Spec, options: ProfileOptions, measured: Measured, fits: Fits) -> dict[str, Any]:
     """What `profile.json` holds: see `profile.schema.json`."""
     machine = measured.machine
     return {
@@ -71,5 +69,5 @@ def _points(measured: Measured, fits: Fits) -> dict[str, list[dict[str, Any]]]:
 
 def _point(point: EmbeddingPoint | DensePoint, residual: float | None) -> dict[str, Any]:
     described = asdict(point)
-    figures = described.pop("found")
+    figures = described.pop("figures")
     return {**described, **figures, **({} if residual is None else {"residual": residual})}

@@ -17,6 +17,7 @@ from scipy.optimize import least_squares, nnls
 
 from repo_builder.errors import ElasticRecError
 from repo_builder.partition.cost import Batching, DenseTime, ServiceTime
+from repo_builder.profiling.points import DensePoint, EmbeddingPoint, LoadFigures, Measured
 
 _ROBUST_FROM = 0.1  # relative error from which a point pulls linearly
 _SEPARABLE = 1e-4  # least singular value, beside the largest, at which coefficients can be told apart
@@ -134,3 +135,56 @@ def _fit(
     x = np.where(solved.x > 1e-9 * solved.x.max(), solved.x, 0.0)  # the solver stays a little above its bounds
     coefficients = tuple(float(value) for value in x / np.where(scale > 0, scale, 1.0))
     return coefficients, FitQuality(tuple(float(error) for error in scaled @ x - 1))
+
+
+SATURATED = 4
+"""Queries in flight from which on an instance always finds the next one waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """The models fitted to what was measured, and what a gathered row costs at both ends."""
+
+    calls: CallFit
+    service_time: ServiceTime
+    batching: Batching
+    dense: DenseTime
+    dense_quality: FitQuality
+    hot_per_gather_s: float
+    cold_per_gather_s: float
+
+
+def fit_measured(measured: Measured) -> Fits:
+    """Fit the embedding service's calls to the saturated points with the spec's accesses, and the dense service's times
+    to those under full load. Raises FitError where they do not determine a model.
+    """
+    fitted = fitted_points(measured)
+    calls = fit_calls([CallPoint(point.gathers, point.figures.queries, call_s(point.figures)) for point in fitted])
+    full_load = max(point.in_flight for point in fitted)
+    time, batching = service_time(calls, [point.figures.queries for point in fitted if point.in_flight == full_load])
+    dense = dense_points(measured)
+    dense_time, dense_quality = fit_dense([point.flops for point in dense], [1 / point.figures.qps for point in dense])
+    ends = {point.accesses: _per_gather_s(calls, point) for point in measured.embedding}
+    return Fits(calls, time, batching, dense_time, dense_quality, ends["hot"], ends["cold"])
+
+
+def fitted_points(measured: Measured) -> list[EmbeddingPoint]:
+    """The points that the embedding fit rests on."""
+    return [point for point in measured.embedding if point.accesses == "spec" and point.in_flight >= SATURATED]
+
+
+def dense_points(measured: Measured) -> list[DensePoint]:
+    """The points that the dense fit rests on: those under full load."""
+    full_load = max(point.in_flight for point in measured.dense)
+    return [point for point in measured.dense if point.in_flight == full_load]
+
+
+def call_s(figures: LoadFigures) -> float:
+    """Seconds from one execute call to the next."""
+    return figures.queries / figures.qps
+
+
+def _per_gather_s(calls: CallFit, point: EmbeddingPoint) -> float:
+    """What is left for the gathered rows when the fitted fixed times are taken off."""
+    rest_s = call_s(point.figures) - calls.seconds(point.figures.queries, 0)
+    return max(0.0, rest_s / (point.figures.queries * point.gathers))

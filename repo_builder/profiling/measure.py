@@ -10,23 +10,31 @@ from pathlib import Path
 import numpy as np
 
 from repo_builder.access.hotness import Hotness
+from repo_builder.machine import machine_facts
 from repo_builder.output import Progress, silent
 from repo_builder.profiling import perf_analyzer
-from repo_builder.profiling.bench import Load, measure_loads
-from repo_builder.profiling.dense_queries import dense_load
-from repo_builder.profiling.effort import Effort, Options
-from repo_builder.profiling.machine import machine_facts
+from repo_builder.profiling.bench import measure_loads, measure_remote_call
 from repo_builder.profiling.models import Models, Served, build_models
-from repo_builder.profiling.points import DensePoint, EmbeddingPoint, Found, Measured
-from repo_builder.profiling.queries import Query, draw_queries, one_row_a_bag
-from repo_builder.profiling.remote import measure_remote_call
+from repo_builder.profiling.points import (
+    DensePoint,
+    Effort,
+    EmbeddingPoint,
+    LoadFigures,
+    Measured,
+    ProfileOptions,
+    ServiceLoad,
+)
+from repo_builder.profiling.queries import Query, dense_load, draw_queries, one_row_a_bag
+from repo_builder.serving.faults import version_of
 from repo_builder.serving.install import Installation, installation
 from repo_builder.serving.processes import memory_alone
 from repo_builder.serving.server import Server, free_ports, running
 from repo_builder.spec import Spec
 
 
-def measure(spec: Spec, hotness: Hotness, options: Options, folder: Path, progress: Progress = silent) -> Measured:
+def measure(
+    spec: Spec, hotness: Hotness, options: ProfileOptions, folder: Path, progress: Progress = silent
+) -> Measured:
     """Build the models below `folder`, serve each alone and measure it; `progress` counts measurements.
 
     Raises LoadTestError without perf_analyzer, ServerError without tritonserver, or what a failure of them raises.
@@ -42,9 +50,9 @@ def measure(spec: Spec, hotness: Hotness, options: Options, folder: Path, progre
                 server, models.empty.name, _small_query(models, spec), 3 * options.effort.rounds
             )
             memory_bytes = memory_alone(server.process.pid)
-            machine = machine_facts(server)
+            facts = machine_facts(version_of(server.http) or "unknown")
     held_rows = models.held_rows.values()
-    return Measured(embedding, dense, remote, memory_bytes, len(held_rows), sum(held_rows), machine)
+    return Measured(embedding, dense, remote, memory_bytes, len(held_rows), sum(held_rows), facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +73,7 @@ class _Bench:
             if not data.exists():
                 queries = draw_queries(hotness, spec.model, held, models.held_rows, batch, gathers, accesses)
                 perf_analyzer.write_queries(data, queries)
-            loads.append(Load(data, in_flight))
+            loads.append(ServiceLoad(data, in_flight))
         found = self._found(installed, models.rows, loads)
         described = zip(self.effort.embedding_loads, found, strict=True)
         return tuple(EmbeddingPoint(*load, figures) for load, figures in described)
@@ -81,7 +89,7 @@ class _Bench:
             for (rows, in_flight), figures in zip(self.effort.dense_loads, found, strict=True)
         )
 
-    def _found(self, installed: Installation, model: Served, loads: list[Load]) -> list[Found]:
+    def _found(self, installed: Installation, model: Served, loads: list[ServiceLoad]) -> list[LoadFigures]:
         rounds = self.effort.rounds
         with _serving(installed, model) as server:
             return measure_loads(server, model.name, loads, rounds, self.effort.seconds / rounds, self.tick)

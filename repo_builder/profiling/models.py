@@ -27,7 +27,7 @@ from repo_builder.output import silent
 from repo_builder.partition.plan import Grouping, Kind, Plan, Service, Shard
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.design import FIRST_VERSION, Design
-from repo_builder.repository.embeddings import write_bytes
+from repo_builder.repository.files import write_bytes
 from repo_builder.repository.small_files import small_files
 from repo_builder.repository.weights import write_weights
 from repo_builder.repository.wiring import Holding, model_name
@@ -48,7 +48,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """What is measured, and its design; `held_rows` are what `rows` holds of tables, by their places."""
+    """What is measured, and its design; `held_rows` are what `rows` holds of tables, by their indices."""
 
     rows: Served
     empty: Served
@@ -73,9 +73,9 @@ def build_models(spec: Spec, grouping: Grouping, max_rows: int, backend: ShardBa
     `per_table` of the largest.
     """
     tables = spec.model.tables
-    largest = max(range(len(tables)), key=lambda place: tables[place].rows)
-    places = range(len(tables)) if grouping == "tiered" else (largest,)
-    held_rows = _held_rows(tables, places, max_rows)
+    largest = max(range(len(tables)), key=lambda index: tables[index].rows)
+    held = range(len(tables)) if grouping == "tiered" else (largest,)
+    held_rows = _held_rows(tables, held, max_rows)
     small = replace(spec, model=_small(spec.model, held_rows))
     design, source = Design.of(small, _plan(small, held_rows), "single"), _opened(spec)
     _write(design, _Source(source, small.model), backend, folder / "whole")
@@ -83,10 +83,10 @@ def build_models(spec: Spec, grouping: Grouping, max_rows: int, backend: ShardBa
     return Models(rows, empty, dense, design, held_rows, source)
 
 
-def _held_rows(tables: Sequence[Table], places: Sequence[int], max_rows: int) -> dict[int, int]:
+def _held_rows(tables: Sequence[Table], held: Sequence[int], max_rows: int) -> dict[int, int]:
     """Every table's rows, or the same share of each where that is more than `max_rows` in all."""
-    share = min(1.0, max_rows / sum(tables[place].rows for place in places))
-    return {place: max(1, int(tables[place].rows * share)) for place in places}
+    share = min(1.0, max_rows / sum(tables[index].rows for index in held))
+    return {index: max(1, int(tables[index].rows * share)) for index in held}
 
 
 def _small(model: Model, held_rows: Mapping[int, int]) -> Model:
@@ -105,7 +105,7 @@ def _roomy(lookup: Lookup) -> Lookup:
 def _plan(spec: Spec, held_rows: Mapping[int, int]) -> Plan:
     """`rows` takes the first rows of its tables, `empty` the last one of every table."""
     tables = spec.model.tables
-    rows = tuple(Shard(tables[place].name, 0, rows) for place, rows in held_rows.items())
+    rows = tuple(Shard(tables[index].name, 0, rows) for index, rows in held_rows.items())
     empty = tuple(Shard(table.name, table.rows - 1, table.rows) for table in tables)
     services = (_service("dense", ()), _service("rows", rows), _service("empty", empty))
     return Plan(spec.name, "tiered", services)
@@ -128,7 +128,7 @@ class _Source:
     """A model with its own dense layers, and random rows in tables of another size."""
 
     def __init__(self, source: Source, model: Model) -> None:
-        self._source, self.model, self.notes = source, model, source.notes
+        self._source, self.model, self.notes, self.tolerance = source, model, source.notes, source.tolerance
 
     def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
         """Uniform between 0 and 1."""
@@ -153,6 +153,9 @@ class _Source:
 
     def samples(self) -> Arrays | None:
         return self._source.samples()
+
+    def tried(self) -> None:
+        """Nobody asks whether it answers as the model does."""
 
 
 def _write(design: Design, source: Source, backend: ShardBackend, folder: Path) -> None:

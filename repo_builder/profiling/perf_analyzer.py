@@ -23,12 +23,14 @@ from repo_builder.errors import ElasticRecError
 from repo_builder.model.arrays import wired
 from repo_builder.model.types import Tensor
 from repo_builder.words import count
+from repo_builder.writing import write_whole
 
 INSTALL_HINT = (
     "perf_analyzer: not on PATH and not in this environment; run: make setup "
     "(or: pip install --no-deps --target perf tritonclient==2.51.0, and put perf/bin on PATH)"
 )
 
+NO_MEASUREMENT = "perf_analyzer: expected a measurement in its report, got none; measure for longer"
 RESTRICTED = "is restricted"
 """In what Triton answers where a header is wanted; it names the header."""
 HEADER_HINT = "; give it with --header"
@@ -88,7 +90,7 @@ def write_queries(path: Path, queries: Iterable[Mapping[str, NDArray[Any]]]) -> 
     A model with a `max_batch_size` is given its arrays without the batch's axis.
     """
     data = [{name: _content(array) for name, array in query.items()} for query in queries]
-    path.write_text(json.dumps({"data": data}), encoding="utf-8")
+    write_whole(path, json.dumps({"data": data}))
     return len(data)
 
 
@@ -112,7 +114,14 @@ def run(
     """
     words = ("-m", model, "-i", "grpc", "-u", grpc_address, "--input-data", str(input_data), "-b", str(rows))
     report, _ = measure((*words, f"--concurrency-range={concurrency}", "--percentile=95"), seconds)
-    return _parse(report, rows)
+    row = read_row(report)
+    return Measurement(
+        concurrency=int(row["Concurrency"]),
+        throughput_qps=float(row["Inferences/Second"]) / rows,
+        p50_ms=read_ms(row, "p50 latency"),
+        p95_ms=read_ms(row, "p95 latency"),
+        p99_ms=read_ms(row, "p99 latency"),
+    )
 
 
 def measure(words: Sequence[str], seconds: float) -> tuple[str, str]:
@@ -144,15 +153,14 @@ def measure(words: Sequence[str], seconds: float) -> tuple[str, str]:
         return report.read_text(encoding="utf-8"), done.stdout
 
 
-def _parse(report: str, rows: int) -> Measurement:
-    """Read the report's one row; its inferences are rows, its latencies in microseconds."""
+def read_row(report: str) -> Mapping[str, str]:
+    """A report's one row by column; raises LoadTestError where there is none. Its inferences are rows."""
     row = next(csv.DictReader(report.splitlines()), None)
     if row is None:
-        raise LoadTestError("perf_analyzer: expected a measurement in its report, got none; measure for longer")
-    return Measurement(
-        concurrency=int(row["Concurrency"]),
-        throughput_qps=float(row["Inferences/Second"]) / rows,
-        p50_ms=float(row["p50 latency"]) / 1000,
-        p95_ms=float(row["p95 latency"]) / 1000,
-        p99_ms=float(row["p99 latency"]) / 1000,
-    )
+        raise LoadTestError(NO_MEASUREMENT)
+    return row
+
+
+def read_ms(row: Mapping[str, str], column: str) -> float:
+    """A latency, which the report has in microseconds."""
+    return float(row[column]) / 1000

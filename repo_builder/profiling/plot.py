@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from repo_builder.figures import INK, dress, new_figure, save_png
-from repo_builder.profiling.fit import FitQuality
-from repo_builder.profiling.fits import Fits, dense_points, fitted_points
+from repo_builder.profiling.fit import FitQuality, Fits, dense_points, fitted_points
 from repo_builder.profiling.points import EmbeddingPoint, Measured
 from repo_builder.words import count
 
@@ -58,7 +57,7 @@ def _draw_embedding(axes: Axes, measured: Measured, fits: Fits) -> None:
     points = fitted_points(measured)
     for in_flight, colour in zip(sorted({point.in_flight for point in points}), _COLOURS, strict=False):
         own = [point for point in points if point.in_flight == in_flight]
-        queries = mean(point.found.queries for point in own)
+        queries = mean(point.figures.queries for point in own)
         _draw(axes, own, f"{_in_flight(in_flight)}, {queries:.1f} in a call", "o", colour)
         gathers = np.geomspace(min(p.gathers for p in own), max(p.gathers for p in own), 100)
         axes.plot(gathers, [1000 * fits.calls.seconds(queries, g) / queries for g in gathers.tolist()], color=colour)
@@ -67,7 +66,7 @@ def _draw_embedding(axes: Axes, measured: Measured, fits: Fits) -> None:
 
 
 def _draw(axes: Axes, points: Sequence[EmbeddingPoint], label: str, marker: str, colour: str) -> None:
-    gathers, times_ms = [point.gathers for point in points], [1000 / point.found.qps for point in points]
+    gathers, times_ms = [point.gathers for point in points], [1000 / point.figures.qps for point in points]
     axes.plot(gathers, times_ms, marker, color=colour, markersize=5, label=label)
 
 
@@ -75,6 +74,6 @@ def _draw_dense(axes: Axes, measured: Measured, fits: Fits) -> None:
     points = dense_points(measured)
     flops = [point.flops for point in points]
     label = _in_flight(points[0].in_flight)
-    axes.plot(flops, [1000 / point.found.qps for point in points], "o", color=_COLOURS[0], markersize=5, label=label)
+    axes.plot(flops, [1000 / point.figures.qps for point in points], "o", color=_COLOURS[0], markersize=5, label=label)
     along = np.geomspace(min(flops), max(flops), 100)
     axes.plot(along, [1000 * fits.dense.seconds(each) for each in along.tolist()], color=_COLOURS[0])

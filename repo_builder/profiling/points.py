@@ -1,15 +1,30 @@
-"""What was measured: plain figures."""
+"""What a profile measures, how long that takes, and the plain figures that come of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-from repo_builder.profiling.queries import Accesses
+from repo_builder.partition.plan import Grouping
+from repo_builder.repository.configs import ShardBackend
+
+Accesses = Literal["spec", "hot", "cold"]
+"""Whose rows a query gathers: those that the model's accesses draw, hot ones only, or all alike."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ServiceLoad:
+    """What is sent: queries of `rows` rows (1 for an embedding service), `in_flight` of them always under way."""
+
+    input_data: Path | Literal["random"]
+    in_flight: int
+    rows: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFigures:
     """What was measured at a load: queries a second, queries joined in an execute call in the mean, latencies in ms
     as the client saw them.
     """
@@ -27,7 +42,7 @@ class EmbeddingPoint:
     accesses: Accesses
     gathers: int
     in_flight: int
-    found: Found
+    figures: LoadFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +52,7 @@ class DensePoint:
     rows: int
     flops: int
     in_flight: int
-    found: Found
+    figures: LoadFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +74,50 @@ class Measured:
     tables: int
     held_rows: int
     machine: Mapping[str, str | int]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What is measured, and for how long: `seconds` a point, spread over `rounds` that take all points in turn.
+
+    A point is the median of its rounds, so that a short disturbance does not show. The most queries `in_flight` count
+    as full load. `end_gathers` is the size of the queries that show what hot and cold rows cost.
+    """
+
+    seconds: float
+    rounds: int
+    gathers: tuple[int, ...]
+    in_flight: tuple[int, ...]
+    dense_rows: tuple[int, ...]
+    dense_in_flight: tuple[int, ...]
+    end_gathers: int = 32768
+
+    @property
+    def full_load(self) -> int:
+        """Queries in flight that count as full load."""
+        return max(self.in_flight)
+
+    @property
+    def embedding_loads(self) -> list[tuple[Accesses, int, int]]:
+        """The accesses, the gathers and the queries in flight of every point of the embedding service."""
+        loads: list[tuple[Accesses, int, int]] = [("spec", g, n) for g in self.gathers for n in self.in_flight]
+        return [*loads, ("hot", self.end_gathers, self.full_load), ("cold", self.end_gathers, self.full_load)]
+
+    @property
+    def dense_loads(self) -> list[tuple[int, int]]:
+        """The rows a query and the queries in flight of every point of the dense service."""
+        return [(rows, in_flight) for rows in self.dense_rows for in_flight in self.dense_in_flight]
+
+
+STANDARD = Effort(3.0, 3, (32, 1024, 4096, 16384, 32768, 65536), (1, 4, 16), (1, 8, 32, 128, 512), (1, 16))
+QUICK = Effort(1.0, 1, (32, 8192, 32768), (4, 16), (1, 32, 256), (16,))
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileOptions:
+    """What the profile is for: services of which grouping and backend, measured on at most some `max_rows` rows."""
+
+    grouping: Grouping
+    backend: ShardBackend
+    max_rows: int
+    effort: Effort

@@ -1,24 +1,30 @@
-"""The queries that an embedding service is measured with: pure, no server needed.
+"""The queries that services are measured with; no server is needed.
 
-What a gathered row costs depends on where it comes from: the rows of a hot shard stay in the processor's cache, those
-of a cold one come from memory. So a query's rows are drawn like the model's own accesses (`spec`), and at both ends
-beside them: a few hot rows only (`hot`), and all rows alike (`cold`).
+Of an embedding service: what a gathered row costs depends on where it comes from. The rows of a hot shard stay in the
+processor's cache, those of a cold one come from memory. So a query's rows are drawn like the model's own accesses
+(`spec`), and at both ends beside them: a few hot rows only (`hot`), and all rows alike (`cold`). Of a dense service:
+what the model's router and embedding services would give it, vectors random.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.access.hotness import AccessedTable, Hotness
-from repo_builder.model.types import BATCH, Group, Model
+from repo_builder.model.arrays import Array, to_wire
+from repo_builder.model.types import BATCH, Columns, Group, Model
+from repo_builder.profiling import perf_analyzer
+from repo_builder.profiling.models import Models
+from repo_builder.profiling.points import Accesses, ServiceLoad
+from repo_builder.repository.design import Design
 from repo_builder.repository.wiring import Holding, Share, at_shard
 
-Accesses = Literal["spec", "hot", "cold"]
 Query = Mapping[str, NDArray[Any]]
 """Of a service: `ids`, `lengths` (n,) int32 and `weights` (n,) float32 of its groups, by name."""
 
@@ -29,8 +35,8 @@ _SCATTER = 2_654_435_761  # a prime above any number of rows: spreads neighbours
 
 
 @dataclass(frozen=True, slots=True)
-class Bags:
-    """All bags of a query of a service, one share after another: tables (bags,) the place of each one's table, means
+class QueryBags:
+    """All bags of a query of a service, one share after another: tables (bags,) the index of each one's table, means
     (bags,) how many ids it has on average, weighted (bags,) whether these have weights; share (bags,) whose it is.
     """
 
@@ -48,7 +54,7 @@ class Bags:
         return np.empty(0, np.int64) if alone else np.asarray(firsts, np.int64)
 
 
-def bags_of(model: Model, held: Holding, batch: int) -> Bags:
+def bags_of(model: Model, held: Holding, batch: int) -> QueryBags:
     """The bags of a query of `batch` rows: those of a unit row by row, as they stand on the wire."""
     tables: list[int] = []
     means: list[float] = []
@@ -57,12 +63,12 @@ def bags_of(model: Model, held: Holding, batch: int) -> Bags:
     for number, each in enumerate(held.shares):
         rows = _rows(model.groups[each.group], batch)
         for unit in each.units:
-            lookups = [model.lookups[place] for place in unit.lookups]
+            lookups = [model.lookups[index] for index in unit.lookups]
             tables += rows * [lookup.table for lookup in lookups for _ in range(lookup.count)]
             means += rows * [lookup.mean_ids / lookup.count for lookup in lookups for _ in range(lookup.count)]
             weighted += rows * unit.bags * [unit.weighted]
             share += rows * unit.bags * [number]
-    return Bags(held.shares, np.array(tables), np.array(means, float), np.array(weighted), np.array(share))
+    return QueryBags(held.shares, np.array(tables), np.array(means, float), np.array(weighted), np.array(share))
 
 
 def _rows(group: Group, batch: int) -> int:
@@ -83,7 +89,7 @@ def draw_queries(
     """Queries of exactly `gathers` rows for a service that holds `held_rows` of each table, one after another.
 
     A bag's share of the gathers goes with its look-up's mean. Where a service holds fewer rows than the table has,
-    places in the hotness order are folded. The same arguments give the same queries.
+    ranks in hotness are folded. The same arguments give the same queries.
     """
     rng = np.random.default_rng(gathers)
     bags, count = bags_of(model, held, batch), int(np.clip(_POOL // gathers, *_QUERIES))
@@ -92,10 +98,10 @@ def draw_queries(
     lengths[:, filled] += 1
     owners = np.repeat(np.tile(bags.tables, count), lengths.reshape(-1))  # each id's table
     ids = np.empty(owners.size, np.int32)
-    for place, rows in held_rows.items():
-        mine = owners == place
-        places = _places(hotness, model.tables[place], int(mine.sum()), accesses, len(held_rows), rng)
-        ids[mine] = held.bases[place] + places * _SCATTER % rows
+    for index, rows in held_rows.items():
+        mine = owners == index
+        ranks = _ranks(hotness, model.tables[index], int(mine.sum()), accesses, len(held_rows), rng)
+        ids[mine] = held.bases[index] + ranks * _SCATTER % rows
     for number in range(count):
         yield _query(bags, ids[number * gathers : (number + 1) * gathers], lengths[number])
 
@@ -103,11 +109,11 @@ def draw_queries(
 def one_row_a_bag(model: Model, held: Holding, batch: int) -> Query:
     """A query for a service that holds one row of every table."""
     bags = bags_of(model, held, batch)
-    bases = np.array([held.bases[place] for place in range(len(model.tables))], np.int32)
+    bases = np.array([held.bases[index] for index in range(len(model.tables))], np.int32)
     return _query(bags, bases[bags.tables], np.ones(len(bags.tables), np.int64))
 
 
-def _query(bags: Bags, ids: NDArray[np.int32], lengths: NDArray[np.int64]) -> Query:
+def _query(bags: QueryBags, ids: NDArray[np.int32], lengths: NDArray[np.int64]) -> Query:
     """The tensors of the groups; ids' weights are all alike."""
     share = np.repeat(bags.share, lengths)
     weighted = np.repeat(bags.weighted, lengths)
@@ -121,11 +127,59 @@ def _query(bags: Bags, ids: NDArray[np.int32], lengths: NDArray[np.int64]) -> Qu
     return query
 
 
-def _places(
+def _ranks(
     hotness: Hotness, table: AccessedTable, count: int, accesses: Accesses, tables: int, rng: np.random.Generator
 ) -> NDArray[Any]:
-    """Places in a table's hotness order: (count,) int64."""
+    """Ranks in a table's hotness: (count,) int64."""
     if accesses == "spec":
         return np.searchsorted(hotness.cdf(table), rng.random(count), side="right") - 1
     rows = table.rows if accesses == "cold" else min(table.rows, max(1, HOT_ROWS // tables))
     return rng.integers(0, rows, count)
+
+
+def dense_load(models: Models, hotness: Hotness, folder: Path, rows: int, in_flight: int) -> ServiceLoad:
+    """Queries of so many rows, `in_flight` of them always under way.
+
+    Where all inputs are floats of rows that can be joined, perf_analyzer makes them; else they are written below
+    `folder`: a query as the model's router and embedding services would give it, its looked-up vectors random.
+    """
+    design = models.design
+    if design.joins and all(tensor.datatype == "FP32" for tensor in design.model.dense.inputs):
+        return ServiceLoad("random", in_flight, rows)
+    data = folder / f"dense-{rows}.json"
+    if not data.exists():
+        query = dense_query(design, models.tensors(hotness, rows))
+        perf_analyzer.write_queries(data, _by_row(query) if design.joins else [query])
+    return ServiceLoad(data, in_flight, rows if design.joins else 1)
+
+
+def dense_query(design: Design, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """What the dense model is given for a query; tensors: the model's inputs, and what its ids graph makes of them."""
+    rng, model = np.random.default_rng(0), design.model
+    query = {tensor.name: to_wire(tensors[tensor.name], tensor.datatype) for tensor in model.dense.inputs}
+    for partial in design.sums:
+        shape = (group_rows(model, partial.group, tensors), partial.width)
+        query[partial.name] = rng.standard_normal(shape, np.float32)
+    for group, (name, width) in zip(_averaged(model), design.divisors.items(), strict=True):
+        query[name] = np.ones((group_rows(model, group, tensors), width), np.float32)
+    return query
+
+
+def group_rows(model: Model, group: int, tensors: Mapping[str, Array]) -> int:
+    """How many rows of a group a query has, read off the tensors of a look-up."""
+    ids = model.lookups[model.in_group(group)[0]].ids
+    if isinstance(ids.layout, Columns):
+        array = tensors[ids.tensor]
+        return array.size // (ids.layout.width or array.shape[-1])
+    bounds = tensors[ids.layout.bounds].size - (ids.layout.kind == "ends")
+    return bounds // ids.layout.blocks
+
+
+def _averaged(model: Model) -> list[int]:
+    return [group for group in range(len(model.groups)) if model.has_means(group)]
+
+
+def _by_row(query: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """A row a query, without the axis along which perf_analyzer joins them; [batch] is [batch, 1] there."""
+    rows = len(next(iter(query.values())))
+    return [{name: np.atleast_1d(array[row]) for name, array in query.items()} for row in range(rows)]

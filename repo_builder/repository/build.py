@@ -41,13 +41,21 @@ from repo_builder.output import Progress, silent
 from repo_builder.partition.plan import Plan, plan_sha256
 from repo_builder.repository import configs
 from repo_builder.repository.design import FIRST_VERSION, Design
-from repo_builder.repository.embeddings import write_bytes
-from repo_builder.repository.files import new_folder
-from repo_builder.repository.manifest import MANIFEST, FileEntry, Layout, Manifest, describe, entry_of
+from repo_builder.repository.files import write_bytes
+from repo_builder.repository.manifest import (
+    MANIFEST,
+    FileEntry,
+    Layout,
+    Manifest,
+    describe,
+    entry_of,
+    foreign_to_repository,
+)
 from repo_builder.repository.proof import Trial, proof_of_whole
 from repo_builder.repository.small_files import checksums, small_files, whole_files
 from repo_builder.repository.weights import write_weights
 from repo_builder.spec import Spec
+from repo_builder.writing import new_folder
 
 SAMPLE_ROWS = 256
 _MAX_VERSION = 2**31 - 1
@@ -74,14 +82,14 @@ def build(
     _check_backend(design, shard_backend)
     batch, samples = spec.serving.batch, source.samples()
     queries = draw_queries(spec.model, hotness, max(1, SAMPLE_ROWS // batch), batch, seed=0, samples=samples)
-    with new_folder(target) as folder, ThreadPoolExecutor(1) as pool:
+    with new_folder(target, foreign_to_repository) as folder, ThreadPoolExecutor(1) as pool:
         files = _write_whole(design, source, folder)
         if files:
-            proof = proof_of_whole(design, source, samples, queries, folder)
+            proof = proof_of_whole(design, source, queries, folder)
             small = whole_files(design, queries)
         else:
             files = _write_ids(design, source, folder)
-            trial = Trial(design, source, samples, queries, folder)
+            trial = Trial(design, source, queries, folder)
             files += write_weights(design, source, hotness, folder, pool, progress, trial.see)
             proof = trial.proof()
             version = _version(files) if design.arrangement.versioned else FIRST_VERSION

@@ -27,7 +27,7 @@ BASE_SHM_BYTES = 64 * MIB  # for the server itself, as containers have by defaul
 
 
 @dataclass(frozen=True, slots=True)
-class FleetService:
+class BuiltService:
     """A service of the fleet.
 
     `folder` is its model repository below the fleet's root; `model` the Triton model whose requests are its queries,
@@ -57,26 +57,26 @@ class FleetService:
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
+class BuiltFleet:
     """A built fleet: the model's name, its latency bound, the target traffic, and its services, the front end first."""
 
     model: str
     sla_ms: float
     target_qps: float | None
-    services: tuple[FleetService, ...]
+    services: tuple[BuiltService, ...]
 
     @property
-    def frontend(self) -> FleetService:
+    def frontend(self) -> BuiltService:
         """The service that clients call."""
         return self.services[0]
 
     @property
-    def shards(self) -> tuple[FleetService, ...]:
+    def shards(self) -> tuple[BuiltService, ...]:
         """The embedding services."""
         return self.services[1:]
 
 
-def load_fleet(folder: Path) -> Fleet:
+def load_fleet(folder: Path) -> BuiltFleet:
     """Read a repository of the `fleet` layout. Raises InputError where `folder` is none."""
     manifest = load_manifest(folder)
     if manifest.layout != "fleet":
@@ -97,15 +97,15 @@ def load_fleet(folder: Path) -> Fleet:
     services = [
         _service(manifest, names[key], key, service, configs[key], calls[key]) for key, service in planned.items()
     ]
-    return Fleet(manifest.name, manifest.sla_ms, plan.target_qps, tuple(services))
+    return BuiltFleet(manifest.name, manifest.sla_ms, plan.target_qps, tuple(services))
 
 
 def _service(
     manifest: Manifest, name: str, key: str, planned: Service, configs: tuple[pb.ModelConfig, ...], row_bytes: int
-) -> FleetService:
+) -> BuiltService:
     working = [config for config in configs if config.platform != ENSEMBLE]
     stubs = sum(_instances(config) for config in working if config.backend == "python")
-    return FleetService(
+    return BuiltService(
         name=name,
         folder=key,
         model=manifest.name if key == FRONTEND else f"{manifest.name}_{planned.name}",

@@ -38,8 +38,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from repo_builder.model.types import BATCH, Ragged, Tensor
 from repo_builder.partition.plan import Plan, Service
 from repo_builder.repository.descriptions import MAX_BATCH_ROWS
-from repo_builder.repository.design import Design
-from repo_builder.repository.layouts import Arrangement
+from repo_builder.repository.design import Arrangement, Design
 from repo_builder.repository.wiring import SUMS, Holding, at_shard, model_name, on_wire
 from repo_builder.spec import Spec
 

@@ -228,6 +228,19 @@ def _is_bytecode(path: str, code_folders: Set[str]) -> bool:
     return pure.suffix == ".pyc" and pure.parent.name == "__pycache__" and str(pure.parent.parent) in code_folders
 
 
+def foreign_to_repository(folder: Path) -> str | None:
+    """Why a folder is no former repository of ours that may be replaced; None where it is one."""
+    try:
+        manifest = load_manifest(folder)
+    except RepositoryError as exc:
+        return f"expected a former repository or nothing, got other files ({exc.problems[0]})"
+    strangers = unlisted(folder, manifest)
+    if strangers:
+        more = f" and {len(strangers) - 3} more" if len(strangers) > 3 else ""
+        return f"expected nothing beside a former repository's own files, got {', '.join(strangers[:3])}{more}"
+    return None
+
+
 def entry_of(folder: Path, path: str) -> FileEntry:
     """Measure a file."""
     with (folder / path).open("rb") as file:

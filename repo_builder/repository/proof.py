@@ -4,15 +4,17 @@ While the tables are streamed the rows that the samples need are kept. Then each
 and through the written id maps and shards. Where they agree, the written dense graph makes its answers of the latter,
 and they are compared with the model's own. So what is wrong is told by the place where it begins.
 
-A model without samples of its own is a DLRM by its numbers. To run it whole is to read all tables once more, measured
-to take 15 to 30% of a build. So its queries are drawn, and the proof is put together: all look-ups agree, and the dense
-graph was compared with PyTorch's on any vectors when it was written.
+Nothing else proves a cut, whichever door it comes from. Where a source names no query that it was tried on, the model
+is a DLRM by its numbers. To run it whole is to read all tables once more, measured to take 15 to 30% of a build. So its
+queries are drawn, and the proof is put together: all look-ups agree, and the dense graph was compared with PyTorch's on
+any vectors when it was written.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ from numpy.typing import NDArray
 
 from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import ExportError, InputError
-from repo_builder.model.arrays import Arrays, has_rows
-from repo_builder.model.source import Source, divisors_name
+from repo_builder.model.arrays import Arrays, difference, has_rows
+from repo_builder.model.lookups import LookupBags, read_bags
+from repo_builder.model.source import TOLERANCE, Source, divisors_name
+from repo_builder.model.types import Lookup, Model, Table
 from repo_builder.repository.design import FIRST_VERSION, Design
-from repo_builder.repository.looked_up import LookedUp
 from repo_builder.repository.manifest import Proof
 from repo_builder.repository.wiring import ROWS, SUMS, at_shard, on_wire, pieces
 from repo_builder.repository.written_answer import written_answer
@@ -33,26 +36,24 @@ from triton_backends.router.router import Routed, Router
 
 SAMPLE_ROWS = 32  # of the samples, where they are cut
 _REPORT = "please report it with the spec"
-TOLERANCE = 1e-5  # of a number, or of 1 where it is smaller
 
 
 class Trial:
     """A query to a model that is being built: what is kept of its tables, and what its parts answer."""
 
-    def __init__(
-        self, design: Design, source: Source, samples: Arrays | None, queries: QueryFile, folder: Path
-    ) -> None:
-        """The ids graph is written already. samples: the source's; queries: taken where it has none.
+    def __init__(self, design: Design, source: Source, queries: QueryFile, folder: Path) -> None:
+        """The ids graph is written already. queries: taken where the source has none that it was tried on.
 
         Raises InputError where samples have ids that are none of their table's, ExportError where the written ids
         graph makes other ids than the model.
         """
         self._design, self._source, self._folder = design, source, folder
-        self._own = samples is not None
-        self._inputs = queries.first(SAMPLE_ROWS) if samples is None else _first(design, samples)
+        tried = source.tried()
+        self._compares_outputs = tried is not None
+        self._inputs = queries.first(SAMPLE_ROWS) if tried is None else _first(design, tried)
         ids = source.ids(self._inputs)
         self._tensors = {**self._inputs, **self._computed(ids)}
-        self._looked_up = LookedUp(design.model, {**self._inputs, **ids})
+        self._looked_up = StreamedLookups(design.model, {**self._inputs, **ids})
         self.see = self._looked_up.see
 
     def proof(self) -> Proof:
@@ -65,7 +66,7 @@ class Trial:
         answers = _Answers(self._design, self._folder, routed)
         lookups = range(len(self._design.model.lookups))
         differences = [self._check_lookup(index, answers) for index in lookups]
-        if self._own:
+        if self._compares_outputs:
             differences = self._check_outputs(answers)
         return Proof(_sha256(self._inputs), max(differences))
 
@@ -89,13 +90,13 @@ class Trial:
         model = self._design.model
         lookup = model.lookups[index]
         expected, size = self._looked_up.sums(index)
-        difference = _difference(answers.vectors(index).astype(np.float64).reshape(expected.shape), expected, size)
-        if not difference <= TOLERANCE:
+        apart = difference(answers.vectors(index).astype(np.float64).reshape(expected.shape), expected, size)
+        if not apart <= TOLERANCE:
             raise ExportError(
                 f"look-up {lookup.name} of table {model.tables[lookup.table].name}: what was written of it differs by "
-                f"{difference:.1e} from the model's rows on samples; {_REPORT}"
+                f"{apart:.1e} from the model's rows on samples; {_REPORT}"
             )
-        return difference
+        return apart
 
     def _check_outputs(self, answers: _Answers) -> list[float]:
         """How far each output is from the model's own, at most."""
@@ -112,8 +113,8 @@ class Trial:
                     f"output {tensor.name}: expected shape {answer.shape} on samples, as the whole model has it, got "
                     f"{own.shape} of what was written; {_REPORT}"
                 )
-            differences[tensor.name] = _difference(own.reshape(answer.shape), answer, np.abs(answer.astype(np.float64)))
-        _refuse_outputs(differences)
+            differences[tensor.name] = difference(own.reshape(answer.shape), answer)
+        _refuse_outputs(differences, self._source.tolerance)
         return list(differences.values())
 
 
@@ -193,23 +194,21 @@ class _Answers:
                     yield rows.reshape(-1, dim)
 
 
-def proof_of_whole(design: Design, source: Source, samples: Arrays | None, queries: QueryFile, folder: Path) -> Proof:
+def proof_of_whole(design: Design, source: Source, queries: QueryFile, folder: Path) -> Proof:
     """That a whole model which was copied answers as its owner's; raises ExportError where it does not."""
-    inputs = queries.first(SAMPLE_ROWS) if samples is None else _first(design, samples)
+    tried = source.tried()
+    inputs = queries.first(SAMPLE_ROWS) if tried is None else _first(design, tried)
     found, answers = _run(folder / design.spec.name / FIRST_VERSION, inputs), source.answers(inputs)
-    differences = {
-        name: _difference(found[name].reshape(own.shape), own, np.abs(own.astype(np.float64)))
-        for name, own in answers.items()
-    }
-    _refuse_outputs(differences)
+    differences = {name: difference(found[name].reshape(own.shape), own) for name, own in answers.items()}
+    _refuse_outputs(differences, source.tolerance)
     return Proof(_sha256(inputs), max(differences.values()))
 
 
-def _refuse_outputs(differences: Mapping[str, float]) -> None:
-    for name, difference in differences.items():
-        if not difference <= TOLERANCE:
+def _refuse_outputs(differences: Mapping[str, float], tolerance: float) -> None:
+    for name, apart in differences.items():
+        if not apart <= tolerance:
             raise ExportError(
-                f"output {name}: what was written differs by {difference:.1e} from the whole model's answers on "
+                f"output {name}: what was written differs by {apart:.1e} from the whole model's answers on "
                 f"samples, though all look-ups agree; {_REPORT}"
             )
 
@@ -246,18 +245,10 @@ def _run(folder: Path, inputs: Arrays) -> dict[str, NDArray[Any]]:
         raise ExportError(f"{folder.parent.name}: what was written does not run on samples: {exc}; {_REPORT}") from exc
 
 
-def _difference(found: NDArray[Any], expected: NDArray[Any], size: NDArray[Any]) -> float:
-    """The largest difference, as a share of the expected number's size, or of 1 where that is smaller."""
-    with np.errstate(invalid="ignore"):  # of infinities
-        apart = np.abs(found.astype(np.float64) - expected.astype(np.float64)) / np.maximum(size, 1)
-    same = (found == expected) | (np.isnan(found.astype(np.float64)) & np.isnan(expected.astype(np.float64)))
-    return float(np.where(same, 0, apart).max(initial=0))
-
-
 def _agree(found: NDArray[Any], expected: NDArray[Any]) -> bool:
     """Whether ids are the same, and weights of them are alike."""
     whole = expected.dtype.kind in "iub"
-    return _difference(found, expected, np.abs(expected.astype(np.float64))) <= (0 if whole else TOLERANCE)
+    return difference(found, expected) <= (0 if whole else TOLERANCE)
 
 
 def _sha256(arrays: Arrays) -> str:
@@ -268,3 +259,54 @@ def _sha256(arrays: Arrays) -> str:
         digest.update(f"{name} {array.dtype.str} {arrays[name].shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+class StreamedLookups:
+    """Every look-up of a query, of the rows that it is shown while their tables are streamed."""
+
+    def __init__(self, model: Model, tensors: Arrays) -> None:
+        self._model = model
+        self._bags = [_checked_bags(lookup, model.tables[lookup.table], tensors) for lookup in model.lookups]
+        wanted = [self._ids(table) for table in range(len(model.tables))]
+        self._wanted = wanted
+        self._rows = [
+            np.full((len(ids), table.format.dim), np.nan, np.float32)
+            for ids, table in zip(wanted, model.tables, strict=True)
+        ]
+
+    def _ids(self, table: int) -> NDArray[np.int64]:
+        """The ids that look-ups read of a table, ascending, each once."""
+        pairs = zip(self._model.lookups, self._bags, strict=True)
+        found = [bags.ids for lookup, bags in pairs if lookup.table == table]
+        ids: NDArray[np.int64] = np.unique(np.concatenate([np.empty(0, np.int64), *found]))
+        return ids
+
+    def see(self, table: int, begin: int, rows: NDArray[np.float32]) -> None:
+        """Keep what is needed of a block of rows (n, dim) of a table, the first of which is that of id `begin`."""
+        first, end = np.searchsorted(self._wanted[table], [begin, begin + len(rows)])
+        self._rows[table][first:end] = rows[self._wanted[table][first:end] - begin]
+
+    def sums(self, place: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """A look-up's vectors, (rows of its group, count * dim); and the sums of what was added up without its sign.
+
+        The latter tell how exact the former can be.
+        """
+        lookup, bags = self._model.lookups[place], self._bags[place]
+        rows = self._rows[lookup.table][np.searchsorted(self._wanted[lookup.table], bags.ids)].astype(np.float64)
+        divisors = bags.divisors()[:, np.newaxis] if lookup.mode == "mean" else 1
+        unsigned = replace(bags, weights=None if bags.weights is None else np.abs(bags.weights))
+        sums, sizes = (
+            (each.sums(values) / divisors).reshape(-1, self._model.width(lookup))
+            for each, values in ((bags, rows), (unsigned, np.abs(rows)))
+        )
+        return sums, sizes
+
+
+def _checked_bags(lookup: Lookup, table: Table, tensors: Arrays) -> LookupBags:
+    """A look-up's bags in samples; raises InputError where an id is none of the table's."""
+    bags = read_bags(lookup, table, tensors)
+    bad = (bags.ids < 0) | (bags.ids >= table.rows)
+    if bad.any():
+        told = bags.ids[bad][0] - (table.rows if lookup.ids.from_end and bags.ids[bad][0] < 0 else 0)
+        raise InputError(f"samples: {lookup.name}: id {told} is none of the {table.rows} rows of {table.name}")
+    return bags

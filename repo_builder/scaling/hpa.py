@@ -32,7 +32,7 @@ Reason = Literal["metrics", "stabilized", "limited", "bounds", "metrics failed",
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class MetricTarget:
     """What a metric should be, in thousandths: a pod's share of it (AverageValue), or the metric itself (Value)."""
 
     kind: TargetKind
@@ -65,19 +65,19 @@ DEFAULT_DOWN = ScalingRules(window_s=DOWNSCALE_WINDOW_S, policies=(Policy("Perce
 
 @dataclass(frozen=True, slots=True)
 class Behavior:
-    """The `behavior` of an autoscaler, with all defaults filled in."""
+    """The `behavior` of an HPA's spec, with all defaults filled in."""
 
     up: ScalingRules = DEFAULT_UP
     down: ScalingRules = DEFAULT_DOWN
 
 
 @dataclass(frozen=True, slots=True)
-class Autoscaler:
+class HpaSpec:
     """A HorizontalPodAutoscaler's spec. Without a `behavior` the controller's older, fixed rules apply."""
 
     min_replicas: int
     max_replicas: int
-    targets: tuple[Target, ...]
+    targets: tuple[MetricTarget, ...]
     behavior: Behavior | None = None
     tolerance_ppm: int = TOLERANCE_PPM
 
@@ -121,34 +121,34 @@ class Decision:
 
 
 def decide(
-    autoscaler: Autoscaler, state: State, pods: Pods, values_milli: Sequence[int | None], now_s: float
+    spec: HpaSpec, state: State, pods: Pods, values_milli: Sequence[int | None], now_s: float
 ) -> tuple[Decision, State]:
     """One sync. `values_milli` has a metric for each target, in their order, None for one that could not be had."""
     if not state.recommendations:
         state = replace(state, recommendations=(Stamped(now_s, pods.wanted),))
     if pods.wanted == 0:
         return Decision(0, None, "disabled"), state
-    bounded = min(max(pods.wanted, autoscaler.min_replicas), autoscaler.max_replicas)
+    bounded = min(max(pods.wanted, spec.min_replicas), spec.max_replicas)
     if bounded != pods.wanted:
-        return Decision(bounded, None, "bounds"), _remember_change(autoscaler, state, pods.wanted, bounded, now_s)
-    proposal = propose(autoscaler, pods, values_milli)
+        return Decision(bounded, None, "bounds"), _remember_change(spec, state, pods.wanted, bounded, now_s)
+    proposal = propose(spec, pods, values_milli)
     if proposal is None:
         return Decision(pods.wanted, None, "metrics failed"), state
-    normalize = _normalize_plainly if autoscaler.behavior is None else _normalize
-    stabilized, replicas = normalize(autoscaler, state, pods.wanted, proposal, now_s)
-    state = _remember_recommendation(autoscaler, state, proposal, now_s)
-    state = _remember_change(autoscaler, state, pods.wanted, replicas, now_s)
+    normalize = _normalize_plainly if spec.behavior is None else _normalize
+    stabilized, replicas = normalize(spec, state, pods.wanted, proposal, now_s)
+    state = _remember_recommendation(spec, state, proposal, now_s)
+    state = _remember_change(spec, state, pods.wanted, replicas, now_s)
     return Decision(replicas, proposal, _reason(proposal, stabilized, replicas)), state
 
 
-def propose(autoscaler: Autoscaler, pods: Pods, values_milli: Sequence[int | None]) -> int | None:
+def propose(spec: HpaSpec, pods: Pods, values_milli: Sequence[int | None]) -> int | None:
     """The replicas that the metrics ask for: the most that any of them does.
 
     None where all failed, or where some failed and the others would scale down.
     """
     proposals = [
-        None if value is None else _metric_replicas(autoscaler, target, pods, value)
-        for target, value in zip(autoscaler.targets, values_milli, strict=True)
+        None if value is None else _metric_replicas(spec, target, pods, value)
+        for target, value in zip(spec.targets, values_milli, strict=True)
     ]
     known = [proposal for proposal in proposals if proposal is not None]
     if not known or (len(known) < len(proposals) and max(known) < pods.wanted):
@@ -156,21 +156,21 @@ def propose(autoscaler: Autoscaler, pods: Pods, values_milli: Sequence[int | Non
     return max(0, *known)
 
 
-def _metric_replicas(autoscaler: Autoscaler, target: Target, pods: Pods, value_milli: int) -> int | None:
+def _metric_replicas(spec: HpaSpec, target: MetricTarget, pods: Pods, value_milli: int) -> int | None:
     """What one metric asks for; a Value beyond its tolerance fails, None, while there is no pod to multiply."""
     value, threshold = float(value_milli), float(target.threshold_milli)
     if target.kind == "AverageValue":
-        if pods.current and _within_tolerance(autoscaler, value / (threshold * pods.current)):
+        if pods.current and _within_tolerance(spec, value / (threshold * pods.current)):
             return pods.current
         return math.ceil(value / threshold)
-    if _within_tolerance(autoscaler, value / threshold):
+    if _within_tolerance(spec, value / threshold):
         return pods.wanted
     return math.ceil(value / threshold * pods.ready) if pods.current or pods.ready else None
 
 
-def _within_tolerance(autoscaler: Autoscaler, ratio: float) -> bool:
+def _within_tolerance(spec: HpaSpec, ratio: float) -> bool:
     """Whether a metric is so close to its target that nothing changes; the bounds count as close."""
-    behavior, down, up = autoscaler.behavior, autoscaler.tolerance_ppm, autoscaler.tolerance_ppm
+    behavior, down, up = spec.behavior, spec.tolerance_ppm, spec.tolerance_ppm
     if behavior is not None:
         down = down if behavior.down.tolerance_ppm is None else behavior.down.tolerance_ppm
         up = up if behavior.up.tolerance_ppm is None else behavior.up.tolerance_ppm
@@ -182,19 +182,17 @@ def _share(ppm: int) -> float:
     return ppm * 1e-6 if ppm % 1000 else ppm // 1000 * 0.001
 
 
-def _normalize_plainly(
-    autoscaler: Autoscaler, state: State, wanted: int, proposal: int, now_s: float
-) -> tuple[int, int]:
+def _normalize_plainly(spec: HpaSpec, state: State, wanted: int, proposal: int, now_s: float) -> tuple[int, int]:
     """Without a behaviour: the most of the last five minutes, but at most twice the pods, or four."""
     recent = (past.count for past in state.recommendations if past.time_s >= now_s - DOWNSCALE_WINDOW_S)
     stabilized = max(proposal, *recent, 0)
-    most = min(autoscaler.max_replicas, max(2 * wanted, 4))
-    return stabilized, max(autoscaler.min_replicas, min(stabilized, most))
+    most = min(spec.max_replicas, max(2 * wanted, 4))
+    return stabilized, max(spec.min_replicas, min(stabilized, most))
 
 
-def _normalize(autoscaler: Autoscaler, state: State, wanted: int, proposal: int, now_s: float) -> tuple[int, int]:
+def _normalize(spec: HpaSpec, state: State, wanted: int, proposal: int, now_s: float) -> tuple[int, int]:
     """With a behaviour: the windows first, then the policies. Returns the replicas after the one and after both."""
-    behavior = autoscaler.behavior or Behavior()
+    behavior = spec.behavior or Behavior()
     least, most = proposal, proposal
     for past in state.recommendations:
         if past.time_s > now_s - behavior.up.window_s:
@@ -204,10 +202,10 @@ def _normalize(autoscaler: Autoscaler, state: State, wanted: int, proposal: int,
     stabilized = min(max(wanted, least), most)
     if stabilized > wanted:
         limit = max(wanted, _limit(behavior.up, state, wanted, now_s, up=True))
-        return stabilized, min(stabilized, limit, autoscaler.max_replicas)
+        return stabilized, min(stabilized, limit, spec.max_replicas)
     if stabilized < wanted:
         limit = min(wanted, _limit(behavior.down, state, wanted, now_s, up=False))
-        return stabilized, max(stabilized, limit, autoscaler.min_replicas)
+        return stabilized, max(stabilized, limit, spec.min_replicas)
     return stabilized, stabilized
 
 
@@ -240,18 +238,18 @@ def _reason(proposal: int, stabilized: int, replicas: int) -> Reason:
     return "metrics" if stabilized == proposal else "stabilized"
 
 
-def _remember_recommendation(autoscaler: Autoscaler, state: State, proposal: int, now_s: float) -> State:
+def _remember_recommendation(spec: HpaSpec, state: State, proposal: int, now_s: float) -> State:
     """The state with a recommendation, less those that left the windows; of equal ones only the newest ever matters."""
-    behavior = autoscaler.behavior
+    behavior = spec.behavior
     window_s = max(behavior.up.window_s, behavior.down.window_s) if behavior else DOWNSCALE_WINDOW_S
     oldest_s = now_s - window_s
     recent = [past for past in state.recommendations if past.time_s >= oldest_s and past.count != proposal]
     return replace(state, recommendations=(*recent, Stamped(now_s, proposal)))
 
 
-def _remember_change(autoscaler: Autoscaler, state: State, before: int, after: int, now_s: float) -> State:
+def _remember_change(spec: HpaSpec, state: State, before: int, after: int, now_s: float) -> State:
     """The state with a change of replicas; without a behaviour there is no policy that asks for it."""
-    behavior = autoscaler.behavior
+    behavior = spec.behavior
     if behavior is None or before == after:
         return state
     if after > before:
@@ -260,11 +258,11 @@ def _remember_change(autoscaler: Autoscaler, state: State, before: int, after: i
 
 
 def _store(changes: tuple[Stamped, ...], new: Stamped, rules: ScalingRules) -> tuple[Stamped, ...]:
-    """The changes with a new one, in the place of the last that no policy of its own direction looks back to any more.
+    """The changes with a new one, instead of the last that no policy of its own direction looks back to any more.
 
-    Others as old keep their places, and count where the other direction looks back further.
+    Others as old stay, and count where the other direction looks back further.
     """
     oldest_s = new.time_s - max(policy.period_s for policy in rules.policies)
     old = [i for i, change in enumerate(changes) if change.time_s < oldest_s]
-    place = old[-1] if old else len(changes)
-    return (*changes[:place], new, *changes[place + 1 :])
+    index = old[-1] if old else len(changes)
+    return (*changes[:index], new, *changes[index + 1 :])

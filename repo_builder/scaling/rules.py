@@ -1,34 +1,36 @@
-"""The rules by which the services scale: Prometheus queries over Triton's own metrics, thresholds, and their reasons.
+"""The rules by which the services scale: queries, thresholds and their reasons, and the ScaledObject that they make.
 
-Two kinds of trigger, as Kubernetes' HPA reads them:
+Two kinds of rule, as Kubernetes' HPA reads them:
 
     AverageValue   a total over all pods; the HPA wants `ceil(total / threshold)` pods. It cannot run away.
-    Value          a mean or a percentile; the HPA wants `ready pods * value / threshold`. Since latency is no linear
-                   function of the pods, such a query is cut off at MAX_VALUE thresholds: it at most doubles the pods.
-
-A query answers exactly one number while any pod is scraped, 0 without traffic, and nothing where none is: then KEDA
-falls back. Durations are in us: KEDA passes three decimals on. Counters are cumulative, and per model: an ensemble
-counts beside its steps, so every query names its models.
+    Value          a mean or a percentile; the HPA wants `ready pods * value / threshold`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from decimal import Decimal
+from typing import Protocol
 
-from repo_builder.repository.built_fleet import Fleet, FleetService
-from repo_builder.scaling.hpa import SYNC_S
+from repo_builder.partition.plan import Service
+from repo_builder.repository.built_fleet import BuiltFleet
+from repo_builder.scaling.hpa import SYNC_S, Behavior, HpaSpec, MetricTarget, Policy, ScalingRules, TargetKind
+from repo_builder.scaling.keda import Fallback, ScaledObject, Trigger
+from repo_builder.scaling.queries import (
+    GUARD_SHARE,
+    NAMESPACE,
+    QUANTILE,
+    SCRAPE_S,
+    WINDOW_S,
+    GuardedLatency,
+    Query,
+    QueueTime,
+    Scope,
+    Throughput,
+)
 
-WINDOW_S = 30
-"""Over which rates are taken."""
-
-SCRAPE_S = 2
-"""Fifteen scrapes a window: where a pod starts or ends, Prometheus's `rate` is wrong by up to one scrape of that pod's
-traffic (it extrapolates), with two pods by a thirtieth of all traffic.
-"""
-
-QUANTILE = 0.95
 THROUGHPUT_SHARE = 0.65
 """Of the planned capacity, at which pods are added.
 
@@ -47,92 +49,116 @@ LATENCY_SHARE = 0.65
 QUEUE_SHARE = 0.1
 """Of the SLA, that a request may wait for an instance."""
 
-GUARD_SHARE = 0.5
-"""Of the thresholds of throughput and queue time: below both, a slow query is not the front end's own doing."""
+GROWTH = 4
+"""Times the plan's target traffic that a service may grow to: a bound on what a fault or an attack may cost."""
 
-MAX_VALUE = 2
+FAILURES = 3
+"""Answers that Prometheus may fail to give in a row before the fallback.
 
-MetricType = Literal["AverageValue", "Value"]
+The HPA asks every 15 s and KEDA itself every 30 s: the fourth fails 30 to 45 s after the first. Before KEDA 2.19 its
+own polls did not count: 45 to 60 s.
+"""
+
+UP_PERIOD_S = 60
+"""Pods at most double in it, the time that a latency's percentile looks back: one bad minute counts once."""
+
+DOWN_WINDOW_S = 300
+DOWN_PERCENT, DOWN_PERIOD_S = 25, 60
+"""Pods that load tens of GB are given up slowly: the most of five minutes, and a quarter per minute."""
+
+BEHAVIOR = Behavior(
+    up=ScalingRules(0, (Policy("Percent", 100, UP_PERIOD_S), Policy("Pods", 4, UP_PERIOD_S))),
+    down=ScalingRules(DOWN_WINDOW_S, (Policy("Percent", DOWN_PERCENT, DOWN_PERIOD_S),)),
+)
+
+PROMETHEUS = "http://prometheus-operated.monitoring.svc:9090"
+"""Where the Prometheus operator puts it."""
+
+
+class ServingGoal(Protocol):
+    """What a fleet is for."""
+
+    @property
+    def model(self) -> str:
+        """The model that clients call."""
+
+    @property
+    def sla_ms(self) -> float:
+        """Its latency bound."""
+
+    @property
+    def target_qps(self) -> float | None:
+        """The traffic that it was planned for, if the plan says."""
+
+
+class ElasticService(Protocol):
+    """A service that scales."""
+
+    @property
+    def name(self) -> str:
+        """In Kubernetes."""
+
+    @property
+    def model(self) -> str:
+        """The Triton model whose requests are its queries."""
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The models that do its work."""
+
+    @property
+    def planned(self) -> Service:
+        """The plan's figures."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trigger:
-    """A rule: scale where `query` goes beyond `threshold`, in `unit`; `reason` says why there."""
+class ScalingOptions:
+    """What the user chooses of the rules; `min_replicas` are a service's pods at rest."""
+
+    namespace: str = NAMESPACE
+    prometheus: str = PROMETHEUS
+    min_replicas: int = 1
+    latency_share: float = LATENCY_SHARE
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Scale where the answer to `query` goes beyond `threshold`, in `unit`; `reason` says why there."""
 
     name: str
-    query: str
+    query: Query
     threshold: float
     unit: str
-    metric_type: MetricType
+    kind: TargetKind
     reason: str
 
     @property
-    def threshold_text(self) -> str:
-        """The threshold as KEDA takes it: a whole number from 10 on, since its fallback counts in whole ones."""
-        return f"{self.threshold:.0f}" if self.threshold >= 10 else f"{max(self.threshold, 0.001):.3f}"
+    def target(self) -> MetricTarget:
+        """The threshold as the HPA gets it."""
+        return MetricTarget(self.kind, threshold_milli(self.threshold))
 
 
-def select(namespace: str, *models: str, **labels: str) -> str:
-    """The selector of models' series in a namespace, with further labels' values."""
-    operator = "=" if len(models) == 1 else "=~"
-    wanted = [f'namespace="{namespace}"', f'model{operator}"{"|".join(models)}"']
-    return "{" + ",".join([*wanted, *(f'{name}="{value}"' for name, value in labels.items())]) + "}"
+def threshold_milli(threshold: float) -> int:
+    """In thousandths, as KEDA is told: a whole number from 10 on, since its fallback counts in whole ones."""
+    return 1000 * round(threshold) if threshold >= 10 else int(1000 * Decimal(f"{max(threshold, 0.001):.3f}"))
 
 
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """Queries for the models of a namespace, over a window."""
-
-    namespace: str
-    window_s: int = WINDOW_S
-
-    def success_rate(self, model: str) -> str:
-        """Requests a second that succeeded, over all pods."""
-        return f"sum(rate(nv_inference_request_success{select(self.namespace, model)}[{self.window_s}s]))"
-
-    @staticmethod
-    def larger(first: str, second: str) -> str:
-        """The larger of two single numbers, or the one that there is."""
-        return f"({first} > {second}) or {second} or {first}"
-
-    def pods(self, model: str) -> str:
-        """Pods that are scraped."""
-        return f"count(count by (instance) (nv_inference_request_success{select(self.namespace, model)}))"
-
-    def queue_us(self, *models: str) -> str:
-        """Mean microseconds that a request waited for an instance, of the model where it waited longest."""
-        chosen = select(self.namespace, *models)
-        waited = f"sum by (model) (rate(nv_inference_queue_duration_us{chosen}[{self.window_s}s]))"
-        requests = f"sum by (model) (rate(nv_inference_request_success{chosen}[{self.window_s}s]))"
-        return f"max({waited} / clamp_min({requests}, 0.001))"
-
-    def latency_us(self, model: str) -> str:
-        """The slowest pod's quantile of a request's microseconds, over some 60 s; 0 where there was no request.
-
-        Triton says Nan then, which `>= 0` leaves out; the second half is 0 while any pod is scraped, and else nothing.
-        """
-        summary = f"nv_inference_request_summary_us{select(self.namespace, model, quantile=f'{QUANTILE:g}')}"
-        return f"(max({summary} >= 0) or 0 * max(nv_inference_request_success{select(self.namespace, model)}))"
-
-
-def triggers(
-    fleet: Fleet, service: FleetService, metrics: Metrics, latency_share: float = LATENCY_SHARE
-) -> tuple[Trigger, ...]:
+def service_rules(goal: ServingGoal, service: ElasticService, latency_share: float = LATENCY_SHARE) -> tuple[Rule, ...]:
     """The rules of a service: throughput and queue time; for the front end also, and first, latency."""
-    throughput, queue = _throughput(fleet, service, metrics), _queue(fleet, service, metrics)
-    if not service.is_frontend:
+    throughput, queue = _throughput(goal, service), _queue(goal, service)
+    if service.planned.kind != "dense":
         return throughput, queue
-    return _latency(fleet, metrics, latency_share, throughput, queue), throughput, queue
+    return _latency(goal, service, latency_share, throughput, queue), throughput, queue
 
 
-def _throughput(fleet: Fleet, service: FleetService, metrics: Metrics) -> Trigger:
-    """Queries a second: the plan's unit. One call of an embedding service may carry several."""
+def _throughput(goal: ServingGoal, service: ElasticService) -> Rule:
+    """Queries per second: the plan's unit. One call of an embedding service may carry several."""
     capacity_qps = service.planned.qps
-    query, why = metrics.success_rate(service.model), ""
-    if not service.is_frontend:
-        query = metrics.larger(query, metrics.success_rate(fleet.model))
+    query, why = Throughput(service.model), ""
+    if service.planned.kind != "dense":
+        query = Throughput(service.model, goal.model)
         why = " Queries are counted at the front end, which joins several in a call, or as calls if these are more."
-    return Trigger(
+    return Rule(
         "throughput",
         query,
         THROUGHPUT_SHARE * capacity_qps,
@@ -144,44 +170,40 @@ def _throughput(fleet: Fleet, service: FleetService, metrics: Metrics) -> Trigge
     )
 
 
-def _queue(fleet: Fleet, service: FleetService, metrics: Metrics) -> Trigger:
+def _queue(goal: ServingGoal, service: ElasticService) -> Rule:
     """At least what requests wait when all is well: at a load p, p / (1 - p) service times (M/M/1, the worst case)."""
-    sla_us, service_us = fleet.sla_ms * 1000, 1e6 * service.planned.instances / service.planned.qps
+    sla_us, service_us = goal.sla_ms * 1000, 1e6 * service.planned.instances / service.planned.qps
     usual_us = THROUGHPUT_SHARE / (1 - THROUGHPUT_SHARE) * service_us
     threshold_us = max(QUEUE_SHARE * sla_us, usual_us)
-    return Trigger(
+    return Rule(
         "queue",
-        f"clamp_max({metrics.queue_us(*service.steps)}, {MAX_VALUE * threshold_us:.0f})",
+        QueueTime(service.steps, threshold_us),
         threshold_us,
         "us",
         "Value",
-        f"{QUEUE_SHARE:.0%} of the SLA of {fleet.sla_ms:g} ms, or the {usual_us:,.0f} us that a request waits at "
+        f"{QUEUE_SHARE:.0%} of the SLA of {goal.sla_ms:g} ms, or the {usual_us:,.0f} us that a request waits at "
         f"{THROUGHPUT_SHARE:.0%} load if that is more. It guards against a plan that promises too much: pods that do "
         "less than planned never reach the throughput's threshold, but their queues grow.",
     )
 
 
-def _latency(fleet: Fleet, metrics: Metrics, share: float, throughput: Trigger, queue: Trigger) -> Trigger:
-    """The quantile, times 1 where the front end itself is busy or has a queue, else times 0."""
-    frontend, threshold_us = fleet.frontend, share * fleet.sla_ms * 1000
-    latency = f"clamp_max({metrics.latency_us(frontend.model)}, {MAX_VALUE * threshold_us:.0f})"
-    busy = f"{metrics.success_rate(frontend.model)} / {metrics.pods(frontend.model)}"
-    busy += f" >= bool {GUARD_SHARE * throughput.threshold:.3f}"
-    queued = f"{metrics.queue_us(*frontend.steps)} >= bool {GUARD_SHARE * queue.threshold:.0f}"
-    return Trigger(
+def _latency(goal: ServingGoal, frontend: ElasticService, share: float, throughput: Rule, queue: Rule) -> Rule:
+    threshold_us = share * goal.sla_ms * 1000
+    own_queue = QueueTime(frontend.steps, queue.threshold)
+    return Rule(
         "latency",
-        f"{latency} * (({busy}) + ({queued}) > bool 0)",
+        GuardedLatency(frontend.model, threshold_us, throughput.threshold, own_queue),
         threshold_us,
         "us",
         "Value",
-        f"{share:.0%} of the SLA of {fleet.sla_ms:g} ms, for the {QUANTILE:g} quantile of the slowest pod. It "
+        f"{share:.0%} of the SLA of {goal.sla_ms:g} ms, for the {QUANTILE:g} quantile of the slowest pod. It "
         f"counts only where the front end has {GUARD_SHARE:.0%} of its throughput's or of its queue's threshold: what "
         "a slow embedding service or one huge query causes, more front ends would not cure.",
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class ReplicaBounds:
     """Replicas: the fewest, the most, and those to run while Prometheus does not answer."""
 
     fewest: int
@@ -189,13 +211,41 @@ class Bounds:
     fallback: int
 
 
-GROWTH = 4
-"""Times the plan's target traffic that a service may grow to: a bound on what a fault or an attack may cost."""
-
-
-def bounds(fleet: Fleet, service: FleetService, fewest: int) -> Bounds:
+def replica_bounds(goal: ServingGoal, service: ElasticService, fewest: int) -> ReplicaBounds:
     """Blind, a service runs what the plan's target traffic needs at the throughput's threshold."""
     planned = service.planned
-    target_qps = fleet.target_qps if fleet.target_qps is not None else planned.replicas * planned.qps
+    target_qps = goal.target_qps if goal.target_qps is not None else planned.replicas * planned.qps
     at_target = max(fewest, planned.deployed, math.ceil(target_qps / (THROUGHPUT_SHARE * planned.qps)))
-    return Bounds(fewest, GROWTH * at_target, at_target)
+    return ReplicaBounds(fewest, GROWTH * at_target, at_target)
+
+
+def scaled_object(goal: ServingGoal, service: ElasticService, options: ScalingOptions) -> ScaledObject:
+    """A service's ScaledObject. No answer is an error, not a zero: a blind autoscaler must not scale down.
+
+    While Prometheus is away it keeps what the target traffic needs, and never fewer than there are.
+    """
+    rules = service_rules(goal, service, options.latency_share)
+    limits, scope = replica_bounds(goal, service, options.min_replicas), Scope(options.namespace)
+    return ScaledObject(
+        name=service.name,
+        workload=service.name,
+        hpa=HpaSpec(limits.fewest, limits.most, tuple(rule.target for rule in rules), BEHAVIOR),
+        triggers=tuple(
+            Trigger(rule.name, options.prometheus, rule.query.promql(scope), ignore_null=False, cached=False)
+            for rule in rules
+        ),
+        fallback=Fallback(FAILURES, limits.fallback, "currentReplicasIfHigher"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRules:
+    """A ScaledObject for each service, by its name in the plan; `namespace` is what their queries select."""
+
+    namespace: str
+    by_service: Mapping[str, ScaledObject]
+
+
+def fleet_rules(fleet: BuiltFleet, options: ScalingOptions) -> FleetRules:
+    """Those of a built fleet."""
+    return FleetRules(options.namespace, {each.folder: scaled_object(fleet, each, options) for each in fleet.services})

@@ -1,4 +1,4 @@
-"""What a simulation found: a summary of each fleet, and all of it as JSON or CSV."""
+"""What a simulation found: a summary of each fleet, what its pods cost, and all of it as JSON or CSV."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repo_builder.errors import PlacementError
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.nodes import Demand, price_in_parts
 from repo_builder.scaling.hpa import SYNC_S
-from repo_builder.simulation.types import Timeline
+from repo_builder.simulation.play import Timeline
 
 Floats = NDArray[np.float64]
 
@@ -38,7 +41,7 @@ class Played:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class SimulationSummary:
     """A fleet over the whole time. `price` is of it all; `at_maximum` names services that reached their maximum."""
 
     fleet: str
@@ -51,12 +54,12 @@ class Summary:
     at_maximum: tuple[str, ...]
 
 
-def summarize(played: Played) -> Summary:
+def summarize(played: Played) -> SimulationSummary:
     """The means over time, the peaks, and the share of all queries that missed the SLA."""
     timeline, price = played.timeline, played.price_per_hour
     replicas, memory = timeline.replicas.sum(axis=1), timeline.memory_bytes
     services = zip(timeline.fleet.services, timeline.replicas.max(axis=0), strict=True)
-    return Summary(
+    return SimulationSummary(
         fleet=played.name,
         mean_replicas=float(replicas.mean()),
         peak_replicas=int(replicas.max()),
@@ -64,8 +67,26 @@ def summarize(played: Played) -> Summary:
         peak_memory_bytes=int(memory.max()),
         missed_share=float(timeline.missed.sum() / max(float(timeline.arrived.sum()), 1e-9)),
         price=None if price is None else float(price.mean() * len(price) * SYNC_S / 3600),
-        at_maximum=tuple(service.name for service, most in services if most >= service.autoscaler.max_replicas),
+        at_maximum=tuple(service.name for service, most in services if most >= service.hpa.max_replicas),
     )
+
+
+def prices_over_time(timeline: Timeline, cluster: Cluster) -> Floats:
+    """(k,) An hour's price if nodes were sold in parts, by `price_in_parts`: whole nodes and spreading come on top.
+
+    Packing them takes seconds, and a day has 5,760 syncs. Raises PlacementError where no pool's nodes hold a replica of
+    every service.
+    """
+    services = timeline.fleet.services
+    demands = [Demand(s.name, 1, s.instances * cluster.instance_millicores, s.memory_bytes) for s in services]
+    pools = [pool for pool in cluster.pools if all(demand.fits(pool) for demand in demands)]
+    if not pools:
+        most = max(demands, key=lambda demand: demand.memory_bytes)
+        raise PlacementError(
+            f"{cluster.name}: expected a pool whose nodes hold a replica of {most.name}, {most.memory_bytes / 1e9:.1f} "
+            f"GB and {most.millicores / 1000:g} cores, and of all other services, found none; add larger nodes"
+        )
+    return price_in_parts(timeline.replicas @ np.array([demand.vector for demand in demands], float), pools)
 
 
 def report_json(played: Sequence[Played], about: Mapping[str, object], series: bool) -> str:
@@ -91,7 +112,7 @@ def _series(played: Played) -> dict[str, Any]:
 
 
 def report_csv(played: Sequence[Played]) -> str:
-    """A row a sync and fleet: what came, and what the fleet had."""
+    """A row per sync and fleet: what came, and what the fleet had."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["seconds", "qps", "fleet", "replicas", "ready", "memory_bytes", "missed_share", "price_per_hour"])

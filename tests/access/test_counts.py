@@ -108,7 +108,7 @@ def test_compressed_files_and_progress(tmp_path: Path) -> None:
 
 
 def test_wrong_length(tmp_path: Path) -> None:
-    assert refusal_of(tmp_path, [1, 2, 3]) == "C: expected 4 counts, one a row (tables: rows), got 3 counts"
+    assert refusal_of(tmp_path, [1, 2, 3]) == "C: expected 4 counts, one per row (tables: rows), got 3 counts"
 
 
 def test_wrong_shape(tmp_path: Path) -> None:
@@ -158,8 +158,8 @@ def test_missing_and_unknown_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "c.npz", a=np.ones(2), x=np.ones(2), y=np.ones(2))
     assert refusal(tmp_path / "c.npz", a=2, b=2) == [
         "b: expected this array, got none",
-        "x: unknown array; expected one array a table, under the tables' expanded names",
-        "y: unknown array; expected one array a table, under the tables' expanded names",
+        "x: unknown array; expected one array per table, under the tables' expanded names",
+        "y: unknown array; expected one array per table, under the tables' expanded names",
     ]
 
 

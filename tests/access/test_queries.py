@@ -10,7 +10,7 @@ from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.queries import draw_ids, draw_queries
 from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import InputError
-from repo_builder.model.ids import ids_read
+from repo_builder.model.lookups import ids_read
 from repo_builder.model.types import BATCH, Columns, Group, Ids, Lookup, Model, Ragged, RowFormat, Table, Tensor
 from tests.hand_models import COMPUTED, DLRM, RANKER, VARYING
 
@@ -64,8 +64,8 @@ def test_ids_follow_their_tables_accesses(ranked: QueryFile) -> None:
 
 def test_look_ups_read_as_many_ids_as_they_should_and_all_are_in_their_tables(ranked: QueryFile) -> None:
     read = [[ids_read(RANKER, lookup, ranked.query(i, 8)) for lookup in RANKER.lookups] for i in range(50)]
-    for place, lookup in enumerate(RANKER.lookups):
-        ids, rows = [each[place] for each in read], RANKER.tables[lookup.table].rows
+    for index, lookup in enumerate(RANKER.lookups):
+        ids, rows = [each[index] for each in read], RANKER.tables[lookup.table].rows
         assert all((each >= 0).all() and (each < rows).all() for each in ids)
         mean = lookup.mean_ids * (8 if lookup.group == 0 else 1)
         assert np.mean([len(each) for each in ids]) == pytest.approx(mean, rel=0.15)

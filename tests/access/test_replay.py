@@ -10,7 +10,7 @@ import pytest
 from repo_builder.access.replay import replay_queries
 from repo_builder.errors import AccessError, InputError
 from repo_builder.model.dlrm import Dlrm, DlrmTable, IndexDtype, Weights, dlrm_model
-from repo_builder.model.ids import ids_read
+from repo_builder.model.lookups import ids_read
 from tests.hand_models import RANKER
 
 TABLES = [DlrmTable("A", 10, 4, 2), DlrmTable("B", 5, 4, 3)]

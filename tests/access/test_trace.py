@@ -1,4 +1,4 @@
-"""Traces: counts against plain counting, every mistake with its place, and a stream that stays small."""
+"""Traces: counts against plain counting, every mistake and where it stands, and a stream that stays small."""
 
 from __future__ import annotations
 
@@ -296,7 +296,7 @@ def test_matrices(tmp_path: Path, order: str, dtype: str, rows: int) -> None:
     [
         (
             np.zeros((4, 3), np.int32),
-            "expected a matrix with 2 columns, one a table in the spec's order, got shape",
+            "expected a matrix with 2 columns, one per table in the spec's order, got shape",
         ),
         (np.zeros(4, np.int32), "got shape (4,)"),
         (np.zeros((4, 2)), "expected integer ids, got dtype float64"),

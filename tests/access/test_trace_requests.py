@@ -12,7 +12,7 @@ import pytest
 
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import AccessError
-from repo_builder.model.file import ModelFile
+from repo_builder.model.source import ModelFile
 from repo_builder.model.types import (
     BATCH,
     Columns,
@@ -80,8 +80,8 @@ def spec(access: Access, source: Source, **own: Access) -> Spec:
 def test_samples_are_counted_through_the_ids_graph() -> None:
     hotness = load_hotness(spec(Access("samples"), Source()))
     counted = Counter([3, 3, 7, 1, 3, 2])  # 53 is row 3
-    for place, row in enumerate(hotness.order(ITEMS)[: len(counted)]):
-        share = hotness.cdf(ITEMS)[place + 1] - hotness.cdf(ITEMS)[place]
+    for rank, row in enumerate(hotness.order(ITEMS)[: len(counted)]):
+        share = hotness.cdf(ITEMS)[rank + 1] - hotness.cdf(ITEMS)[rank]
         assert share == pytest.approx(counted[int(row)] / 6)
     assert hotness.order(TAGS)[:2].tolist() == [8, 0] and hotness.cdf(TAGS)[1] == 0.75
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from elasticrec.tables_analysis import explanation
+from elasticrec.tables_plan import explanation
 from repo_builder.analysis.explain import explain
 from repo_builder.analysis.plan_plots import plot_explanation
 from repo_builder.partition.accesses import Floats, TableAccesses
@@ -43,19 +43,19 @@ def test_figures_are_those_of_the_recurrence_and_no_move_is_cheaper(
     for chain in chains:
         assert len(chain.cuts) == len(chain.services) - 1
         prefix = ACCESSES.order(ACCESSES.tables if grouping == "tiered" else [_table(chain.tables[0])]).gathers
-        places = [0, *(cut.position for cut in chain.cuts), len(prefix) - 1]
+        positions = [0, *(cut.position for cut in chain.cuts), len(prefix) - 1]
         for i, cut in enumerate(chain.cuts):
-            begin, place, end = places[i : i + 3]
-            now = _cost(model, prefix, begin, place, end)
+            begin, position, end = positions[i : i + 3]
+            now = _cost(model, prefix, begin, position, end)
             assert cut.left.cost_bytes + cut.right.cost_bytes == now
             for move in cut.moves:
-                assert move.cost_bytes == _cost(model, prefix, begin, place + move.rows, end) - now >= 0
+                assert move.cost_bytes == _cost(model, prefix, begin, position + move.rows, end) - now >= 0
             assert cut.joined_bytes == _cost(model, prefix, begin, end) - now >= 0
 
 
-def _cost(model: CostModel, prefix: Floats, *places: int) -> float:
+def _cost(model: CostModel, prefix: Floats, *positions: int) -> float:
     return sum(
-        plain_cost(model, 16 * (end - begin), float(prefix[end] - prefix[begin])) for begin, end in pairwise(places)
+        plain_cost(model, 16 * (end - begin), float(prefix[end] - prefix[begin])) for begin, end in pairwise(positions)
     )
 
 

@@ -20,13 +20,13 @@ def test_touched_rows_agree_with_monte_carlo() -> None:
     """Queries are drawn id by id; a shard's touched rows are counted, over and over."""
     table, queries, batch = DlrmTable("A", 5000, 4, 3), 100, 8
     hotness, rng = PowerLawHotness(0.8, 0), np.random.default_rng(5)
-    place = np.empty(table.rows, np.int64)
-    place[hotness.order(table)] = np.arange(table.rows)
+    rank = np.empty(table.rows, np.int64)
+    rank[hotness.order(table)] = np.arange(table.rows)
     ranges = [(0, 50), (50, 700), (700, 5000), (0, 5000)]
     sampler, runs = IdSampler(hotness, table), 400
     counted = np.zeros((runs, len(ranges)))
     for run in range(runs):
-        touched = np.unique(place[sampler.draw((queries, batch * table.pooling), rng)])
+        touched = np.unique(rank[sampler.draw((queries, batch * table.pooling), rng)])
         counted[run] = [((touched >= begin) & (touched < end)).sum() for begin, end in ranges]
     model = UtilityModel([TableAccesses("A", hotness.cdf(table), batch * table.pooling, 1)], queries)
     expected = [model.touched_bytes([Shard("A", begin, end)]) for begin, end in ranges]
@@ -39,8 +39,8 @@ def test_chunks_add_up_to_the_plain_sum() -> None:
     cdf, accesses = zipf_cdf(3 * CHUNK_ROWS + 17), 50_000
     touched = TouchedRows(cdf, accesses)
     plain = np.concatenate([[0.0], np.cumsum(1 - (1 - np.diff(cdf)) ** accesses)])
-    for place in (0, 1, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 2 * CHUNK_ROWS, 3 * CHUNK_ROWS + 17):
-        assert touched.upto(place) == pytest.approx(plain[place], rel=1e-9)
+    for rank in (0, 1, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 2 * CHUNK_ROWS, 3 * CHUNK_ROWS + 17):
+        assert touched.upto(rank) == pytest.approx(plain[rank], rel=1e-9)
 
 
 def test_a_row_that_takes_everything_is_touched_and_no_other() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from elasticrec.cli import main
-from loadtest.clients import Load, Protocol
+from loadtest.clients import Protocol, SenderSettings
 from loadtest.open_loop import send
 from loadtest.workload import binary_words, write_workload
 from repo_builder.access.powerlaw import PowerLawHotness
@@ -172,7 +172,7 @@ def test_a_wrong_number_in_any_output_is_seen(output: str, ranked: Ranked, tmp_p
 
 def problems(protocol: Protocol, ranked: Ranked, workload: Path) -> set[str]:
     address = getattr(ranked.server, protocol)
-    load = Load(protocol, address, "ranker", str(workload), BATCH, 30, 0, MODEL.inputs, MODEL.outputs)
+    load = SenderSettings(protocol, address, "ranker", str(workload), BATCH, 30, 0, MODEL.inputs, MODEL.outputs)
     found = send(load, 40, 1)
     assert len(found) > 10
     return {answer.problem for answer in found} - {""}

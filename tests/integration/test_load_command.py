@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import tritonclient.http
 
+from loadtest.perf_run import within
 from loadtest.run import NOT_ENDED, read_run
-from loadtest.search import within
 from repo_builder.access.query_file import QueryFile
 from repo_builder.profiling.perf_analyzer import LoadTestError, run, write_input_data
 from tests.integration.conftest import Served, serve

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from k8s.server import ADMIN_KEY, RESTRICTED
+from k8s.pods import ADMIN_KEY, RESTRICTED
 from loadtest.run import read_run
 from repo_builder.serving.server import Server
 from tests.integration.models import make_repository

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from repo_builder.local_fleet.ports import FreePorts
-from repo_builder.local_fleet.replica import Launch, Replica
+from repo_builder.local_fleet.machine import FreePorts
+from repo_builder.local_fleet.services import Launch, Replica
 from repo_builder.serving.install import installation
 from repo_builder.serving.server import Ports
 from tests.integration.models import make_repository

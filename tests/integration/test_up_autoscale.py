@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from elasticrec.cli import main
-from k8s.scaling import DOWN_PERIOD_S, DOWN_WINDOW_S
 from repo_builder.local_fleet.prometheus import ask_prometheus
+from repo_builder.scaling.rules import DOWN_PERIOD_S, DOWN_WINDOW_S
 from tests.integration.fleets import Load, eventually
 from tests.integration.ups import Built, Up, built, following_load, ready
 from tests.k8s.prometheus import needs_prometheus

@@ -22,7 +22,7 @@ import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from repo_builder.local_fleet.control import ask
-from repo_builder.local_fleet.runtime import RunFolder
+from repo_builder.local_fleet.run_folder import RunFolder
 from repo_builder.spec import Spec
 from tests.integration.fleets import Load, at_once, infer, make_fleet, plan_for
 from tests.integration.models import make_spec, pytorch_scores, random_query

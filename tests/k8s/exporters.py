@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from repo_builder.repository.built_fleet import Fleet
+from repo_builder.repository.built_fleet import BuiltFleet
 
 
-def page(fleet: Fleet, namespace: str) -> str:
+def page(fleet: BuiltFleet, namespace: str) -> str:
     """Of each service: 2 pods of 3 ready, 4 at most, 300 of 400 bytes in the fullest, and an error of KEDA's."""
     lines = []
     for service in fleet.services:

@@ -1,4 +1,4 @@
-"""Fleet repositories made by hand: a manifest, a plan, and models of which only the configs are real."""
+"""BuiltFleet repositories made by hand: a manifest, a plan, and models of which only the configs are real."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,11 +6,10 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from k8s.options import Options
-from k8s.source import parse_source
+from k8s.options import ManifestOptions, parse_source
 from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights
 from repo_builder.partition.plan import Plan, Service, Shard, plan_to_json
-from repo_builder.repository.built_fleet import Fleet, load_fleet
+from repo_builder.repository.built_fleet import BuiltFleet, load_fleet
 from repo_builder.repository.manifest import MANIFEST, PLAN, FileEntry, describe
 from repo_builder.spec import Access, Serving, Spec
 
@@ -72,13 +71,13 @@ def write_fleet(folder: Path, made: Made = Made()) -> Path:
     return folder
 
 
-def fleet(folder: Path, made: Made = Made()) -> Fleet:
+def fleet(folder: Path, made: Made = Made()) -> BuiltFleet:
     """Written and read again."""
     return load_fleet(write_fleet(folder, made))
 
 
-def options(source: str = "s3://models/rm1/v7", **choices: object) -> Options:
-    return Options(parse_source(source), **choices)
+def options(source: str = "s3://models/rm1/v7", **choices: object) -> ManifestOptions:
+    return ManifestOptions(parse_source(source), **choices)
 
 
 def _config(folder: Path, made: Made, name: str, kind: str) -> None:

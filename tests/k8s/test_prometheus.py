@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from k8s.server import flags
-from repo_builder.repository.built_fleet import Fleet
-from repo_builder.scaling.rules import SCRAPE_S, WINDOW_S, Metrics, Trigger, triggers
+from repo_builder.repository.built_fleet import BuiltFleet
+from repo_builder.scaling.queries import SCRAPE_S, WINDOW_S, Scope, latency_flags
+from repo_builder.scaling.rules import Rule, service_rules
 from repo_builder.serving.client import times_by_model
 from repo_builder.serving.server import Server, free_ports
 from repo_builder.spec import Spec
@@ -26,28 +26,22 @@ pytestmark = [pytest.mark.server, pytest.mark.long, needs_prometheus]
 
 WINDOW = WINDOW_S // SCRAPE_S // 2  # seconds, with two scrapes a second
 QPS = 40.0
-METRICS = Metrics("elasticrec", WINDOW)
+SCOPE = Scope("elasticrec", WINDOW)
 
 
 class Replicas:
     """Two places for a server of the same model, of which none, one or both are taken."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        (folder / "fleet").mkdir()
         self.spec: Spec = make_repository(folder, "tiered")[0]
         self.folder, self.ports = folder, (free_ports(), free_ports())
         self._stack = stack
-        made = fleet(folder / "fleet", Made(model="small"))
-        self._flags = [
-            word
-            for word in flags(made, made.frontend, "", tls=False)
-            if word.startswith("--metrics-config")  # its statistics are the test's second opinion: nothing restricted
-        ]
+        self._flags = latency_flags()  # alone: its statistics, the test's second opinion, are not restricted
 
-    def start(self, place: int) -> Server:
-        log = self.folder / f"log{place}"
+    def start(self, index: int) -> Server:
+        log = self.folder / f"log{index}"
         repository = self.folder / "repository"
-        return self._stack.enter_context(serving(repository, log, ports=self.ports[place], flags=self._flags))
+        return self._stack.enter_context(serving(repository, log, ports=self.ports[index], flags=self._flags))
 
     @property
     def metrics(self) -> list[str]:
@@ -60,11 +54,11 @@ def replicas(tmp_path: Path) -> Iterator[Replicas]:
         yield Replicas(tmp_path, stack)
 
 
-def rules(folder: Path, dense_qps: float) -> tuple[dict[str, Trigger], dict[str, Trigger]]:
+def rules(folder: Path, dense_qps: float) -> tuple[dict[str, Rule], dict[str, Rule]]:
     """Of the front end and of tier0, where the plan gives the front end so many queries a second."""
     folder.mkdir()
-    made: Fleet = fleet(folder, Made(model="small", dense_qps=dense_qps))
-    front, shard = (triggers(made, service, METRICS) for service in made.services[:2])
+    made: BuiltFleet = fleet(folder, Made(model="small", dense_qps=dense_qps))
+    front, shard = (service_rules(made, service) for service in made.services[:2])
     return {rule.name: rule for rule in front}, {rule.name: rule for rule in shard}
 
 
@@ -74,10 +68,12 @@ def test_every_query_says_what_happened(replicas: Replicas, tmp_path: Path) -> N
     idle_front, _ = rules(tmp_path / "idle", dense_qps=100 * QPS)
     everything = [*front.values(), *shard.values()]
     first = replicas.start(0)
-    with scraping(tmp_path, replicas.metrics, METRICS.namespace) as prometheus:
+    with scraping(tmp_path, replicas.metrics, SCOPE.namespace) as prometheus:
         prometheus.wait_until_up(1)
         time.sleep(2)
-        assert [prometheus.one(rule.query) for rule in everything] == [0] * len(everything)  # no traffic at all
+        assert [prometheus.one(rule.query.promql(SCOPE)) for rule in everything] == [0] * len(
+            everything
+        )  # no traffic at all
 
         check_queue_times(prometheus, front, shard, replicas.spec, first)
         with Load(replicas.spec, [first.grpc], QPS) as load:
@@ -94,7 +90,7 @@ def test_every_query_says_what_happened(replicas: Replicas, tmp_path: Path) -> N
                 check_rates(prometheus, load, front, shard)
                 check_latency(prometheus, load, front, idle_front)
                 check_queues_are_short(prometheus, front, shard)
-            assert prometheus.one(METRICS.pods("small")) == 2
+            assert prometheus.one(SCOPE.pods("small")) == 2
 
             load.addresses = [second.grpc]
             first.process.kill()
@@ -103,30 +99,34 @@ def test_every_query_says_what_happened(replicas: Replicas, tmp_path: Path) -> N
                 check_rates(prometheus, load, front, shard)
                 check_latency(prometheus, load, front, idle_front)
                 check_queues_are_short(prometheus, front, shard)
-            assert prometheus.one(METRICS.pods("small")) == 1
+            assert prometheus.one(SCOPE.pods("small")) == 1
         second.process.kill()
         time.sleep(WINDOW + 3)
-        assert [prometheus.ask(rule.query) for rule in everything] == [[]] * len(everything)  # KEDA falls back
+        assert [prometheus.ask(rule.query.promql(SCOPE)) for rule in everything] == [[]] * len(
+            everything
+        )  # KEDA falls back
 
 
-def check_rates(prometheus: Prometheus, load: Load, front: dict[str, Trigger], shard: dict[str, Trigger]) -> None:
+def check_rates(prometheus: Prometheus, load: Load, front: dict[str, Rule], shard: dict[str, Rule]) -> None:
     """Within 5% of the load's own count; a rate of counters ends with their last scrape, up to half a second ago."""
     now = time.time()
     counted = [load.rate(now - age, WINDOW) for age in (0, 0.25, 0.5)]
     for rule in (front["throughput"], shard["throughput"]):
-        rate = prometheus.one(rule.query, now)
-        assert 0.95 * min(counted) <= rate <= 1.05 * max(counted), (rule.query, counted)
+        rate = prometheus.one(rule.query.promql(SCOPE), now)
+        assert 0.95 * min(counted) <= rate <= 1.05 * max(counted), (rule.query.promql(SCOPE), counted)
 
 
 def check_queue_times(
-    prometheus: Prometheus, front: dict[str, Trigger], shard: dict[str, Trigger], spec: Spec, server: Server
+    prometheus: Prometheus, front: dict[str, Rule], shard: dict[str, Rule], spec: Spec, server: Server
 ) -> None:
     """A burst that the window holds whole: what Triton's statistics, another way, say of its mean queue times."""
     before = times_by_model(server.http)
     with Load(spec, [server.grpc], 2 * QPS) as load:
         time.sleep(WINDOW - 3)
     time.sleep(1.5)
-    values = {name: prometheus.one(rules["queue"].query) for name, rules in (("front", front), ("shard", shard))}
+    values = {
+        name: prometheus.one(rules["queue"].query.promql(SCOPE)) for name, rules in (("front", front), ("shard", shard))
+    }
     after = times_by_model(server.http)
 
     def mean_us(model: str) -> float:
@@ -138,16 +138,14 @@ def check_queue_times(
     assert values["shard"] == pytest.approx(mean_us("small_tier0"), rel=0.05)
 
 
-def check_queues_are_short(prometheus: Prometheus, front: dict[str, Trigger], shard: dict[str, Trigger]) -> None:
+def check_queues_are_short(prometheus: Prometheus, front: dict[str, Rule], shard: dict[str, Rule]) -> None:
     """A mean over the pods that come and go is a mean still: far below what the clients see of the whole."""
     for rule in (front["queue"], shard["queue"]):
-        assert 0 < prometheus.one(rule.query) < rule.threshold, rule.query
+        assert 0 < prometheus.one(rule.query.promql(SCOPE)) < rule.threshold, rule.query.promql(SCOPE)
 
 
-def check_latency(
-    prometheus: Prometheus, load: Load, front: dict[str, Trigger], idle_front: dict[str, Trigger]
-) -> None:
+def check_latency(prometheus: Prometheus, load: Load, front: dict[str, Rule], idle_front: dict[str, Rule]) -> None:
     """What the clients saw less the way; and nothing where the front end could do a hundred times more."""
     seen_us = 1e6 * float(np.quantile([latency for _, latency in load.done], 0.95))
-    assert 0.3 * seen_us < prometheus.one(front["latency"].query) < 1.2 * seen_us
-    assert prometheus.one(idle_front["latency"].query) == 0
+    assert 0.3 * seen_us < prometheus.one(front["latency"].query.promql(SCOPE)) < 1.2 * seen_us
+    assert prometheus.one(idle_front["latency"].query.promql(SCOPE)) == 0

@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from k8s.objects import KUBERNETES
+from k8s.pods import load_s
 from k8s.render import render, to_yaml, write
-from k8s.server import load_s
 from repo_builder.errors import RepositoryError
-from repo_builder.repository.built_fleet import Fleet
-from repo_builder.scaling.keda import from_scaled_object
+from repo_builder.repository.built_fleet import BuiltFleet
+from repo_builder.scaling.edited import read_scaled_object
 from tests.k8s.fleets import TLS_SECRET, Made, fleet, options
 
 ROOT = Path(__file__).parents[2]
@@ -36,10 +36,11 @@ VARIANTS = {
 }
 
 Objects = Mapping[str, Mapping[str, Any]]
+Rendered = tuple[BuiltFleet, Objects]
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
-def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Fleet, Path]:
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[BuiltFleet, Path]:
     """A fleet and the folder of its manifests, once a variant."""
     made, chosen = VARIANTS[request.param]
     built, out = fleet(tmp_path_factory.mktemp("fleet"), made), tmp_path_factory.mktemp("k8s") / "out"
@@ -48,7 +49,7 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def rendered(written: tuple[Fleet, Path]) -> tuple[Fleet, Objects]:
+def rendered(written: tuple[BuiltFleet, Path]) -> Rendered:
     """The objects parsed again, as kubectl would read them."""
     built, out = written
     files = {path.name: yaml.safe_load(path.read_text()) for path in out.glob("*.yaml")}
@@ -66,7 +67,7 @@ def containers(deployment: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield from [*pod["containers"], *pod.get("initContainers", [])]
 
 
-def test_files_are_checked_before_the_server_starts(rendered: tuple[Fleet, Objects]) -> None:
+def test_files_are_checked_before_the_server_starts(rendered: Rendered) -> None:
     """Where they lie in the pod: last of what runs before, by the server's own image."""
     for item in of_kind(rendered[1], "Deployment").values():
         pod = item["spec"]["template"]["spec"]
@@ -78,7 +79,7 @@ def test_files_are_checked_before_the_server_starts(rendered: tuple[Fleet, Objec
 
 
 @pytest.mark.parametrize("version", [KUBERNETES, "1.37"])
-def test_core_objects_are_valid(version: str, rendered: tuple[Fleet, Objects]) -> None:
+def test_core_objects_are_valid(version: str, rendered: Rendered) -> None:
     checked = 0
     for item in rendered[1].values():
         if item["kind"] not in CUSTOM:
@@ -87,24 +88,24 @@ def test_core_objects_are_valid(version: str, rendered: tuple[Fleet, Objects]) -
     assert checked == 5 * len(rendered[0].services) + 2  # the two ConfigMaps
 
 
-def test_custom_objects_are_what_we_mean_to_write(rendered: tuple[Fleet, Objects]) -> None:
+def test_custom_objects_are_what_we_mean_to_write(rendered: Rendered) -> None:
     for kind, schema in CUSTOM.items():
         assert of_kind(rendered[1], kind)
         for item in of_kind(rendered[1], kind).values():
             jsonschema.validate(item, json.loads((SCHEMAS / schema).read_text()))
 
 
-def test_scaled_objects_are_what_keda_takes(rendered: tuple[Fleet, Objects]) -> None:
+def test_scaled_objects_are_what_keda_takes(rendered: Rendered) -> None:
     for item in of_kind(rendered[1], "ScaledObject").values():
         jsonschema.validate(item, json.loads((SCHEMAS / "keda.json").read_text()))
 
 
-def test_scaled_objects_are_followed_by_the_local_controller(rendered: tuple[Fleet, Objects]) -> None:
+def test_scaled_objects_are_followed_by_the_local_controller(rendered: Rendered) -> None:
     for name, item in of_kind(rendered[1], "ScaledObject").items():
-        read = from_scaled_object(item, name)
+        read = read_scaled_object(item, name)
         assert read.workload == name
-        assert read.autoscaler.min_replicas <= read.fallback.replicas <= read.autoscaler.max_replicas
-        assert not any(query.ignore_null for query in read.queries)
+        assert read.hpa.min_replicas <= read.fallback.replicas <= read.hpa.max_replicas
+        assert not any(trigger.ignore_null for trigger in read.triggers)
 
 
 def emptiness(value: Any, where: str) -> Iterator[str]:
@@ -119,7 +120,7 @@ def emptiness(value: Any, where: str) -> Iterator[str]:
             yield from emptiness(inner, f"{where}[{i}]")
 
 
-def test_nothing_is_written_that_the_server_would_drop(rendered: tuple[Fleet, Objects]) -> None:
+def test_nothing_is_written_that_the_server_would_drop(rendered: Rendered) -> None:
     assert [place for name, item in rendered[1].items() for place in emptiness(item, name)] == []
 
 
@@ -129,23 +130,21 @@ def test_a_shard_that_loads_from_a_claim_may_call_nobody(tmp_path: Path) -> None
     assert "Egress" in spec["policyTypes"] and "egress" not in spec
 
 
-def test_no_setting_is_written_that_keda_calls_irrelevant(rendered: tuple[Fleet, Objects]) -> None:
+def test_no_setting_is_written_that_keda_calls_irrelevant(rendered: Rendered) -> None:
     """KEDA 2.20 warns of both at each apply where at least one replica is asked for and no metric is cached."""
     for item in of_kind(rendered[1], "ScaledObject").values():
         assert item["spec"]["minReplicaCount"] >= 1
         assert not {"pollingInterval", "cooldownPeriod"} & item["spec"].keys()
 
 
-def test_the_oldest_versions_are_stated_on_every_object(
-    rendered: tuple[Fleet, Objects], written: tuple[Fleet, Path]
-) -> None:
+def test_the_oldest_versions_are_stated_on_every_object(rendered: Rendered, written: tuple[BuiltFleet, Path]) -> None:
     for item in rendered[1].values():
         assert item["metadata"]["annotations"] == {"elasticrec/requires": "Kubernetes >= 1.30, KEDA >= 2.18"}
     assert "**Needs** Kubernetes 1.30 (native `preStop` sleep) and KEDA 2.18" in (written[1] / "SCALING.md").read_text()
     assert "Kubernetes 1.30 or later with KEDA 2.18 or later" in (ROOT / "README.md").read_text()
 
 
-def test_each_service_has_one_of_each(rendered: tuple[Fleet, Objects]) -> None:
+def test_each_service_has_one_of_each(rendered: Rendered) -> None:
     built, objects = rendered
     names = {service.name for service in built.services}
     for kind in ("Deployment", "Service", "ScaledObject", "PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"):
@@ -153,7 +152,7 @@ def test_each_service_has_one_of_each(rendered: tuple[Fleet, Objects]) -> None:
     assert len({item["metadata"]["namespace"] for item in objects.values()}) == 1
 
 
-def test_selectors_find_their_own_pods_alone(rendered: tuple[Fleet, Objects]) -> None:
+def test_selectors_find_their_own_pods_alone(rendered: Rendered) -> None:
     _, objects = rendered
     pods = {
         name: item["spec"]["template"]["metadata"]["labels"] for name, item in of_kind(objects, "Deployment").items()
@@ -172,7 +171,9 @@ def test_selectors_find_their_own_pods_alone(rendered: tuple[Fleet, Objects]) ->
     assert found(monitor["spec"]["selector"]["matchLabels"]) == list(pods)
 
 
-def test_only_the_front_end_reaches_the_shards_and_only_prometheus_the_metrics(rendered: tuple[Fleet, Objects]) -> None:
+def test_only_the_front_end_reaches_the_shards_and_only_prometheus_the_metrics(
+    rendered: Rendered,
+) -> None:
     built, objects = rendered
     front = of_kind(objects, "Deployment")[built.frontend.name]["spec"]["template"]["metadata"]["labels"]
     for name, item in of_kind(objects, "NetworkPolicy").items():
@@ -192,7 +193,7 @@ def test_only_the_front_end_reaches_the_shards_and_only_prometheus_the_metrics(r
             assert callers["from"] == [{"podSelector": {"matchLabels": front}}]
 
 
-def test_the_router_is_told_the_services_that_there_are(rendered: tuple[Fleet, Objects]) -> None:
+def test_the_router_is_told_the_services_that_there_are(rendered: Rendered) -> None:
     built, objects = rendered
     config = of_kind(objects, "ConfigMap")[f"{built.frontend.name}-addresses"]
     addresses = json.loads(config["data"]["addresses.json"])
@@ -208,7 +209,7 @@ def test_the_router_is_told_the_services_that_there_are(rendered: tuple[Fleet, O
     assert told == f"{mount['mountPath']}/addresses.json"
 
 
-def test_ports_are_named_alike_everywhere(rendered: tuple[Fleet, Objects]) -> None:
+def test_ports_are_named_alike_everywhere(rendered: Rendered) -> None:
     for deployment in of_kind(rendered[1], "Deployment").values():
         container = next(containers(deployment))
         ports = {each["name"]: each["containerPort"] for each in container["ports"]}
@@ -219,7 +220,7 @@ def test_ports_are_named_alike_everywhere(rendered: tuple[Fleet, Objects]) -> No
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "metrics"
 
 
-def test_probes_ask_what_fails_after_the_start(rendered: tuple[Fleet, Objects]) -> None:
+def test_probes_ask_what_fails_after_the_start(rendered: Rendered) -> None:
     """The pod's own model, whose process may die; while models load, the startup probe alone is asked."""
     fleet, objects = rendered
     for service in fleet.services:
@@ -234,7 +235,7 @@ def test_probes_ask_what_fails_after_the_start(rendered: tuple[Fleet, Objects]) 
             assert probe["failureThreshold"] * probe["periodSeconds"] == patience_s
 
 
-def test_pods_may_do_nothing_but_serve(rendered: tuple[Fleet, Objects]) -> None:
+def test_pods_may_do_nothing_but_serve(rendered: Rendered) -> None:
     for account in of_kind(rendered[1], "ServiceAccount").values():
         assert account["automountServiceAccountToken"] is False
     for name, deployment in of_kind(rendered[1], "Deployment").items():
@@ -255,7 +256,7 @@ def quantity_bytes(text: str) -> int:
     return int(text.removesuffix("Mi")) * 1024**2
 
 
-def test_memory_holds_weights_and_shm_and_requests_are_limits(rendered: tuple[Fleet, Objects]) -> None:
+def test_memory_holds_weights_and_shm_and_requests_are_limits(rendered: Rendered) -> None:
     built, objects = rendered
     for service in built.services:
         deployment = of_kind(objects, "Deployment")[service.name]
@@ -274,7 +275,7 @@ def test_memory_holds_weights_and_shm_and_requests_are_limits(rendered: tuple[Fl
         assert disk - shm <= quantity_bytes(resources["limits"]["ephemeral-storage"])
 
 
-def test_pods_go_to_nodes_that_can_run_them(rendered: tuple[Fleet, Objects]) -> None:
+def test_pods_go_to_nodes_that_can_run_them(rendered: Rendered) -> None:
     built, objects = rendered
     for service in built.services:
         pod = of_kind(objects, "Deployment")[service.name]["spec"]["template"]["spec"]
@@ -288,7 +289,7 @@ def test_pods_go_to_nodes_that_can_run_them(rendered: tuple[Fleet, Objects]) -> 
         ]
 
 
-def test_a_pod_has_time_to_load_and_to_end(rendered: tuple[Fleet, Objects]) -> None:
+def test_a_pod_has_time_to_load_and_to_end(rendered: Rendered) -> None:
     built, objects = rendered
     for service in built.services:
         deployment = of_kind(objects, "Deployment")[service.name]
@@ -407,7 +408,7 @@ def kustomize(folder: Path) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-def test_kustomize_renders_the_base_unchanged(written: tuple[Fleet, Path], rendered: tuple[Fleet, Objects]) -> None:
+def test_kustomize_renders_the_base_unchanged(written: tuple[BuiltFleet, Path], rendered: Rendered) -> None:
     def key(item: Mapping[str, Any]) -> tuple[str, str]:
         return item["kind"], item["metadata"]["name"]
 

@@ -12,7 +12,7 @@ import yaml
 
 from k8s.render import render
 from tests.k8s.fleets import fleet, options
-from tests.scaling.test_keda import FULL
+from tests.scaling.test_edited import FULL
 
 KEDA = json.loads((Path(__file__).parent / "schemas" / "keda.json").read_text())
 SHARED = Path(__file__).parents[3] / "shared/schemas/keda.sh_scaledobjects.yaml"

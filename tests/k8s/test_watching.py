@@ -11,9 +11,9 @@ from tritonclient.utils import InferenceServerException
 
 from k8s.alerts import alerts
 from k8s.dashboard import panels
+from k8s.pods import flags
 from k8s.series import Series
-from k8s.server import flags
-from repo_builder.repository.built_fleet import Fleet
+from repo_builder.repository.built_fleet import BuiltFleet
 from tests.integration.fleets import Running, eventually, infer, metric, running_fleet
 from tests.integration.models import random_query
 from tests.k8s.exporters import exporting, page
@@ -33,7 +33,7 @@ class Seen:
     """A fleet after traffic that went well, queries that were refused, and the end of the service tier1."""
 
     prometheus: Prometheus
-    fleet: Fleet
+    fleet: BuiltFleet
     load: Load
     well_s: float  # when all was well
     bad_s: float  # when tier1 was gone

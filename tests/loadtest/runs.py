@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from loadtest.run import Point, Run, Sample, ServiceTimes
+from loadtest.run import LoadPoint, Run, RunSample, ServiceTimes
 
 MIB = 1024**2
 SHARES = (0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97)
@@ -20,11 +20,11 @@ def sweep(title: str, layout: str, capacity_qps: float, services: tuple[str, ...
     )  # fmt: skip
 
 
-def _point(kind: str, load: float, share: float, services: tuple[str, ...]) -> Point:
+def _point(kind: str, load: float, share: float, services: tuple[str, ...]) -> LoadPoint:
     mean_ms = 4 / (1 - share)
     times = {name: ServiceTimes(900 + i, 300, i * share, 1.25 * i + 0.5) for i, name in enumerate(services)}
     errors = 13 if share > 0.95 else 0
-    return Point(
+    return LoadPoint(
         kind, load, load * 0.998, mean_ms * 0.9, mean_ms * 2.1, mean_ms * 3.4, mean_ms, int(load * 10), errors,
         times, 0.42,
     )  # fmt: skip
@@ -41,7 +41,7 @@ def day() -> Run:
         memory_bytes = {"rm1_frontend": 900 * MIB + 1000 * i}
         errors = 4 if i == 60 else 0
         timeline.append(
-            Sample(5.0 * i, offered_qps, offered_qps - errors, p50, p95, p99, errors, replicas, memory_bytes)
+            RunSample(5.0 * i, offered_qps, offered_qps - errors, p50, p95, p99, errors, replicas, memory_bytes)
         )
     return Run(
         EVIL, "locust", "2026-11-23T19:20:00+00:00", ("locust", "-f", EVIL), "rm1", "fleet", 32, 50.0, 99, MACHINE,

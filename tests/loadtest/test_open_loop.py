@@ -16,7 +16,7 @@ from scipy.stats import kstest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from loadtest import sender
-from loadtest.clients import Load
+from loadtest.clients import SenderSettings
 from loadtest.open_loop import send
 from loadtest.queries import load_queries
 from repo_builder.access.query_file import QueryFile
@@ -66,13 +66,13 @@ def fakes() -> Iterator[list[tuple[str, Fake]]]:
         server.stop(0)
 
 
-def load(folder: Path, *addresses: str) -> Load:
+def load(folder: Path, *addresses: str) -> SenderSettings:
     """Ten queries, whose scores are their first dense feature but for the last query's."""
     dense = np.repeat(np.arange(10, dtype=np.float32), BATCH)[:, None] * np.ones(3, np.float32)
     scores = np.where(dense[:, :1] == 9, 0.5, dense[:, :1]).reshape(10, BATCH, 1)
     queries = QueryFile({"dense": dense, "indices": np.zeros((10 * BATCH, 4), np.int64)}, expected={"score": scores})
     (folder / "w.npz").write_bytes(queries.to_bytes())
-    return Load("grpc", ",".join(addresses), "m", str(folder / "w.npz"), BATCH, 5, 0, INPUTS, OUTPUTS)
+    return SenderSettings("grpc", ",".join(addresses), "m", str(folder / "w.npz"), BATCH, 5, 0, INPUTS, OUTPUTS)
 
 
 def test_arrivals_are_poisson_in_turns_and_wrong_scores_are_found(
@@ -140,7 +140,7 @@ def test_a_query_is_sent_at_its_time_and_not_before(tmp_path: Path, monkeypatch:
 
 
 def test_a_sender_that_cannot_start_is_told(tmp_path: Path) -> None:
-    missing = Load("grpc", "127.0.0.1:9", "m", str(tmp_path / "none.npz"), BATCH, 1, 0, INPUTS, OUTPUTS)
+    missing = SenderSettings("grpc", "127.0.0.1:9", "m", str(tmp_path / "none.npz"), BATCH, 1, 0, INPUTS, OUTPUTS)
     with pytest.raises(LoadTestError, match="expected the process that sends the queries to start"):
         send(missing, 10, 1)
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.run import Point, Run, Sample, ServiceTimes, read_run, write_run
+from loadtest.run import LoadPoint, Run, RunSample, ServiceTimes, read_run, write_run
 from repo_builder.errors import InputError
 
-POINT = Point("request_rate", 50.5, 49.0, 1.0, 2.0, 3.0, 1.5, 100, 1, {"rm1_dense": ServiceTimes(9, 8, 0.1, 0.2)}, 0.3)
-SAMPLE = Sample(1.0, 50.0, 0.0, None, None, None, 3, {"dense": 2}, {"dense": 1 << 20})
+POINT = LoadPoint(
+    "request_rate", 50.5, 49.0, 1.0, 2.0, 3.0, 1.5, 100, 1, {"rm1_dense": ServiceTimes(9, 8, 0.1, 0.2)}, 0.3
+)
+SAMPLE = RunSample(1.0, 50.0, 0.0, None, None, None, 3, {"dense": 2}, {"dense": 1 << 20})
 RUN = Run(
     title="a run",
     tool="locust",

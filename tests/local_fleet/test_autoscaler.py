@@ -7,9 +7,8 @@ import pytest
 
 from repo_builder.errors import NoAnswerError, ServerError
 from repo_builder.local_fleet.autoscaler import Autoscaler
-from repo_builder.scaling.hpa import Autoscaler as Hpa
-from repo_builder.scaling.hpa import Behavior, Pods, Policy, ScalingRules, Target
-from repo_builder.scaling.keda import Fallback, Query, ScaledObject
+from repo_builder.scaling.hpa import Behavior, HpaSpec, MetricTarget, Pods, Policy, ScalingRules
+from repo_builder.scaling.keda import Fallback, ScaledObject, Trigger
 
 QUICK = Behavior(
     ScalingRules(window_s=0, policies=(Policy("Percent", 900, 15),)),
@@ -45,9 +44,9 @@ class Fleet:
 
 
 def autoscaler(fleet: Fleet, fallback: Fallback | None = None) -> Autoscaler:
-    hpa = Hpa(1, 10, (Target("AverageValue", 50_000),), QUICK)
-    query = Query("throughput", "http://unused", "sum(x)", ignore_null=False, cached=False)
-    rule = ScaledObject("small-tier0", "small-tier0", hpa, (query,), 30, fallback)
+    hpa = HpaSpec(1, 10, (MetricTarget("AverageValue", 50_000),), QUICK)
+    trigger = Trigger("throughput", "http://unused", "sum(x)", ignore_null=False, cached=False)
+    rule = ScaledObject("small-tier0", "small-tier0", hpa, (trigger,), 30, fallback)
     return Autoscaler({"tier0": rule}, fleet, fleet.ask, fleet.told.append)
 
 
@@ -64,7 +63,7 @@ def test_a_decision_is_told_with_its_reason() -> None:
     fleet = Fleet()
     fleet.values = [400.0]
     autoscaler(fleet).sync(0.0)
-    assert fleet.told == ["autoscaler: tier0: 2 -> 8 (metrics, 8 asked for): throughput 400.0 of 50.0 a replica"]
+    assert fleet.told == ["autoscaler: tier0: 2 -> 8 (metrics, 8 asked for): throughput 400.0 of 50.0 per replica"]
 
 
 def test_no_more_replicas_are_started_than_the_machine_holds_and_that_is_told_once() -> None:
@@ -119,8 +118,8 @@ def test_a_prometheus_that_is_silent_is_asked_once_a_round_and_one_that_refuses_
         name: ScaledObject(
             name,
             name,
-            Hpa(1, 10, (Target("AverageValue", 50_000),) * 2, QUICK),
-            (Query("throughput", "http://unused", "sum(x)", ignore_null=False, cached=False),) * 2,
+            HpaSpec(1, 10, (MetricTarget("AverageValue", 50_000),) * 2, QUICK),
+            (Trigger("throughput", "http://unused", "sum(x)", ignore_null=False, cached=False),) * 2,
             30,
             None,
         )

@@ -10,7 +10,7 @@ import pytest
 from repo_builder.errors import InputError, ServerError
 from repo_builder.local_fleet import control
 from repo_builder.local_fleet.control import STOPPING, Request, ask, listening
-from repo_builder.local_fleet.runtime import RunFolder
+from repo_builder.local_fleet.run_folder import RunFolder
 
 
 def folder(tmp_path: Path) -> RunFolder:
@@ -68,7 +68,7 @@ def test_a_fault_of_ours_is_an_answer_too(tmp_path: Path, capsys: pytest.Capture
 def test_who_asks_nothing_is_sent_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunFolder.of(tmp_path / "fleet")
     run.path.mkdir()
-    monkeypatch.setattr(control._Handler, "timeout", 0.2)
+    monkeypatch.setattr(control._ControlHandler, "timeout", 0.2)
     with listening(run, handle), socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(30)
         connection.connect(str(run.socket))

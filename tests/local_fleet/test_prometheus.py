@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from repo_builder.errors import ServerError
-from repo_builder.local_fleet.events import Events
 from repo_builder.local_fleet.prometheus import Prometheus, ask_prometheus, find_prometheus
-from repo_builder.local_fleet.runtime import RunFolder, claimed
+from repo_builder.local_fleet.run_folder import Events, RunFolder, claimed
 from repo_builder.serving.server import free_ports
 from tests.integration.fleets import eventually
 from tests.k8s.prometheus import needs_prometheus

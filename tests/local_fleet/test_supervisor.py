@@ -10,13 +10,11 @@ from typing import Any, ClassVar
 import pytest
 
 from repo_builder.errors import InputError
-from repo_builder.local_fleet import service as service_module
+from repo_builder.local_fleet import services
 from repo_builder.local_fleet import supervisor as supervisor_module
-from repo_builder.local_fleet.capacity import GIB, Capacity, Need
-from repo_builder.local_fleet.events import Events
-from repo_builder.local_fleet.requests import Control
-from repo_builder.local_fleet.runtime import RunFolder
-from repo_builder.local_fleet.supervisor import AT_ONCE, Supervisor
+from repo_builder.local_fleet.machine import GIB, Capacity, Need
+from repo_builder.local_fleet.run_folder import Events, RunFolder
+from repo_builder.local_fleet.supervisor import AT_ONCE, Control, Supervisor
 from repo_builder.serving.server import Ports
 
 MOST = 1000  # by which a test that would start servers without end gives up
@@ -54,7 +52,7 @@ class FakeReplica:
 @pytest.fixture(autouse=True)
 def replicas(monkeypatch: pytest.MonkeyPatch) -> list[FakeReplica]:
     FakeReplica.made.clear()
-    monkeypatch.setattr(service_module, "Replica", FakeReplica)
+    monkeypatch.setattr(services, "Replica", FakeReplica)
     return FakeReplica.made
 
 
@@ -108,7 +106,7 @@ def test_a_service_that_wants_many_does_not_keep_others_from_starting(
 def test_who_replaces_a_dead_replica_gets_its_ports_and_nobody_else_does(
     run: RunFolder, replicas: list[FakeReplica], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module.Backoff, "may_start", lambda *_: True)
+    monkeypatch.setattr(services.Backoff, "may_start", lambda *_: True)
     started = supervisor(run)
     step(started)
     assert [each.wished for each in replicas] == [None] * AT_ONCE
@@ -131,14 +129,14 @@ def test_a_disk_that_is_full_ends_nothing_and_the_files_come_later(
     run: RunFolder, replicas: list[FakeReplica], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = supervisor(run)
-    swap, full = supervisor_module.swap, [True]
+    replace, full = supervisor_module.replace_file, [True]
 
-    def swapping(path: Path, text: str) -> None:
+    def replacing(path: Path, text: str) -> None:
         if full:
             raise OSError(28, "No space left on device", str(path))
-        swap(path, text)
+        replace(path, text)
 
-    monkeypatch.setattr(supervisor_module, "swap", swapping)
+    monkeypatch.setattr(supervisor_module, "replace_file", replacing)
     step(started)
     step(started)
     assert run.events.read_text().count("No space left on device") == 1

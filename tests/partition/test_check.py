@@ -51,7 +51,7 @@ def test_a_good_plan_passes() -> None:
         ),
         (
             with_services(DENSE, service("x", "embedding", Shard("A", 0, 2), Shard("A", 2, 9), Shard("B", 0, 4))),
-            "services[1].shards: expected one shard a table in a service, got two of 'A'",
+            "services[1].shards: expected one shard per table in a service, got two of 'A'",
         ),
         (
             with_services(DENSE, service("x", "embedding", Shard("A", 0, 9), Shard("B", 0, 3))),

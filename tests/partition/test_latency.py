@@ -45,7 +45,7 @@ def test_waits_are_those_of_a_simulated_queue(utilisation: float, servers: int) 
 
 
 def plan_of(*services: tuple[int, float], dense_qps: float = 1000.0) -> Plan:
-    """Embedding services of so many replicas and queries a second each, and a dense service."""
+    """Embedding services of so many replicas and queries per second each, and a dense service."""
     dense = Service("dense", "dense", "cpu", 1, 1, 10, 0.0, dense_qps, ())
     embedding = [
         Service(f"tier{i}", "embedding", "cpu", 1, replicas, 10, 0.0, qps, (Shard("A", i, i + 1),))

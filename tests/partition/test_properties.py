@@ -150,8 +150,8 @@ GOOD = np.array([5, 1, 1, 0, 0, 2, 1, 9])
 @pytest.mark.parametrize(
     ("counts", "serving", "told"),
     [
-        (np.array([]), {}, "A: expected 8 counts, one a row (tables: rows), got 0 counts"),
-        (GOOD[:7], {}, "A: expected 8 counts, one a row (tables: rows), got 7 counts"),
+        (np.array([]), {}, "A: expected 8 counts, one per row (tables: rows), got 0 counts"),
+        (GOOD[:7], {}, "A: expected 8 counts, one per row (tables: rows), got 7 counts"),
         (-GOOD, {}, "A: expected counts >= 0 and finite, got -5 at row 0"),
         (np.where(GOOD == 9, np.nan, GOOD), {}, "A: expected counts >= 0 and finite, got nan at row 7"),
         (0 * GOOD, {}, "A: expected at least one access, got 8 counts that are all 0"),

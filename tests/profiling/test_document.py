@@ -8,8 +8,8 @@ import pytest
 from repo_builder.documents import schema_problems
 from repo_builder.partition.cost import RowCache, load_profile
 from repo_builder.profiling.document import profile_document
-from repo_builder.profiling.effort import STANDARD, Options
-from repo_builder.profiling.fits import fit_measured
+from repo_builder.profiling.fit import fit_measured
+from repo_builder.profiling.points import STANDARD, ProfileOptions
 from repo_builder.spec import parse_spec
 from tests.integration.models import document
 from tests.profiling import samples
@@ -21,7 +21,7 @@ SCHEMA = "profile.schema.json"
 def profile() -> dict:
     measured = samples.exact()
     spec = parse_spec(document(), Path("small.yaml"))
-    return profile_document(spec, Options("tiered", "python", 1000, STANDARD), measured, fit_measured(measured))
+    return profile_document(spec, ProfileOptions("tiered", "python", 1000, STANDARD), measured, fit_measured(measured))
 
 
 def test_the_planner_reads_what_was_fitted(profile: dict, tmp_path: Path) -> None:

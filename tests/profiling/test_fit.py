@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
-from repo_builder.profiling.fit import CallPoint, FitError, FitQuality, fit_calls, fit_dense, service_time
+from repo_builder.profiling.fit import (
+    CallPoint,
+    FitError,
+    FitQuality,
+    dense_points,
+    fit_calls,
+    fit_dense,
+    fit_measured,
+    fitted_points,
+    service_time,
+)
+from tests.profiling import samples
 
 GRID = [(g, n) for g in (32, 1024, 8192, 65536) for n in (1.5, 3.0, 6.0)]
 
@@ -129,3 +140,28 @@ def test_no_fixed_time_at_all_is_an_error() -> None:
     fit = fit_calls([CallPoint(g, n, n * 1e-8 * g) for g, n in GRID])
     with pytest.raises(FitError, match="fixed time above 0"):
         service_time(fit, [2.0])
+
+
+def test_known_times_are_found() -> None:
+    """Points that are not saturated, and those of hot and cold rows, would spoil them."""
+    fits = fit_measured(samples.exact())
+    assert fits.calls.quality.relative_max < 1e-6
+    assert fits.calls.call_s == pytest.approx(samples.CALL_S, rel=1e-5)
+    assert fits.service_time.per_gather_s == pytest.approx(samples.PER_GATHER_S["spec"], rel=1e-5)
+    assert fits.batching.queries == pytest.approx(samples.joined(16))
+    assert fits.service_time.fixed_s == pytest.approx(samples.CALL_S / samples.joined(16) + samples.QUERY_S, rel=1e-5)
+    assert (fits.dense.fixed_s, fits.dense.per_flop_s) == pytest.approx((samples.DENSE_S, samples.PER_FLOP_S), rel=1e-5)
+
+
+def test_hot_and_cold_rows_are_priced_beside_the_fit() -> None:
+    fits = fit_measured(samples.exact())
+    assert fits.hot_per_gather_s == pytest.approx(samples.PER_GATHER_S["hot"], rel=1e-4)
+    assert fits.cold_per_gather_s == pytest.approx(samples.PER_GATHER_S["cold"], rel=1e-4)
+
+
+def test_points_of_the_fits() -> None:
+    measured = samples.exact()
+    assert {(point.accesses, point.in_flight) for point in fitted_points(measured)} == {("spec", 4), ("spec", 16)}
+    assert [(point.rows, point.in_flight) for point in dense_points(measured)] == [
+        (rows, 16) for rows in (1, 8, 32, 128, 512)
+    ]

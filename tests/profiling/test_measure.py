@@ -7,9 +7,9 @@ import pytest
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.documents import schema_problems
 from repo_builder.profiling.document import profile_document
-from repo_builder.profiling.effort import Effort, Options
-from repo_builder.profiling.fits import fit_measured
+from repo_builder.profiling.fit import fit_measured
 from repo_builder.profiling.measure import measure
+from repo_builder.profiling.points import Effort, ProfileOptions
 from tests.toy_source import toy_spec
 
 
@@ -19,11 +19,11 @@ def test_services_of_any_model_are_measured(tmp_path: Path) -> None:
     """A server refuses what is not as its shard says: every query was taken. What is fitted is a profile."""
     spec, _ = toy_spec("toy")
     effort = Effort(0.5, 1, (32, 8192), (4, 8), (1, 32, 256), (4,), end_gathers=4096)
-    options = Options("tiered", "native", 300, effort)
+    options = ProfileOptions("tiered", "native", 300, effort)
     measured = measure(spec, PowerLawHotness(0.8, 0), options, tmp_path)
     assert [(p.accesses, p.gathers, p.in_flight) for p in measured.embedding] == effort.embedding_loads
     assert [(p.rows, p.in_flight) for p in measured.dense] == effort.dense_loads
-    assert all(point.found.qps > 0 for point in (*measured.embedding, *measured.dense))
+    assert all(point.figures.qps > 0 for point in (*measured.embedding, *measured.dense))
     assert (measured.tables, measured.held_rows) == (3, 299) and measured.remote.latency_s > 0
     profile = profile_document(spec, options, measured, fit_measured(measured))
     assert schema_problems(profile, "profile.schema.json") == []

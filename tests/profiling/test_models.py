@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from repo_builder.access.powerlaw import PowerLawHotness
-from repo_builder.profiling.dense_queries import dense_load, dense_query
-from repo_builder.profiling.effort import STANDARD
 from repo_builder.profiling.models import LEAST_BAG, Models, Served, build_models
+from repo_builder.profiling.points import STANDARD
+from repo_builder.profiling.queries import dense_load, dense_query
 from repo_builder.repository.descriptions import MAX_BATCH_ROWS
 from repo_builder.spec import Spec, parse_spec
 from tests.integration.models import document

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from repo_builder.errors import InputError
-from repo_builder.profiling.fits import fit_measured
+from repo_builder.profiling.fit import fit_measured
 from repo_builder.profiling.plot import plot_fit
 from tests.profiling import samples
 

@@ -5,16 +5,20 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from repo_builder import writing
 from repo_builder.errors import RepositoryError
 from repo_builder.repository import files
-from repo_builder.repository.files import HashedFile, new_folder
-from repo_builder.repository.manifest import FileEntry, describe, entry_of
+from repo_builder.repository.files import HashedFile
+from repo_builder.repository.manifest import FileEntry, describe, entry_of, foreign_to_repository
 from tests.hand_models import DLRM, hand_spec
+
+new_folder = partial(writing.new_folder, foreign=foreign_to_repository)
 
 
 @pytest.fixture

@@ -13,23 +13,23 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from k8s.source import Source
+from k8s.options import RepositorySource
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import PlanError, SpecError
 from repo_builder.export.dlrm.source import open_source
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
-from repo_builder.repository.descriptions import kubernetes_name
 from repo_builder.repository.manifest import load_manifest, verify
-from repo_builder.spec import Fleet, Spec, parse_spec
+from repo_builder.repository.service_names import service_names
+from repo_builder.spec import FleetSettings, Spec, parse_spec
 from tests.integration.models import CHEAP, document
 from triton_backends.router.router import Router
 
 
 def make(folder: Path, seed: int = 0, plan: Plan | None = None, **fleet: object) -> tuple[Spec, Plan]:
     spec = parse_spec({**document(), "weights": {"source": "random", "seed": seed}}, folder / "spec.yaml")
-    spec = replace(spec, fleet=Fleet(**fleet))
+    spec = replace(spec, fleet=FleetSettings(**fleet))
     hotness = load_hotness(spec)
     plan = plan or make_plan(spec, hotness, CHEAP, "tiered", 2)
     build(spec, plan, hotness, open_source(spec), folder, layout="fleet")
@@ -72,9 +72,11 @@ def test_each_service_has_a_repository_of_its_own(built: tuple[Path, Spec, Plan]
         assert {path.name for path in (folder / service).iterdir()} == {f"small_{service}", "SHA256SUMS"}
 
 
-@pytest.mark.parametrize("source", [Source("claim", "models/rm1"), Source("image", "registry/rm1:1")])
+@pytest.mark.parametrize(
+    "source", [RepositorySource("claim", "models/rm1"), RepositorySource("image", "registry/rm1:1")]
+)
 def test_a_pod_refuses_what_is_not_as_it_was_built(
-    built: tuple[Path, Spec, Plan], tmp_path: Path, source: Source
+    built: tuple[Path, Spec, Plan], tmp_path: Path, source: RepositorySource
 ) -> None:
     """The rendered command, run in each server's folder: good as built; not with a bit flipped, nor a file short."""
     for server in ("frontend", *(service.name for service in built[2].embedding_services)):
@@ -206,7 +208,7 @@ def test_a_service_may_not_take_the_front_ends_place(built: tuple[Path, Spec, Pl
 
 def test_native_shards_send_no_half_precision(built: tuple[Path, Spec, Plan], tmp_path: Path) -> None:
     _, spec, plan = built
-    half = replace(spec, fleet=Fleet(sums_dtype="fp16"))
+    half = replace(spec, fleet=FleetSettings(sums_dtype="fp16"))
     target = tmp_path / "small"
     with pytest.raises(SpecError, match=r"fleet.sums_dtype: expected fp32 for native shards"):
         build(half, plan, load_hotness(spec), open_source(spec), target, shard_backend="native", layout="fleet")
@@ -215,4 +217,4 @@ def test_native_shards_send_no_half_precision(built: tuple[Path, Spec, Plan], tm
 
 def test_names_in_a_cluster() -> None:
     spec = parse_spec({**document(), "name": "My_Model"}, Path("spec.yaml"))
-    assert kubernetes_name(spec, "tier_0") == "my-model-tier-0"
+    assert service_names(spec.name, ["tier_0"]) == {"tier_0": "my-model-tier-0"}

@@ -8,8 +8,7 @@ import pytest
 
 from repo_builder.errors import PlanError
 from repo_builder.partition.plan import Plan
-from repo_builder.repository.design import Design
-from repo_builder.repository.layouts import LAYOUTS, check_layout
+from repo_builder.repository.design import LAYOUTS, Design, check_layout
 from repo_builder.repository.manifest import Layout
 from repo_builder.repository.wiring import wire
 from tests.repository.test_wiring import CUT

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.errors import ExportError, InputError
-from repo_builder.model.source import Partial
+from repo_builder.model.source import ModelFile, Partial
 from repo_builder.partition.planner import make_plan
-from repo_builder.repository import embeddings
+from repo_builder.repository import weights
 from repo_builder.repository.build import build
 from repo_builder.repository.manifest import Layout, Manifest
+from repo_builder.spec import Access, Serving, Spec
+from tests.export.onnx_file.cutting import FLOAT, INT64, make, node, opened, table
 from tests.integration.models import CHEAP
 from tests.toy_source import ToySource, toy_spec
 from triton_backends.router.idmap import build_id_map
@@ -111,7 +113,7 @@ def test_rows_at_other_places_are_told_by_look_up_and_table(
     def turned(shard_of_row: NDArray[np.uint8], shards: int) -> NDArray[np.uint64]:
         return build_id_map(shard_of_row[::-1] if len(shard_of_row) == 500 else shard_of_row, shards)
 
-    monkeypatch.setattr(embeddings, "build_id_map", turned)
+    monkeypatch.setattr(weights, "build_id_map", turned)
     with pytest.raises(ExportError, match=r"look-up item of table items: what was written of it differs by"):
         built("toy", tmp_path / "out", nothing, layout)
     assert list(tmp_path.iterdir()) == []
@@ -119,7 +121,7 @@ def test_rows_at_other_places_are_told_by_look_up_and_table(
 
 def test_a_row_that_is_written_otherwise_than_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bit of each number in a weight file, flipped once it is written."""
-    write = embeddings.write_shards
+    write = weights.write_shards
 
     def flipping(*args: Any) -> None:
         write(*args)
@@ -128,7 +130,7 @@ def test_a_row_that_is_written_otherwise_than_read_is_told(tmp_path: Path, monke
         content = np.fromfile(path, np.uint32)
         (content ^ 0x40000000).tofile(path)  # of the exponent
 
-    monkeypatch.setattr(embeddings, "write_shards", flipping)
+    monkeypatch.setattr(weights, "write_shards", flipping)
     with pytest.raises(ExportError, match=r"look-up \w+ of table \w+: what was written of it differs"):
         built("toy", tmp_path / "out", nothing)
 
@@ -140,3 +142,33 @@ def test_the_manifest_says_what_was_seen(tmp_path: Path) -> None:
     assert single.proof.samples_sha256 == fleet.proof.samples_sha256 != built("rows", tmp_path / "r", nothing).proof
     assert 0 <= single.proof.difference <= 1e-5
     assert single.proof.samples_sha256 != getattr(built("ids", tmp_path / "i", nothing).proof, "samples_sha256", "")
+
+
+def test_an_onnx_file_without_samples_is_proven_by_its_answers(tmp_path: Path) -> None:
+    """It was opened with a query that it takes: its written dense graph is run on that too."""
+    nodes = [
+        node("Gather", ["rows", "ids"], "vector"),
+        node("MatMul", ["vector", "weight"], "product"),
+        node("Sigmoid", ["product"], "score"),
+    ]
+    arrays = {"rows": table(50, 4), "weight": table(4, 1)}
+    model = make(nodes, {"ids": (INT64, ["N"])}, {"score": (FLOAT, ["N", 1])}, arrays)
+    source = opened(model, tmp_path)
+    form, access = ModelFile("onnx", tmp_path / "model.onnx"), Access("powerlaw", locality=0.8)
+    spec = Spec("small", form, source.model, access, Serving(target_qps=300, batch=8), opened=source)
+    plan = make_plan(spec, HOTNESS, CHEAP, "tiered", 2)
+    assert source.samples() is None
+    proof = build(spec, plan, HOTNESS, source, tmp_path / "out").proof
+    assert proof is not None and proof.difference <= 1e-5
+    write = source.write_dense
+
+    def write_dense(partials: Sequence[Partial], folder: Path) -> Sequence[str]:
+        names = write(partials, folder)
+        content = (folder / "model.onnx").read_bytes()
+        assert content.count(table(4, 1).tobytes()) == 1
+        (folder / "model.onnx").write_bytes(content.replace(table(4, 1).tobytes(), (table(4, 1) * 1.01).tobytes()))
+        return names
+
+    source.write_dense = write_dense  # type: ignore[method-assign] # broken on purpose
+    with pytest.raises(ExportError, match=r"output score: what was written differs by [\d.e-]+ from the whole"):
+        build(spec, plan, HOTNESS, source, tmp_path / "out")

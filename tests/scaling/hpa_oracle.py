@@ -3,14 +3,14 @@
 from dataclasses import dataclass, field
 from math import ceil, inf, trunc
 
-from repo_builder.scaling.hpa import Autoscaler, Behavior, ScalingRules
+from repo_builder.scaling.hpa import Behavior, HpaSpec, ScalingRules
 
 
 @dataclass
 class Oracle:
     """One workload's controller; `sync` is given the metrics, and the pods as they are."""
 
-    autoscaler: Autoscaler
+    autoscaler: HpaSpec
     proposals: list[tuple[float, int]] = field(default_factory=list)
     ups: list[tuple[float, int]] = field(default_factory=list)  # slots of (time, pods that came), reused when outdated
     downs: list[tuple[float, int]] = field(default_factory=list)  # and of those that went

@@ -10,33 +10,33 @@ from hypothesis import strategies as st
 from repo_builder.scaling.hpa import (
     DEFAULT_DOWN,
     DEFAULT_UP,
-    Autoscaler,
     Behavior,
     Decision,
+    HpaSpec,
+    MetricTarget,
     Pods,
     Policy,
     ScalingRules,
     State,
-    Target,
     decide,
     propose,
 )
 from tests.scaling.hpa_oracle import Oracle
 
-RATE = Target("AverageValue", 100_000)  # 100 queries/s a pod
-LATENCY = Target("Value", 100_000)
+RATE = MetricTarget("AverageValue", 100_000)  # 100 queries/s a pod
+LATENCY = MetricTarget("Value", 100_000)
 AT_ONCE = replace(DEFAULT_DOWN, window_s=0)
 
 
-def hpa(*targets: Target, low: int = 1, high: int = 1000, behavior: Behavior | None = None) -> Autoscaler:
-    return Autoscaler(low, high, targets or (RATE,), behavior)
+def hpa(*targets: MetricTarget, low: int = 1, high: int = 1000, behavior: Behavior | None = None) -> HpaSpec:
+    return HpaSpec(low, high, targets or (RATE,), behavior)
 
 
 def steady(replicas: int) -> Pods:
     return Pods(replicas, replicas, replicas)
 
 
-def play(autoscaler: Autoscaler, replicas: int, values: list[int | None], step_s: float = 15.0) -> list[int]:
+def play(autoscaler: HpaSpec, replicas: int, values: list[int | None], step_s: float = 15.0) -> list[int]:
     """The replicas after each sync of a workload whose pods are ready at once; values in whole units."""
     state, seen = State(), []
     for i, value in enumerate(values):
@@ -222,7 +222,7 @@ def test_percent_is_rounded_up_on_the_way_up_and_down_on_the_way_down() -> None:
 def test_a_changes_slot_is_reused_once_older_than_its_own_directions_policies() -> None:
     """horizontal.go, storeScaleEvent: the 4 pods of t = 15 are forgotten at 45, though 120 s count on the way down."""
     rules = Behavior(ScalingRules(0, (Policy("Pods", 4, 15),)), ScalingRules(0, (Policy("Pods", 3, 120),)))
-    autoscaler, state, seen = hpa(Target("AverageValue", 1000), behavior=rules), State(), []
+    autoscaler, state, seen = hpa(MetricTarget("AverageValue", 1000), behavior=rules), State(), []
     for now_s, pods, value in ((0, 1, 1000), (15, 1, 9000), (45, 5, 10_000), (60, 9, 900)):
         decision, state = decide(autoscaler, state, steady(pods), [value], now_s)
         seen.append(decision.replicas)
@@ -233,7 +233,7 @@ def test_a_changes_slot_is_reused_once_older_than_its_own_directions_policies() 
 def test_the_slot_that_is_reused_is_the_last_outdated_one_in_place() -> None:
     """Of the slots [25, 20] the second is the last: at 60 it is taken, and what came at 25 counts in 40 s to come."""
     rules = Behavior(ScalingRules(0, (Policy("Pods", 4, 10),)), ScalingRules(0, (Policy("Pods", 1, 60),)))
-    autoscaler, state, pods = hpa(Target("AverageValue", 1000), behavior=rules), State(), 1
+    autoscaler, state, pods = hpa(MetricTarget("AverageValue", 1000), behavior=rules), State(), 1
     for now_s, value in ((0, 1), (10, 2), (20, 4), (25, 7), (60, 11)):
         decision, state = decide(autoscaler, state, steady(pods), [1000 * value], now_s)
         pods = decision.replicas
@@ -263,9 +263,9 @@ RULES = st.builds(
     tolerance_ppm=st.sampled_from([None, 0, 50_000, 200_000]),
 )
 BEHAVIORS = st.none() | st.builds(Behavior, RULES, RULES)
-TARGETS = st.builds(Target, st.sampled_from(["AverageValue", "Value"]), st.integers(1, 5000))
+TARGETS = st.builds(MetricTarget, st.sampled_from(["AverageValue", "Value"]), st.integers(1, 5000))
 AUTOSCALERS = st.builds(
-    lambda low, more, targets, behavior: Autoscaler(low, low + more, tuple(targets), behavior),
+    lambda low, more, targets, behavior: HpaSpec(low, low + more, tuple(targets), behavior),
     st.integers(1, 5),
     st.integers(0, 60),
     st.lists(TARGETS, min_size=1, max_size=3),
@@ -286,7 +286,7 @@ SYNCS = st.lists(
 @given(AUTOSCALERS, st.integers(0, 70), SYNCS)
 @settings(max_examples=300, deadline=None)
 def test_it_equals_the_oracle_and_stays_within_its_bounds(
-    autoscaler: Autoscaler, replicas: int, syncs: list[tuple[float, list[int | None], int]]
+    autoscaler: HpaSpec, replicas: int, syncs: list[tuple[float, list[int | None], int]]
 ) -> None:
     state, oracle, now_s, started = State(), Oracle(autoscaler), 0.0, replicas > 0
     for step_s, metrics, unready in syncs:
@@ -303,7 +303,7 @@ def test_it_equals_the_oracle_and_stays_within_its_bounds(
 @given(AUTOSCALERS, st.integers(1, 65), st.lists(st.integers(0, 60_000), min_size=3, max_size=3), st.integers(0, 5000))
 @settings(max_examples=200, deadline=None)
 def test_more_of_a_metric_never_asks_for_fewer_replicas(
-    autoscaler: Autoscaler, replicas: int, values: list[int], more: int
+    autoscaler: HpaSpec, replicas: int, values: list[int], more: int
 ) -> None:
     # all pods are ready: with Value and few ready ones, what is inside the tolerance asks for more than what is above
     values = values[: len(autoscaler.targets)]

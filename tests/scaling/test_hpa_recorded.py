@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from repo_builder.scaling.hpa import Autoscaler, Pods, State, Target, decide
-from repo_builder.scaling.keda import behavior
+from repo_builder.scaling.edited import read_behavior
+from repo_builder.scaling.hpa import HpaSpec, MetricTarget, Pods, State, decide
 
 DECISIONS = Path(__file__).parent / "data" / "hpa_decisions.jsonl.gz"
 
@@ -21,12 +21,12 @@ def milli(quantity: str) -> int:
     return int(quantity[:-1])
 
 
-def autoscaler(line: dict[str, Any]) -> Autoscaler:
+def autoscaler(line: dict[str, Any]) -> HpaSpec:
     targets = (
-        Target(each["type"], milli(each["value" if each["type"] == "Value" else "averageValue"]))
+        MetricTarget(each["type"], milli(each["value" if each["type"] == "Value" else "averageValue"]))
         for each in line["metrics"]
     )
-    return Autoscaler(line["min"], line["max"], tuple(targets), behavior(line.get("behavior")))
+    return HpaSpec(line["min"], line["max"], tuple(targets), read_behavior(line.get("behavior")))
 
 
 def test_every_decision_is_the_real_controllers() -> None:

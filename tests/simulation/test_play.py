@@ -12,13 +12,11 @@ from hypothesis import strategies as st
 
 from repo_builder.errors import PlacementError
 from repo_builder.partition.placement.cluster import Cluster, NodePool
-from repo_builder.scaling.hpa import DEFAULT_DOWN, DEFAULT_UP, SYNC_S, Autoscaler, Behavior, Target
-from repo_builder.simulation.play import simulate
-from repo_builder.simulation.pods import Workload
-from repo_builder.simulation.price import price_in_parts
-from repo_builder.simulation.report import Played, report_csv, report_json, summarize
-from repo_builder.simulation.rules import Rule
-from repo_builder.simulation.types import SimulatedFleet, SimulatedService, Timeline, Timing
+from repo_builder.scaling.hpa import DEFAULT_DOWN, DEFAULT_UP, SYNC_S, Behavior, HpaSpec, MetricTarget
+from repo_builder.scaling.queries import Throughput
+from repo_builder.simulation.fleets import SimulatedFleet, SimulatedService, Timing
+from repo_builder.simulation.play import SimulatedPods, Timeline, simulate
+from repo_builder.simulation.report import Played, prices_over_time, report_csv, report_json, summarize
 from repo_builder.traffic import Traffic
 from tests.scaling.hpa_oracle import Oracle
 
@@ -31,17 +29,17 @@ GB = 10**9
 def _fixed_windows() -> Iterator[None]:
     """What is computed by hand below holds for these, whatever the rules say today."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("repo_builder.simulation.rules.WINDOW_S", WINDOW_S)
-        patch.setattr("repo_builder.simulation.rules.SCRAPE_S", SCRAPE_S)
+        patch.setattr("repo_builder.simulation.queues.WINDOW_S", WINDOW_S)
+        patch.setattr("repo_builder.simulation.queues.SCRAPE_S", SCRAPE_S)
         yield
 
 
 def service(name: str, qps: float = 100, most: int = 1000, share: float = 0.65, load_gb: int = 0) -> SimulatedService:
     """One that scales at a share of its capacity, on throughput alone."""
-    target = Target("AverageValue", round(1000 * share * qps))
-    autoscaler = Autoscaler(1, most, (target,), AT_ONCE)
+    target = MetricTarget("AverageValue", round(1000 * share * qps))
+    hpa = HpaSpec(1, most, (target,), AT_ONCE)
     memory = (load_gb + 1) * GB
-    return SimulatedService(name, qps, 0.01, memory, load_gb * GB, 1, autoscaler, (Rule("throughput", target),))
+    return SimulatedService(name, qps, 0.01, memory, load_gb * GB, 1, hpa, (Throughput("model", "front"),))
 
 
 def fleet(front: SimulatedService, *embedding: SimulatedService) -> SimulatedFleet:
@@ -120,13 +118,13 @@ def test_pods_that_still_start_are_the_first_to_go() -> None:
 
 
 def test_the_youngest_go_first() -> None:
-    workload = Workload(service("front"), wanted=9, start_steps=60, ready=2, starting=[(60, 3), (75, 4)])
-    workload.values_milli = [6 * 65_000]
-    workload.sync(30, 30.0)
-    assert (workload.wanted, workload.ready, workload.starting) == (6, 2, [(60, 3), (75, 1)])
-    workload.values_milli = [65_000]
-    workload.sync(45, 45.0)
-    assert (workload.wanted, workload.ready, workload.starting) == (1, 1, [])
+    pods = SimulatedPods(service("front"), wanted=9, start_steps=60, ready=2, starting=[(60, 3), (75, 4)])
+    pods.values_milli = [6 * 65_000]
+    pods.sync(30, 30.0)
+    assert (pods.wanted, pods.ready, pods.starting) == (6, 2, [(60, 3), (75, 1)])
+    pods.values_milli = [65_000]
+    pods.sync(45, 45.0)
+    assert (pods.wanted, pods.ready, pods.starting) == (1, 1, [])
 
 
 def test_no_traffic_leaves_the_minimum() -> None:
@@ -163,8 +161,8 @@ def test_it_equals_a_loop_over_seconds(rates: list[int], start_s: int, most: int
 
 def _loop(one: SimulatedService, steps: Traffic, start_s: int) -> list[int]:
     """A service alone, second by second, a pod at a time, with the other HPA."""
-    oracle, first = Oracle(one.autoscaler), steps.rates_qps[0]
-    wanted = min(one.autoscaler.max_replicas, max(1, math.ceil(first / 65)))
+    oracle, first = Oracle(one.hpa), steps.rates_qps[0]
+    wanted = min(one.hpa.max_replicas, max(1, math.ceil(first / 65)))
     pods = [0.0] * wanted  # when each is ready
     done = {-t: -first * t for t in range(WINDOW_S + SCRAPE_S + 1)}
     arrived, sizes = 0.0, []
@@ -195,16 +193,16 @@ CLUSTER = Cluster(
 def test_the_price_is_that_of_the_cheapest_pools_parts() -> None:
     found = play(fleet(service("front", load_gb=1), service("a", load_gb=1)), traffic((0, 650), end_s=60))
     # 2 x 10 pods of a core and 2 GB: 20 of 2 cores at 1.0 each, or 40 of 64 GB at 8.0: 10.0 against 5.0
-    np.testing.assert_allclose(price_in_parts(found, CLUSTER), 5.0)
+    np.testing.assert_allclose(prices_over_time(found, CLUSTER), 5.0)
     big = play(fleet(service("front", load_gb=30)), traffic((0, 650), end_s=60))
-    np.testing.assert_allclose(price_in_parts(big, CLUSTER), 8.0 * 310 / 64)
+    np.testing.assert_allclose(prices_over_time(big, CLUSTER), 8.0 * 310 / 64)
     with pytest.raises(PlacementError, match=r"c: expected a pool whose nodes hold a replica of front, 101.0 GB"):
-        price_in_parts(play(fleet(service("front", load_gb=100)), traffic((0, 1), end_s=60)), CLUSTER)
+        prices_over_time(play(fleet(service("front", load_gb=100)), traffic((0, 1), end_s=60)), CLUSTER)
 
 
 def test_reports_say_what_happened() -> None:
     found = play(fleet(service("front", load_gb=1)), traffic((0, 650), (300, 1300), end_s=1800))
-    played = Played(found, price_in_parts(found, CLUSTER))
+    played = Played(found, prices_over_time(found, CLUSTER))
     summary = summarize(played)
     assert summary.peak_memory_bytes == 2 * GB * summary.peak_replicas == 2 * GB * int(found.replicas.max())
     assert summary.missed_share == pytest.approx(found.missed.sum() / (300 * 650 + 1500 * 1300))

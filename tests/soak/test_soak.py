@@ -17,10 +17,10 @@ import psutil
 import pytest
 import tritonclient.http
 
-from loadtest.clients import Load
+from loadtest.clients import SenderSettings
 from loadtest.open_loop import Answer, send
+from loadtest.perf_run import highest_rate, within
 from loadtest.run import Run, read_run, write_run
-from loadtest.search import highest_rate, within
 from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.export.dlrm.source import open_source
@@ -79,7 +79,7 @@ def test_it_holds_and_nothing_grows(soaked: Soaked, tmp_path: Path) -> None:
     server, spec, seconds = soaked.server, soaked.spec, 60 * MINUTES
     processes = [psutil.Process(server.process.pid), *stubs(server)]
     tensors = (spec.model.inputs, spec.model.outputs)
-    load = Load("grpc", server.grpc, spec.name, str(soaked.workload), spec.serving.batch, 30, 0, *tensors)
+    load = SenderSettings("grpc", server.grpc, spec.name, str(soaked.workload), spec.serving.batch, 30, 0, *tensors)
     found_qps = found_rate(load, spec.serving.sla_ms)
     flooded(load, FLOOD * found_qps, processes, soaked.prefix)
     send(load, SHARE * found_qps, WARM_UP * seconds)
@@ -99,7 +99,7 @@ def test_it_holds_and_nothing_grows(soaked: Soaked, tmp_path: Path) -> None:
     assert {process.pid for process in processes} == {server.process.pid, *(stub.pid for stub in stubs(server))}
 
 
-def flooded(load: Load, qps: float, processes: Sequence[psutil.Process], prefix: str) -> None:
+def flooded(load: SenderSettings, qps: float, processes: Sequence[psutil.Process], prefix: str) -> None:
     """Flood the server until one more flood does not make it grow."""
     before = at_rest(processes, prefix)
     for _ in range(MOST_FLOODS):
@@ -117,7 +117,7 @@ def at_rest(processes: Sequence[psutil.Process], prefix: str) -> Held:
     return held(processes, prefix, 0.0)
 
 
-def found_rate(load: Load, sla_ms: float) -> float:
+def found_rate(load: SenderSettings, sla_ms: float) -> float:
     """The highest rate that this very sender gets answered within the SLA: it takes its own share of the machine."""
 
     def holds(qps: float) -> bool:

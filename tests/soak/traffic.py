@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 
 from loadtest.open_loop import Answer
-from loadtest.run import Point, Sample
+from loadtest.run import LoadPoint, RunSample
 
 SAMPLE_S = 5.0
 
 
-def samples(answers: Sequence[Answer], qps: float, memory: dict[int, int]) -> tuple[Sample, ...]:
+def samples(answers: Sequence[Answer], qps: float, memory: dict[int, int]) -> tuple[RunSample, ...]:
     """The timeline, a sample each SAMPLE_S; memory: PSS in bytes by the number of the sample."""
     by_time: dict[int, list[Answer]] = defaultdict(list)
     for answer in answers:
         by_time[int(answer.due_s / SAMPLE_S)].append(answer)
     return tuple(
-        Sample(
+        RunSample(
             time_s=number * SAMPLE_S,
             offered_qps=qps,
             answered_qps=len(due) / SAMPLE_S,
@@ -30,9 +30,9 @@ def samples(answers: Sequence[Answer], qps: float, memory: dict[int, int]) -> tu
     )
 
 
-def point(answers: Sequence[Answer], qps: float, seconds: float) -> Point:
+def point(answers: Sequence[Answer], qps: float, seconds: float) -> LoadPoint:
     """All of the run as one load."""
-    return Point(
+    return LoadPoint(
         load_kind="request_rate",
         load=qps,
         throughput_qps=len(answers) / seconds,

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 from torch.utils.flop_counter import FlopCounterMode
 
-from repo_builder.export.exported.graph import ProgramGraph, open_graph
-from repo_builder.export.exported.looked_up import LookedUp
+from repo_builder.export.exported.graph import ProgramGraph, open_graph, to_numpy
 from repo_builder.export.exported.program import Program
-from repo_builder.export.exported.proof import difference, tolerance
-from repo_builder.export.exported.queries import to_numpy
+from repo_builder.model.arrays import difference
+from repo_builder.model.lookups import LookupBags
 from repo_builder.model.types import BATCH, Dense, Model
 
 _ROWS = 3
@@ -27,10 +26,11 @@ def dense_costs(
     cut: ExportedProgram,
     model: Model,
     tensors: Mapping[str, NDArray[Any]],
-    found: Sequence[LookedUp],
+    found: Sequence[LookupBags],
     batch: int,
+    tolerance: float,
 ) -> Dense:
-    """The dense graph's work and weights, measured on a query with what its look-ups gave."""
+    """The dense graph's work and weights, measured on a query, with drawn vectors in the place of looked-up ones."""
     graph = open_graph(replace(whole, exported=cut))
     feeds = _feeds(graph, model, tensors, found)
     with FlopCounterMode(display=False) as counter:
@@ -40,20 +40,17 @@ def dense_costs(
         model.dense,
         flops_per_row=counter.get_total_flops() / max(batch, 1),
         parameter_bytes=sum(values.numel() * values.element_size() for values in parameters.values()),
-        batched=_may_batch(model) and _scores_alone(graph, feeds),
+        batched=_may_batch(model) and _scores_alone(graph, feeds, tolerance),
     )
 
 
 def _feeds(
-    graph: ProgramGraph, model: Model, tensors: Mapping[str, NDArray[Any]], found: Sequence[LookedUp]
+    graph: ProgramGraph, model: Model, tensors: Mapping[str, NDArray[Any]], found: Sequence[LookupBags]
 ) -> dict[Any, torch.Tensor]:
-    sizes = _sizes(model, tensors)
+    sizes, rng = _sizes(model, tensors), np.random.default_rng(0)
     looked_up = {}
-    for i, (lookup, got) in enumerate(zip(model.lookups, found, strict=True)):
-        dim = model.tables[lookup.table].format.dim
-        vectors = got.sums.reshape(-1, dim)
-        if lookup.mode == "mean":
-            vectors = vectors / got.divisors.reshape(-1, 1)
+    for i, (lookup, bags) in enumerate(zip(model.lookups, found, strict=True)):
+        vectors = rng.standard_normal((bags.bags, model.tables[lookup.table].format.dim), np.float32)
         looked_up[f"lookup_{i}"] = vectors.reshape(
             [size if isinstance(size, int) else sizes[size] for size in lookup.shape]
         )
@@ -85,7 +82,7 @@ def _may_batch(model: Model) -> bool:
     return all(shape[:1] == (BATCH,) and BATCH not in shape[1:] for shape in shapes) and len(model.groups) == 1
 
 
-def _scores_alone(graph: ProgramGraph, feeds: Mapping[Any, torch.Tensor]) -> bool:
+def _scores_alone(graph: ProgramGraph, feeds: Mapping[Any, torch.Tensor], tolerance: float) -> bool:
     """Whether a few rows, no two alike, are scored together as each alone."""
     rows = {node: _few(values) for node, values in feeds.items()}
     try:
@@ -94,7 +91,7 @@ def _scores_alone(graph: ProgramGraph, feeds: Mapping[Any, torch.Tensor]) -> boo
             alone = graph.run(graph.outputs, {node: values[row : row + 1] for node, values in rows.items()})
             for node in graph.outputs:
                 want, got = (to_numpy(each) for each in (together[node][row : row + 1], alone[node]))
-                if not difference(want, got) <= tolerance(graph):
+                if not difference(got, want) <= tolerance:
                     return False
     except (RuntimeError, IndexError, ValueError):
         return False

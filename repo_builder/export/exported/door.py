@@ -15,27 +15,26 @@ from repo_builder.errors import ExportError, InputError, ModelFileError
 from repo_builder.export.exported.costs import dense_costs
 from repo_builder.export.exported.cut import Keep, ProgramCut, choose
 from repo_builder.export.exported.describe import describe
-from repo_builder.export.exported.graph import ProgramGraph, open_graph
-from repo_builder.export.exported.looked_up import LookedUp, look_up
-from repo_builder.export.exported.probe import probes
-from repo_builder.export.exported.program import read_program
-from repo_builder.export.exported.programs import dense_program, ids_program
-from repo_builder.export.exported.proof import check_dense, check_ids, check_lookups, tolerance
-from repo_builder.export.exported.queries import (
-    Query,
+from repo_builder.export.exported.graph import (
+    ProgramGraph,
     example_query,
     feeds_of,
-    query_problems,
-    read_samples,
+    open_graph,
     to_numpy,
     whole_answers,
 )
+from repo_builder.export.exported.probe import probes
+from repo_builder.export.exported.program import read_program
+from repo_builder.export.exported.programs import dense_program, ids_program
 from repo_builder.export.exported.sites import find_sites
 from repo_builder.export.exported.sizes import Sizes, named_sizes
-from repo_builder.export.exported.tables import joined_blocks, joined_rows
 from repo_builder.export.join import join_partials
+from repo_builder.export.queries import check_query, read_samples
+from repo_builder.export.stored import Checkpoint, rows_per_chunk
 from repo_builder.export.torch_onnx import output_names, to_onnx, write_onnx
-from repo_builder.model.source import Partial
+from repo_builder.model.arrays import Arrays
+from repo_builder.model.lookups import read_bags
+from repo_builder.model.source import HALF_TOLERANCE, TOLERANCE, Partial
 from repo_builder.model.types import BATCH, Model, Table
 
 
@@ -62,8 +61,9 @@ def open_exported(path: Path, name: str, samples: Path | None, keep_under_bytes:
 class ExportedSource:
     """An opened program, as a `Source`."""
 
-    def __init__(self, name: str, graph: ProgramGraph, sizes: Sizes, choice: ProgramCut, query: Query) -> None:
+    def __init__(self, name: str, graph: ProgramGraph, sizes: Sizes, choice: ProgramCut, query: Arrays) -> None:
         self.notes: Sequence[str] = ()
+        self.tolerance = HALF_TOLERANCE if graph.computes_in_halves else TOLERANCE
         self._graph, self._choice, self._query = graph, choice, query
         self._path = graph.program.path
         self._cut, read = dense_program(graph, choice, sizes)
@@ -75,41 +75,36 @@ class ExportedSource:
     def _measured(self, model: Model) -> Model:
         """With what only a query shows: how many ids and rows there are, and what the dense graph costs."""
         try:
-            tensors = self.ids(self._query)
-            found = self._look_up(model, tensors)
             answers = whole_answers(self._graph, self._query)
+            tensors = self.ids(self._query)
+            found = [read_bags(lookup, model.tables[lookup.table], tensors) for lookup in model.lookups]
         except InputError as exc:
             raise ModelFileError(
                 *(f"{self._path}: its samples are none that it can score: {problem}" for problem in exc.problems)
             ) from exc
-        check_lookups(self._graph, self._choice, model, self._query, found)
         batch = _batch(model, self._query, answers)
         groups = list(model.groups)
         lookups = []
-        for lookup, got in zip(model.lookups, found, strict=True):
-            rows = len(got.sums)
-            lookups.append(replace(lookup, mean_ids=got.ids / max(rows, 1)))
+        for lookup, bags in zip(model.lookups, found, strict=True):
+            rows = bags.bags // lookup.count
+            lookups.append(replace(lookup, mean_ids=len(bags.ids) / max(rows, 1)))
             groups[lookup.group] = replace(groups[lookup.group], mean_rows=rows / max(batch, 1))
         model = replace(model, lookups=tuple(lookups), groups=tuple(groups))
-        return replace(model, dense=dense_costs(self._graph.program, self._cut, model, tensors, found, batch))
+        return replace(
+            model, dense=dense_costs(self._graph.program, self._cut, model, tensors, found, batch, self.tolerance)
+        )
 
     def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
         """As `Source` says."""
         joined = self._choice.tables[self.model.tables.index(table)]
-        return joined_blocks(self._graph.program.weights, joined.members)
+        return _joined_blocks(self._graph.program.weights, joined.members)
 
     def write_dense(self, partials: Sequence[Partial], folder: Path) -> Sequence[str]:
         """As `Source` says."""
         model = self.model
         if self._onnx is None:
             self._onnx = to_onnx(self._cut, model.dense.inputs, model.outputs, str(self._path))
-        files = write_onnx(join_partials(self._onnx, model, partials), folder)
-        tensors = self.ids(self._query)
-        found = self._look_up(model, tensors)
-        check_dense(
-            folder / files[0], model, partials, tensors, found, self.answers(self._query), tolerance(self._graph)
-        )
-        return files
+        return write_onnx(join_partials(self._onnx, model, partials), folder)
 
     def write_ids(self, folder: Path) -> Sequence[str]:
         """As `Source` says."""
@@ -117,15 +112,13 @@ class ExportedSource:
             return []
         program = ids_program(self._graph, list(self._computed.values()))
         made = to_onnx(program, self.model.ids_graph.inputs, self.model.ids_graph.outputs, str(self._path))
-        files = write_onnx(made, folder)
-        check_ids(folder / files[0], self.model.ids_graph, self._query, self.ids(self._query))
-        return files
+        return write_onnx(made, folder)
 
     def write_whole(self, folder: Path) -> Sequence[str]:
         """As `Source` says: a program is no ONNX."""
         return []
 
-    def ids(self, inputs: Query) -> Query:
+    def ids(self, inputs: Arrays) -> Arrays:
         """As `Source` says."""
         values = self._graph.run(self._computed.values(), feeds_of(self._graph, inputs)) if self._computed else {}
         computed = {
@@ -136,21 +129,19 @@ class ExportedSource:
         }
         return {**inputs, **computed}
 
-    def answers(self, inputs: Query) -> Mapping[str, NDArray[Any]]:
+    def answers(self, inputs: Arrays) -> Mapping[str, NDArray[Any]]:
         """As `Source` says."""
-        problems = list(query_problems(self.model.inputs, inputs))
-        if problems:
-            raise InputError(*problems)
+        check_query(self.model.inputs, inputs)
         names = [output.name for output in self.model.outputs]
         return dict(zip(names, whole_answers(self._graph, inputs), strict=True))
 
-    def samples(self) -> Query:
+    def samples(self) -> Arrays:
         """As `Source` says."""
         return self._query
 
-    def _look_up(self, model: Model, tensors: Query) -> list[LookedUp]:
-        rows = [joined_rows(self._graph, joined.members) for joined in self._choice.tables]
-        return [look_up(model, i, tensors, rows[lookup.table]) for i, lookup in enumerate(model.lookups)]
+    def tried(self) -> Arrays:
+        """As `Source` says."""
+        return self._query
 
 
 def _output_names(graph: ProgramGraph) -> list[str]:
@@ -161,8 +152,38 @@ def _output_names(graph: ProgramGraph) -> list[str]:
         return [node.name for node in graph.outputs]
 
 
-def _batch(model: Model, query: Query, answers: Sequence[NDArray[Any]]) -> int:
+def _batch(model: Model, query: Arrays, answers: Sequence[NDArray[Any]]) -> int:
     """How many rows a query has."""
     shapes = [(tensor, query[tensor.name]) for tensor in model.inputs]
     shapes += list(zip(model.outputs, answers, strict=True))
     return next(array.shape[tensor.shape.index(BATCH)] for tensor, array in shapes if BATCH in tensor.shape)
+
+
+def _joined_blocks(weights: Checkpoint, members: Sequence[str]) -> Iterator[NDArray[np.float32]]:
+    """The rows of parameters side by side, in blocks (n, sum of their dims) float32 of about CHUNK_BYTES."""
+    if len(members) == 1:
+        yield from weights.blocks(members[0])
+        return
+    rows = weights.tensors[members[0]].shape[0]
+    step = rows_per_chunk(sum(weights.tensors[member].shape[1] for member in members))
+    readers = [_Reader(weights.blocks(member)) for member in members]
+    for begin in range(0, rows, step):
+        count = min(step, rows - begin)
+        yield np.concatenate([reader.take(count) for reader in readers], axis=1)
+
+
+class _Reader:
+    """Rows in pieces of any size, out of blocks."""
+
+    def __init__(self, blocks: Iterator[NDArray[np.float32]]) -> None:
+        self._blocks = blocks
+        self._left: NDArray[np.float32] | None = None
+
+    def take(self, count: int) -> NDArray[np.float32]:
+        """The next rows."""
+        pieces = [] if self._left is None else [self._left]
+        while sum(map(len, pieces)) < count:
+            pieces.append(next(self._blocks))
+        rows = np.concatenate(pieces)
+        self._left = rows[count:]
+        return rows[:count]

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+import numpy as np
 import sympy
 import torch
+from numpy.typing import NDArray
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.fx import Node
 from torch.utils._sympy.functions import FloorDiv
 
-from repo_builder.errors import ModelFileError
+from repo_builder.errors import InputError, ModelFileError
 from repo_builder.export.exported.program import Program
+from repo_builder.model.arrays import Arrays
 
 Size: TypeAlias = "int | sympy.Expr"
 """A dimension: a number, or an expression of symbols."""
@@ -42,6 +45,13 @@ class ProgramGraph:
     parameters: Mapping[Node, Weight]
     fixed: Mapping[Node, Any]
     outputs: Sequence[Node]
+
+    @property
+    def computes_in_halves(self) -> bool:
+        """Whether some tensor has half precision."""
+        values = (node.meta.get("val") for node in self.nodes)
+        dtypes = {value.dtype for value in values if isinstance(value, torch.Tensor)}
+        return bool(dtypes & {torch.float16, torch.bfloat16})
 
     def run(self, wanted: Iterable[Node], feeds: Mapping[Node, Any]) -> dict[Node, Any]:
         """The values of some nodes, where those of others (all inputs that they need) are given."""
@@ -155,3 +165,41 @@ def simple(expression: sympy.Expr) -> sympy.Expr:
         if whole.as_numer_denom()[1] == 1:
             expression = expression.subs(rounded, whole)
     return expression
+
+
+def whole_answers(graph: ProgramGraph, query: Arrays) -> list[NDArray[Any]]:
+    """The outputs of the program, in order; raises InputError where it refuses the query."""
+    try:
+        values = graph.run(graph.outputs, feeds_of(graph, query))
+    except (IndexError, RuntimeError, ValueError) as exc:
+        line = next(iter(str(exc).splitlines()), type(exc).__name__)
+        raise InputError(f"the model refuses the query: {line[:300]}; check its ids and sizes") from exc
+    return [to_numpy(values[node]) for node in graph.outputs]
+
+
+def feeds_of(graph: ProgramGraph, query: Arrays) -> dict[Any, torch.Tensor]:
+    """A query as tensors of the program's inputs."""
+    return {
+        node: torch.from_numpy(np.require(query[node.name], requirements=["C", "W"])).to(node.meta["val"].dtype)
+        for node in graph.inputs
+    }
+
+
+def to_numpy(value: torch.Tensor) -> NDArray[Any]:
+    """A tensor as an array of its own; BF16 as float32."""
+    value = value.detach()
+    array: NDArray[Any] = (value.float() if value.dtype == torch.bfloat16 else value).numpy().copy()
+    return array
+
+
+def example_query(graph: ProgramGraph) -> Arrays | None:
+    """The inputs that the program was exported with, where its file holds them."""
+    names = [node.name for node in (*graph.inputs, *graph.fixed)]
+    example = graph.program.example
+    if example is None or len(example) != len(names):
+        return None
+    order = [node for node in graph.program.exported.graph.nodes if node in graph.inputs or node in graph.fixed]
+    values = {node: value for node, value in zip(order, example, strict=True) if node in graph.inputs}
+    if not all(isinstance(value, torch.Tensor) for value in values.values()):
+        return None
+    return {node.name: to_numpy(value) for node, value in values.items()}

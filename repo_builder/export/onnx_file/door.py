@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 
 from repo_builder.errors import ModelFileError
 from repo_builder.export.join import lookup_name
-from repo_builder.export.onnx_file.check import TOLERANCE, bags, difference
 from repo_builder.export.onnx_file.cut import Keep, OnnxCut, OnnxLookup, cut
 from repo_builder.export.onnx_file.dense_graph import dense_graph, dims, flops, ids_graph, lookup_shape, parameter_bytes
+from repo_builder.export.onnx_file.file import read_without_weights
 from repo_builder.export.onnx_file.graph import Graph, name_symbols
 from repo_builder.export.onnx_file.loops import hoist_look_ups
-from repo_builder.export.onnx_file.read import plain, read_without_weights
-from repo_builder.export.onnx_file.run import DATATYPES, RUNTIME_ERRORS, Arrays, Session
-from repo_builder.export.onnx_file.samples import drawn, first_rows, read_samples, sizes_of
+from repo_builder.export.onnx_file.plain import plain
+from repo_builder.export.onnx_file.run import DATATYPES, RUNTIME_ERRORS, Session, drawn, first_rows, sizes_of
 from repo_builder.export.onnx_file.source import OnnxSource
+from repo_builder.export.queries import read_samples
+from repo_builder.model.arrays import Arrays, difference
+from repo_builder.model.lookups import read_bags
+from repo_builder.model.source import TOLERANCE
 from repo_builder.model.types import (
     BATCH,
     Columns,
@@ -172,7 +175,7 @@ def _source(
     )
     model = Model(name, inputs, outputs, tables, groups, lookups, dense, _ids_graph(graph, before), found.kept)
     model = replace(model, dense=replace(dense, batched=_is_batched(model, cut_off, query, path.parent)))
-    return OnnxSource(path, model, graph, found, (cut_off, before), (whole, ids_session), (query, answers), recorded)
+    return OnnxSource(path, model, graph, found, (cut_off, before), (whole, ids_session), query, recorded)
 
 
 def _output(
@@ -232,7 +235,7 @@ def _lookups(
             lookup_shape(each, table.format.dim),
             0.0,
         )
-        counted = int(np.count_nonzero(bags(lookup, place.tensor, tensors)[0] != lookup.ids.padding))
+        counted = len(read_bags(lookup, table, tensors).ids)
         yield replace(lookup, mean_ids=counted / max(1, _rows(each, tensors)))
 
 

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from repo_builder.errors import ModelFileError
-from repo_builder.export.onnx_file.read import all_reads, inner_graphs
+from repo_builder.export.onnx_file.tensors import all_reads, inner_graphs
 from repo_builder.model.types import BATCH
 
 MAX_IR_VERSION = 10
@@ -185,10 +185,26 @@ def _inferred(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
     log.setLevel(logging.CRITICAL)  # what it cannot infer is asked of the other
     for part in (model, _before_control_flow(model)):
         with suppress(Exception):  # it raises whatever an operator's rule happens to: the next one goes on
-            yield SymbolicShapeInference.infer_shapes(part, auto_merge=True)
+            yield _symbolically(part)
             break
     log.setLevel(level)
     yield onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def _symbolically(model: onnx.ModelProto) -> onnx.ModelProto:
+    """As `SymbolicShapeInference.infer_shapes` does, but for the file that it writes into the working folder where it
+    cannot tell all shapes. Raises ValueError there.
+    """
+    inference = SymbolicShapeInference(int_max=2**31 - 1, auto_merge=True, guess_output_rank=False, verbose=0)
+    inference._preprocess(model)
+    complete = False
+    while inference.run_:
+        complete = inference._infer_impl()
+    inference._update_output_from_vi()
+    if not complete:
+        raise ValueError("a shape cannot be told")
+    inferred: onnx.ModelProto = inference.out_mp_
+    return inferred
 
 
 def _before_control_flow(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -68,7 +68,7 @@ class Cluster:
 def load_cluster(path: Path) -> Cluster:
     """Read and check a cluster file (`.json`, else YAML).
 
-    Raises ClusterError with one problem a line: file, field, what was expected, what came.
+    Raises ClusterError with one problem per line: file, field, what was expected, what came.
     """
     document = read_document(path, ClusterError)
     problems = [*schema_problems(document, "cluster.schema.json"), *_cross_field_problems(document)]

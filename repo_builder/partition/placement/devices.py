@@ -55,7 +55,7 @@ def options(service: Service, plan: Plan, spec: Spec, profile: Profile, cluster:
     Only throughput decides the replicas of the others, with the plan's room for bursts. A service that the plan puts
     on a GPU stays there.
     """
-    found = [Option(service, demand_of(service, profile, cluster))]
+    found = [Option(service, _demand_of(service, profile, cluster))]
     if service.device == "gpu":
         return found
     others = [_with_instances(service, n) for n in range(1, cluster.max_instances + 1) if n != service.instances]
@@ -64,12 +64,12 @@ def options(service: Service, plan: Plan, spec: Spec, profile: Profile, cluster:
     target_qps = plan.target_qps or spec.serving.target_qps
     for other in others:
         changed = replace(other, replicas=_replicas(service, other, target_qps), added=0)
-        found.append(Option(changed, demand_of(changed, profile, cluster)))
+        found.append(Option(changed, _demand_of(changed, profile, cluster)))
     return found
 
 
-def demand_of(service: Service, profile: Profile, cluster: Cluster) -> Demand:
-    """What the deployed replicas need: a core (`instance_millicores`) an instance, and on a GPU all of their rows."""
+def _demand_of(service: Service, profile: Profile, cluster: Cluster) -> Demand:
+    """What the deployed replicas need: a core (`instance_millicores`) per instance, and on a GPU all of their rows."""
     gpus = max(1, len(service.gpus)) if service.device == "gpu" else 0
     processes = service.instances * (GPU_CONTEXT_BYTES + _held_bytes(service, profile))
     return Demand(
@@ -117,14 +117,14 @@ def _replicas(planned: Service, other: Service, target_qps: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class DeviceChoice:
-    """The option taken of each service, and a lower bound of any choice's price an hour."""
+    """The option taken of each service, and a lower bound of any choice's price per hour."""
 
     options: tuple[Option, ...]
     lower_bound_per_hour: float
 
 
 def choose(services: Sequence[Sequence[Option]], cluster: Cluster) -> DeviceChoice | None:
-    """The cheapest options, one a service; None where no choice fits, even cut."""
+    """The cheapest options, one per service; None where no choice fits, even cut."""
     flat = [option for of_one in services for option in of_one]
     constraints, bounds, integrality = _program(services, flat, cluster)
     price = np.zeros(len(integrality))

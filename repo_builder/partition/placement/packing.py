@@ -1,4 +1,4 @@
-"""Packing replicas onto nodes at the least price an hour; or why they do not fit, and what would make them fit."""
+"""Packing replicas onto nodes at the least price per hour; or why they do not fit, and what would make them fit."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _too_few(demand: Demand, cluster: Cluster) -> str | None:
     if needed <= have:
         return None
     return (
-        f"spread: service {demand.name} has {count(demand.replicas, 'replica')}, at most {most} a node "
+        f"spread: service {demand.name} has {count(demand.replicas, 'replica')}, at most {most} per node "
         f"(spread {cluster.spread:g}), so {count(needed, 'node')}, and {have:g} can hold one"
     )
 

@@ -31,7 +31,7 @@ class Placement:
 
 
 def place(spec: Spec, plan: Plan, profile: Profile, cluster: Cluster) -> Placement:
-    """Choose each service's device, instances and replicas, and pack the replicas, at the least price an hour.
+    """Choose each service's device, instances and replicas, and pack the replicas, at the least price per hour.
 
     GPU times are the profile's, or DEFAULT_GPU_TIMES. A cluster with its own `min_memory_bytes` changes every
     replica's memory by the difference to the profile's. Where the plan predicts a latency, replicas are added until

@@ -10,7 +10,7 @@ import yaml
 from elasticrec.cli import main
 from loadtest.run import write_run
 from repo_builder.errors import InputError
-from repo_builder.output import write_whole
+from repo_builder.writing import write_whole
 from tests.integration.models import document
 from tests.k8s.fleets import write_fleet
 from tests.loadtest.runs import day

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from elasticrec.cli import main
-from loadtest.report.data import report_csv, report_json
+from loadtest.report.summary import report_csv, report_json
 from loadtest.run import write_run
 from tests.loadtest.runs import runs
 

@@ -322,7 +322,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import numpy as np
 from tests.export.dlrm.oracles import make_spec
-from repo_builder.export.shards import write_shards
+from repo_builder.repository.weights import write_shards
 from repo_builder.export.dlrm.source import open_weights
 
 def peak_bytes() -> None:

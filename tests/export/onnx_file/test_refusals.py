@@ -260,6 +260,6 @@ def test_samples_that_are_a_pickle(tmp_path: Path) -> None:
 
     path.write_bytes(simple().SerializeToString())
     np.savez(tmp_path / "samples.npz", ids=np.array([Bomb()], dtype=object))
-    with pytest.raises(ModelFileError, match=r"expected an \.npz with an array an input"):
+    with pytest.raises(ModelFileError, match=r"expected an \.npz with an array per input"):
         open_onnx(path, "toy", tmp_path / "samples.npz", 0, {})
     assert not marker.exists()

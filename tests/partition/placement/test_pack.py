@@ -193,7 +193,9 @@ def test_the_cheapest_pool_to_enlarge_is_named() -> None:
 def test_too_few_nodes_to_spread_over() -> None:
     demand = Demand("s", 4, 1000, GB)
     message = refused([demand], cluster(replace(CPU, count=1)))
-    assert "spread: service s has 4 replicas, at most 2 a node (spread 0.5), so 2 nodes, and 1 can hold one" in message
+    assert (
+        "spread: service s has 4 replicas, at most 2 per node (spread 0.5), so 2 nodes, and 1 can hold one" in message
+    )
     assert "; 1 more node of pool cpu would do" in message
     assert "2 more nodes of pool cpu would do" in refused([demand], cluster(replace(CPU, count=2), spread=0.25))
 

@@ -1,0 +1,62 @@
+"""Queries of a model file, an array per input: those that its owner recorded, and what is wrong with one."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from repo_builder.errors import InputError, ModelFileError
+from repo_builder.model.arrays import DTYPES, Arrays
+from repo_builder.model.types import Tensor
+
+
+def read_samples(path: Path, inputs: Sequence[Tensor]) -> Arrays:
+    """A query from an .npz with an array per input; raises ModelFileError where it is none of the model's."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            query = {name: archive[name] for name in archive.files}
+    except FileNotFoundError as exc:
+        raise ModelFileError(
+            f"{path}: expected a file of samples, found none; check model.samples in the spec"
+        ) from exc
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as exc:
+        raise ModelFileError(f"{path}: expected an .npz with an array per input, got another file ({exc})") from exc
+    problems = [f"{path}: {problem}" for problem in query_problems(inputs, query)]
+    if problems:
+        raise ModelFileError(*problems)
+    return query
+
+
+def check_query(inputs: Sequence[Tensor], query: Arrays) -> None:
+    """Raises InputError where arrays are no query of a model with these inputs."""
+    problems = list(query_problems(inputs, query))
+    if problems:
+        raise InputError(*problems)
+
+
+def query_problems(inputs: Sequence[Tensor], query: Arrays) -> Iterator[str]:
+    """Everything in which a query is none of a program with these inputs."""
+    for name in query:
+        if name not in {tensor.name for tensor in inputs}:
+            yield f"{name}: expected inputs {', '.join(tensor.name for tensor in inputs)} alone, got this too"
+    sizes: dict[str, int] = {}
+    for tensor in inputs:
+        got = query.get(tensor.name)
+        dtype = DTYPES[tensor.datatype]
+        if got is None:
+            yield f"{tensor.name}: expected {_described(tensor)}, got none"
+        elif got.dtype != dtype or len(got.shape) != len(tensor.shape):
+            yield f"{tensor.name}: expected {_described(tensor)}, got {got.dtype} {list(got.shape)}"
+        else:
+            for want, size in zip(tensor.shape, got.shape, strict=True):
+                if size != (sizes.setdefault(want, size) if isinstance(want, str) else want):
+                    yield f"{tensor.name}: expected {_described(tensor, sizes)}, got {list(got.shape)}"
+                    break
+
+
+def _described(tensor: Tensor, sizes: Mapping[str, int] | None = None) -> str:
+    shape = [f"{size} = {sizes[size]}" if sizes and isinstance(size, str) else size for size in tensor.shape]
+    return f"{tensor.datatype} [{', '.join(map(str, shape))}]"
