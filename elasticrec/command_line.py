@@ -1,4 +1,4 @@
-"""The words after `elasticrec`: only the module of the command that is asked for is read."""
+"""The words after `elasticrec`: only the room of the command that is asked for is read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from elasticrec.commands import SUMMARIES
+from elasticrec.commands import COMMANDS
 from repo_builder.errors import InputError
 
 _WRITTEN = {"output", "plot", "json", "csv", "log_file"}
@@ -55,12 +55,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     wanted = next((word for word in words if not word.startswith("-")), None)  # no option before it takes a value
-    for name, summary in SUMMARIES.items():
+    for name, command in COMMANDS.items():
         if name == wanted:
-            import_module(f"elasticrec.commands.{name}").add(commands)
+            add_whole(name, commands)
         else:
-            commands.add_parser(name, help=summary)
+            commands.add_parser(name, help=command.summary)
     return parser.parse_args(words)
+
+
+def add_whole(name: str, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Read the room of a command, and add all of its words."""
+    room = import_module(f"elasticrec.commands.{COMMANDS[name].room}")
+    getattr(room, f"add_{name}")(commands)
 
 
 def check_outputs(args: argparse.Namespace) -> None:

@@ -1,13 +1,16 @@
-"""Comparisons as tables for a terminal."""
+"""Comparisons for a terminal: at equal traffic, and of fleets over time."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from rich.table import Table
 
 from elasticrec.tables import plain_table, size
 from repo_builder.analysis.compare import METRICS, PAPER, Comparison, ComparisonReport, average_gains
 from repo_builder.analysis.fleets import GPU_CACHE, MODEL_WISE
-from repo_builder.words import count
+from repo_builder.simulation.report import SimulationSummary
+from repo_builder.words import count, times_less
 
 _SWEPT = ("memory", "utility", "price in parts")
 _SHORT = {GPU_CACHE: "GPU cache"}
@@ -44,7 +47,7 @@ def averages_table(report: ComparisonReport) -> Table:
     return table
 
 
-def sweep_table(report: ComparisonReport) -> Table:
+def gains_table(report: ComparisonReport) -> Table:
     """The mean gains at every point of the sweep."""
     others = [strategy for strategy in report.strategies if strategy != MODEL_WISE]
     table = plain_table(
@@ -72,6 +75,40 @@ def comparison_notes(report: ComparisonReport) -> str:
     lines.append("gains: how many times better than model-wise; 1x is equal, below it is worse; in brackets above")
     if not report.cluster.gpu_pools:
         lines.append(f"cluster {report.cluster.name} has no GPUs: model-wise with a GPU cache is left out")
+    return "\n".join(lines)
+
+
+def simulation_table(summaries: Sequence[SimulationSummary]) -> Table:
+    """What each simulated fleet took, a line each."""
+    price = summaries[0].price is not None
+    table = plain_table(
+        "fleet", "replicas, mean", "peak", "memory, mean", "peak", "past the SLA", *(["price"] if price else [])
+    )
+    for each in summaries:
+        table.add_row(
+            each.fleet,
+            f"{each.mean_replicas:,.1f}",
+            f"{each.peak_replicas:,}",
+            size(each.mean_memory_bytes),
+            size(each.peak_memory_bytes),
+            f"{each.missed_share:.3%}",
+            *([f"{each.price:,.2f}"] if each.price is not None else []),
+        )
+    return table
+
+
+def simulation_summary(summaries: Sequence[SimulationSummary]) -> str:
+    """The second fleet beside the first, model-wise, and what stood at its maximum."""
+    whole, ours = summaries
+    times = [f"{times_less(whole.mean_memory_bytes / ours.mean_memory_bytes)} memory"]
+    if whole.price is not None and ours.price:
+        times.append(f"{times_less(whole.price / ours.price)} to pay (nodes as if sold in parts)")
+    lines = [f"{ours.fleet} against {whole.fleet}, means over time: {', '.join(times)}"]
+    lines += [
+        f"{each.fleet}: at its maximum: {', '.join(each.at_maximum)}; raise serving.target_qps"
+        for each in summaries
+        if each.at_maximum
+    ]
     return "\n".join(lines)
 
 

@@ -6,12 +6,13 @@ import argparse
 import copy
 import json
 import random
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+
+from elasticrec.command_line import add_whole
 
 NUMBERS = (
     0,
@@ -184,7 +185,7 @@ def options_of(command: str) -> list[argparse.Action]:
     """A command's options, but for help and for what names the file to write."""
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers()
-    import_module(f"elasticrec.commands.{command}").add(commands)
+    add_whole(command, commands)
     own = commands.choices[command]
     nested = [a for a in own._actions if isinstance(a, argparse._SubParsersAction)]
     own = next(iter(nested[0].choices.values())) if nested else own

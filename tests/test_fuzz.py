@@ -177,7 +177,7 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def none_here(*_: object, **__: object) -> None:
         raise ServerError("no server here")
 
-    monkeypatch.setattr("elasticrec.commands.serve.installation", none_here)
+    monkeypatch.setattr("elasticrec.serving.installation", none_here)
     for name, stand_in in {
         "installation": contextlib.nullcontext,
         "verify": lambda *_: None,

@@ -1,16 +1,20 @@
-"""What the commands share: the two consoles and argument types."""
+"""What the commands share: what they write to the terminal, and the options and argument types of several."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+import rich.progress
 from rich.console import Console
 
-from elasticrec.commands import SUMMARIES
+from elasticrec.commands import COMMANDS
+from repo_builder.output import Progress
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
 
@@ -18,13 +22,54 @@ out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() el
 err = Console(stderr=True, highlight=False, emoji=False)
 
 
+def say(text: str) -> None:
+    """Print text on standard output, as it is."""
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def tell(line: str) -> None:
+    """Print on standard error what the user should know, as it is."""
+    err.print(line, markup=False, soft_wrap=True)
+
+
+def warn(line: str) -> None:
+    """The same, after the program's name."""
+    tell(f"elasticrec: {line}")
+
+
+@contextmanager
+def watch(label: str) -> Iterator[Progress]:
+    """Draw a bar while standard error is a terminal, and nothing where it is a pipe or a file."""
+    columns = (*rich.progress.Progress.get_default_columns(), rich.progress.TimeElapsedColumn())
+    bar = rich.progress.Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+    with bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Send what is written to the file descriptor of standard output to that of standard error.
+
+    HiGHS prints a debugging line there at times, whatever its options say; `--json` must stay JSON.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def add_command(
     commands: Commands, name: str, description: str, example: str, summary: str | None = None
 ) -> argparse.ArgumentParser:
-    """A command's parser: its line in the list of commands (default: SUMMARIES), its own help and an example."""
+    """A command's parser: its line in the list of commands (default: that of COMMANDS), its own help and an example."""
     return commands.add_parser(
         name,
-        help=summary or SUMMARIES[name],
+        help=summary or COMMANDS[name].summary,
         description=description,
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,9 +107,18 @@ def add_profile(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def warn(line: str) -> None:
-    """Say on stderr, in one line, what the user should know."""
-    err.print(f"elasticrec: {line}", markup=False, soft_wrap=True)
+def add_grouping(parser: argparse._ActionsContainer, told: str) -> None:
+    """The option --grouping."""
+    parser.add_argument(
+        "--grouping", choices=["tiered", "per_table"], default="tiered", help=f"{told} (default: %(default)s)"
+    )
+
+
+def add_shard_backend(parser: argparse._ActionsContainer, told: str) -> None:
+    """The option --shard-backend."""
+    parser.add_argument(
+        "--shard-backend", choices=["python", "native"], default="python", help=f"{told} (default: %(default)s)"
+    )
 
 
 def json_or_csv(text: str) -> Path:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from elasticrec.tables_analysis import explanation
+from elasticrec.tables_plan import explanation
 from repo_builder.analysis.explain import explain
 from repo_builder.analysis.plan_plots import plot_explanation
 from repo_builder.partition.accesses import Floats, TableAccesses

@@ -175,9 +175,9 @@ def test_a_line_has_an_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_no_memory_is_one_line(
     spec_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def none_left(*_: object) -> None:
+    def none_left(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("elasticrec.commands.plan.read_accesses", none_left)
+    monkeypatch.setattr("elasticrec.commands.planning.load_hotness", none_left)
     assert run("plan", spec_file) == 1
     assert capsys.readouterr().err == "elasticrec: this machine's memory does not suffice\n"

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from elasticrec.cli import main
+from elasticrec.commands.demo import demo_table
 from elasticrec.demo import Options, Report, run_demo
-from elasticrec.tables import demo_table
 from repo_builder.export.dlrm.source import DlrmSource
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
+from elasticrec.commands.demo import demo_summary, demo_table
 from elasticrec.demo import Report
-from elasticrec.tables import demo_summary, demo_table, plan_summary, plan_table, size
+from elasticrec.tables import size
+from elasticrec.tables_plan import plan_summary, plan_table
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Grouping, Plan, Service, Shard
 from repo_builder.partition.planner import make_plan

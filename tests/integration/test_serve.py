@@ -20,8 +20,8 @@ import psutil
 import pytest
 import tritonclient.grpc
 
+from elasticrec import serving as serve_room
 from elasticrec.cli import main
-from elasticrec.commands import serve as serve_command
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import RepositoryError, ServerError
 from repo_builder.export.dlrm.source import open_source
@@ -143,7 +143,7 @@ def test_two_serves_of_one_repository_write_two_logs(
         logs.append(log)
         raise ServerError("none")
 
-    monkeypatch.setattr(serve_command, "running", no_server)
+    monkeypatch.setattr(serve_room, "running", no_server)
     for port in (9000, 9010):
         words = [f"--{name}-port={port + i}" for i, name in enumerate(("http", "grpc", "metrics"))]
         assert main(["serve", str(repository), *words]) == 1

@@ -9,10 +9,10 @@ from repo_builder.model.types import Columns, Ids, Ragged
 from repo_builder.repository.descriptions import (
     default_addresses,
     fanout_description,
-    kubernetes_name,
     router_description,
     shard_description,
 )
+from repo_builder.repository.service_names import service_names
 from repo_builder.repository.wiring import wire
 from repo_builder.spec import FleetSettings
 from tests.repository.test_wiring import CUT
@@ -130,4 +130,7 @@ def test_a_fleets() -> None:
     }
     assert list(document)[:3] == ["name", "version", "widths"]
     assert default_addresses(spec, WIRING) == {name: f"dns:///toy-{name}:8001" for name in ("hot", "cold")}
-    assert kubernetes_name(replace(spec, name="My_Model"), "tier_0") == "my-model-tier-0"
+    long = replace(spec, name="My_Model" * 7)
+    assert default_addresses(long, WIRING) == {
+        service: f"dns:///{name}:8001" for service, name in service_names(long.name, ["hot", "cold"]).items()
+    }

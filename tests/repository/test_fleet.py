@@ -20,8 +20,8 @@ from repo_builder.export.dlrm.source import open_source
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
-from repo_builder.repository.descriptions import kubernetes_name
 from repo_builder.repository.manifest import load_manifest, verify
+from repo_builder.repository.service_names import service_names
 from repo_builder.spec import FleetSettings, Spec, parse_spec
 from tests.integration.models import CHEAP, document
 from triton_backends.router.router import Router
@@ -217,4 +217,4 @@ def test_native_shards_send_no_half_precision(built: tuple[Path, Spec, Plan], tm
 
 def test_names_in_a_cluster() -> None:
     spec = parse_spec({**document(), "name": "My_Model"}, Path("spec.yaml"))
-    assert kubernetes_name(spec, "tier_0") == "my-model-tier-0"
+    assert service_names(spec.name, ["tier_0"]) == {"tier_0": "my-model-tier-0"}

@@ -1,4 +1,7 @@
-"""What commands say where a fleet of that folder is up: a build does not change it, and rules undo a scale."""
+"""What commands say where a fleet of that folder is up, and to SERVICE=N as users mistype it.
+
+A build does not change a running fleet, and rules undo a scale.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +11,7 @@ import pytest
 import yaml
 
 from elasticrec.cli import main
+from elasticrec.commands.fleets import service_replicas
 from repo_builder.local_fleet.control import Request, listening
 from repo_builder.local_fleet.run_folder import RunFolder, claimed, is_up
 from tests.test_figures import DOCUMENT
@@ -48,3 +52,20 @@ def test_a_scale_under_rules_says_that_they_undo_it(
     told = capsys.readouterr()
     assert asked == ["scale", "status"] and told.out.startswith("scaling tier0 to 3;")
     assert ("the rules in /rules decide again within seconds, and undo it" in told.err) == (rules is not None)
+
+
+def test_a_service_and_its_number() -> None:
+    assert service_replicas("tier0=12") == ("tier0", 12)
+
+
+@pytest.mark.parametrize(
+    "text", ["tier0", "tier0=", "=2", "tier0=0", "tier0=100000", "tier0=-1", "tier0=1.5", "tier0=²"]
+)
+@pytest.mark.parametrize("words", [["scale", "DIR"], ["up", "DIR", "--replicas"]])
+def test_a_mistake_is_shown_with_what_was_expected(
+    words: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*words, text])
+    assert ended.value.code == 2
+    assert f"expected SERVICE=N with N from 1 to 99999, got {text}" in capsys.readouterr().err

@@ -1,0 +1,139 @@
+"""A spec against the files that it names, and the model repository that is built of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from elasticrec.loading import StrPath, Watch, load_hotness, log, unwatched
+from repo_builder.errors import InputError
+from repo_builder.model.source import ModelFile, Source
+from repo_builder.output import Tell
+from repo_builder.partition.check import check_plan
+from repo_builder.partition.cost import DEFAULT_PROFILE
+from repo_builder.partition.plan import Plan, on_cpu
+from repo_builder.partition.planner import make_plan, model_wise_plan
+from repo_builder.repository.configs import ShardBackend
+from repo_builder.repository.manifest import Layout, Manifest
+from repo_builder.spec import Spec
+from repo_builder.words import count
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was looked at, `weights` or `access`, where, what is there, and every problem of it."""
+
+    name: str
+    where: str
+    found: str
+    problems: tuple[str, ...] = ()
+
+
+def check(spec: Spec, *, watch: Watch = unwatched, tell: Tell = log) -> tuple[Checked, ...]:
+    """Check a spec's weights and accesses, as far as that goes without reading the tables' values.
+
+    >>> [(each.name, each.found, each.problems) for each in elasticrec.check(elasticrec.load_spec("rm1.yaml"))]
+    [('weights', 'drawn from its seed', ()), ('access', 'of every table', ())]
+    """
+
+    def accesses() -> tuple[str, str]:
+        load_hotness(spec, watch=watch, tell=tell)
+        return str(spec.access.path or spec.access.source), "of every table"
+
+    weights = spec.form.path if isinstance(spec.form, ModelFile) else spec.form.weights.path
+    return (
+        _checked("weights", weights, lambda: _weights(spec, tell)),
+        _checked("access", spec.access.path, accesses),
+    )
+
+
+def check_weights(spec: Spec, tell: Tell = log) -> None:
+    """Raise the error that `build` would of the spec's weights; tells where they are not there yet, which is no error.
+
+    >>> elasticrec.check_weights(elasticrec.load_spec("rm1.yaml"))
+    """
+    path = spec.form.path if isinstance(spec.form, ModelFile) else spec.form.weights.path
+    if path is not None and not path.exists():
+        tell(f"{path}: not there, so not checked: elasticrec build will need it")
+    elif path is not None:
+        _open(spec)
+
+
+def _checked(name: str, path: Path | None, look: Callable[[], tuple[str, str]]) -> Checked:
+    try:
+        return Checked(name, *look())
+    except InputError as exc:
+        return Checked(name, str(path), count(len(exc.problems), "problem"), tuple(exc.problems))
+
+
+def _weights(spec: Spec, tell: Tell) -> tuple[str, str]:
+    for note in _open(spec).notes:
+        tell(note)
+    if isinstance(spec.form, ModelFile):
+        cut = count(len(spec.model.lookups), "look-up")
+        return str(spec.form.path), f"{cut} to cut, {len(spec.model.kept)} stay dense"
+    weights = spec.form.weights
+    tensors = len(spec.form.tables) + 2 * (len(spec.form.bottom_mlp) + len(spec.form.top_mlp))
+    tensors += sum(len(layer) for stack in spec.form.interaction_stacks.values() for layer in stack)
+    found = "drawn from its seed" if weights.path is None else f"{tensors} tensors as in the spec"
+    return str(weights.path or weights.source), found
+
+
+def _open(spec: Spec) -> Source:
+    from repo_builder.export.dlrm.source import open_source  # torch is slow to import: only where it is needed
+
+    return open_source(spec)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The plan that a repository was built by, and its manifest."""
+
+    plan: Plan
+    manifest: Manifest
+
+
+def build(
+    spec: Spec,
+    target: StrPath,
+    plan: Plan | None = None,
+    *,
+    layout: Layout = "single",
+    shard_backend: ShardBackend = "python",
+    s_max: int = 16,
+    cpu_only: bool = False,
+    watch: Watch = unwatched,
+    tell: Tell = log,
+) -> Built:
+    """Write a model repository into a folder, which appears whole or not at all; a former one there is replaced.
+
+    plan: made now where it is not given, with at most `s_max` shards a table; layout: `single`, one server and one
+    ensemble, `fleet`, a repository and a server for each service, or `model-wise`, one server that holds every table
+    whole; shard_backend: `python`, or `native`, in C; cpu_only: place on the CPU what the plan places on GPUs.
+
+    >>> spec = elasticrec.load_spec("rm1.yaml")
+    >>> built = elasticrec.build(spec, "model_repository/rm1", elasticrec.plan(spec), shard_backend="native")
+    >>> manifest = built.manifest
+    >>> manifest.name, manifest.layout, [tensor.name for tensor in manifest.inputs]
+    ('rm1', 'single', ['dense', 'indices'])
+    """
+    from repo_builder.repository.build import build as write_repository  # imports onnx
+
+    whole = layout == "model-wise"
+    if plan and whole:
+        raise InputError("plan: expected none with the layout model-wise, which cuts nothing; leave one out")
+    if plan:
+        check_plan(plan, spec)
+    source = _open(spec)
+    for note in source.notes:
+        tell(note)
+    hotness = load_hotness(spec, watch=watch, tell=tell)
+    if whole:
+        plan = model_wise_plan(spec, hotness, DEFAULT_PROFILE)
+    plan = plan or make_plan(spec, hotness, DEFAULT_PROFILE, "tiered", s_max)
+    plan = on_cpu(plan) if cpu_only else plan
+    with watch("building") as progress:
+        folder = Path(target)
+        manifest = write_repository(spec, plan, hotness, source, folder, progress, shard_backend, layout=layout)
+    return Built(plan, manifest)

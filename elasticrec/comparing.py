@@ -1,0 +1,101 @@
+"""A plan beside replicas of the whole model: at equal traffic, and over hours of traffic that comes and goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from elasticrec.loading import StrPath, Watch, load_hotness, log, unwatched
+from repo_builder.analysis.baselines import model_wise
+from repo_builder.analysis.compare import SWEEP_REPLICAS, Comparison, ComparisonReport
+from repo_builder.analysis.compare import compare as compare_fleets
+from repo_builder.analysis.fleets import ComparisonCase
+from repo_builder.output import Tell
+from repo_builder.partition.accesses import model_accesses
+from repo_builder.partition.cost import DEFAULT_PROFILE, Profile
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.plan import Grouping
+from repo_builder.partition.planner import make_plan
+from repo_builder.simulation.fleets import DEFAULT_TIMING, SimulatedModel, Timing, planned_fleet, whole_fleet
+from repo_builder.simulation.play import Timeline
+from repo_builder.simulation.play import simulate as play
+from repo_builder.simulation.report import Played, prices_over_time
+from repo_builder.spec import Spec
+from repo_builder.traffic import Traffic
+from repo_builder.traffic import load_traffic as read_traffic
+
+
+def compare(
+    specs: Iterable[Spec],
+    cluster: Cluster,
+    *,
+    profile: Profile = DEFAULT_PROFILE,
+    s_max: int = 16,
+    replicas: int = 10,
+    watch: Watch = unwatched,
+    tell: Tell = log,
+) -> ComparisonReport:
+    """Compare plans with replicas of the whole model, at the traffic of so many of those and over a sweep of traffic.
+
+    specs: may be a generator; only one spec's accesses are held at a time.
+
+    >>> spec, cluster = elasticrec.load_spec("rm1.yaml"), elasticrec.load_cluster("examples/clusters/cpu.yaml")
+    >>> (found,) = elasticrec.compare([spec], cluster).comparisons
+    >>> [result.strategy for result in found.results]
+    ['model-wise', 'per_table', 'tiered']
+    """
+
+    def found(spec: Spec) -> tuple[Comparison, tuple[Comparison, ...]]:
+        accesses = model_accesses(spec, load_hotness(spec, watch=watch, tell=tell), keep=True)
+        return compare_fleets(ComparisonCase(spec, accesses, profile, cluster, s_max), replicas, SWEEP_REPLICAS)
+
+    comparisons, sweeps = zip(*map(found, specs), strict=True)
+    return ComparisonReport(profile, cluster, s_max, replicas, comparisons, sweeps)
+
+
+def load_traffic(path: StrPath) -> Traffic:
+    """Read traffic over time: a CSV of `seconds,qps`, each rate until the next row, the last row only an end.
+
+    >>> traffic = elasticrec.load_traffic("examples/traffic/day.csv")
+    >>> traffic.end_s
+    86400.0
+    """
+    return read_traffic(Path(path))
+
+
+def simulate(
+    spec: Spec,
+    traffic: Traffic,
+    *,
+    profile: Profile = DEFAULT_PROFILE,
+    cluster: Cluster | None = None,
+    grouping: Grouping = "tiered",
+    s_max: int = 16,
+    timing: Timing = DEFAULT_TIMING,
+    watch: Watch = unwatched,
+    tell: Tell = log,
+) -> tuple[Played, Played]:
+    """Play traffic against replicas of the whole model and against the plan's fleet, in this order.
+
+    Both are scaled by the rules that `k8s` renders and Kubernetes' own arithmetic, cold starts included; with a cluster
+    their price is known too.
+
+    >>> spec, traffic = elasticrec.load_spec("rm1.yaml"), elasticrec.load_traffic("examples/traffic/day.csv")
+    >>> whole, ours = elasticrec.simulate(spec, traffic)
+    >>> whole.name, ours.name
+    ('model-wise', 'tiered')
+    """
+    hotness = load_hotness(spec, watch=watch, tell=tell)
+    model = SimulatedModel(spec.name, spec.serving.sla_ms, spec.serving.target_qps, profile)
+    whole = model_wise(spec, profile)
+    sla_s = spec.serving.sla_ms / 1000
+    simulated = (
+        whole_fleet(model, whole.replicas(model.target_qps), whole.alone_s),
+        planned_fleet(model, make_plan(spec, hotness, profile, grouping, s_max)),
+    )
+    model_wise_run, ours = (play(fleet, traffic, timing, sla_s) for fleet in simulated)
+    return _priced(model_wise_run, cluster), _priced(ours, cluster)
+
+
+def _priced(timeline: Timeline, cluster: Cluster | None) -> Played:
+    return Played(timeline, prices_over_time(timeline, cluster) if cluster else None)

@@ -1,0 +1,148 @@
+"""Plans: where the tables are cut, why there, what if, and on which nodes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+from elasticrec.loading import Watch, load_hotness, log, unwatched
+from repo_builder.access.hotness import Hotness
+from repo_builder.analysis.explain import Chain
+from repo_builder.analysis.explain import explain as explain_plan
+from repo_builder.analysis.sweep import Setting, Sweep, SweepPoint, run_sweep
+from repo_builder.output import Tell
+from repo_builder.partition.accesses import ModelAccesses, model_accesses
+from repo_builder.partition.cost import DEFAULT_PROFILE, Profile
+from repo_builder.partition.placement.cluster import Cluster
+from repo_builder.partition.placement.place import Placement, placement_document
+from repo_builder.partition.placement.place import place as place_plan
+from repo_builder.partition.plan import Grouping, Plan, plan_to_json
+from repo_builder.partition.planner import make_plan, plan_accesses
+from repo_builder.spec import Spec
+
+
+def plan(
+    spec: Spec,
+    hotness: Hotness | None = None,
+    *,
+    profile: Profile = DEFAULT_PROFILE,
+    cluster: Cluster | None = None,
+    grouping: Grouping = "tiered",
+    s_max: int = 16,
+    utilisation: float = 1.0,
+    watch: Watch = unwatched,
+    tell: Tell = log,
+) -> Plan:
+    """Cut the tables by hotness so that the fleet's memory is smallest at the spec's target traffic.
+
+    hotness: read from the spec's accesses where it is not given; cluster: whose containers' least memory counts;
+    grouping: `tiered`, a service holds one hotness tier of all tables, or `per_table`, a service a shard; s_max: the
+    most shards a table; utilisation: the share of a replica's most queries a second to count on.
+
+    >>> spec = elasticrec.load_spec("rm1.yaml")
+    >>> [service.name for service in elasticrec.plan(spec).services]
+    ['dense', 'tier0']
+    >>> plan = elasticrec.plan(spec, profile=elasticrec.load_profile("profile.json"), s_max=4)
+    >>> [(service.name, sum(shard.rows for shard in service.shards)) for service in plan.embedding_services]
+    [('tier0', 2), ('tier1', 19998)]
+    """
+    found = hotness or load_hotness(spec, watch=watch, tell=tell)
+    return make_plan(spec, found, _of_containers(profile, cluster), grouping, s_max, utilisation)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A plan, its cuts with what they and their neighbours cost, and the accesses that all that rests on."""
+
+    plan: Plan
+    chains: tuple[Chain, ...]
+    accesses: ModelAccesses
+
+
+def explain(
+    spec: Spec,
+    hotness: Hotness | None = None,
+    *,
+    profile: Profile = DEFAULT_PROFILE,
+    cluster: Cluster | None = None,
+    grouping: Grouping = "tiered",
+    s_max: int = 16,
+    utilisation: float = 1.0,
+    watch: Watch = unwatched,
+    tell: Tell = log,
+) -> Explanation:
+    """Plan as `plan` does, and say why each cut lies where it does: what a cut a little further would cost.
+
+    >>> spec, profile = elasticrec.load_spec("rm1.yaml"), elasticrec.load_profile("profile.json")
+    >>> (cut,) = elasticrec.explain(spec, profile=profile, s_max=2).chains[0].cuts
+    >>> cut.left.name, cut.right.name, all(move.cost_bytes >= 0 for move in cut.moves)
+    ('tier0', 'tier1', True)
+    """
+    found = hotness or load_hotness(spec, watch=watch, tell=tell)
+    profile = _of_containers(profile, cluster)
+    accesses = model_accesses(spec, found, keep=True)
+    made = plan_accesses(spec, accesses, profile, grouping, s_max, utilisation)
+    return Explanation(made, explain_plan(spec, accesses, profile, made, utilisation), accesses)
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """The plans at all values of a sweep, and the setting that it varies."""
+
+    sweep: Sweep
+    setting: Setting
+    points: tuple[SweepPoint, ...]
+
+
+def sweep(
+    spec: Spec,
+    values: Sweep,
+    *,
+    profile: Profile = DEFAULT_PROFILE,
+    grouping: Grouping = "tiered",
+    s_max: int = 16,
+    utilisation: float = 1.0,
+    watch: Watch = unwatched,
+    tell: Tell = log,
+) -> Swept:
+    """Plan at every value of one setting, beside replicas of the whole model.
+
+    values: of `locality`, `target_qps`, `s_max`, `fixed_s` (of a call) or `min_memory` (bytes of a container).
+
+    >>> spec, values = elasticrec.load_spec("rm1.yaml"), elasticrec.Sweep("target_qps", (100, 1000, 10_000))
+    >>> [point.model_wise_replicas for point in elasticrec.sweep(spec, values).points]
+    [1, 2, 12]
+    """
+    setting = Setting(spec, profile, grouping, s_max, utilisation)
+    points = run_sweep(values, setting, lambda each: load_hotness(each, watch=watch, tell=tell))
+    return Swept(values, setting, points)
+
+
+def place(spec: Spec, plan: Plan, cluster: Cluster, *, profile: Profile = DEFAULT_PROFILE) -> Placement:
+    """Choose each service's device and pack the replicas onto a cluster's nodes, at the least price.
+
+    >>> spec, cluster = elasticrec.load_spec("rm1.yaml"), elasticrec.load_cluster("examples/clusters/cpu.yaml")
+    >>> placement = elasticrec.place(spec, elasticrec.plan(spec, cluster=cluster), cluster)
+    >>> placement.packing.nodes, placement.packing.price_per_hour
+    (1, 3.5)
+    """
+    return place_plan(spec, plan, _of_containers(profile, cluster), cluster)
+
+
+def plan_json(plan: Plan | Placement) -> str:
+    """A plan's file, which `load_plan` and `elasticrec build --plan` read; of a placed plan with the nodes beside it.
+
+    >>> print(elasticrec.plan_json(elasticrec.plan(elasticrec.load_spec("rm1.yaml"))).splitlines()[2].strip())
+    "spec": "rm1",
+    """
+    if isinstance(plan, Plan):
+        return plan_to_json(plan)
+    document = {**json.loads(plan_to_json(plan.plan)), "placement": placement_document(plan)}
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def _of_containers(profile: Profile, cluster: Cluster | None) -> Profile:
+    """The profile with the least memory of a container that the cluster says, where it does."""
+    if cluster is None or cluster.min_memory_bytes is None:
+        return profile
+    return replace(profile, min_memory_bytes=cluster.min_memory_bytes)

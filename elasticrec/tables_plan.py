@@ -1,0 +1,167 @@
+"""Plans for a terminal: their services, where these are placed, why they are cut so, and what if."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from elasticrec.tables import plain_table, profile_line, size
+from repo_builder.analysis.explain import Chain, Move, PlanCut, Segment
+from repo_builder.analysis.sweep import FIELDS, Sweep, SweepPoint
+from repo_builder.partition.placement.place import Placement
+from repo_builder.partition.plan import Plan, Service
+from repo_builder.spec import Spec
+from repo_builder.words import count, table_label, times_less
+
+_SHOWN_GROUPS = 20
+
+
+def plan_table(plan: Plan) -> Table:
+    """The services, one a line."""
+    table = plain_table("service", "device", "shards", "rows", "gathers/query", "queries/s", "replicas", "memory each")
+    for service in plan.services:
+        rows = sum(shard.rows for shard in service.shards)
+        table.add_row(
+            service.name,
+            service.device,
+            f"{len(service.shards)}" if service.shards else "",
+            f"{rows:,}" if rows else "",
+            f"{service.gathers:,.0f}" if service.shards else "",
+            f"{service.qps:,.0f}",
+            f"{_replicas(service)} x {service.instances}",
+            size(service.memory_bytes),
+        )
+    return table
+
+
+def _replicas(service: Service) -> str:
+    return f"{service.replicas} + {service.added}" if service.added else f"{service.replicas}"
+
+
+def plan_summary(plan: Plan, spec: Spec) -> str:
+    """What the plan costs, beside replicating the whole tables, and what it rests on."""
+    whole = spec.model.size_bytes
+    return (
+        f"{plan.grouping}, {spec.serving.target_qps:g} queries/s of {count(spec.serving.batch, 'row')}: "
+        f"{size(plan.memory_bytes)} over all replicas ({size(plan.embedding_memory_bytes)} of it embedding services; "
+        f"one copy of the tables is {size(whole)})\n{_latency(plan, spec)}{profile_line(plan.profile)}"
+    )
+
+
+def _latency(plan: Plan, spec: Spec) -> str:
+    if plan.latency is None:
+        return ""
+    found = plan.latency
+    line = (
+        f"predicted latency: p50 {found.p50_ms:.1f} ms, p95 {found.p95_ms:.1f} ms, p99 {found.p99_ms:.1f} ms, "
+        f"idle {found.idle_ms:.1f} ms; the SLA is {spec.serving.sla_ms:g} ms at p95"
+    )
+    added = sum(service.added for service in plan.services)
+    if added:
+        memory = size(plan.deployed_memory_bytes)
+        were = f"{count(added, 'replica')} {'was' if added == 1 else 'were'} added"
+        line += f", for which {were} ({memory} in all; --utilisation 0.8 may need less)"
+    return line + "\n"
+
+
+def placement_table(placement: Placement) -> Table:
+    """The nodes, those with the same contents in one line."""
+    table = plain_table("pool", "nodes", "replicas of each node")
+    table.columns[2].justify, table.columns[2].no_wrap = "left", False
+    for group in placement.packing.groups[:_SHOWN_GROUPS]:
+        held = ", ".join(f"{number} {name}" for name, number in group.replicas.items())
+        table.add_row(group.pool, f"{group.nodes:,}", held)
+    rest = placement.packing.groups[_SHOWN_GROUPS:]
+    if rest:
+        table.add_row("...", f"{sum(group.nodes for group in rest):,}", "(all nodes: --json)")
+    return table
+
+
+def placement_summary(placement: Placement) -> str:
+    """Nodes, price and how far it may be from the least, the bottleneck, and what the GPU times rest on."""
+    packing = placement.packing
+    nodes = ", ".join(f"{number:,} of pool {pool}" for pool, number in packing.pool_nodes.items())
+    used = ", ".join(f"{name} {share:.0%}" for name, share in packing.utilisation.items())
+    sure = "proven least" if packing.gap < 1e-9 else f"at most {packing.gap:.1%} above the least"
+    lines = [
+        f"cluster {placement.cluster.name}: {count(packing.nodes, 'node')} ({nodes}) for {packing.price_per_hour:,.2f} "
+        f"an hour, {sure} (lower bound {packing.lower_bound_per_hour:,.2f})",
+        f"bottleneck: {packing.bottleneck}; used of these nodes: {used}",
+    ]
+    if placement.cluster.gpu_pools and not placement.gpu_measured:
+        lines.append(
+            "GPU times: NOT MEASURED: documented guesses (0.5 ms a call, 500 M gathers/s, 5 TFLOP/s); "
+            "give a profile with gpu times with --profile"
+        )
+    return "\n".join(lines)
+
+
+def sweep_table(sweep: Sweep, points: Sequence[SweepPoint]) -> Table:
+    """A line a value."""
+    unit = FIELDS[sweep.field].unit
+    table = plain_table(f"{sweep.field}, {unit}", "memory", "model-wise", "compared", "services", "replicas", "p95 ms")
+    for point in points:
+        table.add_row(
+            f"{point.value:,.6g}",
+            size(point.memory_bytes),
+            f"{size(point.model_wise_memory_bytes)} in {point.model_wise_replicas}",
+            times_less(point.gain),
+            str(point.services),
+            f"{point.replicas:,}",
+            "" if point.p95_ms is None else f"{point.p95_ms:.1f}",
+        )
+    return table
+
+
+def explanation(chains: Sequence[Chain]) -> str:
+    """Why each cut lies where it does, in words; changes are of the memory over all replicas."""
+    return "\n".join(line for chain in chains for line in _chain_lines(chain))
+
+
+def _chain_lines(chain: Chain) -> list[str]:
+    names = table_label(chain.tables)
+    if not chain.cuts:
+        return [f"{names}: no cut pays: one service, {chain.services[0].name}, holds all rows"]
+    return [f"{names}:", *(line for cut in chain.cuts for line in _cut_lines(cut))]
+
+
+def _cut_lines(cut: PlanCut) -> list[str]:
+    lines = [
+        f"  {cut.left.name} | {cut.right.name}: cut after {count(cut.position, 'row')}, "
+        f"which take {cut.accesses:.1%} of the gathers",
+        f"    hotter  {_segment(cut.left)}",
+        f"    colder  {_segment(cut.right)}",
+    ]
+    lines += [f"    {_move(cut, move)}" for move in cut.moves]
+    return [*lines, f"    without this cut   {_change(cut.joined_bytes)}"]
+
+
+def _segment(segment: Segment) -> str:
+    share = segment.load / segment.replicas
+    return (
+        f"{segment.name}: {count(segment.rows, 'row')}, {segment.gathers:,.0f} gathers a query, "
+        f"{count(segment.replicas, 'replica')} {share:.1%} loaded, {size(segment.cost_bytes)} over all"
+    )
+
+
+def _move(cut: PlanCut, move: Move) -> str:
+    side = "colder" if move.rows > 0 else "hotter"
+    return f"{count(abs(move.rows), 'row')} {side}   {_change(move.cost_bytes)}{_why(cut, move)}"
+
+
+def _why(cut: PlanCut, move: Move) -> str:
+    """The replicas that a move adds, or else how often its rows are stored."""
+    sides = ((cut.left, move.left_replicas), (cut.right, move.right_replicas))
+    added = [f"{side.name} needs {count(now, 'replica')}" for side, now in sides if now > side.replicas]
+    if added:
+        return ": " + " and ".join(added)
+    before, after = (cut.right, cut.left) if move.rows > 0 else (cut.left, cut.right)
+    if before.replicas == after.replicas:
+        return ": both sides have as many replicas"
+    return f": these rows in {count(after.replicas, 'replica')} instead of {before.replicas:,}"
+
+
+def _change(change_bytes: int) -> str:
+    sign = "+" if change_bytes >= 0 else "-"
+    return f"{sign}{size(abs(change_bytes))}"
