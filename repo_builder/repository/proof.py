@@ -68,7 +68,9 @@ class Trial:
             for found in [self._service_sums(k, routed)]
             for share in holding.shares
         }
-        differences = [self._check_lookup(place, sums, routed) for place in range(len(self._design.model.lookups))]
+        differences = [
+            self._check_lookup(position, sums, routed) for position in range(len(self._design.model.lookups))
+        ]
         if self._compares_outputs:
             differences = self._check_outputs(sums, routed)
         return Proof(_sha256(self._inputs), max(differences))
@@ -88,19 +90,21 @@ class Trial:
                 )
         return found
 
-    def _check_lookup(self, place: int, sums: Mapping[tuple[int, int], NDArray[np.float32]], routed: Arrays) -> float:
+    def _check_lookup(
+        self, position: int, sums: Mapping[tuple[int, int], NDArray[np.float32]], routed: Arrays
+    ) -> float:
         """How far a look-up is from one of the model's rows, at most."""
         model = self._design.model
-        lookup = model.lookups[place]
-        expected, size = self._looked_up.sums(place)
+        lookup = model.lookups[position]
+        expected, size = self._looked_up.sums(position)
         found = np.zeros(expected.shape)
         for k, held in enumerate(self._design.wiring):
             for share in held.shares:
-                if place in share.columns:
-                    begin = share.columns[place]
+                if position in share.columns:
+                    begin = share.columns[position]
                     found += sums[k, share.group][:, begin : begin + model.width(lookup)]
         if lookup.mode == "mean":
-            before = sum(model.lookups[i].count for i in model.in_group(lookup.group) if i < place)
+            before = sum(model.lookups[i].count for i in model.in_group(lookup.group) if i < position)
             divisors = routed[divisors_name(lookup.group)][:, before : before + lookup.count]
             found /= np.repeat(divisors, model.tables[lookup.table].format.dim, axis=1)
         apart = difference(found, expected, size)
@@ -245,12 +249,12 @@ class StreamedLookups:
         first, end = np.searchsorted(self._wanted[table], [begin, begin + len(rows)])
         self._rows[table][first:end] = rows[self._wanted[table][first:end] - begin]
 
-    def sums(self, place: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def sums(self, position: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """A look-up's vectors, (rows of its group, count * dim); and the sums of what was added up without its sign.
 
         The latter tell how exact the former can be.
         """
-        lookup, bags = self._model.lookups[place], self._bags[place]
+        lookup, bags = self._model.lookups[position], self._bags[position]
         rows = self._rows[lookup.table][np.searchsorted(self._wanted[lookup.table], bags.ids)].astype(np.float64)
         divisors = bags.divisors()[:, np.newaxis] if lookup.mode == "mean" else 1
         unsigned = replace(bags, weights=None if bags.weights is None else np.abs(bags.weights))
