@@ -27,9 +27,8 @@ from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Pro
 from repo_builder.partition.plan import Service
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling import perf_analyzer
-from repo_builder.profiling.bench import measure_loads
 from repo_builder.profiling.fit import Fits, fit_measured
-from repo_builder.profiling.measure import measure
+from repo_builder.profiling.measure import measure, measure_loads
 from repo_builder.profiling.points import Effort, ProfileOptions, ServiceLoad
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend

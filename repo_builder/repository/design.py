@@ -9,8 +9,7 @@ from typing import Final, Literal
 from repo_builder.errors import PlanError
 from repo_builder.model.source import Partial, divisors_name
 from repo_builder.model.types import BATCH, Model, Tensor
-from repo_builder.partition.check import check_plan
-from repo_builder.partition.plan import Plan, Service, plan_sha256
+from repo_builder.partition.plan import Plan, Service, check_plan, plan_sha256
 from repo_builder.repository.descriptions import routed_tensors
 from repo_builder.repository.manifest import PLAN, Layout
 from repo_builder.repository.wiring import Holding, divisors_width, joined, model_name, on_wire, partials, wire
