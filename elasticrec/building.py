@@ -10,9 +10,8 @@ from elasticrec.loading import StrPath, Watch, load_hotness, log, unwatched
 from repo_builder.errors import InputError
 from repo_builder.model.source import ModelFile, Source
 from repo_builder.output import Tell
-from repo_builder.partition.check import check_plan
 from repo_builder.partition.cost import DEFAULT_PROFILE
-from repo_builder.partition.plan import Plan, on_cpu
+from repo_builder.partition.plan import Plan, check_plan, on_cpu
 from repo_builder.partition.planner import make_plan, model_wise_plan
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.manifest import Layout, Manifest
