@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from elasticrec.loading import StrPath, Watch, load_hotness, log, unwatched
 from repo_builder.errors import InputError
@@ -15,10 +16,12 @@ from repo_builder.partition.check import check_plan
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import Plan, on_cpu
 from repo_builder.partition.planner import make_plan, model_wise_plan
-from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.manifest import Layout, Manifest
 from repo_builder.spec import Spec
 from repo_builder.words import count
+
+if TYPE_CHECKING:
+    from repo_builder.repository.configs import ShardBackend  # which imports gRPC's Python
 
 
 @dataclass(frozen=True, slots=True)
