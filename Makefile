@@ -7,7 +7,9 @@ DEBIAN_PACKAGES := python3-venv libpython3.11 libb64-0d libnghttp2-14
 TEST_PACKAGES := prometheus chromium iproute2
 SANITIZER_PACKAGES := gcc libc6-dev
 
-.PHONY: help setup demo test test-long sanitize soak zoo lint format types bench clean
+FAST := not server and not slow and not long and not soak and not zoo
+
+.PHONY: help setup demo test test-fast test-long sanitize soak zoo lint format types bench clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt setup.py $(wildcard triton_backends/*/*
 	@echo "3/5 torch: some 200 MB to download, a minute or more"
 	@$(BIN)/pip install --quiet --constraint constraints.txt torch
 	@echo "4/5 elasticrec, its C parts compiled, with tritonserver and the load tools: some 500 MB, minutes"
-	@PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --editable '.[server,loadtest,dev]'
+	@PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --editable '.[all,dev]'
 	@echo "5/5 perf_analyzer in $(VENV)/perf_analyzer"
 	@$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/perf_analyzer tritonclient==2.51.0
 	@touch $@
@@ -36,6 +38,9 @@ test: lint types ## lint, types and the tests, but for the long ones
 	@echo "Debian packages for the tests: $(TEST_PACKAGES)"
 	@sh tools/debian-packages.sh $(TEST_PACKAGES)
 	sh tools/test.sh $(BIN)/pytest
+
+test-fast: $(STAMP) ## the tests without servers that are quick, in under two minutes
+	$(BIN)/pytest -m "$(FAST)"
 
 test-long: $(STAMP) ## the tests that make test leaves out, each of many seconds
 	@sh tools/debian-packages.sh $(TEST_PACKAGES)

@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 # an old glibc and a common x86-64 level: the libraries are copied into repositories that run elsewhere
 # (the second feature set is tuning: without it AVX2 code loads 16 bytes at a time)
-TARGET = ["-target", "x86_64-linux-gnu.2.17", "-mcpu=x86_64_v2-slow_unaligned_mem_32"]
+GLIBC = (2, 17)
+TARGET = ["-target", "x86_64-linux-gnu.{}.{}".format(*GLIBC), "-mcpu=x86_64_v2-slow_unaligned_mem_32"]
 COMPILER = [sys.executable, "-m", "ziglang", "cc", *TARGET, "-O3", "-g0", "-s", "-Wall", "-Wextra", "-Werror"]
 if words := os.environ.get("SANITIZED_CC"):  # of `make sanitize`: zig has not all of the sanitizers' libraries
     COMPILER = words.split()
@@ -37,6 +39,14 @@ class BuildLibraries(build_ext):
         subprocess.run(words, check=True)  # noqa: S603 - our own words
 
 
+class PlatformWheel(bdist_wheel):
+    """Tags a wheel by what its libraries need: that glibc on x86-64, and no Python of any version."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """For any Python 3, without its ABI."""
+        return "py3", "none", "manylinux_{}_{}_x86_64".format(*GLIBC)
+
+
 def native_backend(library: str, *sources: str) -> Extension:
     """A backend that Triton loads into its own process, whose functions it finds then; `$ORIGIN` is its own folder."""
     shared = [f"{NATIVE}/{name}.c" for name in ("shell", "tensors", "files")]
@@ -54,5 +64,5 @@ setup(
         native_backend("elasticrec_shard", ANSWERS, f"{NATIVE}/shard.c", f"{NATIVE}/shard_model.c", *KERNELS),
         native_backend("onnxruntime", ANSWERS, f"{NATIVE}/onnxruntime_model.c"),
     ],
-    cmdclass={"build_ext": BuildLibraries},
+    cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel},
 )

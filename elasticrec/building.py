@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from elasticrec.loading import StrPath, Watch, load_hotness, log, unwatched
 from repo_builder.errors import InputError
-from repo_builder.model.file import ModelFile
-from repo_builder.model.source import Source
+from repo_builder.extras import named_extras
+from repo_builder.model.source import ModelFile, Source
 from repo_builder.output import Tell
 from repo_builder.partition.check import check_plan
 from repo_builder.partition.cost import DEFAULT_PROFILE
@@ -34,6 +34,7 @@ class Checked:
     problems: tuple[str, ...] = ()
 
 
+@named_extras()
 def check(spec: Spec, *, watch: Watch = unwatched, tell: Tell = log) -> tuple[Checked, ...]:
     """Check a spec's weights and accesses, as far as that goes without reading the tables' values.
 
@@ -52,6 +53,7 @@ def check(spec: Spec, *, watch: Watch = unwatched, tell: Tell = log) -> tuple[Ch
     )
 
 
+@named_extras()
 def check_weights(spec: Spec, tell: Tell = log) -> None:
     """Raise the error that `build` would of the spec's weights; tells where they are not there yet, which is no error.
 
@@ -98,6 +100,7 @@ class Built:
     manifest: Manifest
 
 
+@named_extras()
 def build(
     spec: Spec,
     target: StrPath,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from repo_builder.errors import ElasticRecError, InputError
+from repo_builder.extras import named_extras
 
 _MOST_LINES = 20
 _MOST_CHARS = 1000
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     on_ending(endings.undo)
     try:
         check_outputs(args)
-        args.run(args)
+        with named_extras():
+            args.run(args)
     except ElasticRecError as exc:
         _say(str(exc), most_lines=_MOST_LINES if isinstance(exc, InputError) else None)
         return exc.exit_code

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elasticrec.loading import Watch, load_hotness, log, unwatched
+from repo_builder.extras import named_extras
 from repo_builder.output import Tell
 from repo_builder.partition.plan import Grouping
 from repo_builder.spec import Spec
@@ -31,6 +32,7 @@ class MeasuredProfile:
     fits: Fits
 
 
+@named_extras()
 def profile(
     spec: Spec,
     *,

@@ -8,14 +8,13 @@ from typing import Any, Literal
 
 from k8s.objects import Object, fleet_labels, metadata
 from k8s.options import ManifestOptions
-from k8s.series import Series
+from k8s.series import FAILED_SHARE, Series
 from repo_builder.repository.built_fleet import BuiltFleet
-from repo_builder.scaling.queries import QUANTILE, select
+from repo_builder.scaling.queries import QUANTILE
 from repo_builder.scaling.rules import FAILURES
 
 Severity = Literal["critical", "warning"]
 WINDOW = "5m"
-FAILED_SHARE = 0.01
 FAILED_REQUESTS = 2
 """Requests of the HPA to KEDA, in ten minutes, by which a fallback is known.
 
@@ -39,10 +38,9 @@ class Alert:
 def alerts(fleet: BuiltFleet, namespace: str) -> Iterator[Alert]:
     """What clients notice first (critical), then what they soon will."""
     series = Series(fleet, namespace, WINDOW)
-    slow = select(namespace, fleet.frontend.model, quantile=f"{QUANTILE:g}")
     yield Alert(
         "ElasticrecSlaMissed",
-        f"max(nv_inference_request_summary_us{slow} >= 0) > {fleet.sla_ms * 1000:.0f}",
+        f"{series.slowest_us()} > {fleet.sla_ms * 1000:.0f}",
         2,
         "critical",
         f"{fleet.model}: queries take longer than the SLA of {fleet.sla_ms:g} ms",

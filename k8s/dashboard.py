@@ -10,7 +10,7 @@ from typing import Any
 
 from k8s.objects import Object, fleet_labels, metadata
 from k8s.options import ManifestOptions
-from k8s.series import Series
+from k8s.series import FAILED_SHARE, Series
 from repo_builder.repository.built_fleet import BuiltFleet
 
 FOUND_BY = {"grafana_dashboard": "1"}
@@ -22,7 +22,7 @@ _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
+class DashboardPanel:
     """A picture: `lines` are (legend, expression); a line across it at `limit`, in red above, where there is one."""
 
     title: str
@@ -32,8 +32,8 @@ class Panel:
     limit: float | None = None
 
 
-def panels(fleet: BuiltFleet, namespace: str) -> Iterator[Panel]:
-    """From what clients notice to what is behind it, three a row."""
+def panels(fleet: BuiltFleet, namespace: str) -> Iterator[DashboardPanel]:
+    """From what clients notice to what is behind it, three per row."""
     series = Series(fleet, namespace, _WINDOW)
     yield from _clients(fleet, series)
     yield from _pods(series)
@@ -41,35 +41,39 @@ def panels(fleet: BuiltFleet, namespace: str) -> Iterator[Panel]:
     yield from _router(series)
 
 
-def _clients(fleet: BuiltFleet, series: Series) -> Iterator[Panel]:
+def _clients(fleet: BuiltFleet, series: Series) -> Iterator[DashboardPanel]:
     answered = (("answered", series.queries_per_s()), ("failed: {{reason}}", series.failures_per_s()))
-    yield Panel("Queries", "reqps", answered, "At the front ends.")
+    yield DashboardPanel("Queries", "reqps", answered, "At the front ends.")
     text = "Of the slowest front end, over the last minute; the line is the SLA."
-    yield Panel("Latency", "ms", (("p {{quantile}}", series.latency_ms()),), text, fleet.sla_ms)
-    yield Panel("Failed queries", "percentunit", (("failed", series.failed_share()),), "Of all queries.", 0.01)
+    yield DashboardPanel("Latency", "ms", (("p {{quantile}}", series.latency_ms()),), text, fleet.sla_ms)
+    yield DashboardPanel(
+        "Failed queries", "percentunit", (("failed", series.failed_share()),), "Of all queries.", FAILED_SHARE
+    )
 
 
-def _pods(series: Series) -> Iterator[Panel]:
+def _pods(series: Series) -> Iterator[DashboardPanel]:
     replicas = (("{{deployment}} wanted", series.wanted_pods()), ("{{deployment}} ready", series.ready_pods()))
-    yield Panel("Replicas", "short", replicas, "What the HPA asks for, and what serves (kube-state-metrics).")
+    yield DashboardPanel("Replicas", "short", replicas, "What the HPA asks for, and what serves (kube-state-metrics).")
     share = f"{series.wanted_pods()} / {series.most_pods()}"
-    yield Panel(
+    yield DashboardPanel(
         "Replicas of the most allowed", "percentunit", (("{{deployment}}", share),), "At the line it cannot grow.", 1.0
     )
     memory = (("{{deployment}}", series.memory_bytes()), ("{{deployment}} limit", series.memory_limit_bytes()))
-    yield Panel("Memory", "bytes", memory, "Of each service's fullest pod (kubelet, kube-state-metrics).")
+    yield DashboardPanel("Memory", "bytes", memory, "Of each service's fullest pod (kubelet, kube-state-metrics).")
 
 
-def _models(series: Series) -> Iterator[Panel]:
+def _models(series: Series) -> Iterator[DashboardPanel]:
     text = "A request's mean wait for an instance; the autoscaler adds pods where it grows."
-    yield Panel("Queue time", "ms", (("{{model}}", series.queue_ms()),), text)
-    yield Panel("Compute time", "ms", (("{{model}}", series.compute_ms()),), "A request's mean time in an instance.")
+    yield DashboardPanel("Queue time", "ms", (("{{model}}", series.queue_ms()),), text)
+    yield DashboardPanel(
+        "Compute time", "ms", (("{{model}}", series.compute_ms()),), "A request's mean time in an instance."
+    )
     calls = (("{{model}}", series.calls_per_s()),)
-    yield Panel("Requests by model", "reqps", calls, "The front ends join several queries in a call.")
+    yield DashboardPanel("Requests by model", "reqps", calls, "The front ends join several queries in a call.")
 
 
-def _router(series: Series) -> Iterator[Panel]:
-    yield Panel(
+def _router(series: Series) -> Iterator[DashboardPanel]:
+    yield DashboardPanel(
         "Remote calls", "ms", (("{{service}}", series.remote_ms()),), "From a front end to a replica, and back."
     )
     trouble = (
@@ -79,9 +83,11 @@ def _router(series: Series) -> Iterator[Panel]:
         ("{{service}} left out", series.degraded_per_s()),
         ("refused for overload", series.overloaded_per_s()),
     )
-    yield Panel("Failures, retries, hedges, degraded", "reqps", trouble, "At the front ends; all 0 when all is well.")
+    yield DashboardPanel(
+        "Failures, retries, hedges, degraded", "reqps", trouble, "At the front ends; all 0 when all is well."
+    )
     aside = (("{{service}} set aside", series.set_aside()), ("{{model}} scraped", series.scraped_pods()))
-    yield Panel("Replicas set aside, pods scraped", "short", aside, "Set aside: not asked, since they fail.")
+    yield DashboardPanel("Replicas set aside, pods scraped", "short", aside, "Set aside: not asked, since they fail.")
 
 
 def dashboard(fleet: BuiltFleet, options: ManifestOptions) -> Mapping[str, Any]:
@@ -102,20 +108,20 @@ def dashboard(fleet: BuiltFleet, options: ManifestOptions) -> Mapping[str, Any]:
     }
 
 
-def _panel(place: int, panel: Panel) -> Mapping[str, Any]:
+def _panel(index: int, panel: DashboardPanel) -> Mapping[str, Any]:
     steps: list[Mapping[str, Any]] = [{"color": "green", "value": None}]
     if panel.limit is not None:
         steps.append({"color": "red", "value": panel.limit})
     style = {"mode": "off" if panel.limit is None else "line"}
     return {
-        "id": place + 1,
+        "id": index + 1,
         "type": "timeseries",
         "title": panel.title,
         "description": panel.text,
         "datasource": _SOURCE,
         "gridPos": {
-            "x": place % _COLUMNS * _WIDTH,
-            "y": place // _COLUMNS * _HEIGHT,
+            "x": index % _COLUMNS * _WIDTH,
+            "y": index // _COLUMNS * _HEIGHT,
             "w": _WIDTH,
             "h": _HEIGHT,
         },

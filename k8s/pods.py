@@ -145,7 +145,7 @@ def _probes(service: BuiltService) -> Mapping[str, Any]:
 
 
 def _resources(service: BuiltService, options: ManifestOptions) -> Mapping[str, Any]:
-    """Requests equal limits: a core an instance (each works in one thread), the plan's memory and GPUs."""
+    """Requests equal limits: a core per instance (each works in one thread), the plan's memory and GPUs."""
     scratch = SCRATCH_BYTES + options.source.scratch_bytes(service.files_bytes)
     needed = {
         "cpu": str(service.instances),

@@ -1,4 +1,4 @@
-"""A fleet's Kubernetes objects, one a file, as a Kustomize base."""
+"""A fleet's Kubernetes objects, one per file, as a Kustomize base."""
 
 from __future__ import annotations
 

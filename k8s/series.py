@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from repo_builder.repository.built_fleet import BuiltFleet
-from repo_builder.scaling.queries import select
+from repo_builder.scaling.queries import QUANTILE, select
+
+FAILED_SHARE = 0.01
+"""Of queries or calls: what the dashboard marks and the alerts fire at."""
 
 _SOME_QPS = 0.001  # a divisor where there is no traffic
 
@@ -38,6 +41,11 @@ class Series:
     def latency_ms(self) -> str:
         """The quantiles of the slowest front end, over some 60 s; without traffic nothing."""
         return f"max by (quantile) (nv_inference_request_summary_us{self._front()} >= 0) / 1000"
+
+    def slowest_us(self) -> str:
+        """The rules' quantile of the slowest front end."""
+        slow = select(self.namespace, self.fleet.frontend.model, quantile=f"{QUANTILE:g}")
+        return f"max(nv_inference_request_summary_us{slow} >= 0)"
 
     def calls_per_s(self) -> str:
         """Requests that each model answered, a series each."""

@@ -11,6 +11,7 @@ ElasticRecError
 │   ├── PlacementError    services that the cluster's nodes cannot hold, with the smallest change that would fit
 │   └── RepositoryError   a built repository: missing, changed, or not servable here
 ├── ExportError           the dense layers could not become a faithful ONNX file; exit code 1
+├── MissingExtraError     a library that one of elasticrec's extras brings is not installed; exit code 1
 └── ServerError           tritonserver could not be found, started, reached or stopped; exit code 1
     ├── PortTakenError    another program listens where it should
     └── NoAnswerError     a server that was asked does not answer at all
@@ -71,6 +72,10 @@ class RepositoryError(InputError):
 
 class ExportError(ElasticRecError):
     """The dense layers could not be turned into an ONNX file that computes the same scores."""
+
+
+class MissingExtraError(ElasticRecError):
+    """What is asked for needs a library that is not installed; says how to install it."""
 
 
 class ServerError(ElasticRecError):

@@ -14,8 +14,7 @@ from typing import Any, Literal
 from repo_builder.documents import read_document, schema_problems
 from repo_builder.errors import SpecError
 from repo_builder.model.dlrm import Dlrm, dlrm_model
-from repo_builder.model.file import KEEP_UNDER_BYTES, ModelFile
-from repo_builder.model.source import Source
+from repo_builder.model.source import KEEP_UNDER_BYTES, ModelFile, Source
 from repo_builder.model.types import Model
 from repo_builder.spec_dlrm import dlrm_problems, read_dlrm
 
@@ -44,7 +43,7 @@ class Serving:
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
+class FleetSettings:
     """How a front end of the `fleet` layout calls the embedding services.
 
     missing_shard: a query fails where a service gives no answer, or is scored without it and flagged `degraded`.
@@ -71,12 +70,14 @@ class Spec:
     model: Model
     access: Access
     serving: Serving
-    fleet: Fleet = Fleet()
+    fleet: FleetSettings = FleetSettings()
     table_access: Mapping[str, Access] = field(default_factory=dict)
     opened: Source | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def of_dlrm(cls, name: str, form: Dlrm, access: Access, serving: Serving, fleet: Fleet = Fleet()) -> Spec:
+    def of_dlrm(
+        cls, name: str, form: Dlrm, access: Access, serving: Serving, fleet: FleetSettings = FleetSettings()
+    ) -> Spec:
         """The spec of a model that is given by its numbers."""
         return cls(name, form, dlrm_model(name, form), access, serving, fleet)
 
@@ -127,7 +128,7 @@ def _read_dlrm(document: Mapping[str, Any], path: Path) -> Spec:
 
 
 def _read_model(document: Mapping[str, Any], path: Path) -> Spec:
-    from repo_builder.export.doors import open_model_file  # imports torch or onnx, for seconds: only where it is needed
+    from repo_builder.export import open_model_file  # imports torch or onnx, for seconds: only where it is needed
 
     form = _model_file(document, path.parent)
     opened = open_model_file(document["name"], form)
@@ -162,7 +163,7 @@ def _traffic(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {
         "access": _access(document["access"], folder),
         "serving": Serving(float(serving["target_qps"]), serving.get("batch", 32), float(serving.get("sla_ms", 400.0))),
-        "fleet": Fleet(**document.get("fleet", {})),
+        "fleet": FleetSettings(**document.get("fleet", {})),
     }
 
 

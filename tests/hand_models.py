@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from repo_builder.model.file import ModelFile
+from repo_builder.model.source import ModelFile
 from repo_builder.model.types import (
     BATCH,
     Columns,

@@ -15,7 +15,7 @@ import yaml
 from repo_builder.errors import SpecError
 from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights
 from repo_builder.model.interaction import Cross, Dot, Projection
-from repo_builder.spec import Access, Fleet, Serving, Spec, load_spec, parse_spec
+from repo_builder.spec import Access, FleetSettings, Serving, Spec, load_spec, parse_spec
 
 DESIGN = """
 name: rm1
@@ -110,8 +110,10 @@ def test_defaults(field: str, attribute: str, default: object) -> None:
 
 def test_fleet_options(tmp_path: Path) -> None:
     options = {"missing_shard": "degrade", "hedge_quantile": 0.95, "max_in_flight": 8, "sums_dtype": "fp16"}
-    assert parse_spec({**VALID, "fleet": options}, tmp_path / "m.yaml").fleet == Fleet("degrade", 0.95, 8, "fp16")
-    assert parse_spec(VALID, tmp_path / "m.yaml").fleet == Fleet("fail", None, 256, "fp32")
+    assert parse_spec({**VALID, "fleet": options}, tmp_path / "m.yaml").fleet == FleetSettings(
+        "degrade", 0.95, 8, "fp16"
+    )
+    assert parse_spec(VALID, tmp_path / "m.yaml").fleet == FleetSettings("fail", None, 256, "fp32")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from repo_builder.errors import InputError
 from repo_builder.export.dlrm.source import open_source
-from repo_builder.model.file import KEEP_UNDER_BYTES, ModelFile
+from repo_builder.model.source import KEEP_UNDER_BYTES, ModelFile
 from repo_builder.spec import Access, Serving, load_spec, parse_spec
 
 TRAFFIC = {"access": {"source": "powerlaw", "locality": 0.9}, "serving": {"target_qps": 5}}

@@ -19,8 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from repo_builder.model.file import ModelFile
-from repo_builder.model.source import TOLERANCE, Partial, divisors_name
+from repo_builder.model.source import TOLERANCE, ModelFile, Partial, divisors_name
 from repo_builder.model.types import (
     BATCH,
     Columns,

@@ -123,5 +123,5 @@ def _line(
 
 def _metric(trigger: Trigger, target: MetricTarget, answer: int | None) -> str:
     value = "failed" if answer is None else f"{answer / 1000:,.1f}"
-    share = " a replica" if target.kind == "AverageValue" else ""
+    share = " per replica" if target.kind == "AverageValue" else ""
     return f"{trigger.name or 'query'} {value} of {target.threshold_milli / 1000:,.1f}{share}"

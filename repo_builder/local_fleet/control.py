@@ -1,4 +1,4 @@
-"""How `ps`, `scale` and `down` reach a running fleet: a JSON object a line over a Unix socket of its owner's.
+"""How `ps`, `scale` and `down` reach a running fleet: a JSON object per line over a Unix socket of its owner's.
 
 {"do": "status"} · {"do": "scale", "replicas": {"tier0": 3}, "force": false} · {"do": "down"}, answered with
 {"answer": ...} or {"error": "..."}. After `down` the connection closes when the fleet has ended.

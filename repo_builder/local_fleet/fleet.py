@@ -66,7 +66,7 @@ class LocalFleet:
         self.links: dict[str, str | None] = {"page": None, "prometheus": None, "rules": None}
 
     def serve(self, show: Callable[[], None]) -> None:
-        """Run all replicas until the fleet is told to stop; `show` is called some times a second.
+        """Run all replicas until the fleet is told to stop; `show` is called some times per second.
 
         Raises ServerError where a replica fails before every service was ready once.
         """

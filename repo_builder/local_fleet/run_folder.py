@@ -215,13 +215,13 @@ def log_lines(run: RunFolder, service: str | None, follow: bool) -> Iterator[tup
 
     Raises InputError where there is none.
     """
-    places: dict[Path, int] = {}
+    read_until: dict[Path, int] = {}
     while True:
         found = _logs(run, service)
-        if not found and not places:
+        if not found and not read_until:
             raise InputError(_none(run, service))
         for path in found:
-            text, places[path] = _rest(path, places.get(path, 0))
+            text, read_until[path] = _rest(path, read_until.get(path, 0))
             for line in text.splitlines():
                 yield path.stem, line
         if not follow:

@@ -17,7 +17,7 @@ from repo_builder.serving.install import Installation
 from repo_builder.serving.server import Ports, Server, running, wait
 
 NOTICE_S = 1.0
-"""From leaving the address file to the end of a shard: front ends look at the file four times a second."""
+"""From leaving the address file to the end of a shard: front ends look at the file four times per second."""
 
 FRONTEND_NOTICE_S = 3.0
 """Of a front end, which clients must leave by themselves."""

@@ -60,7 +60,7 @@ class Supervisor:
         self._unwritten = ""
 
     def run(self, tick: Callable[[], None]) -> None:
-        """Start the replicas and look after them until `stop`, calling `tick` some times a second; then end them all.
+        """Start the replicas and look after them until `stop`, calling `tick` some times per second; then end them all.
 
         Raises ServerError where a replica fails before every service was ready once.
         """

@@ -22,7 +22,7 @@ MIB = 1024**2
 
 
 def service_table(status: Status) -> Table:
-    """A line a service."""
+    """A line per service."""
     table = _table("service", "ready", "wanted", "queries/s", "p95 ms", "memory (PSS)")
     for service in status["services"]:
         p95 = service["p95_ms"]
@@ -38,7 +38,7 @@ def service_table(status: Status) -> Table:
 
 
 def replica_table(status: Status) -> RenderableType:
-    """The services, and below them a line a replica."""
+    """The services, and below them a line per replica."""
     table = _table("replica", "state", "pid", "grpc", "http", left=5)
     for service in status["services"]:
         for replica in service["replicas"]:

@@ -1,16 +1,38 @@
-"""What a door into the product opens: a model, its weights, and its answers."""
+"""What a door into the product opens, and what it takes: a model that its owner has as a file, and an opened model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.model.types import Model, Table
+
+FileSource = Literal["exported", "onnx"]
+Keep = Literal["dense", "shard"]
+
+KEEP_UNDER_BYTES = 1024**2
+"""A table below it stays in the dense graph: a service of its own would cost more than its rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A program of torch.export (`.pt2`) or an ONNX file.
+
+    samples: an `.npz` with an array an input, a query that the model is known to take. keep: whether a table stays in
+    the dense graph or is cut into shards, where not its size is to decide.
+    """
+
+    source: FileSource
+    path: Path
+    samples: Path | None = None
+    keep_under_bytes: int = KEEP_UNDER_BYTES
+    keep: Mapping[str, Keep] = field(default_factory=dict)
+
 
 DIVISORS = "divisors"
 

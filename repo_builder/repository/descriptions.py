@@ -11,6 +11,7 @@ from typing import Any
 
 from repo_builder.model.types import Columns, Lookup, Model, Ragged
 from repo_builder.partition.plan import Shard
+from repo_builder.repository.service_names import dns_name
 from repo_builder.repository.wiring import Holding, Unit, joined, model_name, pieces
 from repo_builder.spec import Spec
 from triton_backends.embedding_shard.shard import Held, HeldGroup, HeldMatrix, HeldUnit
@@ -175,9 +176,4 @@ def fanout_description(spec: Spec, wiring: Sequence[Holding], version: str) -> d
 
 def default_addresses(spec: Spec, wiring: Sequence[Holding]) -> dict[str, str]:
     """`fleet.json`: where the router looks without ELASTICREC_ADDRESSES; headless Services in its own namespace."""
-    return {held.name: f"dns:///{kubernetes_name(spec, held.name)}:{GRPC_PORT}" for held in wiring}
-
-
-def kubernetes_name(spec: Spec, service: str) -> str:
-    """The name of a service's objects in a cluster, where names take neither capitals nor underscores."""
-    return f"{spec.name}-{service}".lower().replace("_", "-")
+    return {held.name: f"dns:///{dns_name(f'{spec.name}_{held.name}')}:{GRPC_PORT}" for held in wiring}

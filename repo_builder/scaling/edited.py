@@ -54,7 +54,7 @@ def load_rules(fleet: BuiltFleet, folder: Path) -> FleetRules:
 def read_scaled_object(document: object, file: str) -> ScaledObject:
     """Read a ScaledObject (parsed YAML) with Prometheus triggers; KEDA's and Kubernetes' defaults are filled in.
 
-    Raises InputError with one problem a line, `file` before each: a field that is missing or wrong, and what is not
+    Raises InputError with one problem per line, `file` before each: a field that is missing or wrong, and what is not
     followed here: scaling to zero, other triggers, scaling modifiers.
     """
     problems = schema_problems(document, "scaledobject.schema.json")

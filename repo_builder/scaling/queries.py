@@ -14,7 +14,7 @@ WINDOW_S = 30
 """Over which rates are taken."""
 
 SCRAPE_S = 2
-"""Fifteen scrapes a window: where a pod starts or ends, Prometheus's `rate` is wrong by up to one scrape of that pod's
+"""Fifteen scrapes per window: where a pod starts or ends, Prometheus's `rate` is wrong by up to one scrape of its
 traffic (it extrapolates), with two pods by a thirtieth of all traffic.
 """
 

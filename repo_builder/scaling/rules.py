@@ -64,7 +64,7 @@ UP_PERIOD_S = 60
 
 DOWN_WINDOW_S = 300
 DOWN_PERCENT, DOWN_PERIOD_S = 25, 60
-"""Pods that load tens of GB are given up slowly: the most of five minutes, and a quarter a minute."""
+"""Pods that load tens of GB are given up slowly: the most of five minutes, and a quarter per minute."""
 
 BEHAVIOR = Behavior(
     up=ScalingRules(0, (Policy("Percent", 100, UP_PERIOD_S), Policy("Pods", 4, UP_PERIOD_S))),

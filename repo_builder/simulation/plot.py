@@ -29,7 +29,7 @@ def plot_simulation(title: str, played: Sequence[Played], path: Path) -> None:
         ("queries past\nthe SLA, %", lambda each: 100 * each.missed_share),
     ]
     if all(each.price_per_hour is not None for each in played):
-        panels.append(("price an hour", lambda each: np.asarray(each.price_per_hour)))
+        panels.append(("price per hour", lambda each: np.asarray(each.price_per_hour)))
     figure = new_figure(9.5, 2.1 * (1 + len(panels)))
     axes = figure.subplots(1 + len(panels), sharex=True)
     unit, seconds = _time_unit(float(played[0].timeline.times_s[-1]))

@@ -112,7 +112,7 @@ def _series(played: Played) -> dict[str, Any]:
 
 
 def report_csv(played: Sequence[Played]) -> str:
-    """A row a sync and fleet: what came, and what the fleet had."""
+    """A row per sync and fleet: what came, and what the fleet had."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["seconds", "qps", "fleet", "replicas", "ready", "memory_bytes", "missed_share", "price_per_hour"])

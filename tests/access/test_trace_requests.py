@@ -12,7 +12,7 @@ import pytest
 
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import AccessError
-from repo_builder.model.file import ModelFile
+from repo_builder.model.source import ModelFile
 from repo_builder.model.types import (
     BATCH,
     Columns,

@@ -24,7 +24,7 @@ from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.serving.install import Installation
 from repo_builder.serving.server import Ports, Server, free_ports
-from repo_builder.spec import Fleet, Spec
+from repo_builder.spec import FleetSettings, Spec
 from tests.integration.models import CHEAP, make_spec, pytorch_scores, random_query
 from tests.servers import serving
 
@@ -84,7 +84,7 @@ def plan_for(spec: Spec, grouping: str, s_max: int) -> Plan:
 
 def make_fleet(folder: Path, plan: Plan, spec: Spec, shard_backend: ShardBackend = "python", **options: object) -> Path:
     """Build a fleet of the spec with these `fleet:` options."""
-    spec = replace(spec, fleet=Fleet(**options))
+    spec = replace(spec, fleet=FleetSettings(**options))
     build(spec, plan, load_hotness(spec), open_source(spec), folder, shard_backend=shard_backend, layout="fleet")
     return folder
 

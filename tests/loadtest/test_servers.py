@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from loadtest.recording import timeline
 from loadtest.run import ServiceTimes
 from loadtest.servers import Seen, between
+from loadtest.timeline import timeline
 from repo_builder.serving.client import ModelTimes
 from repo_builder.serving.processes import find_server
 

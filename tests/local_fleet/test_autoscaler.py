@@ -63,7 +63,7 @@ def test_a_decision_is_told_with_its_reason() -> None:
     fleet = Fleet()
     fleet.values = [400.0]
     autoscaler(fleet).sync(0.0)
-    assert fleet.told == ["autoscaler: tier0: 2 -> 8 (metrics, 8 asked for): throughput 400.0 of 50.0 a replica"]
+    assert fleet.told == ["autoscaler: tier0: 2 -> 8 (metrics, 8 asked for): throughput 400.0 of 50.0 per replica"]
 
 
 def test_no_more_replicas_are_started_than_the_machine_holds_and_that_is_told_once() -> None:

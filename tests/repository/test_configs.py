@@ -15,7 +15,7 @@ from repo_builder.partition.plan import Shard
 from repo_builder.repository import configs
 from repo_builder.repository.design import Design
 from repo_builder.repository.manifest import Layout
-from repo_builder.spec import Fleet, Spec
+from repo_builder.spec import FleetSettings, Spec
 from tests.repository.test_wiring import plan, service
 from tests.toy_source import toy_spec
 
@@ -152,7 +152,7 @@ def test_a_services_warm_up_is_a_row_of_each_group() -> None:
         "lengths_1": [2],
     }
     assert inputs["lengths_1"].input_data_file == "lengths_1" and inputs["ids"].zero_data
-    half = design("toy", "fleet", fleet=Fleet(sums_dtype="fp16"))
+    half = design("toy", "fleet", fleet=FleetSettings(sums_dtype="fp16"))
     outputs = configs.embedding_config(half, half.wiring[0], "python").output
     assert {item.data_type for item in outputs} == {pb.TYPE_FP16}
 
@@ -179,7 +179,7 @@ def renamed(spec: Spec, name: str) -> Spec:
     ("layout", "name"), [("single", "s0_ids"), ("single", "s1_sums_1"), ("fleet", "sums"), ("fleet", "degraded")]
 )
 def test_names_that_the_wiring_takes_are_refused(layout: Layout, name: str) -> None:
-    spec = replace(renamed(toy_spec("toy")[0], name), fleet=Fleet(missing_shard="degrade"))
+    spec = replace(renamed(toy_spec("toy")[0], name), fleet=FleetSettings(missing_shard="degrade"))
     with pytest.raises(PlanError, match=f"model: {name}: this name of an input or output is taken by the wiring"):
         design("toy", layout, model=spec.model, fleet=spec.fleet)
     assert BATCH in spec.model.outputs[0].shape

@@ -9,12 +9,12 @@ from repo_builder.model.types import Columns, Ids, Ragged
 from repo_builder.repository.descriptions import (
     default_addresses,
     fanout_description,
-    kubernetes_name,
     router_description,
     shard_description,
 )
+from repo_builder.repository.service_names import service_names
 from repo_builder.repository.wiring import wire
-from repo_builder.spec import Fleet
+from repo_builder.spec import FleetSettings
 from tests.repository.test_wiring import CUT
 from tests.toy_source import TOY, toy_spec
 
@@ -111,7 +111,9 @@ def test_a_shards() -> None:
 
 def test_a_fleets() -> None:
     spec, _ = toy_spec("toy")
-    spec = replace(spec, fleet=Fleet(missing_shard="degrade", hedge_quantile=0.95, max_in_flight=7, sums_dtype="fp16"))
+    spec = replace(
+        spec, fleet=FleetSettings(missing_shard="degrade", hedge_quantile=0.95, max_in_flight=7, sums_dtype="fp16")
+    )
     document = fanout_description(spec, WIRING, "77")
     whole = [{"from": 0, "to": 0, "columns": 20}], [{"from": 0, "to": 0, "columns": 32}]
     groups = [{"group": 0, "width": 20, "pieces": whole[0]}, {"group": 1, "width": 32, "pieces": whole[1]}]
@@ -128,4 +130,7 @@ def test_a_fleets() -> None:
     }
     assert list(document)[:3] == ["name", "version", "widths"]
     assert default_addresses(spec, WIRING) == {name: f"dns:///toy-{name}:8001" for name in ("hot", "cold")}
-    assert kubernetes_name(replace(spec, name="My_Model"), "tier_0") == "my-model-tier-0"
+    long = replace(spec, name="My_Model" * 7)
+    assert default_addresses(long, WIRING) == {
+        service: f"dns:///{name}:8001" for service, name in service_names(long.name, ["hot", "cold"]).items()
+    }

@@ -20,16 +20,16 @@ from repo_builder.export.dlrm.source import open_source
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
-from repo_builder.repository.descriptions import kubernetes_name
 from repo_builder.repository.manifest import load_manifest, verify
-from repo_builder.spec import Fleet, Spec, parse_spec
+from repo_builder.repository.service_names import service_names
+from repo_builder.spec import FleetSettings, Spec, parse_spec
 from tests.integration.models import CHEAP, document
 from triton_backends.router.router import Router
 
 
 def make(folder: Path, seed: int = 0, plan: Plan | None = None, **fleet: object) -> tuple[Spec, Plan]:
     spec = parse_spec({**document(), "weights": {"source": "random", "seed": seed}}, folder / "spec.yaml")
-    spec = replace(spec, fleet=Fleet(**fleet))
+    spec = replace(spec, fleet=FleetSettings(**fleet))
     hotness = load_hotness(spec)
     plan = plan or make_plan(spec, hotness, CHEAP, "tiered", 2)
     build(spec, plan, hotness, open_source(spec), folder, layout="fleet")
@@ -208,7 +208,7 @@ def test_a_service_may_not_take_the_front_ends_place(built: tuple[Path, Spec, Pl
 
 def test_native_shards_send_no_half_precision(built: tuple[Path, Spec, Plan], tmp_path: Path) -> None:
     _, spec, plan = built
-    half = replace(spec, fleet=Fleet(sums_dtype="fp16"))
+    half = replace(spec, fleet=FleetSettings(sums_dtype="fp16"))
     target = tmp_path / "small"
     with pytest.raises(SpecError, match=r"fleet.sums_dtype: expected fp32 for native shards"):
         build(half, plan, load_hotness(spec), open_source(spec), target, shard_backend="native", layout="fleet")
@@ -217,4 +217,4 @@ def test_native_shards_send_no_half_precision(built: tuple[Path, Spec, Plan], tm
 
 def test_names_in_a_cluster() -> None:
     spec = parse_spec({**document(), "name": "My_Model"}, Path("spec.yaml"))
-    assert kubernetes_name(spec, "tier_0") == "my-model-tier-0"
+    assert service_names(spec.name, ["tier_0"]) == {"tier_0": "my-model-tier-0"}

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.errors import ExportError, InputError
-from repo_builder.model.file import ModelFile
-from repo_builder.model.source import Partial
+from repo_builder.model.source import ModelFile, Partial
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository import weights
 from repo_builder.repository.build import build

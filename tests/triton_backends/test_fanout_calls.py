@@ -47,7 +47,7 @@ def test_sums_are_added_up(backend: Backend, tmp_path: Path, datatype: str, dtyp
             assert model.instance.good == 3
 
 
-def test_queries_are_joined_into_one_call_a_service(backend: Backend, tmp_path: Path) -> None:
+def test_queries_are_joined_into_one_call_per_service(backend: Backend, tmp_path: Path) -> None:
     """Each gets its own rows; one with a bad id gets its error alone."""
     a, b = shards()
     with serving(a, b):

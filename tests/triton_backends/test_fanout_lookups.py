@@ -128,8 +128,8 @@ def test_any_look_up_is_asked_of_its_services(backend: Backend, seed: int, datat
     spoilt = {name: np.full_like(a, 10**8) if name.startswith("ids") else a for name, a in queries[1].items()}
     bad = any(a.size for name, a in spoilt.items() if name.startswith("ids"))
     with (
-        tempfile.TemporaryDirectory() as place,
-        fleet(backend, Path(place), cut, datatype) as (model, _),
+        tempfile.TemporaryDirectory() as folder,
+        fleet(backend, Path(folder), cut, datatype) as (model, _),
     ):
         answers = model.infer_all([queries[0], spoilt, *queries[2:]])
         if bad:
@@ -146,8 +146,8 @@ def test_a_missing_service_is_left_out_of_sums_and_means(backend: Backend, seed:
     cut = draw_whole(rng)
     query = cut.query(rng)
     with (
-        tempfile.TemporaryDirectory() as place,
-        fleet(backend, Path(place), cut, degrade=1) as (model, shards),
+        tempfile.TemporaryDirectory() as folder,
+        fleet(backend, Path(folder), cut, degrade=1) as (model, shards),
     ):
         gone = int(rng.integers(cut.services))
         shards[gone].status = (grpc.StatusCode.UNAVAILABLE, "stopping")
@@ -184,9 +184,9 @@ def emptied(message: pb.ModelInferResponse) -> None:
 
 
 def with_nan(message: pb.ModelInferResponse) -> None:
-    place = [each.name for each in message.outputs].index("sums_1")
-    raw = message.raw_output_contents[place]
-    message.raw_output_contents[place] = np.float32("nan").tobytes() + raw[4:]
+    index = [each.name for each in message.outputs].index("sums_1")
+    raw = message.raw_output_contents[index]
+    message.raw_output_contents[index] = np.float32("nan").tobytes() + raw[4:]
 
 
 SPOILT = {

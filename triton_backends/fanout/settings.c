@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* of numbers a row, and of columns that are apart: products with a query's rows stay within 64 bits */
+/* of numbers per row, and of columns that are apart: products with a query's rows stay within 64 bits */
 enum { MOST_COLUMNS = 1 << 24, MOST_RUNS = 1 << 16 };
 
 static bool number(Reader *reader, const char *key, int64_t least, int64_t most, int64_t *value) {

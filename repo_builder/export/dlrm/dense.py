@@ -20,7 +20,7 @@ from onnxruntime import InferenceSession, SessionOptions
 from torch import nn
 
 from repo_builder.errors import ExportError
-from repo_builder.export.dlrm.layers import DenseWeights, Layer, Partial
+from repo_builder.export.dlrm.layers import DenseWeights, Layer, TablePartial
 from repo_builder.export.dlrm.reference import score_pooled
 from repo_builder.export.torch_onnx import OPSET, clean, quiet
 from repo_builder.model.dlrm import Dlrm
@@ -29,13 +29,13 @@ from repo_builder.model.source import DIVISORS
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _TableRun:
     """Neighbouring tables held by the same partials: summed together. `slices` is (partial, first column, width)."""
 
     slices: tuple[tuple[int, int, int], ...]
 
 
-def dense_module(dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial]) -> DenseModule:
+def dense_module(dlrm: Dlrm, weights: DenseWeights, partials: Sequence[TablePartial]) -> DenseModule:
     """The dense layers of a model, with the interaction that it has."""
     return _MODULES[dlrm.interaction.kind](dlrm, weights, partials)
 
@@ -43,7 +43,7 @@ def dense_module(dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial])
 class DenseModule(nn.Module, ABC):
     """Dense features and partial sums to scores."""
 
-    def __init__(self, dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial]) -> None:
+    def __init__(self, dlrm: Dlrm, weights: DenseWeights, partials: Sequence[TablePartial]) -> None:
         super().__init__()
         self.bottom = nn.ModuleList(_linear(layer) for layer in weights.bottom)
         self.top = nn.ModuleList(_linear(layer) for layer in weights.top)
@@ -75,7 +75,7 @@ class DenseModule(nn.Module, ABC):
 class _Dot(DenseModule):
     """The arithmetic of the open-source DLRM."""
 
-    def __init__(self, dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial]) -> None:
+    def __init__(self, dlrm: Dlrm, weights: DenseWeights, partials: Sequence[TablePartial]) -> None:
         super().__init__(dlrm, weights, partials)
         lower = [i * self.vectors + j for i in range(self.vectors) for j in range(i)]
         self.register_buffer("pairs", torch.tensor(lower))  # places in the flattened (F+1, F+1) products
@@ -90,7 +90,7 @@ class _Dot(DenseModule):
 class _Cross(DenseModule):
     """A cross network: each layer multiplies its input, down to the rank and up again, with the first one's."""
 
-    def __init__(self, dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial]) -> None:
+    def __init__(self, dlrm: Dlrm, weights: DenseWeights, partials: Sequence[TablePartial]) -> None:
         super().__init__(dlrm, weights, partials)
         layers = weights.interaction["cross"]
         self.down = nn.ParameterList(_parameter(down.T) for down, _, _ in layers)  # (numbers, rank): MatMul's way
@@ -106,7 +106,7 @@ class _Cross(DenseModule):
 class _Projection(DenseModule):
     """Two MLPs of all vectors' numbers, and the products of their outputs."""
 
-    def __init__(self, dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial]) -> None:
+    def __init__(self, dlrm: Dlrm, weights: DenseWeights, partials: Sequence[TablePartial]) -> None:
         super().__init__(dlrm, weights, partials)
         self.branch1 = nn.ModuleList(_linear((weight, bias)) for weight, bias in weights.interaction["branch1"])
         self.branch2 = nn.ModuleList(_linear((weight, bias)) for weight, bias in weights.interaction["branch2"])
@@ -136,7 +136,7 @@ def _linear(layer: Layer) -> nn.Linear:
     return linear
 
 
-def _runs(partials: Sequence[Partial], tables: int, dim: int) -> tuple[_Run, ...]:
+def _runs(partials: Sequence[TablePartial], tables: int, dim: int) -> tuple[_TableRun, ...]:
     def holders(table: int) -> tuple[int, ...]:
         return tuple(i for i, partial in enumerate(partials) if table in partial.tables)
 
@@ -144,11 +144,11 @@ def _runs(partials: Sequence[Partial], tables: int, dim: int) -> tuple[_Run, ...
     for held_by, group in groupby(range(tables), holders):
         members = list(group)
         width = len(members) * dim
-        runs.append(_Run(tuple((i, partials[i].tables.index(members[0]) * dim, width) for i in held_by)))
+        runs.append(_TableRun(tuple((i, partials[i].tables.index(members[0]) * dim, width) for i in held_by)))
     return tuple(runs)
 
 
-def _sum_of_run(run: _Run, partials: Sequence[torch.Tensor]) -> torch.Tensor:
+def _sum_of_run(run: _TableRun, partials: Sequence[torch.Tensor]) -> torch.Tensor:
     """The sum over the run's partials, (B, tables in the run * dim); a whole partial is not sliced."""
     pieces = [
         partials[i] if width == partials[i].shape[1] else partials[i][:, begin : begin + width]
@@ -168,7 +168,7 @@ _TOLERANCE = 1e-5  # of a score, between onnxruntime and plain PyTorch
 _TRACE_BATCH = 3  # more than 1: the exporter takes batches of 0 and 1 for constants
 
 
-def export_dense(dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial], path: Path) -> None:
+def export_dense(dlrm: Dlrm, weights: DenseWeights, partials: Sequence[TablePartial], path: Path) -> None:
     """Write the dense layers to one ONNX file and check it against plain PyTorch.
 
     Inputs, in order: `dense` FP32 [batch, dense_features], then each partial under its name, FP32
@@ -189,7 +189,7 @@ def export_dense(dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial],
     path.write_bytes(content)
 
 
-def _check_partials(dlrm: Dlrm, partials: Sequence[Partial]) -> None:
+def _check_partials(dlrm: Dlrm, partials: Sequence[TablePartial]) -> None:
     names = [partial.name for partial in partials]
     problems = [
         f"partial {name!r}: expected names that differ, and not dense, divisors or score, got {names}"
@@ -221,7 +221,7 @@ def _check_size(weights: DenseWeights) -> None:
         )
 
 
-def _traced(module: DenseModule, dlrm: Dlrm, partials: Sequence[Partial]) -> onnx.ModelProto:
+def _traced(module: DenseModule, dlrm: Dlrm, partials: Sequence[TablePartial]) -> onnx.ModelProto:
     batch = {0: torch.export.Dim("batch")}
     inputs = _example(dlrm, partials, _TRACE_BATCH)
     with quiet():
@@ -242,7 +242,7 @@ def _traced(module: DenseModule, dlrm: Dlrm, partials: Sequence[Partial]) -> onn
     return model
 
 
-def _example(dlrm: Dlrm, partials: Sequence[Partial], batch: int) -> list[torch.Tensor]:
+def _example(dlrm: Dlrm, partials: Sequence[TablePartial], batch: int) -> list[torch.Tensor]:
     """The graph's inputs, drawn from a fixed seed."""
     rng = np.random.default_rng(batch)
     drawn = [rng.random((batch, width), dtype=np.float32) - 0.5 for _, width in _inputs(dlrm, partials)]
@@ -251,13 +251,15 @@ def _example(dlrm: Dlrm, partials: Sequence[Partial], batch: int) -> list[torch.
     return [torch.from_numpy(values) for values in drawn]
 
 
-def _inputs(dlrm: Dlrm, partials: Sequence[Partial]) -> list[tuple[str, int]]:
+def _inputs(dlrm: Dlrm, partials: Sequence[TablePartial]) -> list[tuple[str, int]]:
     """The graph's inputs in order, and their widths."""
     sums = [(partial.name, len(partial.tables) * dlrm.dim) for partial in partials]
     return [("dense", dlrm.dense_features), *sums, *([(DIVISORS, len(dlrm.tables))] if dlrm.has_means else [])]
 
 
-def _check_scores(dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial], content: bytes, path: Path) -> None:
+def _check_scores(
+    dlrm: Dlrm, weights: DenseWeights, partials: Sequence[TablePartial], content: bytes, path: Path
+) -> None:
     options = SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3  # errors only
@@ -276,7 +278,7 @@ def _check_scores(dlrm: Dlrm, weights: DenseWeights, partials: Sequence[Partial]
             )
 
 
-def _pooled(dlrm: Dlrm, partials: Sequence[Partial], others: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def _pooled(dlrm: Dlrm, partials: Sequence[TablePartial], others: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Each table's sum over its partials, (B, dim), added up one by one, and divided where there are divisors."""
     pooled = [torch.zeros(len(others[0]), dlrm.dim) for _ in dlrm.tables]
     for partial, values in zip(partials, others, strict=False):

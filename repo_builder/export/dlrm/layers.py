@@ -43,7 +43,7 @@ class DenseWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class Partial:
+class TablePartial:
     """An input of the dense graph: partial sums, [B, len(tables) * dim], of those tables.
 
     `tables` are places in `dlrm.tables`, ascending.

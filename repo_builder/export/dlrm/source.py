@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.export.dlrm.layers import Partial, RandomWeights, WeightSource
+from repo_builder.export.dlrm.layers import RandomWeights, TablePartial, WeightSource
 from repo_builder.export.dlrm.trained import open_trained
 from repo_builder.model import source
 from repo_builder.model.dlrm import Dlrm, WeightsSource
@@ -55,7 +55,7 @@ class DlrmSource:
         """See Source.write_dense; a look-up is a table, and those of a partial stand in it side by side."""
         from repo_builder.export.dlrm.dense import export_dense  # imports torch, for seconds: only where it is needed
 
-        held = [Partial(partial.name, tuple(sorted(partial.columns))) for partial in partials]
+        held = [TablePartial(partial.name, tuple(sorted(partial.columns))) for partial in partials]
         export_dense(self._dlrm, self._weights.dense(), held, folder / "model.onnx")
         return ["model.onnx"]
 

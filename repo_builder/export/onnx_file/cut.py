@@ -20,8 +20,8 @@ from repo_builder.export.onnx_file.ids import (
     reason_against,
 )
 from repo_builder.export.onnx_file.loops import looped
-from repo_builder.export.onnx_file.read import node_name
 from repo_builder.export.onnx_file.sites import OnnxSite, find_sites, pooled
+from repo_builder.export.onnx_file.tensors import node_name
 from repo_builder.model.types import Kept, Mode
 
 Keep = Literal["dense", "shard"]

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper
 from repo_builder.export.join import all_names, free_prefix, lookup_name
 from repo_builder.export.onnx_file.cut import OnnxCut, OnnxLookup
 from repo_builder.export.onnx_file.graph import Graph, Size
-from repo_builder.export.onnx_file.read import tensor_bytes, tensors
 from repo_builder.export.onnx_file.sites import OnnxSite
+from repo_builder.export.onnx_file.tensors import tensor_bytes, tensors
 from repo_builder.model.types import BATCH, Tensor
 
 

@@ -16,9 +16,10 @@ from repo_builder.errors import ModelFileError
 from repo_builder.export.join import lookup_name
 from repo_builder.export.onnx_file.cut import Keep, OnnxCut, OnnxLookup, cut
 from repo_builder.export.onnx_file.dense_graph import dense_graph, dims, flops, ids_graph, lookup_shape, parameter_bytes
+from repo_builder.export.onnx_file.file import read_without_weights
 from repo_builder.export.onnx_file.graph import Graph, name_symbols
 from repo_builder.export.onnx_file.loops import hoist_look_ups
-from repo_builder.export.onnx_file.read import plain, read_without_weights
+from repo_builder.export.onnx_file.plain import plain
 from repo_builder.export.onnx_file.run import DATATYPES, RUNTIME_ERRORS, Session, drawn, first_rows, sizes_of
 from repo_builder.export.onnx_file.source import OnnxSource
 from repo_builder.export.queries import read_samples

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from repo_builder.errors import ModelFileError
-from repo_builder.export.onnx_file.read import all_reads, inner_graphs
+from repo_builder.export.onnx_file.tensors import all_reads, inner_graphs
 from repo_builder.model.types import BATCH
 
 MAX_IR_VERSION = 10

@@ -26,9 +26,9 @@ from repo_builder.export.onnx_file.probe import (
     wrapped,
     wrapped_from,
 )
-from repo_builder.export.onnx_file.read import node_name, values
 from repo_builder.export.onnx_file.run import RUNTIME_ERRORS
 from repo_builder.export.onnx_file.sites import BoundsKind, OnnxSite
+from repo_builder.export.onnx_file.tensors import node_name, values
 from repo_builder.model.types import Columns, Ragged
 
 _MOVES = {"Cast", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}

@@ -19,9 +19,9 @@ from repo_builder.export.join import all_names, free_prefix
 from repo_builder.export.onnx_file.graph import Graph, Size
 from repo_builder.export.onnx_file.ids import reads_inputs
 from repo_builder.export.onnx_file.probe import INTEGERS, drawn_sizes, moved, session_between
-from repo_builder.export.onnx_file.read import all_reads, inner_graphs, values
 from repo_builder.export.onnx_file.run import RUNTIME_ERRORS
 from repo_builder.export.onnx_file.sites import BoundsKind, OnnxSite, only_reader
+from repo_builder.export.onnx_file.tensors import all_reads, inner_graphs, values
 from repo_builder.model.types import PoolingMode
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from repo_builder.export.onnx_file.graph import Graph, Shape, sized
-from repo_builder.export.onnx_file.read import values
 from repo_builder.export.onnx_file.run import RUNTIME_ERRORS, Session
+from repo_builder.export.onnx_file.tensors import values
 from repo_builder.model.arrays import Arrays
 
 INTEGERS = (TensorProto.INT32, TensorProto.INT64)

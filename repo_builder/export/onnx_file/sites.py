@@ -16,16 +16,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from repo_builder.export.onnx_file.graph import Graph, Size
-from repo_builder.export.onnx_file.read import inner_graphs, node_name, values
+from repo_builder.export.onnx_file.tensors import FLOATS, inner_graphs, node_name, values
 from repo_builder.model.types import Mode
-
-FLOATS: Mapping[int, str] = {
-    TensorProto.FLOAT: "float32",
-    TensorProto.FLOAT16: "float16",
-    TensorProto.BFLOAT16: "bfloat16",
-    TensorProto.DOUBLE: "float64",
-}
-"""The types of tables, as what reads them calls them."""
 
 BoundsKind = Literal["offsets", "ends"]
 

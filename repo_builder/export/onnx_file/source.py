@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from repo_builder.errors import InputError
 from repo_builder.export.join import join_partials
 from repo_builder.export.onnx_file.cut import OnnxCut
+from repo_builder.export.onnx_file.file import lean_message
 from repo_builder.export.onnx_file.graph import Graph
-from repo_builder.export.onnx_file.read import external_place, is_external, tensors
 from repo_builder.export.onnx_file.run import HALVES, RUNTIME_ERRORS, Session
-from repo_builder.export.onnx_file.stored_tables import StoredTables
-from repo_builder.export.onnx_file.wire import lean_message
-from repo_builder.export.onnx_file.write import FILE, write_model
+from repo_builder.export.onnx_file.tensors import FILE, StoredTables, external_place, is_external, tensors, write_model
 from repo_builder.export.queries import check_query
 from repo_builder.model.arrays import Arrays
 from repo_builder.model.source import HALF_TOLERANCE, TOLERANCE, Partial

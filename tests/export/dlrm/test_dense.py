@@ -20,25 +20,28 @@ from numpy.typing import NDArray
 from repo_builder.errors import ExportError
 from repo_builder.export.dlrm import dense as dense_export
 from repo_builder.export.dlrm.dense import export_dense
-from repo_builder.export.dlrm.layers import DenseWeights, Partial
+from repo_builder.export.dlrm.layers import DenseWeights, TablePartial
 from repo_builder.export.dlrm.source import open_weights
 from repo_builder.export.torch_onnx import OPSET
 from repo_builder.model.dlrm import Dlrm
 from repo_builder.model.interaction import Cross, Projection
 from tests.export.dlrm.oracles import load_oracle, make_spec
 
-TIERED = [Partial(f"tier{i}", (0, 1, 2)) for i in range(4)]
+TIERED = [TablePartial(f"tier{i}", (0, 1, 2)) for i in range(4)]
 CASES = {
     "tiered": (make_spec(), TIERED),
-    "one_table": (make_spec(rows=(9,)), [Partial("tier0", (0,))]),
+    "one_table": (make_spec(rows=(9,)), [TablePartial("tier0", (0,))]),
     "one_layer_each": (make_spec(bottom=(), top=(1,)), TIERED[:1]),
-    "uneven": (make_spec(), [Partial("tier0", (0, 1, 2)), Partial("tier1", (0, 2)), Partial("tier2", (0, 1))]),
+    "uneven": (
+        make_spec(),
+        [TablePartial("tier0", (0, 1, 2)), TablePartial("tier1", (0, 2)), TablePartial("tier2", (0, 1))],
+    ),
     "per_table": (
         make_spec(rows=(9,) * 10),
-        [Partial(f"C{table}_s{shard}", (table,)) for table in range(10) for shard in range(4)],
+        [TablePartial(f"C{table}_s{shard}", (table,)) for table in range(10) for shard in range(4)],
     ),
     "dcn": (make_spec(interaction=Cross(layers=3, rank=2)), TIERED),
-    "dcn_uneven": (make_spec(interaction=Cross(1, 7)), [Partial("a", (0, 1, 2)), Partial("b", (0, 2))]),
+    "dcn_uneven": (make_spec(interaction=Cross(1, 7)), [TablePartial("a", (0, 1, 2)), TablePartial("b", (0, 2))]),
     "projection": (make_spec(interaction=Projection((10, 8), (12,))), TIERED),
 }
 
@@ -46,7 +49,7 @@ CASES = {
 @dataclass
 class Exported:
     spec: Dlrm
-    partials: list[Partial]
+    partials: list[TablePartial]
     weights: DenseWeights
     path: Path
 
@@ -175,18 +178,18 @@ def test_another_process_writes_the_same_bytes_and_nothing_to_the_console(
 @pytest.mark.parametrize(
     ("partials", "message"),
     [
-        ([Partial("a", (0, 1))], "table C3: expected a partial that holds it"),
-        ([Partial("a", (0, 2, 1))], "ascending table numbers below 3"),
-        ([Partial("a", (0, 1, 2, 3))], "ascending table numbers below 3"),
-        ([Partial("a", (0, 0, 1, 2))], "ascending"),
-        ([Partial("a", (0, 1, 2)), Partial("b", ())], "partial 'b'"),
-        ([Partial("a", (0, 1, 2)), Partial("a", (0,))], "names that differ"),
-        ([Partial("dense", (0, 1, 2))], "not dense, divisors or score"),
-        ([Partial("divisors", (0, 1, 2))], "not dense, divisors or score"),
+        ([TablePartial("a", (0, 1))], "table C3: expected a partial that holds it"),
+        ([TablePartial("a", (0, 2, 1))], "ascending table numbers below 3"),
+        ([TablePartial("a", (0, 1, 2, 3))], "ascending table numbers below 3"),
+        ([TablePartial("a", (0, 0, 1, 2))], "ascending"),
+        ([TablePartial("a", (0, 1, 2)), TablePartial("b", ())], "partial 'b'"),
+        ([TablePartial("a", (0, 1, 2)), TablePartial("a", (0,))], "names that differ"),
+        ([TablePartial("dense", (0, 1, 2))], "not dense, divisors or score"),
+        ([TablePartial("divisors", (0, 1, 2))], "not dense, divisors or score"),
     ],
 )
 def test_partials_that_do_not_make_up_the_model_are_refused(
-    partials: list[Partial], message: str, tmp_path: Path
+    partials: list[TablePartial], message: str, tmp_path: Path
 ) -> None:
     spec = make_spec()
     with pytest.raises(ExportError, match=message):
@@ -204,5 +207,5 @@ def test_a_graph_whose_scores_differ_is_not_written(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(dense_export, "score_pooled", lambda *given: torch.full((len(given[2]), 1), 2.0))
     spec = make_spec(rows=(3,), bottom=(), top=(1,))
     with pytest.raises(ExportError, match="difference of"):
-        export_dense(spec, open_weights(spec).dense(), [Partial("a", (0,))], tmp_path / "m.onnx")
+        export_dense(spec, open_weights(spec).dense(), [TablePartial("a", (0,))], tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()

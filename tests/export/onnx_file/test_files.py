@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from repo_builder.errors import ModelFileError
-from repo_builder.export.onnx_file import open_onnx, write
-from repo_builder.export.onnx_file.read import is_external, read_without_weights, tensors, values
-from repo_builder.export.onnx_file.wire import LEFT_IN_FILE_BYTES, lean_message
+from repo_builder.export.onnx_file import open_onnx
+from repo_builder.export.onnx_file import tensors as tensors_module
+from repo_builder.export.onnx_file.file import LEFT_IN_FILE_BYTES, lean_message, read_without_weights
+from repo_builder.export.onnx_file.tensors import is_external, tensors, values
 from repo_builder.export.stored import CHUNK_BYTES
 from tests.export.onnx_file.cutting import FLOAT, INT64, make, node, opened, partials_of, prove, read_tables, table
 
@@ -155,7 +156,7 @@ def test_blocks(tmp_path: Path) -> None:
 
 
 def test_large_weights_are_written_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write, "IN_FILE_BYTES", 1000)
+    monkeypatch.setattr(tensors_module, "IN_FILE_BYTES", 1000)
     nodes = [node("Gather", ["W", "ids"], "g"), node("MatMul", ["g", "weight"], "y")]
     arrays: dict[str, NDArray[Any]] = {"W": table(900, 100), "weight": table(100, 200)}
     source = opened(make(nodes, {"ids": (INT64, ("N",))}, {"y": (FLOAT, ("N", 200))}, arrays), tmp_path)

@@ -1,9 +1,11 @@
-"""How many replicas one machine is to run."""
+"""How many replicas one machine is to run, and on which ports."""
+
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from repo_builder.errors import InputError
-from repo_builder.local_fleet.machine import GIB, Capacity, Need
+from repo_builder.local_fleet.machine import GIB, Capacity, FreePorts, Need
 
 # two services that share 4 and 2 GiB of rows, a replica takes 1 and 2 GiB more
 NEEDS = {"tier0": Need(4 * GIB, 1 * GIB), "tier1": Need(2 * GIB, 2 * GIB)}
@@ -34,3 +36,20 @@ def test_both_are_told_and_one_replica_is_always_counted_on() -> None:
     with pytest.raises(InputError, match=r"100,000,001 servers.* GiB, and this machine has 1\.0"):
         none.check({"tier0": 10**8, "tier1": 1})
     assert none.most("tier0", {"tier0": 3, "tier1": 1}) == 1
+
+
+def test_ports_are_given_again_but_not_to_two() -> None:
+    ports = FreePorts()
+    first = ports.take()
+    assert ports.take(first) != first
+    ports.release(first)
+    assert ports.take(first) == first != ports.take(first)
+
+
+def test_no_port_is_given_twice_at_once() -> None:
+    """More than the odds of one repetition allow, were they drawn alone."""
+    ports = FreePorts()
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(lambda _: ports.take(), range(300)))
+    numbers = [number for each in taken for number in (each.http, each.grpc, each.metrics)]
+    assert len(set(numbers)) == 900

@@ -1,11 +1,11 @@
-"""The run folder: one owner, and nothing but logs afterwards."""
+"""The run folder: one owner, events and logs, and nothing but logs afterwards."""
 
 from pathlib import Path
 
 import pytest
 
 from repo_builder.errors import InputError
-from repo_builder.local_fleet.run_folder import RunFolder, claimed
+from repo_builder.local_fleet.run_folder import Events, RunFolder, claimed, log_lines
 from repo_builder.writing import replace_file
 
 
@@ -64,3 +64,45 @@ def test_what_somebody_put_beside_a_runs_files_is_left_alone(tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"expected a fleet's own files alone, got notes\.txt too"), claimed(run):
         pass
     assert (run.path / "notes.txt").read_text() == "mine"
+
+
+def test_events_are_logged_and_shown_once(tmp_path: Path) -> None:
+    events = Events(tmp_path / "fleet.log")
+    events.tell("one")
+    events.tell("two\nand more")
+    shown = [line[9:] for line in events.new()]
+    assert shown == ["one", "two\n    and more"]
+    assert events.new() == []
+    events.tell("three")
+    assert [line[9:] for line in events.new()] == ["three"]
+    assert [line[9:] for line in events.last(2)] == ["two\n    and more", "three"]
+    assert (tmp_path / "fleet.log").read_text().count("\n") == 4
+
+
+def test_a_log_that_cannot_be_written_ends_nobody(tmp_path: Path) -> None:
+    events = Events(tmp_path / "gone" / "fleet.log")
+    events.tell("one")
+    assert [line[9:] for line in events.new()] == ["one"]
+
+
+def test_logs_are_followed_as_they_grow_and_new_ones_come(tmp_path: Path) -> None:
+    run = RunFolder.of(tmp_path / "fleet")
+    run.logs.mkdir(parents=True)
+    (run.logs / "tier0-1.log").write_text("a\nhalf")
+    (run.logs / "tier00-1.log").write_text("of another service\n")
+    lines = log_lines(run, "tier0", follow=True)
+    assert next(lines) == ("tier0-1", "a")
+    with (run.logs / "tier0-1.log").open("a") as log:
+        log.write(" and half\n")
+    assert next(lines) == ("tier0-1", "half and half")
+    (run.logs / "tier0-2.log").write_text("b\n")
+    assert next(lines) == ("tier0-2", "b")
+    (run.logs / "tier0-1.log").write_text("x\n")  # begun anew
+    assert next(lines) == ("tier0-1", "x")
+    lines.close()
+
+
+def test_logs_that_are_not_there_are_said_to_be(tmp_path: Path) -> None:
+    run = RunFolder.of(tmp_path / "fleet")
+    with pytest.raises(InputError, match="expected logs of a fleet, found none; start it: elasticrec up"):
+        list(log_lines(run, None, follow=False))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from loadtest.recording import timeline
+from loadtest.timeline import timeline
 
 
 def test_each_second_has_its_own_queries() -> None:

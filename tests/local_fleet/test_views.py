@@ -1,6 +1,7 @@
-"""The status page over real HTTP."""
+"""The status in the terminal, and the page over real HTTP."""
 
 import json
+import os
 import re
 import socket
 import struct
@@ -10,9 +11,10 @@ import urllib.error
 import urllib.request
 
 import pytest
+from rich.console import Console
 
 from repo_builder.errors import ServerError
-from repo_builder.local_fleet.views import status_page
+from repo_builder.local_fleet.views import live_view, replica_table, status_page
 
 STATUS = {"model": "</script><b>x", "services": [], "events": ["<img>"]}
 
@@ -68,3 +70,26 @@ def test_who_leaves_before_the_answer_ends_nothing_and_leaves_no_traceback(capfd
         while any("process_request_thread" in thread.name for thread in threading.enumerate()):
             time.sleep(0.01)
     assert capfd.readouterr().err == ""
+
+
+def test_the_views_show_names_as_they_are() -> None:
+    """Square brackets are rich's markup; here they are text."""
+    replica = {"name": "tier0-1", "state": "ready", "pid": 12, "grpc": "127.0.0.1:5", "http": None}
+    service = {"name": "[red]x", "ready": 1, "wanted": 2, "qps": 12.34, "p95_ms": None, "memory_bytes": 3 * 1024**2}
+    status = {
+        "model": "[bold]m",
+        "phase": "starting",
+        "events": ["[dim]e"],
+        "services": [{**service, "replicas": [replica]}],
+    }
+    for view in (live_view(status), replica_table(status)):
+        text = console_text(view)
+        assert "[red]x" in text and "12.3" in text and "3.0 MiB" in text and "127.0.0.1:5" in text
+    assert "[bold]m: starting" in console_text(live_view(status)) and "[dim]e" in console_text(live_view(status))
+
+
+def console_text(view: object) -> str:
+    with open(os.devnull, "w") as sink:  # noqa: PTH123 - os.devnull is a name, no Path
+        console = Console(width=120, file=sink, record=True)
+        console.print(view)
+        return console.export_text()
