@@ -27,9 +27,8 @@ from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Pro
 from repo_builder.partition.plan import Service
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling import perf_analyzer
-from repo_builder.profiling.bench import measure_loads
 from repo_builder.profiling.fit import Fits, fit_measured
-from repo_builder.profiling.measure import measure
+from repo_builder.profiling.measure import measure, measure_loads
 from repo_builder.profiling.points import Effort, ProfileOptions, ServiceLoad
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
@@ -140,7 +139,7 @@ def route(spec: Spec, hotness: Hotness, router: Path) -> dict[str, list[Mapping[
     names = [service.name for service in opened.routing.services]
     routed: dict[str, list[Mapping[str, NDArray[np.int32]]]] = {name: [] for name in names}
     for begin in range(0, rows, BATCH):
-        query = opened.route({"indices": indices[begin : begin + BATCH]})
+        query = opened.route({"indices": indices[begin : begin + BATCH]}).tensors
         for name in names:
             routed[name].append({kind: query[f"{name}_{kind}"][0] for kind in ("ids", "lengths")})
     return routed

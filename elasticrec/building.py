@@ -12,9 +12,8 @@ from repo_builder.errors import InputError
 from repo_builder.extras import named_extras
 from repo_builder.model.source import ModelFile, Source
 from repo_builder.output import Tell
-from repo_builder.partition.check import check_plan
 from repo_builder.partition.cost import DEFAULT_PROFILE
-from repo_builder.partition.plan import Plan, on_cpu
+from repo_builder.partition.plan import Plan, check_plan, on_cpu
 from repo_builder.partition.planner import make_plan, model_wise_plan
 from repo_builder.repository.manifest import Layout, Manifest
 from repo_builder.spec import Spec

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from elasticrec.loading import StrPath, Watch, load_hotness, log, unwatched
-from repo_builder.analysis.baselines import model_wise
 from repo_builder.analysis.compare import SWEEP_REPLICAS, Comparison, ComparisonReport
 from repo_builder.analysis.compare import compare as compare_fleets
-from repo_builder.analysis.fleets import ComparisonCase
+from repo_builder.analysis.fleets import ComparisonCase, model_wise
 from repo_builder.output import Tell
 from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile

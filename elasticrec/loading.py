@@ -16,12 +16,11 @@ from repo_builder.access.hotness import Hotness
 from repo_builder.access.load import load_hotness as read_hotness
 from repo_builder.extras import named_extras
 from repo_builder.output import Progress, Tell, silent
-from repo_builder.partition.check import check_plan
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile
 from repo_builder.partition.cost import load_profile as read_profile
 from repo_builder.partition.placement.cluster import Cluster
 from repo_builder.partition.placement.cluster import load_cluster as read_cluster
-from repo_builder.partition.plan import Plan
+from repo_builder.partition.plan import Plan, check_plan
 from repo_builder.partition.plan import load_plan as read_plan
 from repo_builder.spec import Spec
 from repo_builder.spec import load_spec as read_spec

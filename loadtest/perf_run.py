@@ -11,12 +11,11 @@ some 2 * log2(guess's error) + log2(log(2) / precision) + 1 measurements.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from loadtest.run import NOT_ENDED, LoadKind, LoadPoint, Percentile, Run
-from loadtest.servers import Seen
+from loadtest.run import NOT_ENDED, LoadKind, LoadPoint, Percentile, Run, Seen, largest
 from repo_builder.errors import InputError
 from repo_builder.profiling.perf_analyzer import LoadTestError
 
@@ -91,11 +90,6 @@ class Recording:
     def _change(self, run: Run) -> None:
         self.run = run
         self._keep(run)
-
-
-def largest(former: Mapping[str, int], now: Mapping[str, int]) -> Mapping[str, int]:
-    """The larger of both, key by key."""
-    return {name: max(former.get(name, 0), now.get(name, 0)) for name in (*former, *now)}
 
 
 def sweep(target: Measures, loads: Iterable[Load], recording: Recording) -> None:

@@ -14,10 +14,8 @@ import gevent
 import numpy as np
 from locust.env import Environment
 
-from loadtest.perf_run import largest
-from loadtest.run import NOT_ENDED, Run, write_run
-from loadtest.servers import Seen, Servers
-from loadtest.timeline import timeline
+from loadtest.run import NOT_ENDED, Run, Seen, largest, timeline, write_run
+from loadtest.servers import Servers
 
 COLUMNS = ("due_unix_s", "latency_ms", "error")
 FLUSH_S = 1.0

@@ -1,12 +1,18 @@
-"""The record of a load test, whatever tool made it: what a report reads, as frozen values and as JSON."""
+"""The record of a load test, whatever tool made it: what a report reads, as frozen values and as JSON; and its timeline
+out of single queries. Pure, and without locust, which patches Python's own modules.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from repo_builder.documents import format_problems, read_document, schema_problems
 from repo_builder.errors import InputError
@@ -75,6 +81,17 @@ class RunSample:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """A look at the servers: PSS in bytes, by model of a single server or by service of a fleet; a fleet's replicas."""
+
+    memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    replicas: Mapping[str, int] = field(default_factory=dict)
+
+
+Looks = Sequence[tuple[float, Seen]]
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One run of one tool on one served model.
 
@@ -128,3 +145,56 @@ def read_run(path: Path) -> Run:
 def _point(document: Mapping[str, Any]) -> LoadPoint:
     services = {name: ServiceTimes(**times) for name, times in document["services"].items()}
     return LoadPoint(**{**document, "services": services})
+
+
+def largest(former: Mapping[str, int], now: Mapping[str, int]) -> Mapping[str, int]:
+    """The larger of both, key by key."""
+    return {name: max(former.get(name, 0), now.get(name, 0)) for name in (*former, *now)}
+
+
+def timeline(
+    due_s: NDArray[np.float64],
+    latency_ms: NDArray[np.float64],
+    failed: NDArray[np.bool_],
+    bucket_s: float = 1.0,
+    looks: Looks = (),
+) -> tuple[RunSample, ...]:
+    """Samples of `bucket_s` each from the first query's due time on.
+
+    due_s, latency_ms, failed: (N,), a query each. Offered and the latencies are of the queries that were due in a
+    bucket; answered counts the right answers that came in it. looks: at the servers, by the same clock as due_s and
+    in its order; a bucket has the last one before its end.
+    """
+    if not len(due_s):
+        return ()
+    start_s = float(due_s.min())
+    due = ((due_s - start_s) / bucket_s).astype(np.int64)
+    answered = ((due_s + latency_ms / 1000 - start_s) / bucket_s).astype(np.int64)[~failed]
+    count = int(max(due.max(), answered.max(initial=0))) + 1
+    seen = [_last(looks, start_s + (i + 1) * bucket_s) for i in range(count)]
+    offered = np.bincount(due, minlength=count)
+    came = np.bincount(answered, minlength=count)
+    errors = np.bincount(due[failed], minlength=count)
+    return tuple(
+        RunSample(
+            time_s=i * bucket_s,
+            offered_qps=float(offered[i] / bucket_s),
+            answered_qps=float(came[i] / bucket_s),
+            p50_ms=_percentile(latency_ms[(due == i) & ~failed], 50),
+            p95_ms=_percentile(latency_ms[(due == i) & ~failed], 95),
+            p99_ms=_percentile(latency_ms[(due == i) & ~failed], 99),
+            errors=int(errors[i]),
+            replicas=seen[i].replicas,
+            memory_bytes=seen[i].memory_bytes,
+        )
+        for i in range(count)
+    )
+
+
+def _last(looks: Looks, until_s: float) -> Seen:
+    before = bisect_right(looks, until_s, key=lambda look: look[0])
+    return looks[before - 1][1] if before else Seen()
+
+
+def _percentile(latency_ms: NDArray[np.float64], percentile: float) -> float | None:
+    return float(np.percentile(latency_ms, percentile)) if len(latency_ms) else None

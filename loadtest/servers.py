@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from geventhttpclient.response import HTTPParseError
 from tritonclient.utils import InferenceServerException
 
 from loadtest.clients import Protocol as Endpoint
-from loadtest.run import ServiceTimes
+from loadtest.run import Seen, ServiceTimes
 from repo_builder.errors import InputError, ServerError
 from repo_builder.local_fleet.control import ask
 from repo_builder.local_fleet.run_folder import RunFolder
@@ -23,14 +23,6 @@ from repo_builder.serving.processes import find_server, memory_by_model
 
 PORTS: Mapping[Endpoint, int] = {"grpc": 8001, "http": 8000}
 Times = Mapping[tuple[str, str], ModelTimes]  # so far, by server and Triton model
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A look at the servers: PSS in bytes, by model of a single server or by service of a fleet; a fleet's replicas."""
-
-    memory_bytes: Mapping[str, int] = field(default_factory=dict)
-    replicas: Mapping[str, int] = field(default_factory=dict)
 
 
 class Servers(Protocol):

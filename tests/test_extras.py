@@ -48,7 +48,7 @@ def test_the_extras_are_those_of_the_package() -> None:
 @pytest.mark.parametrize("words", [["plan"], ["compare", "--cluster", str(ROOT / "examples/clusters/cpu.yaml")]])
 def test_planning_needs_no_extra(words: list[str], tmp_path: Path) -> None:
     done = without_extras(tmp_path, *words, str(ROOT / "examples/rm1.yaml"))
-    assert (done.returncode, done.stderr) == (0, "") and "dense" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "") and "profile: default" in done.stdout
 
 
 @pytest.mark.parametrize(

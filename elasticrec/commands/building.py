@@ -22,7 +22,7 @@ from elasticrec.drafting import check_target, first_spec
 from elasticrec.loading import load_plan, load_spec
 from elasticrec.tables import kept_table, lookups_table, plain_table, size, tables_table, tensors_table
 from repo_builder.access.powerlaw import PowerLawHotness
-from repo_builder.analysis.baselines import model_wise
+from repo_builder.analysis.fleets import model_wise
 from repo_builder.errors import InputError, PlanError
 from repo_builder.local_fleet.run_folder import RunFolder, is_up
 from repo_builder.model.types import Model

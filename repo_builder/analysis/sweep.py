@@ -12,12 +12,11 @@ from typing import Literal
 import numpy as np
 
 from repo_builder.access.hotness import Hotness
-from repo_builder.analysis.baselines import model_wise
+from repo_builder.analysis.fleets import model_wise
 from repo_builder.errors import InputError, PlanError
 from repo_builder.partition.accesses import ModelAccesses, model_accesses
 from repo_builder.partition.cost import Profile
-from repo_builder.partition.dp import S_MAX
-from repo_builder.partition.plan import Grouping
+from repo_builder.partition.plan import S_MAX, Grouping
 from repo_builder.partition.planner import plan_accesses
 from repo_builder.spec import Spec
 

@@ -14,6 +14,7 @@ from onnxruntime import InferenceSession, SessionOptions
 from torch.export import ExportedProgram
 
 from repo_builder.errors import ExportError
+from repo_builder.export.bfloat16 import in_float32
 from repo_builder.model.types import Tensor
 
 OPSET = 18
@@ -88,6 +89,7 @@ def to_onnx(
     for tensor in (*inputs, *outputs):
         entry = own.get(tensor.name) or model.graph.input.add()
         entry.CopyFrom(onnx.helper.make_tensor_value_info(tensor.name, _ONNX_TYPES[tensor.datatype], tensor.shape))
+    in_float32(model)
     return clean(model)
 
 

@@ -29,9 +29,7 @@ from repo_builder.partition.accesses import Order
 from repo_builder.partition.bounds import coarse_bounds, grid, segment_costs
 from repo_builder.partition.chain import TooManySteps, best_chain
 from repo_builder.partition.cost import CostModel
-
-S_MAX = 16
-"""The most services that a table, or the merged tables, may be cut into."""
+from repo_builder.partition.plan import S_MAX
 
 SMALL_ROWS = 512
 GRID_BLOCKS = 1024

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from repo_builder.access.hotness import Hotness
 from repo_builder.errors import PlanError
 from repo_builder.partition.accesses import ModelAccesses, TableAccesses, model_accesses, ranks_in_tables
-from repo_builder.partition.check import check_plan, legal_names
 from repo_builder.partition.cost import CostModel, Profile, replicas_for
-from repo_builder.partition.dp import S_MAX, partition
+from repo_builder.partition.dp import partition
 from repo_builder.partition.latency import check_idle, meet_sla
-from repo_builder.partition.plan import Grouping, Plan, Service, Shard
+from repo_builder.partition.plan import S_MAX, Grouping, Plan, Service, Shard, check_plan
 from repo_builder.spec import Spec
 
 WHOLE = "tables"
@@ -138,3 +138,25 @@ def _dense_service(spec: Spec, profile: Profile, target_qps: float) -> Service:
         qps=1 / seconds,
         shards=(),
     )
+
+
+def legal_names(tables: Sequence[str]) -> Mapping[str, str]:
+    """For each table a name that Triton and Kubernetes take: letters, digits and underscores, a letter first.
+
+    All differ. Names that are legal stay; of the others each illegal character becomes an underscore, `t_` is put
+    before a first one that is no letter, and a number behind what is taken. The same tables get the same names.
+    """
+    names = {table: table for table in tables if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", table)}
+    taken = set(names.values())
+    for table in tables:
+        if table in names:
+            continue
+        name = re.sub(r"[^A-Za-z0-9_]", "_", table)
+        name = name if name[0].isalpha() else f"t_{name.lstrip('_')}"
+        number = 2
+        free = name
+        while free in taken:
+            free, number = f"{name}_{number}", number + 1
+        names[table] = free
+        taken.add(free)
+    return names

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.access.hotness import AccessedTable, Hotness
+from repo_builder.access.queries import ranks_at
 from repo_builder.model.arrays import Array, to_wire
-from repo_builder.model.types import BATCH, Columns, Group, Model
+from repo_builder.model.types import Columns, Model
 from repo_builder.profiling import perf_analyzer
 from repo_builder.profiling.models import Models
 from repo_builder.profiling.points import Accesses, ServiceLoad
@@ -61,7 +62,7 @@ def bags_of(model: Model, held: Holding, batch: int) -> QueryBags:
     weighted: list[bool] = []
     share: list[int] = []
     for number, each in enumerate(held.shares):
-        rows = _rows(model.groups[each.group], batch)
+        rows = model.groups[each.group].rows_at(batch)
         for unit in each.units:
             lookups = [model.lookups[index] for index in unit.lookups]
             tables += rows * [lookup.table for lookup in lookups for _ in range(lookup.count)]
@@ -69,12 +70,6 @@ def bags_of(model: Model, held: Holding, batch: int) -> QueryBags:
             weighted += rows * unit.bags * [unit.weighted]
             share += rows * unit.bags * [number]
     return QueryBags(held.shares, np.array(tables), np.array(means, float), np.array(weighted), np.array(share))
-
-
-def _rows(group: Group, batch: int) -> int:
-    if isinstance(group.rows, int):
-        return group.rows
-    return batch if group.rows == BATCH else max(1, round(group.mean_rows * batch))
 
 
 def draw_queries(
@@ -132,7 +127,7 @@ def _ranks(
 ) -> NDArray[Any]:
     """Ranks in a table's hotness: (count,) int64."""
     if accesses == "spec":
-        return np.searchsorted(hotness.cdf(table), rng.random(count), side="right") - 1
+        return ranks_at(hotness.cdf(table), rng.random(count))
     rows = table.rows if accesses == "cold" else min(table.rows, max(1, HOT_ROWS // tables))
     return rng.integers(0, rows, count)
 

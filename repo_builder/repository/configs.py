@@ -151,16 +151,18 @@ def embedding_config(design: Design, held: Holding, shard_backend: ShardBackend)
             data_type = pb.TYPE_FP32 if kind == "weights" else pb.TYPE_INT32
             name = at_shard(kind, share.group)
             config.input.append(pb.ModelInput(name=name, data_type=data_type, dims=[-1], allow_ragged_batch=True))
-        sums = at_shard(SUMS, share.group)
-        config.output.append(_output(sums, pb.TYPE_FP16 if half else pb.TYPE_FP32, share.width))
+        for kind in share.answers:
+            data_type, width = pb.TYPE_FP16 if half else pb.TYPE_FP32, share.width if kind == SUMS else -1
+            config.output.append(_output(at_shard(kind, share.group), data_type, width))
     _place(config, held.service, design.arrangement)
     config.dynamic_batching.SetInParent()
     warmup = config.model_warmup.add(name="one_row", batch_size=1)
     for share in held.shares:
         ids, lengths, weights = (at_shard(kind, share.group) for kind in ("ids", "lengths", "weights"))
-        zeros = pb.ModelWarmup.Input(data_type=pb.TYPE_INT32, dims=[share.bags], zero_data=True)
+        bags = share.bags + len(share.unpooled)
+        zeros = pb.ModelWarmup.Input(data_type=pb.TYPE_INT32, dims=[bags], zero_data=True)
         warmup.inputs[ids].CopyFrom(zeros)
-        ones = pb.ModelWarmup.Input(data_type=pb.TYPE_INT32, dims=[share.bags], input_data_file=lengths)
+        ones = pb.ModelWarmup.Input(data_type=pb.TYPE_INT32, dims=[bags], input_data_file=lengths)
         warmup.inputs[lengths].CopyFrom(ones)
         if share.weighted_bags:
             zeros = pb.ModelWarmup.Input(data_type=pb.TYPE_FP32, dims=[share.weighted_bags], zero_data=True)

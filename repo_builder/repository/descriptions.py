@@ -144,7 +144,8 @@ def fanout_description(spec: Spec, wiring: Sequence[Holding], version: str) -> d
     `hedge_quantile_ppm` is in millionths, and 0 where nothing is to be hedged.
     """
     wholes = joined(spec.model)
-    return {
+    unpooled = {i for held in wiring for share in held.shares for unit in share.unpooled for i in unit.lookups}
+    description = {
         "name": model_name(spec, "router"),
         "version": version,
         "widths": [whole.width for whole in wholes],
@@ -172,6 +173,13 @@ def fanout_description(spec: Spec, wiring: Sequence[Holding], version: str) -> d
             for held in wiring
         ],
     }
+    if unpooled:
+        lookups = [(i, spec.model.lookups[i], wholes[spec.model.lookups[i].group]) for i in unpooled]
+        description["rows"] = [
+            {"lookup": i, "to": whole.columns[i], "dim": spec.model.tables[lookup.table].format.dim}
+            for i, lookup, whole in sorted(lookups, key=lambda item: (item[1].group, item[0]))
+        ]
+    return description
 
 
 def default_addresses(spec: Spec, wiring: Sequence[Holding]) -> dict[str, str]:

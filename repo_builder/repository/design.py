@@ -9,8 +9,7 @@ from typing import Final, Literal
 from repo_builder.errors import PlanError
 from repo_builder.model.source import Partial, divisors_name
 from repo_builder.model.types import BATCH, Model, Tensor
-from repo_builder.partition.check import check_plan
-from repo_builder.partition.plan import Plan, Service, plan_sha256
+from repo_builder.partition.plan import Plan, Service, check_plan, plan_sha256
 from repo_builder.repository.descriptions import routed_tensors
 from repo_builder.repository.manifest import PLAN, Layout
 from repo_builder.repository.wiring import Holding, divisors_width, joined, model_name, on_wire, partials, wire
@@ -27,7 +26,8 @@ class Arrangement:
     separate: each embedding service has a repository of its own, in a folder of its name, and servers of its own: a
     replica is a server more there, else an instance more. router: what gives the ids to the services: `router`, by the
     ensemble's tensors, or `fanout`, over the network. versioned: the embedding services' version folder is a number
-    made of the build's weights and cuts, else 1. uncut: the plan has all tables whole.
+    made of the build's weights and cuts, else 1. uncut: the plan has all tables whole. unpooled: rows of
+    un-pooled look-ups travel as they are, each once; else as sums of one row.
     """
 
     frontend: str
@@ -35,6 +35,7 @@ class Arrangement:
     router: Literal["router", "fanout"]
     versioned: bool
     uncut: bool = False
+    unpooled: bool = False
 
     def repository(self, service: Service) -> str:
         """The folder of the repository that a service's model is in, "" for the top or ending with a slash."""
@@ -48,7 +49,7 @@ class Arrangement:
 
 LAYOUTS: Mapping[Layout, Arrangement] = {
     "single": Arrangement("", separate=False, router="router", versioned=False),
-    "fleet": Arrangement(FRONTEND, separate=True, router="fanout", versioned=True),
+    "fleet": Arrangement(FRONTEND, separate=True, router="fanout", versioned=True, unpooled=True),
     "model-wise": Arrangement("", separate=False, router="router", versioned=False, uncut=True),
 }
 
@@ -91,7 +92,7 @@ class Design:
         """Raises PlanError where the plan does not fit the spec or the layout."""
         check_plan(plan, spec)
         check_layout(plan, layout)
-        design = cls(spec, plan, layout, wire(spec.model, plan))
+        design = cls(spec, plan, layout, wire(spec.model, plan, unpooled=LAYOUTS[layout].unpooled))
         problems = list(design._name_problems())
         if problems:
             raise PlanError(*problems)

@@ -13,7 +13,7 @@ any vectors when it was written.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,12 @@ from repo_builder.model.source import TOLERANCE, Source, divisors_name
 from repo_builder.model.types import Lookup, Model, Table
 from repo_builder.repository.design import FIRST_VERSION, Design
 from repo_builder.repository.manifest import Proof
-from repo_builder.repository.wiring import SUMS, at_shard, on_wire, pieces
-from repo_builder.repository.written_sums import written_sums
-from triton_backends.router.router import Router
+from repo_builder.repository.wiring import ROWS, SUMS, at_shard, on_wire, pieces
+from repo_builder.repository.written_answer import written_answer
+from triton_backends.router.idmap import Integers
+from triton_backends.router.router import Routed, Router
 
-ROWS = 32  # of the samples, where they are cut
+SAMPLE_ROWS = 32  # of the samples, where they are cut
 _REPORT = "please report it with the spec"
 
 
@@ -49,7 +50,7 @@ class Trial:
         self._design, self._source, self._folder = design, source, folder
         tried = source.tried()
         self._compares_outputs = tried is not None
-        self._inputs = queries.first(ROWS) if tried is None else _first(design, tried)
+        self._inputs = queries.first(SAMPLE_ROWS) if tried is None else _first(design, tried)
         ids = source.ids(self._inputs)
         self._tensors = {**self._inputs, **self._computed(ids)}
         self._looked_up = StreamedLookups(design.model, {**self._inputs, **ids})
@@ -62,15 +63,11 @@ class Trial:
             routed = router.route(self._tensors)
         except ValueError as exc:
             raise InputError(f"samples: {exc}") from exc
-        sums = {
-            (k, share.group): found[at_shard(SUMS, share.group)]
-            for k, holding in enumerate(self._design.wiring)
-            for found in [self._service_sums(k, routed)]
-            for share in holding.shares
-        }
-        differences = [self._check_lookup(place, sums, routed) for place in range(len(self._design.model.lookups))]
+        answers = _Answers(self._design, self._folder, routed)
+        lookups = range(len(self._design.model.lookups))
+        differences = [self._check_lookup(index, answers) for index in lookups]
         if self._compares_outputs:
-            differences = self._check_outputs(sums, routed)
+            differences = self._check_outputs(answers)
         return Proof(_sha256(self._inputs), max(differences))
 
     def _computed(self, ids: Arrays) -> Arrays:
@@ -88,22 +85,12 @@ class Trial:
                 )
         return found
 
-    def _check_lookup(self, place: int, sums: Mapping[tuple[int, int], NDArray[np.float32]], routed: Arrays) -> float:
+    def _check_lookup(self, index: int, answers: _Answers) -> float:
         """How far a look-up is from one of the model's rows, at most."""
         model = self._design.model
-        lookup = model.lookups[place]
-        expected, size = self._looked_up.sums(place)
-        found = np.zeros(expected.shape)
-        for k, held in enumerate(self._design.wiring):
-            for share in held.shares:
-                if place in share.columns:
-                    begin = share.columns[place]
-                    found += sums[k, share.group][:, begin : begin + model.width(lookup)]
-        if lookup.mode == "mean":
-            before = sum(model.lookups[i].count for i in model.in_group(lookup.group) if i < place)
-            divisors = routed[divisors_name(lookup.group)][:, before : before + lookup.count]
-            found /= np.repeat(divisors, model.tables[lookup.table].format.dim, axis=1)
-        apart = difference(found, expected, size)
+        lookup = model.lookups[index]
+        expected, size = self._looked_up.sums(index)
+        apart = difference(answers.vectors(index).astype(np.float64).reshape(expected.shape), expected, size)
         if not apart <= TOLERANCE:
             raise ExportError(
                 f"look-up {lookup.name} of table {model.tables[lookup.table].name}: what was written of it differs by "
@@ -111,23 +98,16 @@ class Trial:
             )
         return apart
 
-    def _service_sums(self, k: int, routed: Arrays) -> dict[str, NDArray[np.float32]]:
-        """What a service answers to its part of the query."""
-        holding = self._design.wiring[k]
-        asked = [(kind, share.group) for share in holding.shares for kind in share.asks]
-        inputs = {at_shard(kind, group): routed[on_wire(holding.name, kind, group)] for kind, group in asked}
-        return written_sums(self._folder / self._design.folder(holding.service), holding, inputs)
-
-    def _check_outputs(self, sums: Mapping[tuple[int, int], NDArray[np.float32]], routed: Arrays) -> list[float]:
+    def _check_outputs(self, answers: _Answers) -> list[float]:
         """How far each output is from the model's own, at most."""
         design, model = self._design, self._design.model
         inputs = {tensor.name: self._tensors[tensor.name] for tensor in model.dense.inputs}
-        given = {**inputs, **self._partials(sums), **{name: routed[name] for name in design.divisors}}
+        given = {**inputs, **answers.partials(), **{name: answers.routed.tensors[name] for name in design.divisors}}
         found = _run(self._folder / design.folder(design.dense), given)
-        answers = self._source.answers(self._inputs)
+        wanted = self._source.answers(self._inputs)
         differences = {}
         for tensor in model.outputs:
-            answer, own = answers[tensor.name], found[tensor.name]
+            answer, own = wanted[tensor.name], found[tensor.name]
             if answer.shape != own.shape and not (answer.shape == () and own.shape == (1,)):
                 raise ExportError(
                     f"output {tensor.name}: expected shape {answer.shape} on samples, as the whole model has it, got "
@@ -137,26 +117,87 @@ class Trial:
         _refuse_outputs(differences, self._source.tolerance)
         return list(differences.values())
 
-    def _partials(self, sums: Mapping[tuple[int, int], NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        """The dense graph's inputs, made of the services' sums as the ensemble or a fleet's router does."""
-        found: dict[str, NDArray[np.float32]] = {}
+
+class _Answers:
+    """What the services answer to a routed query, as their files have it, and what is made of that."""
+
+    def __init__(self, design: Design, folder: Path, routed: Routed) -> None:
+        self.routed = routed
+        self._design = design
+        self._numbers: dict[tuple[int, str, int], NDArray[np.float32]] = {}
+        for k, held in enumerate(design.wiring):
+            asked = [(kind, share.group) for share in held.shares for kind in share.asks]
+            inputs = {at_shard(kind, group): routed.tensors[on_wire(held.name, kind, group)] for kind, group in asked}
+            answer = written_answer(folder / design.folder(held.service), held, inputs)
+            for share in held.shares:
+                for kind in share.answers:
+                    self._numbers[k, kind, share.group] = answer[at_shard(kind, share.group)]
+        self._rows = list(self._rows_of_units())
+
+    def vectors(self, index: int) -> NDArray[np.float32]:
+        """A look-up's vectors (rows of its group, count * dim), of what all services answer."""
+        model = self._design.model
+        lookup, dim = model.lookups[index], model.tables[model.lookups[index].table].format.dim
+        if index in self.routed.positions:
+            return self._put_together(self.routed.positions[index], dim)
+        parts = [
+            self._numbers[k, SUMS, share.group][:, share.columns[index] :][:, : model.width(lookup)]
+            for k, held in enumerate(self._design.wiring)
+            for share in held.shares
+            if index in share.columns
+        ]
+        total = np.sum(parts, axis=0, dtype=np.float32)
+        if lookup.mode == "mean":
+            before = sum(model.lookups[i].count for i in model.in_group(lookup.group) if i < index)
+            divisors = self.routed.tensors[divisors_name(lookup.group)][:, before : before + lookup.count]
+            total = total / np.repeat(divisors, dim, axis=1)
+        return np.asarray(total, np.float32)
+
+    def partials(self) -> dict[str, NDArray[np.float32]]:
+        """The dense graph's inputs, made of the answers as the ensemble or a fleet's router does."""
+        design, found = self._design, dict[str, NDArray[np.float32]]()
+        if design.arrangement.router == "router":
+            numbers = self._numbers.items()
+            return {on_wire(design.wiring[k].name, kind, group): each for (k, kind, group), each in numbers}
+        for k, held in enumerate(design.wiring):
+            for share in (each for each in held.shares if each.bags):
+                own, whole = self._numbers[k, SUMS, share.group], design.sums[share.group]
+                joined = found.setdefault(whole.name, np.zeros((len(own), whole.width), np.float32))
+                for begin, end, columns in pieces(design.model, share, whole):
+                    joined[:, end : end + columns] += own[:, begin : begin + columns]
+        for index in self.routed.positions:
+            own, whole = self.vectors(index), design.sums[design.model.lookups[index].group]
+            joined = found.setdefault(whole.name, np.zeros((len(own), whole.width), np.float32))
+            joined[:, whole.columns[index] :][:, : own.shape[1]] = own
+        return found
+
+    def _put_together(self, positions: Integers, dim: int) -> NDArray[np.float32]:
+        """Rows as they are, where positions (rows, count, 2) have them; zeros for padding."""
+        found = np.zeros((*positions.shape[:2], dim), np.float32)
+        for unit, rows in enumerate(self._rows):
+            mine = positions[:, :, 0] == unit
+            if mine.any():
+                found[mine] = rows[positions[mine][:, 1]]
+        return found.reshape(len(positions), -1)
+
+    def _rows_of_units(self) -> Iterator[NDArray[np.float32]]:
+        """The rows (n, dim) that each unit answers as they are, in the order of `router.json`; n is 0 where it sums."""
         for k, held in enumerate(self._design.wiring):
             for share in held.shares:
-                own = sums[k, share.group]
-                if self._design.arrangement.router == "router":
-                    found[on_wire(held.name, SUMS, share.group)] = own
-                    continue
-                whole = self._design.sums[share.group]
-                joined = found.setdefault(whole.name, np.zeros((len(own), whole.width), np.float32))
-                for begin, end, columns in pieces(self._design.model, share, whole):
-                    joined[:, end : end + columns] += own[:, begin : begin + columns]
-        return found
+                lengths = self.routed.tensors[on_wire(held.name, "lengths", share.group)][0]
+                numbers = self._numbers.get((k, ROWS, share.group), np.empty((1, 0), np.float32))[0]
+                query_rows = (lengths.size - len(share.unpooled)) // (share.bags or 1)
+                for unit in share.units:
+                    mine, lengths = np.split(lengths, [query_rows * unit.bags if unit.bags else 1])
+                    dim = held.matrices[unit.matrix].format.dim
+                    rows, numbers = np.split(numbers, [0 if unit.bags else int(mine[0]) * dim])
+                    yield rows.reshape(-1, dim)
 
 
 def proof_of_whole(design: Design, source: Source, queries: QueryFile, folder: Path) -> Proof:
     """That a whole model which was copied answers as its owner's; raises ExportError where it does not."""
     tried = source.tried()
-    inputs = queries.first(ROWS) if tried is None else _first(design, tried)
+    inputs = queries.first(SAMPLE_ROWS) if tried is None else _first(design, tried)
     found, answers = _run(folder / design.spec.name / FIRST_VERSION, inputs), source.answers(inputs)
     differences = {name: difference(found[name].reshape(own.shape), own) for name, own in answers.items()}
     _refuse_outputs(differences, source.tolerance)
@@ -175,7 +216,7 @@ def _refuse_outputs(differences: Mapping[str, float], tolerance: float) -> None:
 def _first(design: Design, samples: Arrays) -> Arrays:
     """The first rows of samples; all of them where their rows do not stand for themselves."""
     if design.joins and all(has_rows(tensor) for tensor in design.model.inputs):
-        return {name: array[:ROWS] for name, array in samples.items()}
+        return {name: array[:SAMPLE_ROWS] for name, array in samples.items()}
     return samples
 
 

@@ -59,7 +59,7 @@ def _embedding_files(
     config = configs.embedding_config(design, held, shard_backend)
     yield _config_file(config)
     for share in held.shares:
-        lengths = np.ones(share.bags, np.int32)
+        lengths = np.ones(share.bags + len(share.unpooled), np.int32)
         yield f"{config.name}/warmup/{at_shard('lengths', share.group)}", lengths.tobytes()
     if config.backend == "python":
         yield from _code_files(f"{config.name}/{version}", "embedding_shard")

@@ -8,11 +8,9 @@ turned into the like.
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -187,9 +185,6 @@ def _told(source: Source, placed: _PlacedTable, seen: Seen) -> Iterator[NDArray[
         begin += len(block)
 
 
-_TURN_S = 0.0005  # Python's 5 ms: each block waits for several; tables then took a third longer beside the exporter
-
-
 def write_weights(
     design: Design,
     source: Source,
@@ -216,7 +211,7 @@ def write_weights(
         done += block.nbytes
         progress(done, total_bytes)
 
-    with ThreadPoolExecutor(1) as worker, _short_turns(), _no_collections():
+    with ThreadPoolExecutor(1) as worker:
         tables = worker.submit(write_embeddings, design, source, hotness, folder, pool, advance)
         try:
             dense = design.folder(design.dense)
@@ -227,26 +222,3 @@ def write_weights(
         except BaseException:
             stop.set()
             raise
-
-
-@contextmanager
-def _short_turns() -> Iterator[None]:
-    """Let Python's threads take turns often: those that write tables need the interpreter briefly, but a lot."""
-    before_s = sys.getswitchinterval()
-    sys.setswitchinterval(_TURN_S)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before_s)
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Let Python not look for reference cycles: torch's exporter makes so many objects that it takes half a second."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

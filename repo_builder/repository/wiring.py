@@ -5,6 +5,9 @@ tensor of ids and one of lengths in, and of weights where some look-ups have the
 *units*: the look-ups of one row format, all weighted or none. Units stand one after another in each of its tensors, by
 dim descending, the unweighted first; in a unit look-ups stand in the model's order.
 
+Un-pooled look-ups may have units of their own, whose rows are answered as they are, each once: a tensor of rows out
+beside the sums. Whoever routes knows where each id's row is in it.
+
 All that must agree on this is derived here: configs, `router.json`, `shard.json`, `fanout.json`, the dense graph.
 """
 
@@ -20,6 +23,8 @@ from repo_builder.partition.plan import Plan, Service
 from repo_builder.spec import Spec
 
 MATRIX_ALIGNMENT = 64
+ROWS = "rows"
+"""What a service answers of un-pooled units: rows FP32 [1, numbers], a unit's after the other's."""
 SUMS = "sums"
 """What a service answers; and in a fleet, joined over services, the dense graph's input a group."""
 
@@ -34,10 +39,11 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Look-ups whose bags a service sums in one go.
+    """Look-ups whose bags a service sums in one go, or whose rows it answers as they are.
 
-    matrix: the place of their rows' matrix in the service. lookups: places in the model, ascending; places: the first
-    bag of each in the unit's. bags: of a row of the group. columns: most ids of all of these; None where that varies.
+    matrix: the index of their rows' matrix in the service. lookups: indexes in the model, ascending; places: the first
+    bag of each in the unit's. bags: of a row of the group; 0 where the look-ups are un-pooled. columns: most ids of a
+    row of the group; None where that varies.
     """
 
     matrix: int
@@ -50,9 +56,9 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a service does for a group: sums FP32 [rows of the group, width].
+    """What a service does for a group: sums FP32 [rows of the group, width], and rows of un-pooled units.
 
-    columns: place of a look-up -> its first column in the sums.
+    columns: index of a look-up -> its first column in the sums.
     """
 
     group: int
@@ -64,6 +70,16 @@ class Share:
     def bags(self) -> int:
         """Bags of a row of the group."""
         return sum(unit.bags for unit in self.units)
+
+    @property
+    def unpooled(self) -> tuple[Unit, ...]:
+        """The units whose rows are answered as they are."""
+        return tuple(unit for unit in self.units if unit.bags == 0)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The kinds of tensors that the service answers for it, in this order."""
+        return (SUMS,) * bool(self.bags) + (ROWS,) * bool(self.unpooled)
 
     @property
     def weighted_bags(self) -> int:
@@ -106,9 +122,19 @@ def _aligned(size_bytes: int) -> int:
     return size_bytes + -size_bytes % MATRIX_ALIGNMENT
 
 
-def wire(model: Model, plan: Plan) -> tuple[Holding, ...]:
-    """What each embedding service of a plan holds, in the plan's order. The plan is one of the model."""
-    return tuple(_held(model, service) for service in plan.embedding_services)
+def wire(model: Model, plan: Plan, *, unpooled: bool = False) -> tuple[Holding, ...]:
+    """What each embedding service of a plan holds, in the plan's order. The plan is one of the model.
+
+    unpooled: un-pooled look-ups have units of their own; else each of their ids is a bag.
+    """
+    return tuple(_held(model, service, unpooled) for service in plan.embedding_services)
+
+
+def is_unpooled(lookup: Lookup) -> bool:
+    """Whether a look-up's rows can be answered as they are: each id is a bag by itself, without weights."""
+    layout = lookup.ids.layout
+    alone = isinstance(layout, Columns) and layout.width is not None and layout.bag == 1
+    return lookup.mode == "none" and lookup.ids.weights is None and alone
 
 
 def model_name(spec: Spec, part: str) -> str:
@@ -161,7 +187,7 @@ def divisors_width(model: Model, group: int) -> int:
     return sum(model.lookups[place].count for place in model.in_group(group))
 
 
-def _held(model: Model, service: Service) -> Holding:
+def _held(model: Model, service: Service, unpooled: bool) -> Holding:
     rows = {shard.table: shard.rows for shard in service.shards}
     tables = [(i, table) for i, table in enumerate(model.tables) if table.name in rows]
     formats = sorted({table.format for _, table in tables}, key=lambda each: -each.dim)
@@ -169,7 +195,7 @@ def _held(model: Model, service: Service) -> Holding:
     for i, table in tables:
         bases[i] = ends[table.format]
         ends[table.format] += rows[table.name]
-    shares = [_share(model, group, bases, formats) for group in range(len(model.groups))]
+    shares = [_share(model, group, bases, formats, unpooled) for group in range(len(model.groups))]
     return Holding(
         service,
         tuple(Matrix(ends[each], each) for each in formats),
@@ -178,21 +204,23 @@ def _held(model: Model, service: Service) -> Holding:
     )
 
 
-def _share(model: Model, group: int, tables: Mapping[int, int], formats: Sequence[RowFormat]) -> Share:
+def _share(model: Model, group: int, tables: Mapping[int, int], formats: Sequence[RowFormat], unpooled: bool) -> Share:
     """tables: those that the service holds a shard of."""
-    places = [place for place in model.in_group(group) if model.lookups[place].table in tables]
+    held = [i for i in model.in_group(group) if model.lookups[i].table in tables]
 
-    def unit_of(place: int) -> tuple[int, bool]:
-        lookup = model.lookups[place]
-        return formats.index(model.tables[lookup.table].format), lookup.ids.weights is not None
+    def unit_of(index: int) -> tuple[int, bool, bool]:
+        lookup = model.lookups[index]
+        matrix = formats.index(model.tables[lookup.table].format)
+        return matrix, lookup.ids.weights is not None, unpooled and is_unpooled(lookup)
 
     units = []
-    for matrix, weighted in sorted({unit_of(place) for place in places}):
-        members = tuple(place for place in places if unit_of(place) == (matrix, weighted))
-        lookups = [model.lookups[place] for place in members]
-        *begins, bags = accumulate((lookup.count for lookup in lookups), initial=0)
+    for kind in sorted({unit_of(index) for index in held}):
+        matrix, weighted, alone = kind
+        members = tuple(index for index in held if unit_of(index) == kind)
+        lookups = [model.lookups[index] for index in members]
+        *begins, bags = accumulate((0 if alone else lookup.count for lookup in lookups), initial=0)
         units.append(Unit(matrix, weighted, members, tuple(begins), bags, _ids_of_row(lookups)))
-    columns, width = _columns(model, [place for unit in units for place in unit.lookups])
+    columns, width = _columns(model, [index for unit in units if unit.bags for index in unit.lookups])
     return Share(group, tuple(units), width, columns)
 
 

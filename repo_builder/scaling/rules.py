@@ -76,32 +76,39 @@ PROMETHEUS = "http://prometheus-operated.monitoring.svc:9090"
 
 
 class ServingGoal(Protocol):
-    """What a fleet is for: the model that clients call, its latency bound, and the traffic that it was planned for."""
+    """What a fleet is for."""
 
     @property
-    def model(self) -> str: ...  # noqa: D102 - as above
+    def model(self) -> str:
+        """The model that clients call."""
 
     @property
-    def sla_ms(self) -> float: ...  # noqa: D102
+    def sla_ms(self) -> float:
+        """Its latency bound."""
 
     @property
-    def target_qps(self) -> float | None: ...  # noqa: D102
+    def target_qps(self) -> float | None:
+        """The traffic that it was planned for, if the plan says."""
 
 
 class ElasticService(Protocol):
-    """A service that scales, under its Kubernetes name; `model` and `steps` as `BuiltService` has them."""
+    """A service that scales."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102 - as above
+    def name(self) -> str:
+        """In Kubernetes."""
 
     @property
-    def model(self) -> str: ...  # noqa: D102
+    def model(self) -> str:
+        """The Triton model whose requests are its queries."""
 
     @property
-    def steps(self) -> tuple[str, ...]: ...  # noqa: D102
+    def steps(self) -> tuple[str, ...]:
+        """The models that do its work."""
 
     @property
-    def planned(self) -> Service: ...  # noqa: D102
+    def planned(self) -> Service:
+        """The plan's figures."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,9 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from repo_builder.errors import RepositoryError, ServerError
 
+STUB_VERSIONS = ("3.11", "3.12")
+"""Pythons that nvidia-pytriton's Python backend was built for, of those that we run on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Installation:
@@ -45,9 +48,11 @@ def installation() -> Iterator[Installation]:
         return
     found = importlib.util.find_spec("pytriton")
     if found is None or found.origin is None:
+        python = _python_version()
+        other = "" if python in STUB_VERSIONS else f"not for Python {python}: with {' or '.join(STUB_VERSIONS)} "
         raise ServerError(
             "tritonserver: not on PATH, not in /opt/tritonserver/bin, and no nvidia-pytriton in this environment; "
-            "run: pip install 'elasticrec[server]'"
+            f"{other}run: pip install 'elasticrec[server]'"
         )
     package = Path(found.origin).parent
     _check_python(package)
@@ -63,9 +68,10 @@ def installation() -> Iterator[Installation]:
 
 def _check_python(package: Path) -> None:
     """This interpreter must have a stub, a shared libpython for it, and the NumPy that the stub was built for."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    version = _python_version()
     if not _stub(package / "tritonserver").is_file():
-        raise ServerError(f"nvidia-pytriton has no Python backend stub for Python {version}; use Python 3.11 or 3.12")
+        pythons = " or ".join(STUB_VERSIONS)
+        raise ServerError(f"nvidia-pytriton has no Python backend stub for Python {version}; use Python {pythons}")
     numpy = metadata.version("numpy")
     if not numpy.startswith("1."):
         raise ServerError(
@@ -78,8 +84,12 @@ def _check_python(package: Path) -> None:
         raise ServerError(f"{library}: the Python backend needs it; run: apt-get install libpython{version}")
 
 
+def _python_version() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
 def _stub(server: Path) -> Path:
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    version = _python_version()
     return server / "python_backend_stubs" / version / "triton_python_backend_stub"
 
 

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.load import load_hotness
-from repo_builder.analysis.baselines import model_wise
+from repo_builder.analysis.fleets import model_wise
 from repo_builder.analysis.plan_plots import plot_sweep
 from repo_builder.analysis.sweep import Setting, Sweep, parse_sweep, run_sweep, sweep_csv, sweep_json
 from repo_builder.errors import InputError, PlanError

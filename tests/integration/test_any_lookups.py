@@ -46,7 +46,7 @@ def add_router(folder: Path, cut: Cut, query: Query) -> dict[str, int]:
     config = pb.ModelConfig(name="m_router", max_batch_size=0)
     for name, tensor in query.items():
         config.input.add(name=name, data_type=TYPES[tensor.dtype], dims=[-1] * tensor.ndim)
-    outputs = {name: TYPES[tensor.dtype] for name, tensor in cut.router().route(query).items()}
+    outputs = {name: TYPES[tensor.dtype] for name, tensor in cut.router().route(query).tensors.items()}
     for name, kind in outputs.items():
         config.output.add(name=name, data_type=kind, dims=[-1, -1])
     cut.write_router(add_native(folder, config, "router"))

@@ -100,7 +100,7 @@ def fan_out(spec: Spec) -> Model:
 
 def router(spec: Spec, folder: Path) -> Model:
     opened = Router.open(folder / "1")
-    return Model(whole(spec).good, lambda arrays: opened.route({"indices": arrays["indices"]}))
+    return Model(whole(spec).good, lambda arrays: opened.route({"indices": arrays["indices"]}).tensors)
 
 
 def shard(folder: Path) -> Model:

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from loadtest.perf_run import Load, Recording, concurrencies, highest_rate, request_rates, search, sweep, within
-from loadtest.run import NOT_ENDED, LoadPoint, Run
-from loadtest.servers import Seen
+from loadtest.run import NOT_ENDED, LoadPoint, Run, Seen
 from repo_builder.errors import InputError
 from repo_builder.profiling.perf_analyzer import LoadTestError
 from tests.loadtest.test_run import POINT, RUN

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from loadtest.run import ServiceTimes
-from loadtest.servers import Seen, between
-from loadtest.timeline import timeline
+from loadtest.run import Seen, ServiceTimes, timeline
+from loadtest.servers import between
 from repo_builder.serving.client import ModelTimes
 from repo_builder.serving.processes import find_server
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from repo_builder.errors import PlanError
-from repo_builder.partition.check import check_plan
-from repo_builder.partition.plan import Plan, load_plan, plan_sha256, plan_to_json
+from repo_builder.partition.plan import Plan, check_plan, load_plan, plan_sha256, plan_to_json
 from repo_builder.partition.planner import make_plan
 from tests.partition.helpers import small_spec
 from tests.partition.test_planner import HOTNESS, PROFILE, TABLES

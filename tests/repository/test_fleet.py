@@ -158,7 +158,7 @@ def test_the_router_knows_its_fleet(built: tuple[Path, Spec, Plan]) -> None:
     assert addresses == {name: f"dns:///small-{name}:8001" for name in ("tier0", "tier1")}
     router = Router.open(folder / "frontend/small_router/1")
     assert [service.name for service in router.routing.services] == ["tier0", "tier1"]
-    routed = router.route({"indices": np.zeros((2, 23), np.int64)})
+    routed = router.route({"indices": np.zeros((2, 23), np.int64)}).tensors
     assert sum(routed[f"{name}_ids"].size for name in ("tier0", "tier1")) == 46
 
 

@@ -63,12 +63,12 @@ def test_every_row_of_mixed_dims_is_written_once_where_the_router_looks(tmp_path
             "tag_weights": np.ones(100, np.float32),
             "user": np.array([[begin % 90, begin // 100]]),
         }
-        routed = router.route(query)
+        routed = router.route(query).tensors
         found = np.zeros((100, 20), np.float32), np.zeros((1, 32), np.float32)
         for held in wire(spec.model, plan):
             prefix = f"{held.name}_"
             asked = {key.removeprefix(prefix): each for key, each in routed.items() if key.startswith(prefix)}
-            sums = shards[held.name].sums(asked)
+            sums = shards[held.name].answer(asked)
             for share in held.shares:
                 whole = joined(spec.model)[share.group]
                 for start, end, columns in pieces(spec.model, share, whole):

@@ -6,6 +6,8 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from k8s.scaling import scaled_object_spec
 from repo_builder.scaling.hpa import MetricTarget
@@ -18,6 +20,7 @@ from repo_builder.scaling.rules import (
     replica_bounds,
     scaled_object,
     service_rules,
+    threshold_milli,
 )
 from tests.k8s.fleets import Made, fleet
 
@@ -63,6 +66,14 @@ def test_a_threshold_is_a_number_that_keda_takes(qps: float, text: str, tmp_path
     made = fleet(tmp_path, Made(qps=qps))
     spec = scaled_object_spec(scaled_object(made, made.shards[0], ScalingOptions()))
     assert spec["triggers"][0]["metadata"]["threshold"] == text
+
+
+@given(st.floats(1e-9, 1e12))
+def test_a_threshold_has_three_decimals_or_is_a_whole_number_from_10_on(threshold: float) -> None:
+    told = Fraction(threshold_milli(threshold), 1000)
+    assert told >= Fraction(1, 1000) and (threshold < 10 or told.denominator == 1)
+    half = Fraction(1, 2) if threshold >= 10 else Fraction(1, 2000)
+    assert abs(told - Fraction(threshold)) <= half or told == Fraction(1, 1000) > threshold
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from repo_builder.errors import ServerError
+from repo_builder.serving import install
 from repo_builder.serving.install import Installation, installation
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -167,6 +168,14 @@ def test_no_package_is_told_with_the_command_that_installs_it(
     find = util.find_spec
     monkeypatch.setattr(util, "find_spec", lambda name: spec if name == "pytriton" else find(name))
     assert refused().endswith("no nvidia-pytriton in this environment; run: pip install 'elasticrec[server]'")
+
+
+def test_a_python_that_the_package_is_not_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name: None if name == "pytriton" else find(name))
+    monkeypatch.setattr(install, "STUB_VERSIONS", ("3.7", "3.8"))
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert refused().endswith(f"; not for Python {own}: with 3.7 or 3.8 run: pip install 'elasticrec[server]'")
 
 
 def test_numpy_2_is_refused(fake_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:

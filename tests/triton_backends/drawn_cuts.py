@@ -42,7 +42,7 @@ def _draw_regions(rng: np.random.Generator, s: int, source: Source, rows: Sequen
         left = source.width - begin
         if fixed and left < 1:
             break
-        bag = int(rng.integers(1, left + 1)) if fixed else -1
+        bag = -1 if not fixed else 1 if rng.integers(0, 2) else int(rng.integers(1, left + 1))
         repeat = int(rng.integers(1, left // bag + 1)) if fixed else 1
         readers = [int(t) for t in rng.integers(0, len(rows), int(rng.integers(1, 3)))]
         least = min(rows[t] for t in readers)
@@ -53,7 +53,8 @@ def _draw_regions(rng: np.random.Generator, s: int, source: Source, rows: Sequen
         for table in readers:
             weighted = bool(source.weighted and rng.integers(0, 2))
             mean = bool(not weighted and rng.integers(0, 2))
-            lookups.append(Drawn(f"l{len(lookups)}", table, s, r, mean, weighted))
+            unpooled = bool(bag == 1 and not mean and not weighted and rng.integers(0, 3))
+            lookups.append(Drawn(f"l{len(lookups)}", table, s, r, mean, weighted, unpooled))
         begin += bag * repeat if fixed else 0
 
 
@@ -67,6 +68,7 @@ def by_hand() -> tuple[Cut, Query]:
         Source(1, OFFSETS, -1, np.int64, False, [Region(0, 1, -1, 10, None, False)]),
         Source(1, ENDS, -1, np.int64, False, [Region(0, 1, -1, 5, None, False)]),
         Source(1, 0, -1, np.int64, False, [Region(0, 1, -1, 10, -1, False)]),
+        Source(1, 0, 2, np.int64, False, [Region(0, 2, 1, 5, -1, False)]),
     ]
     lookups = [
         Drawn("l0", 0, 0, 0, False, False),
@@ -75,6 +77,7 @@ def by_hand() -> tuple[Cut, Query]:
         Drawn("t0", 0, 2, 0, False, False),
         Drawn("t1", 1, 3, 0, True, False),
         Drawn("l5", 0, 4, 0, False, False),
+        Drawn("l6", 1, 5, 0, False, False, unpooled=True),
     ]
     shard_of_rows = [np.arange(rows, dtype=np.uint8) % 2 for rows in (10, 5)]
     query = {
@@ -87,5 +90,6 @@ def by_hand() -> tuple[Cut, Query]:
         "ids3": np.array([1, 2, 4]),
         "bounds3": np.array([0, 1, 3], np.int32),
         "ids4": np.array([[0, -1, 9], [-1, 3, 3]]),
+        "ids5": np.array([[4, -1], [4, 0]]),
     }
     return Cut(tables, shard_of_rows, [[0, 1], [1, 0]], sources, lookups, 2, 2), query

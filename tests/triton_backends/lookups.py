@@ -58,7 +58,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A look-up as it is drawn: where its ids are and what is made of them."""
+    """A look-up as it is drawn: where its ids are and what is made of them. unpooled: its rows travel as they are."""
 
     name: str
     table: int
@@ -66,6 +66,7 @@ class Drawn:
     region: int
     mean: bool
     weighted: bool
+    unpooled: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,13 @@ class Cut:
         kinds = sorted({self._format(i) for i in held})
         return [[i for i in held if self._format(i) == kind] for kind in kinds]
 
-    def _format(self, lookup: int) -> tuple[int, bool]:
+    def _format(self, lookup: int) -> tuple[int, bool, bool]:
         drawn = self.lookups[lookup]
-        return -self.tables[drawn.table].shape[1], drawn.weighted
+        return -self.tables[drawn.table].shape[1], drawn.weighted, drawn.unpooled
+
+    def bags_of(self, unit: Sequence[int]) -> int:
+        """Bags of a unit's row; none where its rows travel as they are."""
+        return sum(self.count(i) for i in unit if not self.lookups[i].unpooled)
 
     def count(self, lookup: int) -> int:
         drawn = self.lookups[lookup]
@@ -186,7 +191,7 @@ class Cut:
         return [(k, g, unit) for k in services for g in groups for unit in self.members(k, g)]
 
     def place(self, lookup: int, unit: Sequence[int]) -> int:
-        return sum(self.count(other) for other in unit[: unit.index(lookup)])
+        return self.bags_of(unit[: unit.index(lookup)])
 
     def routing(self) -> tuple[Routing, np.ndarray]:
         """The router's description and its id maps."""
@@ -207,10 +212,7 @@ class Cut:
         inputs = [name for name in self.query(np.random.default_rng(0)) if name not in unread]
         units = self.units()
         lookups = [self._routed(i, inputs, units) for i in range(len(self.lookups))]
-        routed = [
-            RoutedUnit(k, g, sum(self.count(i) for i in unit), int(self.lookups[unit[0]].weighted))
-            for k, g, unit in units
-        ]
+        routed = [RoutedUnit(k, g, self.bags_of(unit), int(self.lookups[unit[0]].weighted)) for k, g, unit in units]
         services = [RoutedService(f"s{k}") for k in range(self.services)]
         groups = [RoutedGroup(f"g{g}") for g in range(self.groups)]
         return Routing([], inputs, tables, lookups, routed, services, groups), np.concatenate(maps)
@@ -285,7 +287,7 @@ class Cut:
             for unit in self.members(service, g):
                 spans = [self._span(i) for i in unit]
                 dim = self.tables[self.lookups[unit[0]].table].shape[1]
-                bags = sum(self.count(i) for i in unit)
+                bags = self.bags_of(unit)
                 columns = -1 if -1 in spans else sum(spans)
                 units.append(HeldUnit(dims.index(dim), bags, columns, int(self.lookups[unit[0]].weighted)))
             if units:
@@ -322,10 +324,10 @@ class Cut:
         return sorted({k for k, _, _ in self.units()})
 
     def columns(self, service: int, group: int) -> dict[int, int]:
-        """Where each look-up's columns begin in a service's sums of a group."""
+        """Where each look-up's columns begin in a service's sums of a group, but for those of rows as they are."""
         found, column = {}, 0
         for unit in self.members(service, group):
-            for i in unit:
+            for i in (each for each in unit if not self.lookups[each].unpooled):
                 found[i] = column
                 column += self.width(i)
         return found
@@ -333,26 +335,52 @@ class Cut:
     def in_group(self, group: int) -> list[int]:
         return [i for i, lookup in enumerate(self.lookups) if self.sources[lookup.source].group == group]
 
-    def joined(
-        self, sums: Mapping[tuple[int, int], np.ndarray], divisors: Mapping[int, np.ndarray]
-    ) -> list[np.ndarray]:
-        """Look-ups' vectors of services' sums, by (service, group), and of groups' divisors."""
-        answers = []
+    def joined(self, answers: Mapping[int, Query], outputs: Query, query: Query) -> list[np.ndarray]:
+        """Look-ups' vectors of services' answers and the router's outputs to a query."""
+        found = []
+        divisors, rows = divisors_of(outputs, self.groups), self._rows_of_units(answers, outputs)
+        positions = self.router().route(query).positions if any(i.unpooled for i in self.lookups) else {}
         for i, lookup in enumerate(self.lookups):
             group = self.sources[lookup.source].group
+            if lookup.unpooled:
+                vectors = [
+                    rows[u][n] if u >= 0 else 0 * self.tables[lookup.table][0] for u, n in positions[i].reshape(-1, 2)
+                ]
+                found.append(np.reshape(vectors, (len(positions[i]), -1)))
+                continue
             total = sum(
-                part[:, self.columns(k, g)[i] :][:, : self.width(i)]
-                for (k, g), part in sums.items()
-                if g == group and i in self.columns(k, g)
+                answers[k][f"sums{suffix(group)}"][:, self.columns(k, group)[i] :][:, : self.width(i)]
+                for k in answers
+                if i in self.columns(k, group)
             )
-            answers.append(self.divided(i, np.asarray(total), divisors.get(group)))
-        return answers
+            found.append(self.divided(i, np.asarray(total), divisors.get(group)))
+        return found
+
+    def _rows_of_units(self, answers: Mapping[int, Query], outputs: Query) -> list[np.ndarray]:
+        """The rows (n, dim) that each unit answers as they are."""
+        found, left = [], {}
+        for k, g, unit in self.units():
+            if not self.lookups[unit[0]].unpooled:
+                found.append(np.empty((0, 1)))
+                continue
+            units = self.members(k, g)
+            lengths = outputs[f"s{k}_lengths{suffix(g)}"][0]
+            alone = sum(self.lookups[each[0]].unpooled for each in units)
+            query_rows = (lengths.size - alone) // (sum(map(self.bags_of, units)) or 1)
+            ends = np.cumsum([query_rows * self.bags_of(each) or 1 for each in units])
+            dim = self.tables[self.lookups[unit[0]].table].shape[1]
+            numbers = left.get((k, g), answers[k][f"rows{suffix(g)}"][0])
+            mine, left[k, g] = np.split(numbers, [int(lengths[ends[units.index(unit)] - 1]) * dim])
+            found.append(mine.reshape(-1, dim))
+        assert not any(each.size for each in left.values())
+        return found
 
     def divided(self, lookup: int, sums: np.ndarray, divisors: np.ndarray | None) -> np.ndarray:
         if divisors is None:
             assert not self.lookups[lookup].mean
             return sums
-        begin = self.place(lookup, self.in_group(self.sources[self.lookups[lookup].source].group))
+        group = self.in_group(self.sources[self.lookups[lookup].source].group)
+        begin = sum(self.count(other) for other in group if other < lookup)
         mine = divisors[:, begin : begin + self.count(lookup)]
         assert self.lookups[lookup].mean or (mine == 1).all()
         return (sums.reshape(len(sums), self.count(lookup), -1) / mine[:, :, None]).reshape(sums.shape)
@@ -361,6 +389,25 @@ class Cut:
 def shard_inputs(outputs: Mapping[str, np.ndarray], service: str) -> Query:
     """What a service gets of the router's outputs, by its own names."""
     return {name.removeprefix(f"{service}_"): a for name, a in outputs.items() if name.startswith(f"{service}_")}
+
+
+def in_order(cut: Cut, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a router gives, a bag's ids ascending where two shards of a table lie in one service: then they may come in
+    any order, and no plan does that.
+    """
+    ordered = dict(outputs)
+    if all(len(set(services)) == len(services) for services in cut.service_of_shards):
+        return ordered
+    for name, lengths in outputs.items():
+        if "_lengths" not in name:
+            continue
+        ids, weights = (outputs.get(name.replace("_lengths", kind)) for kind in ("_ids", "_weights"))
+        bags = np.repeat(np.arange(lengths.size), lengths[0])
+        order = np.lexsort([ids[0], bags])
+        ordered[name.replace("_lengths", "_ids")] = ids[:, order]
+        if weights is not None:
+            ordered[name.replace("_lengths", "_weights")] = np.sort(weights)
+    return ordered
 
 
 def divisors_of(outputs: Mapping[str, np.ndarray], groups: int) -> dict[int, np.ndarray]:

@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_sums_come_query_row_by_query_row(folder: Path) -> None:
     weights = np.fromfile(folder / "weights.bin", np.float32).reshape(50, 6)
-    sums = open_shard(folder, None).sums(query([3, 3, 10, 49], [2, 1, 0, 1]))["sums"]  # two query rows of two tables
+    sums = open_shard(folder, None).answer(query([3, 3, 10, 49], [2, 1, 0, 1]))["sums"]  # two query rows of two tables
     expected = np.vstack([weights[[3, 3]].sum(0), weights[10], np.zeros(6), weights[49]]).reshape(2, 12)
     np.testing.assert_allclose(sums, expected, rtol=1e-6)
 
@@ -39,26 +39,26 @@ def test_the_torch_shard_gives_the_same_sums(folder: Path) -> None:
     ids = rng.integers(0, 50, (1, int(lengths.sum()))).astype(np.int32)
     other = TorchShard(shard, "cpu")
     asked = query(ids, lengths)
-    np.testing.assert_allclose(other.sums(asked)["sums"], shard.sums(asked)["sums"], atol=1e-5)
+    np.testing.assert_allclose(other.answer(asked)["sums"], shard.answer(asked)["sums"], atol=1e-5)
     with pytest.raises(ValueError, match="got 50 at place 0"):
-        other.sums(query([50], [1, 0]))
+        other.answer(query([50], [1, 0]))
 
 
 def test_lengths_must_fit_the_bags(folder: Path) -> None:
     with pytest.raises(ValueError, match="expected a multiple of 2, the bags of a row, got 3"):
-        Shard.open(folder).sums(query([0, 0, 0], [1, 1, 1]))
+        Shard.open(folder).answer(query([0, 0, 0], [1, 1, 1]))
 
 
 def test_a_query_of_more_than_a_batch_is_refused_before_its_sums_have_room(folder: Path) -> None:
     """16 rows are as much as the model takes: 32 lengths of 2 tables, 144 ids of 9 columns."""
     shard = Shard.open(folder)
     for each in (shard, TorchShard(shard, "cpu")):
-        most = each.sums(query(np.zeros(144), np.repeat([[4, 5]], 16, axis=1)))["sums"]
+        most = each.answer(query(np.zeros(144), np.repeat([[4, 5]], 16, axis=1)))["sums"]
         assert most.shape == (16, 12)
         with pytest.raises(ValueError, match=r"^lengths: expected at most 32 \(16 rows of 2 bags\), got 3000000$"):
-            each.sums(query([], np.zeros(3_000_000)))
+            each.answer(query([], np.zeros(3_000_000)))
         with pytest.raises(ValueError, match=r"^ids: expected at most 144 in 16 rows, got 145$"):
-            each.sums(query(np.zeros(145), [145, 0]))
+            each.answer(query(np.zeros(145), [145, 0]))
 
 
 def test_a_truncated_file_is_refused(folder: Path) -> None:

@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from tests.triton_backends.drawn_cuts import by_hand, draw_cut
 from tests.triton_backends.fake_triton import Asked, Backend, Given, Model
-from tests.triton_backends.lookups import divisors_of, shard_inputs
+from tests.triton_backends.lookups import in_order, shard_inputs
 from tests.triton_backends.processors import BOTH, processor
 from triton_backends.embedding_shard.shard import Shard
 from triton_backends.embedding_shard.torch_shard import TorchShard
-from triton_backends.router.routing import suffix
 
 
 def assert_close(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
@@ -29,16 +28,15 @@ def test_any_look_up_is_served_by_the_python_parts(vectors: bool, seed: int) -> 
     rng = np.random.default_rng(seed)
     cut = draw_cut(rng)
     query = cut.query(rng)
-    sums, sums_by_torch = {}, {}
+    answers, answers_by_torch = {}, {}
     with processor(vectors):
-        routed = cut.router().route(query)
+        routed = cut.router().route(query).tensors
         for k in cut.holders():
             own = Shard(cut.held(k), cut.matrices(k))
             inputs = shard_inputs(routed, f"s{k}")
-            for each, found in ((own, sums), (TorchShard(own, "cpu"), sums_by_torch)):
-                found.update({(k, g.group): each.sums(inputs)[f"sums{suffix(g.group)}"] for g in own.held.groups})
-    for found in (sums, sums_by_torch):
-        assert_close(cut.joined(found, divisors_of(routed, cut.groups)), cut.expected(query))
+            answers[k], answers_by_torch[k] = own.answer(inputs), TorchShard(own, "cpu").answer(inputs)
+    for found in (answers, answers_by_torch):
+        assert_close(cut.joined(found, routed, query), cut.expected(query))
 
 
 @settings(deadline=None, max_examples=60)
@@ -56,23 +54,24 @@ def test_any_look_up_is_served_by_the_native_parts(
         cut.write_router(folder / "router/1")
         with Model(router, folder / "router") as model:
             routed = model.infer({name: Given(a, pieces, offset) for name, a in query.items()}, asked)
-        wanted = cut.router().route(query)
+        wanted = cut.router().route(query).tensors
         assert list(routed) == list(wanted)
-        for name, tensor in wanted.items():
-            assert routed[name].dtype == tensor.dtype, name
-            np.testing.assert_array_equal(routed[name], tensor, name)
-        sums = {}
+        found, expected = in_order(cut, routed), in_order(cut, wanted)
+        for name, tensor in expected.items():
+            assert found[name].dtype == tensor.dtype, name
+            np.testing.assert_array_equal(found[name], tensor, name)
+        answers = {}
         for k in cut.holders():
             cut.write_shard(k, folder / f"s{k}/1")
             inputs = shard_inputs(routed, f"s{k}")
             with Model(shard, folder / f"s{k}") as model:
                 answer = model.infer({name: Given(a, pieces, offset) for name, a in inputs.items()}, asked)
-            by_python = Shard.open(folder / f"s{k}/1").sums(inputs)
+            by_python = Shard.open(folder / f"s{k}/1").answer(inputs)
             assert list(answer) == list(by_python)
             for name, tensor in by_python.items():
                 np.testing.assert_array_equal(answer[name], tensor, name)
-            sums.update({(k, g.group): answer[f"sums{suffix(g.group)}"] for g in cut.held(k).groups})
-    assert_close(cut.joined(sums, divisors_of(routed, cut.groups)), cut.expected(query))
+            answers[k] = answer
+    assert_close(cut.joined(answers, routed, query), cut.expected(query))
 
 
 def test_no_ids_at_all_are_zeros(router: Backend, tmp_path: Path) -> None:
@@ -81,15 +80,12 @@ def test_no_ids_at_all_are_zeros(router: Backend, tmp_path: Path) -> None:
     query.update(
         ids1=np.zeros(0, np.int32), bounds1=np.zeros(6, np.int64), weights1=np.zeros(0, np.float32),
         ids2=np.zeros(0, np.int64), bounds2=np.zeros(2, np.int64), ids3=np.zeros(0, np.int64),
-        bounds3=np.zeros(3, np.int32), ids4=np.zeros((2, 0), np.int64),
+        bounds3=np.zeros(3, np.int32), ids4=np.zeros((2, 0), np.int64), ids5=np.full((2, 2), -1),
     )  # fmt: skip
     cut.write_router(tmp_path / "1")
     with Model(router, tmp_path) as model:
         routed = model.infer(query)
     assert sum(routed[f"s{k}_ids"].size for k in range(2)) == 12  # of ids0
     assert not any(routed[f"s{k}_ids_1"].size for k in range(2))
-    sums = {}
-    for k in range(2):
-        found = Shard(cut.held(k), cut.matrices(k)).sums(shard_inputs(routed, f"s{k}"))
-        sums.update({(k, g): found[f"sums{suffix(g)}"] for g in range(2)})
-    assert_close(cut.joined(sums, divisors_of(routed, 2)), cut.expected(query))
+    answers = {k: Shard(cut.held(k), cut.matrices(k)).answer(shard_inputs(routed, f"s{k}")) for k in range(2)}
+    assert_close(cut.joined(answers, routed, query), cut.expected(query))

@@ -38,6 +38,12 @@ def given_as(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[
 
 def rows_of_group_1(query: Query) -> None:
     query.update(bounds2=np.zeros(0, np.int64), bounds3=np.zeros(1, np.int32), ids4=query["ids4"][:0])
+    query["ids5"] = query["ids5"][:0]
+
+
+def two_bad_ids(query: Query) -> None:
+    to("ids2", 2, -1)(query)
+    to("ids5", 0, 1, -3)(query)
 
 
 BAD = {
@@ -69,6 +75,14 @@ BAD = {
     "other than padding": (
         to("ids4", 1, 0, -2),
         "table t0: look-up l5: id -2 in row 1, column 0 of ids4 is out of range; expected 0 to 9, or -1",
+    ),
+    "of rows as they are": (
+        to("ids5", 1, 0, 5),
+        "table t1: look-up l6: id 5 in row 1, column 0 of ids5 is out of range; expected 0 to 4, or -1 for an",
+    ),
+    "of rows as they are, before all others": (
+        two_bad_ids,
+        "table t1: look-up l6: id -3 in row 0, column 1 of ids5 is out of range; expected 0 to 4, or -1 for an",
     ),
     "columns": (given_as("ids0", lambda a: a[:, 1:]), "ids0: expected 4 columns, got 3"),
     "other columns": (given_as("ids0", lambda a: a.reshape(2, 6)), "ids0: expected 4 columns, got 6"),
@@ -142,7 +156,7 @@ def test_tensors_that_do_not_fit_are_told_alike_and_the_next_query_answered(
         with pytest.raises(BackendError) as by_native:
             model.infer(spoilt)
         assert str(by_native.value) == str(by_python.value)
-        for name, tensor in cut.router().route(query).items():
+        for name, tensor in cut.router().route(query).tensors.items():
             np.testing.assert_array_equal(model.infer(query)[name], tensor)
 
 
@@ -182,7 +196,7 @@ def test_no_damage_to_bounds_and_ids_crashes_it(router: Backend, seed: int) -> N
         cut.write_router(Path(place) / "1")
         with Model(router, Path(place)) as model:
             try:
-                wanted = cut.router().route(query)
+                wanted = cut.router().route(query).tensors
             except ValueError:
                 with pytest.raises(BackendError):
                     model.infer(query)
@@ -208,7 +222,7 @@ def test_no_damage_to_a_description_crashes_it(router: Backend, shard: Backend, 
             fresh = bytes(rng.choice(list(b'0123456789{}[]",: -\xff\x00'), rng.integers(0, 3)).astype(np.uint8))
             content[at : at + int(rng.integers(0, 3))] = fresh
         (folder / part).write_bytes(content)
-        asked = query if part == "router.json" else shard_inputs(cut.router().route(query), "s0")
+        asked = query if part == "router.json" else shard_inputs(cut.router().route(query).tensors, "s0")
         with (
             contextlib.suppress(BackendError),
             Model(router if part == "router.json" else shard, folder.parent) as model,
@@ -236,6 +250,15 @@ BAD_BAGS = {
         lambda a: a - 2,
         r"lengths: expected 12 counts that add up to \d+ ids, got a sum of",
     ),
+    "a row that is not there": (
+        "ids_1",
+        lambda a: np.append(a[:, :-1], np.int32([[9]]), 1),
+        r"ids: expected rows in \[0, \d\), got 9 at place",
+    ),
+    "no count of rows": ("lengths_1", lambda a: a[:, :-1], r"lengths: expected a multiple of 3, .*and 1 more, got 6"),
+    "a row more": ("lengths_1", lambda a: a + np.int32([[0] * 6 + [1]]), r"lengths: expected 7 counts that add up to"),
+    "fewer rows than none": ("lengths_1", lambda a: a - np.int32([[0] * 6 + [9]]), r"lengths: expected 7 counts"),
+    "only rows": ("lengths_1", lambda a: a[:, :0], r"lengths: expected a multiple of 3, .*and 1 more, got 0"),
     "of another group": ("ids_1", lambda a: a * 0 - 1, r"ids: expected rows in \[0, \d\), got -1 at place 0"),
 }
 
@@ -245,18 +268,18 @@ def test_bags_of_several_units_that_do_not_fit_are_told_alike(shard: Backend, tm
     name, change, told = BAD_BAGS[case]
     cut, query = by_hand()
     cut.write_shard(0, tmp_path / "1")
-    good = shard_inputs(cut.router().route(query), "s0")
+    good = shard_inputs(cut.router().route(query).tensors, "s0")
     bad = {**good, name: np.ascontiguousarray(change(good[name]))}
     own = Shard.open(tmp_path / "1")
     with pytest.raises(ValueError, match=f"^{told}") as by_python:
-        own.sums(bad)
+        own.answer(bad)
     with pytest.raises(ValueError, match=f"^{told}"):
-        TorchShard(own, "cpu").sums(bad)
+        TorchShard(own, "cpu").answer(bad)
     with Model(shard, tmp_path) as model:
         answers = model.infer_all([good, bad, good])
     assert str(answers[1]) == str(by_python.value)
     for answer in (answers[0], answers[2]):
-        for key, sums in own.sums(good).items():
+        for key, sums in own.answer(good).items():
             np.testing.assert_array_equal(answer[key], sums)
 
 
@@ -266,7 +289,7 @@ def test_no_damage_to_bags_crashes_a_shard(shard: Backend, seed: int) -> None:
     """Numbers of any size anywhere, and tensors cut short: an error, or what the Python shard gives."""
     rng = np.random.default_rng(seed)
     cut, query = by_hand()
-    inputs = shard_inputs(cut.router().route(query), "s0")
+    inputs = shard_inputs(cut.router().route(query).tensors, "s0")
     for _ in range(rng.integers(1, 4)):
         name = str(rng.choice([name for name, tensor in inputs.items() if tensor.size]))
         tensor = inputs[name].copy()
@@ -279,7 +302,7 @@ def test_no_damage_to_bags_crashes_a_shard(shard: Backend, seed: int) -> None:
         cut.write_shard(0, Path(place) / "1")
         with Model(shard, Path(place)) as model:
             try:
-                wanted = Shard.open(Path(place) / "1").sums(inputs)
+                wanted = Shard.open(Path(place) / "1").answer(inputs)
             except ValueError:
                 with pytest.raises(BackendError):
                     model.infer(inputs)

@@ -47,7 +47,7 @@ def query(tiered: Tiered, batch: int, dtype: type = np.int64) -> dict[str, np.nd
 
 def assert_routed(tiered: Tiered, indices: np.ndarray, outputs: dict[str, np.ndarray]) -> None:
     assert len(outputs) == 2 * len(tiered.services)
-    expected = {n: a for n, a in tiered.router().route({"indices": indices}).items() if n != "divisors"}
+    expected = {n: a for n, a in tiered.router().route({"indices": indices}).tensors.items() if n != "divisors"}
     assert list(outputs) == list(expected)
     for name, wanted in expected.items():
         assert outputs[name].dtype == np.int32 and outputs[name].shape == wanted.shape

@@ -66,7 +66,7 @@ def test_it_sums_as_the_python_shard(
     for query, batch, answer in zip(queries, batches, answers, strict=True):
         assert not isinstance(answer, BackendError)
         assert answer["sums"].shape == (batch, TABLES * DIM)
-        np.testing.assert_array_equal(answer["sums"], shard.sums(query)["sums"])
+        np.testing.assert_array_equal(answer["sums"], shard.answer(query)["sums"])
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_bad_query_is_told_as_by_the_python_shard_and_fails_alone(
 ) -> None:
     bad = {"ids": np.array([ids], np.int32), "lengths": np.array([lengths], np.int32)}
     with pytest.raises(ValueError, match="expected") as told:
-        Shard.open(folder / "1").sums(bad)
+        Shard.open(folder / "1").answer(bad)
     with Model(backend, folder) as model:
         good, failed, also_good = model.infer_all([bags(1, 2), bad, bags(2, 3)])
         assert (model.instance.good, model.instance.bad, model.instance.executed) == (2, 1, 2)
@@ -150,7 +150,7 @@ def test_a_truncated_matrix_is_told_as_by_the_python_shard(backend: Backend, tmp
         ('"matrix": 0', '"matrix": 1', "shard.json: expected a number from 0 to 0 at byte "),
         ('"matrix": 0', '"matrix": -1', "shard.json: expected a number from 0 to 0 at byte "),
         ('"bags": 2', '"bags": 1048576', None),  # times 6 is within 2^24
-        ('"bags": 2', '"bags": 2796203', "shard.json: expected a number from 1 to 1048576 at byte "),
+        ('"bags": 2', '"bags": 2796203', "shard.json: expected a number from 0 to 1048576 at byte "),
         ('"columns": 9', '"columns": -2', "shard.json: expected a number from -1 to 16777216 at byte "),
         ('"weighted": 0', '"weighted": 2', "shard.json: expected a number from 0 to 1 at byte "),
         ('"max_rows": 16', '"max_rows": 16777217', "shard.json: expected a number from 1 to 16777216 at byte "),

@@ -41,7 +41,7 @@ def test_every_id_reaches_its_row(
     indices = draw_indices(rng, made, batch)
     columns = np.split(indices, np.cumsum([pooling for _, pooling, _ in shapes])[:-1], 1)
     with processor(vectors):
-        routed = made.router().route({"indices": indices.astype(dtype)})
+        routed = made.router().route({"indices": indices.astype(dtype)}).tensors
 
     bags = [unit.bags for unit in made.routing.units]
     expected_ids: list[list[int]] = [[] for _ in bags]
@@ -81,7 +81,7 @@ def test_the_ids_of_the_largest_table_are_found(shards: int, block_ids: int, tmp
     for vectors in (False, True):
         with processor(vectors):
             parts = np.array_split(indices, len(indices) // 4096 + 1)
-            found = [router.route({"indices": part})["tier0_ids"] for part in parts]
+            found = [router.route({"indices": part}).tensors["tier0_ids"] for part in parts]
         np.testing.assert_array_equal(np.hstack(found)[0], indices.reshape(-1) % block_ids)
 
 
@@ -134,8 +134,8 @@ def test_a_router_is_opened_from_its_files(tmp_path: Path) -> None:
     maps = [build_id_map((np.arange(rows) % 3).astype(np.uint8), 3).tobytes() for rows in (5, 1000)]
     (tmp_path / "idmap.bin").write_bytes(b"".join(maps))
     indices = np.array([[4, -1, 999, 0, 7]])
-    opened = Router.open(tmp_path).route({"indices": indices})
-    expected = router.route({"indices": indices})
+    opened = Router.open(tmp_path).route({"indices": indices}).tensors
+    expected = router.route({"indices": indices}).tensors
     assert list(opened) == list(expected)
     for name, tensor in expected.items():
         np.testing.assert_array_equal(opened[name], tensor)

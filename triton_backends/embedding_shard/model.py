@@ -15,7 +15,9 @@ from triton_backends.embedding_shard.shard import open_shard  # noqa: E402 - lik
 
 
 class TritonPythonModel:
-    """`ids`, `lengths` and `weights` of each group -> its `sums`: of the query's bags over the rows held here."""
+    """`ids`, `lengths` and `weights` of each group -> its `sums`, of the query's bags over the rows held here, and its
+    `rows`, as they are.
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
         """Map the weights, or on a GPU instance load them there."""
@@ -24,13 +26,13 @@ class TritonPythonModel:
         self.dtype = pb_utils.triton_string_to_numpy(json.loads(args["model_config"])["output"][0]["data_type"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Sum each query's bags on its own."""
+        """Answer each query on its own."""
         return [self._respond(request) for request in requests]
 
     def _respond(self, request: Any) -> Any:
         try:
             inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-            sums = {name: each.astype(self.dtype, copy=False) for name, each in self.shard.sums(inputs).items()}
+            answer = {name: each.astype(self.dtype, copy=False) for name, each in self.shard.answer(inputs).items()}
         except Exception as exc:  # noqa: BLE001 - one request's failure must not fail the others of its batch
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(exc)))
-        return pb_utils.InferenceResponse([pb_utils.Tensor(name, each) for name, each in sums.items()])
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, each) for name, each in answer.items()])

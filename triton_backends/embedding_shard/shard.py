@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from triton_backends.kernels import BadIdError, sum_bags
+from triton_backends.kernels import BadIdError, sum_bags, take_rows
 
 ALIGNMENT = 64  # bytes: where a matrix may begin in `weights.bin`
 MOST_VARYING_IDS = 1 << 24  # of a unit whose bags have any number of ids, in one call
@@ -28,9 +28,10 @@ class HeldMatrix:
 
 @dataclass(frozen=True, slots=True)
 class HeldUnit:
-    """Bags of rows of one matrix, all weighted (1) or none (0).
+    """Bags of rows of one matrix, all weighted (1) or none (0); or such rows as they are.
 
-    bags: of a query's row. columns: the most ids that a query's row can have here; -1 where there is no such number.
+    bags: of a query's row; 0 where rows are answered as they are. columns: the most ids that a query's row can have
+    here; -1 where there is no such number.
     """
 
     matrix: int
@@ -46,6 +47,16 @@ class HeldGroup:
     group: int
     max_rows: int
     units: Sequence[HeldUnit]
+
+    @property
+    def bags(self) -> int:
+        """Bags of a query's row."""
+        return sum(unit.bags for unit in self.units)
+
+    @property
+    def unpooled(self) -> int:
+        """Units whose rows are answered as they are."""
+        return sum(unit.bags == 0 for unit in self.units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +112,15 @@ class Shard:
         ]
         return cls(held, matrices)
 
-    def sums(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """The partial sums of a query.
+    def answer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """What a query gets: partial sums, and rows as they are.
 
         inputs: for each group, its suffix behind the names: `ids` (1, nnz) int32, rows of the units' matrices, a unit's
-        after the other's; `lengths` (1, rows * bags) int32 likewise, how many of them each bag takes; and `weights`
-        (1, nnz of weighted units) float32, where there are such. Returns `sums` (rows, width) float32 a group: a row's
-        units side by side. Raises ValueError for ids that are no rows and numbers that do not fit each other.
+        after the other's; `lengths` (1, rows * bags) int32 likewise, how many of them each bag takes, and of a unit
+        without bags how many there are; and `weights` (1, nnz of weighted units) float32, where there are such.
+        Returns for each group `sums` (rows, width) float32: a row's units side by side; and of the units without bags
+        `rows` (1, numbers) float32: each id's row, a unit's after the other's. Raises ValueError for ids that are no
+        rows and numbers that do not fit each other.
         """
         found = {}
         for group in self.held.groups:
@@ -117,7 +130,11 @@ class Shard:
             if any(unit.weighted for unit in group.units):
                 weights = inputs[f"weights{end}"].reshape(-1)
             self._check_size(group, ids.size, lengths.size)
-            found[f"sums{end}"] = self._sums(group, ids, lengths, weights)
+            sums, rows = self._answer(group, ids, lengths, weights)
+            if group.bags:
+                found[f"sums{end}"] = sums
+            if group.unpooled:
+                found[f"rows{end}"] = rows
         return found
 
     def sum_unit(
@@ -131,13 +148,19 @@ class Shard:
         """Fill out (rows, bags * dim) with the sums of a unit's bags."""
         sum_bags(self.matrices[unit.matrix], ids, lengths, weights, out)
 
-    def _sums(
+    def take_unit(self, unit: HeldUnit, ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        """A unit's rows as they are: (nnz, dim)."""
+        return take_rows(self.matrices[unit.matrix], ids)
+
+    def _answer(
         self, group: HeldGroup, ids: NDArray[np.int32], lengths: NDArray[np.int32], weights: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        rows = lengths.size // sum(unit.bags for unit in group.units)
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The sums (rows, width) and the rows as they are (1, numbers) of a group."""
+        rows = (lengths.size - group.unpooled) // (group.bags or 1)
         widths = [unit.bags * self.held.matrices[unit.matrix].dim for unit in group.units]
         out = np.empty((rows, sum(widths)), np.float32)
-        bags = np.split(lengths, np.cumsum([rows * unit.bags for unit in group.units])[:-1])
+        ends = np.cumsum([rows * unit.bags if unit.bags else 1 for unit in group.units])
+        bags = np.split(lengths, ends[:-1])
         counts = [int(part.sum(dtype=np.int64)) for part in bags]
         if (lengths < 0).any() or sum(counts) != ids.size:
             total = lengths.sum(dtype=np.int64)
@@ -148,24 +171,31 @@ class Shard:
         if wanted != weights.size:
             raise ValueError(f"weights: expected {wanted}, one for each id of weighted units, got {weights.size}")
         columns = np.split(out, np.cumsum(widths)[:-1], axis=1)
+        unpooled = [np.empty(0, np.float32)]
         id_at = weight_at = 0
         for unit, part, count, columns_of in zip(group.units, bags, counts, columns, strict=True):
-            own = weights[weight_at : weight_at + count] if unit.weighted else None
+            mine, own = ids[id_at : id_at + count], weights[weight_at : weight_at + count] if unit.weighted else None
             try:
-                self.sum_unit(unit, ids[id_at : id_at + count], part, own, columns_of)
+                if unit.bags:
+                    self.sum_unit(unit, mine, part, own, columns_of)
+                else:
+                    unpooled.append(self.take_unit(unit, mine).reshape(-1))
             except BadIdError as exc:
                 raise BadIdError(exc.rows, exc.row, id_at + exc.place) from None
             id_at += count
             weight_at += count if unit.weighted else 0
-        return out
+        return out, np.concatenate(unpooled)[None]
 
-    def _check_size(self, group: HeldGroup, count: int, bags: int) -> None:
+    def _check_size(self, group: HeldGroup, count: int, lengths: int) -> None:
         """Raise ValueError where so many ids and lengths cannot be a query's, before room is made for its sums."""
-        rows, side = group.max_rows, sum(unit.bags for unit in group.units)
-        if bags % side:
-            raise ValueError(f"lengths: expected a multiple of {side}, the bags of a row, got {bags}")
+        rows, side, unpooled = group.max_rows, group.bags, group.unpooled
+        bags = lengths - unpooled
+        if bags < 0 or (bags % side if side else bags):
+            more = f", and {unpooled} more" if unpooled else ""
+            raise ValueError(f"lengths: expected a multiple of {side}, the bags of a row{more}, got {lengths}")
         if bags > rows * side:
-            raise ValueError(f"lengths: expected at most {rows * side} ({rows} rows of {side} bags), got {bags}")
+            most = rows * side + unpooled
+            raise ValueError(f"lengths: expected at most {most} ({rows} rows of {side} bags), got {lengths}")
         most = sum(MOST_VARYING_IDS if unit.columns < 0 else rows * unit.columns for unit in group.units)
         if count > most:
             raise ValueError(f"ids: expected at most {most} in {rows} rows, got {count}")

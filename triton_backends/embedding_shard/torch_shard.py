@@ -40,5 +40,11 @@ class TorchShard(Shard):
         )
         out[:] = sums.cpu().numpy().reshape(out.shape)
 
+    def take_unit(self, unit: HeldUnit, ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        """As `Shard.take_unit`."""
+        check_bags(self.held.matrices[unit.matrix].rows, ids, np.array([ids.size], np.int32))
+        rows = self._rows[unit.matrix].index_select(0, self._on_device(ids))
+        return np.asarray(rows.cpu().numpy())
+
     def _on_device(self, numbers: NDArray[np.int32] | NDArray[np.float32]) -> torch.Tensor:
         return torch.from_numpy(numbers).to(self.device)

@@ -56,7 +56,7 @@ static void answered(Attempt *attempt) {
     RemoteService *service = replica->service;
     const uint64_t spent_ns = service->loop->now_ns - attempt->begin_ns;
     Problem problem;
-    if (!sums_find(attempt->stream.answer, attempt->stream.answer_bytes, call->shapes, service->shard->group_count,
+    if (!sums_find(attempt->stream.answer, attempt->stream.answer_bytes, call->shapes, service->shard->tensor_count,
                    call->sums, &problem))
         return failed(attempt, GRPC_INTERNAL, problem.text);
     replica_answered(replica);
@@ -126,7 +126,7 @@ static Attempt *attempt_new(Replica *replica, const Message *message, size_t lim
 }
 
 bool attempt_begin(Call *call, Replica *replica) {
-    const size_t limit = answer_limit(call->shapes, replica->service->shard->group_count);
+    const size_t limit = answer_limit(call->shapes, replica->service->shard->tensor_count);
     Attempt *attempt = attempt_new(replica, &call->message, limit, attempt_ended);
     if (attempt == NULL) return false;
     attempt->call = call;
@@ -165,7 +165,7 @@ void probe(Replica *replica) {
     RemoteService *service = replica->service;
     Connection *connection = replica_connection(replica);
     if (connection == NULL) return;
-    const size_t limit = answer_limit(service->probe_shapes, service->shard->group_count);
+    const size_t limit = answer_limit(service->probe_shapes, service->shard->tensor_count);
     Attempt *attempt = attempt_new(replica, &service->probe, limit, probe_ended);
     if (attempt == NULL) return;
     replica->probing = true;

@@ -16,7 +16,7 @@ typedef struct {
     RemoteService *service;
     Message message;
     int64_t ids;       /* that it asks for */
-    SumsShape *shapes; /* of the answer's tensors, one per group of the service */
+    AnswerShape *shapes; /* of the answer's tensors, in the order of the service's groups */
     const void **sums; /* likewise, where there is an answer */
     Timer hedge;
     Attempt *attempts[MOST_ATTEMPTS]; /* whose answers are waited for */

@@ -1,5 +1,5 @@
-/* The tensors that look-ups name -> of each group `sums` (rows, widths of all its look-ups), asked of the embedding
- * services, and `divisors` (rows, bags of all look-ups) where some are averaged; with `missing_shard: degrade` also
+/* The tensors that look-ups name -> of each group `sums` (rows, widths of all its look-ups), added up of what the embedding
+ * services answer, or put together of rows that they answer as they are, and `divisors` (rows, bags of all look-ups) where some are averaged; with `missing_shard: degrade` also
  * `degraded` (rows of the first group, 1). Queries that Triton hands over together are asked as one. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +29,7 @@ typedef struct {
     TRITONBACKEND_Request *request;
     QueryInputs inputs; /* until it is routed */
     int64_t *rows;      /* of each group */
+    int64_t position;   /* the first of its ids' positions */
     uint64_t begin_ns;
 } Member;
 
@@ -41,7 +42,9 @@ typedef struct {
     uint32_t member_count;
     int64_t *rows; /* of each group, of all; then those of the members */
     Unit *units;   /* what they are routed to */
-    SumsShape *shapes;
+    RowSet set;    /* the rows that are asked for as they are */
+    const char **found; /* where those of each unit begin in its answer; NULL: it is missing */
+    AnswerShape *shapes;
     const void **sums;
 } Job;
 
@@ -65,9 +68,30 @@ static void refuse(Job *job, const Member *member, int code, const char *why) {
     respond(job, member, response, code, why);
 }
 
+/* Put rows that were answered as they are where they belong; zeros for padding, and for what is missing. */
+static void put_rows(const Job *job, int64_t group, int64_t rows, const int32_t **position, int64_t width, char *total) {
+    const Settings *settings = &job->model->settings;
+    const RoutedLookup *lookups = job->model->router->lookups;
+    const bool half = settings->half != 0;
+    for (const UnpooledColumns *unpooled = settings->unpooled; unpooled < settings->unpooled + settings->unpooled_count; unpooled++) {
+        if (lookups[unpooled->lookup].group != group) continue;
+        const int64_t count = lookups[unpooled->lookup].routed.count, bytes = (half ? 2 : 4) * unpooled->dim;
+        for (int64_t row = 0; row < rows; row++) {
+            char *to = total + 4 * (row * width + unpooled->to);
+            for (int64_t i = 0; i < count; i++, to += 4 * unpooled->dim) {
+                const int32_t at = *(*position)++;
+                const FoundRow *found = at < 0 ? NULL : job->set.rows + at;
+                const char *begin = found == NULL ? NULL : job->found[found->unit];
+                if (begin == NULL) memset(to, 0, 4 * (size_t)unpooled->dim);
+                else numbers_copy(begin + found->index * bytes, half, unpooled->dim, to);
+            }
+        }
+    }
+}
+
 /* A group's sums of the rows from `begin` on, added up in the plan's order. */
-static bool put_sums(const Job *job, int64_t group, int64_t begin, int64_t rows, TRITONBACKEND_Response *response,
-                     Problem *problem) {
+static bool put_sums(const Job *job, int64_t group, int64_t begin, int64_t rows, const int32_t **position,
+                     TRITONBACKEND_Response *response, Problem *problem) {
     const Settings *settings = &job->model->settings;
     const int64_t width = settings->widths[group];
     char name[TENSOR_NAME_BYTES], suffix[SUFFIX_BYTES];
@@ -75,20 +99,22 @@ static bool put_sums(const Job *job, int64_t group, int64_t begin, int64_t rows,
     group_suffix(group, suffix);
     snprintf(name, sizeof name, "sums%s", suffix);
     if (!add_output(response, name, TRITON_TYPE_FP32, rows, width, &total, problem)) return false;
-    memset(total, 0, sizeof(float) * (size_t)(rows * width));
+    if (job->model->router->groups[group].unpooled > job->model->router->groups[group].first)
+        memset(total, 0, sizeof(float) * (size_t)(rows * width));
     for (int64_t k = 0; k < job->query.call_count; k++) {
         const Call *call = job->query.calls + k;
         const RemoteShard *shard = settings->services + k;
         for (int64_t g = 0; call->answer != NULL && g < shard->group_count; g++) {
             const RemoteGroup *part = shard->groups + g;
-            SumsShape before = call->shapes[g], here = before;
-            if (part->part->group != group) continue;
+            if (part->part->group != group || part->part->bags == 0) continue;
+            AnswerShape before = call->shapes[part->tensor], here = before;
             before.rows = begin;
             here.rows = rows;
-            sums_add((const char *)call->sums[g] + sums_bytes(&before), &here, part->runs, part->run_count, width,
-                     total);
+            sums_add((const char *)call->sums[part->tensor] + sums_bytes(&before), &here, part->runs, part->run_count,
+                     width, total);
         }
     }
+    put_rows(job, group, rows, position, width, total);
     return true;
 }
 
@@ -123,9 +149,10 @@ static bool put_all_divisors(const Job *job, const int64_t *begin, const int64_t
 static void answer(Job *job, const Member *member, const int64_t *begin) {
     Problem problem;
     TRITONBACKEND_Response *response = NULL;
+    const int32_t *position = job->set.positions + member->position;
     bool good = passed(TRITONBACKEND_ResponseNew(&response, member->request), &problem);
     for (int64_t g = 0; good && g < job->model->router->group_count; g++)
-        good = put_sums(job, g, begin[g], member->rows[g], response, &problem);
+        good = put_sums(job, g, begin[g], member->rows[g], &position, response, &problem);
     good = good && put_degraded(job, member->rows[0], response, &problem) &&
            put_all_divisors(job, begin, member->rows, response, &problem);
     respond(job, member, response, TRITON_ERROR_INTERNAL, good ? NULL : problem.text);
@@ -137,6 +164,8 @@ static void job_free(Job *job) {
         message_close(&job->query.calls[k].message);
     }
     free(job->units);
+    free(job->found);
+    rows_close(&job->set);
     free(job->query.calls);
     free(job->shapes);
     free(job->sums);
@@ -145,12 +174,32 @@ static void job_free(Job *job) {
     free(job);
 }
 
+/* Where each unit's rows begin in the answers. */
+static void find_answered_rows(Job *job) {
+    const Settings *settings = &job->model->settings;
+    for (int64_t k = 0; k < job->query.call_count; k++) {
+        const Call *call = job->query.calls + k;
+        const RemoteShard *shard = settings->services + k;
+        for (int64_t g = 0; call->answer != NULL && g < shard->group_count; g++) {
+            const RoutedPart *part = shard->groups[g].part;
+            if (part->unpooled == 0) continue;
+            const char *at = call->sums[shard->groups[g].tensor + (part->bags > 0)];
+            for (int64_t u = part->first; u < part->end; u++) {
+                if (settings->dims[u] == 0) continue;
+                job->found[u] = at;
+                at += (settings->half ? 2 : 4) * job->units[u].count * settings->dims[u];
+            }
+        }
+    }
+}
+
 static void answered(Query *query) {
     Job *job = OWNER(query, Job, query);
     Model *model = job->model;
     const uint64_t rows = (uint64_t)job->rows[0];
     for (int64_t k = 0; !query->failed && k < query->call_count; k++)
         if (query->calls[k].missing) count(model->counters, DEGRADED, k, job->member_count);
+    if (!query->failed) find_answered_rows(job);
     int64_t *begin = job->rows; /* from here on */
     memset(begin, 0, (size_t)model->router->group_count * sizeof *begin);
     for (uint32_t i = 0; i < job->member_count; i++) {
@@ -208,28 +257,34 @@ static void accept_requests(Job *job, TRITONBACKEND_Request **requests, uint32_t
 static bool make_room(Job *job, int64_t *room, Problem *problem) {
     const Router *router = job->model->router;
     const Settings *settings = &job->model->settings;
-    size_t groups = 0;
+    size_t tensors = 0;
+    int64_t unpooled = 0;
     for (uint32_t i = 0; i < job->member_count; i++) {
         const Member *member = job->members + i;
         for (int64_t g = 0; g < router->group_count; g++) job->rows[g] += member->rows[g];
         for (int64_t u = 0; u < router->unit_count; u++) room[u] += member->inputs.reading.room[u];
+        unpooled += member->inputs.reading.unpooled;
     }
-    for (int64_t k = 0; k < settings->service_count; k++) groups += (size_t)settings->services[k].group_count;
+    for (int64_t k = 0; k < settings->service_count; k++) tensors += (size_t)settings->services[k].tensor_count;
     job->query.calls = calloc((size_t)router->service_count, sizeof *job->query.calls);
-    job->shapes = calloc(groups, sizeof *job->shapes);
-    job->sums = calloc(groups, sizeof *job->sums);
-    return ((job->query.calls != NULL && job->shapes != NULL && job->sums != NULL) || fail(problem, "out of memory")) &&
+    job->shapes = calloc(tensors, sizeof *job->shapes);
+    job->sums = calloc(tensors, sizeof *job->sums);
+    job->found = calloc((size_t)router->unit_count, sizeof *job->found);
+    return ((job->query.calls != NULL && job->shapes != NULL && job->sums != NULL && job->found != NULL) ||
+            fail(problem, "out of memory")) &&
+           rows_open(router, unpooled, &job->set, problem) &&
            units_open(router, room, job->rows, &job->units, problem);
 }
 
 /* Add a query's ids behind those of the rows before it, of which there are `begin`; where one is bad nothing of it stays. */
-static bool route(Job *job, const Member *member, const int64_t *begin, Unit *outputs, Problem *problem) {
+static bool route(Job *job, Member *member, const int64_t *begin, Unit *outputs, Problem *problem) {
     const Router *router = job->model->router;
     for (int64_t u = 0; u < router->unit_count; u++) {
         outputs[u] = job->units[u];
         outputs[u].lengths += begin[router->units[u].group] * outputs[u].bags;
     }
-    const bool good = router_route(router, member->inputs.tensors, &member->inputs.reading, outputs, problem);
+    member->position = job->set.position_count;
+    const bool good = router_route(router, member->inputs.tensors, &member->inputs.reading, outputs, &job->set, problem);
     for (int64_t u = 0; u < router->unit_count; u++) {
         const size_t lengths = (size_t)(member->rows[router->units[u].group] * outputs[u].bags);
         if (good) job->units[u].count = outputs[u].count;
@@ -261,7 +316,7 @@ static void route_all(Job *job, Unit *outputs) {
 static bool write_calls(Job *job) {
     const Settings *settings = &job->model->settings;
     Query *query = &job->query;
-    SumsShape *shapes = job->shapes;
+    AnswerShape *shapes = job->shapes;
     const void **sums = job->sums;
     query->answered = answered;
     query->degrade = settings->degrade != 0;
@@ -270,10 +325,10 @@ static bool write_calls(Job *job) {
         Call *call = query->calls + k;
         query->call_count = k + 1;
         *call = (Call){.service = engine_service(job->model->engine, k), .shapes = shapes, .sums = sums};
-        request_shapes(settings, shard, job->rows, shapes);
+        request_shapes(settings, shard, job->units, job->rows, shapes);
         if (!request_write(settings, shard, job->units, job->rows, &call->message, &call->ids)) return false;
-        shapes += shard->group_count;
-        sums += shard->group_count;
+        shapes += shard->tensor_count;
+        sums += shard->tensor_count;
     }
     return true;
 }

@@ -215,11 +215,11 @@ static bool read_answer(Bytes bytes, const char *name, Output *output, Bytes *nu
     return filled;
 }
 
-size_t sums_bytes(const SumsShape *shape) {
+size_t sums_bytes(const AnswerShape *shape) {
     return (shape->half ? 2 : 4) * (size_t)(shape->rows * shape->width);
 }
 
-size_t answer_limit(const SumsShape *shapes, int64_t count) {
+size_t answer_limit(const AnswerShape *shapes, int64_t count) {
     size_t size = 4096;
     for (int64_t i = 0; i < count; i++) size += sums_bytes(shapes + i) + 256;
     return size;
@@ -244,7 +244,7 @@ static bool are_finite_halves(const uint8_t *halves, size_t size) {
     return bad == 0;
 }
 
-static bool find_one(Bytes answer, const SumsShape *shape, const void **sums, Problem *problem) {
+static bool find_one(Bytes answer, const AnswerShape *shape, const void **sums, Problem *problem) {
     const char *datatype = shape->half ? "FP16" : "FP32", *name = shape->name;
     Output output = {0};
     Bytes numbers = {0};
@@ -262,7 +262,7 @@ static bool find_one(Bytes answer, const SumsShape *shape, const void **sums, Pr
     return true;
 }
 
-bool sums_find(const void *answer, size_t size, const SumsShape *shapes, int64_t count, const void **sums,
+bool sums_find(const void *answer, size_t size, const AnswerShape *shapes, int64_t count, const void **sums,
                Problem *problem) {
     const Bytes bytes = {answer, (const uint8_t *)answer + size};
     for (int64_t i = 0; i < count; i++)
@@ -306,7 +306,20 @@ static void add_halves(const char *from, int64_t count, char *to) {
     }
 }
 
-void sums_add(const void *sums, const SumsShape *shape, const Run *runs, int64_t run_count, int64_t width, void *total) {
+void numbers_copy(const void *from, bool half, int64_t count, void *to) {
+    if (!half) {
+        memcpy(to, from, 4 * (size_t)count);
+        return;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        uint16_t number;
+        memcpy(&number, (const char *)from + 2 * i, 2);
+        const float value = from_half(number);
+        memcpy((char *)to + 4 * i, &value, 4);
+    }
+}
+
+void sums_add(const void *sums, const AnswerShape *shape, const Run *runs, int64_t run_count, int64_t width, void *total) {
     const int64_t bytes = shape->half ? 2 : 4;
     const char *from = sums;
     char *to = total;

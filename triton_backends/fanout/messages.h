@@ -42,17 +42,20 @@ typedef struct {
     char name[TENSOR_NAME_BYTES];
     int64_t rows, width;
     bool half; /* FP16 instead of FP32 */
-} SumsShape;
+} AnswerShape;
 
-size_t sums_bytes(const SumsShape *shape);
+size_t sums_bytes(const AnswerShape *shape);
 
 /* No answer that fits is longer than that: the numbers, names and shapes. */
-size_t answer_limit(const SumsShape *shapes, int64_t count);
+size_t answer_limit(const AnswerShape *shapes, int64_t count);
 
 /* Find the numbers of all these tensors in a ModelInferResponse of `size` bytes, unaligned; false and the problem where it
  * does not fit. */
-bool sums_find(const void *answer, size_t size, const SumsShape *shapes, int64_t count, const void **sums,
+bool sums_find(const void *answer, size_t size, const AnswerShape *shapes, int64_t count, const void **sums,
                Problem *problem);
+
+/* Numbers of an answer, as float32; both may be unaligned. */
+void numbers_copy(const void *from, bool half, int64_t count, void *to);
 
 /* Columns of a service's sums that are added at columns of the joined ones. */
 typedef struct {
@@ -61,6 +64,6 @@ typedef struct {
 
 /* total[r][to + c] += sums[r][from + c], for all rows r and all runs of columns.
  * total (rows, width) float32, may be unaligned. */
-void sums_add(const void *sums, const SumsShape *shape, const Run *runs, int64_t run_count, int64_t width, void *total);
+void sums_add(const void *sums, const AnswerShape *shape, const Run *runs, int64_t run_count, int64_t width, void *total);
 
 #endif

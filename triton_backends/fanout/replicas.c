@@ -213,11 +213,11 @@ Replica *service_pick(RemoteService *service, const int64_t *tried, int tried_co
 static bool make_probe(RemoteService *service, const Settings *settings) {
     const RemoteShard *shard = service->shard;
     const RoutedPart *last = shard->groups[shard->group_count - 1].part;
-    int64_t most = 0, ids;
+    int64_t most = 1, ids;
     for (int64_t g = 0; g < shard->group_count; g++)
         if (shard->groups[g].part->bags > most) most = shard->groups[g].part->bags;
     service->probe_lengths = calloc((size_t)most, sizeof *service->probe_lengths);
-    service->probe_shapes = calloc((size_t)shard->group_count, sizeof *service->probe_shapes);
+    service->probe_shapes = calloc((size_t)shard->tensor_count, sizeof *service->probe_shapes);
     int64_t *rows = calloc((size_t)last->group + 1, sizeof *rows);
     Unit *units = calloc((size_t)last->end, sizeof *units);
     bool good = service->probe_lengths != NULL && service->probe_shapes != NULL && rows != NULL && units != NULL;
@@ -225,7 +225,7 @@ static bool make_probe(RemoteService *service, const Settings *settings) {
         units[u] = (Unit){.lengths = service->probe_lengths, .bags = settings->units[u].bags};
     for (int64_t g = 0; good && g <= last->group; g++) rows[g] = 1;
     good = good && request_write(settings, shard, units, rows, &service->probe, &ids);
-    if (good) request_shapes(settings, shard, rows, service->probe_shapes);
+    if (good) request_shapes(settings, shard, units, rows, service->probe_shapes);
     free(units);
     free(rows);
     return good;

@@ -48,7 +48,7 @@ struct RemoteService {
     LatencyWindow window;
     Message probe; /* the cheapest call that goes all the way: one row whose bags are empty */
     int32_t *probe_lengths;
-    SumsShape *probe_shapes;
+    AnswerShape *probe_shapes;
     atomic_bool ready; /* some replica answers; read by other threads too */
 };
 

@@ -25,7 +25,8 @@ static RequestTensor *add_group(const RoutedPart *part, const Unit *units, int64
     *tensor = begin_tensor("ids", part->group, "INT32", *at);
     for (int64_t u = part->first; u < part->end; u++) *at = add(tensor, *at, units[u].ids, units[u].count);
     *++tensor = begin_tensor("lengths", part->group, "INT32", *at);
-    for (int64_t u = part->first; u < part->end; u++) *at = add(tensor, *at, units[u].lengths, rows * units[u].bags);
+    for (int64_t u = part->first; u < part->end; u++)
+        *at = add(tensor, *at, units[u].lengths, units[u].bags == 0 ? 1 : rows * units[u].bags);
     tensor++;
     if (part->weighted == 0) return tensor;
     *tensor = begin_tensor("weights", part->group, "FP32", *at);
@@ -55,12 +56,22 @@ bool request_write(const Settings *settings, const RemoteShard *shard, const Uni
     return good;
 }
 
-void request_shapes(const Settings *settings, const RemoteShard *shard, const int64_t *rows, SumsShape *shapes) {
-    for (int64_t g = 0; g < shard->group_count; g++) {
-        const RemoteGroup *group = shard->groups + g;
-        char suffix[SUFFIX_BYTES];
-        group_suffix(group->part->group, suffix);
-        shapes[g] = (SumsShape){.rows = rows[group->part->group], .width = group->width, .half = settings->half != 0};
-        snprintf(shapes[g].name, sizeof shapes[g].name, "sums%s", suffix);
+static AnswerShape shape_of(const char *name, int64_t group, int64_t rows, int64_t width, bool half) {
+    AnswerShape shape = {.rows = rows, .width = width, .half = half};
+    char suffix[SUFFIX_BYTES];
+    group_suffix(group, suffix);
+    snprintf(shape.name, sizeof shape.name, "%s%s", name, suffix);
+    return shape;
+}
+
+void request_shapes(const Settings *settings, const RemoteShard *shard, const Unit *units, const int64_t *rows,
+                    AnswerShape *shapes) {
+    const bool half = settings->half != 0;
+    for (const RemoteGroup *group = shard->groups; group < shard->groups + shard->group_count; group++) {
+        const RoutedPart *part = group->part;
+        int64_t numbers = 0;
+        for (int64_t u = part->first; u < part->end; u++) numbers += units[u].count * settings->dims[u];
+        if (part->bags > 0) *shapes++ = shape_of("sums", part->group, rows[part->group], group->width, half);
+        if (part->unpooled > 0) *shapes++ = shape_of("rows", part->group, 1, numbers, half);
     }
 }

@@ -9,7 +9,8 @@
 bool request_write(const Settings *settings, const RemoteShard *shard, const Unit *units, const int64_t *rows,
                    Message *message, int64_t *ids);
 
-/* The answer's tensors, one a group of the service. */
-void request_shapes(const Settings *settings, const RemoteShard *shard, const int64_t *rows, SumsShape *shapes);
+/* The answer's tensors: of each group of the service its sums, and its units' rows as they are, one after another. */
+void request_shapes(const Settings *settings, const RemoteShard *shard, const Unit *units, const int64_t *rows,
+                    AnswerShape *shapes);
 
 #endif

@@ -46,12 +46,14 @@ static bool read_run(Reader *reader, RemoteGroup *group, int64_t width) {
 
 static bool read_group(Reader *reader, RemoteGroup *group, const Settings *settings) {
     int64_t index;
+    const bool bags = group->part->bags > 0;
+    bool more = true;
     if (!read_mark(reader, '{') || !read_key(reader, "group") ||
         !read_number(reader, group->part->group, group->part->group, &index) ||
-        !number(reader, "width", 1, MOST_COLUMNS, &group->width) || !read_mark(reader, ',') ||
-        !read_key(reader, "pieces") || !read_mark(reader, '['))
+        !number(reader, "width", bags ? 1 : 0, bags ? MOST_COLUMNS : 0, &group->width) || !read_mark(reader, ',') ||
+        !read_key(reader, "pieces") || !read_mark(reader, '[') || (!bags && !read_open(reader, ']', &more)))
         return false;
-    for (bool more = true; more;)
+    while (more)
         if (!read_run(reader, group, settings->widths[index]) || !read_next(reader, ']', &more)) return false;
     return read_mark(reader, '}');
 }
@@ -68,6 +70,8 @@ static bool read_groups(Reader *reader, RemoteShard *service, const Settings *se
         if (part == end || part->service != index) break;
         RemoteGroup *group = service->groups + service->group_count++;
         group->part = part;
+        group->tensor = service->tensor_count;
+        service->tensor_count += (part->bags > 0) + (part->unpooled > 0);
         if (!read_group(reader, group, settings) || !read_next(reader, ']', &more)) return false;
         if (!more && (part + 1 == end || part[1].service != index)) return true;
     }
@@ -97,6 +101,43 @@ static bool read_services(Reader *reader, Settings *settings, const Router *rout
                 (long long)router->service_count, (long long)settings->service_count);
 }
 
+/* The next un-pooled look-up: its columns, and the dim of its units' rows. */
+static bool read_unpooled(Reader *reader, Settings *settings, const Router *router, int64_t expected) {
+    const RoutedLookup *lookup = router->lookups + expected;
+    UnpooledColumns *unpooled = settings->unpooled + settings->unpooled_count++;
+    if (!read_mark(reader, '{') || !read_key(reader, "lookup") ||
+        !read_number(reader, expected, expected, &unpooled->lookup) ||
+        !number(reader, "to", 0, MOST_COLUMNS, &unpooled->to) || !number(reader, "dim", 1, MOST_COLUMNS, &unpooled->dim) ||
+        !read_mark(reader, '}'))
+        return false;
+    if (unpooled->to + lookup->routed.count * unpooled->dim > settings->widths[lookup->group])
+        return fail(reader->problem, "%s: look-up %s: its columns are not there", reader->file, lookup->name.text);
+    for (int64_t i = 0; i < lookup->unit_count; i++) {
+        int64_t *dim = settings->dims + lookup->units[i];
+        if (*dim != 0 && *dim != unpooled->dim)
+            return fail(reader->problem, "%s: look-up %s: expected rows of one dim in a unit, got %lld and %lld",
+                        reader->file, lookup->name.text, (long long)*dim, (long long)unpooled->dim);
+        *dim = unpooled->dim;
+    }
+    return true;
+}
+
+/* Of each un-pooled look-up, in the router's order, where there are such. */
+static bool read_all_unpooled(Reader *reader, Settings *settings, const Router *router) {
+    bool more = true;
+    int64_t count = 0;
+    for (int64_t g = 0; g < router->group_count; g++) count += router->groups[g].end - router->groups[g].unpooled;
+    settings->dims = calloc((size_t)router->unit_count, sizeof *settings->dims);
+    settings->unpooled = calloc((size_t)router->lookup_count, sizeof *settings->unpooled);
+    if (settings->dims == NULL || settings->unpooled == NULL) return fail(reader->problem, "%s: out of memory", reader->file);
+    if (count == 0) return true;
+    if (!read_mark(reader, ',') || !read_key(reader, "rows") || !read_mark(reader, '[')) return false;
+    for (int64_t g = 0; g < router->group_count; g++)
+        for (int64_t i = router->groups[g].unpooled; more && i < router->groups[g].end; i++)
+            if (!read_unpooled(reader, settings, router, router->order[i]) || !read_next(reader, ']', &more)) return false;
+    return (!more && settings->unpooled_count == count) || fail(reader->problem, "%s: rows: expected one of each un-pooled look-up", reader->file);
+}
+
 static bool read_settings(Reader *reader, Settings *settings, const Router *router) {
     return read_mark(reader, '{') && name(reader, "name", settings->name) && read_mark(reader, ',') &&
            name(reader, "version", settings->version) && read_widths(reader, settings, router) &&
@@ -104,7 +145,8 @@ static bool read_settings(Reader *reader, Settings *settings, const Router *rout
            number(reader, "hedge_quantile_ppm", 0, 1000000, &settings->hedge_ppm) &&
            number(reader, "max_in_flight", 1, INT32_MAX, &settings->max_in_flight) &&
            number(reader, "degrade", 0, 1, &settings->degrade) && number(reader, "half_sums", 0, 1, &settings->half) &&
-           read_services(reader, settings, router) && read_mark(reader, '}') && read_end(reader);
+           read_services(reader, settings, router) && read_all_unpooled(reader, settings, router) &&
+           read_mark(reader, '}') && read_end(reader);
 }
 
 bool settings_open(const char *folder, const Router *router, Settings *settings, Problem *problem) {
@@ -125,4 +167,6 @@ void settings_close(Settings *settings) {
     }
     free(settings->services);
     free(settings->widths);
+    free(settings->dims);
+    free(settings->unpooled);
 }

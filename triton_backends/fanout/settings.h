@@ -9,7 +9,8 @@
 /* A group of which a service holds look-ups. */
 typedef struct {
     const RoutedPart *part; /* what it gets */
-    int64_t width;          /* of its sums */
+    int64_t width;          /* of its sums; 0 where it has none */
+    int64_t tensor;         /* the first of the answer's tensors that are its: sums, then rows as they are */
     Run *runs;
     int64_t run_count;
 } RemoteGroup;
@@ -18,7 +19,13 @@ typedef struct {
     char name[NAME_BYTES], model[NAME_BYTES]; /* in the plan, and on its own server */
     RemoteGroup *groups;
     int64_t group_count;
+    int64_t tensor_count; /* of an answer */
 } RemoteShard;
+
+/* A look-up whose rows are answered as they are: its columns of the joined sums. */
+typedef struct {
+    int64_t lookup, to, dim;
+} UnpooledColumns;
 
 typedef struct {
     char name[NAME_BYTES];    /* the router's model */
@@ -27,6 +34,9 @@ typedef struct {
     int64_t width_count;
     RemoteShard *services; /* as the router has them */
     const RoutedUnit *units; /* the router's */
+    int64_t *dims;           /* of their rows; 0 where these are summed */
+    UnpooledColumns *unpooled;  /* in the router's order */
+    int64_t unpooled_count;
     int64_t service_count;
     int64_t deadline_us;   /* how long a query may wait for its embedding services, retries included */
     int64_t hedge_ppm;     /* a call slower than this quantile of the latest, in millionths, is sent twice; 0: never */

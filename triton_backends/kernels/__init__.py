@@ -93,7 +93,9 @@ def _load() -> ctypes.CDLL:
     )
     library.elasticrec_check_bags.argtypes = (POINTER(_Sums),)
     library.elasticrec_sum_bags.argtypes = (POINTER(_Sums),)
-    for function in (library.elasticrec_route, library.elasticrec_check_bags, library.elasticrec_sum_bags):
+    library.elasticrec_take_rows.argtypes = (POINTER(_Sums),)
+    summing = library.elasticrec_check_bags, library.elasticrec_sum_bags, library.elasticrec_take_rows
+    for function in (library.elasticrec_route, *summing):
         function.restype = c_int64
     return library
 
@@ -141,6 +143,17 @@ def sum_bags(
         stride=out.strides[0] // out.itemsize,
     )
     _raise_for(_library.elasticrec_sum_bags(asked), rows, ids, lengths)
+    return out
+
+
+def take_rows(matrix: NDArray[np.float32], ids: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Each id's row, (nnz, dim) float32; raises BadIdError as `sum_bags`. matrix: (rows, dim), C-contiguous."""
+    rows, dim = matrix.shape
+    out = np.empty((ids.size, dim), np.float32)
+    asked = _Sums(
+        matrix=matrix.ctypes.data, rows=rows, dim=dim, ids=ids.ctypes.data, count=ids.size, out=out.ctypes.data
+    )
+    _raise_for(_library.elasticrec_take_rows(asked), rows, ids, np.empty(0, np.int32))
     return out
 
 

@@ -104,3 +104,17 @@ int64_t elasticrec_sum_bags(const Sums *sums) {
     else (elasticrec_processor.avx2 ? add_weighted_rows_avx2 : add_weighted_rows_plain)(sums);
     return -1;
 }
+
+/* out[i] = matrix[ids[i]]. Returns the place of the first bad id, or -1 and then all rows are written. */
+int64_t elasticrec_take_rows(const Sums *sums) {
+    const int64_t bad = first_bad_id(sums->ids, sums->count, sums->rows);
+    const int64_t dim = sums->dim, ahead = rows_ahead(sums->rows, dim);
+    for (int64_t i = 0; bad < 0 && i < sums->count; i++) {
+        if (i + ahead < sums->count) {
+            const char *later = (const char *)(sums->matrix + (int64_t)sums->ids[i + ahead] * dim);
+            for (int64_t line = 0; line < 4 * dim; line += 64) PREFETCH(later + line);
+        }
+        memcpy(sums->out + i * dim, sums->matrix + (int64_t)sums->ids[i] * dim, 4 * (size_t)dim);
+    }
+    return bad;
+}

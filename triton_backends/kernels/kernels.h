@@ -1,4 +1,4 @@
-/* The hot loops of serving: routing ids to shards (route.c), and summing the rows of bags (bags.c). */
+/* The hot loops of serving: routing ids to shards (route.c, rows.c), and summing the rows of bags (bags.c). */
 #ifndef ELASTICREC_KERNELS_H
 #define ELASTICREC_KERNELS_H
 
@@ -29,14 +29,31 @@ typedef struct {
     int64_t stride, bag;   /* where they are of one size: from a row's first id to the next one's, and ids a bag */
 } Read;
 
-/* Bags that a service sums alike: what a query sends there. */
+/* Bags that a service sums alike, or rows that it answers as they are: what a query sends there. */
 typedef struct {
     int32_t *ids;     /* room for all */
     float *weights;   /* room for one an id; NULL: none is weighted */
-    int32_t *lengths; /* (rows, bags) */
-    int64_t bags;     /* of a row */
+    int32_t *lengths; /* (rows, bags); of rows as they are one number, how many */
+    int64_t bags;     /* of a row; 0: rows as they are */
     int64_t count;    /* out: ids written */
 } Unit;
+
+/* A row that is answered as it is: the index-th that its unit asks for. */
+typedef struct {
+    int32_t unit, index;
+} FoundRow;
+
+/* The rows that un-pooled look-ups read, each once; and of every id read, which of them it is. */
+typedef struct {
+    uint64_t *keys;     /* a hash table of the rows' keys, at most half full; 0: free */
+    int32_t *numbers;   /* beside the keys: which row */
+    int64_t slots;      /* of the table: a power of two */
+    uint64_t seed;      /* so that nobody can foretell which keys collide */
+    FoundRow *rows;     /* room for all */
+    int64_t row_count;
+    int32_t *positions; /* one an id, in `rows`; -1: padding */
+    int64_t position_count;
+} RowSet;
 
 /* Sums of rows of a matrix (rows, dim). */
 typedef struct {
@@ -52,7 +69,10 @@ typedef struct {
 } Sums;
 
 int64_t elasticrec_route(const Read *reads, int64_t read_count, int64_t rows, Unit *units, int64_t *place);
+int64_t elasticrec_check_rows(const Read *read, int64_t rows);
+void elasticrec_find_rows(const Read *read, int64_t rows, int64_t space, Unit *units, RowSet *set);
 int64_t elasticrec_check_bags(const Sums *sums);
 int64_t elasticrec_sum_bags(const Sums *sums);
+int64_t elasticrec_take_rows(const Sums *sums);
 
 #endif

@@ -1,39 +1,7 @@
 /* Looking up ids one by one, on any processor. */
-#include "id_map.h"
+#include "find.h"
 
 #include <stddef.h>
-#include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
-
-#define DEFINE_FIND(BITS, WORDS)                                                                                      \
-    /* The shard of an id, and its row there. */                                                                      \
-    INLINE uint64_t find_##BITS(const Lookup *lookup, uint64_t id, uint32_t *local) {                                 \
-        const uint64_t block = id / (64 * WORDS), place = id % (64 * WORDS);                                          \
-        const uint64_t word = place / 64, before = ((uint64_t)1 << (place % 64)) - 1;                                 \
-        const uint64_t *counters = lookup->map + block * BLOCK_WORDS(BITS, WORDS);                                    \
-        const uint64_t *planes = counters + COUNTER_WORDS(BITS);                                                      \
-        uint64_t shard = 0;                                                                                           \
-        for (int p = 0; p < BITS; p++) shard |= (planes[p * WORDS + word] >> (place % 64) & 1) << p;                  \
-        memcpy(local, (const char *)counters + 4 * shard, 4);                                                         \
-        for (uint64_t w = 0; w < WORDS; w++) {                                                                        \
-            uint64_t same = -(uint64_t)(w < word) | (before & -(uint64_t)(w == word)); /* no branch */                \
-            for (int p = 0; p < BITS; p++) same &= planes[p * WORDS + w] ^ ((shard >> p & 1) - 1);                    \
-            *local += (uint32_t)__builtin_popcountll(same);                                                           \
-        }                                                                                                             \
-        return shard;                                                                                                 \
-    }
-
-INLINE uint64_t find_0(const Lookup *lookup, uint64_t id, uint32_t *local) {
-    (void)lookup;
-    *local = (uint32_t)id;
-    return 0;
-}
-
-DEFINE_FIND(1, 7)
-DEFINE_FIND(2, 3)
-DEFINE_FIND(3, 4)
-DEFINE_FIND(4, 6)
 
 #define DEFINE_LOOK_UP(INDEX, BITS)                                                                                   \
     INLINE void append_##BITS##_##INDEX(const Lookup *lookup, const INDEX *ids, const float *weights, int64_t size,   \

@@ -52,7 +52,7 @@ static bool check_finite(TRITONBACKEND_Request *request, const char *name, int64
 
 /* The tensor that says how many rows a group has. */
 static const char *counted_by(const Router *router, int64_t group) {
-    const RoutedLookup *lookup = router->lookups + router->order[router->groups[group].first];
+    const RoutedLookup *lookup = router->lookups + router->groups[group].counted;
     return router->inputs[lookup->kind == NO_BOUNDS ? lookup->ids : lookup->bounds].text;
 }
 
@@ -86,7 +86,7 @@ void query_close(const Router *router, QueryInputs *inputs) {
 }
 
 static int64_t lengths_of(const RoutedUnit *unit, const int64_t *rows) {
-    return rows[unit->group] * unit->bags;
+    return unit->bags == 0 ? 1 : rows[unit->group] * unit->bags;
 }
 
 /* All in one piece: the units, all lengths, then each one's ids and weights. */
@@ -110,6 +110,29 @@ bool units_open(const Router *router, const int64_t *room, const int64_t *rows, 
         next += room[u];
     }
     return true;
+}
+
+bool rows_open(const Router *router, int64_t ids, RowSet *set, Problem *problem) {
+    int64_t slots = 1;
+    *set = (RowSet){.seed = router->seed};
+    if (ids == 0) return true;
+    while (slots < 2 * ids) slots *= 2;
+    set->slots = slots;
+    set->keys = calloc((size_t)slots, sizeof *set->keys);
+    set->numbers = malloc((size_t)slots * sizeof *set->numbers);
+    set->rows = malloc((size_t)ids * sizeof *set->rows);
+    set->positions = malloc((size_t)ids * sizeof *set->positions);
+    return (ids <= INT32_MAX && set->keys != NULL && set->numbers != NULL && set->rows != NULL &&
+            set->positions != NULL) ||
+           fail(problem, "out of memory for %lld ids", (long long)ids);
+}
+
+void rows_close(RowSet *set) {
+    free(set->keys);
+    free(set->numbers);
+    free(set->rows);
+    free(set->positions);
+    *set = (RowSet){0};
 }
 
 bool put_divisors(const Router *router, int64_t group, const Unit *units, const bool *asked, int64_t rows,

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* far above what a plan can hold; they keep sums and products of these numbers within 64 bits */
 enum { MAX_ITEMS = 1 << 16, MAX_BAGS = 1 << 20 };
@@ -161,7 +162,7 @@ static bool read_unit(Reader *reader, Router *router) {
     RoutedUnit *unit = added(reader, &router->units, &router->unit_count, sizeof *unit);
     return unit != NULL && read_mark(reader, '{') && read_key(reader, "service") &&
            read_number(reader, 0, MAX_ITEMS - 1, &unit->service) &&
-           field(reader, "group", 0, MAX_ITEMS - 1, &unit->group) && field(reader, "bags", 1, MAX_BAGS, &unit->bags) &&
+           field(reader, "group", 0, MAX_ITEMS - 1, &unit->group) && field(reader, "bags", 0, MAX_BAGS, &unit->bags) &&
            field(reader, "weighted", 0, 1, &unit->weighted) && read_mark(reader, '}');
 }
 
@@ -177,17 +178,37 @@ static bool read_group(Reader *reader, Router *router) {
 
 /* ---- what follows from them ---- */
 
-/* Check where the shards go. */
-static bool check_places(const Router *router, const Reader *reader) {
+/* Whether a look-up's rows can be answered as they are: each id is a bag of its own. */
+static bool can_be_unpooled(const RoutedLookup *lookup) {
+    return lookup->bag == 1 && !lookup->mean && lookup->weights < 0;
+}
+
+/* Check where the shards go: all of a look-up's to units with bags, or none. */
+static bool check_units(const Router *router, const Reader *reader) {
     for (const RoutedLookup *lookup = router->lookups; lookup < router->lookups + router->lookup_count; lookup++)
         for (int64_t i = 0; i < MAX_SHARDS; i++) {
-            const RoutedUnit *unit = router->units + lookup->routed.unit[i];
-            if (lookup->routed.unit[i] >= router->unit_count || unit->group != lookup->group ||
-                unit->weighted != (lookup->weights >= 0) || lookup->routed.place[i] + lookup->routed.count > unit->bags)
+            const RoutedUnit *unit = router->units + lookup->routed.unit[i], *first = router->units + lookup->units[0];
+            if (lookup->routed.unit[i] >= router->unit_count || lookup->units[0] >= router->unit_count ||
+                unit->group != lookup->group || unit->weighted != (lookup->weights >= 0) ||
+                (unit->bags == 0) != (first->bags == 0) ||
+                (unit->bags == 0 ? !can_be_unpooled(lookup)
+                                 : lookup->routed.place[i] + lookup->routed.count > unit->bags))
                 return fail(reader->problem, "%s: look-up %s: a shard lies in a unit or place that is not there",
                             reader->file, lookup->name.text);
         }
     return true;
+}
+
+/* Un-pooled look-ups share what they ask for where they read one table for one group. */
+static void find_spaces(Router *router) {
+    for (RoutedLookup *lookup = router->lookups; lookup < router->lookups + router->lookup_count; lookup++) {
+        const RoutedLookup *other = router->lookups;
+        lookup->space = -1;
+        if (router->units[lookup->units[0]].bags > 0) continue;
+        while (other < lookup && (other->space < 0 || other->table != lookup->table || other->group != lookup->group))
+            other++;
+        lookup->space = other - router->lookups;
+    }
 }
 
 /* Join the units of a service and group. */
@@ -213,29 +234,39 @@ static bool make_parts(Router *router, Reader *reader) {
         part->end = u + 1;
         part->bags += unit->bags;
         part->weighted += unit->weighted;
+        part->unpooled += unit->bags == 0;
     }
     return true;
 }
 
+/* Put a group's look-ups, those with bags or the others, into the order. */
+static int64_t order_lookups(Router *router, int64_t group, bool unpooled, int64_t next) {
+    for (int64_t i = 0; i < router->lookup_count; i++)
+        if (router->lookups[i].group == group && (router->lookups[i].space >= 0) == unpooled) router->order[next++] = i;
+    return next;
+}
+
 /* Put the look-ups in the groups' order. */
 static bool make_groups(Router *router, Reader *reader) {
-    int64_t place = 0;
+    int64_t next = 0;
     router->order = calloc((size_t)router->lookup_count + 1, sizeof *router->order);
     if (router->order == NULL) return fail(reader->problem, "%s: out of memory", reader->file);
     for (int64_t g = 0; g < router->group_count; g++) {
         RoutedGroup *group = router->groups + g;
-        group->first = place;
-        for (int64_t i = 0; i < router->lookup_count; i++) {
-            if (router->lookups[i].group != g) continue;
-            router->order[place++] = i;
-            group->bags += router->lookups[i].routed.count;
-            group->means += router->lookups[i].mean;
+        group->first = next;
+        group->unpooled = order_lookups(router, g, false, next);
+        group->end = next = order_lookups(router, g, true, group->unpooled);
+        group->counted = router->lookup_count;
+        for (int64_t i = group->first; i < group->end; i++) {
+            const RoutedLookup *lookup = router->lookups + router->order[i];
+            if (router->order[i] < group->counted) group->counted = router->order[i];
+            group->bags += lookup->routed.count;
+            group->means += lookup->mean;
         }
-        group->end = place;
-        if (group->first == place)
+        if (group->first == next)
             return fail(reader->problem, "%s: group %s: expected look-ups, got none", reader->file, group->name.text);
     }
-    return place > 0 && place == router->lookup_count
+    return next > 0 && next == router->lookup_count
                ? true
                : fail(reader->problem, "%s: look-ups: expected each in a group, and one at least", reader->file);
 }
@@ -250,7 +281,15 @@ static bool read_router(Router *router, const char *folder, const Mapping *text,
            read_list(&reader, router, "units", read_unit) && read_mark(&reader, ',') &&
            read_list(&reader, router, "services", read_service) && read_mark(&reader, ',') &&
            read_list(&reader, router, "groups", read_group) && read_mark(&reader, '}') && read_end(&reader) &&
-           check_places(router, &reader) && make_parts(router, &reader) && make_groups(router, &reader);
+           check_units(router, &reader) && make_parts(router, &reader) && (find_spaces(router), true) &&
+           make_groups(router, &reader);
+}
+
+/* A number that a client cannot know. */
+static uint64_t drawn(const Router *router) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_nsec * 0x9e3779b97f4a7c15 ^ (uint64_t)now.tv_sec << 32 ^ (uint64_t)(uintptr_t)router;
 }
 
 Router *router_open(const char *folder, Problem *problem) {
@@ -258,6 +297,7 @@ Router *router_open(const char *folder, Problem *problem) {
     if (!map_file(folder, "router.json", &text, problem)) return NULL;
     Router *router = calloc(1, sizeof *router);
     if (router == NULL) fail(problem, "router.json: out of memory");
+    else router->seed = drawn(router);
     if (router != NULL && !read_router(router, folder, &text, problem)) {
         router_close(router);
         router = NULL;

@@ -34,11 +34,13 @@ typedef struct {
     int64_t kind, block, blocks;  /* of bounds */
     int64_t has_padding, padding, from_end;
     int64_t twin;  /* the first look-up with the same ids and bounds */
+    int64_t space; /* of one whose rows are answered as they are: the first such with its table and group; else -1 */
     int64_t units[MAX_SHARDS], unit_count; /* that hold its shards, each once, and its first bag there */
     int64_t places[MAX_SHARDS];
     Lookup routed; /* `count` bags a row */
 } RoutedLookup;
 
+/* bags: 0 where rows are answered as they are. */
 typedef struct {
     int64_t service, group, bags, weighted;
 } RoutedUnit;
@@ -47,13 +49,14 @@ typedef struct {
 typedef struct {
     int64_t service, group;
     int64_t first, end; /* units */
-    int64_t bags, weighted;
+    int64_t bags, weighted, unpooled; /* weighted, unpooled: units; the latter's rows are answered as they are */
     char ids_name[PART_NAME_BYTES], lengths_name[PART_NAME_BYTES], weights_name[PART_NAME_BYTES]; /* the router's outputs */
 } RoutedPart;
 
 typedef struct {
     Name name;
-    int64_t first, end; /* look-ups, by their places in `order` */
+    int64_t first, unpooled, end; /* look-ups, by their indexes in `order`; from `unpooled` on those without bags */
+    int64_t counted;    /* the first one in the model's order, which tells the rows */
     int64_t bags;       /* of a row, all look-ups */
     int64_t means;      /* look-ups that are averaged */
 } RoutedGroup;
@@ -64,12 +67,13 @@ typedef struct {
     int64_t finite_count, input_count, service_count;
     RoutedTable *tables;
     RoutedLookup *lookups;
-    int64_t *order; /* the look-ups, group by group */
+    int64_t *order; /* the look-ups, group by group, those with bags first */
     RoutedUnit *units;
     RoutedPart *parts; /* in the units' order */
     RoutedGroup *groups;
     int64_t table_count, lookup_count, unit_count, part_count, group_count;
     Mapping id_maps;
+    uint64_t seed; /* of hash tables: nobody knows it */
 } Router;
 
 /* Open `router.json` and `idmap.bin`, every number in them checked; NULL and the problem where one is wrong.
@@ -83,6 +87,7 @@ void router_close(Router *router);
 typedef struct {
     int64_t *rows;    /* of each group */
     int64_t *room;    /* ids that can land in each unit */
+    int64_t unpooled;    /* ids of un-pooled look-ups */
     Read *reads;      /* in the router's order */
     int64_t **starts; /* of bags, where the look-up has bounds and is its own twin */
     void **changed;   /* ids and weights that are not read where they came */
@@ -96,9 +101,11 @@ bool router_measure(const Router *router, const Tensor *tensors, Reading *readin
 bool router_read(const Router *router, const Tensor *tensors, Reading *reading, Problem *problem);
 void router_forget(const Router *router, Reading *reading);
 
-/* elasticrec_route for all groups; the problem names table, id and place. units: one each, in their order, with room for
- * the reading's ids (and weights) and rows * bags zeroed lengths. */
-bool router_route(const Router *router, const Tensor *tensors, const Reading *reading, Unit *units, Problem *problem);
+/* elasticrec_route and elasticrec_find_rows for all groups; the problem names table, id and place, and then `set` is as
+ * before. units: one each, in their order, with room for the reading's ids (and weights) and rows * bags zeroed lengths.
+ * set: with room for the reading's ids of un-pooled look-ups, whose positions are added in the order of `order`. */
+bool router_route(const Router *router, const Tensor *tensors, const Reading *reading, Unit *units, RowSet *set,
+                  Problem *problem);
 
 /* What each bag's sum is to be divided by: divisors (rows, bags of the group), the bag's ids where its look-up is averaged
  * and it has any, else 1. units: as router_route leaves them; asked: the services whose ids count, NULL for all. */

@@ -22,7 +22,7 @@ typedef enum { IDS, WEIGHTS, BAG_LENGTHS } Kind;
 static size_t piece(const Unit *unit, Kind kind, int64_t rows, const void **numbers) {
     *numbers = kind == IDS ? (const void *)unit->ids : kind == WEIGHTS ? (const void *)unit->weights : unit->lengths;
     if (*numbers == NULL) return 0;
-    return (size_t)(kind == BAG_LENGTHS ? rows * unit->bags : unit->count);
+    return (size_t)(kind != BAG_LENGTHS ? unit->count : unit->bags == 0 ? 1 : rows * unit->bags);
 }
 
 static bool put_output(TRITONBACKEND_Response *response, const char *name, const RoutedPart *part, const Unit *units,
@@ -57,12 +57,15 @@ static bool put_parts(const Router *router, const Unit *units, const int64_t *ro
 static bool route(const Router *router, const QueryInputs *inputs, TRITONBACKEND_Response *response, Problem *problem) {
     const Reading *reading = &inputs->reading;
     Unit *units = NULL; /* scratch memory, since outputs must be asked for in their exact size */
-    bool good = units_open(router, reading->room, reading->rows, &units, problem) &&
-                router_route(router, inputs->tensors, reading, units, problem) &&
+    RowSet set;
+    bool good = rows_open(router, reading->unpooled, &set, problem) &&
+                units_open(router, reading->room, reading->rows, &units, problem) &&
+                router_route(router, inputs->tensors, reading, units, &set, problem) &&
                 put_parts(router, units, reading->rows, response, problem);
     for (int64_t g = 0; good && g < router->group_count; g++)
         good = put_divisors(router, g, units, NULL, reading->rows[g], response, problem);
     free(units);
+    rows_close(&set);
     return good;
 }
 

@@ -72,7 +72,7 @@ static int64_t counted_by(const RoutedLookup *lookup) {
 static bool measure(const Router *router, const Tensor *tensors, int64_t *rows, Problem *problem) {
     for (int64_t i = 0; i < router->lookup_count; i++) {
         const RoutedLookup *lookup = router->lookups + i;
-        const RoutedLookup *first = router->lookups + router->order[router->groups[lookup->group].first];
+        const RoutedLookup *first = router->lookups + router->groups[lookup->group].counted;
         const Tensor *tensor = tensors + counted_by(lookup);
         int64_t found;
         if (!(lookup->kind == NO_BOUNDS ? measure_columns : measure_bounds)(router, lookup, tensor, &found, problem))
@@ -239,6 +239,7 @@ static bool read_one(const Router *router, const Tensor *tensors, int64_t number
     const int64_t most = read->starts == NULL ? rows * span(read) : read->starts[rows] - read->starts[0];
     if (most > INT32_MAX) return fail(problem, "%s: too many ids", input(router, lookup->ids));
     for (int64_t i = 0; i < lookup->unit_count; i++) reading->room[lookup->units[i]] += most;
+    if (lookup->space >= 0) reading->unpooled += most;
     if (is_plain(lookup, read, rows)) return true;
     return change(router, tensors + lookup->ids, lookup, rows, most, reading->changed + number, read, problem);
 }
@@ -274,17 +275,37 @@ void router_forget(const Router *router, Reading *reading) {
 
 /* ---- routing ---- */
 
-bool router_route(const Router *router, const Tensor *tensors, const Reading *reading, Unit *units, Problem *problem) {
+static bool bad_id_of(const Router *router, const Tensor *tensors, const Reading *reading, int64_t nth, int64_t place,
+                      Problem *problem) {
+    const RoutedLookup *lookup = router->lookups + router->order[nth];
+    const Read *read = reading->reads + nth; /* none that was changed: those are good */
+    return bad_id(router, lookup, tensors + lookup->ids, read->stride, lookup->begin + place, problem);
+}
+
+/* Whether the ids of un-pooled look-ups are good. */
+static bool check_rows(const Router *router, const Tensor *tensors, const Reading *reading, Problem *problem) {
+    for (int64_t g = 0; g < router->group_count; g++)
+        for (int64_t i = router->groups[g].unpooled; i < router->groups[g].end; i++) {
+            const int64_t bad = elasticrec_check_rows(reading->reads + i, reading->rows[g]);
+            if (bad >= 0) return bad_id_of(router, tensors, reading, i, bad, problem);
+        }
+    return true;
+}
+
+bool router_route(const Router *router, const Tensor *tensors, const Reading *reading, Unit *units, RowSet *set,
+                  Problem *problem) {
+    if (!check_rows(router, tensors, reading, problem)) return false;
     for (int64_t g = 0; g < router->group_count; g++) {
         const RoutedGroup *group = router->groups + g;
         int64_t place;
-        const int64_t bad = elasticrec_route(reading->reads + group->first, group->end - group->first,
+        const int64_t bad = elasticrec_route(reading->reads + group->first, group->unpooled - group->first,
                                              reading->rows[g], units, &place);
-        if (bad < 0) continue;
-        const RoutedLookup *lookup = router->lookups + router->order[group->first + bad];
-        const Read *read = reading->reads + group->first + bad; /* none that was changed: those are good */
-        return bad_id(router, lookup, tensors + lookup->ids, read->stride, lookup->begin + place, problem);
+        if (bad >= 0) return bad_id_of(router, tensors, reading, group->first + bad, place, problem);
     }
+    for (int64_t g = 0; g < router->group_count; g++)
+        for (int64_t i = router->groups[g].unpooled; i < router->groups[g].end; i++)
+            elasticrec_find_rows(reading->reads + i, reading->rows[g], router->lookups[router->order[i]].space, units,
+                                 set);
     return true;
 }
 
@@ -306,8 +327,8 @@ void router_divide(const Router *router, int64_t group, const Unit *units, const
     const int64_t width = router->groups[group].bags;
     int64_t column = 0;
     memset(divisors, 0, (size_t)(rows * width) * sizeof *divisors);
-    for (int64_t i = router->groups[group].first; i < router->groups[group].end; i++) {
-        const RoutedLookup *lookup = router->lookups + router->order[i];
+    for (const RoutedLookup *lookup = router->lookups; lookup < router->lookups + router->lookup_count; lookup++) {
+        if (lookup->group != group) continue;
         if (lookup->mean) count_ids(lookup, router->units, units, asked, rows, width, divisors + column);
         column += lookup->routed.count;
     }

@@ -1,5 +1,6 @@
 #include "shard.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "../kernels/kernels.h"
@@ -42,7 +43,7 @@ static bool read_units(Shard *shard, ShardGroup *group, Reader *reader) {
         ShardUnit *unit = shard->units + shard->unit_count++;
         if (!read_mark(reader, '{') || !read_key(reader, "matrix") ||
             !read_number(reader, 0, shard->matrix_count - 1, &unit->matrix) ||
-            !field(reader, "bags", 1, MAX_BAGS, &unit->bags) ||
+            !field(reader, "bags", 0, MAX_BAGS, &unit->bags) ||
             !field(reader, "columns", -1, MAX_COLUMNS, &unit->columns) ||
             !field(reader, "weighted", 0, 1, &unit->weighted) || !read_mark(reader, '}') ||
             !read_next(reader, ']', &more))
@@ -50,6 +51,9 @@ static bool read_units(Shard *shard, ShardGroup *group, Reader *reader) {
         group->bags += unit->bags;
         group->width += unit->bags * shard->matrices[unit->matrix].dim;
         group->weighted += unit->weighted;
+        group->unpooled += unit->bags == 0;
+        if (unit->bags == 0 && unit->weighted)
+            return fail(reader->problem, "%s: expected rows as they are without weights", reader->file);
         group->most_ids += unit->columns < 0 ? MOST_VARYING_IDS : group->max_rows * unit->columns;
     }
     group->end = shard->unit_count;
@@ -119,14 +123,19 @@ void shard_close(Shard *shard) {
     free(shard);
 }
 
-bool shard_check_size(const ShardGroup *group, const Bags *bags, Problem *problem) {
-    const int64_t rows = group->max_rows, side = group->bags;
-    if (bags->length_count % side != 0)
-        return fail(problem, "lengths: expected a multiple of %lld, the bags of a row, got %lld", (long long)side,
-                    (long long)bags->length_count);
-    if (bags->length_count > rows * side)
+/* Whether there can be so many lengths and ids. */
+static bool check_size(const ShardGroup *group, const Bags *bags, Problem *problem) {
+    const int64_t rows = group->max_rows, side = group->bags, count = bags->length_count - group->unpooled;
+    if (count < 0 || (side == 0 ? count != 0 : count % side != 0)) {
+        char more[64] = "";
+        if (group->unpooled > 0) snprintf(more, sizeof more, ", and %lld more", (long long)group->unpooled);
+        return fail(problem, "lengths: expected a multiple of %lld, the bags of a row%s, got %lld", (long long)side,
+                    more, (long long)bags->length_count);
+    }
+    if (count > rows * side)
         return fail(problem, "lengths: expected at most %lld (%lld rows of %lld bags), got %lld",
-                    (long long)(rows * side), (long long)rows, (long long)side, (long long)bags->length_count);
+                    (long long)(rows * side + group->unpooled), (long long)rows, (long long)side,
+                    (long long)bags->length_count);
     return bags->id_count <= group->most_ids ||
            fail(problem, "ids: expected at most %lld in %lld rows, got %lld", (long long)group->most_ids,
                 (long long)rows, (long long)bags->id_count);
@@ -146,51 +155,72 @@ static bool bad_lengths(const Bags *bags, Problem *problem) {
                 (long long)count_ids(bags->lengths, bags->length_count));
 }
 
-/* Whether lengths and weights make up what is there, where the kernel would not see it: it sees one unit. */
-static bool check_counts(const Shard *shard, const ShardGroup *group, const Bags *bags, int64_t rows, Problem *problem) {
+/* How many lengths a unit has. */
+static int64_t lengths_of(const ShardUnit *unit, int64_t rows) {
+    return unit->bags == 0 ? 1 : rows * unit->bags;
+}
+
+/* Whether lengths and weights make up what is there, where the kernel would not see it: it sees one unit of bags. */
+static bool check_counts(const Shard *shard, const ShardGroup *group, const Bags *bags, int64_t rows, int64_t *numbers,
+                         Problem *problem) {
     const int32_t *lengths = bags->lengths;
     int64_t wanted = 0, negative = 0;
     for (int64_t bag = 0; bag < bags->length_count; bag++) negative |= lengths[bag] < 0;
     if (negative || count_ids(lengths, bags->length_count) != bags->id_count) return bad_lengths(bags, problem);
     for (const ShardUnit *unit = shard->units + group->first; unit < shard->units + group->end; unit++) {
         if (unit->weighted) wanted += count_ids(lengths, rows * unit->bags);
-        lengths += rows * unit->bags;
+        if (unit->bags == 0) *numbers += lengths[0] * shard->matrices[unit->matrix].dim;
+        lengths += lengths_of(unit, rows);
     }
     return wanted == bags->weight_count ||
            fail(problem, "weights: expected %lld, one for each id of weighted units, got %lld", (long long)wanted,
                 (long long)bags->weight_count);
 }
 
-bool shard_sums(const Shard *shard, const ShardGroup *group, const Bags *bags, float *sums, Problem *problem) {
-    const int64_t rows = bags->length_count / group->bags;
-    const bool alone = group->end - group->first == 1;
+/* Whether a group's only unit has bags without weights. */
+static bool is_plain(const ShardGroup *group) {
+    return group->end - group->first == 1 && group->weighted == 0 && group->unpooled == 0;
+}
+
+bool shard_check(const Shard *shard, const ShardGroup *group, const Bags *bags, int64_t *rows, int64_t *numbers,
+                 Problem *problem) {
+    *numbers = 0;
+    if (!check_size(group, bags, problem)) return false;
+    *rows = group->bags == 0 ? 0 : (bags->length_count - group->unpooled) / group->bags;
+    return is_plain(group) || check_counts(shard, group, bags, *rows, numbers, problem);
+}
+
+bool shard_answer(const Shard *shard, const ShardGroup *group, const Bags *bags, float *sums, float *rows,
+                  Problem *problem) {
+    const int64_t count = group->bags == 0 ? 0 : (bags->length_count - group->unpooled) / group->bags;
     int64_t id = 0, bag = 0, weight = 0, column = 0;
-    if ((!alone || group->weighted > 0) && !check_counts(shard, group, bags, rows, problem)) return false;
     for (const ShardUnit *unit = shard->units + group->first; unit < shard->units + group->end; unit++) {
         const Matrix *matrix = shard->matrices + unit->matrix;
-        const int64_t count = alone ? bags->id_count : count_ids(bags->lengths + bag, rows * unit->bags);
+        const int64_t lengths = lengths_of(unit, count);
+        const int64_t ids = is_plain(group) ? bags->id_count : count_ids(bags->lengths + bag, lengths);
         const Sums asked = {
             .matrix = matrix->numbers,
             .rows = matrix->rows,
             .dim = matrix->dim,
             .ids = bags->ids + id,
-            .count = count,
+            .count = ids,
             .weights = unit->weighted ? bags->weights + weight : NULL,
             .lengths = bags->lengths + bag,
-            .bags = rows * unit->bags,
-            .out = sums + column,
+            .bags = lengths,
+            .out = unit->bags == 0 ? rows : sums + column,
             .side = unit->bags,
             .stride = group->width,
         };
-        const int64_t bad = elasticrec_sum_bags(&asked);
+        const int64_t bad = unit->bags == 0 ? elasticrec_take_rows(&asked) : elasticrec_sum_bags(&asked);
         if (bad == -2) return bad_lengths(bags, problem);
         if (bad >= 0)
             return fail(problem, "ids: expected rows in [0, %lld), got %d at place %lld", (long long)matrix->rows,
                         asked.ids[bad], (long long)(id + bad));
-        id += count;
-        weight += unit->weighted ? count : 0;
-        bag += asked.bags;
+        id += ids;
+        weight += unit->weighted ? ids : 0;
+        bag += lengths;
         column += unit->bags * matrix->dim;
+        if (unit->bags == 0 && ids > 0) rows += ids * matrix->dim;
     }
     return true;
 }

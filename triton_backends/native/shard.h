@@ -9,10 +9,10 @@ typedef struct {
     const float *numbers; /* (rows, dim) */
 } Matrix;
 
-/* Bags of rows of one matrix. */
+/* Bags of rows of one matrix, or such rows as they are. */
 typedef struct {
     int64_t matrix;
-    int64_t bags;    /* of a query's row */
+    int64_t bags;    /* of a query's row; 0: rows as they are */
     int64_t columns; /* ids that a query's row can have here; -1: any number */
     int64_t weighted;
 } ShardUnit;
@@ -21,8 +21,8 @@ typedef struct {
     int64_t group;       /* its number in the model, which its tensors' names end with */
     int64_t max_rows;    /* of a query */
     int64_t first, end;  /* units */
-    int64_t bags, width; /* of a query's row: lengths, and numbers that come out */
-    int64_t weighted;    /* units */
+    int64_t bags, width; /* of a query's row: lengths, and numbers that come out; 0 where no unit has bags */
+    int64_t weighted, unpooled; /* units; the latter's rows are answered as they are */
     int64_t most_ids;
 } ShardGroup;
 
@@ -38,18 +38,22 @@ typedef struct {
 Shard *shard_open(const char *folder, Problem *problem);
 void shard_close(Shard *shard);
 
-/* A query of a group: its units' ids, lengths and weights, one unit's after the other's. */
+/* A query of a group: its units' ids, lengths and weights, one unit's after the other's. A unit of rows as they are has
+ * one length: how many. */
 typedef struct {
     const int32_t *ids, *lengths;
     const float *weights; /* one an id of the weighted units */
     int64_t id_count, length_count, weight_count;
 } Bags;
 
-/* Whether so many lengths, one a bag, and ids can be a query's; asked before room is made for the sums. */
-bool shard_check_size(const ShardGroup *group, const Bags *bags, Problem *problem);
+/* Whether the lengths, one a bag, can be a query's and make up its ids and weights; asked before room is made for the
+ * answer, which has so many rows of sums, and so many numbers of rows as they are. */
+bool shard_check(const Shard *shard, const ShardGroup *group, const Bags *bags, int64_t *rows, int64_t *numbers,
+                 Problem *problem);
 
-/* Write the sums (rows, width), a row's units side by side. The problem names the first bad id, or the lengths that do
- * not fit. */
-bool shard_sums(const Shard *shard, const ShardGroup *group, const Bags *bags, float *sums, Problem *problem);
+/* Write the sums (rows, width), a row's units side by side, and the rows as they are, a unit's after the other's. The
+ * problem names the first bad id, or the lengths that do not fit. */
+bool shard_answer(const Shard *shard, const ShardGroup *group, const Bags *bags, float *sums, float *rows,
+                  Problem *problem);
 
 #endif

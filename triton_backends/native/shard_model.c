@@ -1,6 +1,7 @@
 /* For each group that it holds look-ups of: `ids` (1, nnz), `lengths` (1, rows * bags) and, where some are weighted,
- * `weights` (1, nnz of those) -> `sums` (rows, width): a query's partial sums over the rows held here. Of a later group the
- * names have its suffix. */
+ * `weights` (1, nnz of those) -> `sums` (rows, width): a query's partial sums over the rows held here; and of units without
+ * bags, whose one length says how many ids they have, `rows` (1, numbers): each id's. Of a later group the names have its
+ * suffix. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,19 +20,39 @@ void model_close(void *model) {
 
 enum { IDS, BAG_LENGTHS, WEIGHTS, KINDS };
 
-/* Sum into the response's own memory, or beside it where that is not aligned. */
-static bool put_sums(const Shard *shard, const ShardGroup *group, const Bags *bags, const char *name,
-                     TRITONBACKEND_Response *response, Problem *problem) {
-    const int64_t rows = bags->length_count / group->bags;
+/* An output, written into the response's own memory, or beside it where that is not aligned. */
+typedef struct {
     void *output;
-    if (!add_output(response, name, TRITON_TYPE_FP32, rows, group->width, &output, problem)) return false;
-    if ((uintptr_t)output % sizeof(float) == 0) return shard_sums(shard, group, bags, output, problem);
-    const size_t size = sizeof(float) * (size_t)(rows * group->width);
-    float *sums = malloc(size + 1);
-    if (sums == NULL) return fail(problem, "%s: out of memory", name);
-    const bool good = shard_sums(shard, group, bags, sums, problem);
-    if (good) memcpy(output, sums, size);
-    free(sums);
+    float *numbers;
+    size_t size;
+} Answer;
+
+static bool open_answer(TRITONBACKEND_Response *response, const char *name, const char *suffix, int64_t rows,
+                        int64_t columns, Answer *answer, Problem *problem) {
+    char text[32];
+    snprintf(text, sizeof text, "%s%s", name, suffix);
+    *answer = (Answer){.size = sizeof(float) * (size_t)(rows * columns)};
+    if (!add_output(response, text, TRITON_TYPE_FP32, rows, columns, &answer->output, problem)) return false;
+    answer->numbers = (uintptr_t)answer->output % sizeof(float) == 0 ? answer->output : malloc(answer->size + 1);
+    return answer->numbers != NULL || answer->size == 0 || fail(problem, "%s: out of memory", text);
+}
+
+static void close_answer(Answer *answer, bool good) {
+    if (answer->numbers == NULL || answer->numbers == answer->output) return;
+    if (good && answer->size > 0) memcpy(answer->output, answer->numbers, answer->size);
+    free(answer->numbers);
+}
+
+static bool put_answers(const Shard *shard, const ShardGroup *group, const Bags *bags, const char *suffix,
+                        TRITONBACKEND_Response *response, Problem *problem) {
+    int64_t rows, numbers;
+    Answer sums = {0}, unpooled = {0};
+    const bool good = shard_check(shard, group, bags, &rows, &numbers, problem) &&
+                      (group->bags == 0 || open_answer(response, "sums", suffix, rows, group->width, &sums, problem)) &&
+                      (group->unpooled == 0 || open_answer(response, "rows", suffix, 1, numbers, &unpooled, problem)) &&
+                      shard_answer(shard, group, bags, sums.numbers, unpooled.numbers, problem);
+    close_answer(&sums, good);
+    close_answer(&unpooled, good);
     return good;
 }
 
@@ -55,14 +76,13 @@ static bool open_tensors(TRITONBACKEND_Request *request, const ShardGroup *group
 static bool answer(const Shard *shard, const ShardGroup *group, TRITONBACKEND_Request *request,
                    TRITONBACKEND_Response *response, Problem *problem) {
     Tensor tensors[KINDS] = {{0}};
-    char suffix[SUFFIX_BYTES], name[32];
+    char suffix[SUFFIX_BYTES];
     group_suffix(group->group, suffix);
-    snprintf(name, sizeof name, "sums%s", suffix);
     bool good = open_tensors(request, group, suffix, tensors, problem);
     if (good) {
         const Bags bags = {tensors[IDS].data,          tensors[BAG_LENGTHS].data,  tensors[WEIGHTS].data,
                            tensors[IDS].count,         tensors[BAG_LENGTHS].count, tensors[WEIGHTS].count};
-        good = shard_check_size(group, &bags, problem) && put_sums(shard, group, &bags, name, response, problem);
+        good = put_answers(shard, group, &bags, suffix, response, problem);
     }
     for (int kind = 0; kind < KINDS; kind++) tensor_close(tensors + kind);
     return good;

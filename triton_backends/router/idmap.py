@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from triton_backends.kernels import MAX_SHARDS
 
+Integers = NDArray[np.int64]
+
 PLANE_WORDS = {1: 7, 2: 3, 3: 4, 4: 6}  # 64-bit words of a bit plane in a block, by bits a row
 
 
@@ -47,6 +49,33 @@ def build_id_map(shard_of_row: NDArray[np.uint8], shards: int) -> NDArray[np.uin
     padded = np.zeros((blocks, 64 * words), np.uint8)
     padded.reshape(-1)[: shard_of_row.size] = shard_of_row
     return np.hstack([_counters(padded, 1 << bits), _planes(padded, bits)])
+
+
+def find_rows(id_map: NDArray[np.uint64], shards: int, ids: NDArray[np.int64]) -> tuple[Integers, Integers]:
+    """The shard of each id (n,), and its row there.
+
+    id_map: a table's map as `build_id_map` makes it, in any shape. Memory goes with 1,000 ids, not with all.
+    """
+    bits = shard_bits(shards)
+    if bits == 0:
+        return np.zeros(ids.shape, np.int64), ids
+    parts = [_find_rows(id_map, bits, part) for part in np.array_split(ids, 1 + ids.size // 1000)]
+    shard, local = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return shard, local
+
+
+def _find_rows(id_map: NDArray[np.uint64], bits: int, ids: NDArray[np.int64]) -> tuple[Integers, Integers]:
+    words, counters = PLANE_WORDS[bits], (1 << bits) // 2
+    number, index = np.divmod(ids, 64 * words)
+    blocks = id_map.reshape(-1, counters + bits * words)[number]  # (n, block words)
+    before_block = np.ascontiguousarray(blocks[:, :counters]).view(np.uint32)  # (n, shards)
+    planes = np.ascontiguousarray(blocks[:, counters:]).view(np.uint8).reshape(len(ids), bits, 8 * words)
+    of_bits = np.unpackbits(planes, axis=2, bitorder="little").astype(np.int64)  # (n, bits, ids of a block)
+    shards = (of_bits << np.arange(bits)[:, None]).sum(axis=1)
+    each = np.arange(len(ids))
+    shard = shards[each, index]
+    before = (shards == shard[:, None]) & (np.arange(64 * words) < index[:, None])
+    return shard, before_block[each, shard] + before.sum(axis=1)
 
 
 def _counters(shard_of_row: NDArray[np.uint8], shards: int) -> NDArray[np.uint64]:

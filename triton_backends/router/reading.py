@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from triton_backends.router.routing import ENDS, LENGTHS, OFFSETS, RoutedLookup, RoutedTable
 
+PADDING = -1  # among ids that were read
 MAX_ROWS = 4096  # of the first group
 MAX_OTHER_ROWS = 1 << 20
 
@@ -22,7 +23,7 @@ class Reading:
 
     ids: (nnz,), a row's after those of the row before; weights: (nnz,) or None. Bags of one size: `bag` ids, and
     `stride` from a row's first to the next one's; else starts: (rows + 1,) int64, where each row's one bag begins.
-    first: the place of ids[0] in the tensor. most: ids that the look-up has.
+    first: the place of ids[0] in the tensor.
     """
 
     lookup: RoutedLookup
@@ -35,7 +36,6 @@ class Reading:
     stride: int
     bag: int
     first: int
-    most: int
 
     def bad_id(self, place: int) -> str:
         """What is wrong with the id at a place of `ids`."""
@@ -130,17 +130,15 @@ def _read(
     if lookup.kind == 0:
         bag = lookup.bag if lookup.width >= 0 else (tensor.shape[-1] if tensor.shape else 1)
         width = lookup.width if lookup.width >= 0 else bag
-        begin, most = lookup.begin, lookup.count * bag
+        begin = lookup.begin
         ids = flat[begin:]
         if _needs_change(lookup):
             changed = flat.copy()
-            taken = changed.reshape(rows, width)[:, begin : begin + most]
+            taken = changed.reshape(rows, width)[:, begin : begin + lookup.count * bag]
             taken[:] = _changed(names, table, lookup, taken, begin, width)
             ids = changed[begin:]
         shifted = None if weights is None else weights[begin:]
-        return Reading(
-            lookup, table, names[lookup.ids], rows, ids, shifted, None, width, bag, begin, rows * lookup.count * bag
-        )
+        return Reading(lookup, table, names[lookup.ids], rows, ids, shifted, None, width, bag, begin)
     key = lookup.bounds, lookup.kind, lookup.ids
     if key not in known:
         known[key] = _starts(names, table, lookup, tensors[lookup.bounds].reshape(-1), flat.size)
@@ -150,8 +148,7 @@ def _read(
         ids = flat.copy()
         first, end = int(starts[0]), int(starts[-1])
         ids[first:end] = _changed(names, table, lookup, flat[first:end], first, None)
-    most = int(starts[-1] - starts[0])
-    return Reading(lookup, table, names[lookup.ids], rows, ids, weights, starts, 0, 0, 0, most)
+    return Reading(lookup, table, names[lookup.ids], rows, ids, weights, starts, 0, 0, 0)
 
 
 def _weights(name: str, weights: NDArray[Any], ids: str, count: int) -> NDArray[np.float32]:

@@ -120,9 +120,19 @@ def _reason(graph: ProgramGraph, name: str, held: Sequence[ProgramSite], sites: 
         taken = [node for node in (site.ids, site.offsets, site.weights) if node is not None]
         if (before := next((node for node in ancestors(taken) if node in looked_up), None)) is not None:
             return f"the ids of node {site.operator.name} depend on looked-up values, of node {before.name}"
+        computed = ancestors(node for node in (site.ids, site.offsets) if node is not None)
+        if (rounded := next((node for node in computed if _is_bfloat16(node)), None)) is not None:
+            return (
+                f"the ids of node {site.operator.name} are computed in bfloat16, by node {rounded.name}, but a server "
+                "computes in float32"
+            )
         if is_fixed(graph, site.ids):
             return f"the ids of node {site.operator.name} are the same in every query"
     return None
+
+
+def _is_bfloat16(node: Node) -> bool:
+    return getattr(node.meta.get("val"), "dtype", None) == torch.bfloat16
 
 
 def _first_of_equal(graph: ProgramGraph) -> dict[Node, Node]:

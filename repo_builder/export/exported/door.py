@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from repo_builder.errors import ExportError, InputError, ModelFileError
+from repo_builder.export.bfloat16 import refuse_bfloat16
 from repo_builder.export.exported.costs import dense_costs
 from repo_builder.export.exported.cut import Keep, ProgramCut, choose
 from repo_builder.export.exported.describe import describe
@@ -69,6 +70,7 @@ class ExportedSource:
         self._cut, read = dense_program(graph, choice, sizes)
         described = describe(name, graph, choice, sizes, _output_names(graph), read)
         self._computed = described.computed
+        refuse_bfloat16(self._path, _bfloat16_ends(described.model))
         self.model = self._measured(described.model)
         self._onnx: onnx.ModelProto | None = None
 
@@ -142,6 +144,12 @@ class ExportedSource:
     def tried(self) -> Arrays:
         """As `Source` says."""
         return self._query
+
+
+def _bfloat16_ends(model: Model) -> list[str]:
+    """What a graph of the model takes or gives in that."""
+    before = model.ids_graph.inputs if model.ids_graph is not None else ()
+    return [each.name for each in (*model.dense.inputs, *before, *model.outputs) if each.datatype == "BF16"]
 
 
 def _output_names(graph: ProgramGraph) -> list[str]:

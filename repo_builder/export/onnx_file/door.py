@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from repo_builder.errors import ModelFileError
+from repo_builder.export.bfloat16 import in_float32, refuse_bfloat16
 from repo_builder.export.join import lookup_name
 from repo_builder.export.onnx_file.cut import Keep, OnnxCut, OnnxLookup, cut
 from repo_builder.export.onnx_file.dense_graph import dense_graph, dims, flops, ids_graph, lookup_shape, parameter_bytes
@@ -53,6 +54,8 @@ def open_onnx(
     """
     path = path.resolve() if path.is_symlink() else path  # what lies in it is read from its folder
     lean = read_without_weights(path)
+    refuse_bfloat16(path, _bfloat16_ends(lean.graph))
+    widened = in_float32(lean)
     model = plain(lean, path)
     hoist_look_ups(model.graph, path.parent)
     graph = Graph(model, path.parent, name_symbols(model.graph, path))
@@ -65,7 +68,15 @@ def open_onnx(
     _refuse_none(path, found)
     recorded = read_samples(samples, inputs) if samples is not None else None
     query, answers = _tried(path, whole, inputs, found, graph, recorded)
-    return _source(path, name, graph, found, inputs, whole, query, answers, recorded)
+    source = _source(path, name, graph, found, inputs, whole, query, answers, recorded)
+    source.is_as_filed = not widened
+    return source
+
+
+def _bfloat16_ends(graph: onnx.GraphProto) -> list[str]:
+    given = {tensor.name for tensor in graph.initializer}  # old files list weights as inputs too
+    ends = (entry for entry in (*graph.input, *graph.output) if entry.name not in given)
+    return [entry.name for entry in ends if entry.type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16]
 
 
 def _tensor(path: Path, graph: Graph, entry: onnx.ValueInfoProto) -> Tensor:

@@ -42,6 +42,7 @@ class OnnxSource:
         tried: a query that the model takes. recorded: the samples.
         """
         self.model = model
+        self.is_as_filed = True
         self.notes: Sequence[str] = cut.notes
         self.tolerance = HALF_TOLERANCE if _computes_in_halves(graph) else TOLERANCE
         self._path = path
@@ -66,7 +67,9 @@ class OnnxSource:
         return write_model(self._ids, self._path.parent, folder) if self._ids is not None else ()
 
     def write_whole(self, folder: Path) -> Sequence[str]:
-        """Copy the file itself, and what lies beside it."""
+        """Copy the file itself, and what lies beside it; nothing where it computes in what onnxruntime cannot."""
+        if not self.is_as_filed:
+            return []
         shutil.copyfile(self._path, folder / FILE)
         stored = onnx.ModelProto.FromString(lean_message(self._path))
         places = {external_place(each)[0] for each in tensors(stored.graph) if is_external(each)}

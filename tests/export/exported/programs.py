@@ -278,6 +278,24 @@ class Halves(nn.Module):
         return low.double() + self.fp64(ids).float().double()
 
 
+class Bfloat16(nn.Module):
+    """A model in bfloat16 that takes and gives float32: look-ups, weighted bags, a mean, a constant, and ids of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.rounded = nn.Embedding(60, 8), nn.Embedding(40, 4)
+        self.bag, self.mean = nn.EmbeddingBag(50, 8, mode="sum"), nn.EmbeddingBag(50, 8, mode="mean")
+        self.hidden, self.score = nn.Linear(8 * 3 + 4 + 4, 16), nn.Linear(16, 1)
+        self.to(torch.bfloat16)
+
+    def forward(self, ids: Tensor, seen: Tensor, numbers: Tensor) -> Tensor:
+        narrow = numbers.to(torch.bfloat16)
+        weighted = self.bag(seen, per_sample_weights=torch.ones_like(seen, dtype=torch.bfloat16) * 0.5)
+        vectors = [self.table(ids), weighted, self.mean(seen), self.rounded((narrow[:, 0] * 39).long()), narrow]
+        joined = torch.cat(vectors, 1) * torch.tensor(0.75, dtype=torch.bfloat16)
+        return torch.sigmoid(self.score(torch.relu(self.hidden(joined)))).float()
+
+
 class InPlace(nn.Module):
     """Operators that write into what they are given: ids, vectors and a sum."""
 
@@ -361,6 +379,14 @@ CASES = {
     ),
     "keyed": Case(Keyed, keyed_query),
     "halves": Case(Halves, lambda rows, rng: {"ids": integers(rng, 30, rows)}),
+    "bfloat16": Case(
+        Bfloat16,
+        lambda rows, rng: {
+            "ids": integers(rng, 60, rows),
+            "seen": integers(rng, 50, rows, 3),
+            "numbers": rng.random((rows, 4), np.float32),
+        },
+    ),
     "in_place": Case(InPlace, lambda rows, rng: {"ids": integers(rng, 28, rows, 3)}),
     "kept": Case(Kept, lambda rows, rng: {"ids": integers(rng, 40, rows, 3)}),
 }

@@ -15,13 +15,13 @@ from torch.utils._pytree import tree_leaves
 from repo_builder.export import torch_onnx
 from repo_builder.export.exported import open_exported
 from repo_builder.export.torch_onnx import quiet
-from repo_builder.model.source import Source
+from repo_builder.model.source import HALF_TOLERANCE, Source
 from repo_builder.model.types import BATCH, Columns, Group, Ids, Ragged
 from tests.export.exported.oracle import Cut, assert_same, partials_of
 from tests.export.exported.programs import CASES, DeepFm, export
 
 KEEP_UNDER = {"kept": 100, "keyed": 10_000}
-LOOSE = {"halves": 1e-4}
+LOOSE = {"halves": 1e-4, "bfloat16": HALF_TOLERANCE}
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,14 @@ def test_ids_that_are_worked_out(opened: Callable[[str], Opened]) -> None:
     assert {tensor.datatype for tensor in model.ids_graph.outputs} == {"INT64"}
     assert [tensor.name for tensor in model.dense.inputs] == ["numbers"]
     assert not model.dense.batched  # an output sums over the batch
+
+
+def test_a_model_in_bfloat16_is_served_in_float32_but_for_ids_that_it_rounds(opened: Callable[[str], Opened]) -> None:
+    source = opened("bfloat16").source
+    assert {table.name for table in source.model.tables} == {"table", "bag", "mean"}
+    assert source.tolerance == HALF_TOLERANCE
+    (kept,) = source.model.kept
+    assert kept.name == "rounded" and "are computed in bfloat16, by node" in kept.reason
 
 
 def test_groups(opened: Callable[[str], Opened]) -> None:

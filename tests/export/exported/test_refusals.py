@@ -52,6 +52,15 @@ class Branch(nn.Module):
         return torch.cond(ids.sum() > 3, lambda each: self.table(each), lambda each: -self.table(each), (ids,))
 
 
+class NarrowEnds(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 4, dtype=torch.bfloat16)
+
+    def forward(self, ids: Tensor, scale: Tensor) -> Tensor:
+        return self.table(ids) * scale
+
+
 class Training(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -226,3 +235,14 @@ def test_queries_that_are_none_of_the_models(ranker: Path) -> None:
     ):
         with pytest.raises(InputError, match=said):
             source.answers(query)
+
+
+def test_bfloat16_at_the_ends(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    save(NarrowEnds(), (IDS, torch.ones(3, 1, dtype=torch.bfloat16)), path, ({0: torch.export.Dim.AUTO},) * 2)
+    with pytest.raises(ModelFileError) as raised:
+        open_exported(path, "model", None, 0, {})
+    assert len(raised.value.problems) == 2
+    for name, problem in zip(("scale", "mul"), raised.value.problems, strict=True):
+        assert re.match(rf"{re.escape(str(path))}: {name}(_\d+)?: expected another type than bfloat16", problem)
+        assert "let the model take and give float32" in problem

@@ -14,7 +14,18 @@ from repo_builder.errors import CheckpointError, ExportError, InputError, ModelF
 from repo_builder.export.onnx_file import open_onnx
 from repo_builder.model.source import Partial
 from repo_builder.model.types import BATCH, Columns, Group, Tensor
-from tests.export.onnx_file.cutting import FLOAT, INT64, make, node, opened, partials_of, prove, read_tables, table
+from tests.export.onnx_file.cutting import (
+    FLOAT,
+    INT64,
+    answer,
+    make,
+    node,
+    opened,
+    partials_of,
+    prove,
+    read_tables,
+    table,
+)
 
 DIM = 4
 
@@ -309,3 +320,51 @@ def test_the_same_bytes_twice(tmp_path: Path) -> None:
         source.write_dense(partials_of(source.model, 2), folder)
         written.append((folder / "model.onnx").read_bytes())
     assert written[0] == written[1]
+
+
+def narrow_model(ends: int = FLOAT) -> Any:
+    """A model in bfloat16: a table, a weight and a constant are, and what is made of them."""
+    nodes = [
+        node("Gather", ["rows", "ids"], "vector"),
+        node("Cast", ["dense"], "narrow", to=TensorProto.BFLOAT16),
+        node("MatMul", ["narrow", "weight"], "hidden"),
+        node("Mul", ["vector", "hidden"], "product"),
+        node("Constant", [], "half", value=narrowed(np.full((1,), 0.5, np.float32), "half")),
+        node("Mul", ["product", "half"], "halved"),
+        node("Cast", ["halved"], "score", to=ends),
+    ]
+    inputs = {"ids": (INT64, ("N",)), "dense": (FLOAT, ("N", 3))}
+    model = make(nodes, inputs, {"score": (ends, ("N", DIM))}, {})
+    model.graph.initializer.extend([narrowed(table(3000, DIM), "rows"), narrowed(table(3, DIM, 1), "weight")])
+    return model
+
+
+def narrowed(values: NDArray[np.float32], name: str) -> TensorProto:
+    halves = (values.view(np.uint32) >> 16).astype(np.uint16)
+    return TensorProto(name=name, data_type=TensorProto.BFLOAT16, dims=values.shape, raw_data=halves.tobytes())
+
+
+def widened(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+
+def test_a_model_in_bfloat16_is_served_in_float32(tmp_path: Path) -> None:
+    """onnxruntime has no such operators for the processor: what it makes in float32 is what arithmetic says."""
+    source = opened(narrow_model(), tmp_path)
+    assert [each.name for each in source.model.tables] == ["rows"]
+    query = {"ids": np.array([0, 2999, 7]), "dense": np.random.default_rng(0).random((3, 3), np.float32)}
+    expected = widened(table(3000, DIM))[query["ids"]] * (query["dense"] @ widened(table(3, DIM, 1))) * 0.5
+    np.testing.assert_allclose(source.answers(query)["score"], expected, atol=1e-6)
+    for name in ("dense", "whole"):
+        (tmp_path / name).mkdir()
+    partials = partials_of(source.model, 1)
+    source.write_dense(partials, tmp_path / "dense")
+    np.testing.assert_allclose(
+        answer(source, tmp_path, partials, read_tables(source), query)["score"], expected, atol=1e-6
+    )
+    assert list(source.write_whole(tmp_path / "whole")) == []  # no server of ours could load it
+
+
+def test_bfloat16_at_the_ends_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"score: expected another type than bfloat16, .* take and give float32"):
+        opened(narrow_model(TensorProto.BFLOAT16), tmp_path)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from loadtest.timeline import timeline
+from loadtest.run import timeline
 
 
 def test_each_second_has_its_own_queries() -> None:

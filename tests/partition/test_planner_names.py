@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from repo_builder.access.load import load_hotness
 from repo_builder.model.dlrm import DlrmTable
-from repo_builder.partition.check import legal_names
 from repo_builder.partition.cost import DEFAULT_PROFILE
-from repo_builder.partition.planner import make_plan
+from repo_builder.partition.planner import legal_names, make_plan
 from repo_builder.spec import Access
 from tests.access.helpers import spec
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from repo_builder.analysis.baselines import GPU_RESERVE_BYTES, gpu_cached, model_wise, most_utilisation
+from repo_builder.analysis.fleets import GPU_RESERVE_BYTES, gpu_cached, model_wise, most_utilisation
 from repo_builder.errors import PlanError
 from repo_builder.partition.cost import DEFAULT_GPU_TIMES
 from repo_builder.partition.latency import Queue

@@ -19,10 +19,10 @@ from repo_builder.repository.wiring import Holding, at_shard
 from triton_backends.embedding_shard.shard import Held, HeldMatrix, Shard
 
 
-def written_sums(folder: Path, holding: Holding, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
-    """The sums of a query to a service, whose `shard.json` and `weights.bin` are in a folder.
+def written_answer(folder: Path, holding: Holding, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
+    """What a service answers to a query, whose `shard.json` and `weights.bin` are in a folder.
 
-    inputs: as for `Shard.sums`. Raises ExportError where it asks for rows that the service does not hold.
+    inputs: as for `Shard.answer`. Raises ExportError where it asks for rows that the service does not hold.
     """
     held = Held.open(json.loads((folder / "shard.json").read_text(encoding="utf-8")))
     units = list(_units(held, inputs))
@@ -34,7 +34,7 @@ def written_sums(folder: Path, holding: Holding, inputs: Arrays) -> dict[str, ND
         places.setdefault(name, []).append(np.searchsorted(wanted[matrix], ids).astype(np.int32))
     few = [HeldMatrix(len(ids), matrix.dim) for ids, matrix in zip(wanted, held.matrices, strict=True)]
     asked = {**inputs, **{name: _joined(parts)[None] for name, parts in places.items()}}
-    return Shard(Held(few, held.groups), rows).sums(asked)
+    return Shard(Held(few, held.groups), rows).answer(asked)
 
 
 def _units(held: Held, inputs: Arrays) -> Iterator[tuple[str, int, NDArray[np.int32]]]:
@@ -42,9 +42,9 @@ def _units(held: Held, inputs: Arrays) -> Iterator[tuple[str, int, NDArray[np.in
     for group in held.groups:
         name = at_shard("ids", group.group)
         ids, lengths = inputs[name].reshape(-1), inputs[at_shard("lengths", group.group)].reshape(-1)
-        rows = lengths.size // sum(unit.bags for unit in group.units)
+        rows = (lengths.size - group.unpooled) // (group.bags or 1)
         for unit in group.units:
-            own, lengths = np.split(lengths, [rows * unit.bags])
+            own, lengths = np.split(lengths, [rows * unit.bags if unit.bags else 1])
             part, ids = np.split(ids, [int(own.sum())])
             yield name, unit.matrix, part
 

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 from repo_builder.errors import PlanError
-from repo_builder.partition.check import check_plan
-from repo_builder.partition.plan import Plan, Service, Shard
+from repo_builder.partition.plan import Plan, Service, Shard, check_plan
 from tests.partition.helpers import small_spec
 
 SPEC = small_spec([{"name": "A", "rows": 9, "pooling": 1}, {"name": "B", "rows": 4, "pooling": 2}])

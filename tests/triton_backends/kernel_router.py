@@ -1,0 +1,133 @@
+"""A router around the C kernel, so that it is seen in this process, on any processor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from ctypes import byref, c_int64, pointer
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triton_backends.kernels import RouteLookup, RouteRead, RouteUnit, route
+from triton_backends.router.idmap import id_map_bytes, shard_bits
+from triton_backends.router.reading import Reading, read_lookups
+from triton_backends.router.routing import RoutedLookup, RoutedUnit, Routing, suffix
+
+
+class KernelRouter:
+    """Routes queries of pooled look-ups by the tables' id maps.
+
+    id_maps: the tables' maps one behind another, (words,) uint64; it may be a memory map, shared by all instances.
+    """
+
+    def __init__(self, routing: Routing, id_maps: NDArray[np.uint64]) -> None:
+        self.routing = routing
+        self._id_maps = id_maps  # the kernel keeps its address only
+        self._lookups = [self._route_lookup(lookup) for lookup in routing.lookups]
+        self._pointers = [pointer(lookup) for lookup in self._lookups]
+        places = range(len(routing.lookups))
+        # the look-ups of each group, and those that have rows in each unit
+        self._members = [[i for i in places if routing.lookups[i].group == g] for g in range(len(routing.groups))]
+        units_of = [{shard.unit for shard in lookup.shards} for lookup in routing.lookups]
+        self._readers = [[i for i in places if u in units_of[i]] for u in range(len(routing.units))]
+
+    def route(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """What each service gets of a query: tensors as they are on the wire.
+
+        inputs: by name, all that look-ups read. Raises ValueError where a tensor does not fit, or an id is not of its
+        table: then it names table, id and place.
+        """
+        routing = self.routing
+        readings = read_lookups(routing.inputs, routing.tables, routing.lookups, inputs, len(routing.groups))
+        rows = [readings[members[0]].rows for members in self._members]
+        units = [self._room(u, rows[unit.group], readings) for u, unit in enumerate(routing.units)]
+        routed = (RouteUnit * len(units))(*(unit.routed for unit in units))
+        for members in self._members:
+            self._route_group(members, readings, routed)
+        for unit, filled in zip(units, routed, strict=True):
+            unit.count = filled.count
+        return self._parts(units)
+
+    def _route_group(self, members: Sequence[int], readings: Sequence[Reading], units: Any) -> None:
+        reads = (RouteRead * len(members))(*(self._read(i, readings[i]) for i in members))
+        place = c_int64()
+        bad = route(reads, len(reads), readings[members[0]].rows, units, byref(place))
+        if bad >= 0:
+            raise ValueError(readings[members[bad]].bad_id(place.value))
+
+    def _read(self, lookup: int, reading: Reading) -> RouteRead:
+        ids, weights, starts = reading.ids, reading.weights, reading.starts
+        return RouteRead(
+            self._pointers[lookup],
+            ids.ctypes.data,
+            None if weights is None else weights.ctypes.data,
+            None if starts is None else starts.ctypes.data,
+            0,
+            ids.itemsize,
+            reading.stride,
+            reading.bag,
+        )
+
+    def _room(self, number: int, rows: int, readings: Sequence[Reading]) -> _Room:
+        unit = self.routing.units[number]
+        ids = sum(_ids_of(readings[i]) for i in self._readers[number])
+        weights = np.empty(ids if unit.weighted else 0, np.float32)
+        return _Room(unit, np.empty(ids, np.int32), weights, np.zeros(rows * unit.bags, np.int32))
+
+    def _parts(self, units: Sequence[_Room]) -> dict[str, NDArray[Any]]:
+        """The units of a service and group one after another."""
+        parts: dict[str, NDArray[Any]] = {}
+        held = dict.fromkeys((unit.unit.service, unit.unit.group) for unit in units)
+        for service, group in held:
+            mine = [unit for unit in units if (unit.unit.service, unit.unit.group) == (service, group)]
+            name, end = self.routing.services[service].name, suffix(group)
+            parts[f"{name}_ids{end}"] = _joined([unit.ids[: unit.count] for unit in mine])
+            parts[f"{name}_lengths{end}"] = _joined([unit.lengths for unit in mine])
+            weighted = [unit.weights[: unit.count] for unit in mine if unit.unit.weighted]
+            if weighted:
+                parts[f"{name}_weights{end}"] = _joined(weighted)
+        return parts
+
+    def _route_lookup(self, lookup: RoutedLookup) -> RouteLookup:
+        table = self.routing.tables[lookup.table]
+        bits = shard_bits(table.shards)
+        start = self._id_maps.ctypes.data + table.map_offset
+        routed = RouteLookup(start, table.rows, bits, lookup.count, int(lookup.has_padding))
+        for i in range(1 << bits):  # a broken map may name a shard that is not there: then the first
+            shard = lookup.shards[i if i < len(lookup.shards) else 0]
+            routed.base[i], routed.unit[i], routed.place[i] = shard.base, shard.unit, shard.place
+        end = table.map_offset + id_map_bytes(table.rows, table.shards)
+        if end > self._id_maps.nbytes:
+            raise ValueError(f"idmap.bin: expected {end} bytes for table {table.name}, got {self._id_maps.nbytes}")
+        return routed
+
+
+def _ids_of(reading: Reading) -> int:
+    """Ids that a look-up has."""
+    if reading.starts is None:
+        return reading.rows * reading.lookup.count * reading.bag
+    return int(reading.starts[-1] - reading.starts[0])
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """One after another, (1, n); a single one is not copied."""
+    return (parts[0] if len(parts) == 1 else np.concatenate(parts))[None]
+
+
+@dataclass(slots=True)
+class _Room:
+    """Where a unit's ids, weights and lengths are written, and how many ids there are then."""
+
+    unit: RoutedUnit
+    ids: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    lengths: NDArray[np.int32]
+    count: int = 0
+
+    @property
+    def routed(self) -> RouteUnit:
+        return RouteUnit(
+            self.ids.ctypes.data, self.weights.ctypes.data, self.lengths.ctypes.data, self.unit.bags, self.count
+        )
