@@ -12,10 +12,10 @@ from repo_builder.errors import InputError
 from repo_builder.model.arrays import Array, Arrays, from_wire, wired
 from repo_builder.repository.manifest import MANIFEST, Manifest, load_manifest, read_queries
 from repo_builder.repository.manifest import verify as verify_files
-from repo_builder.serving.server import Ports, Server, free_ports, remove_caches, running
 
 if TYPE_CHECKING:
     from repo_builder.serving.client import Protocol
+    from repo_builder.serving.server import Ports, Server
 
 
 def verify(repository: StrPath) -> Manifest:
@@ -47,6 +47,7 @@ def serve(
     (4, 1)
     """
     from repo_builder.serving.install import check_gpus, installation  # imports gRPC's Python
+    from repo_builder.serving.server import free_ports, remove_caches, running
 
     folder, ports = Path(repository), ports or free_ports()
     if len({ports.http, ports.grpc, ports.metrics}) < 3:
