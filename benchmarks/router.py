@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from triton_backends.router.idmap import build_id_map
-from triton_backends.router.router import Router
 from triton_backends.router.routing import (
     RoutedGroup,
     RoutedLookup,
@@ -20,6 +21,10 @@ from triton_backends.router.routing import (
     RoutedUnit,
     Routing,
 )
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from tests.triton_backends.kernel_router import KernelRouter
 
 TABLES, POOLING, BATCH, REPEATS = 10, 128, 32, 40
 TIERS = (0.002, 0.03, 0.3)  # shares of the rows where the four shards are cut
@@ -40,7 +45,7 @@ def report(rows: int, dtype: type[np.signedinteger]) -> None:
     orders = [rng.permutation(rows) for _ in range(TABLES)]
     shard_of_rows = [shards_of(order) for order in orders]
     maps = [build_id_map(shards, 4).reshape(-1) for shards in shard_of_rows]
-    router = Router(routing_of(rows, maps[0].nbytes), mapped(maps))
+    router = KernelRouter(routing_of(rows, maps[0].nbytes), mapped(maps))
     permutations = [permutation_of(shards) for shards in shard_of_rows]
     ours, theirs = [], []
     for _ in range(REPEATS):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from repo_builder.model.types import BATCH, Columns, Dense, Group, Ids, Lookup, Model, Ragged, RowFormat, Table, Tensor
 from repo_builder.partition.plan import Plan, Service, Shard
-from repo_builder.repository.wiring import MATRIX_ALIGNMENT, Matrix, joined, partials, pieces, wire
+from repo_builder.repository.wiring import MATRIX_ALIGNMENT, Matrix, is_unpooled, joined, partials, pieces, wire
 from tests.toy_source import TOY
 
 
@@ -141,3 +141,51 @@ def test_every_column_has_one_place_and_goes_where_its_look_up_is(cut: tuple[Mod
                 width = model.width(model.lookups[i])
                 expected = 100 * i + np.arange(width) if i in share.columns else np.full(width, -1)
                 np.testing.assert_array_equal(target[begin : begin + width], expected)
+
+
+def un_pooled(weights: str | None, mode: str, layout: Columns | Ragged) -> Lookup:
+    return Lookup("x", 0, 0, Ids("ids", layout, weights), mode, 1, ("batch", 8), 1.0)
+
+
+def test_rows_as_they_are_have_units_of_their_own() -> None:
+    """A history of five items and a tag, un-pooled, beside the sum of the history: no bags, and no columns of sums."""
+    tables = (Table("items", 500, RowFormat(8)), Table("tags", 40, RowFormat(4)))
+    lookups = (
+        Lookup("seen", 0, 0, Ids("history", Columns(0, 1, 5)), "none", 5, (BATCH, 5, 8), 5.0),
+        Lookup("sum", 0, 0, Ids("history", Columns(0, 5, 5)), "sum", 1, (BATCH, 8), 5.0),
+        Lookup("tag", 1, 0, Ids("tag", Columns(0, 1, 1)), "none", 1, (BATCH, 4), 1.0),
+        Lookup("weighted", 0, 0, Ids("tag", Columns(0, 1, 1), weights="w"), "none", 1, (BATCH, 8), 1.0),
+    )
+    inputs = (Tensor("history", "INT64", (BATCH, 5)), Tensor("tag", "INT64", (BATCH, 1)))
+    model = Model("m", inputs, (), tables, (Group(BATCH),), lookups, Dense((), 1.0, 0, batched=True))
+    services = (
+        service("hot", [Shard("items", 0, 100), Shard("tags", 0, 40)]),
+        service("cold", [Shard("items", 100, 500)]),
+    )
+    (hot,), (cold,) = (held.shares for held in wire(model, plan(model, *services), unpooled=True))
+    assert [(unit.matrix, unit.weighted, unit.lookups, unit.bags, unit.columns) for unit in hot.units] == [
+        (0, False, (1,), 1, 5),
+        (0, False, (0,), 0, 5),
+        (0, True, (3,), 1, 1),
+        (1, False, (2,), 0, 1),
+    ]
+    assert (hot.bags, hot.width, dict(hot.columns)) == (2, 16, {1: 0, 3: 8})
+    assert [unit.lookups for unit in hot.unpooled] == [(0,), (2,)] and hot.answers == ("sums", "rows")
+    assert [unit.lookups for unit in cold.unpooled] == [(0,)]
+    whole = joined(model)[0]
+    assert (whole.width, dict(whole.columns)) == (40 + 8 + 4 + 8, {0: 0, 1: 40, 2: 48, 3: 52})
+    assert pieces(model, hot, whole) == [(0, 40, 8), (8, 52, 8)]
+    (summed, _) = wire(model, plan(model, *services))
+    assert not summed.shares[0].unpooled and summed.shares[0].bags == 5 + 1 + 1 + 1
+
+
+def test_only_rows_alone_are_answered_as_they_are() -> None:
+    assert is_unpooled(un_pooled(None, "none", Columns(0, 1, 3)))
+    for other in (
+        un_pooled("w", "none", Columns(0, 1, 3)),
+        un_pooled(None, "sum", Columns(0, 1, 3)),
+        un_pooled(None, "none", Columns(0, 2, 4)),
+        un_pooled(None, "none", Columns(0, 0, None)),
+        un_pooled(None, "none", Ragged("bounds", "ends")),
+    ):
+        assert not is_unpooled(other)

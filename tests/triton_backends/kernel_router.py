@@ -2,18 +2,66 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping, Sequence
-from ctypes import byref, c_int64, pointer
+from ctypes import POINTER, byref, c_int64, c_void_p, pointer
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from triton_backends.kernels import RouteLookup, RouteRead, RouteUnit, route
+from triton_backends.kernels import LIBRARY, MAX_SHARDS
 from triton_backends.router.idmap import id_map_bytes, shard_bits
 from triton_backends.router.reading import Reading, read_lookups
 from triton_backends.router.routing import RoutedLookup, RoutedUnit, Routing, suffix
+
+
+class RouteLookup(ctypes.Structure):
+    """`Lookup` of kernels.h: a table's id map, and where its shards' rows and the look-up's bags lie."""
+
+    _fields_ = (
+        ("map", c_void_p),
+        ("rows", c_int64),
+        ("bits", c_int64),
+        ("count", c_int64),
+        ("padded", c_int64),
+        ("base", c_int64 * MAX_SHARDS),
+        ("unit", c_int64 * MAX_SHARDS),
+        ("place", c_int64 * MAX_SHARDS),
+    )
+
+
+class RouteRead(ctypes.Structure):
+    """`Read` of kernels.h: a look-up's ids in a query."""
+
+    _fields_ = (
+        ("lookup", POINTER(RouteLookup)),
+        ("ids", c_void_p),
+        ("weights", c_void_p),
+        ("starts", c_void_p),
+        ("first", c_int64),
+        ("id_bytes", c_int64),
+        ("stride", c_int64),
+        ("bag", c_int64),
+    )
+
+
+class RouteUnit(ctypes.Structure):
+    """`Unit` of kernels.h: where a unit's ids, weights and lengths are written."""
+
+    _fields_ = (
+        ("ids", c_void_p),
+        ("weights", c_void_p),
+        ("lengths", c_void_p),
+        ("bags", c_int64),
+        ("count", c_int64),
+    )
+
+
+route = ctypes.CDLL(str(LIBRARY)).elasticrec_route
+route.argtypes = (POINTER(RouteRead), c_int64, c_int64, POINTER(RouteUnit), POINTER(c_int64))
+route.restype = c_int64
 
 
 class KernelRouter:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.triton_backends.drawn_cuts import by_hand, draw_cut
 from tests.triton_backends.fake_triton import Asked, Backend, Given, Model
+from tests.triton_backends.kernel_router import KernelRouter
 from tests.triton_backends.lookups import in_order, shard_inputs
 from tests.triton_backends.processors import BOTH, processor
 from triton_backends.embedding_shard.shard import Shard
@@ -29,8 +30,13 @@ def test_any_look_up_is_served_by_the_python_parts(vectors: bool, seed: int) -> 
     cut = draw_cut(rng)
     query = cut.query(rng)
     answers, answers_by_torch = {}, {}
+    router = cut.router()
     with processor(vectors):
-        routed = cut.router().route(query).tensors
+        routed = router.route(query).tensors
+        if not any(lookup.unpooled for lookup in cut.lookups):
+            found = in_order(cut, KernelRouter(router.routing, router.id_maps).route(query))
+            expected = {name: each for name, each in in_order(cut, routed).items() if "divisors" not in name}
+            np.testing.assert_equal(found, expected)
         for k in cut.holders():
             own = Shard(cut.held(k), cut.matrices(k))
             inputs = shard_inputs(routed, f"s{k}")

@@ -1,4 +1,4 @@
-"""The id map and the router against a permutation kept in plain lists."""
+"""The id map, the router in numpy and the kernel against a permutation kept in plain lists."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.triton_backends.kernel_router import KernelRouter
 from tests.triton_backends.processors import BOTH, processor
 from tests.triton_backends.tiered import dlrm_routing, draw_indices, make_tiered
 from triton_backends.router.idmap import build_id_map, id_map_bytes, shard_bits
@@ -40,8 +41,9 @@ def test_every_id_reaches_its_row(
     made = make_tiered(rng, shapes)
     indices = draw_indices(rng, made, batch)
     columns = np.split(indices, np.cumsum([pooling for _, pooling, _ in shapes])[:-1], 1)
+    routed = made.router().route({"indices": indices.astype(dtype)}).tensors
     with processor(vectors):
-        routed = made.router().route({"indices": indices.astype(dtype)}).tensors
+        by_kernel = KernelRouter(made.routing, made.id_maps).route({"indices": indices.astype(dtype)})
 
     bags = [unit.bags for unit in made.routing.units]
     expected_ids: list[list[int]] = [[] for _ in bags]
@@ -55,8 +57,9 @@ def test_every_id_reaches_its_row(
                     expected_ids[s].append(lookup.shards[s].base + local[row_id])
                     expected_lengths[s][b * bags[s] + lookup.shards[s].place] += 1
     assert list(routed) == [f"tier{s}_{kind}" for s in range(len(bags)) for kind in ("ids", "lengths")]
-    assert [routed[f"tier{s}_ids"].tolist() for s in range(len(bags))] == [[ids] for ids in expected_ids]
-    assert [routed[f"tier{s}_lengths"].tolist() for s in range(len(bags))] == [[lens] for lens in expected_lengths]
+    for found in (routed, by_kernel):
+        assert [found[f"tier{s}_ids"].tolist() for s in range(len(bags))] == [[ids] for ids in expected_ids]
+        assert [found[f"tier{s}_lengths"].tolist() for s in range(len(bags))] == [[lens] for lens in expected_lengths]
 
 
 @pytest.mark.parametrize(("shards", "limit"), [(1, 0), (2, 1.2), (4, 3), (8, 4.1), (16, 5.4)])
@@ -74,15 +77,18 @@ def test_the_ids_of_the_largest_table_are_found(shards: int, block_ids: int, tmp
         file.truncate(id_map_bytes(rows, shards))
     zeros = np.memmap(tmp_path / "idmap.bin", np.uint64, mode="r")
     placed = [RoutedShard(s, 0, 0) for s in range(shards)]
-    router = Router(dlrm_routing([("large", rows, 16)], [placed], [0], [1] * shards), zeros)
+    routing = dlrm_routing([("large", rows, 16)], [placed], [0], [1] * shards)
+    router, kernel = Router(routing, zeros), KernelRouter(routing, zeros)
     blocks = np.arange(0, rows // block_ids, 9973)
     ids = np.concatenate([blocks * block_ids, blocks * block_ids + block_ids - 1, [rows - 1]])
     indices = np.resize(ids, (len(ids) // 16 + 1, 16))
     for vectors in (False, True):
         with processor(vectors):
             parts = np.array_split(indices, len(indices) // 4096 + 1)
-            found = [router.route({"indices": part}).tensors["tier0_ids"] for part in parts]
+            found = [kernel.route({"indices": part})["tier0_ids"] for part in parts]
         np.testing.assert_array_equal(np.hstack(found)[0], indices.reshape(-1) % block_ids)
+    last = router.route({"indices": indices[-3:]}).tensors["tier0_ids"]
+    np.testing.assert_array_equal(last[0], indices[-3:].reshape(-1) % block_ids)
 
 
 @pytest.mark.parametrize("shards", [0, 17])
@@ -116,16 +122,21 @@ def test_an_id_out_of_range_is_named(
 ) -> None:
     indices = np.zeros((3, 5), dtype)
     indices[1, column] = bad
-    with pytest.raises(ValueError, match=rf"table {table}: id {bad} in row 1, column {column} .* expected 0 to {most}"):
-        two_tables(shards).route({"indices": indices})
+    router = two_tables(shards)
+    for each in (router, KernelRouter(router.routing, router.id_maps)):
+        told = rf"table {table}: id {bad} in row 1, column {column} .* expected 0 to {most}"
+        with pytest.raises(ValueError, match=told):
+            each.route({"indices": indices})
 
 
 @pytest.mark.parametrize("bad", [2**32, 2**32 + 1, 2**63 - 1, -(2**63), -(2**32)])
 def test_a_wide_id_does_not_wrap_around(bad: int) -> None:
     indices = np.full((1, 5), -1, np.int64)
     indices[0, 4] = bad
-    with pytest.raises(ValueError, match=f"table large: id {bad} "):
-        two_tables(2).route({"indices": indices})
+    router = two_tables(2)
+    for each in (router, KernelRouter(router.routing, router.id_maps)):
+        with pytest.raises(ValueError, match=f"table large: id {bad} "):
+            each.route({"indices": indices})
 
 
 def test_a_router_is_opened_from_its_files(tmp_path: Path) -> None:

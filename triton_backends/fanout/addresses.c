@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "json.h"
+#include "../native/json.h"
 
 static const char DNS[] = "dns:///";
 enum { SHOWN = 60 }; /* letters of what came, in a message */

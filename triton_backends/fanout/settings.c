@@ -153,7 +153,7 @@ bool settings_open(const char *folder, const Router *router, Settings *settings,
     Mapping text;
     *settings = (Settings){.units = router->units};
     if (!map_file(folder, "fanout.json", &text, problem)) return false;
-    Reader reader = {text.bytes, text.bytes, (const char *)text.bytes + text.size, "fanout.json", problem};
+    Reader reader = reader_of(&text, "fanout.json", problem);
     const bool good = read_settings(&reader, settings, router);
     unmap_file(&text);
     return good;

@@ -1,4 +1,4 @@
-"""Bindings of the C kernels: routing ids to shards, and summing the rows of bags. Needs numpy alone."""
+"""Bindings of the C kernels that sum the rows of bags, and of the limits of those that route. Needs numpy alone."""
 
 from __future__ import annotations
 
@@ -22,48 +22,6 @@ class BadIdError(ValueError):
         self.rows, self.row, self.place = rows, row, place
 
 
-class RouteLookup(ctypes.Structure):
-    """`Lookup` of kernels.h: a table's id map, and where its shards' rows and the look-up's bags lie."""
-
-    _fields_ = (
-        ("map", c_void_p),
-        ("rows", c_int64),
-        ("bits", c_int64),
-        ("count", c_int64),
-        ("padded", c_int64),
-        ("base", c_int64 * MAX_SHARDS),
-        ("unit", c_int64 * MAX_SHARDS),
-        ("place", c_int64 * MAX_SHARDS),
-    )
-
-
-class RouteRead(ctypes.Structure):
-    """`Read` of kernels.h: a look-up's ids in a query."""
-
-    _fields_ = (
-        ("lookup", POINTER(RouteLookup)),
-        ("ids", c_void_p),
-        ("weights", c_void_p),
-        ("starts", c_void_p),
-        ("first", c_int64),
-        ("id_bytes", c_int64),
-        ("stride", c_int64),
-        ("bag", c_int64),
-    )
-
-
-class RouteUnit(ctypes.Structure):
-    """`Unit` of kernels.h: where a unit's ids, weights and lengths are written."""
-
-    _fields_ = (
-        ("ids", c_void_p),
-        ("weights", c_void_p),
-        ("lengths", c_void_p),
-        ("bags", c_int64),
-        ("count", c_int64),
-    )
-
-
 class _Sums(ctypes.Structure):
     """`Sums` of kernels.h."""
 
@@ -84,24 +42,16 @@ class _Sums(ctypes.Structure):
 
 def _load() -> ctypes.CDLL:
     library = ctypes.CDLL(str(LIBRARY))
-    library.elasticrec_route.argtypes = (
-        POINTER(RouteRead),
-        c_int64,
-        c_int64,
-        POINTER(RouteUnit),
-        POINTER(c_int64),
-    )
     library.elasticrec_check_bags.argtypes = (POINTER(_Sums),)
     library.elasticrec_sum_bags.argtypes = (POINTER(_Sums),)
     library.elasticrec_take_rows.argtypes = (POINTER(_Sums),)
     summing = library.elasticrec_check_bags, library.elasticrec_sum_bags, library.elasticrec_take_rows
-    for function in (library.elasticrec_route, *summing):
+    for function in summing:
         function.restype = c_int64
     return library
 
 
 _library = _load()
-route = _library.elasticrec_route
 
 
 def check_bags(rows: int, ids: NDArray[np.int32], lengths: NDArray[np.int32]) -> None:

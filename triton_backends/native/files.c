@@ -48,49 +48,46 @@ void unmap_file(Mapping *mapping) {
     *mapping = (Mapping){NULL, 0};
 }
 
-static void skip_space(Reader *reader) {
-    while (reader->at < reader->end && memchr(" \t\r\n", *reader->at, 4) != NULL) reader->at++;
-}
+static const char NAME_LETTERS[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.";
+enum { LONGEST_TEXT = NAME_BYTES - 5 }; /* where room for one more letter is left nothing was left out */
 
 static bool unexpected(Reader *reader, const char *expected) {
     return fail(reader->problem, "%s: expected %s at byte %td; build the repository again", reader->file, expected,
-                reader->at - reader->begin);
+                reader->json.at - reader->begin);
+}
+
+Reader reader_of(const Mapping *text, const char *file, Problem *problem) {
+    const char *begin = text->bytes;
+    return (Reader){begin, {begin, begin == NULL ? NULL : begin + text->size}, file, problem};
 }
 
 bool read_mark(Reader *reader, char mark) {
     const char expected[] = {'\'', mark, '\'', '\0'};
-    skip_space(reader);
-    if (reader->at == reader->end || *reader->at != mark) return unexpected(reader, expected);
-    reader->at++;
-    return true;
+    return json_mark(&reader->json, mark) || unexpected(reader, expected);
 }
 
 bool read_next(Reader *reader, char close, bool *more) {
-    skip_space(reader);
-    *more = reader->at < reader->end && *reader->at == ',';
+    *more = json_peek(&reader->json) == ',';
     return read_mark(reader, *more ? ',' : close);
 }
 
 bool read_open(Reader *reader, char close, bool *more) {
-    skip_space(reader);
-    *more = reader->at == reader->end || *reader->at != close;
+    *more = json_peek(&reader->json) != close;
     return *more || read_mark(reader, close);
 }
 
+bool read_text(Reader *reader, char text[NAME_BYTES]) {
+    if (json_peek(&reader->json) != '"') return read_mark(reader, '"');
+    bool good = json_string(&reader->json, text, NAME_BYTES);
+    for (const char *letter = text; good && *letter != '\0'; letter++) good = (unsigned char)*letter >= ' ';
+    if (!good || strlen(text) > LONGEST_TEXT) return unexpected(reader, "the end of a name");
+    return *text != '\0' || unexpected(reader, "a name");
+}
+
 bool read_name(Reader *reader, char name[NAME_BYTES]) {
-    size_t length = 0;
-    if (!read_mark(reader, '"')) return false;
-    while (reader->at < reader->end && length + 1 < NAME_BYTES) {
-        const char letter = *reader->at | 32, figure = *reader->at;
-        if (!(letter >= 'a' && letter <= 'z') && !(figure >= '0' && figure <= '9') && figure != '_' && figure != '-' &&
-            figure != '.')
-            break;
-        name[length++] = *reader->at++;
-    }
-    name[length] = '\0';
-    if (length == 0) return unexpected(reader, "a name");
-    if (reader->at == reader->end || *reader->at != '"') return unexpected(reader, "the end of a name");
-    reader->at++;
+    if (!read_text(reader, name)) return false;
+    for (const char *letter = name; *letter != '\0'; letter++)
+        if (memchr(NAME_LETTERS, *letter, sizeof NAME_LETTERS - 1) == NULL) return unexpected(reader, "a name");
     return true;
 }
 
@@ -101,78 +98,26 @@ bool read_key(Reader *reader, const char *key) {
     return read_mark(reader, ':');
 }
 
-/* A code point that \u stands for, half of one too; -1: none. */
-static int32_t read_code(Reader *reader) {
-    int32_t code = 0;
-    if (reader->end - reader->at < 6 || reader->at[0] != '\\' || reader->at[1] != 'u') return -1;
-    for (int i = 2; i < 6; i++) {
-        static const char figures[] = "0123456789abcdef";
-        const char *figure = memchr(figures, reader->at[i] | (reader->at[i] >= 'A' ? 32 : 0), 16);
-        if (figure == NULL) return -1;
-        code = 16 * code + (int32_t)(figure - figures);
-    }
-    reader->at += 6;
-    return code;
-}
-
-/* The letter that a backslash begins, as UTF-8 has it; how many bytes, 0: none. */
-static size_t read_escape(Reader *reader, char letter[4]) {
-    if (reader->end - reader->at > 1 && memchr("\"\\/", reader->at[1], 3) != NULL) {
-        letter[0] = reader->at[1];
-        reader->at += 2;
-        return 1;
-    }
-    int32_t code = read_code(reader);
-    if (code >= 0xd800 && code < 0xdc00) {
-        const int32_t low = read_code(reader);
-        code = low >= 0xdc00 && low < 0xe000 ? 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00) : -1;
-    } else if (code >= 0xdc00 && code < 0xe000) {
-        code = -1;
-    }
-    if (code < ' ') return 0;
-    const size_t size = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
-    static const unsigned char marks[] = {0, 0, 0xc0, 0xe0, 0xf0};
-    for (size_t i = size - 1; i > 0; i--, code >>= 6) letter[i] = (char)(0x80 | (code & 63));
-    letter[0] = (char)(marks[size] | code);
-    return size;
-}
-
-bool read_text(Reader *reader, char text[NAME_BYTES]) {
-    size_t length = 0, size = 1;
-    if (!read_mark(reader, '"')) return false;
-    for (; reader->at < reader->end && *reader->at != '"' && length + 4 < NAME_BYTES && size > 0; length += size) {
-        const char letter = *reader->at;
-        size = letter == '\\' ? read_escape(reader, text + length) : (unsigned char)letter >= ' ';
-        if (size > 0 && letter != '\\') text[length] = *reader->at++;
-    }
-    text[length] = '\0';
-    if (size == 0 || reader->at == reader->end || *reader->at != '"') return unexpected(reader, "the end of a name");
-    if (length == 0) return unexpected(reader, "a name");
-    reader->at++;
-    return true;
-}
-
 bool read_number(Reader *reader, int64_t least, int64_t most, int64_t *number) {
     char expected[80];
+    Json *json = &reader->json;
     snprintf(expected, sizeof expected, "a number from %lld to %lld", (long long)least, (long long)most);
-    skip_space(reader);
-    const bool negative = reader->at < reader->end && *reader->at == '-';
-    if (negative) reader->at++;
-    const char *first = reader->at;
+    const bool negative = json_mark(json, '-');
+    const char *first = json->at;
     int64_t value = 0; /* counted downwards: there is one negative number more */
-    while (reader->at < reader->end && *reader->at >= '0' && *reader->at <= '9') {
-        if (__builtin_mul_overflow(value, 10, &value) || __builtin_sub_overflow(value, *reader->at - '0', &value))
+    while (json->at < json->end && *json->at >= '0' && *json->at <= '9') {
+        if (__builtin_mul_overflow(value, 10, &value) || __builtin_sub_overflow(value, *json->at - '0', &value))
             return unexpected(reader, expected);
-        reader->at++;
+        json->at++;
     }
-    if (reader->at == first || (!negative && value == INT64_MIN)) return unexpected(reader, expected);
+    if (json->at == first || (!negative && value == INT64_MIN)) return unexpected(reader, expected);
     *number = negative ? value : -value;
     return (*number >= least && *number <= most) || unexpected(reader, expected);
 }
 
 bool read_end(Reader *reader) {
-    skip_space(reader);
-    return reader->at == reader->end || unexpected(reader, "the end of the file");
+    json_peek(&reader->json);
+    return reader->json.at == reader->json.end || unexpected(reader, "the end of the file");
 }
 
 void group_suffix(int64_t group, char suffix[SUFFIX_BYTES]) {

@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "json.h"
+
 enum { NAME_BYTES = 256 }; /* of a table, tensor or service, its end included */
 enum { SUFFIX_BYTES = 16 };
 
@@ -29,10 +31,13 @@ void unmap_file(Mapping *mapping);
 
 /* A place in a JSON text. */
 typedef struct {
-    const char *begin, *at, *end;
+    const char *begin;
+    Json json;
     const char *file; /* its name, for messages */
     Problem *problem;
 } Reader;
+
+Reader reader_of(const Mapping *text, const char *file, Problem *problem);
 
 bool read_mark(Reader *reader, char mark);              /* this character, after white space */
 bool read_next(Reader *reader, char close, bool *more); /* a list goes on (`,`) or ends (`close`) */

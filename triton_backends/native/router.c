@@ -272,7 +272,7 @@ static bool make_groups(Router *router, Reader *reader) {
 }
 
 static bool read_router(Router *router, const char *folder, const Mapping *text, Problem *problem) {
-    Reader reader = {text->bytes, text->bytes, (const char *)text->bytes + text->size, "router.json", problem};
+    Reader reader = reader_of(text, "router.json", problem);
     return map_file(folder, "idmap.bin", &router->id_maps, problem) && read_mark(&reader, '{') &&
            read_list(&reader, router, "finite", read_finite) && read_mark(&reader, ',') &&
            read_list(&reader, router, "inputs", read_input) && read_mark(&reader, ',') &&

@@ -96,7 +96,7 @@ static bool find_matrices(Shard *shard, Problem *problem) {
 }
 
 static bool read_shard(Shard *shard, const char *folder, const Mapping *text, Problem *problem) {
-    Reader reader = {text->bytes, text->bytes, (const char *)text->bytes + text->size, "shard.json", problem};
+    Reader reader = reader_of(text, "shard.json", problem);
     return read_mark(&reader, '{') && read_matrices(shard, &reader) && read_groups(shard, &reader) &&
            read_mark(&reader, '}') && read_end(&reader) && map_file(folder, "weights.bin", &shard->weights, problem) &&
            find_matrices(shard, problem);

@@ -56,6 +56,7 @@ class Router:
 
     def __init__(self, routing: Routing, id_maps: NDArray[np.uint64]) -> None:
         self.routing = routing
+        self.id_maps = id_maps
         self._maps = []
         for table in routing.tables:
             end = table.map_offset + id_map_bytes(table.rows, table.shards)

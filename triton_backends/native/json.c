@@ -1,5 +1,6 @@
 #include "json.h"
 
+#include <stdint.h>
 #include <string.h>
 
 enum { MOST_DEPTH = 32 };
@@ -15,30 +16,58 @@ bool json_mark(Json *json, char mark) {
     return true;
 }
 
-/* What a backslash and the next letter stand for; of \u the figures, which no name of ours has, become a `?`. */
-static bool unescape(Json *json, char *letter) {
-    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
-    if (json->at == json->end) return false;
-    const char kind = *json->at++;
-    const char *place = strchr(from, kind);
-    if (place != NULL && kind != '\0') {
-        *letter = to[place - from];
-        return true;
+/* A code point that \u stands for, half of one too; -1: none. */
+static int32_t take_code(Json *json) {
+    int32_t code = 0;
+    if (json->end - json->at < 6 || json->at[0] != '\\' || json->at[1] != 'u') return -1;
+    for (int i = 2; i < 6; i++) {
+        static const char figures[] = "0123456789abcdef";
+        const char *figure = memchr(figures, json->at[i] | (json->at[i] >= 'A' ? 32 : 0), 16);
+        if (figure == NULL) return -1;
+        code = 16 * code + (int32_t)(figure - figures);
     }
-    if (kind != 'u' || json->end - json->at < 4) return false;
-    for (int i = 0; i < 4; i++)
-        if (strchr("0123456789abcdefABCDEF", *json->at++) == NULL) return false;
-    *letter = '?';
-    return true;
+    json->at += 6;
+    return code;
+}
+
+/* The letter that a backslash begins, as UTF-8 has it; how many bytes, 0: none. */
+static size_t take_escape(Json *json, char letter[4]) {
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    const char *known = json->end - json->at > 1 ? memchr(from, json->at[1], sizeof from - 1) : NULL;
+    if (known != NULL) {
+        letter[0] = to[known - from];
+        json->at += 2;
+        return 1;
+    }
+    int32_t code = take_code(json);
+    if (code >= 0xd800 && code < 0xdc00) {
+        const int32_t low = take_code(json);
+        code = low >= 0xdc00 && low < 0xe000 ? 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00) : -1;
+    } else if (code >= 0xdc00 && code < 0xe000) {
+        code = -1;
+    }
+    if (code < 1) return 0;
+    const size_t size = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    static const unsigned char marks[] = {0, 0, 0xc0, 0xe0, 0xf0};
+    for (size_t i = size - 1; i > 0; i--, code >>= 6) letter[i] = (char)(0x80 | (code & 63));
+    letter[0] = (char)(marks[size] | code);
+    return size;
 }
 
 bool json_string(Json *json, char *text, size_t room) {
     size_t length = 0;
+    bool fits = room > 0;
     if (!json_mark(json, '"')) return false;
     while (json->at < json->end && *json->at != '"') {
-        char letter = *json->at++;
-        if ((unsigned char)letter < ' ' || (letter == '\\' && !unescape(json, &letter))) return false;
-        if (length + 1 < room) text[length++] = letter;
+        char letter[4] = {*json->at};
+        const bool escaped = *letter == '\\';
+        const size_t size = escaped ? take_escape(json, letter) : (unsigned char)*letter >= ' ';
+        if (size == 0) return false;
+        if (!escaped) json->at++;
+        fits = fits && length + size < room;
+        if (!fits) continue;
+        memcpy(text + length, letter, size);
+        length += size;
     }
     if (room > 0) text[length] = '\0';
     return json_mark(json, '"');

@@ -1,4 +1,4 @@
-/* Reading JSON that people write: any value, any order, any white space. Nothing is trusted. */
+/* Taking JSON apart, as people or programs write it: any value, any white space. Nothing is trusted. */
 #ifndef ELASTICREC_JSON_H
 #define ELASTICREC_JSON_H
 
@@ -11,7 +11,7 @@ typedef struct {
 
 char json_peek(Json *json);                              /* the next character after white space; 0 at the end */
 bool json_mark(Json *json, char mark);                   /* take this character, after white space */
-bool json_string(Json *json, char *text, size_t room);   /* take a string; what has no room is left out */
+bool json_string(Json *json, char *text, size_t room);   /* take a string, in UTF-8; what has no room is left out */
 bool json_value(Json *json, const char **from, size_t *size); /* take any value, and where it stands */
 
 #endif
