@@ -7,8 +7,6 @@ DEBIAN_PACKAGES := python3-venv libpython3.11 libb64-0d libnghttp2-14
 TEST_PACKAGES := prometheus chromium iproute2
 SANITIZER_PACKAGES := gcc libc6-dev
 
-FAST := not server and not slow and not long and not soak and not zoo
-
 .PHONY: help setup demo test test-fast test-long sanitize soak zoo lint format types bench clean
 
 help: ## show this list
@@ -39,8 +37,8 @@ test: lint types ## lint, types and the tests, but for the long ones
 	@sh tools/debian-packages.sh $(TEST_PACKAGES)
 	sh tools/test.sh $(BIN)/pytest
 
-test-fast: $(STAMP) ## the tests without servers that are quick, in under two minutes
-	$(BIN)/pytest -m "$(FAST)"
+test-fast: $(STAMP) ## the quick tests alone: no servers, no exports of torch's
+	sh tools/test-fast.sh $(BIN)/pytest
 
 test-long: $(STAMP) ## the tests that make test leaves out, each of many seconds
 	@sh tools/debian-packages.sh $(TEST_PACKAGES)
