@@ -85,11 +85,11 @@ _SCHEMAS: Registry[Any] = Registry(
 
 
 def schema_problems(document: object, schema_name: str) -> list[str]:
-    """Every place where a document breaks a shipped schema, as `field.path: expected ..., got ...`, in file order."""
+    """Where a document breaks a shipped schema, as `field.path: expected ..., got ...`, in the file's order."""
     validator = _StrictValidator(schema(schema_name), registry=_SCHEMAS)
-    places = _Places(document)
+    positions = _Positions(document)
     found = (error for error in validator.iter_errors(document) if not _is_infinite(error.instance))
-    errors = sorted(found, key=lambda error: places.of(error.absolute_path))
+    errors = sorted(found, key=lambda error: positions.of(error.absolute_path))
     problems = [problem for error in errors for problem in _describe(error)]
     return problems + list(_unusable(document, "", set()))
 
@@ -99,26 +99,26 @@ def _is_infinite(value: object) -> bool:
     return isinstance(value, float) and math.isinf(value)
 
 
-class _Places:
+class _Positions:
     """Where fields stand in their file; each mapping's keys are numbered once, however many of them are wrong."""
 
     def __init__(self, document: Any) -> None:
         self._document = document
-        self._numbers: dict[int, Mapping[Any, int]] = {}  # by mapping: the place of each of its keys
+        self._numbers: dict[int, Mapping[Any, int]] = {}  # by mapping: the position of each of its keys
 
     def of(self, parts: Iterable[str | int]) -> list[int]:
         """A field's position among its siblings, at each level down to it."""
-        place: list[int] = []
+        position: list[int] = []
         value = self._document
         for part in parts:
             if isinstance(value, list):
-                place.append(int(part))
+                position.append(int(part))
             else:
                 if id(value) not in self._numbers:
                     self._numbers[id(value)] = {key: number for number, key in enumerate(value)}
-                place.append(self._numbers[id(value)][part])
+                position.append(self._numbers[id(value)][part])
             value = value[part]
-        return place
+        return position
 
 
 def field_path(parts: list[str | int]) -> str:

@@ -29,7 +29,7 @@ class ElasticRecError(Exception):
 
 
 class InputError(ElasticRecError):
-    """Bad input: one line a problem, each naming the file, the field and the fix."""
+    """Bad input: one line per problem, each naming the file, the field and the fix."""
 
     exit_code = 2
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 MOST_ALIASED = 100_000
-"""Values that YAML's aliases may add to those that are spelled out: nine aliases a level would make 9**levels."""
+"""Values that YAML's aliases may add to those that are spelled out: nine aliases per level would make 9**levels."""
 
 DEEPEST = 100
 """Levels of lists and mappings; no document of ours has ten."""

@@ -35,7 +35,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """The traffic to serve: queries a second, candidate rows in a query, latency bound."""
+    """The traffic to serve: queries per second, candidate rows in a query, latency bound."""
 
     target_qps: float
     batch: int = 32
@@ -102,7 +102,7 @@ class Spec:
 def load_spec(path: Path) -> Spec:
     """Read and check a spec file (`.json`, else YAML); relative paths in it are taken from the file's own folder.
 
-    Raises SpecError with one problem a line: file, field, what was expected, what came.
+    Raises SpecError with one problem per line: file, field, what was expected, what came.
     """
     document = read_document(path, SpecError)
     return parse_spec(document, path)

@@ -8,7 +8,7 @@ from repo_builder.model.source import FileSource, ModelFile, Source
 
 
 def open_model_file(name: str, file: ModelFile) -> Source:
-    """Open and cut the model that serves as `name`; raises ModelFileError with a line a problem."""
+    """Open and cut the model that serves as `name`; raises ModelFileError with a line per problem."""
     return _DOORS[file.source](name, file)
 
 

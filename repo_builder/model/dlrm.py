@@ -127,7 +127,7 @@ class Dlrm:
 
 
 def dlrm_model(name: str, dlrm: Dlrm) -> Model:
-    """The DLRM as a `Model`: `dense` and `indices` in, `score` out, a look-up a table in the batch's group."""
+    """The DLRM as a `Model`: `dense` and `indices` in, `score` out, a look-up per table in the batch's group."""
     dense = Tensor("dense", "FP32", (BATCH, dlrm.dense_features))
     columns = dlrm.index_columns
     indices = Tensor("indices", "INT64" if dlrm.index_dtype == "int64" else "INT32", (BATCH, columns))

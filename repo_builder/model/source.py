@@ -23,7 +23,7 @@ KEEP_UNDER_BYTES = 1024**2
 class ModelFile:
     """A program of torch.export (`.pt2`) or an ONNX file.
 
-    samples: an `.npz` with an array an input, a query that the model is known to take. keep: whether a table stays in
+    samples: an `.npz` with an array per input, a query that the model is known to take. keep: whether a table stays in
     the dense graph or is cut into shards, where not its size is to decide.
     """
 
@@ -50,7 +50,7 @@ def suffix(group: int) -> str:
 
 def divisors_name(group: int) -> str:
     """The dense graph's input with what each bag's sum is divided by, FP32 [rows, bags], where some of a group's are
-    averaged: `count` columns a look-up of the group, in the model's order, 1 where a look-up is none of a mean.
+    averaged: `count` columns per look-up of the group, in the model's order, 1 where a look-up is none of a mean.
     """
     return DIVISORS + suffix(group)
 
@@ -59,7 +59,7 @@ def divisors_name(group: int) -> str:
 class Partial:
     """An input of the dense graph: partial sums FP32 [rows of the group, width], of some look-ups of one group.
 
-    columns: place of the look-up in the model -> its first column; it takes `model.width(lookup)`.
+    columns: position of the look-up in the model -> its first column; it takes `model.width(lookup)`.
     """
 
     name: str

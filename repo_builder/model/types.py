@@ -80,7 +80,7 @@ class Columns:
 class Ragged:
     """Bags of any size, one a row: ids lie one after another, and another tensor of integers says where bags begin.
 
-    bounds: its name. kind: `offsets` holds the first place of each bag, `ends` one number more: the end of the last,
+    bounds: its name. kind: `offsets` holds the first position of each bag, `ends` one number more: the end of the last,
     `lengths` how many ids each bag has.
     block: bags of several look-ups stand in one ids' tensor, first all of the one, then all of the next: this one's are
     the block-th of `blocks` equal parts.
@@ -112,7 +112,7 @@ class Ids:
 class Lookup:
     """A read of a table: `count` vectors of the table's dim for each row of its group, float32.
 
-    table, group: places in the model's. shape: of what comes out, whose last dimension is the table's dim and whose
+    table, group: positions in the model's. shape: of what comes out, whose last dimension is the table's dim and whose
     other ones make up the group's rows times `count`. mean_ids: how many ids a row of the group has, on average.
     """
 
@@ -210,7 +210,7 @@ class Model:
         return lookup.count * self.tables[lookup.table].format.dim
 
     def in_group(self, group: int) -> Sequence[int]:
-        """The places of a group's look-ups."""
+        """The positions of a group's look-ups."""
         return [i for i, lookup in enumerate(self.lookups) if lookup.group == group]
 
     def has_means(self, group: int) -> bool:

@@ -186,7 +186,7 @@ def is_native(service: Service, shard_backend: ShardBackend) -> bool:
 
 
 def dense_config(design: Design) -> pb.ModelConfig:
-    """The dense layers in ONNX; one thread an instance on the CPU, since instances are what scales."""
+    """The dense layers in ONNX; one thread per instance on the CPU, since instances are what scales."""
     config = _base(model_name(design.spec, "dense"), design.metadata, MAX_BATCH_ROWS if design.joins else 0)
     config.backend = "onnxruntime"
     skipped = int(design.joins)

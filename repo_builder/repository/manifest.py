@@ -182,7 +182,7 @@ def _path_problems(paths: Sequence[str]) -> Iterator[str]:
 def verify(folder: Path, service: str = "") -> Manifest:
     """Check that a repository, or only the folder of one service, holds exactly its manifest's files, unchanged.
 
-    Raises RepositoryError with one problem a line: missing, changed and unexpected files.
+    Raises RepositoryError with one problem per line: missing, changed and unexpected files.
     """
     manifest = load_manifest(folder)
     try:

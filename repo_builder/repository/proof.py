@@ -286,12 +286,12 @@ class StreamedLookups:
         first, end = np.searchsorted(self._wanted[table], [begin, begin + len(rows)])
         self._rows[table][first:end] = rows[self._wanted[table][first:end] - begin]
 
-    def sums(self, place: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def sums(self, position: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """A look-up's vectors, (rows of its group, count * dim); and the sums of what was added up without its sign.
 
         The latter tell how exact the former can be.
         """
-        lookup, bags = self._model.lookups[place], self._bags[place]
+        lookup, bags = self._model.lookups[position], self._bags[position]
         rows = self._rows[lookup.table][np.searchsorted(self._wanted[lookup.table], bags.ids)].astype(np.float64)
         divisors = bags.divisors()[:, np.newaxis] if lookup.mode == "mean" else 1
         unsigned = replace(bags, weights=None if bags.weights is None else np.abs(bags.weights))

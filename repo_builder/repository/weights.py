@@ -66,7 +66,7 @@ def write_shards(
     """Append each row of a table to the file of its shard.
 
     chunks: the table's rows in id order, in blocks (n, dim) float32. shard_of_row: (rows,) uint8, each below
-    len(outputs). outputs: one file a shard, open for writing in binary; unbuffered ones save a copy.
+    len(outputs). outputs: one file per shard, open for writing in binary; unbuffered ones save a copy.
     Reading and sorting go on in a thread beside the writing; some three blocks are in memory. Raises ValueError when
     the shard numbers do not fit the outputs or the rows; then the files hold a part of the table.
     """
@@ -98,7 +98,7 @@ def _split(rows: NDArray[np.float32], numbers: NDArray[np.uint8], shards: int) -
     counts = np.bincount(numbers, minlength=shards)
     if counts.max() < len(rows):  # else all belong to one shard, and stand as they should
         order = np.argsort(numbers, kind="stable")  # a radix sort on bytes; stable keeps the id order
-        rows = np.take(rows, order, axis=0, mode="clip")  # clip spares a check of each place
+        rows = np.take(rows, order, axis=0, mode="clip")  # clip spares a check of each position
     ends = np.cumsum(counts)
     return [rows[end - count : end] for count, end in zip(counts, ends, strict=True)]
 
@@ -111,17 +111,17 @@ def _write_rows(output: Output, rows: NDArray[np.float32]) -> None:
 
 
 Seen = Callable[[int, int, NDArray[np.float32]], None]
-"""Told of each block of rows read: the place of its table in the model, the id of its first row, the rows (n, dim)."""
+"""Told of each block of rows read: its table's position in the model, the id of its first row, the rows (n, dim)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _PlacedTable:
-    """A table's shards, hottest first, each with the place of its service in the plan; and each row's shard.
+    """A table's shards, hottest first, each with the position of its service in the plan; and each row's shard.
 
-    place: in the model. shard_of_row: (rows,) uint8. id_map: (blocks, block words) uint64, as `build_id_map` makes it.
+    position: in the model. shard_of_row: (rows,) uint8. id_map: (blocks, block words) uint64, of `build_id_map`.
     """
 
-    place: int
+    position: int
     table: Table
     shards: list[tuple[int, Shard]]
     shard_of_row: NDArray[np.uint8]
@@ -144,7 +144,7 @@ def write_embeddings(
         map_offset = 0
         dims = [0] * len(files)  # of each file's last matrix
         for placed in stack.enter_context(closing(one_ahead(_placed_tables(design.model, design.wiring, hotness)))):
-            map_offsets[placed.place] = map_offset
+            map_offsets[placed.position] = map_offset
             map_offset += id_maps.write(placed.id_map)
             for k, _ in placed.shards:
                 if dims[k] not in (0, placed.table.format.dim):
@@ -162,14 +162,14 @@ def write_embeddings(
 
 def _placed_tables(model: Model, wiring: Sequence[Holding], hotness: Hotness) -> Iterator[_PlacedTable]:
     """The tables in the order in which they are written: those of a dim in the model's order, the largest dim first."""
-    for place, table in sorted(enumerate(model.tables), key=lambda item: -item[1].format.dim):
+    for position, table in sorted(enumerate(model.tables), key=lambda item: -item[1].format.dim):
         shards = shards_of(wiring, table.name)
         shard_of_row = _shard_of_row(hotness.order(table), [shard for _, shard in shards])
-        yield _PlacedTable(place, table, shards, shard_of_row, build_id_map(shard_of_row, len(shards)))
+        yield _PlacedTable(position, table, shards, shard_of_row, build_id_map(shard_of_row, len(shards)))
 
 
 def _shard_of_row(order: NDArray[np.uint32], shards: list[Shard]) -> NDArray[np.uint8]:
-    """The place in `shards` (hottest first) of the shard that holds each row: (rows,) uint8."""
+    """The position in `shards` (hottest first) of the shard that holds each row: (rows,) uint8."""
     coldest = len(shards) - 1  # most rows are its: they are filled in, the others set one by one
     shard_of_row = np.full(order.size, coldest, np.uint8)
     for i, shard in enumerate(shards[:coldest]):
@@ -181,7 +181,7 @@ def _told(source: Source, placed: _PlacedTable, seen: Seen) -> Iterator[NDArray[
     begin = 0
     for block in source.table_chunks(placed.table):
         yield block
-        seen(placed.place, begin, block)
+        seen(placed.position, begin, block)
         begin += len(block)
 
 

@@ -78,7 +78,7 @@ class _Dot(DenseModule):
     def __init__(self, dlrm: Dlrm, weights: DenseWeights, partials: Sequence[TablePartial]) -> None:
         super().__init__(dlrm, weights, partials)
         lower = [i * self.vectors + j for i in range(self.vectors) for j in range(i)]
-        self.register_buffer("pairs", torch.tensor(lower))  # places in the flattened (F+1, F+1) products
+        self.register_buffer("pairs", torch.tensor(lower))  # positions in the flattened (F+1, F+1) products
 
     def interact(self, bottom: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         vectors = numbers.reshape(-1, self.vectors, self.dim)  # (B, F+1, D)
@@ -282,8 +282,8 @@ def _pooled(dlrm: Dlrm, partials: Sequence[TablePartial], others: Sequence[torch
     """Each table's sum over its partials, (B, dim), added up one by one, and divided where there are divisors."""
     pooled = [torch.zeros(len(others[0]), dlrm.dim) for _ in dlrm.tables]
     for partial, values in zip(partials, others, strict=False):
-        for place, table in enumerate(partial.tables):
-            pooled[table] = pooled[table] + values[:, place * dlrm.dim : (place + 1) * dlrm.dim]
+        for position, table in enumerate(partial.tables):
+            pooled[table] = pooled[table] + values[:, position * dlrm.dim : (position + 1) * dlrm.dim]
     if dlrm.has_means:
         pooled = [sums / others[-1][:, table : table + 1] for table, sums in enumerate(pooled)]
     return pooled

@@ -49,7 +49,7 @@ _DLRM_OTHER_WIDTH = (
 
 
 def _dlrm_layout(dlrm: Dlrm, checkpoint: Checkpoint) -> KeyLayout:
-    """Linear layers take the even places of `bot_l` and `top_l`, activations the odd ones."""
+    """Linear layers take the even positions of `bot_l` and `top_l`, activations the odd ones."""
     return KeyLayout(
         tables=tuple(f"emb_l.{i}.weight" for i in range(len(dlrm.tables))),
         stored_tables=tuple(key for key in checkpoint.tensors if re.fullmatch(r"emb_l\.\d+\.weight", key)),
@@ -63,8 +63,8 @@ def _dlrm_layout(dlrm: Dlrm, checkpoint: Checkpoint) -> KeyLayout:
 
 def _dlrm_stems(checkpoint: Checkpoint, part: str) -> tuple[str, ...]:
     """The linear layers of a part, first to last."""
-    places = {int(found[1]) for key in checkpoint.tensors if (found := re.match(rf"{part}\.(\d+)\.", key))}
-    return tuple(f"{part}.{place}" for place in sorted(places))
+    positions = {int(found[1]) for key in checkpoint.tensors if (found := re.match(rf"{part}\.(\d+)\.", key))}
+    return tuple(f"{part}.{position}" for position in sorted(positions))
 
 
 _CROSS = r"crossnet\.(W_kernels|V_kernels|bias)\.(\d+)"
@@ -101,7 +101,7 @@ def _torchrec_layout(dlrm: Dlrm, checkpoint: Checkpoint) -> KeyLayout:
     last = ("over_arch.model.1",) if "over_arch.model.1.weight" in checkpoint.tensors else ()
     top = (*over, *last)
     interaction, stacks = _interaction(checkpoint)
-    places = _places(dlrm, checkpoint, tables, stored)
+    positions = _positions(dlrm, checkpoint, tables, stored)
     return KeyLayout(
         tables=tables,
         stored_tables=stored,
@@ -110,7 +110,7 @@ def _torchrec_layout(dlrm: Dlrm, checkpoint: Checkpoint) -> KeyLayout:
         interaction=interaction,
         stacks=stacks,
         other_width=_TORCHREC_OTHER_WIDTH,
-        orders=_orders(dlrm.dim, places, interaction, stacks, top),
+        orders=_orders(dlrm.dim, positions, interaction, stacks, top),
     )
 
 
@@ -163,11 +163,13 @@ def _keeps_order(checkpoint: Checkpoint) -> bool:
 
 def _torchrec_stems(checkpoint: Checkpoint, part: str) -> tuple[str, ...]:
     """The linear layers of a part, first to last."""
-    places = {int(found[1]) for key in checkpoint.tensors if (found := re.match(rf"{re.escape(part)}\.(\d+)\.", key))}
-    return tuple(f"{part}.{place}._linear" for place in sorted(places))
+    positions = {
+        int(found[1]) for key in checkpoint.tensors if (found := re.match(rf"{re.escape(part)}\.(\d+)\.", key))
+    }
+    return tuple(f"{part}.{position}._linear" for position in sorted(positions))
 
 
-def _places(dlrm: Dlrm, checkpoint: Checkpoint, tables: Sequence[str], stored: Sequence[str]) -> list[int]:
+def _positions(dlrm: Dlrm, checkpoint: Checkpoint, tables: Sequence[str], stored: Sequence[str]) -> list[int]:
     """Where each of the spec's tables stands in the EmbeddingBagCollection; raises CheckpointError if nobody says."""
     listed = list(range(len(tables)))
     if set(tables) != set(stored) or len(tables) == 1:
@@ -180,21 +182,21 @@ def _places(dlrm: Dlrm, checkpoint: Checkpoint, tables: Sequence[str], stored: S
             "keys that do not stand as in the model's state_dict, as in safetensors, which are sorted; list the spec's "
             "tables as the EmbeddingBagCollection does and say weights.tables_in_order: true"
         )
-    places = [stored.index(table) for table in tables]
-    if dlrm.weights.tables_in_order and places != listed:
+    positions = [stored.index(table) for table in tables]
+    if dlrm.weights.tables_in_order and positions != listed:
         raise CheckpointError(
             f"{checkpoint.path}: weights.tables_in_order: expected the spec's tables in the file's order, "
             f"{', '.join(key.split('.')[-2] for key in stored)}, got another; leave it out: the file's order is known"
         )
-    return places
+    return positions
 
 
 def _orders(
-    dim: int, places: Sequence[int], interaction: Interaction, stacks: _Keys, top: Sequence[str]
+    dim: int, positions: Sequence[int], interaction: Interaction, stacks: _Keys, top: Sequence[str]
 ) -> Mapping[str, tuple[NDArray[np.intp], int]]:
-    """Of all that runs over the tables, with the `places` of the spec's in the EmbeddingBagCollection."""
-    numbers = _numbers(dim, places)
-    parameters = interaction.stacks(dim, len(places) + 1)
+    """Of all that runs over the tables, with the `positions` of the spec's in the EmbeddingBagCollection."""
+    numbers = _numbers(dim, positions)
+    parameters = interaction.stacks(dim, len(positions) + 1)
     orders = {
         key: (numbers, parameter.vectors)
         for stack, layers in stacks.items()
@@ -202,26 +204,26 @@ def _orders(
         for key, parameter in zip(keys, layer, strict=True)
         if parameter.vectors is not None
     }
-    tops = {"dot": _pair_columns(dim, places), "dcn": numbers}
+    tops = {"dot": _pair_columns(dim, positions), "dcn": numbers}
     if interaction.kind in tops:
         orders |= {f"{stem}.weight": (tops[interaction.kind], 1) for stem in top[:1]}
     return orders
 
 
-def _numbers(dim: int, places: Sequence[int]) -> NDArray[np.intp]:
-    """TorchRec's place of each number of ours: (n * dim,), the bottom output's, then the tables' by their `places`."""
-    vectors = np.array([0, *(1 + place for place in places)], dtype=np.intp)
+def _numbers(dim: int, positions: Sequence[int]) -> NDArray[np.intp]:
+    """TorchRec's position of each number of ours, (n * dim,): the bottom output's, then the tables' by `positions`."""
+    vectors = np.array([0, *(1 + position for position in positions)], dtype=np.intp)
     return (vectors[:, np.newaxis] * dim + np.arange(dim)).reshape(-1)
 
 
-def _pair_columns(dim: int, places: Sequence[int]) -> NDArray[np.intp]:
-    """TorchRec's column for each of ours: (dim + n(n-1)/2,) for n interacting vectors; `places` of the tables in its.
+def _pair_columns(dim: int, positions: Sequence[int]) -> NDArray[np.intp]:
+    """TorchRec's column for each of ours: (dim + n(n-1)/2,) for n vectors; `positions` of the tables in its.
 
     Both begin with the bottom output, vector 0. Then the pair of our vectors i < j stands in ours at D + j(j-1)/2 + i
     (lower triangle, row by row). In TorchRec the pair of its vectors a < b stands at D + a*n - a(a+1)/2 + (b-a-1)
     (upper triangle, row by row).
     """
-    vectors = [0, *(1 + place for place in places)]
+    vectors = [0, *(1 + position for position in positions)]
     n = len(vectors)
     pairs = [sorted((vectors[i], vectors[j])) for j in range(n) for i in range(j)]
     columns = [a * n - a * (a + 1) // 2 + (b - a - 1) for a, b in pairs]

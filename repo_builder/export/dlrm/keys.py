@@ -119,7 +119,7 @@ def _table_remedy(table: DlrmTable, got: tuple[int, ...]) -> str:
 
 
 def _layers(checkpoint: Checkpoint, part: str, stems: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
-    """One line for wrong widths, however many keys they show in; else a line a key that is missing or no layer."""
+    """One line for wrong widths, however many keys they show in; else a line per key that is missing or no layer."""
     stored = _weights(checkpoint, stems)
     problems = []
     for i, stem in enumerate(stems):
@@ -195,7 +195,7 @@ def _reason(layout: KeyLayout, got: int, expected: int) -> str:
 
 
 def _stacks(checkpoint: Checkpoint, layout: KeyLayout, dim: int, vectors: int) -> Iterator[str]:
-    """One line where the arrays are for another number of vectors, however many keys show it; else a line a key."""
+    """One line where the arrays are for another number of vectors, however many keys show it; else a line per key."""
     stacks = layout.interaction.stacks(dim, vectors)
     parameters = [each for stack in layout.stacks for layer in stacks[stack] for each in layer]
     problems = []

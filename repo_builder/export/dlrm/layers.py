@@ -46,7 +46,7 @@ class DenseWeights:
 class TablePartial:
     """An input of the dense graph: partial sums, [B, len(tables) * dim], of those tables.
 
-    `tables` are places in `dlrm.tables`, ascending.
+    `tables` are positions in `dlrm.tables`, ascending.
     """
 
     name: str

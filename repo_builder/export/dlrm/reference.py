@@ -35,7 +35,7 @@ def reference_scores(
 
 
 def score_pooled(dlrm: Dlrm, weights: DenseWeights, dense: torch.Tensor, pooled: list[torch.Tensor]) -> torch.Tensor:
-    """The dense layers: dense (B, dense_features) and a pooled (B, dim) a table, all float32, to scores (B, 1)."""
+    """The dense layers: dense (B, dense_features) and a pooled (B, dim) per table, all float32, to scores (B, 1)."""
     bottom = _perceptrons(weights.bottom, dense)
     hidden = _INTERACTIONS[dlrm.interaction.kind](weights.interaction, [bottom, *pooled])
     return torch.sigmoid(_linear(weights.top[-1], _perceptrons(weights.top[:-1], hidden)))

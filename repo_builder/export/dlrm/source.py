@@ -31,8 +31,8 @@ def open_source(spec: Spec) -> source.Source:
 def open_weights(dlrm: Dlrm) -> WeightSource:
     """Open the weights named by `dlrm.weights` and check them against the whole spec.
 
-    Raises CheckpointError with one line a problem: file, key, expected, got, remedy. What only a read of the tables can
-    show (a value that is not finite) is raised by `table_chunks`.
+    Raises CheckpointError with one line per problem: file, key, expected, got, remedy. What only a read of the tables
+    can show (a value that is not finite) is raised by `table_chunks`.
     """
     return _SOURCES[dlrm.weights.source](dlrm)
 

@@ -81,7 +81,7 @@ def _raise_if_any(where: str, problems: Sequence[str]) -> None:
 
 
 def refuse_variants(where: str, checkpoint: Checkpoint, family: KeyFamily) -> None:
-    """Raise CheckpointError, a line a variant, with the first of its keys: the others would only repeat the reason."""
+    """Raise CheckpointError, a line per variant, with the first of its keys: others would only repeat the reason."""
     keys = list(checkpoint.tensors)
     first = ((next((key for key in keys if each.pattern.search(key)), None), each) for each in family.variants)
     _raise_if_any(where, [f"{key}: {variant.reason}" for key, variant in first if key is not None])

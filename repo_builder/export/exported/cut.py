@@ -31,7 +31,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class ProgramLookup:
-    """A look-up of the model: of which table, with which ids, and the places in the graph that it stands for.
+    """A look-up of the model: of which table, with which ids, and the positions in the graph that it stands for.
 
     sites: each with its member of the table.
     """
@@ -92,11 +92,11 @@ def choose(
 def _owner(graph: ProgramGraph, placeholder: Node) -> str:
     """The name of a parameter; of one that is held under several names the first."""
     name = graph.parameters[placeholder].name
-    place = graph.program.weights.tensors[name]
+    position = graph.program.weights.tensors[name]
     return next(
         each.name
         for each in graph.parameters.values()
-        if replace(graph.program.weights.tensors[each.name], key=name) == place
+        if replace(graph.program.weights.tensors[each.name], key=name) == position
     )
 
 
@@ -223,10 +223,10 @@ def _reads(
 ) -> tuple[ProgramLookup, ...]:
     order = {node: i for i, node in enumerate(graph.nodes)}
     reads = []
-    for place, joined in enumerate(tables):
+    for position, joined in enumerate(tables):
         for key in keys[joined.members[0]]:
             found, mode, padding, from_end = key
             sites = [(i, site) for i, member in enumerate(joined.members) for site in keys[member][key]]
             sites.sort(key=lambda each: order[each[1].result])
-            reads.append(ProgramLookup(place, found, mode, padding, from_end, tuple(sites)))
+            reads.append(ProgramLookup(position, found, mode, padding, from_end, tuple(sites)))
     return tuple(sorted(reads, key=lambda read: order[read.sites[0][1].result]))

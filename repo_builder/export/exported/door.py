@@ -42,7 +42,7 @@ from repo_builder.model.types import BATCH, Model, Table
 def open_exported(path: Path, name: str, samples: Path | None, keep_under_bytes: int, keep: Keep) -> ExportedSource:
     """Open a program written by `torch.export.save`, and cut it at its look-ups; nothing of its file is run.
 
-    samples: an .npz with an array an input, else the program's example inputs. Tables of less than keep_under_bytes
+    samples: an .npz with an array per input, else the program's example inputs. Tables of less than keep_under_bytes
     stay in the dense graph, but for those of bags and those that `keep` says otherwise of, by name. Raises
     ModelFileError.
     """
@@ -53,7 +53,7 @@ def open_exported(path: Path, name: str, samples: Path | None, keep_under_bytes:
     if query is None:
         raise ModelFileError(
             f"{path}: expected example inputs in the program, found none that are plain tensors; "
-            "record a query of it, an array an input, and name the .npz as model.samples in the spec"
+            "record a query of it, an array per input, and name the .npz as model.samples in the spec"
         )
     choice = choose(graph, find_sites(graph), probes(graph, feeds_of(graph, query)), keep_under_bytes, keep)
     return ExportedSource(name, graph, sizes, choice, query)

@@ -121,10 +121,14 @@ def _is_random(node: Node) -> bool:
     return dropout or torch.Tag.nondeterministic_seeded in node.target.tags
 
 
-def argument(node: Node, place: int | str, default: Any = None) -> Any:
-    """An operator's argument by its place or name, where it is given or has a default value."""
+def argument(node: Node, position: int | str, default: Any = None) -> Any:
+    """An operator's argument by its position or name, where it is given or has a default value."""
     schema = node.target._schema.arguments  # type: ignore[union-attr] # an operator
-    index = place if isinstance(place, int) else next((i for i, each in enumerate(schema) if each.name == place), None)
+    index = (
+        position
+        if isinstance(position, int)
+        else next((i for i, each in enumerate(schema) if each.name == position), None)
+    )
     if index is None or index >= len(schema):
         return default
     if index < len(node.args):

@@ -1,7 +1,7 @@
 """What views do to their elements, found by sending numbered elements through them at two sizes.
 
 Views, slices and their kin only move elements. So where the path from one tensor to another is made of these alone,
-the places at which its elements come out, at sizes of different factors, say what it does at any size.
+the positions at which its elements come out, at sizes of different factors, say what it does at any size.
 """
 
 from __future__ import annotations

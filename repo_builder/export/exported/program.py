@@ -49,7 +49,7 @@ class Program:
     """An exported program whose tensors are mapped from its file, and where each of its weights lies there.
 
     guards: what the exporter found to hold of the inputs' sizes, as text, which is not to be run.
-    example: its example inputs, an entry an input, where it has some.
+    example: its example inputs, an entry per input, where it has some.
     """
 
     path: Path

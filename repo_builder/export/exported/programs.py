@@ -119,8 +119,8 @@ def dense_program(graph: ProgramGraph, choice: ProgramCut, sizes: Sizes) -> tupl
         table = choice.tables[read.table].table
         shape = [*list(_symbolic(graph, sizes, read.sites[0][1].result))[:-1], table.format.dim]
         looked_up.append(cutter.new_input(f"lookup_{i}", shape, torch.float32))
-    for count, (place, axis) in counts.items():
-        cutter.stands_for(count, cutter.call(_ATEN.sym_size.int, looked_up[place], axis))
+    for count, (position, axis) in counts.items():
+        cutter.stands_for(count, cutter.call(_ATEN.sym_size.int, looked_up[position], axis))
     for read, node in zip(choice.reads, looked_up, strict=True):
         members = choice.tables[read.table].members
         for member, site in read.sites:
@@ -133,8 +133,8 @@ def dense_program(graph: ProgramGraph, choice: ProgramCut, sizes: Sizes) -> tupl
 def _counts(graph: ProgramGraph, choice: ProgramCut, sizes: Sizes) -> dict[Node, tuple[int, int]]:
     """Nodes that read a size which a look-up's vectors have too, and where: so no ids are needed for their number."""
     known = {
-        sizes.name(size): (place, axis)
-        for place, read in enumerate(choice.reads)
+        sizes.name(size): (position, axis)
+        for position, read in enumerate(choice.reads)
         for axis, size in enumerate(shape_of(read.sites[0][1].result)[:-1])
         if not isinstance(size, int)
     }

@@ -74,10 +74,10 @@ def _index_select(node: Node) -> ProgramSite | None:
 
 
 def _index(node: Node) -> ProgramSite | None:
-    places = argument(node, 1)
-    if len(places) != 1 or not isinstance(places[0], Node) or places[0].meta["val"].dtype == torch.bool:
+    positions = argument(node, 1)
+    if len(positions) != 1 or not isinstance(positions[0], Node) or positions[0].meta["val"].dtype == torch.bool:
         return None
-    return ProgramSite(node, node, argument(node, 0), places[0], from_end=True)
+    return ProgramSite(node, node, argument(node, 0), positions[0], from_end=True)
 
 
 def _bag(node: Node) -> ProgramSite | None:

@@ -181,16 +181,16 @@ def _walk(value: object) -> Iterator[tuple[str, Any]]:
 
 def _expression_problems(text: object) -> Iterator[str]:
     """torch evaluates it: names and signs of arithmetic alone may stand in it."""
-    place, whole = 0, str(text).rstrip()
-    while place < len(whole):
-        match = _EXPRESSION_TOKENS.match(whole, place)
+    position, whole = 0, str(text).rstrip()
+    while position < len(whole):
+        match = _EXPRESSION_TOKENS.match(whole, position)
         token = match.group().strip() if match else ""
         word = token[:1].isalpha() or token[:1] == "_"
         known = not word or token in _EXPRESSION_NAMES.split() or _SYMBOL.fullmatch(token)
         if not match or not known or len(whole) > _LONGEST_EXPRESSION:
             yield f"the graph: expected shape expressions of symbols and arithmetic, got {whole[:80]!r}"
             return
-        place = match.end()
+        position = match.end()
 
 
 def _flat_spec(leaves: int, *, call: bool = True) -> str:

@@ -14,9 +14,9 @@ from repo_builder.export.onnx_file.ids import (
     BagShape,
     IdsTensor,
     bags_of,
+    ids_tensor_of,
     masked,
     may_come_before,
-    place_of,
     reason_against,
 )
 from repo_builder.export.onnx_file.loops import looped
@@ -32,7 +32,7 @@ Keep = Literal["dense", "shard"]
 class OnnxRead:
     """How rows are read: look-ups of two tables that read alike can be one."""
 
-    place: IdsTensor
+    source: IdsTensor
     bags: BagShape
     mode: Mode
     padding: int | None
@@ -154,9 +154,9 @@ def _read(graph: Graph, plain: OnnxSite, looked_up: set[int]) -> tuple[OnnxRead,
     site = pooled(graph, plain, weighable) if site == plain else site
     for each in (masked(graph, site), site, plain):
         bags = bags_of(graph, each)
-        place = place_of(graph, each, bags) if bags is not None else None
-        if bags is not None and place is not None:
-            return OnnxRead(place, bags, each.mode, each.padding), each
+        source = ids_tensor_of(graph, each, bags) if bags is not None else None
+        if bags is not None and source is not None:
+            return OnnxRead(source, bags, each.mode, each.padding), each
     raise ValueError(f"node {node_name(graph.nodes[plain.node])}: its ids lie nowhere")
 
 
@@ -211,7 +211,7 @@ def _loop_after(graph: Graph, tensor: str) -> str | None:
         if name in seen:
             continue
         seen.add(name)
-        for node in (graph.nodes[place] for place in graph.read_by.get(name, ())):
+        for node in (graph.nodes[position] for position in graph.read_by.get(name, ())):
             if node.op_type in ("Loop", "Scan"):
                 return node_name(node)
             if node.op_type in ("Cast", "Identity", "Mul", "Reshape", "Squeeze", "Unsqueeze"):

@@ -33,8 +33,8 @@ def dense_graph(graph: Graph, cut: OnnxCut, outputs: Sequence[Tensor]) -> onnx.M
     glue = _Glue(graph, cut)
     made = {name for node in glue.nodes for name in node.output}
     read = {name for node in glue.nodes for name in node.input} | set(graph.outputs)
-    places = graph.needed(read, made)
-    read |= {name for place in places for name in graph.reads[place]}
+    positions = graph.needed(read, made)
+    read |= {name for position in positions for name in graph.reads[position]}
     inputs = [graph.info(name, _dimensions(graph, name)) for name in graph.inputs if name in read]
     inputs += [
         helper.make_tensor_value_info(
@@ -48,11 +48,11 @@ def dense_graph(graph: Graph, cut: OnnxCut, outputs: Sequence[Tensor]) -> onnx.M
 
 def ids_graph(graph: Graph, cut: OnnxCut) -> onnx.ModelProto | None:
     """What makes the tensors of ids and weights that are no inputs; None where all are."""
-    named = [name for found in cut.lookups for name in found.read.place.tensors]
+    named = [name for found in cut.lookups for name in found.read.source.tensors]
     outputs = [name for name in dict.fromkeys(named) if name not in graph.inputs]
     if not outputs:
         return None
-    read = {name for place in graph.needed(outputs) for name in graph.reads[place]}
+    read = {name for position in graph.needed(outputs) for name in graph.reads[position]}
     inputs = [graph.info(name, _dimensions(graph, name)) for name in graph.inputs if name in read]
     return graph.extract(inputs, [graph.info(name, _dimensions(graph, name)) for name in outputs])
 
@@ -69,13 +69,13 @@ class _Glue:
         self.numbers: list[TensorProto] = []
         self._graph = graph
         self._prefix = free_prefix("looked_up_", all_names(graph.model.graph))
-        for place, found in enumerate(cut.lookups):
+        for position, found in enumerate(cut.lookups):
             columns = dims(graph, cut, found.table)
-            parts = [lookup_name(place)]
+            parts = [lookup_name(position)]
             if len(columns) > 1:
                 parts = [f"{self._prefix}{len(self.nodes)}_{i}" for i in range(len(columns))]
                 self.nodes.append(
-                    helper.make_node("Split", [lookup_name(place), self._number(columns)], parts, axis=-1)
+                    helper.make_node("Split", [lookup_name(position), self._number(columns)], parts, axis=-1)
                 )
             by_member = dict(zip(cut.members[found.table], zip(parts, columns, strict=True), strict=True))
             for site in found.sites:

@@ -48,9 +48,9 @@ def open_onnx(
 ) -> OnnxSource:
     """Open a model and cut it at its look-ups; tables stay in the file.
 
-    samples: an .npz with an array an input; without, queries are drawn. keep_under_bytes: smaller tables stay in the
-    dense graph. keep: tables that stay, or do not, whatever their size. Raises ModelFileError, a line a problem, where
-    the file or its model cannot be served.
+    samples: an .npz with an array per input; without, queries are drawn. keep_under_bytes: smaller tables stay in the
+    dense graph. keep: tables that stay, or do not, whatever their size. Raises ModelFileError, a line per problem,
+    where the file or its model cannot be served.
     """
     path = path.resolve() if path.is_symlink() else path  # what lies in it is read from its folder
     lean = read_without_weights(path)
@@ -131,8 +131,8 @@ def _tried(
             return query, whole.run(query)
         except RUNTIME_ERRORS as exc:
             raise ModelFileError(f"{path}: the samples are no query that the model takes: {_first_line(exc)}") from exc
-    bounds, places = _bounds(found, graph), [each.read.place for each in found.lookups]
-    ragged = {layout: place.tensor for place in places if isinstance(layout := place.layout, Ragged)}
+    bounds, sources = _bounds(found, graph), [each.read.source for each in found.lookups]
+    ragged = {layout: source.tensor for source in sources if isinstance(layout := source.layout, Ragged)}
     for below in (min(graph.shapes[each][0].number for of_table in found.members for each in of_table), *_BOUNDS):
         query = drawn(inputs, bounds, ragged, below)
         try:
@@ -141,7 +141,7 @@ def _tried(
             refusal = _first_line(exc)
     raise ModelFileError(
         f"{path}: expected a model that takes drawn queries, got: {refusal}; "
-        "give recorded ones: samples, an .npz with an array an input"
+        "give recorded ones: samples, an .npz with an array per input"
     )
 
 
@@ -150,15 +150,15 @@ def _bounds(found: OnnxCut, graph: Graph) -> Mapping[str, list[int]]:
     bounds: dict[str, list[int]] = {}
     held: dict[tuple[str, int], int] = {}
     for each in found.lookups:
-        place, rows = each.read.place, graph.shapes[found.members[each.table][0]][0].number
+        source, rows = each.read.source, graph.shapes[found.members[each.table][0]][0].number
         taken, width = range(1), 1
-        if isinstance(place.layout, Columns) and place.layout.width is not None:
-            begin, width = place.layout.begin, place.layout.width
-            taken = range(begin, begin + each.read.bags.count * place.layout.bag)
-        of_input = bounds.setdefault(place.tensor, [2] * width)
+        if isinstance(source.layout, Columns) and source.layout.width is not None:
+            begin, width = source.layout.begin, source.layout.width
+            taken = range(begin, begin + each.read.bags.count * source.layout.bag)
+        of_input = bounds.setdefault(source.tensor, [2] * width)
         for column in taken:
-            held[place.tensor, column] = min(rows, held.get((place.tensor, column), rows))
-            of_input[column] = held[place.tensor, column]
+            held[source.tensor, column] = min(rows, held.get((source.tensor, column), rows))
+            of_input[column] = held[source.tensor, column]
     return bounds
 
 
@@ -173,8 +173,8 @@ def _source(
     tensors = {**query, **(ids_session.run(query) if ids_session is not None else {})}
     groups = _groups(found, tensors, max(1, sizes[BATCH]))
     tables = tuple(
-        Table(table, graph.shapes[members[0]][0].number, RowFormat(sum(dims(graph, found, place))))
-        for place, (table, members) in enumerate(zip(found.names, found.members, strict=True))
+        Table(table, graph.shapes[members[0]][0].number, RowFormat(sum(dims(graph, found, position))))
+        for position, (table, members) in enumerate(zip(found.names, found.members, strict=True))
     )
     lookups = tuple(_lookups(graph, found, tables, groups, tensors))
     read = {entry.name for entry in cut_off.graph.input}
@@ -220,7 +220,7 @@ def _groups(found: OnnxCut, tensors: Arrays, batch: int) -> tuple[Group, ...]:
 
 def _rows(found: OnnxLookup, tensors: Arrays) -> int:
     """How many rows a look-up has in a query."""
-    tensor, layout = tensors[found.read.place.tensor], found.read.place.layout
+    tensor, layout = tensors[found.read.source.tensor], found.read.source.layout
     if isinstance(layout, Ragged):
         return len(tensors[layout.bounds]) - (layout.kind == "ends")
     width = tensor.shape[-1] if layout.width is None else layout.width
@@ -231,16 +231,16 @@ def _lookups(
     graph: Graph, found: OnnxCut, tables: Sequence[Table], groups: Sequence[Group], tensors: Arrays
 ) -> Iterator[Lookup]:
     of_table: Counter[int] = Counter()
-    places = {group.rows: place for place, group in enumerate(groups)}
+    numbers = {group.rows: number for number, group in enumerate(groups)}
     for each in found.lookups:
         of_table[each.table] += 1
         table, number = tables[each.table], of_table[each.table]
-        place = each.read.place
+        source = each.read.source
         lookup = Lookup(
             table.name if number == 1 else f"{table.name}_{number}",
             each.table,
-            places[each.read.bags.rows.dimension],
-            Ids(place.tensor, place.layout, place.weights, each.read.padding, from_end=True),
+            numbers[each.read.bags.rows.dimension],
+            Ids(source.tensor, source.layout, source.weights, each.read.padding, from_end=True),
             each.read.mode,
             each.read.bags.count,
             lookup_shape(each, table.format.dim),
@@ -276,9 +276,9 @@ def _is_batched(model: Model, cut_off: onnx.ModelProto, query: Arrays, folder: P
         return False
     rng, rows = np.random.default_rng(0), np.arange(_TRIED_ROWS)
     given = {tensor.name: np.resize(query[tensor.name], _resized(query[tensor.name])) for tensor in model.dense.inputs}
-    for place, lookup in enumerate(model.lookups):
+    for position, lookup in enumerate(model.lookups):
         sizes = [size for size in lookup.shape[1:] if isinstance(size, int)]
-        given[lookup_name(place)] = rng.standard_normal((len(rows), *sizes), np.float32)
+        given[lookup_name(position)] = rng.standard_normal((len(rows), *sizes), np.float32)
     session = Session(cut_off, folder)
     try:
         together = session.run(given)

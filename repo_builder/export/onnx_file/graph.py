@@ -139,8 +139,8 @@ class Graph:
         given = [entry.name for entry in inputs] + [name for node in before for name in node.output]
         read_before = [name for node in before for name in node.input]
         wanted = [entry.name for entry in outputs]
-        places = self.needed([*wanted, *read_before], given)
-        nodes = self._in_order([*before, *(self.nodes[place] for place in places)], given)
+        positions = self.needed([*wanted, *read_before], given)
+        nodes = self._in_order([*before, *(self.nodes[position] for position in positions)], given)
         read = {name for node in nodes for name in all_reads(node)} | set(wanted)
         initializers = [each for name, each in self.initializers.items() if name in read and name not in given]
         graph = helper.make_graph(nodes, "model", inputs, outputs, [*initializers, *numbers])

@@ -109,10 +109,10 @@ def reason_against(graph: Graph, site: OnnxSite, looked_up: Collection[int]) -> 
     """Why a look-up must stay in the dense graph; None where it need not. looked_up: the nodes of all look-ups."""
     node = node_name(graph.nodes[site.node])
     made_by = graph.needed([site.ids])
-    before = next((graph.nodes[place] for place in made_by if place in looked_up), None)
+    before = next((graph.nodes[position] for position in made_by if position in looked_up), None)
     if before is not None:
         return f"the ids of node {node} depend on what node {node_name(before)} looks up"
-    heavy = next((graph.nodes[place] for place in made_by if graph.nodes[place].op_type in _HEAVY), None)
+    heavy = next((graph.nodes[position] for position in made_by if graph.nodes[position].op_type in _HEAVY), None)
     if heavy is not None:
         return f"the ids of node {node} are computed by node {node_name(heavy)} ({heavy.op_type})"
     if not reads_inputs(graph, site.ids):
@@ -132,25 +132,25 @@ def reads_inputs(graph: Graph, tensor: str) -> bool:
         if name in seen or name not in graph.made_by:
             continue
         seen.add(name)
-        place = graph.made_by[name]
-        if graph.nodes[place].op_type not in ("Shape", "Size"):
-            todo += graph.reads[place]
+        position = graph.made_by[name]
+        if graph.nodes[position].op_type not in ("Shape", "Size"):
+            todo += graph.reads[position]
     return False
 
 
 def may_come_before(graph: Graph, tensor: str, looked_up: Collection[int]) -> bool:
     """Whether a tensor can be made in the ids graph."""
-    places = graph.needed([tensor])
-    return not any(place in looked_up or graph.nodes[place].op_type in _HEAVY for place in places)
+    positions = graph.needed([tensor])
+    return not any(position in looked_up or graph.nodes[position].op_type in _HEAVY for position in positions)
 
 
-def place_of(graph: Graph, site: OnnxSite, bags: BagShape) -> IdsTensor | None:
+def ids_tensor_of(graph: Graph, site: OnnxSite, bags: BagShape) -> IdsTensor | None:
     """Where a look-up's ids, and their weights, lie: the farther up from the Gather the better.
 
     None where its weights are no tensor like that of its ids.
     """
     if site.bounds is not None:
-        return _ragged_place(graph, site)
+        return _ragged_tensor(graph, site)
     weights = moved_from(graph, site.weights) if site.weights else []
     last, table_rows = graph.shapes[site.ids][-1:], graph.shapes[site.table][0].number
     for tensor in reversed(moved_from(graph, site.ids, table_rows)):
@@ -169,7 +169,7 @@ def place_of(graph: Graph, site: OnnxSite, bags: BagShape) -> IdsTensor | None:
     return None
 
 
-def _ragged_place(graph: Graph, site: OnnxSite) -> IdsTensor | None:
+def _ragged_tensor(graph: Graph, site: OnnxSite) -> IdsTensor | None:
     """Where ids in a row lie, their bounds, and their weights, all of them as they are."""
     found = []
     for name in (site.ids, site.weights):
@@ -276,8 +276,8 @@ def masked(graph: Graph, site: OnnxSite) -> OnnxSite:
     if site.weights is None or site.padding is not None:
         return site
     source = moved_from(graph, site.ids)[-1]
-    places = graph.needed([site.weights], [source])
-    read = {name for place in places for name in graph.reads[place]}
+    positions = graph.needed([site.weights], [source])
+    read = {name for position in positions for name in graph.reads[position]}
     if source not in read or any(name in graph.inputs and name != source for name in read):
         return site
     constants = [graph.initializers[name] for name in read if name in graph.initializers]

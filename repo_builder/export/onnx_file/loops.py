@@ -91,10 +91,10 @@ def looped(graph: Graph, site: OnnxSite, weighable: Callable[[str], bool]) -> On
 def _way(graph: Graph, site: OnnxSite) -> _Way | None:
     tensor, weights = site.output, None
     while True:
-        places = graph.read_by.get(tensor, ())
-        if len(places) != 1 or tensor in graph.outputs:
+        positions = graph.read_by.get(tensor, ())
+        if len(positions) != 1 or tensor in graph.outputs:
             return None
-        node = graph.nodes[places[0]]
+        node = graph.nodes[positions[0]]
         if node.op_type == "Loop" and tensor not in node.input:
             output = next((end for each in node.output if (end := _end_of(graph, each)) is not None), None)
             return _Way(node, weights, output) if output is not None else None

@@ -20,7 +20,7 @@ _SMALL = 0.5  # of drawn whole numbers
 
 def session_between(graph: Graph, given: Sequence[str], made: str) -> Session:
     """What makes a tensor of others; it may read inputs too."""
-    read = {name for place in graph.needed([made], given) for name in graph.reads[place]}
+    read = {name for position in graph.needed([made], given) for name in graph.reads[position]}
     names = [*given, *(name for name in graph.inputs if name in read and name not in given)]
     inputs = [graph.info(name, [None] * len(graph.shapes[name])) for name in names]
     return Session(graph.extract(inputs, [graph.info(made, None)]), graph.folder)

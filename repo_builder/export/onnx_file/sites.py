@@ -26,9 +26,9 @@ BoundsKind = Literal["offsets", "ends"]
 class OnnxSite:
     """A look-up as the graph has it.
 
-    node: the Gather's place. output: the tensor that the look-up makes, of the graph's type `type`: the Gather's own,
+    node: the Gather's position. output: the tensor that the look-up makes, of the graph's type `type`: the Gather's,
     or where it is pooled that of the reduction over the last `bag_axes` axes of the ids, which are kept with size 1
-    where `keeps_axes`. weights: a tensor of a float32 an id, in their order. Where a loop makes bags of ids in a
+    where `keeps_axes`. weights: a tensor of a float32 per id, in their order. Where a loop makes bags of ids in a
     row: `bag` ids each, or from one bound to the next in the tensor `bounds`; `kind`: whether the last end is in it.
     """
 
@@ -68,14 +68,14 @@ def _gathers(graph: Graph, table: str, tensor: str, past: str | None = None) -> 
     """Each use of a table's values: a look-up, or why it is none. past: why what was passed on the way is not exact."""
     if tensor in graph.outputs:
         yield "it is an output of the model too"
-    for place in graph.read_by.get(tensor, ()):
-        node = graph.nodes[place]
+    for position in graph.read_by.get(tensor, ()):
+        node = graph.nodes[position]
         if (
             node.op_type == "Gather"
             and node.input[0] == tensor
             and attribute(node, "axis", 0) in _first_axis(graph, table)
         ):
-            yield OnnxSite(place, table, node.input[1], node.output[0], graph.types.get(tensor, graph.types[table]))
+            yield OnnxSite(position, table, node.input[1], node.output[0], graph.types.get(tensor, graph.types[table]))
             if past is not None:
                 yield past
             if node.input[1] == tensor:
@@ -104,7 +104,7 @@ def _reason(node: onnx.NodeProto) -> str:
 
 def _is_looked_up(graph: Graph, table: str) -> bool:
     """Whether a node looks up its rows in a way that is none of ours: by another operator, or in a loop."""
-    readers = [graph.nodes[place] for place in graph.read_by.get(table, ())]
+    readers = [graph.nodes[position] for position in graph.read_by.get(table, ())]
     inner = [node for reader in readers for body in inner_graphs(reader) for node in body.node]
     return any(node.op_type in _OTHER_LOOK_UPS for node in readers) or any(
         node.op_type == "Gather" and node.input[0] == table for node in inner
@@ -115,7 +115,7 @@ _OTHER_LOOK_UPS = {"EmbedLayerNormalization", "GatherBlockQuantized", "GatherEle
 
 
 def _is_quantized(graph: Graph, name: str) -> bool:
-    return any(graph.nodes[place].op_type == "DequantizeLinear" for place in graph.read_by.get(name, ()))
+    return any(graph.nodes[position].op_type == "DequantizeLinear" for position in graph.read_by.get(name, ()))
 
 
 def _is_exact(graph: Graph, tensor: str, cast: onnx.NodeProto) -> bool:
@@ -163,14 +163,14 @@ def pooled(graph: Graph, site: OnnxSite, weighable: Callable[[str], bool]) -> On
 
 
 def _are_weights(graph: Graph, site: OnnxSite, name: str, weighable: Callable[[str], bool]) -> bool:
-    """Whether a tensor has one float32 an id, and a last axis of 1 that spreads it over the row."""
+    """Whether a tensor has one float32 per id, and a last axis of 1 that spreads it over the row."""
     ids = graph.shapes.get(site.ids)
     is_matrix = len(graph.shapes[site.table]) == 2 and graph.types.get(name) == TensorProto.FLOAT
     return ids is not None and is_matrix and graph.shapes.get(name) == (*ids, Size(1)) and weighable(name)
 
 
 def _are_a_row(graph: Graph, site: OnnxSite, name: str, weighable: Callable[[str], bool]) -> bool:
-    """Whether a tensor has for each bag a row of one float32 an id, so that a product with a bag's rows sums them."""
+    """Whether a tensor has for each bag a row of one float32 per id, so that a product with a bag's rows sums them."""
     ids = graph.shapes.get(site.ids, ())
     is_matrix = len(graph.shapes[site.table]) == 2 and graph.types.get(name) == TensorProto.FLOAT
     row = (*ids[:-1], Size(1), *ids[-1:])
@@ -204,8 +204,8 @@ def _axes(graph: Graph, node: onnx.NodeProto) -> list[int] | None:
 
 def only_reader(graph: Graph, tensor: str) -> onnx.NodeProto | None:
     """The node that alone reads a tensor, once; None where there are others."""
-    places = graph.read_by.get(tensor, ())
-    if len(places) != 1 or tensor in graph.outputs:
+    positions = graph.read_by.get(tensor, ())
+    if len(positions) != 1 or tensor in graph.outputs:
         return None
-    node = graph.nodes[places[0]]
+    node = graph.nodes[positions[0]]
     return node if list(node.input).count(tensor) == 1 else None

@@ -72,8 +72,8 @@ class OnnxSource:
             return []
         shutil.copyfile(self._path, folder / FILE)
         stored = onnx.ModelProto.FromString(lean_message(self._path))
-        places = {external_place(each)[0] for each in tensors(stored.graph) if is_external(each)}
-        beside = sorted(places - {self._path.name})
+        positions = {external_place(each)[0] for each in tensors(stored.graph) if is_external(each)}
+        beside = sorted(positions - {self._path.name})
         for name in beside:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._path.parent / name, folder / name)
