@@ -7,7 +7,7 @@
     DIR/NAME_<service>/1/  model.py weights.bin ...     an embedding service, or in place of model.py a lib*.so above
     DIR/NAME_dense/1/model.onnx                         the dense layers
 
-In a fleet, whose embedding services have servers of their own, these are several repositories (`layouts.py`):
+In a fleet, whose embedding services have servers of their own, these are several repositories (`design.py`):
 
     DIR/frontend/NAME/  NAME_ids/  NAME_router/  NAME_dense/    its router calls the others
     DIR/<service>/NAME_<service>/VERSION/                       an embedding service

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.errors import ExportError, InputError
-from repo_builder.model.source import ModelFile, Partial
+from repo_builder.model.source import HALF_TOLERANCE, ModelFile, Partial
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository import weights
 from repo_builder.repository.build import build
@@ -142,6 +142,17 @@ def test_the_manifest_says_what_was_seen(tmp_path: Path) -> None:
     assert single.proof.samples_sha256 == fleet.proof.samples_sha256 != built("rows", tmp_path / "r", nothing).proof
     assert 0 <= single.proof.difference <= 1e-5
     assert single.proof.samples_sha256 != getattr(built("ids", tmp_path / "i", nothing).proof, "samples_sha256", "")
+
+
+def test_a_model_in_half_precision_may_differ_more(tmp_path: Path) -> None:
+    """By what the order of sums shows there; the same difference is refused of another, as above."""
+
+    def coarse(source: ToySource) -> None:
+        other_dense_weights(source)
+        source.tolerance = HALF_TOLERANCE
+
+    proof = built("toy", tmp_path / "out", coarse).proof
+    assert proof is not None and 1e-5 < proof.difference <= HALF_TOLERANCE
 
 
 def test_an_onnx_file_without_samples_is_proven_by_its_answers(tmp_path: Path) -> None:
