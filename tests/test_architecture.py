@@ -94,6 +94,17 @@ def test_what_may_be_imported_is_there() -> None:
     assert not gone
 
 
+def test_every_file_that_is_named_is_there() -> None:
+    """By the end of its path, as the text names it."""
+    text = re.sub(r"```.*?```", "", (ROOT / "ARCHITECTURE.md").read_text(), flags=re.DOTALL)
+    named = {name for name in quoted(text) if re.fullmatch(r"[\w/]+\.(py|c)|[\w/]+/", name)}
+    places = [path for name in (*OURS, "tests", "benchmarks") for path in [ROOT / name, *(ROOT / name).rglob("*")]]
+    there = [f"/{path.relative_to(ROOT)}{'/' * path.is_dir()}" for path in places]
+    gone = {name for name in named if not any(path.endswith(f"/{name}") for path in there)}
+    assert named
+    assert not gone
+
+
 def folder(module: str) -> str:
     """A top-level package, or one of repo_builder's."""
     parts = module.split(".")
