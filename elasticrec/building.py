@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from elasticrec.loading import StrPath, Watch, load_hotness, log, unwatched
 from repo_builder.errors import InputError
+from repo_builder.extras import named_extras
 from repo_builder.model.source import ModelFile, Source
 from repo_builder.output import Tell
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import Plan, check_plan, on_cpu
 from repo_builder.partition.planner import make_plan, model_wise_plan
-from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.manifest import Layout, Manifest
 from repo_builder.spec import Spec
 from repo_builder.words import count
+
+if TYPE_CHECKING:
+    from repo_builder.repository.configs import ShardBackend  # which imports gRPC's Python
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class Checked:
     problems: tuple[str, ...] = ()
 
 
+@named_extras()
 def check(spec: Spec, *, watch: Watch = unwatched, tell: Tell = log) -> tuple[Checked, ...]:
     """Check a spec's weights and accesses, as far as that goes without reading the tables' values.
 
@@ -47,6 +52,7 @@ def check(spec: Spec, *, watch: Watch = unwatched, tell: Tell = log) -> tuple[Ch
     )
 
 
+@named_extras()
 def check_weights(spec: Spec, tell: Tell = log) -> None:
     """Raise the error that `build` would of the spec's weights; tells where they are not there yet, which is no error.
 
@@ -93,6 +99,7 @@ class Built:
     manifest: Manifest
 
 
+@named_extras()
 def build(
     spec: Spec,
     target: StrPath,

@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
-from repo_builder.endings import on_ending
 from repo_builder.errors import ElasticRecError, InputError
 from repo_builder.extras import named_extras
 
@@ -71,6 +70,17 @@ class _Endings:
         """End by an exception, so that what is under way is undone."""
         self.came = number
         raise KeyboardInterrupt
+
+
+def on_ending(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Have the signals that ask for an end handled so.
+
+    SIGINT too where it is ignored, as a shell starts what a script puts into the background; an ignored SIGHUP stays
+    ignored: that is nohup.
+    """
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if ending != signal.SIGHUP or signal.getsignal(ending) is not signal.SIG_IGN:
+            signal.signal(ending, handler)
 
 
 def _say(text: str, most_lines: int | None = None) -> None:

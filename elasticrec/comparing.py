@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from elasticrec.loading import StrPath, Watch, load_hotness, log, unwatched
 from repo_builder.analysis.compare import SWEEP_REPLICAS, Comparison, ComparisonReport
@@ -15,13 +16,13 @@ from repo_builder.partition.cost import DEFAULT_PROFILE, Profile
 from repo_builder.partition.placement.cluster import Cluster
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import make_plan
-from repo_builder.simulation.fleets import DEFAULT_TIMING, SimulatedModel, Timing, planned_fleet, whole_fleet
-from repo_builder.simulation.play import Timeline
-from repo_builder.simulation.play import simulate as play
-from repo_builder.simulation.report import Played, prices_over_time
 from repo_builder.spec import Spec
 from repo_builder.traffic import Traffic
 from repo_builder.traffic import load_traffic as read_traffic
+
+if TYPE_CHECKING:
+    from repo_builder.simulation.fleets import SimulatedFleet, Timing
+    from repo_builder.simulation.report import Played
 
 
 def compare(
@@ -70,31 +71,34 @@ def simulate(
     cluster: Cluster | None = None,
     grouping: Grouping = "tiered",
     s_max: int = 16,
-    timing: Timing = DEFAULT_TIMING,
+    timing: Timing | None = None,
     watch: Watch = unwatched,
     tell: Tell = log,
 ) -> tuple[Played, Played]:
     """Play traffic against replicas of the whole model and against the plan's fleet, in this order.
 
     Both are scaled by the rules that `k8s` renders and Kubernetes' own arithmetic, cold starts included; with a cluster
-    their price is known too.
+    their price is known too. timing: how long new pods take, by default the documented guesses.
 
     >>> spec, traffic = elasticrec.load_spec("rm1.yaml"), elasticrec.load_traffic("examples/traffic/day.csv")
     >>> whole, ours = elasticrec.simulate(spec, traffic)
     >>> whole.name, ours.name
     ('model-wise', 'tiered')
     """
+    from repo_builder.simulation.fleets import DEFAULT_TIMING, SimulatedModel, planned_fleet, whole_fleet
+    from repo_builder.simulation.play import simulate as play  # these import gRPC's Python
+    from repo_builder.simulation.report import Played, prices_over_time
+
     hotness = load_hotness(spec, watch=watch, tell=tell)
     model = SimulatedModel(spec.name, spec.serving.sla_ms, spec.serving.target_qps, profile)
     whole = model_wise(spec, profile)
-    sla_s = spec.serving.sla_ms / 1000
     simulated = (
         whole_fleet(model, whole.replicas(model.target_qps), whole.alone_s),
         planned_fleet(model, make_plan(spec, hotness, profile, grouping, s_max)),
     )
-    model_wise_run, ours = (play(fleet, traffic, timing, sla_s) for fleet in simulated)
-    return _priced(model_wise_run, cluster), _priced(ours, cluster)
 
+    def played(fleet: SimulatedFleet) -> Played:
+        timeline = play(fleet, traffic, timing or DEFAULT_TIMING, spec.serving.sla_ms / 1000)
+        return Played(timeline, prices_over_time(timeline, cluster) if cluster else None)
 
-def _priced(timeline: Timeline, cluster: Cluster | None) -> Played:
-    return Played(timeline, prices_over_time(timeline, cluster) if cluster else None)
+    return played(simulated[0]), played(simulated[1])

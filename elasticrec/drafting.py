@@ -14,6 +14,7 @@ import yaml
 from elasticrec.loading import StrPath, log
 from repo_builder.errors import InputError
 from repo_builder.export import open_model_file
+from repo_builder.extras import named_extras
 from repo_builder.model.dlrm import Dlrm
 from repo_builder.model.source import FileSource, ModelFile
 from repo_builder.output import Tell
@@ -41,6 +42,7 @@ class FirstSpec:
     spec: Spec
 
 
+@named_extras()
 def first_spec(model: StrPath, target: StrPath, *, name: str | None = None, tell: Tell = log) -> FirstSpec:
     """Look into a model file and draft the spec that is to stand at `target`; writes nothing.
 

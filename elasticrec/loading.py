@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from repo_builder.access.hotness import Hotness
 from repo_builder.access.load import load_hotness as read_hotness
+from repo_builder.extras import named_extras
 from repo_builder.output import Progress, Tell, silent
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile
 from repo_builder.partition.cost import load_profile as read_profile
@@ -39,6 +40,7 @@ def unwatched(_: str) -> Iterator[Progress]:
     yield silent
 
 
+@named_extras()
 def load_spec(path: StrPath) -> Spec:
     """Read a model's spec, YAML or JSON, and open the model file that it names.
 

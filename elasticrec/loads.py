@@ -25,6 +25,7 @@ from loadtest.workload import draw_workload, replay_workload, samples, write_wor
 from repo_builder.access.queries import draw_queries
 from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import InputError
+from repo_builder.extras import named_extras
 from repo_builder.machine import machine_facts
 from repo_builder.model.arrays import Arrays
 from repo_builder.output import Tell
@@ -36,6 +37,7 @@ from repo_builder.words import count
 from repo_builder.writing import write_whole
 
 
+@named_extras()
 def workload(
     repository: StrPath,
     target: StrPath,
@@ -187,6 +189,7 @@ def _measure(served: LoadTarget, loads: Sequence[Load], search: bool, recording:
         raise
 
 
+@named_extras()
 def report(
     runs: Sequence[StrPath], target: StrPath, *, json: StrPath | None = None, csv: StrPath | None = None
 ) -> list[Run]:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elasticrec.loading import Watch, load_hotness, log, unwatched
+from repo_builder.extras import named_extras
 from repo_builder.output import Tell
 from repo_builder.partition.plan import Grouping
-from repo_builder.repository.configs import ShardBackend
 from repo_builder.spec import Spec
 
 if TYPE_CHECKING:
     from repo_builder.profiling.fit import Fits
     from repo_builder.profiling.points import Measured
+    from repo_builder.repository.configs import ShardBackend
 
 HELD_BYTES = 1 << 30  # of rows, by default
 QUICK_HELD_BYTES = 1 << 28
@@ -31,6 +32,7 @@ class MeasuredProfile:
     fits: Fits
 
 
+@named_extras()
 def profile(
     spec: Spec,
     *,

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from elasticrec.loading import StrPath
 from repo_builder.errors import InputError
 from repo_builder.model.arrays import Array, Arrays, from_wire, wired
 from repo_builder.repository.manifest import MANIFEST, Manifest, load_manifest, read_queries
 from repo_builder.repository.manifest import verify as verify_files
-from repo_builder.serving.client import Protocol, infer
-from repo_builder.serving.install import check_gpus, installation
-from repo_builder.serving.server import Ports, Server, free_ports, remove_caches, running
+
+if TYPE_CHECKING:
+    from repo_builder.serving.client import Protocol
+    from repo_builder.serving.server import Ports, Server
 
 
 def verify(repository: StrPath) -> Manifest:
@@ -44,6 +46,9 @@ def serve(
     >>> scores.shape
     (4, 1)
     """
+    from repo_builder.serving.install import check_gpus, installation  # imports gRPC's Python
+    from repo_builder.serving.server import free_ports, remove_caches, running
+
     folder, ports = Path(repository), ports or free_ports()
     if len({ports.http, ports.grpc, ports.metrics}) < 3:
         raise InputError(f"ports: expected three different ones, got {ports.http}, {ports.grpc} and {ports.metrics}")
@@ -78,6 +83,8 @@ def query(
     >>> bool(score[0] == score[1])
     True
     """
+    from repo_builder.serving.client import infer  # imports gRPC's Python
+
     manifest = load_manifest(Path(repository))
     sent = read_queries(Path(repository), rows) if inputs is None else inputs
     answer = infer(protocol, address, manifest.name, wired(sent, manifest.inputs))

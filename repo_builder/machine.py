@@ -1,4 +1,4 @@
-"""Facts of the machine that measured, for whoever reads the figures later."""
+"""The machine: its facts, for whoever reads figures later; what its memory can hold, told before it is asked for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+
+from repo_builder.errors import InputError
 
 
 def machine_facts(tritonserver: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> Mapping[str, str | int]:
@@ -36,3 +38,27 @@ def last_cache_bytes(cache: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -
         for index in cache.glob("index*")
     }
     return sizes[max(sizes)] if sizes else 0
+
+
+def check_memory(needed_bytes: int, what: str, remedy: str) -> None:
+    """Raise InputError where this machine has less memory to give than `what` needs."""
+    free_bytes = available_bytes()
+    if needed_bytes > free_bytes:
+        raise InputError(
+            f"{what}: expected to fit into this machine's memory, but {_gib(needed_bytes)} GiB are needed and "
+            f"{_gib(free_bytes)} GiB are free; {remedy}"
+        )
+
+
+def available_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory that can be had without swapping, of the machine or of the container (cgroup 2) that has less."""
+    free_bytes = psutil.virtual_memory().available
+    try:
+        limit, used = (cgroup / "memory.max").read_text(), (cgroup / "memory.current").read_text()
+    except OSError:
+        return free_bytes
+    return min(free_bytes, max(0, int(limit) - int(used))) if limit.strip().isdigit() else free_bytes
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:,.1f}" if size_bytes < 2**200 else "more than 2^170"

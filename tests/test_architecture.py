@@ -1,110 +1,48 @@
-"""Imports point one way, as ARCHITECTURE.md says."""
+"""Imports point one way, as the table of ARCHITECTURE.md says: it is read here, and stands nowhere else."""
 
 import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASE = (
-    "repo_builder.spec",
-    "repo_builder.documents",
-    "repo_builder.errors",
-    "repo_builder.output",
-    "repo_builder.writing",
-    "repo_builder.words",
-    "repo_builder.memory",
-    "repo_builder.model",
-)
-READING = (*BASE, "repo_builder.parsing")
-ABOVE = ("repo_builder.access", "repo_builder.partition", "repo_builder.export")
-MAY_IMPORT = {
-    "repo_builder/spec.py": (
-        *BASE,
-        "repo_builder.spec_dlrm",
-        "repo_builder.export.open_model_file",
-    ),  # it opens what it names
-    "repo_builder/spec_dlrm.py": BASE,
-    "repo_builder/documents.py": READING,
-    "repo_builder/parsing.py": (),
-    "repo_builder/memory.py": BASE,
-    "repo_builder/errors.py": (),
-    "repo_builder/output.py": ("repo_builder.errors",),
-    "repo_builder/writing.py": ("repo_builder.errors",),
-    "repo_builder/words.py": (),
-    "repo_builder/model": ("repo_builder.errors", "repo_builder.model"),
-    "repo_builder/figures.py": BASE,
-    "repo_builder/machine.py": (),
-    "repo_builder/traffic.py": BASE,
-    "repo_builder/access": (*BASE, "repo_builder.access", "repo_builder.figures"),
-    "repo_builder/partition": (*BASE, "repo_builder.access.hotness", "repo_builder.partition"),
-    "repo_builder/analysis": (
-        *BASE,
-        "repo_builder.access",
-        "repo_builder.analysis",
-        "repo_builder.figures",
-        "repo_builder.partition",
-    ),
-    "repo_builder/export": (*BASE, "repo_builder.export"),
-    "repo_builder/repository": (*BASE, *ABOVE, "repo_builder.repository", "triton_backends"),
-    "repo_builder/serving": (*BASE, "repo_builder.serving", "repo_builder.repository.manifest"),
-    "repo_builder/scaling": (
-        *BASE,
-        "repo_builder.partition",
-        "repo_builder.repository.built_fleet",
-        "repo_builder.scaling",
-    ),
-    "repo_builder/simulation": (
-        *BASE,
-        "repo_builder.traffic",
-        "repo_builder.figures",
-        "repo_builder.partition",
-        "repo_builder.repository.built_fleet",
-        "repo_builder.scaling",
-        "repo_builder.simulation",
-    ),
-    "repo_builder/local_fleet": (
-        *BASE,
-        "repo_builder.local_fleet",
-        "repo_builder.repository.built_fleet",
-        "repo_builder.repository.manifest",
-        "repo_builder.scaling",
-        "repo_builder.serving",
-    ),
-    "repo_builder/profiling": (
-        *BASE,
-        *ABOVE,
-        "repo_builder.figures",
-        "repo_builder.machine",
-        "repo_builder.profiling",
-        "repo_builder.repository",
-        "repo_builder.serving",
-    ),
-    "triton_backends": ("triton_backends",),
-    "loadtest": (
-        *BASE,
-        "loadtest",
-        "repo_builder.access",
-        "repo_builder.local_fleet.control",
-        "repo_builder.local_fleet.run_folder",
-        "repo_builder.machine",
-        "repo_builder.profiling.perf_analyzer",
-        "repo_builder.repository.manifest",
-        "repo_builder.serving.client",
-        "repo_builder.serving.processes",
-        "repo_builder.traffic",
-    ),
-    "k8s": (
-        *BASE,
-        "k8s",
-        "repo_builder.repository.built_fleet",
-        "repo_builder.repository.files",
-        "repo_builder.repository.manifest",
-        "repo_builder.repository.service_names",
-        "repo_builder.scaling",
-    ),
-}
-OURS = ("elasticrec", "repo_builder", "triton_backends", "loadtest", "k8s")
+OURS = ("elasticrec", "k8s", "loadtest", "repo_builder", "triton_backends")
+
+
+class Room(NamedTuple):
+    """A row of the table: its folders or files, and the modules that they may import beside each other."""
+
+    places: tuple[str, ...]
+    may_import: tuple[str, ...]
+
+
+def read_rooms() -> Iterator[Room]:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    (table,) = re.findall(r"^\| room \|.*?\n\n", text, re.MULTILINE | re.DOTALL)
+    base = tuple(map(module, quoted(next(line for line in text.splitlines() if line.startswith("*base*: ")))))
+    for row in table.strip().splitlines()[2:]:
+        first, _, last = row.strip("| ").split(" | ")
+        if last != "everything":
+            named = tuple(map(module, quoted(last)))
+            yield Room(tuple(quoted(first)), (*named, *(base if "base" in last else ())))
+
+
+def quoted(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def module(name: str) -> str:
+    """The table leaves `repo_builder.` out."""
+    return name if name.split(".")[0] in OURS else f"repo_builder.{name}"
+
+
+def as_module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def files(place: str) -> list[Path]:
@@ -127,25 +65,65 @@ def within(module: str, places: tuple[str, ...]) -> bool:
     return any(module == place or module.startswith(f"{place}.") for place in places)
 
 
-@pytest.mark.parametrize("place", MAY_IMPORT)
-def test_imports_point_one_way(place: str) -> None:
-    sources = files(place)
-    assert sources
-    for path in sources:
-        stray = {module for module in imported(path) if within(module, OURS) and not within(module, MAY_IMPORT[place])}
-        assert not stray, f"{path.relative_to(ROOT)} may not import {stray}"
+ROOMS = tuple(read_rooms())
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.places[0])
+def test_imports_point_one_way(room: Room) -> None:
+    own = tuple(place.removesuffix(".py").strip("/").replace("/", ".") for place in room.places)
+    for place in room.places:
+        assert files(place), place
+        for path in files(place):
+            ours = {name for name in imported(path) if within(name, OURS)}
+            stray = {name for name in ours if not within(name, (*own, *room.may_import))}
+            assert not stray, f"{path.relative_to(ROOT)} may not import {stray}"
+
+
+def test_every_module_has_a_row() -> None:
+    listed = {path for room in ROOMS for place in room.places for path in files(place)}
+    ours = {path for name in OURS for path in files(name) if path.name != "__init__.py" and name != "elasticrec"}
+    unlisted = {path.relative_to(ROOT) for path in ours - listed}
+    assert not unlisted
+
+
+def test_what_may_be_imported_is_there() -> None:
+    """A module that is gone would be a rule about nothing."""
+    known = {as_module(path): path.read_text() for name in OURS for path in files(name)}
+    named = {name for room in ROOMS for name in room.may_import} - known.keys()
+    gone = {name for name in named if name.rpartition(".")[2] not in known.get(name.rpartition(".")[0], "")}
+    assert not gone
+
+
+def folder(module: str) -> str:
+    """A top-level package, or one of repo_builder's."""
+    parts = module.split(".")
+    inner = ROOT / parts[0] / parts[1] if parts[0] == "repo_builder" and len(parts) > 1 else None
+    return f"{parts[0]}/{parts[1]}" if inner and inner.is_dir() else parts[0]
+
+
+@pytest.mark.parametrize("name", [str, folder], ids=["top level", "rooms"])
+def test_no_circles(name: type) -> None:
+    """Neither between the folders of the top level nor between those of repo_builder."""
+    graph: dict[str, set[str]] = defaultdict(set)
+    for path in [path for name in OURS for path in files(name)]:
+        importer = as_module(path)
+        for other in {found for found in imported(path) if within(found, OURS)}:
+            ends = [each.split(".")[0] if name is str else folder(each) for each in (importer, other)]
+            if ends[0] != ends[1] and not (name is not str and "repo_builder" in ends):
+                graph[ends[0]].add(ends[1])
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_torch_and_onnx_stay_in_export() -> None:
     """They are slow to import and heavy; a GPU's shard is the one exception, and it is imported only there."""
-    for path in [*files("repo_builder"), *files("triton_backends"), *files("loadtest")]:
+    for path in [path for name in OURS for path in files(name)]:
         if "export" in path.parts or path.name == "torch_shard.py":
             continue
         assert not {module for module in imported(path) if within(module, ("torch", "onnx"))}, path
 
 
 def test_only_the_command_line_prints() -> None:
-    for path in [*files("elasticrec"), *files("repo_builder"), *files("triton_backends"), *files("loadtest")]:
+    for path in [path for name in OURS for path in files(name)]:
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         named = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
         assert "commands" in path.parts or not named & {"print", "exit"}, path

@@ -177,7 +177,7 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def none_here(*_: object, **__: object) -> None:
         raise ServerError("no server here")
 
-    monkeypatch.setattr("elasticrec.serving.installation", none_here)
+    monkeypatch.setattr("repo_builder.serving.install.installation", none_here)
     for name, stand_in in {
         "installation": contextlib.nullcontext,
         "verify": lambda *_: None,
@@ -188,7 +188,7 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("repo_builder.writing.sync_tree", lambda *_: None)  # nobody cuts the power here
     monkeypatch.setattr("repo_builder.profiling.measure.measure", none_here)
     monkeypatch.setattr("elasticrec.demo.run_demo", none_here)
-    monkeypatch.setattr("repo_builder.memory.available_bytes", lambda: FREE_BYTES)
+    monkeypatch.setattr("repo_builder.machine.available_bytes", lambda: FREE_BYTES)
     monkeypatch.setattr("repo_builder.profiling.perf_analyzer.find", lambda: "perf_analyzer")
 
     def too_long(*_: object) -> None:

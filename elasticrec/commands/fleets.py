@@ -11,10 +11,10 @@ from pathlib import Path
 from rich.live import Live
 
 from elasticrec import fleets
+from elasticrec.cli import on_ending
 from elasticrec.commands.common import Commands, add_command, add_repository, bounded, out, say, tell, warn
 from k8s.options import CLAIM, IMAGE
 from k8s.render import DOCUMENT
-from repo_builder.endings import on_ending
 from repo_builder.local_fleet.fleet import LocalFleet
 from repo_builder.local_fleet.views import live_view, replica_table
 from repo_builder.repository.built_fleet import load_fleet

@@ -10,8 +10,6 @@ from elasticrec import serving
 from elasticrec.commands.common import Commands, add_command, add_repository, bounded, out, warn
 from repo_builder.model.arrays import Array, has_rows
 from repo_builder.repository.manifest import load_manifest
-from repo_builder.serving import faults
-from repo_builder.serving.server import Ports, wait
 from repo_builder.words import count
 
 _SHOWN = 8  # numbers of an output in a row
@@ -58,6 +56,9 @@ def add_serve(commands: Commands) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    from repo_builder.serving import faults  # these import gRPC's Python
+    from repo_builder.serving.server import Ports, wait
+
     ports = Ports(args.http_port, args.grpc_port, args.metrics_port)
     with serving.serve(args.repository, ports=ports, host=args.host, log=args.log_file) as server:
         try:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import InputError
-from repo_builder.memory import check_memory
+from repo_builder.machine import check_memory
 from repo_builder.model.arrays import DTYPES, Array, Arrays, has_rows, held
 from repo_builder.model.types import BATCH, Columns, Group, Lookup, Ragged, Table, Tensor
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from repo_builder.access.filling import Integers, Queried, fill_queries
 from repo_builder.access.hotness import AccessedTable, Hotness
 from repo_builder.access.query_file import QueryFile
-from repo_builder.memory import check_memory
+from repo_builder.machine import check_memory
 from repo_builder.model.arrays import Arrays
 from repo_builder.model.types import Lookup
 

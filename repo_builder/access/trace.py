@@ -22,7 +22,6 @@ from repo_builder.access.hotness import (
     some_names,
 )
 from repo_builder.access.npz import NPY_ARRAY, Header, NpzReader, holds_arrays, missing_problems, open_npy, open_npz
-from repo_builder.access.trace_parquet import count_parquet
 from repo_builder.errors import AccessError
 from repo_builder.model.lookups import ids_read
 from repo_builder.model.source import Source
@@ -243,9 +242,17 @@ def _expected(table: AccessedTable) -> str:
     return f"ids from 0 to {table.rows - 1}, or -1 (padding)"
 
 
+def _count_parquet(
+    path: Path, tables: Sequence[AccessedTable], progress: Progress
+) -> tuple[dict[str, Counts], list[str]]:
+    from repo_builder.access.trace_parquet import count_parquet  # pyarrow is slow to import, and rarely wanted
+
+    return count_parquet(path, tables, progress)
+
+
 _FORMATS: Mapping[str, Callable[[Path, Sequence[AccessedTable], Progress], tuple[dict[str, Counts], list[str]]]] = {
     ".npz": _count_npz,
     ".npy": _count_npy,
-    ".parquet": count_parquet,
-    "folder": count_parquet,
+    ".parquet": _count_parquet,
+    "folder": _count_parquet,
 }

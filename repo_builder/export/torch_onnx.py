@@ -46,14 +46,24 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = model.graph
     del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
     model.doc_string = graph.doc_string = ""
-    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
-        del item.metadata_props[:]
-        item.doc_string = ""
+    _strip(graph)
     for function in model.functions:
         del function.metadata_props[:], function.value_info[:]
         for node in function.node:
             del node.metadata_props[:]
     return model
+
+
+def _strip(graph: onnx.GraphProto) -> None:
+    for item in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                inner.doc_string = ""
+                del inner.metadata_props[:], inner.value_info[:]
+                _strip(inner)
 
 
 _ONNX_TYPES = {

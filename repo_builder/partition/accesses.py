@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from repo_builder.access.hotness import Hotness
 from repo_builder.errors import PlanError
-from repo_builder.memory import check_memory
+from repo_builder.machine import check_memory
 from repo_builder.spec import Spec
 
 Floats = NDArray[np.float64]

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from repo_builder.errors import ExportError
 from repo_builder.model.arrays import Arrays
 from repo_builder.repository.wiring import Holding, at_shard
-from triton_backends.embedding_shard.shard import Held, HeldMatrix, Shard
+from triton_backends.embedding_shard.shard import EmbeddingShard, Held, HeldMatrix
 
 
 def written_answer(folder: Path, holding: Holding, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
     """What a service answers to a query, whose `shard.json` and `weights.bin` are in a folder.
 
-    inputs: as for `Shard.answer`. Raises ExportError where it asks for rows that the service does not hold.
+    inputs: as for `EmbeddingShard.answer`. Raises ExportError where it asks for rows that the service does not hold.
     """
     held = Held.open(json.loads((folder / "shard.json").read_text(encoding="utf-8")))
     units = list(_units(held, inputs))
@@ -34,7 +34,7 @@ def written_answer(folder: Path, holding: Holding, inputs: Arrays) -> dict[str, 
         places.setdefault(name, []).append(np.searchsorted(wanted[matrix], ids).astype(np.int32))
     few = [HeldMatrix(len(ids), matrix.dim) for ids, matrix in zip(wanted, held.matrices, strict=True)]
     asked = {**inputs, **{name: _joined(parts)[None] for name, parts in places.items()}}
-    return Shard(Held(few, held.groups), rows).answer(asked)
+    return EmbeddingShard(Held(few, held.groups), rows).answer(asked)
 
 
 def _units(held: Held, inputs: Arrays) -> Iterator[tuple[str, int, NDArray[np.int32]]]:

@@ -18,7 +18,7 @@ import triton_backends
 from repo_builder.serving.server import Server
 from tests.servers import serving
 from tests.triton_backends.drawn_cuts import by_hand
-from tests.triton_backends.lookups import Cut, Query, divisors_of
+from tests.triton_backends.lookups import Cut, Query
 from triton_backends.router.routing import suffix
 
 TYPES = {np.dtype(np.int64): pb.TYPE_INT64, np.dtype(np.int32): pb.TYPE_INT32, np.dtype(np.float32): pb.TYPE_FP32}
@@ -53,14 +53,24 @@ def add_router(folder: Path, cut: Cut, query: Query) -> dict[str, int]:
     return outputs
 
 
+def answers(cut: Cut, service: int) -> dict[str, int]:
+    """What a service answers: sums of so many columns, and rows as they are, of any number."""
+    found = {}
+    for group in cut.held(service).groups:
+        if group.bags:
+            found[f"sums{suffix(group.group)}"] = sum(cut.width(i) for i in cut.columns(service, group.group))
+        if group.unpooled:
+            found[f"rows{suffix(group.group)}"] = -1
+    return found
+
+
 def add_shard(folder: Path, cut: Cut, service: int, native: bool, names: Sequence[str]) -> None:
     config = pb.ModelConfig(name=f"m_s{service}", max_batch_size=8)
     for name in names:
         kind = pb.TYPE_FP32 if name.startswith("weights") else pb.TYPE_INT32
         config.input.add(name=name, data_type=kind, dims=[-1], allow_ragged_batch=True)
-    for group in cut.held(service).groups:
-        width = sum(cut.width(i) for i in cut.columns(service, group.group))
-        config.output.add(name=f"sums{suffix(group.group)}", data_type=pb.TYPE_FP32, dims=[width])
+    for name, width in answers(cut, service).items():
+        config.output.add(name=name, data_type=pb.TYPE_FP32, dims=[width])
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
     config.dynamic_batching.SetInParent()
     if native:
@@ -80,7 +90,7 @@ def add_shard(folder: Path, cut: Cut, service: int, native: bool, names: Sequenc
 
 
 def add_ensemble(folder: Path, cut: Cut, query: Query, outputs: dict[str, int]) -> None:
-    """The router and then all shards: their sums and the divisors come out."""
+    """The router and then all shards: their answers and the divisors come out."""
     config = pb.ModelConfig(name="m", max_batch_size=0, platform="ensemble")
     for name, tensor in query.items():
         config.input.add(name=name, data_type=TYPES[tensor.dtype], dims=[-1] * tensor.ndim)
@@ -92,9 +102,11 @@ def add_ensemble(folder: Path, cut: Cut, query: Query, outputs: dict[str, int]) 
         config.output.add(name=name, data_type=pb.TYPE_FP32, dims=[-1, -1])
     for service in cut.holders():
         mine = {name.removeprefix(f"s{service}_"): name for name in outputs if name.startswith(f"s{service}_")}
-        sums = {f"sums{suffix(g.group)}": f"s{service}_sums{suffix(g.group)}" for g in cut.held(service).groups}
-        steps.add(model_name=f"m_s{service}", model_version=-1, input_map=mine, output_map=sums)
-        config.output.extend(pb.ModelOutput(name=name, data_type=pb.TYPE_FP32, dims=[-1, -1]) for name in sums.values())
+        found = {name: f"s{service}_{name}" for name in answers(cut, service)}
+        steps.add(model_name=f"m_s{service}", model_version=-1, input_map=mine, output_map=found)
+        config.output.extend(
+            pb.ModelOutput(name=name, data_type=pb.TYPE_FP32, dims=[-1, -1]) for name in found.values()
+        )
     add(folder, config)
 
 
@@ -156,8 +168,11 @@ def infer(server: Server, model: str, arrays: Query) -> Query:
 def test_groups_of_any_look_ups_are_served(server: Server) -> None:
     cut, query = by_hand()
     outputs = infer(server, "m", query)
-    sums = {(k, g): outputs[f"s{k}_sums{suffix(g)}"] for k in range(2) for g in range(2)}
-    found = cut.joined(sums, divisors_of(outputs, 2))
+    found = cut.joined(
+        {k: {name: outputs[f"s{k}_{name}"] for name in answers(cut, k)} for k in range(2)},
+        {**cut.router().route(query).tensors, **outputs},
+        query,
+    )
     for each, expected in zip(found, cut.expected(query), strict=True):
         np.testing.assert_allclose(each, expected, rtol=1e-5, atol=1e-5)
 

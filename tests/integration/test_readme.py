@@ -20,6 +20,14 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 
+def python_code(of: str) -> str:
+    """The README's one program, of some ten lines, that imports `of`."""
+    found = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = [each for each in found if re.search(rf"^import {of}\b", each, re.MULTILINE)]
+    assert len([line for line in code.splitlines() if line]) <= 11
+    return str(code)
+
+
 def test_the_readme_does_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Plan, build, verify and serve `examples/rm1.yaml`; then the ten lines of `tritonclient`, over both protocols."""
     spec, repository = str(ROOT / "examples/rm1.yaml"), str(tmp_path / "rm1")
@@ -28,8 +36,7 @@ def test_the_readme_does_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out.rstrip() in (ROOT / "README.md").read_text()
     assert main(["build", spec, "--plan", plan, "-o", repository]) == 0
     assert main(["verify", repository]) == 0
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len([line for line in code.splitlines() if line]) <= 11
+    code = python_code("tritonclient")
     with serving(Path(repository), tmp_path / "log") as server:
         for protocol, address in (("grpc", server.grpc), ("http", server.http)):
             program = code.replace("tritonclient.grpc", f"tritonclient.{protocol}").replace("127.0.0.1:8001", address)
@@ -61,3 +68,14 @@ def test_a_model_of_ones_own_is_served_as_the_readme_says(tmp_path: Path, capsys
         for protocol, address in (("grpc", server.grpc), ("http", server.http)):
             answers = infer(protocol, address, "dcn_v2", query)
             np.testing.assert_allclose(answers["sigmoid"], expected, atol=1e-5)
+
+
+def test_the_library_does_what_the_readme_says(tmp_path: Path) -> None:
+    """A line a service, the server's addresses, and a score for each of the four rows."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    words = [sys.executable, "-c", python_code("elasticrec")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^(\w+) \d+ \d+$", done.stdout, re.MULTILINE) == ["dense", "tier0", "tier1", "tier2"]
+    assert re.search(r"^127.0.0.1:\d+ 127.0.0.1:\d+ http://127.0.0.1:\d+/metrics$", done.stdout, re.MULTILINE)
+    assert len(re.findall(r"\[0\.\d+ *\]", done.stdout)) == 4

@@ -20,7 +20,6 @@ import psutil
 import pytest
 import tritonclient.grpc
 
-from elasticrec import serving as serve_room
 from elasticrec.cli import main
 from repo_builder.access.load import load_hotness
 from repo_builder.errors import RepositoryError, ServerError
@@ -143,7 +142,7 @@ def test_two_serves_of_one_repository_write_two_logs(
         logs.append(log)
         raise ServerError("none")
 
-    monkeypatch.setattr(serve_room, "running", no_server)
+    monkeypatch.setattr("repo_builder.serving.server.running", no_server)
     for port in (9000, 9010):
         words = [f"--{name}-port={port + i}" for i, name in enumerate(("http", "grpc", "metrics"))]
         assert main(["serve", str(repository), *words]) == 1

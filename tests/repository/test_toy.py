@@ -17,7 +17,7 @@ from repo_builder.repository.wiring import joined, pieces, wire
 from repo_builder.spec import Spec
 from tests.integration.models import CHEAP
 from tests.toy_source import MODELS, toy_spec
-from triton_backends.embedding_shard.shard import Shard
+from triton_backends.embedding_shard.shard import EmbeddingShard
 from triton_backends.router.router import Router
 
 HOTNESS = PowerLawHotness(0.8, 0)
@@ -51,7 +51,7 @@ def test_every_row_of_mixed_dims_is_written_once_where_the_router_looks(tmp_path
     plan = planned(spec, "single")
     build(spec, plan, HOTNESS, source, tmp_path, layout="single")
     router = Router.open(tmp_path / "toy_router/1")
-    shards = {each.name: Shard.open(tmp_path / f"toy_{each.name}/1") for each in plan.embedding_services}
+    shards = {each.name: EmbeddingShard.open(tmp_path / f"toy_{each.name}/1") for each in plan.embedding_services}
     assert any(len(shard.matrices) > 1 for shard in shards.values())
     for begin in range(0, 500, 100):
         ids = np.arange(begin, begin + 100)

@@ -28,7 +28,7 @@ class RouteLookup(ctypes.Structure):
         ("padded", c_int64),
         ("base", c_int64 * MAX_SHARDS),
         ("unit", c_int64 * MAX_SHARDS),
-        ("place", c_int64 * MAX_SHARDS),
+        ("first_bag", c_int64 * MAX_SHARDS),
     )
 
 
@@ -75,17 +75,17 @@ class KernelRouter:
         self._id_maps = id_maps  # the kernel keeps its address only
         self._lookups = [self._route_lookup(lookup) for lookup in routing.lookups]
         self._pointers = [pointer(lookup) for lookup in self._lookups]
-        places = range(len(routing.lookups))
+        indexes = range(len(routing.lookups))
         # the look-ups of each group, and those that have rows in each unit
-        self._members = [[i for i in places if routing.lookups[i].group == g] for g in range(len(routing.groups))]
+        self._members = [[i for i in indexes if routing.lookups[i].group == g] for g in range(len(routing.groups))]
         units_of = [{shard.unit for shard in lookup.shards} for lookup in routing.lookups]
-        self._readers = [[i for i in places if u in units_of[i]] for u in range(len(routing.units))]
+        self._readers = [[i for i in indexes if u in units_of[i]] for u in range(len(routing.units))]
 
     def route(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """What each service gets of a query: tensors as they are on the wire.
 
         inputs: by name, all that look-ups read. Raises ValueError where a tensor does not fit, or an id is not of its
-        table: then it names table, id and place.
+        table: then it names table, id and index.
         """
         routing = self.routing
         readings = read_lookups(routing.inputs, routing.tables, routing.lookups, inputs, len(routing.groups))
@@ -100,10 +100,10 @@ class KernelRouter:
 
     def _route_group(self, members: Sequence[int], readings: Sequence[Reading], units: Any) -> None:
         reads = (RouteRead * len(members))(*(self._read(i, readings[i]) for i in members))
-        place = c_int64()
-        bad = route(reads, len(reads), readings[members[0]].rows, units, byref(place))
+        index = c_int64()
+        bad = route(reads, len(reads), readings[members[0]].rows, units, byref(index))
         if bad >= 0:
-            raise ValueError(readings[members[bad]].bad_id(place.value))
+            raise ValueError(readings[members[bad]].bad_id(index.value))
 
     def _read(self, lookup: int, reading: Reading) -> RouteRead:
         ids, weights, starts = reading.ids, reading.weights, reading.starts
@@ -145,7 +145,7 @@ class KernelRouter:
         routed = RouteLookup(start, table.rows, bits, lookup.count, int(lookup.has_padding))
         for i in range(1 << bits):  # a broken map may name a shard that is not there: then the first
             shard = lookup.shards[i if i < len(lookup.shards) else 0]
-            routed.base[i], routed.unit[i], routed.place[i] = shard.base, shard.unit, shard.place
+            routed.base[i], routed.unit[i], routed.first_bag[i] = shard.base, shard.unit, shard.place
         end = table.map_offset + id_map_bytes(table.rows, table.shards)
         if end > self._id_maps.nbytes:
             raise ValueError(f"idmap.bin: expected {end} bytes for table {table.name}, got {self._id_maps.nbytes}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from triton_backends.embedding_shard.shard import Held, HeldGroup, HeldMatrix, HeldUnit, Shard, open_shard
+from triton_backends.embedding_shard.shard import EmbeddingShard, Held, HeldGroup, HeldMatrix, HeldUnit, open_shard
 from triton_backends.embedding_shard.torch_shard import TorchShard
 
 HELD = Held([HeldMatrix(50, 6)], [HeldGroup(0, 16, [HeldUnit(0, 2, 9)])])
@@ -33,25 +33,25 @@ def test_sums_come_query_row_by_query_row(folder: Path) -> None:
 
 
 def test_the_torch_shard_gives_the_same_sums(folder: Path) -> None:
-    shard = Shard.open(folder)
+    shard = EmbeddingShard.open(folder)
     rng = np.random.default_rng(1)
     lengths = rng.integers(0, 5, (1, 20)).astype(np.int32)
     ids = rng.integers(0, 50, (1, int(lengths.sum()))).astype(np.int32)
     other = TorchShard(shard, "cpu")
     asked = query(ids, lengths)
     np.testing.assert_allclose(other.answer(asked)["sums"], shard.answer(asked)["sums"], atol=1e-5)
-    with pytest.raises(ValueError, match="got 50 at place 0"):
+    with pytest.raises(ValueError, match="got 50 at index 0"):
         other.answer(query([50], [1, 0]))
 
 
 def test_lengths_must_fit_the_bags(folder: Path) -> None:
     with pytest.raises(ValueError, match="expected a multiple of 2, the bags of a row, got 3"):
-        Shard.open(folder).answer(query([0, 0, 0], [1, 1, 1]))
+        EmbeddingShard.open(folder).answer(query([0, 0, 0], [1, 1, 1]))
 
 
 def test_a_query_of_more_than_a_batch_is_refused_before_its_sums_have_room(folder: Path) -> None:
     """16 rows are as much as the model takes: 32 lengths of 2 tables, 144 ids of 9 columns."""
-    shard = Shard.open(folder)
+    shard = EmbeddingShard.open(folder)
     for each in (shard, TorchShard(shard, "cpu")):
         most = each.answer(query(np.zeros(144), np.repeat([[4, 5]], 16, axis=1)))["sums"]
         assert most.shape == (16, 12)
@@ -64,4 +64,4 @@ def test_a_query_of_more_than_a_batch_is_refused_before_its_sums_have_room(folde
 def test_a_truncated_file_is_refused(folder: Path) -> None:
     (folder / "weights.bin").write_bytes((folder / "weights.bin").read_bytes()[:-4])
     with pytest.raises(ValueError, match=r"expected 1200 bytes \(50 rows of 6\), got 1196"):
-        Shard.open(folder)
+        EmbeddingShard.open(folder)

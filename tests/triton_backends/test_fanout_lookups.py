@@ -21,7 +21,7 @@ from tests.triton_backends.drawn_cuts import draw_cut
 from tests.triton_backends.fake_shard import DTYPES, FakeShard, serving
 from tests.triton_backends.fake_triton import Backend, BackendError, Model
 from tests.triton_backends.lookups import Cut, Drawn, Query, Region, Source, divisors_of
-from triton_backends.embedding_shard.shard import Shard
+from triton_backends.embedding_shard.shard import EmbeddingShard
 from triton_backends.router.routing import suffix
 
 NEVER_US = 600_000_000
@@ -38,7 +38,7 @@ def backend(fake: ctypes.CDLL) -> Backend:
 class RealShard(FakeShard):
     """Answers what it holds; its outputs come in another order each time. asked: what it got last."""
 
-    shard: Shard | None = None
+    shard: EmbeddingShard | None = None
     asked: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def answer(self, inputs: Mapping[str, np.ndarray]) -> bytes:
@@ -108,7 +108,9 @@ def fleet(
 ) -> Iterator[tuple[Model, list[RealShard]]]:
     """The fan-out router of a model and a replica of each service."""
     write_fleet(folder, cut, datatype, **changed)
-    shards = [RealShard(1, datatype=datatype, shard=Shard(cut.held(k), cut.matrices(k))) for k in range(cut.services)]
+    shards = [
+        RealShard(1, datatype=datatype, shard=EmbeddingShard(cut.held(k), cut.matrices(k))) for k in range(cut.services)
+    ]
     with serving(*shards):
         addresses = {f"s{k}": [shard.address] for k, shard in enumerate(shards)}
         (folder / "1/fleet.json").write_text(json.dumps(addresses))

@@ -95,12 +95,12 @@ def test_empty_bags_are_zeros() -> None:
 def test_an_id_that_is_no_row_is_refused_by_its_place(bad: int, place: int) -> None:
     ids, lengths = bags(0, 7, [5, 5])
     ids[place] = bad
-    with pytest.raises(ValueError, match=rf"expected rows in \[0, 7\), got {bad} at place {place}"):
+    with pytest.raises(ValueError, match=rf"expected rows in \[0, 7\), got {bad} at index {place}"):
         sum_bags(np.zeros((7, 4), np.float32), ids, lengths)
 
 
 def test_a_negative_id_is_no_row_of_however_large_a_matrix() -> None:
-    with pytest.raises(ValueError, match="got -1500000000 at place 0"):
+    with pytest.raises(ValueError, match="got -1500000000 at index 0"):
         check_bags(3_000_000_000, np.array([-1_500_000_000], np.int32), np.ones(1, np.int32))
 
 

@@ -12,7 +12,7 @@ from tests.triton_backends.fake_triton import Asked, Backend, Given, Model
 from tests.triton_backends.kernel_router import KernelRouter
 from tests.triton_backends.lookups import in_order, shard_inputs
 from tests.triton_backends.processors import BOTH, processor
-from triton_backends.embedding_shard.shard import Shard
+from triton_backends.embedding_shard.shard import EmbeddingShard
 from triton_backends.embedding_shard.torch_shard import TorchShard
 
 
@@ -38,7 +38,7 @@ def test_any_look_up_is_served_by_the_python_parts(vectors: bool, seed: int) -> 
             expected = {name: each for name, each in in_order(cut, routed).items() if "divisors" not in name}
             np.testing.assert_equal(found, expected)
         for k in cut.holders():
-            own = Shard(cut.held(k), cut.matrices(k))
+            own = EmbeddingShard(cut.held(k), cut.matrices(k))
             inputs = shard_inputs(routed, f"s{k}")
             answers[k], answers_by_torch[k] = own.answer(inputs), TorchShard(own, "cpu").answer(inputs)
     for found in (answers, answers_by_torch):
@@ -72,7 +72,7 @@ def test_any_look_up_is_served_by_the_native_parts(
             inputs = shard_inputs(routed, f"s{k}")
             with Model(shard, folder / f"s{k}") as model:
                 answer = model.infer({name: Given(a, pieces, offset) for name, a in inputs.items()}, asked)
-            by_python = Shard.open(folder / f"s{k}/1").answer(inputs)
+            by_python = EmbeddingShard.open(folder / f"s{k}/1").answer(inputs)
             assert list(answer) == list(by_python)
             for name, tensor in by_python.items():
                 np.testing.assert_array_equal(answer[name], tensor, name)
@@ -93,5 +93,5 @@ def test_no_ids_at_all_are_zeros(router: Backend, tmp_path: Path) -> None:
         routed = model.infer(query)
     assert sum(routed[f"s{k}_ids"].size for k in range(2)) == 12  # of ids0
     assert not any(routed[f"s{k}_ids_1"].size for k in range(2))
-    answers = {k: Shard(cut.held(k), cut.matrices(k)).answer(shard_inputs(routed, f"s{k}")) for k in range(2)}
+    answers = {k: EmbeddingShard(cut.held(k), cut.matrices(k)).answer(shard_inputs(routed, f"s{k}")) for k in range(2)}
     assert_close(cut.joined(answers, routed, query), cut.expected(query))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.triton_backends.drawn_cuts import by_hand
 from tests.triton_backends.fake_triton import Backend, BackendError, Model
 from tests.triton_backends.lookups import Query, shard_inputs
-from triton_backends.embedding_shard.shard import Shard
+from triton_backends.embedding_shard.shard import EmbeddingShard
 from triton_backends.embedding_shard.torch_shard import TorchShard
 
 
@@ -65,13 +65,13 @@ BAD = {
     ),
     "a ragged id": (
         to("ids1", 1, 10),
-        "table t0: look-up l1: id 10 at place 1 of ids1 is out of range; expected 0 to 9",
+        "table t0: look-up l1: id 10 at index 1 of ids1 is out of range; expected 0 to 9",
     ),
     "of the other block": (
         to("ids1", 3, 5),
-        "table t1: look-up l2: id 5 at place 3 of ids1 is out of range; expected 0 to 4, or 0 for an",
+        "table t1: look-up l2: id 5 at index 3 of ids1 is out of range; expected 0 to 4, or 0 for an",
     ),
-    "no padding": (to("ids2", 2, -1), "table t0: id -1 at place 2 of ids2 is out of range; expected 0 to 9"),
+    "no padding": (to("ids2", 2, -1), "table t0: id -1 at index 2 of ids2 is out of range; expected 0 to 9"),
     "other than padding": (
         to("ids4", 1, 0, -2),
         "table t0: look-up l5: id -2 in row 1, column 0 of ids4 is out of range; expected 0 to 9, or -1",
@@ -102,7 +102,7 @@ BAD = {
     "blocks": (given_as("bounds1", lambda a: a[1:]), "bounds1: expected 2 blocks of bags, all alike, got 5 bags"),
     "a negative length": (
         to("bounds1", 2, -1),
-        "table t0: look-up l1: bounds1: expected lengths from 0 to 5, got -1 at place 2",
+        "table t0: look-up l1: bounds1: expected lengths from 0 to 5, got -1 at index 2",
     ),
     "a length beyond": (to("bounds1", 2, 6), "table t0: look-up l1: bounds1: expected lengths from 0 to 5, got 6 at"),
     "a huge length": (
@@ -118,11 +118,11 @@ BAD = {
     "offsets begin early": (to("bounds2", 0, -1), "table t0: bounds2: expected offsets that begin at 0, got -1"),
     "offsets beyond": (
         to("bounds2", 1, 4),
-        "table t0: bounds2: expected offsets that rise to at most 3, the ids in ids2, got 4 at place 1",
+        "table t0: bounds2: expected offsets that rise to at most 3, the ids in ids2, got 4 at index 1",
     ),
     "offsets fall": (
         to("bounds3", 1, -1),
-        "table t1: bounds3: expected offsets that rise to at most 3, the ids in ids3, got -1 at place 1",
+        "table t1: bounds3: expected offsets that rise to at most 3, the ids in ids3, got -1 at index 1",
     ),
     "ends fall": (
         to("bounds3", 2, 0),
@@ -136,8 +136,8 @@ BAD = {
         given_as("weights1", lambda a: a[1:]),
         "weights1: expected 5 numbers, one for each in ids1, got 4",
     ),
-    "a weight": (to("weights1", 3, np.inf), "weights1: expected finite numbers, got inf at place 3"),
-    "no weight": (to("weights1", 0, np.nan), "weights1: expected finite numbers, got nan at place 0"),
+    "a weight": (to("weights1", 3, np.inf), "weights1: expected finite numbers, got inf at index 3"),
+    "no weight": (to("weights1", 0, np.nan), "weights1: expected finite numbers, got nan at index 0"),
 }
 
 
@@ -234,7 +234,7 @@ BAD_BAGS = {
     "an id that is no row": (
         "ids",
         lambda a: a * 0 + 9,
-        r"ids: expected rows in \[0, \d\), got 9 at place",
+        r"ids: expected rows in \[0, \d\), got 9 at index",
     ),
     "an id less": ("ids", lambda a: a[:, 1:], r"lengths: expected \d+ counts that add up to \d+ ids, got a sum of \d+"),
     "an id more": ("ids", lambda a: np.append(a, a[:, :1], 1), r"lengths: expected \d+ counts that add up to \d+ ids"),
@@ -253,13 +253,13 @@ BAD_BAGS = {
     "a row that is not there": (
         "ids_1",
         lambda a: np.append(a[:, :-1], np.int32([[9]]), 1),
-        r"ids: expected rows in \[0, \d\), got 9 at place",
+        r"ids: expected rows in \[0, \d\), got 9 at index",
     ),
     "no count of rows": ("lengths_1", lambda a: a[:, :-1], r"lengths: expected a multiple of 3, .*and 1 more, got 6"),
     "a row more": ("lengths_1", lambda a: a + np.int32([[0] * 6 + [1]]), r"lengths: expected 7 counts that add up to"),
     "fewer rows than none": ("lengths_1", lambda a: a - np.int32([[0] * 6 + [9]]), r"lengths: expected 7 counts"),
     "only rows": ("lengths_1", lambda a: a[:, :0], r"lengths: expected a multiple of 3, .*and 1 more, got 0"),
-    "of another group": ("ids_1", lambda a: a * 0 - 1, r"ids: expected rows in \[0, \d\), got -1 at place 0"),
+    "of another group": ("ids_1", lambda a: a * 0 - 1, r"ids: expected rows in \[0, \d\), got -1 at index 0"),
 }
 
 
@@ -270,7 +270,7 @@ def test_bags_of_several_units_that_do_not_fit_are_told_alike(shard: Backend, tm
     cut.write_shard(0, tmp_path / "1")
     good = shard_inputs(cut.router().route(query).tensors, "s0")
     bad = {**good, name: np.ascontiguousarray(change(good[name]))}
-    own = Shard.open(tmp_path / "1")
+    own = EmbeddingShard.open(tmp_path / "1")
     with pytest.raises(ValueError, match=f"^{told}") as by_python:
         own.answer(bad)
     with pytest.raises(ValueError, match=f"^{told}"):
@@ -302,7 +302,7 @@ def test_no_damage_to_bags_crashes_a_shard(shard: Backend, seed: int) -> None:
         cut.write_shard(0, Path(place) / "1")
         with Model(shard, Path(place)) as model:
             try:
-                wanted = Shard.open(Path(place) / "1").answer(inputs)
+                wanted = EmbeddingShard.open(Path(place) / "1").answer(inputs)
             except ValueError:
                 with pytest.raises(BackendError):
                     model.infer(inputs)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.triton_backends.fake_triton import GPU, Asked, Backend, BackendError, Given, Model
-from triton_backends.embedding_shard.shard import Held, HeldGroup, HeldMatrix, HeldUnit, Shard
+from triton_backends.embedding_shard.shard import EmbeddingShard, Held, HeldGroup, HeldMatrix, HeldUnit
 
 ROWS, DIM, TABLES, COLUMNS, MAX_BATCH_ROWS = 50, 6, 2, 9, 16
 
@@ -55,7 +55,7 @@ def test_it_sums_as_the_python_shard(
 ) -> None:
     """Several queries a call, each of its own size, however their tensors lie."""
     queries = [bags(seed + i, batch) for i, batch in enumerate(batches)]
-    shard = Shard.open(folder / "1")
+    shard = EmbeddingShard.open(folder / "1")
     with Model(backend, folder) as model:
         answers = model.infer_all(
             [{name: Given(array, pieces, offset) for name, array in query.items()} for query in queries],
@@ -90,7 +90,7 @@ def test_a_bad_query_is_told_as_by_the_python_shard_and_fails_alone(
 ) -> None:
     bad = {"ids": np.array([ids], np.int32), "lengths": np.array([lengths], np.int32)}
     with pytest.raises(ValueError, match="expected") as told:
-        Shard.open(folder / "1").answer(bad)
+        EmbeddingShard.open(folder / "1").answer(bad)
     with Model(backend, folder) as model:
         good, failed, also_good = model.infer_all([bags(1, 2), bad, bags(2, 3)])
         assert (model.instance.good, model.instance.bad, model.instance.executed) == (2, 1, 2)
@@ -138,7 +138,7 @@ def test_a_truncated_matrix_is_told_as_by_the_python_shard(backend: Backend, tmp
     with pytest.raises(BackendError, match=told), Model(backend, tmp_path):
         pass
     with pytest.raises(ValueError, match=told):
-        Shard.open(tmp_path / "1")
+        EmbeddingShard.open(tmp_path / "1")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_several_matrices_of_another_size_are_told_as_by_the_python_shard(backen
     with pytest.raises(BackendError, match=told), Model(backend, tmp_path):
         pass
     with pytest.raises(ValueError, match=told):
-        Shard.open(tmp_path / "1")
+        EmbeddingShard.open(tmp_path / "1")
     path.write_bytes(path.read_bytes() + bytes(56))
     with Model(backend, tmp_path):
         pass

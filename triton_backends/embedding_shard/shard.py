@@ -77,7 +77,7 @@ class Held:
         return cls([HeldMatrix(**matrix) for matrix in document["matrices"]], groups)
 
 
-class Shard:
+class EmbeddingShard:
     """The rows of a service, and what a query of it may be.
 
     matrices: (rows, dim) float32 each.
@@ -88,7 +88,7 @@ class Shard:
         self.matrices = matrices
 
     @classmethod
-    def open(cls, folder: Path) -> Shard:
+    def open(cls, folder: Path) -> EmbeddingShard:
         """The shard written in `folder`: `shard.json` and `weights.bin`.
 
         The file is mapped, so that all instances on a machine share its pages, and every page is touched, so that
@@ -181,7 +181,7 @@ class Shard:
                 else:
                     unpooled.append(self.take_unit(unit, mine).reshape(-1))
             except BadIdError as exc:
-                raise BadIdError(exc.rows, exc.row, id_at + exc.place) from None
+                raise BadIdError(exc.rows, exc.row, id_at + exc.index) from None
             id_at += count
             weight_at += count if unit.weighted else 0
         return out, np.concatenate(unpooled)[None]
@@ -201,9 +201,9 @@ class Shard:
             raise ValueError(f"ids: expected at most {most} in {rows} rows, got {count}")
 
 
-def open_shard(folder: Path, gpu: int | None) -> Shard:
+def open_shard(folder: Path, gpu: int | None) -> EmbeddingShard:
     """The shard in `folder`, served by the CPU, or with its rows in the memory of GPU number `gpu`."""
-    shard = Shard.open(folder)
+    shard = EmbeddingShard.open(folder)
     if gpu is None:
         return shard
     from triton_backends.embedding_shard.torch_shard import TorchShard  # torch is heavy and only a GPU needs it

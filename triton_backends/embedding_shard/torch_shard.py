@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from triton_backends.embedding_shard.shard import HeldUnit, Shard
+from triton_backends.embedding_shard.shard import EmbeddingShard, HeldUnit
 from triton_backends.kernels import check_bags
 
 
-class TorchShard(Shard):
+class TorchShard(EmbeddingShard):
     """The same rows and answers as `shard`, held by and summed on `device` (`cuda:0`, ...)."""
 
-    def __init__(self, shard: Shard, device: str) -> None:
+    def __init__(self, shard: EmbeddingShard, device: str) -> None:
         super().__init__(shard.held, shard.matrices)
         self.device = torch.device(device)
         self._rows = [torch.tensor(matrix, device=self.device) for matrix in shard.matrices]
@@ -26,7 +26,7 @@ class TorchShard(Shard):
         weights: NDArray[np.float32] | None,
         out: NDArray[np.float32],
     ) -> None:
-        """As `Shard.sum_unit`."""
+        """As `EmbeddingShard.sum_unit`."""
         check_bags(self.held.matrices[unit.matrix].rows, ids, lengths)
         ends = np.cumsum(lengths, dtype=np.int64)
         offsets = np.concatenate([[0], ends]).astype(np.int32)
@@ -41,7 +41,7 @@ class TorchShard(Shard):
         out[:] = sums.cpu().numpy().reshape(out.shape)
 
     def take_unit(self, unit: HeldUnit, ids: NDArray[np.int32]) -> NDArray[np.float32]:
-        """As `Shard.take_unit`."""
+        """As `EmbeddingShard.take_unit`."""
         check_bags(self.held.matrices[unit.matrix].rows, ids, np.array([ids.size], np.int32))
         rows = self._rows[unit.matrix].index_select(0, self._on_device(ids))
         return np.asarray(rows.cpu().numpy())

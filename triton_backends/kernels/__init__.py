@@ -15,11 +15,11 @@ LIBRARY = Path(__file__).with_name("kernels.so")
 
 
 class BadIdError(ValueError):
-    """An id that is no row of its matrix: which one, and its place."""
+    """An id that is no row of its matrix: which one, and its index."""
 
-    def __init__(self, rows: int, row: int, place: int) -> None:
-        super().__init__(f"ids: expected rows in [0, {rows}), got {row} at place {place}")
-        self.rows, self.row, self.place = rows, row, place
+    def __init__(self, rows: int, row: int, index: int) -> None:
+        super().__init__(f"ids: expected rows in [0, {rows}), got {row} at index {index}")
+        self.rows, self.row, self.index = rows, row, index
 
 
 class _Sums(ctypes.Structure):
@@ -108,7 +108,7 @@ def take_rows(matrix: NDArray[np.float32], ids: NDArray[np.int32]) -> NDArray[np
 
 
 def _raise_for(bad: int, rows: int, ids: NDArray[np.int32], lengths: NDArray[np.int32]) -> None:
-    """Turn the kernels' return value into an error: -1 is none, -2 the lengths, else the place of a bad id."""
+    """Turn the kernels' return value into an error: -1 is none, -2 the lengths, else the index of a bad id."""
     if bad == -2:
         total = lengths.sum(dtype=np.int64)
         raise ValueError(f"lengths: expected {lengths.size} counts that add up to {ids.size} ids, got a sum of {total}")

@@ -1,4 +1,4 @@
-/* Summing the rows of bags. No call allocates, and none trusts its ids: a bad one is reported by its place. */
+/* Summing the rows of bags. No call allocates, and none trusts its ids: a bad one is reported by its index. */
 #include "kernels.h"
 #include "processor.h"
 
@@ -85,7 +85,7 @@ static void add_weighted_rows_plain(const Sums *sums) {
 }
 
 /* Whether bags can be summed: ids (count) all in [0, rows), lengths (bags) adding up to count.
- * Returns -1 if so, the place of the first bad id, or -2 where the lengths do not fit. */
+ * Returns -1 if so, the index of the first bad id, or -2 where the lengths do not fit. */
 int64_t elasticrec_check_bags(const Sums *sums) {
     int64_t total = 0, negative = 0;
     for (int64_t bag = 0; bag < sums->bags; bag++) {
@@ -105,7 +105,7 @@ int64_t elasticrec_sum_bags(const Sums *sums) {
     return -1;
 }
 
-/* out[i] = matrix[ids[i]]. Returns the place of the first bad id, or -1 and then all rows are written. */
+/* out[i] = matrix[ids[i]]. Returns the index of the first bad id, or -1 and then all rows are written. */
 int64_t elasticrec_take_rows(const Sums *sums) {
     const int64_t bad = first_bad_id(sums->ids, sums->count, sums->rows);
     const int64_t dim = sums->dim, ahead = rows_ahead(sums->rows, dim);

@@ -11,12 +11,12 @@
 #define DEFINE_FIND(BITS, WORDS)                                                                                      \
     /* The shard of an id, and its row there. */                                                                      \
     INLINE uint64_t find_##BITS(const Lookup *lookup, uint64_t id, uint32_t *local) {                                 \
-        const uint64_t block = id / (64 * WORDS), place = id % (64 * WORDS);                                          \
-        const uint64_t word = place / 64, before = ((uint64_t)1 << (place % 64)) - 1;                                 \
+        const uint64_t block = id / (64 * WORDS), index = id % (64 * WORDS);                                          \
+        const uint64_t word = index / 64, before = ((uint64_t)1 << (index % 64)) - 1;                                 \
         const uint64_t *counters = lookup->map + block * BLOCK_WORDS(BITS, WORDS);                                    \
         const uint64_t *planes = counters + COUNTER_WORDS(BITS);                                                      \
         uint64_t shard = 0;                                                                                           \
-        for (int p = 0; p < BITS; p++) shard |= (planes[p * WORDS + word] >> (place % 64) & 1) << p;                  \
+        for (int p = 0; p < BITS; p++) shard |= (planes[p * WORDS + word] >> (index % 64) & 1) << p;                  \
         memcpy(local, (const char *)counters + 4 * shard, 4);                                                         \
         for (uint64_t w = 0; w < WORDS; w++) {                                                                        \
             uint64_t same = -(uint64_t)(w < word) | (before & -(uint64_t)(w == word)); /* no branch */                \

@@ -15,7 +15,7 @@ typedef struct {
     int64_t padded;           /* 1: PADDING stands for no id; 0: it is no id either */
     int64_t base[MAX_SHARDS]; /* where the shard's rows of this table begin in its unit's matrix */
     int64_t unit[MAX_SHARDS]; /* the unit that holds the shard */
-    int64_t place[MAX_SHARDS]; /* of the look-up's first bag among those of the unit's row */
+    int64_t first_bag[MAX_SHARDS]; /* the look-up's first one among the bags of the unit's row */
 } Lookup;
 
 /* A look-up's ids in a query. */
@@ -68,7 +68,7 @@ typedef struct {
     int64_t side, stride; /* so many bags' sums lie side by side, and those of the next ones `stride` numbers on */
 } Sums;
 
-int64_t elasticrec_route(const Read *reads, int64_t read_count, int64_t rows, Unit *units, int64_t *place);
+int64_t elasticrec_route(const Read *reads, int64_t read_count, int64_t rows, Unit *units, int64_t *index);
 int64_t elasticrec_check_rows(const Read *read, int64_t rows);
 void elasticrec_find_rows(const Read *read, int64_t rows, int64_t space, Unit *units, RowSet *set);
 int64_t elasticrec_check_bags(const Sums *sums);

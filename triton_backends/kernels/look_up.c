@@ -13,7 +13,7 @@
             Unit *unit = units + lookup->unit[shard];                                                                 \
             if (weights != NULL) unit->weights[unit->count] = weights[i];                                             \
             unit->ids[unit->count++] = (int32_t)(lookup->base[shard] + local);                                        \
-            unit->lengths[row * unit->bags + lookup->place[shard] + nth + i * step]++;                                \
+            unit->lengths[row * unit->bags + lookup->first_bag[shard] + nth + i * step]++;                            \
         }                                                                                                             \
     }                                                                                                                 \
     static void any_look_up_##BITS##_##INDEX(const Lookup *lookup, const INDEX *ids, const float *weights,            \
@@ -34,7 +34,7 @@
         const int64_t start = unit->count;                                                                            \
         for (int64_t i = 0; i < size; i++)                                                                            \
             if (ids[i] != PADDING) unit->ids[unit->count++] = (int32_t)(lookup->base[0] + ids[i]);                    \
-        unit->lengths[row * unit->bags + lookup->place[0] + nth] = (int32_t)(unit->count - start);                    \
+        unit->lengths[row * unit->bags + lookup->first_bag[0] + nth] = (int32_t)(unit->count - start);                \
     }                                                                                                                 \
     DEFINE_LOOK_UP(INDEX, 0)                                                                                          \
     DEFINE_LOOK_UP(INDEX, 1)                                                                                          \

@@ -55,7 +55,7 @@ INLINE void look_up_eight(const uint64_t *map, int bits, int words, __m512i id, 
     const __m512i number = _mm512_srli_epi64(id, 6), block = divided(number, words);
     const __m512i word = _mm512_sub_epi64(number, _mm512_mullo_epi64(block, _mm512_set1_epi64(words)));
     const __m512i bit = _mm512_and_si512(id, _mm512_set1_epi64(63));
-    const __m512i place = _mm512_add_epi64(_mm512_slli_epi64(word, 6), bit);
+    const __m512i index = _mm512_add_epi64(_mm512_slli_epi64(word, 6), bit);
     uint64_t starts[8];
     _mm512_storeu_si512(starts, _mm512_mullo_epi64(block, _mm512_set1_epi64(size)));
     __m512i column[32], flips[4];
@@ -83,7 +83,7 @@ INLINE void look_up_eight(const uint64_t *map, int bits, int words, __m512i id, 
     *local = _mm512_srlv_epi64(counter, _mm512_slli_epi64(_mm512_and_si512(*shard, one), 5)); /* its low 32 bits */
     EACH (int w = 0; w < words; w++) {
         /* the word's ids before the id: none, some, or, where a shift by 64 or more leaves nothing to flip, all */
-        const __m512i into = _mm512_max_epi64(_mm512_sub_epi64(place, _mm512_set1_epi64(64 * w)), zero);
+        const __m512i into = _mm512_max_epi64(_mm512_sub_epi64(index, _mm512_set1_epi64(64 * w)), zero);
         __m512i same = _mm512_xor_si512(_mm512_sllv_epi64(_mm512_set1_epi64(-1), into), _mm512_set1_epi64(-1));
         EACH (int p = 0; p < bits; p++)
             same = _mm512_ternarylogic_epi64(same, column[counters + p * words + w], flips[p], A_AND_B_XOR_C);
@@ -126,7 +126,7 @@ INLINE __m512i joined(__m512i low, __m512i high) {
         }                                                                                                             \
         for (int s = 0; s < 1 << BITS; s++) {                                                                         \
             const Unit *unit = units + lookup->unit[s];                                                               \
-            unit->lengths[row * unit->bags + lookup->place[s] + nth] += (int32_t)counts[s];                           \
+            unit->lengths[row * unit->bags + lookup->first_bag[s] + nth] += (int32_t)counts[s];                       \
         }                                                                                                             \
     }
 
@@ -150,7 +150,7 @@ INLINE __m512i joined(__m512i low, __m512i high) {
             count += there;                                                                                           \
         }                                                                                                             \
         unit->count = count;                                                                                          \
-        unit->lengths[row * unit->bags + lookup->place[0] + nth] = (int32_t)(count - first);                          \
+        unit->lengths[row * unit->bags + lookup->first_bag[0] + nth] = (int32_t)(count - first);                      \
     }
 
 #define DEFINE_LOOK_UPS(INDEX)                                                                                        \

@@ -1,7 +1,7 @@
 /* Sorting a query's ids to the units that hold their rows.
  *
  * Plain C behind ctypes: a Python process that routes then needs numpy alone. No call allocates, and none trusts its
- * ids: a bad id is reported by its place and nothing is read out of bounds.
+ * ids: a bad id is reported by its index and nothing is read out of bounds.
  */
 #include "id_map.h"
 #include "processor.h"
@@ -12,7 +12,7 @@
 
 enum { PREFETCH_IDS = 128, WORTH_WIDE = 6 };
 
-/* check: the place of the first bad id, or -1; and on the way, the cache lines that the look-up will need. */
+/* check: the index of the first bad id, or -1; and on the way, the cache lines that the look-up will need. */
 #define DEFINE_CHECK(INDEX, BITS, WORDS)                                                                              \
     static int64_t check_##BITS##_##INDEX(const Lookup *lookup, const INDEX *ids, int64_t size) {                     \
         const uint64_t rows = (uint64_t)lookup->rows;                                                                 \
@@ -57,7 +57,7 @@ const bool wide = elasticrec_processor.avx512 && bag >= WORTH_WIDE;             
     }                                                                                                                 \
     /* One bag of one size a look-up and row, none weighted: the same as below, with the least work for each bag. */  \
     static int64_t route_bags_##INDEX(const Read *reads, int64_t read_count, int64_t rows, Unit *units,               \
-                                      int64_t *place) {                                                               \
+                                      int64_t *index) {                                                               \
         static int64_t (*const checks[])(const Lookup *, const INDEX *, int64_t) = {                                  \
             check_0_##INDEX, check_1_##INDEX, check_2_##INDEX, check_3_##INDEX, check_4_##INDEX};                     \
         const Read *const end = reads + read_count, *next = reads, *ahead = reads;                                    \
@@ -67,7 +67,7 @@ const bool wide = elasticrec_processor.avx512 && bag >= WORTH_WIDE;             
             while (ahead_row < rows && lead < PREFETCH_IDS) {                                                         \
                 const INDEX *ids = (const INDEX *)ahead->ids + ahead_row * ahead->stride;                             \
                 const int64_t bad = checks[ahead->lookup->bits](ahead->lookup, ids, ahead->bag);                      \
-                *place = ahead_row * ahead->stride + bad;                                                             \
+                *index = ahead_row * ahead->stride + bad;                                                             \
                 if (bad >= 0) return ahead - reads;                                                                   \
                 lead += ahead->bag;                                                                                   \
                 if (++ahead == end) ahead = reads, ahead_row++;                                                       \
@@ -85,7 +85,7 @@ const bool wide = elasticrec_processor.avx512 && bag >= WORTH_WIDE;             
 DEFINE_ROUTE(int64_t)
 DEFINE_ROUTE(int32_t)
 
-/* A place in a query: a read of a row, whose ids are [begin, begin + size). */
+/* A index in a query: a read of a row, whose ids are [begin, begin + size). */
 typedef struct {
     const Read *reads;
     int64_t read_count, read, row, begin, size;
@@ -110,14 +110,14 @@ static inline void step(Cursor *at) {
 
 /* Sort the ids of a group's look-ups, row after row and look-up after look-up in it, to their units' ids, weights and
  * lengths (zeroed by the caller). Returns -1, or which read holds the first id that is neither a row of its table nor
- * padding, and its place there. */
-int64_t elasticrec_route(const Read *reads, int64_t read_count, int64_t rows, Unit *units, int64_t *place) {
+ * padding, and its index there. */
+int64_t elasticrec_route(const Read *reads, int64_t read_count, int64_t rows, Unit *units, int64_t *index) {
     bool bags = read_count > 0; /* of one kind, as a DLRM's */
     for (const Read *read = reads; read < reads + read_count; read++)
         bags &= read->starts == NULL && read->weights == NULL && read->lookup->count == 1 &&
                 read->id_bytes == reads->id_bytes;
     if (bags)
-        return (reads->id_bytes == 8 ? route_bags_int64_t : route_bags_int32_t)(reads, read_count, rows, units, place);
+        return (reads->id_bytes == 8 ? route_bags_int64_t : route_bags_int32_t)(reads, read_count, rows, units, index);
     Cursor at = {.reads = reads, .read_count = read_count}, ahead = at;
     int64_t lead = 0; /* ids that are checked and not looked up yet */
     /* checks run some ids ahead of the look-ups, while the cache lines that these need arrive */
@@ -127,7 +127,7 @@ int64_t elasticrec_route(const Read *reads, int64_t read_count, int64_t rows, Un
             see(&ahead);
             const int64_t bad = read->id_bytes == 8 ? check_int64_t(read, ahead.begin, ahead.size)
                                                     : check_int32_t(read, ahead.begin, ahead.size);
-            *place = ahead.begin + bad;
+            *index = ahead.begin + bad;
             if (bad >= 0) return ahead.read;
             lead += ahead.size;
         }

@@ -31,7 +31,7 @@ static inline int32_t number_of(RowSet *set, uint64_t key) {
     return set->numbers[slot];
 }
 
-/* Look up the rows from `begin` on, whose ids stand in the places of their indexes. */
+/* Look up the rows from `begin` on, whose ids stand where their indexes will be. */
 #define DEFINE_PLACE(BITS)                                                                                            \
     static void place_##BITS(const Lookup *lookup, FoundRow *begin, const FoundRow *end, Unit *units) {               \
         for (FoundRow *row = begin; row < end; row++) {                                                               \
@@ -100,7 +100,7 @@ static inline const uint64_t *block_of(const Lookup *lookup, uint64_t id) {
 DEFINE_ROWS(int64_t)
 DEFINE_ROWS(int32_t)
 
-/* The place of the first id of a look-up of rows that is neither a row of its table nor padding, or -1. */
+/* The index of the first id of a look-up of rows that is neither a row of its table nor padding, or -1. */
 int64_t elasticrec_check_rows(const Read *read, int64_t rows) {
     return read->id_bytes == 8 ? check_rows_int64_t(read, rows) : check_rows_int32_t(read, rows);
 }

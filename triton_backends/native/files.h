@@ -29,7 +29,7 @@ typedef struct {
 bool map_file(const char *folder, const char *name, Mapping *mapping, Problem *problem);
 void unmap_file(Mapping *mapping);
 
-/* A place in a JSON text. */
+/* A index in a JSON text. */
 typedef struct {
     const char *begin;
     Json json;

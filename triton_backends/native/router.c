@@ -84,7 +84,7 @@ static bool read_shards(Reader *reader, const RoutedTable *table, Lookup *routed
         if (shards == MAX_SHARDS || !read_mark(reader, '{') || !read_key(reader, "unit") ||
             !read_number(reader, 0, MAX_ITEMS - 1, &routed->unit[shards]) ||
             !field(reader, "base", 0, MAX_ROWS, &routed->base[shards]) ||
-            !field(reader, "place", 0, MAX_BAGS - 1, &routed->place[shards]) || !read_mark(reader, '}') ||
+            !field(reader, "place", 0, MAX_BAGS - 1, &routed->first_bag[shards]) || !read_mark(reader, '}') ||
             !read_next(reader, ']', &more))
             return shards < MAX_SHARDS || fail(reader->problem, "%s: expected at most %d shards a table", reader->file,
                                                MAX_SHARDS);
@@ -95,7 +95,7 @@ static bool read_shards(Reader *reader, const RoutedTable *table, Lookup *routed
     for (int64_t i = shards; i < MAX_SHARDS; i++) { /* a broken map may name a shard that is not there */
         routed->unit[i] = routed->unit[0];
         routed->base[i] = routed->base[0];
-        routed->place[i] = routed->place[0];
+        routed->first_bag[i] = routed->first_bag[0];
     }
     return true;
 }
@@ -133,7 +133,7 @@ static void list_units(RoutedLookup *lookup) {
         bool known = false;
         for (int64_t j = 0; j < lookup->unit_count; j++) known |= lookup->units[j] == lookup->routed.unit[i];
         if (known) continue;
-        lookup->places[lookup->unit_count] = lookup->routed.place[i];
+        lookup->first_bags[lookup->unit_count] = lookup->routed.first_bag[i];
         lookup->units[lookup->unit_count++] = lookup->routed.unit[i];
     }
 }
@@ -192,7 +192,7 @@ static bool check_units(const Router *router, const Reader *reader) {
                 unit->group != lookup->group || unit->weighted != (lookup->weights >= 0) ||
                 (unit->bags == 0) != (first->bags == 0) ||
                 (unit->bags == 0 ? !can_be_unpooled(lookup)
-                                 : lookup->routed.place[i] + lookup->routed.count > unit->bags))
+                                 : lookup->routed.first_bag[i] + lookup->routed.count > unit->bags))
                 return fail(reader->problem, "%s: look-up %s: a shard lies in a unit or place that is not there",
                             reader->file, lookup->name.text);
         }

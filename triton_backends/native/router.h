@@ -29,14 +29,14 @@ typedef struct {
 typedef struct {
     Name name;
     int64_t table, group, mean;   /* mean: 1 where bags are averaged */
-    int64_t ids, bounds, weights; /* tensors, by their places among the inputs; -1: none */
+    int64_t ids, bounds, weights; /* tensors, by their indexes among the inputs; -1: none */
     int64_t width, begin, bag;    /* without bounds; width and bag -1: the last dimension, which varies, is one bag */
     int64_t kind, block, blocks;  /* of bounds */
     int64_t has_padding, padding, from_end;
     int64_t twin;  /* the first look-up with the same ids and bounds */
     int64_t space; /* of one whose rows are answered as they are: the first such with its table and group; else -1 */
     int64_t units[MAX_SHARDS], unit_count; /* that hold its shards, each once, and its first bag there */
-    int64_t places[MAX_SHARDS];
+    int64_t first_bags[MAX_SHARDS];
     Lookup routed; /* `count` bags a row */
 } RoutedLookup;
 
@@ -101,7 +101,7 @@ bool router_measure(const Router *router, const Tensor *tensors, Reading *readin
 bool router_read(const Router *router, const Tensor *tensors, Reading *reading, Problem *problem);
 void router_forget(const Router *router, Reading *reading);
 
-/* elasticrec_route and elasticrec_find_rows for all groups; the problem names table, id and place, and then `set` is as
+/* elasticrec_route and elasticrec_find_rows for all groups; the problem names table, id and index, and then `set` is as
  * before. units: one each, in their order, with room for the reading's ids (and weights) and rows * bags zeroed lengths.
  * set: with room for the reading's ids of un-pooled look-ups, whose positions are added in the order of `order`. */
 bool router_route(const Router *router, const Tensor *tensors, const Reading *reading, Unit *units, RowSet *set,

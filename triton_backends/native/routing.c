@@ -6,12 +6,12 @@
 
 #include "router.h"
 
-static int64_t at(const Tensor *tensor, int64_t place) {
-    return tensor->bytes == 8 ? ((const int64_t *)tensor->data)[place] : ((const int32_t *)tensor->data)[place];
+static int64_t at(const Tensor *tensor, int64_t index) {
+    return tensor->bytes == 8 ? ((const int64_t *)tensor->data)[index] : ((const int32_t *)tensor->data)[index];
 }
 
-static const char *input(const Router *router, int64_t place) {
-    return router->inputs[place].text;
+static const char *input(const Router *router, int64_t index) {
+    return router->inputs[index].text;
 }
 
 /* How a look-up is called in errors. */
@@ -22,18 +22,18 @@ static const char *label(const Router *router, const RoutedLookup *lookup, char 
     return text;
 }
 
-/* An id that is none of the table's; place: in the tensor; width: of its rows, 0 where it has none. */
-static bool bad_id(const Router *router, const RoutedLookup *lookup, const Tensor *ids, int64_t width, int64_t place,
+/* An id that is none of the table's; index: in the tensor; width: of its rows, 0 where it has none. */
+static bool bad_id(const Router *router, const RoutedLookup *lookup, const Tensor *ids, int64_t width, int64_t index,
                    Problem *problem) {
     char text[2 * NAME_BYTES + 32], where[80], padding[48] = "";
     const int64_t rows = lookup->routed.rows;
     if (width > 0)
-        snprintf(where, sizeof where, "in row %lld, column %lld", (long long)(place / width), (long long)(place % width));
-    else snprintf(where, sizeof where, "at place %lld", (long long)place);
+        snprintf(where, sizeof where, "in row %lld, column %lld", (long long)(index / width), (long long)(index % width));
+    else snprintf(where, sizeof where, "at index %lld", (long long)index);
     if (lookup->has_padding)
         snprintf(padding, sizeof padding, ", or %lld for an empty slot", (long long)lookup->padding);
     return fail(problem, "%s: id %lld %s of %s is out of range; expected %lld to %lld%s", label(router, lookup, text),
-                (long long)at(ids, place), where, input(router, lookup->ids),
+                (long long)at(ids, index), where, input(router, lookup->ids),
                 (long long)(lookup->from_end ? -rows : 0), (long long)rows - 1, padding);
 }
 
@@ -94,7 +94,7 @@ static bool read_lengths(const Tensor *bounds, int64_t count, int64_t *starts, c
     for (int64_t i = 0; i < bounds->count; i++) {
         const int64_t length = at(bounds, i);
         if (length < 0 || length > count)
-            return fail(problem, "%s: expected lengths from 0 to %lld, got %lld at place %lld", told, (long long)count,
+            return fail(problem, "%s: expected lengths from 0 to %lld, got %lld at index %lld", told, (long long)count,
                         (long long)length, (long long)i);
         starts[i] = total;
         total += length;
@@ -112,7 +112,7 @@ static bool read_offsets(const Tensor *bounds, int64_t count, int64_t *starts, c
         starts[i] = at(bounds, i);
         if (starts[i] < starts[i > 0 ? i - 1 : 0] || starts[i] > count)
             return fail(problem,
-                        "%s: expected offsets that rise to at most %lld, the ids in %s, got %lld at place %lld", told,
+                        "%s: expected offsets that rise to at most %lld, the ids in %s, got %lld at index %lld", told,
                         (long long)count, ids, (long long)starts[i], (long long)i);
     }
     return true;
@@ -143,7 +143,7 @@ static bool check_weights(const Router *router, const Tensor *tensors, const Rou
                     (long long)count, input(router, lookup->ids), (long long)weights->count);
     for (int64_t i = 0; i < count; i++)
         if (!isfinite(numbers[i]))
-            return fail(problem, "%s: expected finite numbers, got %s at place %lld", input(router, lookup->weights),
+            return fail(problem, "%s: expected finite numbers, got %s at index %lld", input(router, lookup->weights),
                         isnan(numbers[i]) ? "nan" : numbers[i] > 0 ? "inf" : "-inf", (long long)i);
     return true;
 }
@@ -183,7 +183,7 @@ static bool change_id(const RoutedLookup *lookup, int64_t id, int32_t *row) {
     return padding || (end >= 0 && end < rows);
 }
 
-/* A row's ids in what was read: the first one's place, and how many. */
+/* A row's ids in what was read: the first one's index, and how many. */
 static int64_t row_of(const Read *read, int64_t row, int64_t *size) {
     *size = read->starts == NULL ? span(read) : read->starts[row + 1] - read->starts[row];
     return read->starts == NULL ? row * read->stride : read->starts[row];
@@ -213,9 +213,9 @@ static bool change(const Router *router, const Tensor *ids, const RoutedLookup *
     for (int64_t row = 0; row < rows; row++) {
         const int64_t begin = row_of(read, row, &size);
         for (int64_t i = 0; i < size; i++, done++) {
-            const int64_t place = lookup->begin + begin + i;
-            if (!change_id(lookup, at(ids, place), changed + done))
-                return bad_id(router, lookup, ids, read->stride, place, problem);
+            const int64_t index = lookup->begin + begin + i;
+            if (!change_id(lookup, at(ids, index), changed + done))
+                return bad_id(router, lookup, ids, read->stride, index, problem);
             if (read->weights != NULL) weights[done] = read->weights[begin + i];
         }
     }
@@ -275,11 +275,11 @@ void router_forget(const Router *router, Reading *reading) {
 
 /* ---- routing ---- */
 
-static bool bad_id_of(const Router *router, const Tensor *tensors, const Reading *reading, int64_t nth, int64_t place,
+static bool bad_id_of(const Router *router, const Tensor *tensors, const Reading *reading, int64_t nth, int64_t index,
                       Problem *problem) {
     const RoutedLookup *lookup = router->lookups + router->order[nth];
     const Read *read = reading->reads + nth; /* none that was changed: those are good */
-    return bad_id(router, lookup, tensors + lookup->ids, read->stride, lookup->begin + place, problem);
+    return bad_id(router, lookup, tensors + lookup->ids, read->stride, lookup->begin + index, problem);
 }
 
 /* Whether the ids of un-pooled look-ups are good. */
@@ -297,10 +297,10 @@ bool router_route(const Router *router, const Tensor *tensors, const Reading *re
     if (!check_rows(router, tensors, reading, problem)) return false;
     for (int64_t g = 0; g < router->group_count; g++) {
         const RoutedGroup *group = router->groups + g;
-        int64_t place;
+        int64_t index;
         const int64_t bad = elasticrec_route(reading->reads + group->first, group->unpooled - group->first,
-                                             reading->rows[g], units, &place);
-        if (bad >= 0) return bad_id_of(router, tensors, reading, group->first + bad, place, problem);
+                                             reading->rows[g], units, &index);
+        if (bad >= 0) return bad_id_of(router, tensors, reading, group->first + bad, index, problem);
     }
     for (int64_t g = 0; g < router->group_count; g++)
         for (int64_t i = router->groups[g].unpooled; i < router->groups[g].end; i++)
@@ -314,7 +314,7 @@ static void count_ids(const RoutedLookup *lookup, const RoutedUnit *about, const
                       int64_t rows, int64_t width, float *divisors) {
     for (int64_t i = 0; i < lookup->unit_count; i++) {
         const Unit *unit = units + lookup->units[i];
-        const int32_t *lengths = unit->lengths + lookup->places[i];
+        const int32_t *lengths = unit->lengths + lookup->first_bags[i];
         if (asked != NULL && !asked[about[lookup->units[i]].service]) continue;
         for (int64_t row = 0; row < rows; row++)
             for (int64_t bag = 0; bag < lookup->routed.count; bag++)

@@ -214,7 +214,7 @@ bool shard_answer(const Shard *shard, const ShardGroup *group, const Bags *bags,
         const int64_t bad = unit->bags == 0 ? elasticrec_take_rows(&asked) : elasticrec_sum_bags(&asked);
         if (bad == -2) return bad_lengths(bags, problem);
         if (bad >= 0)
-            return fail(problem, "ids: expected rows in [0, %lld), got %d at place %lld", (long long)matrix->rows,
+            return fail(problem, "ids: expected rows in [0, %lld), got %d at index %lld", (long long)matrix->rows,
                         asked.ids[bad], (long long)(id + bad));
         id += ids;
         weight += unit->weighted ? ids : 0;

@@ -23,7 +23,7 @@ class Reading:
 
     ids: (nnz,), a row's after those of the row before; weights: (nnz,) or None. Bags of one size: `bag` ids, and
     `stride` from a row's first to the next one's; else starts: (rows + 1,) int64, where each row's one bag begins.
-    first: the place of ids[0] in the tensor.
+    first: the index of ids[0] in the tensor.
     """
 
     lookup: RoutedLookup
@@ -37,10 +37,10 @@ class Reading:
     bag: int
     first: int
 
-    def bad_id(self, place: int) -> str:
-        """What is wrong with the id at a place of `ids`."""
+    def bad_id(self, index: int) -> str:
+        """What is wrong with the id at an index of `ids`."""
         width = self.stride if self.starts is None else None
-        return bad_id(self.lookup, self.table, self.tensor, width, int(self.ids[place]), self.first + place)
+        return bad_id(self.lookup, self.table, self.tensor, width, int(self.ids[index]), self.first + index)
 
 
 def label(lookup: RoutedLookup, table: RoutedTable) -> str:
@@ -48,9 +48,9 @@ def label(lookup: RoutedLookup, table: RoutedTable) -> str:
     return f"table {table.name}" if table.name == lookup.name else f"table {table.name}: look-up {lookup.name}"
 
 
-def bad_id(lookup: RoutedLookup, table: RoutedTable, tensor: str, width: int | None, bad: int, place: int) -> str:
-    """An id that is none of the table's. place: in the tensor; width: of its rows, if it has any."""
-    at = f"at place {place}" if width is None else f"in row {place // width}, column {place % width}"
+def bad_id(lookup: RoutedLookup, table: RoutedTable, tensor: str, width: int | None, bad: int, index: int) -> str:
+    """An id that is none of the table's. index: in the tensor; width: of its rows, if it has any."""
+    at = f"at index {index}" if width is None else f"in row {index // width}, column {index % width}"
     least = f"{-table.rows}" if lookup.from_end else "0"
     padding = f", or {lookup.padding} for an empty slot" if lookup.has_padding else ""
     return (
@@ -156,7 +156,7 @@ def _weights(name: str, weights: NDArray[Any], ids: str, count: int) -> NDArray[
         raise ValueError(f"{name}: expected {count} numbers, one for each in {ids}, got {weights.size}")
     bad = np.flatnonzero(~np.isfinite(weights))
     if bad.size:
-        raise ValueError(f"{name}: expected finite numbers, got {weights[bad[0]]} at place {bad[0]}")
+        raise ValueError(f"{name}: expected finite numbers, got {weights[bad[0]]} at index {bad[0]}")
     return weights
 
 
@@ -168,7 +168,7 @@ def _starts(
     if lookup.kind == LENGTHS:
         bad = np.flatnonzero((bounds < 0) | (bounds > count))
         if bad.size:
-            raise ValueError(f"{told}: expected lengths from 0 to {count}, got {bounds[bad[0]]} at place {bad[0]}")
+            raise ValueError(f"{told}: expected lengths from 0 to {count}, got {bounds[bad[0]]} at index {bad[0]}")
         starts = np.concatenate([[0], np.cumsum(bounds, dtype=np.int64)])
         if starts[-1] != count:
             raise ValueError(f"{told}: expected lengths that add up to {count}, the ids in {ids}, got {starts[-1]}")
@@ -176,10 +176,10 @@ def _starts(
     if bounds[0] != 0:
         raise ValueError(f"{told}: expected offsets that begin at 0, got {bounds[0]}")
     before = 0
-    for place, bound in enumerate(bounds.tolist()):
+    for index, bound in enumerate(bounds.tolist()):
         if not before <= bound <= count:
             raise ValueError(
-                f"{told}: expected offsets that rise to at most {count}, the ids in {ids}, got {bound} at place {place}"
+                f"{told}: expected offsets that rise to at most {count}, the ids in {ids}, got {bound} at index {index}"
             )
         before = bound
     last = [count] if lookup.kind == OFFSETS else []
@@ -199,12 +199,12 @@ def _changed(
     first: int,
     width: int | None,
 ) -> NDArray[Any]:
-    """Ids as rows of the table, and PADDING. first: the place of the first one in its tensor, of rows of `width`."""
+    """Ids as rows of the table, and PADDING. first: the index of the first one in its tensor, of rows of `width`."""
     padding = (ids == lookup.padding) & bool(lookup.has_padding)
     rows = np.where((ids < 0) & bool(lookup.from_end), ids + table.rows, ids)
     bad = np.argwhere(((rows < 0) | (rows >= table.rows)) & ~padding)
     if bad.size:
         at = tuple(bad[0].tolist())
-        place = first + (at[0] if width is None else at[0] * width + at[1])
-        raise ValueError(bad_id(lookup, table, names[lookup.ids], width, int(ids[at]), place))
+        index = first + (at[0] if width is None else at[0] * width + at[1])
+        raise ValueError(bad_id(lookup, table, names[lookup.ids], width, int(ids[at]), index))
     return np.where(padding, -1, rows)

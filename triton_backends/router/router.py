@@ -76,7 +76,7 @@ class Router:
         """Sort a query's ids.
 
         inputs: by name, all that look-ups read. Raises ValueError where a tensor does not fit, or an id is not of its
-        table: then it names table, id and place.
+        table: then it names table, id and index.
         """
         routing = self.routing
         readings = read_lookups(routing.inputs, routing.tables, routing.lookups, inputs, len(routing.groups))
@@ -103,26 +103,26 @@ class Router:
         """Un-pooled look-ups one after another; then group by group the others' rows."""
         bad: list[tuple[bool, int, int, int, Reading, int]] = []
         for reading in readings:
-            places, row, _ = _places(reading)
-            ids = reading.ids[places]
+            indexes, row, _ = _indexes(reading)
+            ids = reading.ids[indexes]
             wrong = ((ids < 0) | (ids >= reading.table.rows)) & ~((ids == PADDING) & bool(reading.lookup.has_padding))
             if wrong.any():
                 first, pooled = int(wrong.argmax()), not self._is_unpooled(reading.lookup)
                 before = int(row[first]) if pooled else 0
-                bad.append((pooled, reading.lookup.group, before, len(bad), reading, int(places[first])))
+                bad.append((pooled, reading.lookup.group, before, len(bad), reading, int(indexes[first])))
         if bad:
-            *_, reading, place = min(bad, key=lambda each: each[:4])
-            raise ValueError(reading.bad_id(place))
+            *_, reading, index = min(bad, key=lambda each: each[:4])
+            raise ValueError(reading.bad_id(index))
 
     def _find(self, reading: Reading) -> _Ids:
-        places, row, bag = _places(reading)
-        ids = reading.ids[places].astype(np.int64)
+        indexes, row, bag = _indexes(reading)
+        ids = reading.ids[indexes].astype(np.int64)
         real = ids != PADDING
         lookup, table = reading.lookup, reading.table
         shard, local = find_rows(self._maps[lookup.table], table.shards, ids[real])
         shard[shard >= len(lookup.shards)] = 0  # of a broken map
         bases, units = (np.array([getattr(each, key) for each in lookup.shards]) for key in ("base", "unit"))
-        weights = None if reading.weights is None else reading.weights[places][real]
+        weights = None if reading.weights is None else reading.weights[indexes][real]
         return _Ids(row[real], bag[real], units[shard], bases[shard] + local, weights)
 
     def _ask(self, lookup: RoutedLookup, ids: _Ids, asked: Sequence[_Asked]) -> None:
@@ -177,8 +177,8 @@ class Router:
                 continue
             counts = [np.zeros((count, lookup.count), np.int64) for lookup in lookups]
             for lookup, total in zip(lookups, counts, strict=True):
-                for unit, place in {s.unit: s.place for s in reversed(lookup.shards) if lookup.mean}.items():
-                    total += asked[unit].lengths[:, place : place + lookup.count]
+                for unit, begin in {s.unit: s.place for s in reversed(lookup.shards) if lookup.mean}.items():
+                    total += asked[unit].lengths[:, begin : begin + lookup.count]
             divisors[DIVISORS + suffix(group)] = np.maximum(np.hstack(counts), 1).astype(np.float32)
         return divisors
 
@@ -214,7 +214,7 @@ class _Asked:
         return self.lengths.reshape(-1) if self.lengths.shape[1] else np.array([self.ids.size], np.int32)
 
 
-def _places(reading: Reading) -> tuple[Integers, Integers, Integers]:
+def _indexes(reading: Reading) -> tuple[Integers, Integers, Integers]:
     """Of each of a look-up's ids: its index in the ids that were read, its row in the query, its bag in the row."""
     if reading.starts is None:
         bags, each = reading.lookup.count, reading.bag

@@ -30,7 +30,10 @@ def dense_costs(
     batch: int,
     tolerance: float,
 ) -> Dense:
-    """The dense graph's work and weights, measured on a query, with drawn vectors in the place of looked-up ones."""
+    """The dense graph's work and weights, measured on a query, with drawn vectors in the place of looked-up ones.
+
+    Queries whose values choose between branches are never joined: the one would choose for the other.
+    """
     graph = open_graph(replace(whole, exported=cut))
     feeds = _feeds(graph, model, tensors, found)
     with FlopCounterMode(display=False) as counter:
@@ -40,7 +43,7 @@ def dense_costs(
         model.dense,
         flops_per_row=counter.get_total_flops() / max(batch, 1),
         parameter_bytes=sum(values.numel() * values.element_size() for values in parameters.values()),
-        batched=_may_batch(model) and _scores_alone(graph, feeds, tolerance),
+        batched=_may_batch(model) and not graph.branches and _scores_alone(graph, feeds, tolerance),
     )
 
 

@@ -214,6 +214,8 @@ def _nothing(graph: ProgramGraph, kept: Sequence[Kept]) -> Iterator[str]:
             f"{path}: expected look-ups in tables (embedding, embedding_bag, index_select), found none in "
             f"{len(graph.nodes)} nodes; serve such a model whole"
         )
+        for node in graph.branches:
+            yield f"{path}: node {node.name}: look-ups in a branch stay in it; look the rows up before torch.cond"
     for each in kept:
         yield f"{path}: no table is left to cut off; {each.name} [{each.rows}, {each.dim}] stays dense: {each.reason}"
 

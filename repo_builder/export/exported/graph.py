@@ -12,7 +12,7 @@ import sympy
 import torch
 from numpy.typing import NDArray
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 from torch.utils._sympy.functions import FloorDiv
 
 from repo_builder.errors import InputError, ModelFileError
@@ -47,6 +47,11 @@ class ProgramGraph:
     outputs: Sequence[Node]
 
     @property
+    def branches(self) -> Sequence[Node]:
+        """The nodes that take one of two ways, as values tell (torch.cond)."""
+        return [node for node in self.nodes if node.target is torch.ops.higher_order.cond]
+
+    @property
     def computes_in_halves(self) -> bool:
         """Whether some tensor has half precision."""
         values = (node.meta.get("val") for node in self.nodes)
@@ -64,6 +69,8 @@ class ProgramGraph:
                     continue
                 if node in self.parameters:
                     values[node] = self.parameters[node].values
+                elif node.op == "get_attr":
+                    values[node] = getattr(self.program.exported.graph_module, str(node.target))
                 else:
                     args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda each: values[each])
                     values[node] = node.target(*args, **kwargs)  # type: ignore[operator] # an operator, as checked
@@ -101,7 +108,9 @@ def open_graph(program: Program) -> ProgramGraph:
             problems.append(f"output {out.arg}: expected tensors; let the model return tensors alone")
     problems += [
         f"node {node.name}: it draws random numbers ({node.target}); call model.eval() before the export"
-        for node in exported.graph.nodes
+        for module in exported.graph_module.modules()
+        if isinstance(module, GraphModule)
+        for node in module.graph.nodes
         if _is_random(node)
     ]
     if problems:

@@ -88,8 +88,9 @@ class Cutter:
         exported = self._source.program.exported
         held = {spec.target for spec in self._specs if spec.target is not None}
         inputs = [spec.arg.name for spec in self._specs if spec.kind is InputKind.USER_INPUT]
+        within = {str(node.target) for node in self._graph.nodes if node.op == "get_attr"}
         return ExportedProgram(
-            root={},
+            root={name: getattr(exported.graph_module, name) for name in within},
             graph=self._graph,
             graph_signature=ExportGraphSignature(self._specs, specs),
             state_dict={name: value for name, value in exported.state_dict.items() if name in held},

@@ -51,7 +51,8 @@ _TYPES: Mapping[str, type | UnionType] = {
 _SYMBOL = re.compile(r"_?[a-z]{1,4}\d+")
 _LONGEST_EXPRESSION = 4096
 _LEAF: Mapping[str, Any] = {"type": None, "context": None, "children_spec": []}
-_KINDS = {"as_custom_obj": "a script object", "as_graph": "a graph within", "as_operator": "an operator as a value"}
+_KINDS = {"as_custom_obj": "a script object", "as_operator": "an operator as a value"}
+_BRANCH = "torch.ops.higher_order.cond"
 
 
 def checked_graph(document: dict[str, Any]) -> dict[str, Any]:
@@ -60,8 +61,9 @@ def checked_graph(document: dict[str, Any]) -> dict[str, Any]:
     Raises ModelFileError with a line for each node that cannot be taken.
     """
     module = document["graph_module"]
-    problems = [problem for node in module["graph"]["nodes"] if (problem := _operator_problem(node)) is not None]
-    for node in module["graph"]["nodes"]:
+    nodes = [node for graph in _graphs(module["graph"]) for node in graph["nodes"]]
+    problems = [problem for node in nodes if (problem := _operator_problem(node)) is not None]
+    for node in nodes:
         node["metadata"] = {}
     signature = module["signature"]
     entry = {
@@ -85,6 +87,15 @@ def checked_graph(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
+def _graphs(graph: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A graph and those within it, the branches of torch.cond."""
+    yield graph
+    for node in graph["nodes"]:
+        for given in node["inputs"]:
+            if "as_graph" in given["arg"]:
+                yield from _graphs(given["arg"]["as_graph"]["graph"])
+
+
 def number_of_inputs(specs: Sequence[Mapping[str, Any]]) -> int:
     """How many arguments the program takes, among all that its graph does."""
     return sum(_input_name(spec) is not None for spec in specs)
@@ -106,6 +117,8 @@ def _operator_problem(node: Mapping[str, Any]) -> str | None:
             f"{where}: expected straight-line operators, got a part under torch.no_grad or autocast; "
             "inline it before torch.export.save: program = program.run_decompositions({})"
         )
+    if target == _BRANCH:
+        return None
     if target.startswith("torch.ops.higher_order."):
         return (
             f"{where}: expected straight-line operators, got control flow ({target.rpartition('.')[2]}); "
@@ -126,9 +139,9 @@ def _operator_problem(node: Mapping[str, Any]) -> str | None:
 
 
 def _value_problems(document: Mapping[str, Any]) -> Iterator[str]:
-    graph = document["graph_module"]["graph"]
-    for values in ("tensor_values", "sym_int_values", "sym_bool_values", "sym_float_values", "custom_obj_values"):
-        yield from (problem for name in graph.get(values, {}) for problem in _name_problems(name))
+    for graph in _graphs(document["graph_module"]["graph"]):
+        for values in ("tensor_values", "sym_int_values", "sym_bool_values", "sym_float_values", "custom_obj_values"):
+            yield from (problem for name in graph.get(values, {}) for problem in _name_problems(name))
     for key, value in _walk(document):
         if key == "expr_str":
             yield from _expression_problems(value)

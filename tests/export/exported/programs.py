@@ -296,6 +296,25 @@ class Bfloat16(nn.Module):
         return torch.sigmoid(self.score(torch.relu(self.hidden(joined)))).float()
 
 
+class Branches(nn.Module):
+    """One of two heads, as a query's values say; rows are looked up before, and a part of a table in a branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.warm, self.cold = nn.Embedding(60, 8), nn.Linear(12, 4), nn.Linear(12, 4)
+        self.inner = nn.Embedding(30, 4)
+        self.requires_grad_(False)  # torch's exporter warns of gradients at a branch
+
+    def forward(self, ids: Tensor, numbers: Tensor) -> Tensor:
+        joined = torch.cat([self.table(ids), numbers], 1)
+        return torch.cond(
+            numbers.sum() > 0,
+            lambda vectors, ids: torch.sigmoid(self.warm(vectors)) + self.inner(ids % 30),
+            lambda vectors, ids: torch.relu(self.cold(vectors)) * 3,
+            (joined, ids),
+        )
+
+
 class InPlace(nn.Module):
     """Operators that write into what they are given: ids, vectors and a sum."""
 
@@ -385,6 +404,13 @@ CASES = {
             "ids": integers(rng, 60, rows),
             "seen": integers(rng, 50, rows, 3),
             "numbers": rng.random((rows, 4), np.float32),
+        },
+    ),
+    "branches": Case(
+        Branches,
+        lambda rows, rng: {
+            "ids": integers(rng, 60, rows),
+            "numbers": (rng.standard_normal((rows, 4)) + (1 if rows % 2 else -1)).astype(np.float32),
         },
     ),
     "in_place": Case(InPlace, lambda rows, rng: {"ids": integers(rng, 28, rows, 3)}),

@@ -121,6 +121,12 @@ def test_a_model_in_bfloat16_is_served_in_float32_but_for_ids_that_it_rounds(ope
     assert kept.name == "rounded" and "are computed in bfloat16, by node" in kept.reason
 
 
+def test_branches_stay_in_the_dense_graph_and_are_never_joined(opened: Callable[[str], Opened]) -> None:
+    model = opened("branches").source.model
+    assert [table.name for table in model.tables] == ["table"]
+    assert not model.dense.batched  # one query's values would choose for another's
+
+
 def test_groups(opened: Callable[[str], Opened]) -> None:
     model = opened("candidates").source.model
     assert [group.rows for group in model.groups] == [BATCH, 1]

@@ -261,3 +261,47 @@ def test_tables_are_never_in_memory(tmp_path: Path) -> None:
     streamed_bytes, grown_bytes = map(int, run.stdout.split())
     assert streamed_bytes == 2_200_000 * 64 * 4
     assert grown_bytes < 512 * 1024**2 < streamed_bytes
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 4).requires_grad_(False)
+
+    def forward(self, ids: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+        return torch.cond(dense.sum() > 0, torch.relu, torch.tanh, (self.table(ids) + dense,))
+
+
+def branches(document: Any) -> list[Any]:
+    found = [
+        given["arg"]["as_graph"] for node in nodes(document) for given in node["inputs"] if "as_graph" in given["arg"]
+    ]
+    assert len(found) == 2
+    return found
+
+
+@pytest.mark.parametrize("place", ["operator", "custom", "node", "value", "expression"])
+def test_what_is_in_a_branch_is_checked_as_all_else(place: str, tmp_path: Path) -> None:
+    path, marker = tmp_path / "small.pt2", tmp_path / "marker"
+    shapes = ({0: torch.export.Dim.AUTO},) * 2
+    save(Branching(), (torch.tensor([1, 2, 3]), torch.rand(3, 4)), path, shapes)
+    code = f"__import__('pathlib').Path({str(marker)!r}).touch()"
+    assert read_program(path).exported.graph_module is not None
+
+    def edit(document: Any) -> None:
+        graph = branches(document)[1]["graph"]
+        if place == "operator":
+            graph["nodes"][0]["target"] = "torch.os.system"
+        elif place == "custom":
+            graph["nodes"][0]["target"] = "torch.ops.aten.from_file.default"
+        elif place == "node":
+            graph["nodes"][0]["name"] = code
+        elif place == "value":
+            graph["tensor_values"][code] = next(iter(graph["tensor_values"].values()))
+        else:
+            for size in next(iter(graph["tensor_values"].values()))["sizes"]:
+                size |= {"as_expr": {"expr_str": code, "hint": {"as_int": 3}}}
+
+    with pytest.raises(ModelFileError, match="expected"):
+        read_program(changed(path, tmp_path / "changed.pt2", {"models/model.json": edited(edit)}))
+    assert not marker.exists()

@@ -7,14 +7,15 @@ import io
 import pytest
 from rich.console import Console
 
-from repo_builder.access.progress import progress_bar
+from elasticrec.commands import common
 from repo_builder.output import silent
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_bar_is_drawn_on_a_terminal_only(terminal: bool) -> None:
+def test_bar_is_drawn_on_a_terminal_only(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
-    with progress_bar(console, "Counting") as progress:
+    monkeypatch.setattr(common, "err", console)
+    with common.watch("Counting") as progress:
         progress(5, 10)
     assert ("Counting" in console.file.getvalue()) is terminal  # type: ignore[attr-defined] # it is the StringIO
 
