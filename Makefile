@@ -37,7 +37,7 @@ test: lint types ## lint, types and the tests, but for the long ones
 	@sh tools/debian-packages.sh $(TEST_PACKAGES)
 	sh tools/test.sh $(BIN)/pytest
 
-test-fast: $(STAMP) ## the quick tests alone: no servers, no exports of torch's
+test-fast: $(STAMP) ## the quick tests: no servers, no exports, no builds
 	sh tools/test-fast.sh $(BIN)/pytest
 
 test-long: $(STAMP) ## the tests that make test leaves out, each of many seconds
