@@ -195,7 +195,7 @@ if _text:
     except InputError as exc:
         _give_up(exc)
 
-    class Traffic(LoadTestShape):
+    class TrafficShape(LoadTestShape):
         """Starts and stops users so that they make the traffic of `--traffic`; its end is the run's."""
 
         def tick(self) -> tuple[int, float] | None:

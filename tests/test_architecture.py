@@ -127,3 +127,13 @@ def test_only_the_command_line_prints() -> None:
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         named = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
         assert "commands" in path.parts or not named & {"print", "exit"}, path
+
+
+def test_no_two_classes_share_a_name() -> None:
+    """One word, one meaning; what a file keeps to itself (`_Name`) is its own affair."""
+    homes: dict[str, list[str]] = defaultdict(list)
+    for path in [path for name in OURS for path in files(name)]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes[node.name].append(as_module(path))
+    assert not {name: found for name, found in homes.items() if len(found) > 1}
