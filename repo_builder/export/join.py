@@ -18,9 +18,9 @@ from repo_builder.model.source import Partial, divisors_name
 from repo_builder.model.types import Lookup, Model
 
 
-def lookup_name(place: int) -> str:
+def lookup_name(index: int) -> str:
     """The cut graph's input with what a look-up gives, FP32 of the look-up's shape."""
-    return f"lookup_{place}"
+    return f"lookup_{index}"
 
 
 def join_partials(cut: onnx.ModelProto, model: Model, partials: Sequence[Partial]) -> onnx.ModelProto:
@@ -38,7 +38,7 @@ def join_partials(cut: onnx.ModelProto, model: Model, partials: Sequence[Partial
     prefix = free_prefix("joined_", all_names(graph) | added)
     rename_tensors(graph, {name: f"{prefix}was_{name}" for name in sorted(all_names(graph) & added)})
     before = _Joined(model, partials, prefix, _opset(cut))
-    looked_up = {lookup_name(place) for place in range(len(model.lookups))}
+    looked_up = {lookup_name(index) for index in range(len(model.lookups))}
     inputs = [entry for entry in graph.input if entry.name not in looked_up]
     inputs += [_input(model, partial.name, partial.group, partial.width) for partial in partials]
     inputs += [_input(model, divisors_name(group), group, _bags(model, group)) for group in divisors]
@@ -69,7 +69,7 @@ class _Joined:
         self._shapes: dict[str, str] = {}
         runs = _runs(model, partials)
         pieces = {partial.name: self._pieces(partial, runs) for partial in partials}
-        divisors = {place: begin for group in range(len(model.groups)) for place, begin in _columns(model, group)}
+        divisors = {index: begin for group in range(len(model.groups)) for index, begin in _columns(model, group)}
         for run in runs:
             self._write(run, [pieces[holder.name][run.lookups[0]] for holder in run.holders], divisors)
 
@@ -94,13 +94,13 @@ class _Joined:
 
     def _write(self, run: _Run, pieces: Sequence[str], divisors: Mapping[int, int]) -> None:
         """One run's look-ups, from the pieces of its holders."""
-        lookups = [self._model.lookups[place] for place in run.lookups]
+        lookups = [self._model.lookups[index] for index in run.lookups]
         total = pieces[0] if len(pieces) == 1 else self._node("Sum", pieces)
         if lookups[0].mode == "mean":
             total = self._mean(total, lookups, divisors[run.lookups[0]])
         parts = self._split(total, [self._model.width(lookup) for lookup in lookups])
-        for place, part in zip(run.lookups, parts, strict=True):
-            self._shaped(part, place)
+        for index, part in zip(run.lookups, parts, strict=True):
+            self._shaped(part, index)
 
     def _mean(self, total: str, lookups: Sequence[Lookup], begin: int) -> str:
         """Sums [rows, bags * dim] over their bags' divisors: each bag of look-ups that have one dim."""
@@ -115,10 +115,10 @@ class _Joined:
         means = self._node("Div", [cubes, self._node("Unsqueeze", [divisors, self._number([2])])])
         return self._node("Reshape", [means, self._number([0, bags * dim])])
 
-    def _shaped(self, part: str, place: int) -> None:
-        lookup = self._model.lookups[place]
+    def _shaped(self, part: str, index: int) -> None:
+        lookup = self._model.lookups[index]
         if lookup.shape == (self._model.groups[lookup.group].rows, self._model.width(lookup)):
-            self._node("Identity", [part], lookup_name(place))
+            self._node("Identity", [part], lookup_name(index))
             return
         sizes = [-1 if isinstance(size, str) else size for size in lookup.shape]
         shape, attributes = self._number(sizes), dict[str, int]()
@@ -127,7 +127,7 @@ class _Joined:
             shape = self._node("Concat", [self._size(axes, size) for size in lookup.shape], axis=0)
             if self._opset >= _ALLOWZERO_OPSET and all(size in axes for size in lookup.shape if isinstance(size, str)):
                 attributes = {"allowzero": 1}
-        self._node("Reshape", [part, shape], lookup_name(place), **attributes)
+        self._node("Reshape", [part, shape], lookup_name(index), **attributes)
 
     def _size(self, axes: Mapping[str, tuple[str, int]], size: int | str) -> str:
         """One size of a shape as a tensor [1]; -1 where it is to be inferred."""
@@ -161,7 +161,7 @@ class _Joined:
         return self._placed[key]
 
     def _width(self, lookups: Sequence[int]) -> int:
-        return sum(self._model.width(self._model.lookups[place]) for place in lookups)
+        return sum(self._model.width(self._model.lookups[index]) for index in lookups)
 
 
 _ALLOWZERO_OPSET = 14  # before it a size of 0 cannot be said in a Reshape
@@ -181,18 +181,18 @@ def _axes(model: Model, lookup: Lookup) -> Mapping[str, tuple[str, int]]:
 def _runs(model: Model, partials: Sequence[Partial]) -> Sequence[_Run]:
     """All look-ups in runs; one that is neither added nor divided is a run of its own."""
     holders = {
-        place: tuple(partial for partial in partials if place in partial.columns) for place in range(len(model.lookups))
+        index: tuple(partial for partial in partials if index in partial.columns) for index in range(len(model.lookups))
     }
-    order = sorted(holders, key=lambda place: [(p.name, p.columns[place]) for p in holders[place]])
-    divisors = {place: begin for group in range(len(model.groups)) for place, begin in _columns(model, group)}
+    order = sorted(holders, key=lambda index: [(p.name, p.columns[index]) for p in holders[index]])
+    divisors = {index: begin for group in range(len(model.groups)) for index, begin in _columns(model, group)}
     runs: list[_Run] = []
-    for place in order:
-        last = runs[-1].lookups[-1] if runs else place
-        joins = runs and _side_by_side(model, last, place, holders[last]) and holders[last] == holders[place]
-        if joins and _alike(model, last, place, divisors) and (len(holders[place]) > 1 or _is_mean(model, place)):
-            runs[-1] = _Run(runs[-1].holders, (*runs[-1].lookups, place))
+    for index in order:
+        last = runs[-1].lookups[-1] if runs else index
+        joins = runs and _side_by_side(model, last, index, holders[last]) and holders[last] == holders[index]
+        if joins and _alike(model, last, index, divisors) and (len(holders[index]) > 1 or _is_mean(model, index)):
+            runs[-1] = _Run(runs[-1].holders, (*runs[-1].lookups, index))
         else:
-            runs.append(_Run(holders[place], (place,)))
+            runs.append(_Run(holders[index], (index,)))
     return runs
 
 
@@ -205,22 +205,22 @@ def _alike(model: Model, left: int, right: int, divisors: Mapping[int, int]) -> 
     """Whether one division does for two look-ups that stand side by side, or both need none."""
     if not _is_mean(model, left) or not _is_mean(model, right):
         return _is_mean(model, left) == _is_mean(model, right)
-    dims = {model.tables[model.lookups[place].table].format.dim for place in (left, right)}
+    dims = {model.tables[model.lookups[index].table].format.dim for index in (left, right)}
     return len(dims) == 1 and divisors[left] + model.lookups[left].count == divisors[right]
 
 
-def _is_mean(model: Model, place: int) -> bool:
-    return model.lookups[place].mode == "mean"
+def _is_mean(model: Model, index: int) -> bool:
+    return model.lookups[index].mode == "mean"
 
 
 def _columns(model: Model, group: int) -> Iterator[tuple[int, int]]:
     """Each look-up of a group and the first of its divisors' columns."""
-    places = model.in_group(group)
-    yield from zip(places, accumulate((model.lookups[place].count for place in places), initial=0), strict=False)
+    indexes = model.in_group(group)
+    yield from zip(indexes, accumulate((model.lookups[index].count for index in indexes), initial=0), strict=False)
 
 
 def _bags(model: Model, group: int) -> int:
-    return sum(model.lookups[place].count for place in model.in_group(group))
+    return sum(model.lookups[index].count for index in model.in_group(group))
 
 
 def _input(model: Model, name: str, group: int, width: int) -> onnx.ValueInfoProto:
@@ -241,11 +241,11 @@ def _check(model: Model, partials: Sequence[Partial], divisors: Sequence[str]) -
         if names.count(name) > 1 or name in taken
     ]
     problems += [problem for partial in partials for problem in _misplaced(model, partial)]
-    held = {place for partial in partials for place in partial.columns}
+    held = {index for partial in partials for index in partial.columns}
     problems += [
         f"look-up {lookup.name}: expected a partial that holds it, got none"
-        for place, lookup in enumerate(model.lookups)
-        if place not in held
+        for index, lookup in enumerate(model.lookups)
+        if index not in held
     ]
     for lookup in model.lookups:
         unknown = sorted({size for size in lookup.shape if isinstance(size, str)} - set(_axes(model, lookup)))
@@ -260,15 +260,15 @@ def _check(model: Model, partials: Sequence[Partial], divisors: Sequence[str]) -
 def _misplaced(model: Model, partial: Partial) -> Iterator[str]:
     """What is wrong with a partial's columns."""
     end = 0
-    for place, begin in sorted(partial.columns.items(), key=lambda item: item[1]):
-        if not 0 <= place < len(model.lookups) or model.lookups[place].group != partial.group:
-            yield f"partial {partial.name!r}: expected look-ups of group {partial.group}, got look-up {place}"
+    for index, begin in sorted(partial.columns.items(), key=lambda item: item[1]):
+        if not 0 <= index < len(model.lookups) or model.lookups[index].group != partial.group:
+            yield f"partial {partial.name!r}: expected look-ups of group {partial.group}, got look-up {index}"
             return
-        width = model.width(model.lookups[place])
+        width = model.width(model.lookups[index])
         if begin < end or begin + width > partial.width:
             yield (
                 f"partial {partial.name!r}: expected {width} columns of its {partial.width} for look-up "
-                f"{model.lookups[place].name} alone, got those from {begin}"
+                f"{model.lookups[index].name} alone, got those from {begin}"
             )
         end = begin + width
 

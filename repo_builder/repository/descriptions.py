@@ -47,7 +47,7 @@ def routed_tensors(model: Model) -> list[str]:
 def router_description(model: Model, wiring: Sequence[Holding], map_offsets: Mapping[int, int]) -> Routing:
     """`router.json`: how ids become rows of services.
 
-    map_offsets: place of a table -> where its id map begins in `idmap.bin`, in bytes.
+    map_offsets: index of a table -> where its id map begins in `idmap.bin`, in bytes.
     """
     tensors = routed_tensors(model)
     shards = [shards_of(wiring, table.name) for table in model.tables]
@@ -81,7 +81,7 @@ def router_description(model: Model, wiring: Sequence[Holding], map_offsets: Map
 
 
 def shards_of(wiring: Sequence[Holding], table: str) -> list[tuple[int, Shard]]:
-    """A table's shards, hottest first, each with the place of the service that holds it."""
+    """A table's shards, hottest first, each with the index of the service that holds it."""
     found = [(k, shard) for k, held in enumerate(wiring) for shard in held.service.shards if shard.table == table]
     return sorted(found, key=lambda item: item[1].begin)
 
@@ -113,12 +113,12 @@ def _lookup(lookup: Lookup, tensors: Sequence[str], shards: Sequence[RoutedShard
 
 
 def _unit_numbers(wiring: Sequence[Holding]) -> dict[tuple[int, int], tuple[int, int]]:
-    """(place of a service, of a look-up) -> the number of its unit, over all services, and its first bag there."""
+    """(index of a service, of a look-up) -> the number of its unit, over all services, and its first bag there."""
     found, number = {}, 0
     for k, held in enumerate(wiring):
         for unit in (unit for share in held.shares for unit in share.units):
-            for lookup, place in zip(unit.lookups, unit.places, strict=True):
-                found[k, lookup] = (number, place)
+            for lookup, first_bag in zip(unit.lookups, unit.first_bags, strict=True):
+                found[k, lookup] = (number, first_bag)
             number += 1
     return found
 

@@ -41,15 +41,15 @@ class Matrix:
 class Unit:
     """Look-ups whose bags a service sums in one go, or whose rows it answers as they are.
 
-    matrix: the index of their rows' matrix in the service. lookups: indexes in the model, ascending; places: the first
-    bag of each in the unit's. bags: of a row of the group; 0 where the look-ups are un-pooled. columns: most ids of a
-    row of the group; None where that varies.
+    matrix: the index of their rows' matrix in the service. lookups: indexes in the model, ascending; first_bags: of
+    each among the unit's. bags: of a row of the group; 0 where the look-ups are un-pooled. columns: most ids of a row
+    of the group; None where that varies.
     """
 
     matrix: int
     weighted: bool
     lookups: tuple[int, ...]
-    places: tuple[int, ...]
+    first_bags: tuple[int, ...]
     bags: int
     columns: int | None
 
@@ -97,7 +97,7 @@ class Holding:
     """An embedding service of the plan, and what it holds: a matrix a format, dim descending.
 
     In its file they stand one after another, each begun at a multiple of MATRIX_ALIGNMENT bytes.
-    bases: place of a table -> the first row of its shard in the matrix of its format.
+    bases: index of a table -> the first row of its shard in the matrix of its format.
     """
 
     service: Service
@@ -184,7 +184,7 @@ def pieces(model: Model, share: Share, whole: Partial) -> list[tuple[int, int, i
 
 def divisors_width(model: Model, group: int) -> int:
     """Bags of a row of a group, over all its look-ups."""
-    return sum(model.lookups[place].count for place in model.in_group(group))
+    return sum(model.lookups[index].count for index in model.in_group(group))
 
 
 def _held(model: Model, service: Service, unpooled: bool) -> Holding:
@@ -224,10 +224,10 @@ def _share(model: Model, group: int, tables: Mapping[int, int], formats: Sequenc
     return Share(group, tuple(units), width, columns)
 
 
-def _columns(model: Model, places: Sequence[int]) -> tuple[dict[int, int], int]:
+def _columns(model: Model, lookups: Sequence[int]) -> tuple[dict[int, int], int]:
     """The first column of each look-up where they stand side by side, and the columns of all."""
-    *begins, width = accumulate((model.width(model.lookups[place]) for place in places), initial=0)
-    return dict(zip(places, begins, strict=True)), width
+    *begins, width = accumulate((model.width(model.lookups[index]) for index in lookups), initial=0)
+    return dict(zip(lookups, begins, strict=True)), width
 
 
 def _ids_of_row(lookups: Sequence[Lookup]) -> int | None:

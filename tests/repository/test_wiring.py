@@ -37,7 +37,7 @@ def test_a_service_has_a_matrix_a_format_and_a_share_a_group() -> None:
     assert [matrix.rows for matrix in cold.matrices] == [60, 400, 35]
     assert hot.bases == cold.bases == {0: 0, 1: 0, 2: 0}
     batch, user = hot.shares
-    assert [(unit.matrix, unit.weighted, unit.lookups, unit.places) for unit in batch.units] == [
+    assert [(unit.matrix, unit.weighted, unit.lookups, unit.first_bags) for unit in batch.units] == [
         (1, False, (0, 1), (0, 1)),
         (2, True, (2,), (0,)),
     ]
