@@ -32,7 +32,7 @@ from repo_builder.spec import parse_spec
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=800_000, help="rows a table, ten tables of dim 32")
+    parser.add_argument("--rows", type=int, default=800_000, help="rows per table, ten tables of dim 32")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

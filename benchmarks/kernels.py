@@ -1,4 +1,4 @@
-"""The shard kernel: rows a second on one core, and what a process that serves it holds in memory, beside its rivals.
+"""The shard kernel: rows per second on one core, and what a process that serves it holds in memory, beside its rivals.
 
 All are timed in turn on fresh ids of a power law, whose hottest 10% of the rows take 90%. numba is measured where it is
 installed.

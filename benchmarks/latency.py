@@ -1,6 +1,6 @@
 """The ensemble's latency beside plain PyTorch in one process, in turn in the same run; and where the time goes.
 
-A query is 32 rows of 10 tables x 128 ids (RM1-like, 200,000 rows a table, dim 32), or one row; embedding services in
+A query is 32 rows of 10 tables x 128 ids (RM1-like, 200,000 rows per table, dim 32), or one row; embedding services in
 Python and native. Goal: p50 <= 1.3 x PyTorch + 1 ms. Then what one instance of a service takes of small queries.
 """
 
@@ -35,7 +35,7 @@ from repo_builder.spec import Spec, parse_spec
 
 BATCHES, QUERIES, IN_FLIGHT = (32, 1), 16, 8
 BACKENDS: tuple[ShardBackend, ...] = ("python", "native")
-Latencies = Mapping[tuple[str, int], list[float]]  # p50 in ms of each round, by who answers and rows a query
+Latencies = Mapping[tuple[str, int], list[float]]  # p50 in ms of each round, by who answers and rows per query
 
 
 def main() -> None:
@@ -128,7 +128,7 @@ def instance_rate(folder: Path, plan: Plan, servers: Mapping[str, Server], round
         for backend, server in servers.items():
             found = perf_analyzer.run(name, server.grpc, folder / "bags.json", IN_FLIGHT, 3)
             rates[backend].append(found.throughput_qps)
-    print(f"one instance of a service, {tables} ids a query, {IN_FLIGHT} in flight; most (and median) of the rounds:")
+    print(f"one instance of a service, {tables} ids per query, {IN_FLIGHT} in flight; most (and median) of the rounds:")
     for backend, values in rates.items():
         first, last = before[backend], times_by_model(servers[backend].http)[name]
         spent_ms = last.compute_ms * last.requests - first.compute_ms * first.requests

@@ -1,4 +1,4 @@
-"""Whether a plan's queries a second come true: each tier served alone by real Triton, beside the profile's prediction.
+"""Whether a plan's queries per second come true: each tier alone on real Triton, beside the profile's prediction.
 
 A round measures a short profile, then every tier under full load with the ids that the model's router sends it, so that
 both see the machine in the same minute. The cuts are those of fixed service times at two targets, the same each run.
@@ -56,7 +56,7 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round says of a tier, in queries a second."""
+    """What one round says of a tier, in queries per second."""
 
     predicted: float
     predicted_alike: float

@@ -88,9 +88,9 @@ class Carried:
 def main() -> None:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=4_000_000, help="of each of the ten tables, 128 bytes a row")
+    parser.add_argument("--rows", type=int, default=4_000_000, help="of each of the ten tables, 128 bytes per row")
     parser.add_argument("--replicas", type=int, default=10, help="of the whole model")
-    parser.add_argument("--batch", type=int, default=32, help="rows a query")
+    parser.add_argument("--batch", type=int, default=32, help="rows per query")
     parser.add_argument("--seconds", type=float, default=10, help="under the traffic, each layout")
     parser.add_argument("--shard-backend", choices=["python", "native"], default="native")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Routing: ids a second on one core and bits a row, beside a permutation array looked up by numpy in the same run."""
+"""Routing: ids per second on one core and bits per row, beside a permutation array, by numpy, in the same run."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ TIERS = (0.002, 0.03, 0.3)  # shares of the rows where the four shards are cut
 
 
 def main() -> None:
-    """Print a row a size."""
+    """Print a row per size."""
     print(f"{TABLES} tables, 4 shards each, queries of {BATCH} x {TABLES} x {POOLING} ids; medians of {REPEATS}")
-    print("rows a table   index   M ids/s   permutation+numpy M ids/s   ratio   bits/row")
+    print("rows per table   index   M ids/s   permutation+numpy M ids/s   ratio   bits/row")
     for rows in (200_000, 2_000_000):
         for dtype in (np.int64, np.int32):
             report(rows, dtype)
@@ -92,7 +92,7 @@ def shards_of(order: np.ndarray) -> np.ndarray:
 
 
 def permutation_of(shards: np.ndarray) -> np.ndarray:
-    """What the id map replaces: 2 bits of shard and 30 bits of row for each id, 32 bits a row."""
+    """What the id map replaces: 2 bits of shard and 30 bits of row for each id, 32 bits per row."""
     local = np.empty(shards.size, np.uint32)
     for shard in range(4):
         local[shards == shard] = np.arange(np.count_nonzero(shards == shard))

@@ -1,6 +1,6 @@
 """Whole models as one ONNX file on Triton, and the same models cut: the single layout, and a fleet.
 
-For each: the p50 of a lone client's queries, queries a second with eight in flight, and memory, each server as if it
+For each: the p50 of a lone client's queries, queries per second with eight in flight, and memory, each server as if it
 were alone on its machine. In turn in the same run, on the same Triton, with the same ONNX Runtime; answers are compared
 first.
 

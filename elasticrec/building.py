@@ -114,7 +114,7 @@ def build(
 ) -> Built:
     """Write a model repository into a folder, which appears whole or not at all; a former one there is replaced.
 
-    plan: made now where it is not given, with at most `s_max` shards a table; layout: `single`, one server and one
+    plan: made now where it is not given, with at most `s_max` shards per table; layout: `single`, one server and one
     ensemble, `fleet`, a repository and a server for each service, or `model-wise`, one server that holds every table
     whole; shard_backend: `python`, or `native`, in C; cpu_only: place on the CPU what the plan places on GPUs.
 

@@ -41,7 +41,7 @@ LOAD_ROWS = 1024  # what perf_analyzer sends again and again; more only makes it
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Where to build, rows a table, rows to compare, seconds to measure."""
+    """Where to build, rows per table, rows to compare, seconds to measure."""
 
     folder: Path
     table_rows: int

@@ -123,7 +123,7 @@ def model_file_spec(name: str, source: FileSource, path: Path) -> str:
     """The spec of a model file; `path` as the spec's folder sees it."""
     return (
         f"name: {_word(name)}\nmodel: {{source: {source}, path: {_text(str(path))}}}\n"
-        "# samples: requests.npz     # an array an input: requests to prove the cut with, and to draw queries from\n"
+        "# samples: requests.npz     # an array per input: requests to prove the cut with, and to draw queries from\n"
         f"{_TRAFFIC}"
     )
 

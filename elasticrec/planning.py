@@ -37,7 +37,7 @@ def plan(
 
     hotness: read from the spec's accesses where it is not given; cluster: whose containers' least memory counts;
     grouping: `tiered`, a service holds one hotness tier of all tables, or `per_table`, a service a shard; s_max: the
-    most shards a table; utilisation: the share of a replica's most queries a second to count on.
+    most shards per table; utilisation: the share of a replica's most queries per second to count on.
 
     >>> spec = elasticrec.load_spec("rm1.yaml")
     >>> [service.name for service in elasticrec.plan(spec).services]

@@ -73,7 +73,7 @@ def query(
 ) -> Mapping[str, Array]:
     """Ask a served model one query; returns its outputs by name.
 
-    address: HOST:PORT of the protocol, `grpc` or `http`; inputs: an array an input, by its name; where none are given,
+    address: HOST:PORT of the protocol, `grpc` or `http`; inputs: an array per input, by its name; where none are given,
     so many of the repository's sample rows.
 
     Of a server that `serve` yielded:

@@ -4,7 +4,7 @@
     locust -f loadtest/locustfile.py --repository DIR --traffic steps:50,100,200@60 --headless GrpcUser
     locust -f loadtest/locustfile.py --repository DIR --processes 4 --headless -u 400 -t 60s GrpcUser
 
-A user is a source of `--queries-per-user` queries a second: users times that is the traffic, however slow the server,
+A user is a source of `--queries-per-user` queries per second: users times that is the traffic, however slow the server,
 and however many processes share it. Of workers on other machines (`--worker --master-host HOST`) only locust's own
 options count: what they send is the master's, the workload at the same path.
 """

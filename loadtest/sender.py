@@ -56,7 +56,7 @@ class Sender:
         self._waiting = self._in_flight = 0  # threads
 
     def change(self, qps: float | None) -> None:
-        """Send so many queries a second from now on; None: no more at all."""
+        """Send so many queries per second from now on; None: no more at all."""
         with self._changed:
             self._ended = qps is None
             self._arrivals.change(qps or 0.0)

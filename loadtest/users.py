@@ -1,4 +1,4 @@
-"""Locust users of an open loop: each is a source of `queries_per_user` queries a second, at Poisson times.
+"""Locust users of an open loop: each is a source of `queries_per_user` queries per second, at Poisson times.
 
 The queries of all users of a protocol are sent by one process of its own (`sender.py` says why); its lines become
 locust's requests.
@@ -78,7 +78,7 @@ class SenderProcess:
 
 
 class OpenLoopUser(User):
-    """Adds `--queries-per-user` queries a second to its protocol's source while it runs, once there is one."""
+    """Adds `--queries-per-user` queries per second to its protocol's source while it runs, once there is one."""
 
     abstract = True
     protocol: ClassVar[Protocol]

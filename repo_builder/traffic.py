@@ -1,4 +1,4 @@
-"""Traffic over time: queries a second as a function of the seconds since the start, from words or a CSV file. Pure but
+"""Traffic over time: queries per second by the seconds since the start, from words or a CSV file. Pure but
 for the reading.
 """
 
@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """From `starts_s[i]` until the next start, the last until `end_s`, come `rates_qps[i]` queries a second."""
+    """From `starts_s[i]` until the next start, the last until `end_s`, come `rates_qps[i]` queries per second."""
 
     starts_s: tuple[float, ...]
     rates_qps: tuple[float, ...]

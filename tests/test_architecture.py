@@ -148,14 +148,3 @@ def test_no_two_classes_share_a_name() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes[node.name].append(as_module(path))
     assert not {name: found for name, found in homes.items() if len(found) > 1}
-
-
-def test_a_class_has_a_name_of_its_own() -> None:
-    """One word, one meaning; a module's private classes, behind an underscore, are its own affair."""
-    homes: dict[str, list[str]] = defaultdict(list)
-    for path in [path for name in OURS for path in files(name)]:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                homes[node.name].append(as_module(path))
-    shared = {name: modules for name, modules in homes.items() if len(modules) > 1}
-    assert not shared

@@ -93,7 +93,7 @@ def add_s_max(parser: argparse._ActionsContainer) -> None:
         type=bounded(int, 1, 16),
         default=16,
         metavar="N",
-        help="at most N shards a table (default: %(default)s)",
+        help="at most N shards per table (default: %(default)s)",
     )
 
 

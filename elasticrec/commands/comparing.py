@@ -112,7 +112,7 @@ def add_simulate(commands: Commands) -> None:
         "elasticrec simulate rm1.yaml --traffic examples/traffic/day.csv --cluster cluster.yaml --plot day.png",
     )
     add_spec(parser)
-    parser.add_argument("--traffic", type=Path, required=True, metavar="FILE", help="queries a second over time, CSV")
+    parser.add_argument("--traffic", type=Path, required=True, metavar="FILE", help="queries per second over time, CSV")
     add_profile(parser)
     add_s_max(parser)
     add_grouping(parser, "the plan's grouping of shards into services")

@@ -32,7 +32,7 @@ def add_demo(commands: Commands) -> None:
         type=bounded(int, 1000, 20_000_000),
         default=200_000,
         metavar="N",
-        help="rows a table (default: %(default)s)",
+        help="rows per table (default: %(default)s)",
     )
     parser.add_argument(
         "--queries",

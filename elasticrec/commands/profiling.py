@@ -133,7 +133,7 @@ def _summary(document: Mapping[str, Any], args: argparse.Namespace) -> str:
             f"RMS error {fit['dense']['relative_rms']:.0%}",
             f"remote call      {_us(document['remote_call_s'])} of latency, "
             f"{_us(document['client_cpu_s'])} of the caller's processor time",
-            f"minimum memory   {size(document['min_memory_bytes'])} of a service that holds a row a table",
+            f"minimum memory   {size(document['min_memory_bytes'])} of a service that holds a row per table",
             f"wrote {args.output}; next: elasticrec plan {args.spec} --profile {args.output}",
         ]
     )

@@ -31,7 +31,7 @@ class FitError(ElasticRecError):
 class CallPoint:
     """A saturated instance: `queries` joined in an execute call in the mean, of `gathers` rows each, and its period.
 
-    `call_s` is the time from one call to the next, all that lies between them included: queries / (queries a second).
+    `call_s` is the time from one call to the next, all that lies between them included: queries / (queries per second).
     """
 
     gathers: float

@@ -1,6 +1,6 @@
 """The models that are measured, built as any repository and taken apart: one server holds one of them, as in a fleet.
 
-`rows` is an embedding service with enough rows to miss the caches; `empty` one with a row a table, for what a service
+`rows` is an embedding service with enough rows to miss the caches; `empty` one with a row per table, for what a service
 costs that holds next to nothing; `dense` the spec's dense layers. Rows are random: speed does not depend on them.
 """
 

@@ -42,7 +42,7 @@ class LoadTestError(ElasticRecError):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What perf_analyzer measured at one load: queries a second, latencies in ms as the client saw them."""
+    """What perf_analyzer measured at one load: queries per second, latencies in ms as the client saw them."""
 
     concurrency: int
     throughput_qps: float
@@ -110,7 +110,7 @@ def run(
 ) -> Measurement:
     """Measure `model` for about `seconds`, with `concurrency` queries always in flight over gRPC.
 
-    A model with a `max_batch_size` is sent `rows` rows a query. Raises LoadTestError where it cannot be measured.
+    A model with a `max_batch_size` is sent `rows` rows per query. Raises LoadTestError where it cannot be measured.
     """
     words = ("-m", model, "-i", "grpc", "-u", grpc_address, "--input-data", str(input_data), "-b", str(rows))
     report, _ = measure((*words, f"--concurrency-range={concurrency}", "--percentile=95"), seconds)

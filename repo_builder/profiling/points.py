@@ -25,7 +25,7 @@ class ServiceLoad:
 
 @dataclass(frozen=True, slots=True)
 class LoadFigures:
-    """What was measured at a load: queries a second, queries joined in an execute call in the mean, latencies in ms
+    """What was measured at a load: queries per second, queries joined in an execute call in the mean, latencies in ms
     as the client saw them.
     """
 
@@ -105,7 +105,7 @@ class Effort:
 
     @property
     def dense_loads(self) -> list[tuple[int, int]]:
-        """The rows a query and the queries in flight of every point of the dense service."""
+        """The rows per query and the queries in flight of every point of the dense service."""
         return [(rows, in_flight) for rows in self.dense_rows for in_flight in self.dense_in_flight]
 
 

@@ -28,7 +28,7 @@ class SimulatedModel:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedService:
-    """A service as its scaling sees it: of one replica the most queries a second, an idle query's time, the memory.
+    """A service as its scaling sees it: of one replica the most queries per second, an idle query's time, the memory.
 
     `load_bytes` are read when a pod starts. `queries` are what the HPA's targets are about, in their order; KEDA asks
     Prometheus `read_every_s`.

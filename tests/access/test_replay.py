@@ -116,7 +116,7 @@ def test_any_models_look_ups_are_filled_by_their_columns(tmp_path: Path) -> None
         "item": [[7, 8], [9, 10]],
         "seen": [[1, 2, 3, 4, 5, 6, 11], [12, 13, 14, 15, 16, 17]],  # cut off, and filled up with its padding, 0
         "tag": [[1, 2], [3, 4, 5, 6, 7]],
-        "who": [[5, 6], [7, 8]],  # a row a query
+        "who": [[5, 6], [7, 8]],  # a row per query
     }
     for lookup in RANKER.lookups:
         read = [ids_read(RANKER, lookup, file.query(number, 2)).tolist() for number in range(2)]

@@ -80,7 +80,7 @@ def planned(grouping: Grouping, name: str) -> tuple[Spec, Plan]:
 
 
 def enlarged(service: Service) -> Service:
-    """As large as a service may get: 2 G rows a table, 8 EiB."""
+    """As large as a service may get: 2 G rows per table, 8 EiB."""
     shards = tuple(Shard(shard.table, 0, 2**31 - 1) for shard in service.shards)
     return replace(service, shards=shards, replicas=10_000, memory_bytes=2**53, gathers=1e9, qps=1e9)
 

@@ -162,7 +162,7 @@ def test_another_builds_shard_is_refused(both: Both) -> None:
 
 
 def test_sums_in_half_precision(tmp_path: Path) -> None:
-    """Half the bytes of an answer, and scores that differ in the fourth digit; two shards a table are added up."""
+    """Half the bytes of an answer, and scores that differ in the fourth digit; two shards per table are added up."""
     with running_fleet(tmp_path, "tiered", 2, sums_dtype="fp16") as fleet:
         query = random_query(fleet.spec, 40, seed=1)
         difference = score("grpc", fleet.frontend.grpc, "small", *query) - pytorch_scores(fleet.spec, *query)

@@ -53,7 +53,7 @@ def _wait(address: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def test_a_load_test_runs_from_the_page(address: str) -> None:
-    """Five users of ten queries a second: every answer right, the rate as asked for, nothing after the stop."""
+    """Five users of ten queries per second: every answer right, the rate as asked for, nothing after the stop."""
     with chromium() as browser:
         page = browser.new_page()
         errors: list[str] = []

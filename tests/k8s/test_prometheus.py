@@ -55,7 +55,7 @@ def replicas(tmp_path: Path) -> Iterator[Replicas]:
 
 
 def rules(folder: Path, dense_qps: float) -> tuple[dict[str, Rule], dict[str, Rule]]:
-    """Of the front end and of tier0, where the plan gives the front end so many queries a second."""
+    """Of the front end and of tier0, where the plan gives the front end so many queries per second."""
     folder.mkdir()
     made: BuiltFleet = fleet(folder, Made(model="small", dense_qps=dense_qps))
     front, shard = (service_rules(made, service) for service in made.services[:2])

@@ -4,7 +4,7 @@
  * block) and then `bits` bit planes of `words` words each: bit i of plane p is bit p of the shard number of the block's
  * id i. Every block is one, two or four whole cache lines:
  *
- *     bits  words  ids  bytes  bits a row
+ *     bits  words  ids  bytes  bits per row
  *        1      7  448     64        1.14
  *        2      3  192     64        2.67
  *        3      4  256    128        4.00

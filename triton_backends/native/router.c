@@ -86,7 +86,7 @@ static bool read_shards(Reader *reader, const RoutedTable *table, Lookup *routed
             !field(reader, "base", 0, MAX_ROWS, &routed->base[shards]) ||
             !field(reader, "place", 0, MAX_BAGS - 1, &routed->first_bag[shards]) || !read_mark(reader, '}') ||
             !read_next(reader, ']', &more))
-            return shards < MAX_SHARDS || fail(reader->problem, "%s: expected at most %d shards a table", reader->file,
+            return shards < MAX_SHARDS || fail(reader->problem, "%s: expected at most %d shards per table", reader->file,
                                                MAX_SHARDS);
     if (shards != table->shards)
         return fail(reader->problem, "%s: table %s: expected %lld shards in each look-up, got %lld", reader->file,

@@ -2,7 +2,7 @@
 
 The rows of a shard stay in id order, so a row's place in its shard is the number of smaller ids with the same shard.
 Only the shard numbers are stored, as bit planes, with counters per block (the layout stands in `kernels/id_map.h`):
-1.14, 2.67, 4 or 5.33 bits a row for up to 2, 4, 8 or 16 shards, where a permutation takes 32. It is a rank structure
+1.14, 2.67, 4 or 5.33 bits per row for up to 2, 4, 8 or 16 shards, where a permutation takes 32. It is a rank structure
 as in Jacobson, "Space-efficient static trees and graphs" (FOCS 1989), with a block's counters and bits in the same
 cache lines, so that a look-up costs one miss.
 """
@@ -16,7 +16,7 @@ from triton_backends.kernels import MAX_SHARDS
 
 Integers = NDArray[np.int64]
 
-PLANE_WORDS = {1: 7, 2: 3, 3: 4, 4: 6}  # 64-bit words of a bit plane in a block, by bits a row
+PLANE_WORDS = {1: 7, 2: 3, 3: 4, 4: 6}  # 64-bit words of a bit plane in a block, by bits per row
 
 
 def shard_bits(shards: int) -> int:
