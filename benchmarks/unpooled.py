@@ -1,10 +1,10 @@
 """Rows of un-pooled look-ups between front end and embedding services of a fleet: as they are, or as partial sums.
 
 The model scores items by the last 50 of a user, as DIN does: 51 look-ups per row of a table of dim 64, whole or in
-three tiers; its dense part is small, so that what is measured is the way of the rows. Both fleets are built of one plan and
-take turns in one run: a lone client's p50, queries per second with eight in flight, and bytes between the servers of a
-query. Queries: 32 users, their items by the table's hotness or all alike (hardly any id comes twice), and one user
-beside 200 candidates.
+three tiers; its dense part is small, so that what is measured is the way of the rows. Both fleets are built of one
+plan and take turns in one run: a lone client's p50, queries per second with eight in flight, and bytes between the
+servers of a query. Queries: 32 users, their items by the table's hotness or all alike (hardly any id comes twice),
+and one user beside 200 candidates.
 
     python benchmarks/unpooled.py [--rounds 3] [--seconds 3] [--rows 200000]
 """

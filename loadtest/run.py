@@ -95,10 +95,10 @@ Looks = Sequence[tuple[float, Seen]]
 class Run:
     """One run of one tool on one served model.
 
-    started: ISO 8601 with its zone; command: the words as given; batch: rows per query; complete: whether it came to
-    its end, else `why` not; memory_bytes: the most PSS seen, by model of a single server or by service of a fleet over all
-    its replicas, where the servers could be seen; replicas: of each service of a fleet; found_qps: the latency-bounded
-    throughput, queries/s, where it was searched for and found.
+        started: ISO 8601 with its zone; command: the words as given; batch: rows per query; complete: whether it came
+    to     its end, else `why` not; memory_bytes: the most PSS seen, by model of a single server or by service of a
+    fleet over     all its replicas, where the servers could be seen; replicas: of each service of a fleet; found_qps:
+    the latency-bounded     throughput, queries/s, where it was searched for and found.
     """
 
     title: str
