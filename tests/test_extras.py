@@ -74,7 +74,7 @@ def test_what_is_missing_is_one_line(words: list[str], extra: str, tmp_path: Pat
 
 def test_a_module_of_no_extra_is_a_fault_of_ours() -> None:
     with pytest.raises(ModuleNotFoundError), named_extras():
-        import repo_builder.no_such_room  # noqa: F401
+        import repo_builder.no_such_room  # noqa: F401 - the import itself is what is tested
 
     with pytest.raises(MissingExtraError, match="torch"), named_extras():
         raise ModuleNotFoundError("No module named 'torch.fx'", name="torch.fx")
