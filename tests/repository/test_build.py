@@ -110,7 +110,7 @@ import sys
 sys.path.insert(0, {str(version)!r})
 import triton_backends.embedding_shard.shard as logic
 assert logic.__file__.startswith({str(version)!r})
-logic.Shard.open(__import__("pathlib").Path({str(version)!r}))
+logic.EmbeddingShard.open(__import__("pathlib").Path({str(version)!r}))
 ours = {{name.partition(".")[0] for name in sys.modules}} - sys.stdlib_module_names
 print(sorted(name for name in ours if not name.startswith("_")))
 """

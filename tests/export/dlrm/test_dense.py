@@ -155,10 +155,10 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.export.dlrm.oracles import make_spec
 from repo_builder.export.dlrm.dense import export_dense
-from repo_builder.export.dlrm.layers import Partial
+from repo_builder.export.dlrm.layers import TablePartial
 from repo_builder.export.dlrm.source import open_weights
 spec = make_spec()
-export_dense(spec, open_weights(spec).dense(), [Partial(f"tier{i}", (0, 1, 2)) for i in range(4)], Path(sys.argv[2]))
+export_dense(spec, open_weights(spec).dense(), [TablePartial(f"tier{i}", (0, 1, 2)) for i in range(4)], Path(sys.argv[2]))
 """
 
 
