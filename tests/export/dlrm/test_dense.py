@@ -158,7 +158,8 @@ from repo_builder.export.dlrm.dense import export_dense
 from repo_builder.export.dlrm.layers import TablePartial
 from repo_builder.export.dlrm.source import open_weights
 spec = make_spec()
-export_dense(spec, open_weights(spec).dense(), [TablePartial(f"tier{i}", (0, 1, 2)) for i in range(4)], Path(sys.argv[2]))
+partials = [TablePartial(f"tier{i}", (0, 1, 2)) for i in range(4)]
+export_dense(spec, open_weights(spec).dense(), partials, Path(sys.argv[2]))
 """
 
 
