@@ -28,6 +28,10 @@ RESTRICTED = "shared-memory,model-config,model-repository,statistics,trace,loggi
 ADMIN_KEY = "elasticrec-admin=$(POD_UID)"
 """The header that opens the restricted APIs, with the pod's uid: nobody knows it who may not read pods."""
 
+# mount points in the pod, each an emptyDir of its own: nothing of this machine's shared folders is written or read
+SHM_FOLDER = "/dev/shm"  # noqa: S108 - where Triton's Python backend makes its shared memory
+SCRATCH_FOLDER = "/tmp"  # noqa: S108 - the one place that can be written, as the pod's root is read-only
+
 ADDRESSES_FOLDER = "/etc/elasticrec/addresses"
 ADDRESSES_FILE = "addresses.json"
 ADDRESSES = f"{ADDRESSES_FOLDER}/{ADDRESSES_FILE}"
@@ -186,8 +190,8 @@ def _volumes(fleet: BuiltFleet, service: BuiltService, options: ManifestOptions)
 
 
 def _mounts(service: BuiltService, options: ManifestOptions) -> Iterator[Mapping[str, Any]]:
-    yield {"name": "shm", "mountPath": "/dev/shm"}  # noqa: S108 - a mount point in the pod, no temporary file here: Triton's Python backend looks there
-    yield {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108 - a mount point in the pod, whose root is read-only
+    yield {"name": "shm", "mountPath": SHM_FOLDER}
+    yield {"name": "tmp", "mountPath": SCRATCH_FOLDER}
     yield from options.source.mounts(service.folder)
     if service.is_frontend:
         yield {"name": "addresses", "mountPath": ADDRESSES_FOLDER, "readOnly": True}
@@ -237,7 +241,7 @@ def flags(fleet: BuiltFleet, service: BuiltService, model_repository: str, tls: 
 
 def environment(service: BuiltService, tls: bool) -> Mapping[str, str]:
     """Environment variables, besides POD_UID; the router of the front end finds the embedding services by its own."""
-    words = {"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: S108 - a path in the pod: its own emptyDir, seen by no other
+    words = {"HOME": SCRATCH_FOLDER, "PYTHONDONTWRITEBYTECODE": "1"}
     if service.is_frontend:
         words["ELASTICREC_ADDRESSES"] = ADDRESSES
         if tls:

@@ -48,7 +48,7 @@ def start_sender(load: SenderSettings) -> subprocess.Popen[str]:
 
     Raises LoadTestError where it ends instead; what it says of it goes to standard error.
     """
-    process = subprocess.Popen(  # noqa: S603 - no shell: our own interpreter and module, and JSON as one word
+    process = subprocess.Popen(  # noqa: S603 - no shell, and no word of a user's but JSON as one argument of our own module
         [sys.executable, "-m", "loadtest.sender", load.to_json()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

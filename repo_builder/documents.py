@@ -26,7 +26,7 @@ def _matches_whole(_: object, pattern: str, instance: object, __: object) -> Ite
 
 
 # JSON Schema counts 2.0 as an integer, and Python's "$" matches before a final line feed; neither is wanted here
-_StrictValidator = validators.extend(  # type: ignore[no-untyped-call] # jsonschema leaves it untyped
+_StrictValidator = validators.extend(  # type: ignore[no-untyped-call] # jsonschema has no types for its own extend
     Draft202012Validator,
     validators={"pattern": _matches_whole},
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
@@ -79,7 +79,7 @@ def schema(name: str) -> dict[str, Any]:
 
 
 _SCHEMAS: Registry[Any] = Registry(
-    retrieve=lambda name: Resource.from_contents(schema(name))  # type: ignore[call-arg] # attrs makes it of `_retrieve`
+    retrieve=lambda name: Resource.from_contents(schema(name))  # type: ignore[call-arg] # mypy sees the field `_retrieve`, whose argument attrs calls so
 )
 """Schemas refer to parts of each other by their files' names."""
 

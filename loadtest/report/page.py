@@ -37,7 +37,7 @@ def page(runs: Sequence[Run]) -> str:
     return environment.from_string(_file("page.html")).render(
         runs=runs,
         policy=_policy(library, script),
-        style=Markup(_file("style.css")),  # noqa: S704 - shipped beside this file: holds nothing of a run
+        style=Markup(_file("style.css")),  # noqa: S704 - a file of this package: nothing of a run or a user is in it
         summary=summary_table(summaries),
         gaps=[gap for each in summaries for gap in summary_gaps(each)],
         run_legend=run_legend(runs),
@@ -49,8 +49,8 @@ def page(runs: Sequence[Run]) -> str:
         commands=[shlex.join(run.command) for run in runs],
         details=[_details(i, run) for i, run in enumerate(runs)],
         figures=_figures([*sweep, *timelines, *breakdowns, *memories]),
-        library=Markup(library),  # noqa: S704 - Plotly's own script; escaped it would not run, and holds nothing of a run
-        script=Markup(script),  # noqa: S704 - shipped beside this file: holds nothing of a run
+        library=Markup(library),  # noqa: S704 - Plotly's own script, which would not run escaped: nothing of a user is in it
+        script=Markup(script),  # noqa: S704 - a file of this package: nothing of a run or a user is in it
     )
 
 
@@ -71,7 +71,7 @@ def _policy(*scripts: str) -> str:
 def _figures(charts: Sequence[Chart]) -> Markup:
     """The figures as JSON inside a script element, which only `<` could end."""
     text = json.dumps({chart.id: chart.figure for chart in charts}, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - escaped here: `<` stands in JSON's strings only
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - escaped by this very line: JSON has `<` in strings alone, and there \u003c means it
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

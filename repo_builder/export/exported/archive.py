@@ -141,6 +141,6 @@ def _example(content: bytes) -> Sequence[Any] | None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
             loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # noqa: BLE001 - torch names no set of errors; whatever it is, the model can be read without them
+    except Exception:  # noqa: BLE001 - torch.load names no errors of its own, and a model without examples is read all the same
         return None
     return pytree.tree_leaves(loaded)
