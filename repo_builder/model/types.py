@@ -20,6 +20,9 @@ Datatype = Literal[
 ]
 """As the KServe protocol and Triton name them."""
 
+RowDtype = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+"""How the numbers of a stored row are written, from the most bytes to the least."""
+
 Mode = Literal["none", "sum", "mean"]
 PoolingMode = Literal["sum", "mean"]
 BATCH = "batch"
@@ -36,14 +39,31 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
-    """How a row of a table is stored in a shard: `dim` numbers of float32."""
+    """How a row of a table is stored: `dim` numbers.
+
+    int8 is `dim` bytes and the row's scale and bias, float32 each; int4 is half as many, and those in float16: FBGEMM's
+    fused rowwise layouts (`pytorch/FBGEMM`, FloatToFused8BitRowwiseQuantized, FloatToFusedNBitRowwiseQuantizedSBHalf).
+    """
 
     dim: int
+    dtype: RowDtype = "fp32"
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
-        return 4 * self.dim
+        match self.dtype:
+            case "fp32":
+                return 4 * self.dim
+            case "fp16" | "bf16":
+                return 2 * self.dim
+            case "int8":
+                return self.dim + 8
+            case "int4":
+                return (self.dim + 1) // 2 + 4
+
+    def stored_as(self, dtype: RowDtype) -> RowFormat:
+        """The format in a service whose rows are of `dtype`: what came in fewer bits than float32 stays as it came."""
+        return RowFormat(self.dim, dtype) if self.dtype == "fp32" else self
 
 
 @dataclass(frozen=True, slots=True)

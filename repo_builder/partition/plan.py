@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from repo_builder.documents import format_problems, read_document, schema_problems
 from repo_builder.errors import PlanError
-from repo_builder.model.types import Table
+from repo_builder.model.types import RowDtype, Table
 from repo_builder.spec import Spec
 
 FORMAT = 1
@@ -49,6 +49,7 @@ class Service:
 
     `gpus` are the numbers of the devices that its instances use; empty on the CPU. `replicas` are those that the
     throughput needs (the paper's recurrence); `added` are more of them, so that the latency meets the SLA.
+    `row_dtype` is how an embedding service stores rows that come in float32 (`RowFormat.stored_as`).
     """
 
     name: str
@@ -62,6 +63,7 @@ class Service:
     shards: tuple[Shard, ...]
     gpus: tuple[int, ...] = ()
     added: int = 0
+    row_dtype: RowDtype = "fp32"
 
     @property
     def deployed(self) -> int:
@@ -175,6 +177,7 @@ def _service_document(service: Service) -> dict[str, Any]:
         "memory_bytes": service.memory_bytes,
         "gathers": service.gathers,
         "qps": service.qps,
+        **({"row_dtype": service.row_dtype} if service.row_dtype != "fp32" else {}),
         "shards": [_shard_document(shard) for shard in service.shards],
     }
 
@@ -196,6 +199,7 @@ def _service(entry: Mapping[str, Any]) -> Service:
         shards=tuple(Shard(shard["table"], shard["begin"], shard["end"]) for shard in entry["shards"]),
         gpus=tuple(entry.get("gpus", [0] if entry["device"] == "gpu" else [])),
         added=entry.get("added", 0),
+        row_dtype=entry.get("row_dtype", "fp32"),
     )
 
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import get_args
 
 from repo_builder.model.source import Partial, suffix
-from repo_builder.model.types import Columns, Lookup, Model, RowFormat
+from repo_builder.model.types import Columns, Lookup, Model, RowDtype, RowFormat
 from repo_builder.partition.plan import Plan, Service
 from repo_builder.spec import Spec
 
@@ -94,7 +95,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """An embedding service of the plan, and what it holds: a matrix a format, dim descending.
+    """An embedding service of the plan, and what it holds: a matrix a format, in `matrix_order`.
 
     In its file they stand one after another, each begun at a multiple of MATRIX_ALIGNMENT bytes.
     bases: index of a table -> the first row of its shard in the matrix of its format.
@@ -187,15 +188,22 @@ def divisors_width(model: Model, group: int) -> int:
     return sum(model.lookups[index].count for index in model.in_group(group))
 
 
+def matrix_order(row_format: RowFormat) -> tuple[int, int]:
+    """Where a matrix stands among those of its service: the largest dim first, and of one dim the widest dtype."""
+    return -row_format.dim, get_args(RowDtype).index(row_format.dtype)
+
+
 def _held(model: Model, service: Service, unpooled: bool) -> Holding:
     rows = {shard.table: shard.rows for shard in service.shards}
     tables = [(i, table) for i, table in enumerate(model.tables) if table.name in rows]
-    formats = sorted({table.format for _, table in tables}, key=lambda each: -each.dim)
+    format_of = {i: table.format.stored_as(service.row_dtype) for i, table in tables}
+    formats = sorted(set(format_of.values()), key=matrix_order)
     bases, ends = {}, dict.fromkeys(formats, 0)
     for i, table in tables:
-        bases[i] = ends[table.format]
-        ends[table.format] += rows[table.name]
-    shares = [_share(model, group, bases, formats, unpooled) for group in range(len(model.groups))]
+        bases[i] = ends[format_of[i]]
+        ends[format_of[i]] += rows[table.name]
+    matrix_of = {i: formats.index(each) for i, each in format_of.items()}
+    shares = [_share(model, group, matrix_of, unpooled) for group in range(len(model.groups))]
     return Holding(
         service,
         tuple(Matrix(ends[each], each) for each in formats),
@@ -204,14 +212,13 @@ def _held(model: Model, service: Service, unpooled: bool) -> Holding:
     )
 
 
-def _share(model: Model, group: int, tables: Mapping[int, int], formats: Sequence[RowFormat], unpooled: bool) -> Share:
-    """tables: those that the service holds a shard of."""
-    held = [i for i in model.in_group(group) if model.lookups[i].table in tables]
+def _share(model: Model, group: int, matrix_of: Mapping[int, int], unpooled: bool) -> Share:
+    """matrix_of: a table that the service holds a shard of -> the index of its matrix."""
+    held = [i for i in model.in_group(group) if model.lookups[i].table in matrix_of]
 
     def unit_of(index: int) -> tuple[int, bool, bool]:
         lookup = model.lookups[index]
-        matrix = formats.index(model.tables[lookup.table].format)
-        return matrix, lookup.ids.weights is not None, unpooled and is_unpooled(lookup)
+        return matrix_of[lookup.table], lookup.ids.weights is not None, unpooled and is_unpooled(lookup)
 
     units = []
     for kind in sorted({unit_of(index) for index in held}):
