@@ -51,7 +51,7 @@ def test_rows_of_several_sizes_stand_by_gathers_and_byte() -> None:
     order = sorted(rows, key=lambda row: row[:3])
     merged = merged_order(tables)
     assert merged.gathers == pytest.approx(np.cumsum([0.0] + [row[3] for row in order]))
-    assert merged.bytes_before(np.arange(len(rows) + 1)).tolist() == np.cumsum([0] + [row[4] for row in order]).tolist()
+    assert merged.bytes_between(np.array(0), np.arange(len(rows) + 1)).tolist() == np.cumsum([0] + [row[4] for row in order]).tolist()
     for cut, ranks in enumerate(ranks_in_tables(tables, range(len(rows) + 1))):
         assert ranks == [sum(row[2] == i for row in order[:cut]) for i in range(4)]
 
