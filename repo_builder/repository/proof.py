@@ -26,8 +26,9 @@ from repo_builder.errors import ExportError, InputError
 from repo_builder.model.arrays import Arrays, difference, has_rows
 from repo_builder.model.lookups import LookupBags, read_bags
 from repo_builder.model.source import TOLERANCE, Source, divisors_name
-from repo_builder.model.types import Lookup, Model, Table
+from repo_builder.model.types import BATCH, Lookup, Model, Table
 from repo_builder.repository.design import FIRST_VERSION, Design
+from repo_builder.repository.graph_run import WrittenGraph
 from repo_builder.repository.manifest import Proof
 from repo_builder.repository.wiring import ROWS, SUMS, at_shard, on_wire, pieces
 from repo_builder.repository.written_answer import written_answer
@@ -50,7 +51,7 @@ class Trial:
         self._design, self._source, self._folder = design, source, folder
         tried = source.tried()
         self._compares_outputs = tried is not None
-        self._inputs = queries.first(SAMPLE_ROWS) if tried is None else _first(design, tried)
+        self._inputs = queries.first(SAMPLE_ROWS) if tried is None else first_rows(design.model, tried, SAMPLE_ROWS)
         ids = source.ids(self._inputs)
         self._tensors = {**self._inputs, **self._computed(ids)}
         self._looked_up = StreamedLookups(design.model, {**self._inputs, **ids})
@@ -76,7 +77,7 @@ class Trial:
         if graph is None:
             return {}
         given = {tensor.name: self._inputs[tensor.name] for tensor in graph.inputs}
-        found = _run(self._folder / self._design.front_folder("ids"), given)
+        found = WrittenGraph(self._folder / self._design.front_folder("ids")).run(given)
         for tensor in graph.outputs:
             own, expected = found[tensor.name], ids.get(tensor.name)
             if expected is not None and (own.shape != expected.shape or not _agree(own, expected)):
@@ -103,7 +104,7 @@ class Trial:
         design, model = self._design, self._design.model
         inputs = {tensor.name: self._tensors[tensor.name] for tensor in model.dense.inputs}
         given = {**inputs, **answers.partials(), **{name: answers.routed.tensors[name] for name in design.divisors}}
-        found = _run(self._folder / design.folder(design.dense), given)
+        found = WrittenGraph(self._folder / design.folder(design.dense)).run(given)
         wanted = self._source.answers(self._inputs)
         differences = {}
         for tensor in model.outputs:
@@ -197,8 +198,9 @@ class _Answers:
 def proof_of_whole(design: Design, source: Source, queries: QueryFile, folder: Path) -> Proof:
     """That a whole model which was copied answers as its owner's; raises ExportError where it does not."""
     tried = source.tried()
-    inputs = queries.first(SAMPLE_ROWS) if tried is None else _first(design, tried)
-    found, answers = _run(folder / design.spec.name / FIRST_VERSION, inputs), source.answers(inputs)
+    inputs = queries.first(SAMPLE_ROWS) if tried is None else first_rows(design.model, tried, SAMPLE_ROWS)
+    found = WrittenGraph(folder / design.spec.name / FIRST_VERSION).run(inputs)
+    answers = source.answers(inputs)
     differences = {name: difference(found[name].reshape(own.shape), own) for name, own in answers.items()}
     _refuse_outputs(differences, source.tolerance)
     return Proof(_sha256(inputs), max(differences.values()))
@@ -213,36 +215,17 @@ def _refuse_outputs(differences: Mapping[str, float], tolerance: float) -> None:
             )
 
 
-def _first(design: Design, samples: Arrays) -> Arrays:
+def first_rows(model: Model, samples: Arrays, rows: int) -> Arrays:
     """The first rows of samples; all of them where their rows do not stand for themselves."""
-    if design.joins and all(has_rows(tensor) for tensor in design.model.inputs):
-        return {name: array[:SAMPLE_ROWS] for name, array in samples.items()}
+    if rows_stand_alone(model):
+        return {name: array[:rows] for name, array in samples.items()}
     return samples
 
 
-def _run(folder: Path, inputs: Arrays) -> dict[str, NDArray[Any]]:
-    """The outputs of a folder's `model.onnx`; what has no dimensions is served as one of [1]."""
-    from onnxruntime import InferenceSession, SessionOptions  # only where it is needed: it takes a while to import
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
-
-    options = SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4  # none: what is wrong is raised
-    try:
-        session = InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-        ranks = {entry.name: len(entry.shape) for entry in session.get_inputs()}
-        given = {name: each.reshape(1) if not each.ndim and ranks.get(name) else each for name, each in inputs.items()}
-        names = [entry.name for entry in session.get_outputs()]
-        return dict(zip(names, session.run(names, given), strict=True))
-    except (
-        errors.Fail,
-        errors.InvalidArgument,
-        errors.InvalidGraph,
-        errors.NotImplemented,
-        errors.RuntimeException,
-        ValueError,
-    ) as exc:
-        raise ExportError(f"{folder.parent.name}: what was written does not run on samples: {exc}; {_REPORT}") from exc
+def rows_stand_alone(model: Model) -> bool:
+    """Whether each row of a query is scored for itself, and every input has it."""
+    by_row = model.dense.batched and [group.rows for group in model.groups] == [BATCH]
+    return by_row and all(has_rows(tensor) for tensor in model.inputs)
 
 
 def _agree(found: NDArray[Any], expected: NDArray[Any]) -> bool:
@@ -267,15 +250,13 @@ class StreamedLookups:
     def __init__(self, model: Model, tensors: Arrays) -> None:
         self._model = model
         self._bags = [_checked_bags(lookup, model.tables[lookup.table], tensors) for lookup in model.lookups]
-        wanted = [self._ids(table) for table in range(len(model.tables))]
-        self._wanted = wanted
+        self._wanted = wanted = [self._read(table) for table in range(len(model.tables))]
         self._rows = [
             np.full((len(ids), table.format.dim), np.nan, np.float32)
             for ids, table in zip(wanted, model.tables, strict=True)
         ]
 
-    def _ids(self, table: int) -> NDArray[np.int64]:
-        """The ids that look-ups read of a table, ascending, each once."""
+    def _read(self, table: int) -> NDArray[np.int64]:
         pairs = zip(self._model.lookups, self._bags, strict=True)
         found = [bags.ids for lookup, bags in pairs if lookup.table == table]
         ids: NDArray[np.int64] = np.unique(np.concatenate([np.empty(0, np.int64), *found]))
@@ -291,15 +272,29 @@ class StreamedLookups:
 
         The latter tell how exact the former can be.
         """
-        lookup, bags = self._model.lookups[position], self._bags[position]
-        rows = self._rows[lookup.table][np.searchsorted(self._wanted[lookup.table], bags.ids)].astype(np.float64)
-        divisors = bags.divisors()[:, np.newaxis] if lookup.mode == "mean" else 1
+        lookup = self._model.lookups[position]
+        bags, rows = self._bags[position], self._rows[lookup.table].astype(np.float64)
         unsigned = replace(bags, weights=None if bags.weights is None else np.abs(bags.weights))
-        sums, sizes = (
-            (each.sums(values) / divisors).reshape(-1, self._model.width(lookup))
-            for each, values in ((bags, rows), (unsigned, np.abs(rows)))
-        )
-        return sums, sizes
+        return self._vectors(position, bags, rows), self._vectors(position, unsigned, np.abs(rows))
+
+    def ids(self, table: int) -> NDArray[np.int64]:
+        """The ids that look-ups read of a table (n,), ascending, each once."""
+        return self._wanted[table]
+
+    def rows(self, table: int) -> NDArray[np.float32]:
+        """The rows (n, dim) of these ids, as they were seen."""
+        return self._rows[table]
+
+    def vectors(self, position: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A look-up's vectors, (rows of its group, count * dim), of rows (n, dim) like those of `rows`."""
+        return self._vectors(position, self._bags[position], rows.astype(np.float64)).astype(np.float32)
+
+    def _vectors(self, position: int, bags: LookupBags, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        lookup = self._model.lookups[position]
+        sums = bags.sums(rows[np.searchsorted(self._wanted[lookup.table], bags.ids)])
+        divisors = bags.divisors()[:, np.newaxis] if lookup.mode == "mean" else 1
+        vectors: NDArray[np.float64] = (sums / divisors).reshape(-1, self._model.width(lookup))
+        return vectors
 
 
 def _checked_bags(lookup: Lookup, table: Table, tensors: Arrays) -> LookupBags:
