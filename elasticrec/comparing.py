@@ -16,6 +16,7 @@ from repo_builder.partition.cost import DEFAULT_PROFILE, Profile
 from repo_builder.partition.placement.cluster import Cluster
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import make_plan
+from repo_builder.partition.worth import LEAST_SAVING
 from repo_builder.spec import Spec
 from repo_builder.traffic import Traffic
 from repo_builder.traffic import load_traffic as read_traffic
@@ -31,13 +32,14 @@ def compare(
     *,
     profile: Profile = DEFAULT_PROFILE,
     s_max: int = 16,
+    least_saving: float = LEAST_SAVING,
     replicas: int = 10,
     watch: Watch = unwatched,
     tell: Tell = log,
 ) -> ComparisonReport:
     """Compare plans with replicas of the whole model, at the traffic of so many of those and over a sweep of traffic.
 
-    specs: may be a generator; only one spec's accesses are held at a time.
+    specs: may be a generator; only one spec's accesses are held at a time. least_saving: as for `plan`.
 
     >>> spec, cluster = elasticrec.load_spec("rm1.yaml"), elasticrec.load_cluster("examples/clusters/cpu.yaml")
     >>> (found,) = elasticrec.compare([spec], cluster).comparisons
@@ -47,7 +49,9 @@ def compare(
 
     def found(spec: Spec) -> tuple[Comparison, tuple[Comparison, ...]]:
         accesses = model_accesses(spec, load_hotness(spec, watch=watch, tell=tell), keep=True)
-        return compare_fleets(ComparisonCase(spec, accesses, profile, cluster, s_max), replicas, SWEEP_REPLICAS)
+        return compare_fleets(
+            ComparisonCase(spec, accesses, profile, cluster, s_max, least_saving), replicas, SWEEP_REPLICAS
+        )
 
     comparisons, sweeps = zip(*map(found, specs), strict=True)
     return ComparisonReport(profile, cluster, s_max, replicas, comparisons, sweeps)
@@ -94,7 +98,7 @@ def simulate(
     whole = model_wise(spec, profile)
     simulated = (
         whole_fleet(model, whole.replicas(model.target_qps), whole.alone_s),
-        planned_fleet(model, make_plan(spec, hotness, profile, grouping, s_max)),
+        planned_fleet(model, make_plan(spec, hotness, profile, grouping, s_max, least_saving=LEAST_SAVING)),
     )
 
     def played(fleet: SimulatedFleet) -> Played:

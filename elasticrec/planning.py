@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from elasticrec.loading import Watch, load_hotness, log, unwatched
 from repo_builder.access.hotness import Hotness
+from repo_builder.analysis.choice import best_plan
 from repo_builder.analysis.explain import Chain
 from repo_builder.analysis.explain import explain as explain_plan
 from repo_builder.analysis.sizing import Sizing, sizings
@@ -18,7 +19,7 @@ from repo_builder.partition.placement.cluster import Cluster
 from repo_builder.partition.placement.place import Placement, placement_document
 from repo_builder.partition.placement.place import place as place_plan
 from repo_builder.partition.plan import Grouping, Plan, plan_to_json
-from repo_builder.partition.planner import make_plan, plan_accesses
+from repo_builder.partition.worth import LEAST_SAVING
 from repo_builder.spec import Spec
 
 
@@ -28,37 +29,49 @@ def plan(
     *,
     profile: Profile = DEFAULT_PROFILE,
     cluster: Cluster | None = None,
-    grouping: Grouping = "tiered",
+    grouping: Grouping | None = None,
     s_max: int = 16,
     utilisation: float = 1.0,
+    least_saving: float = LEAST_SAVING,
     watch: Watch = unwatched,
     tell: Tell = log,
 ) -> Plan:
     """Cut the tables by hotness so that the fleet's memory is smallest at the spec's target traffic.
 
     hotness: read from the spec's accesses where it is not given; cluster: whose containers' least memory counts;
-    grouping: `tiered`, a service holds one hotness tier of all tables, or `per_table`, a service a shard; s_max: the
-    most shards per table; utilisation: the share of a replica's most queries per second to count on.
+    grouping: `tiered`, a service holds one hotness tier of all tables, or `per_table`, a service a shard; where none is
+    given, `tiered`, or replicas of the whole model (`model_wise`) where cutting saves less than 5% of their memory;
+    s_max: the most shards per table; utilisation: the share of a replica's most queries per second to count on;
+    least_saving: the share of the embedding services' memory that a service must save, beside the front ends that its
+    calls take up: cuts that save less are merged. With 0 none is, and nothing but cutting is weighed: the paper's
+    recurrence.
 
     >>> spec = elasticrec.load_spec("rm1.yaml")
-    >>> [service.name for service in elasticrec.plan(spec).services]
+    >>> plan = elasticrec.plan(spec)
+    >>> plan.grouping, [service.name for service in plan.services], plan.choice.whole_replicas
+    ('model_wise', ['dense', 'tables'], 1)
+    >>> [service.name for service in elasticrec.plan(spec, grouping="tiered").services]
     ['dense', 'tier0']
-    >>> plan = elasticrec.plan(spec, profile=elasticrec.load_profile("profile.json"), s_max=4)
+    >>> profile = elasticrec.load_profile("profile.json")
+    >>> plan = elasticrec.plan(spec, profile=profile, grouping="tiered", s_max=4)
     >>> [(service.name, sum(shard.rows for shard in service.shards)) for service in plan.embedding_services]
     [('tier0', 2), ('tier1', 19998)]
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
-    return make_plan(spec, found, _of_containers(profile, cluster), grouping, s_max, utilisation)
+    profile, accesses = _of_containers(profile, cluster), model_accesses(spec, found)
+    return best_plan(spec, accesses, profile, grouping, s_max, utilisation, least_saving)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """A plan, its cuts with what they and their neighbours cost, and the accesses that all that rests on.
 
+    `cut` is the best plan that cuts, which is explained: `plan` itself, unless that is the whole model's.
     `sizes` are its replicas counted both ways; none where the profile does not know the CPU at light load.
     """
 
     plan: Plan
+    cut: Plan
     chains: tuple[Chain, ...]
     sizes: tuple[Sizing, ...]
     accesses: ModelAccesses
@@ -70,25 +83,27 @@ def explain(
     *,
     profile: Profile = DEFAULT_PROFILE,
     cluster: Cluster | None = None,
-    grouping: Grouping = "tiered",
+    grouping: Grouping | None = None,
     s_max: int = 16,
     utilisation: float = 1.0,
+    least_saving: float = LEAST_SAVING,
     watch: Watch = unwatched,
     tell: Tell = log,
 ) -> Explanation:
-    """Plan as `plan` does, and say why each cut lies where it does: what a cut a little further would cost.
+    """Plan as `plan` does, and say why each cut lies where it does, and which were merged.
 
     >>> spec, profile = elasticrec.load_spec("rm1.yaml"), elasticrec.load_profile("profile.json")
-    >>> (cut,) = elasticrec.explain(spec, profile=profile, s_max=2).chains[0].cuts
+    >>> (cut,) = elasticrec.explain(spec, profile=profile, grouping="tiered", s_max=2).chains[0].cuts
     >>> cut.left.name, cut.right.name, all(move.cost_bytes >= 0 for move in cut.moves)
     ('tier0', 'tier1', True)
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
     profile = _of_containers(profile, cluster)
     accesses = model_accesses(spec, found, keep=True)
-    made = plan_accesses(spec, accesses, profile, grouping, s_max, utilisation)
-    sizes = sizings(spec, made, profile, utilisation) if profile.light_load else ()
-    return Explanation(made, explain_plan(spec, accesses, profile, made, utilisation), sizes, accesses)
+    best, cut = best_plan(spec, accesses, profile, grouping, s_max, utilisation, least_saving)
+    sizes = sizings(spec, cut, profile, utilisation) if profile.light_load else ()
+    chains = explain_plan(spec, accesses, profile, cut, utilisation, least_saving)
+    return Explanation(best, cut, chains, sizes, accesses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +120,14 @@ def sweep(
     values: Sweep,
     *,
     profile: Profile = DEFAULT_PROFILE,
-    grouping: Grouping = "tiered",
+    grouping: Grouping | None = None,
     s_max: int = 16,
     utilisation: float = 1.0,
+    least_saving: float = LEAST_SAVING,
     watch: Watch = unwatched,
     tell: Tell = log,
 ) -> Swept:
-    """Plan at every value of one setting, beside replicas of the whole model.
+    """Plan at every value of one setting, `tiered` where no grouping is given, beside replicas of the whole model.
 
     values: of `locality`, `target_qps`, `s_max`, `fixed_s` (of a call) or `min_memory` (bytes of a container).
 
@@ -119,7 +135,7 @@ def sweep(
     >>> [point.model_wise_replicas for point in elasticrec.sweep(spec, values).points]
     [1, 2, 12]
     """
-    setting = Setting(spec, profile, grouping, s_max, utilisation)
+    setting = Setting(spec, profile, grouping or "tiered", s_max, utilisation, least_saving)
     points = run_sweep(values, setting, lambda each: load_hotness(each, watch=watch, tell=tell))
     return Swept(values, setting, points)
 
