@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from repo_builder.access.hotness import Hotness
 from repo_builder.errors import PlanError
 from repo_builder.machine import check_memory
+from repo_builder.model.row_rule import AS_THEY_COME, RowRule
+from repo_builder.model.types import RowFormat
 from repo_builder.spec import Spec
 
 Floats = NDArray[np.float64]
@@ -34,21 +36,28 @@ CHUNK_ROWS = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class TableAccesses:
-    """A table's accesses: `cdf` (rows + 1,) float64 over its hotness order, rows per query, and bytes per row.
-
-    hot_row_bytes: of a row in the table's hottest service, where a format of its own is asked for there.
-    """
+    """A table's accesses: `cdf` (rows + 1,) float64 over its hotness order, rows per query, and how rows are stored."""
 
     table: str
     cdf: Floats
     gathers: float
-    row_bytes: int
-    hot_row_bytes: int | None = None
+    format: RowFormat
+    rule: RowRule = AS_THEY_COME
 
     @property
     def rows(self) -> int:
         """Rows of the table."""
         return len(self.cdf) - 1
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in every service but the hottest."""
+        return self.format.stored_as(self.rule.cold).row_bytes
+
+    @property
+    def hot_row_bytes(self) -> int | None:
+        """Bytes of a row in the hottest service, where the rule asks for a format of its own there."""
+        return None if self.rule.hot == self.rule.cold else self.format.stored_as(self.rule.hot).row_bytes
 
     @property
     def sizes(self) -> tuple[int, int | None]:
@@ -59,11 +68,6 @@ class TableAccesses:
     def key(self) -> Key:
         """Equal for tables alike: of one CDF, as many gathers, rows as large. Good while the table lives."""
         return id(self.cdf), self.gathers, *self.sizes
-
-    def bytes_of(self, begin: int, end: int) -> int:
-        """Bytes of the rows at the ranks begin ... end - 1 in one service; the hottest begins at 0."""
-        hottest = begin == 0 and self.hot_row_bytes is not None
-        return (end - begin) * (self.hot_row_bytes if hottest else self.row_bytes)
 
     def row_gathers(self) -> Floats:
         """What a query gathers of each row, hottest first: (rows,) float64, never increasing.
@@ -138,7 +142,7 @@ class ModelAccesses:
 
     def rows_within(self, size_bytes: int) -> int:
         """How many of the hottest rows of all tables fit, stored as in the hottest service, into so many bytes."""
-        sizes = {table.bytes_of(0, 1) for table in self.tables}
+        sizes = {table.hot_row_bytes or table.row_bytes for table in self.tables}
         if len(sizes) == 1:  # no order needed
             return min(sum(table.rows for table in self.tables), size_bytes // sizes.pop())
         order = self.order(self.tables)
@@ -155,9 +159,7 @@ def model_accesses(spec: Spec, hotness: Hotness, keep: bool = False) -> ModelAcc
     checked: dict[int, int] = {}
     tables = []
     for table, ids in zip(spec.model.tables, spec.model.ids_per_row, strict=True):
-        cold, hot = (table.format.stored_as(dtype).row_bytes for dtype in (spec.rows.cold, spec.rows.hot))
-        own = hot if spec.rows.hot != spec.rows.cold else None
-        accesses = TableAccesses(table.name, hotness.cdf(table), ids * spec.serving.batch, cold, own)
+        accesses = TableAccesses(table.name, hotness.cdf(table), ids * spec.serving.batch, table.format, spec.rows)
         if checked.get(id(accesses.cdf)) != table.rows:
             check_cdf(accesses, table.rows)
             checked[id(accesses.cdf)] = table.rows
@@ -217,8 +219,8 @@ def _mixed(prefix: Floats, alike: Sequence[tuple[TableAccesses, int]], unit: int
     sizes = np.repeat([table.row_bytes for table, _ in alike], counts)[order]
     prefix[1:] = prefix[1:][order] * (sizes // unit)
     hot_bytes = None
-    if any(table.hot_row_bytes is not None for table, _ in alike):
-        hot_bytes = _sums(np.repeat([table.bytes_of(0, 1) for table, _ in alike], counts)[order])
+    if alike[0][0].hot_row_bytes is not None:  # one rule for all
+        hot_bytes = _sums(np.repeat([table.hot_row_bytes or 0 for table, _ in alike], counts)[order])
     del order
     _accumulate(prefix)
     return Order(prefix, _sums(sizes), hot_bytes)

@@ -123,8 +123,8 @@ def best_chain(order: Order, model: CostModel, s_max: int, bounds: CoarseBounds 
     """The least cost in bytes and its inner cuts, ascending; N >= 1.
 
     Needs `per_gather_s` > 0. Of equal costs the fewest services win, then the step that comes first: singles before
-    pairs, heavy positions and first ends before others, colder positions before hotter ones, fewer replicas before more.
-    Raises TooManySteps.
+    pairs, heavy positions, then first ends before others, colder positions before hotter ones, fewer replicas before
+    more. Raises TooManySteps.
     """
     search = _Search(order, model, s_max, bounds)
     start = np.array([order.rows])
@@ -211,7 +211,8 @@ class _Search:
         zero = np.zeros(1, np.int64)
         _, replicas = self._ragged(self._replicas(np.array([low]), zero), self._replicas(np.array([high]), zero))
         positions = self._left_tight(np.zeros_like(replicas), replicas)
-        return np.unique(np.concatenate([np.ones(1, np.int64), positions[positions > 0]]))
+        reached: Ints = np.unique(np.concatenate([np.ones(1, np.int64), positions[positions > 0]]))
+        return reached
 
     def _to_first_ends(self, layer: _Layer, used: int) -> tuple[Ints, Ints]:
         """(origin, position) for every first end of the window before each end that can be promising."""

@@ -15,7 +15,7 @@ replicas are counted in lots of 4, 16, 64 ...: the cost is under that of the opt
 Where rows differ in size, a service may be left with room for part of a large row, and the proof of `chain.py` holds
 only up to that. There the recurrence is run over the rows near the cuts found, and the grid: all rows up to
 SMALL_ROWS, so that these are exact too; beyond, what is missed is a few rows' bytes per replica, and, where the first
-service has a format of its own in which rows differ otherwise than in the rest's, what the grid misses of the first cut.
+service's format makes rows larger or smaller by different factors, what the grid misses of the first cut.
 """
 
 from __future__ import annotations
