@@ -80,7 +80,7 @@ def compare_rows(
             tables_bytes(model, plan),
             plan.deployed_memory_bytes,
             _scores(trial.error(plan)) if trial else None,
-            rows_per_s(model, plan, speeds) if speeds else None,
+            rows_per_s(model, case.accesses, plan, speeds) if speeds else None,
         )
         for rule, plan in plans
     )

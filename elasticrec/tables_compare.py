@@ -84,15 +84,13 @@ def row_formats_table(found: FormatComparison) -> Table:
     return table
 
 
-def _scores(scores: FormatScores | None) -> tuple[str, str, str]:
+def _scores(scores: FormatScores | None) -> tuple[str, str, str, str]:
     if scores is None:
-        return "out of range", "", ""
-    change = "" if scores.auc is None or scores.auc_fp32 is None else f"{scores.auc - scores.auc_fp32:+.5f}"
-    return (
-        f"{scores.max_error:.1e}",
-        f"{scores.mean_error:.1e}",
-        f"{scores.auc:.5f} ({change})" if scores.auc is not None else "",
-    )
+        return "out of range", "", "", ""
+    errors = f"{scores.max_error:.1e}", f"{scores.mean_error:.1e}"
+    if scores.auc is None or scores.auc_fp32 is None:
+        return *errors, "", ""
+    return *errors, f"{scores.auc:.5f}", f"{scores.auc - scores.auc_fp32:+.0e}"
 
 
 def comparison_notes(report: ComparisonReport) -> str:

@@ -10,8 +10,8 @@ from repo_builder.access.hotness import Hotness
 from repo_builder.analysis.fleets import TIERED, ComparisonCase, SizedFleets
 from repo_builder.model.row_rule import RowRule
 from repo_builder.model.types import Model, RowDtype, RowFormat
-from repo_builder.partition.accesses import model_accesses
-from repo_builder.partition.plan import Plan
+from repo_builder.partition.accesses import ModelAccesses, model_accesses
+from repo_builder.partition.plan import Plan, Shard
 
 RULES = (
     RowRule("fp32", "fp32"),
@@ -83,14 +83,19 @@ def format_plans(case: ComparisonCase, hotness: Hotness, target_qps: float) -> I
 
 def tables_bytes(model: Model, plan: Plan) -> int:
     """One copy of all rows as the plan's services store them."""
-    return sum(rows * stored.row_bytes for rows, _, stored in _held(model, plan))
+    return sum(shard.rows * stored.row_bytes for shard, stored in _stored(model, plan))
 
 
-def rows_per_s(model: Model, plan: Plan, speeds: Speeds) -> float:
+def rows_per_s(model: Model, accesses: ModelAccesses, plan: Plan, speeds: Speeds) -> float:
     """How many of a query's rows are read in a second, as a share of those in float32."""
-    held = [(gathers, stored) for _, gathers, stored in _held(model, plan)]
-    seconds = sum(gathers / speeds[stored] for gathers, stored in held)
-    return sum(gathers / speeds[RowFormat(stored.dim)] for gathers, stored in held) / seconds
+    of_table = {table.table: table for table in accesses.tables}
+    seconds = seconds_fp32 = 0.0
+    for shard, stored in _stored(model, plan):
+        table = of_table[shard.table]
+        gathers = table.gathers * float(table.cdf[shard.end] - table.cdf[shard.begin])
+        seconds += gathers / speeds[stored]
+        seconds_fp32 += gathers / speeds[RowFormat(stored.dim)]
+    return seconds_fp32 / seconds
 
 
 def formats_of(model: Model) -> Sequence[RowFormat]:
@@ -119,11 +124,9 @@ def format_document(found: FormatComparison) -> Mapping[str, Any]:
     }
 
 
-def _held(model: Model, plan: Plan) -> Iterator[tuple[int, float, RowFormat]]:
-    """Of each shard its rows, its part of its service's gathers by rows, and how its rows are stored."""
+def _stored(model: Model, plan: Plan) -> Iterator[tuple[Shard, RowFormat]]:
+    """Each shard, and how its rows are stored."""
     came = {table.name: table.format for table in model.tables}
     for service in plan.embedding_services:
-        rows = sum(shard.rows for shard in service.shards)
         for shard in service.shards:
-            gathers = service.gathers * shard.rows / rows
-            yield shard.rows, gathers, came[shard.table].stored_as(service.row_dtype)
+            yield shard, came[shard.table].stored_as(service.row_dtype)

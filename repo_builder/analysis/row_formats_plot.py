@@ -87,4 +87,6 @@ def _memory(axes: Axes, found: Sequence[FormatComparison]) -> None:
     axes.tick_params(axis="x", length=0)
     axes.grid(visible=False, axis="x")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda gain, _: f"{gain:g}x"))
-    axes.legend(frameon=False, fontsize=7)
+    if len(found) > 1:
+        axes.margins(y=0.2)
+        axes.legend(frameon=False, fontsize=7, loc="upper left", ncols=2)

@@ -36,7 +36,7 @@ class LargeHotRows(ToySource):
 
 
 def wide_spec() -> tuple[Spec, ToySource]:
-    """A toy whose rows are of 32 numbers, so that formats differ in bytes; its hot rows are large, as trained ones are."""
+    """A toy whose rows are of 32 numbers, so that formats differ in bytes; hot ones are large, as trained ones are."""
     spec, _ = toy_spec("rows")
     tables = (Table("items", 500, RowFormat(32)),)
     model = replace(spec.model, tables=tables, lookups=tuple(replace(it, shape=(BATCH, 32)) for it in ROWS.lookups))
