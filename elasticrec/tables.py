@@ -8,6 +8,7 @@ from rich.table import Table as Printed
 from repo_builder.model.arrays import shape_text
 from repo_builder.model.types import Columns, Lookup, Model
 from repo_builder.partition.cost import DEFAULT_PROFILE
+from repo_builder.repository.manifest import ScoreError
 
 _NOT_MEASURED = {DEFAULT_PROFILE.name: " - NOT MEASURED: documented guesses; give your own with --profile"}
 
@@ -31,6 +32,11 @@ def profile_line(name: str | None) -> str:
     return f"profile: {name}{_NOT_MEASURED.get(name or '', '')}"
 
 
+def score_error_line(error: ScoreError) -> str:
+    """What storing rows in fewer bits changes."""
+    return f"score error of the stored rows on samples: at most {error.max:.1e}, {error.mean:.1e} on average"
+
+
 def tensors_table(model: Model) -> Printed:
     """The inputs and outputs, as clients name them."""
     printed = plain_table("tensor", "", "datatype", "shape")
@@ -46,7 +52,7 @@ def tables_table(model: Model) -> Printed:
     pairs = sorted(zip(model.tables, model.ids_per_row, strict=True), key=lambda pair: -pair[0].size_bytes)
     for table, ids in pairs:
         rows, dim = f"{table.rows:,}", f"{table.format.dim}"
-        printed.add_row(escape(table.name), rows, dim, "FP32", size(table.size_bytes), f"{ids:g}")
+        printed.add_row(escape(table.name), rows, dim, table.format.dtype.upper(), size(table.size_bytes), f"{ids:g}")
     return printed
 
 
