@@ -18,7 +18,6 @@ from repo_builder.errors import ExportError
 from repo_builder.model.arrays import Arrays
 from repo_builder.repository.wiring import Holding, at_shard
 from triton_backends.embedding_shard.shard import EmbeddingShard, Held, HeldMatrix
-from triton_backends.kernels.row_formats import decode_rows
 
 
 def written_answer(folder: Path, holding: Holding, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
@@ -29,11 +28,11 @@ def written_answer(folder: Path, holding: Holding, inputs: Arrays) -> dict[str, 
     held = Held.open(json.loads((folder / "shard.json").read_text(encoding="utf-8")))
     units = list(_units(held, inputs))
     wanted = [np.unique(_joined([ids for _, each, ids in units if each == i])) for i in range(len(held.matrices))]
-    rows = [_numbers(folder, holding, i, ids) for i, ids in enumerate(wanted)]
+    rows = [written_rows(folder, holding, i, ids) for i, ids in enumerate(wanted)]
     places: dict[str, list[NDArray[np.int32]]] = {}
     for name, matrix, ids in units:
         places.setdefault(name, []).append(np.searchsorted(wanted[matrix], ids).astype(np.int32))
-    few = [HeldMatrix(len(ids), matrix.dim) for ids, matrix in zip(wanted, held.matrices, strict=True)]
+    few = [HeldMatrix(len(ids), matrix.dim, matrix.dtype) for ids, matrix in zip(wanted, held.matrices, strict=True)]
     asked = {**inputs, **{name: _joined(parts)[None] for name, parts in places.items()}}
     return EmbeddingShard(Held(few, held.groups), rows).answer(asked)
 
@@ -52,12 +51,6 @@ def _units(held: Held, inputs: Arrays) -> Iterator[tuple[str, int, NDArray[np.in
 
 def _joined(parts: list[NDArray[np.int32]]) -> NDArray[np.int32]:
     return np.concatenate([np.empty(0, np.int32), *parts])
-
-
-def _numbers(folder: Path, holding: Holding, matrix: int, places: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Rows (n, dim) of a service's matrix, decoded by the formats' reference: kernels do it as they sum."""
-    row_format = holding.matrices[matrix].format
-    return decode_rows(written_rows(folder, holding, matrix, places), row_format.dim, row_format.dtype)
 
 
 def written_rows(folder: Path, holding: Holding, matrix: int, places: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
