@@ -7,10 +7,12 @@ from rich.table import Table as Printed
 
 from repo_builder.model.arrays import shape_text
 from repo_builder.model.types import Columns, Lookup, Model
-from repo_builder.partition.cost import DEFAULT_PROFILE
+from repo_builder.partition.cost import DEFAULT_MEASURED_ON, DEFAULT_PROFILE
 from repo_builder.repository.manifest import ScoreError
 
-_NOT_MEASURED = {DEFAULT_PROFILE.name: " - NOT MEASURED: documented guesses; give your own with --profile"}
+_MEASURED_ELSEWHERE = {
+    DEFAULT_PROFILE.name: f" - of another machine ({DEFAULT_MEASURED_ON}): measure yours with elasticrec profile"
+}
 
 
 def size(size_bytes: float) -> str:
@@ -29,7 +31,7 @@ def plain_table(*columns: str) -> Printed:
 
 def profile_line(name: str | None) -> str:
     """Which profile the figures rest on."""
-    return f"profile: {name}{_NOT_MEASURED.get(name or '', '')}"
+    return f"profile: {name}{_MEASURED_ELSEWHERE.get(name or '', '')}"
 
 
 def score_error_line(error: ScoreError) -> str:
