@@ -80,7 +80,7 @@ def load_plan(path: StrPath, spec: Spec | None = None) -> Plan:
 
 
 def load_profile(path: StrPath | None) -> Profile:
-    """Read measured service times, the output of `profile`; None: the documented guesses.
+    """Read measured service times, the output of `profile`; None: those that come along, of another machine.
 
     >>> elasticrec.load_profile(None).name
     'default'

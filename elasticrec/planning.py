@@ -11,6 +11,7 @@ from elasticrec.rows import with_chosen_rows
 from repo_builder.access.hotness import Hotness
 from repo_builder.analysis.explain import Chain
 from repo_builder.analysis.explain import explain as explain_plan
+from repo_builder.analysis.sizing import Sizing, sizings
 from repo_builder.analysis.sweep import Setting, Sweep, SweepPoint, run_sweep
 from repo_builder.output import Tell
 from repo_builder.partition.accesses import ModelAccesses, model_accesses
@@ -59,10 +60,14 @@ def plan(
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A plan, its cuts with what they and their neighbours cost, and the accesses that all that rests on."""
+    """A plan, its cuts with what they and their neighbours cost, and the accesses that all that rests on.
+
+    `sizes` are its replicas counted both ways; none where the profile does not know the CPU at light load.
+    """
 
     plan: Plan
     chains: tuple[Chain, ...]
+    sizes: tuple[Sizing, ...]
     accesses: ModelAccesses
 
 
@@ -93,7 +98,8 @@ def explain(
     spec = with_chosen_rows(spec, found, planned, watch, tell)
     accesses = model_accesses(spec, found, keep=True)
     made = plan_accesses(spec, accesses, profile, grouping, s_max, utilisation)
-    return Explanation(made, explain_plan(spec, accesses, profile, made, utilisation), accesses)
+    sizes = sizings(spec, made, profile, utilisation) if profile.light_load else ()
+    return Explanation(made, explain_plan(spec, accesses, profile, made, utilisation), sizes, accesses)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from elasticrec.tables import plain_table, profile_line, size
 from repo_builder.analysis.explain import Chain, Move, PlanCut, Segment
+from repo_builder.analysis.sizing import Sizing
 from repo_builder.analysis.sweep import FIELDS, Sweep, SweepPoint
 from repo_builder.partition.placement.place import Placement
 from repo_builder.partition.plan import Plan, Service
@@ -98,6 +99,28 @@ def placement_summary(placement: Placement) -> str:
             "give a profile with gpu times with --profile"
         )
     return "\n".join(lines)
+
+
+def sizes_table(sizes: Sequence[Sizing]) -> Table:
+    """The services' replicas, counted both ways."""
+    table = plain_table("service", "by capacity: queries/s", "replicas", "by CPU at light load: queries/s", "replicas")
+    for each in sizes:
+        capacity, light = f"{each.capacity_qps:,.0f}", f"{each.cpu_qps:,.0f}"
+        table.add_row(each.service.name, capacity, f"{each.by_capacity:,}", light, f"{each.by_cpu:,}")
+    return table
+
+
+def sizes_summary(sizes: Sequence[Sizing]) -> str:
+    """The memory of both, and what they mean."""
+    capacity, light = (
+        sum(count * each.service.memory_bytes for count, each in zip(counts, sizes, strict=True))
+        for counts in ([each.by_capacity for each in sizes], [each.by_cpu for each in sizes])
+    )
+    return (
+        f"by capacity {size(capacity)}: the most that a replica on a core of its own answers within the SLA, many "
+        f"queries in a call\nby CPU at light load {size(light)}: what a query takes that comes alone, mostly threads "
+        "woken for it; plans go by it with --size-by cpu"
+    )
 
 
 def sweep_table(sweep: Sweep, points: Sequence[SweepPoint]) -> Table:

@@ -14,7 +14,9 @@ import rich.progress
 from rich.console import Console
 
 from elasticrec.commands import COMMANDS
+from elasticrec.loading import load_profile
 from repo_builder.output import Progress
+from repo_builder.partition.cost import DEFAULT_MEASURED_ON, Profile
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
 
@@ -98,13 +100,25 @@ def add_s_max(parser: argparse._ActionsContainer) -> None:
 
 
 def add_profile(parser: argparse._ActionsContainer) -> None:
-    """The option --profile."""
+    """The options --profile and --size-by."""
     parser.add_argument(
         "--profile",
         type=Path,
         metavar="FILE",
-        help="measured service times (default: calls of 0.5 ms, 20 M gathers/s, 300 MB)",
+        help=f"what elasticrec profile measured (default: what it found elsewhere: {DEFAULT_MEASURED_ON})",
     )
+    parser.add_argument(
+        "--size-by",
+        choices=["capacity", "cpu"],
+        default="capacity",
+        help="count replicas by the most queries/s within the SLA of one on a core of its own; or by the CPU of a "
+        "query that comes alone, as a fleet at light load shows it (default: %(default)s)",
+    )
+
+
+def given_profile(args: argparse.Namespace) -> Profile:
+    """The profile of the options --profile and --size-by."""
+    return load_profile(args.profile).sized_by(args.size_by)
 
 
 def add_grouping(parser: argparse._ActionsContainer, told: str) -> None:

@@ -15,6 +15,7 @@ from elasticrec.commands.common import (
     add_s_max,
     add_spec,
     bounded,
+    given_profile,
     json_or_csv,
     out,
     png,
@@ -22,7 +23,7 @@ from elasticrec.commands.common import (
     tell,
     watch,
 )
-from elasticrec.loading import load_cluster, load_profile, load_spec
+from elasticrec.loading import load_cluster, load_spec
 from elasticrec.tables import profile_line
 from repo_builder.analysis.compare import ASSUMPTIONS, ComparisonReport
 from repo_builder.analysis.compare import report_csv as comparison_csv
@@ -70,7 +71,7 @@ def add_compare(commands: Commands) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    profile = load_profile(args.profile)
+    profile = given_profile(args)
     cluster = load_cluster(args.cluster)
     report = comparing.compare(
         (load_spec(path) for path in args.specs),
@@ -154,7 +155,7 @@ def _add_timing(parser: argparse._ActionsContainer) -> None:
 
 def _simulate(args: argparse.Namespace) -> None:
     spec, traffic = load_spec(args.spec), comparing.load_traffic(args.traffic)
-    profile = load_profile(args.profile)
+    profile = given_profile(args)
     cluster = load_cluster(args.cluster) if args.cluster else None
     timing = Timing(args.pod_start_s, args.load_gb_per_s * 1e9)
     played = comparing.simulate(

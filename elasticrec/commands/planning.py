@@ -16,6 +16,7 @@ from elasticrec.commands.common import (
     add_spec,
     bounded,
     err,
+    given_profile,
     out,
     png,
     say,
@@ -23,7 +24,7 @@ from elasticrec.commands.common import (
     tell,
     watch,
 )
-from elasticrec.loading import load_cluster, load_hotness, load_profile, load_spec
+from elasticrec.loading import load_cluster, load_hotness, load_spec
 from elasticrec.tables import profile_line
 from repo_builder.access.hotness import Hotness
 from repo_builder.analysis.sweep import FIELDS, Sweep, parse_sweep, sweep_csv, sweep_json
@@ -84,7 +85,7 @@ def _plan(args: argparse.Namespace) -> None:
     spec = load_spec(args.spec)
     check_weights(spec, tell)
     cluster = load_cluster(args.cluster) if args.cluster else None
-    profile = load_profile(args.profile)
+    profile = given_profile(args)
     hotness = load_hotness(spec, watch=watch, tell=tell)
     plan, explanation = _planned(args, spec, hotness, profile, cluster)
     placement = _placed(spec, plan, profile, cluster) if cluster else None
@@ -104,6 +105,9 @@ def _plan(args: argparse.Namespace) -> None:
         say(tables_plan.placement_summary(placement))
     if explanation:
         say(tables_plan.explanation(explanation.chains))
+    if explanation and explanation.sizes:
+        out.print(tables_plan.sizes_table(explanation.sizes))
+        say(tables_plan.sizes_summary(explanation.sizes))
 
 
 def _planned(
@@ -137,7 +141,7 @@ def _sweep(args: argparse.Namespace, sweep: Sweep) -> None:
         raise InputError("--cluster: expected none with --sweep, which plans without nodes; leave one of them out")
     if args.output and not args.output.name.lower().endswith((".json", ".csv")):
         raise InputError(f"{args.output}: expected a name ending in .json or .csv for a sweep; choose one with -o")
-    spec, profile = load_spec(args.spec), load_profile(args.profile)
+    spec, profile = load_spec(args.spec), given_profile(args)
     asked = {"grouping": args.grouping, "s_max": args.s_max, "utilisation": args.utilisation}
     swept = planning.sweep(spec, sweep, profile=profile, **asked, watch=watch, tell=tell)
     setting, points = swept.setting, swept.points

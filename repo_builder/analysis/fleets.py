@@ -89,8 +89,8 @@ def model_wise(spec: Spec, profile: Profile, utilisation: float = 1.0) -> WholeM
     """
     gathers, tables_bytes = spec.gathers, spec.model.stored_bytes(spec.rows.hot)
     dense_s = profile.dense_service_time.seconds(spec.dense_flops)
-    service_s = dense_s + profile.seconds(gathers, tables_bytes)
-    alone_s = dense_s + profile.alone_s(gathers, tables_bytes)
+    service_s = dense_s + profile.seconds(gathers, tables_bytes, whole_tables=True)
+    alone_s = dense_s + profile.alone_s(gathers, tables_bytes, whole_tables=True)
     model = _whole_model(spec, profile, service_s, alone_s, gpu_memory_bytes=0)
     return replace(model, utilisation=min(model.utilisation, utilisation))
 

@@ -58,6 +58,9 @@ steps lead, or from a *first end*: the position 1, and those of 5 for each numbe
 single step may lead to a first end, with the replicas that it needs, tight or not. There are as many first ends as
 replicas: time grows as before.
 
+A service may have to be worth `service_bytes` besides. That is as much in all choices of as many services, and the
+arguments above change none, or fewer: they hold as they stand.
+
 What it may cost is bounded: `best_chain` gives up after `MOST_STEPS`, and `dp.py` then counts replicas in lots.
 
 Exactness is for real numbers; with float64 prefixes it holds as far as no segment comes within their rounding (1e-15 of
@@ -170,7 +173,7 @@ class _Search:
         replicas = np.concatenate([self._replicas(end[loose_origin], loose_position), replicas])
         keep = (position < end[origin]) & (position >= low) & (position <= high)
         origin, position, replicas = origin[keep], position[keep], replicas[keep]
-        cost = layer.cost[origin] + replicas * self._bytes(position, end[origin])
+        cost = layer.cost[origin] + replicas * self._bytes(position, end[origin]) + self.model.service_bytes
         return self._promising(_Steps(origin, position, cost, np.full_like(position, -1)), used)
 
     def pairs(self, layer: _Layer, used: int) -> _Steps:
@@ -223,7 +226,8 @@ class _Search:
         origin, index = self._ragged(begin, beyond - 1)
         position = self.first_ends[index]
         zero = np.zeros_like(position)
-        total = layer.cost[origin] + sum(
+        total = layer.cost[origin] + 2 * self.model.service_bytes
+        total += sum(
             self._replicas(last, first) * self._bytes(first, last)
             for first, last in ((position, end[origin]), (zero, position))
         )
@@ -248,6 +252,7 @@ class _Search:
         origin, total, position = origin[keep], total[keep], position[keep]
         empty = self.model.min_memory_bytes
         cost = layer.cost[origin] + total * (empty + (self._bytes(position, end[origin]) - empty) * 3 // 8)
+        cost += 2 * self.model.service_bytes
         keep = self._within(cost, position, used)
         return origin[keep], total[keep], position[keep]
 
@@ -255,6 +260,7 @@ class _Search:
         """The feasible ones of these pairs: the left service takes all rows it can, the right one the rest."""
         inner = self._left_tight(position, first)
         cost = layer.cost[origin] + first * self._bytes(position, inner) + second * self._bytes(inner, end)
+        cost += 2 * self.model.service_bytes
         steps = _Steps(origin, position, cost, inner)
         return steps.where((inner > position) & (inner < end) & self._fits(inner, end, second, 1))
 

@@ -43,7 +43,7 @@ LARGEST_COST_BYTES = 2**62
 class Partition:
     """The cheapest cuts of an order.
 
-    cost_bytes  over all replicas
+    cost_bytes  over all replicas, and what the services must be worth besides
     cuts        0 = c_0 < c_1 < ... < c_s = N: service i holds the rows c_i + 1 ... c_{i+1}
     replicas    of each service
     """
@@ -85,7 +85,7 @@ def _chain_cuts(order: Order, model: CostModel, s_max: int) -> list[int]:
     """The inner cuts of the cheapest partition, counting replicas in the smallest lots that are few enough."""
     lot = 1
     while True:
-        lots = replace(model, target_qps=model.target_qps / lot)
+        lots = replace(model, target_qps=model.target_qps / lot, service_bytes=model.service_bytes // lot)
         bounds = coarse_bounds(order, lots, s_max, GRID_BLOCKS) if order.rows > SMALL_ROWS else None
         try:
             return best_chain(order, lots, s_max, bounds)[1]

@@ -113,7 +113,8 @@ def _embedding_service(
     held = [(table, begin, end) for table, begin, end in held if begin < end]
     gathers = sum(table.gathers * float(table.cdf[end] - table.cdf[begin]) for table, begin, end in held)
     rows_bytes = sum((end - begin) * table.format.stored_as(dtype).row_bytes for table, begin, end in held)
-    seconds = profile.seconds(gathers, rows_bytes)
+    whole_tables = all((begin, end) == (0, table.rows) for table, begin, end in held)
+    seconds = profile.seconds(gathers, rows_bytes, whole_tables)
     return Service(
         name=name,
         kind="embedding",

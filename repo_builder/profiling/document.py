@@ -19,6 +19,7 @@ def profile_document(spec: Spec, options: ProfileOptions, measured: Measured, fi
         "name": f"{spec.name}, {options.backend}, measured {machine['date']} on {machine['cpu']}",
         "service_time": asdict(fits.service_time),
         "dense_service_time": asdict(fits.dense),
+        "light_load": asdict(fits.light),
         "min_memory_bytes": measured.min_memory_bytes,
         "batching": asdict(fits.batching),
         "row_cache": {
@@ -37,6 +38,7 @@ def profile_document(spec: Spec, options: ProfileOptions, measured: Measured, fi
             "rows": measured.held_rows,
             **_dims(spec),
             "batch": spec.serving.batch,
+            "sla_ms": spec.serving.sla_ms,
         },
         "points": _points(measured, fits),
         "machine": dict(machine),
@@ -70,4 +72,5 @@ def _points(measured: Measured, fits: Fits) -> dict[str, list[dict[str, Any]]]:
 def _point(point: EmbeddingPoint | DensePoint, residual: float | None) -> dict[str, Any]:
     described = asdict(point)
     figures = described.pop("figures")
-    return {**described, **figures, **({} if residual is None else {"residual": residual})}
+    capacity = {"capacity_qps": point.figures.core_qps} if described.pop("capacity") else {}
+    return {**described, **figures, **capacity, **({} if residual is None else {"residual": residual})}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
 
 from repo_builder.errors import ElasticRecError
-from repo_builder.partition.cost import Batching, DenseTime, ServiceTime
+from repo_builder.partition.cost import Batching, DenseTime, DeviceTimes, ServiceTime
 from repo_builder.profiling.points import DensePoint, EmbeddingPoint, LoadFigures, Measured
 
 _ROBUST_FROM = 0.1  # relative error from which a point pulls linearly
@@ -29,9 +29,9 @@ class FitError(ElasticRecError):
 
 @dataclass(frozen=True, slots=True)
 class CallPoint:
-    """A saturated instance: `queries` joined in an execute call in the mean, of `gathers` rows each, and its period.
+    """A saturated instance: `queries` joined in an execute call in the mean, of `gathers` rows each, and what it takes.
 
-    `call_s` is the time from one call to the next, all that lies between them included: queries / (queries per second).
+    `call_s` is the server's CPU time from one call to the next, all that lies between them included.
     """
 
     gathers: float
@@ -66,7 +66,7 @@ class CallFit:
     quality: FitQuality
 
     def seconds(self, queries: float, gathers: float) -> float:
-        """Time from such a call to the next under full load."""
+        """A core's time from such a call to the next under full load."""
         return self.call_s + queries * (self.query_s + self.per_gather_s * gathers)
 
 
@@ -85,24 +85,31 @@ def fit_dense(flops: Sequence[float], query_s: Sequence[float]) -> tuple[DenseTi
     """`fixed_s + per_flop_s * flops` nearest to the measured seconds a query; raises FitError as `fit_calls`."""
     design = np.column_stack([np.ones(len(flops)), np.array(flops, float)])
     (fixed_s, per_flop_s), quality = _fit(design, np.array(query_s, float), "different floating-point operations")
-    if fixed_s <= 0:
-        raise FitError(
-            "fit: expected a dense query's fixed time above 0, got 0; measure for longer, on a quiet machine"
-        )
-    return DenseTime(fixed_s, per_flop_s), quality
+    return DenseTime(_above_0(fixed_s, "dense query"), per_flop_s), quality
+
+
+def fit_light(gathers: Sequence[float], query_s: Sequence[float]) -> ServiceTime:
+    """`fixed_s + per_gather_s * gathers` nearest to the measured seconds a query; raises FitError as `fit_calls`."""
+    design = np.column_stack([np.ones(len(gathers)), np.array(gathers, float)])
+    (fixed_s, per_gather_s), _ = _fit(design, np.array(query_s, float), "different gathers")
+    return ServiceTime(_above_0(fixed_s, "lone query"), per_gather_s)
 
 
 def service_time(fit: CallFit, full_load: Sequence[float]) -> tuple[ServiceTime, Batching]:
-    """A query's times where `full_load` queries were joined in a call, a number a point measured under full load.
+    """A query's times where `full_load` queries were joined in a call, a number a capacity.
 
     A query's share of a call's fixed time goes with 1 / queries, so their harmonic mean is taken, not below 1.
     Raises FitError where the fixed time comes out as nothing.
     """
     queries = max(1.0, len(full_load) / sum(1 / joined for joined in full_load))
-    fixed_s = fit.call_s / queries + fit.query_s
-    if fixed_s <= 0:
-        raise FitError("fit: expected a query's fixed time above 0, got 0; measure for longer, on a quiet machine")
+    fixed_s = _above_0(fit.call_s / queries + fit.query_s, "query")
     return ServiceTime(fixed_s, fit.per_gather_s), Batching(fit.call_s, fit.query_s, queries)
+
+
+def _above_0(fixed_s: float, whose: str) -> float:
+    if fixed_s <= 0:
+        raise FitError(f"fit: expected a {whose}'s fixed time above 0, got 0; measure for longer, on a quiet machine")
+    return fixed_s
 
 
 def _fit(
@@ -143,29 +150,45 @@ SATURATED = 4
 
 @dataclass(frozen=True, slots=True)
 class Fits:
-    """The models fitted to what was measured, and what a gathered row costs at both ends."""
+    """The models fitted to what was measured, and what a gathered row costs at both ends.
+
+    `service_time` and `dense` are of capacities, and `light` of queries that come one at a time.
+    """
 
     calls: CallFit
     service_time: ServiceTime
     batching: Batching
     dense: DenseTime
     dense_quality: FitQuality
+    light: DeviceTimes
     hot_per_gather_s: float
     cold_per_gather_s: float
 
 
 def fit_measured(measured: Measured) -> Fits:
     """Fit the embedding service's calls to the saturated points with the spec's accesses, and the dense service's times
-    to those under full load. Raises FitError where they do not determine a model.
+    to its capacities. Raises FitError where they do not determine a model, or no load was within the SLA.
     """
-    fitted = fitted_points(measured)
+    fitted, dense = fitted_points(measured), dense_points(measured)
+    joined = [point.figures.queries for point in fitted if point.capacity]
+    if not joined or not dense:
+        raise FitError("fit: expected loads within the spec's serving.sla_ms, got none; raise it")
     calls = fit_calls([CallPoint(point.gathers, point.figures.queries, call_s(point.figures)) for point in fitted])
-    full_load = max(point.in_flight for point in fitted)
-    time, batching = service_time(calls, [point.figures.queries for point in fitted if point.in_flight == full_load])
-    dense = dense_points(measured)
-    dense_time, dense_quality = fit_dense([point.flops for point in dense], [1 / point.figures.qps for point in dense])
+    time, batching = service_time(calls, joined)
+    dense_time, dense_quality = fit_dense(*_flops_and_seconds(dense))
     ends = {point.accesses: _per_gather_s(calls, point) for point in measured.embedding}
-    return Fits(calls, time, batching, dense_time, dense_quality, ends["hot"], ends["cold"])
+    return Fits(calls, time, batching, dense_time, dense_quality, _light(measured), ends["hot"], ends["cold"])
+
+
+def _light(measured: Measured) -> DeviceTimes:
+    """What a query takes of a core where queries come one at a time: waking threads is most of it."""
+    lone = [point for point in measured.embedding if point.in_flight == 1]
+    dense, _ = fit_dense(*_flops_and_seconds([point for point in measured.dense if point.in_flight == 1]))
+    return DeviceTimes(fit_light([point.gathers for point in lone], [point.figures.cpu_s for point in lone]), dense)
+
+
+def _flops_and_seconds(points: Sequence[DensePoint]) -> tuple[list[int], list[float]]:
+    return [point.flops for point in points], [point.figures.cpu_s for point in points]
 
 
 def fitted_points(measured: Measured) -> list[EmbeddingPoint]:
@@ -174,14 +197,13 @@ def fitted_points(measured: Measured) -> list[EmbeddingPoint]:
 
 
 def dense_points(measured: Measured) -> list[DensePoint]:
-    """The points that the dense fit rests on: those under full load."""
-    full_load = max(point.in_flight for point in measured.dense)
-    return [point for point in measured.dense if point.in_flight == full_load]
+    """The points that the dense fit rests on: the capacities."""
+    return [point for point in measured.dense if point.capacity]
 
 
 def call_s(figures: LoadFigures) -> float:
-    """Seconds from one execute call to the next."""
-    return figures.queries / figures.qps
+    """The server's CPU seconds from one execute call to the next."""
+    return figures.queries * figures.cpu_s
 
 
 def _per_gather_s(calls: CallFit, point: EmbeddingPoint) -> float:

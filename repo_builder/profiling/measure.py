@@ -1,11 +1,13 @@
-"""Measuring a spec's services on real Triton servers, one server at a time, each with one instance of one model."""
+"""Measuring a spec's services on real Triton servers, one server at a time, each with one instance of one model, on a
+core of its own: the load generator has the others.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,8 +22,10 @@ from repo_builder.errors import ServerError
 from repo_builder.machine import machine_facts
 from repo_builder.output import Progress, silent
 from repo_builder.profiling import perf_analyzer
+from repo_builder.profiling.capacity import most_in_flight, on_cores, split_cores
 from repo_builder.profiling.models import Models, Served, build_models
 from repo_builder.profiling.points import (
+    Accesses,
     DensePoint,
     Effort,
     EmbeddingPoint,
@@ -35,7 +39,7 @@ from repo_builder.profiling.queries import Query, dense_load, draw_queries, one_
 from repo_builder.serving.client import times_by_model
 from repo_builder.serving.faults import version_of
 from repo_builder.serving.install import Installation, installation
-from repo_builder.serving.processes import memory_alone
+from repo_builder.serving.processes import cpu_seconds, memory_alone
 from repo_builder.serving.server import Server, free_ports, running
 from repo_builder.spec import Spec
 
@@ -48,77 +52,128 @@ def measure(
     Raises LoadTestError without perf_analyzer, ServerError without tritonserver, or what a failure of them raises.
     """
     perf_analyzer.find()  # before the long work: tell now that it is missing
-    bench = _Bench(folder, options.effort, _counter(options.effort, progress))
-    with installation() as installed:
+    own, others = split_cores()
+    bench = _Bench(folder, options.effort, spec.serving.sla_ms, own, _counter(options.effort, progress))
+    with installation() as installed, on_cores(others):
         models = build_models(spec, options.grouping, options.max_rows, options.backend, folder)
         embedding = bench.embedding(installed, models, hotness, spec)
         dense = bench.dense(installed, models, spec, hotness)
-        with _serving(installed, models.empty) as server:
-            remote = measure_remote_call(
-                server, models.empty.name, _small_query(models, spec), 3 * options.effort.rounds
-            )
+        with _serving(installed, models.empty, own) as server:
+            query = one_row_a_bag(spec.model, models.wired("empty"), spec.serving.batch)
+            remote = measure_remote_call(server, models.empty.name, _joinable(query), 3 * options.effort.rounds)
+            bench.strain(server, models.empty, query)
             memory_bytes = memory_alone(server.process.pid)
-            facts = machine_facts(version_of(server.http) or "unknown")
+            version = version_of(server.http) or "unknown"
+    facts = machine_facts(version)
     held_rows = models.held_rows.values()
     return Measured(embedding, dense, remote, memory_bytes, len(held_rows), sum(held_rows), facts)
 
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
-    """Where queries are written, what is measured, and whom to tell of each measurement."""
+    """Where queries are written, what is measured within which SLA, servers' cores, and whom to tell of each
+    measurement.
+    """
 
     folder: Path
     effort: Effort
+    sla_ms: float
+    cores: Set[int]
     tick: Callable[[], None]
 
     def embedding(
         self, installed: Installation, models: Models, hotness: Hotness, spec: Spec
     ) -> tuple[EmbeddingPoint, ...]:
-        """The embedding service at all its loads."""
-        loads, held, batch = [], models.wired("rows"), spec.serving.batch
+        """The embedding service at all its loads, and at those of its capacities."""
+        held, batch, most = models.wired("rows"), spec.serving.batch, max(self.effort.in_flight)
+        loads: dict[ServiceLoad, tuple[Accesses, int]] = {}
         for accesses, gathers, in_flight in self.effort.embedding_loads:
             data = self.folder / f"{accesses}-{gathers}.json"
             if not data.exists():
                 queries = draw_queries(hotness, spec.model, held, models.held_rows, batch, gathers, accesses)
                 perf_analyzer.write_queries(data, queries)
-            loads.append(ServiceLoad(data, in_flight))
-        found = self._found(installed, models.rows, loads)
-        described = zip(self.effort.embedding_loads, found, strict=True)
-        return tuple(EmbeddingPoint(*load, figures) for load, figures in described)
-
-    def dense(self, installed: Installation, models: Models, spec: Spec, hotness: Hotness) -> tuple[DensePoint, ...]:
-        """The dense service at all its loads."""
-        loads = [
-            dense_load(models, hotness, self.folder, rows, in_flight) for rows, in_flight in self.effort.dense_loads
-        ]
-        found = self._found(installed, models.dense, loads)
+            loads[ServiceLoad(data, in_flight)] = accesses, gathers
+        sought = [load for load, (accesses, _) in loads.items() if accesses == "spec" and load.in_flight == most]
+        described = {_asked(load): description for load, description in loads.items()}
+        found, best = self._found(installed, models.rows, list(loads), sought)
         return tuple(
-            DensePoint(rows, _flops(spec, rows), in_flight, figures)
-            for (rows, in_flight), figures in zip(self.effort.dense_loads, found, strict=True)
+            EmbeddingPoint(*described[_asked(load)], load.in_flight, figures, load in best)
+            for load, figures in found.items()
         )
 
-    def _found(self, installed: Installation, model: Served, loads: list[ServiceLoad]) -> list[LoadFigures]:
-        rounds = self.effort.rounds
-        with _serving(installed, model) as server:
-            return measure_loads(server, model.name, loads, rounds, self.effort.seconds / rounds, self.tick)
+    def dense(self, installed: Installation, models: Models, spec: Spec, hotness: Hotness) -> tuple[DensePoint, ...]:
+        """The dense service at all its loads, and at those of its capacities."""
+        loads = {
+            dense_load(models, hotness, self.folder, rows, in_flight): rows
+            for rows, in_flight in self.effort.dense_loads
+        }
+        sought = [load for load in loads if load.in_flight == max(self.effort.dense_in_flight)]
+        described = {_asked(load): rows for load, rows in loads.items()}
+        found, best = self._found(installed, models.dense, list(loads), sought)
+        return tuple(
+            DensePoint(rows := described[_asked(load)], _flops(spec, rows), load.in_flight, figures, load in best)
+            for load, figures in found.items()
+        )
+
+    def strain(self, server: Server, model: Served, query: Query) -> None:
+        """Full load once, so that the server holds the memory that it serves with."""
+        data = self.folder / "empty.json"
+        perf_analyzer.write_queries(data, [query])
+        load = ServiceLoad(data, max(self.effort.in_flight))
+        measure_loads(server, model.name, [load], 1, 1.0, lambda: None)
+
+    def _found(
+        self, installed: Installation, model: Served, loads: Sequence[ServiceLoad], sought: Sequence[ServiceLoad]
+    ) -> tuple[Mapping[ServiceLoad, LoadFigures], Set[ServiceLoad]]:
+        """The figures at `loads`, and at those that the search for a capacity tries from each of `sought` on; and at
+        which of them the capacities are.
+        """
+        rounds, best = self.effort.rounds, set()
+        with _serving(installed, model, self.cores) as server:
+
+            def measured(loads: Sequence[ServiceLoad]) -> list[LoadFigures]:
+                return measure_loads(server, model.name, loads, rounds, self.effort.seconds / rounds, self.tick)
+
+            found = dict(zip(loads, measured(loads), strict=True))
+            for load in sought:
+
+                def ask(in_flight: int, load: ServiceLoad = load) -> LoadFigures:
+                    tried = replace(load, in_flight=in_flight)
+                    if tried not in found:
+                        found[tried] = measured([tried])[0]
+                    return found[tried]
+
+                in_flight = most_in_flight(ask, load.in_flight, self.sla_ms)
+                if in_flight is not None:
+                    best.add(replace(load, in_flight=in_flight))
+        return found, best
+
+
+def _asked(load: ServiceLoad) -> ServiceLoad:
+    """What a load asks, however many at a time."""
+    return replace(load, in_flight=0)
 
 
 @contextmanager
-def _serving(installed: Installation, model: Served) -> Iterator[Server]:
+def _serving(installed: Installation, model: Served, cores: Set[int]) -> Iterator[Server]:
+    """A server on these cores; we go back to ours once it is ready."""
     log = model.repository.with_suffix(".log")
-    with running(installed, model.repository, free_ports(), log) as server:
+    with ExitStack() as stack:
+        with on_cores(cores):
+            server = stack.enter_context(running(installed, model.repository, free_ports(), log))
         yield server
 
 
 def _counter(effort: Effort, progress: Progress) -> Callable[[], None]:
-    """Tells `progress` of one measurement more."""
-    done, total = 0, effort.rounds * (len(effort.embedding_loads) + len(effort.dense_loads))
+    """Tells `progress` of one measurement more; how many a search takes is not known before."""
+    searches = len(effort.gathers) + len(effort.dense_rows)
+    done, total = 0, effort.rounds * (len(effort.embedding_loads) + len(effort.dense_loads) + 2 * searches)
     progress(done, total)
 
     def tick() -> None:
         nonlocal done
         done += 1
-        progress(done, total)
+        progress(min(done, total), total)
 
     return tick
 
@@ -127,9 +182,8 @@ def _flops(spec: Spec, rows: int) -> int:
     return round(rows * spec.model.dense.flops_per_row)
 
 
-def _small_query(models: Models, spec: Spec) -> Query:
-    """A query of the spec's batch, with the axis that joins queries, for the service of one row of every table."""
-    query = one_row_a_bag(spec.model, models.wired("empty"), spec.serving.batch)
+def _joinable(query: Query) -> Query:
+    """The query with the axis that joins queries."""
     return {name: array[np.newaxis] for name, array in query.items()}
 
 
@@ -149,11 +203,17 @@ def measure_loads(
 
 
 def _measure(server: Server, model: str, load: ServiceLoad, seconds: float) -> LoadFigures:
-    before = times_by_model(server.http)[model]
+    before, before_s = times_by_model(server.http)[model], cpu_seconds(server.process.pid)
     measured = perf_analyzer.run(model, server.grpc, load.input_data, load.in_flight, seconds, load.rows)
-    after = times_by_model(server.http)[model]
-    queries = (after.requests - before.requests) / (after.executions - before.executions)
-    return LoadFigures(measured.throughput_qps, queries, measured.p50_ms, measured.p95_ms)
+    after, after_s = times_by_model(server.http)[model], cpu_seconds(server.process.pid)
+    requests = after.requests - before.requests
+    return LoadFigures(
+        qps=measured.throughput_qps,
+        queries=requests / (after.executions - before.executions),
+        cpu_s=(after_s - before_s) / requests,
+        p50_ms=measured.p50_ms,
+        p95_ms=measured.p95_ms,
+    )
 
 
 def _median(figures: Sequence[LoadFigures]) -> LoadFigures:
@@ -161,6 +221,7 @@ def _median(figures: Sequence[LoadFigures]) -> LoadFigures:
     return LoadFigures(
         qps=median(each.qps for each in figures),
         queries=median(each.queries for each in figures),
+        cpu_s=median(each.cpu_s for each in figures),
         p50_ms=median(each.p50_ms for each in figures),
         p95_ms=median(each.p95_ms for each in figures),
     )

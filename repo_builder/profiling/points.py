@@ -25,34 +25,46 @@ class ServiceLoad:
 
 @dataclass(frozen=True, slots=True)
 class LoadFigures:
-    """What was measured at a load: queries per second, queries joined in an execute call in the mean, latencies in ms
-    as the client saw them.
+    """What was measured at a load: queries per second, queries joined in an execute call in the mean, the server's CPU
+    seconds a query, latencies in ms; queries per second and latencies as the client saw them.
     """
 
     qps: float
     queries: float
+    cpu_s: float
     p50_ms: float
     p95_ms: float
+
+    @property
+    def core_qps(self) -> float:
+        """Queries per second that such a load leaves room for on a core, whatever else kept the server's waiting: the
+        client, or other programs. Of a saturated server on a quiet machine that is `qps`.
+        """
+        return 1 / self.cpu_s
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingPoint:
-    """An embedding service's figures with queries of so many gathers."""
+    """An embedding service's figures with queries of so many gathers; `capacity`: no other load within the SLA brings
+    more queries per second.
+    """
 
     accesses: Accesses
     gathers: int
     in_flight: int
     figures: LoadFigures
+    capacity: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DensePoint:
-    """The dense service's figures with queries of so many rows."""
+    """The dense service's figures with queries of so many rows; `capacity` as an embedding point's."""
 
     rows: int
     flops: int
     in_flight: int
     figures: LoadFigures
+    capacity: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +92,8 @@ class Measured:
 class Effort:
     """What is measured, and for how long: `seconds` a point, spread over `rounds` that take all points in turn.
 
-    A point is the median of its rounds, so that a short disturbance does not show. The most queries `in_flight` count
-    as full load. `end_gathers` is the size of the queries that show what hot and cold rows cost.
+    A point is the median of its rounds, so that a short disturbance does not show. The search for a capacity begins
+    with the most queries `in_flight`. `end_gathers` is the size of the queries that show what hot and cold rows cost.
     """
 
     seconds: float
@@ -93,15 +105,11 @@ class Effort:
     end_gathers: int = 32768
 
     @property
-    def full_load(self) -> int:
-        """Queries in flight that count as full load."""
-        return max(self.in_flight)
-
-    @property
     def embedding_loads(self) -> list[tuple[Accesses, int, int]]:
         """The accesses, the gathers and the queries in flight of every point of the embedding service."""
         loads: list[tuple[Accesses, int, int]] = [("spec", g, n) for g in self.gathers for n in self.in_flight]
-        return [*loads, ("hot", self.end_gathers, self.full_load), ("cold", self.end_gathers, self.full_load)]
+        most = max(self.in_flight)
+        return [*loads, ("hot", self.end_gathers, most), ("cold", self.end_gathers, most)]
 
     @property
     def dense_loads(self) -> list[tuple[int, int]]:
@@ -110,7 +118,7 @@ class Effort:
 
 
 STANDARD = Effort(3.0, 3, (32, 1024, 4096, 16384, 32768, 65536), (1, 4, 16), (1, 8, 32, 128, 512), (1, 16))
-QUICK = Effort(1.0, 1, (32, 8192, 32768), (4, 16), (1, 32, 256), (16,))
+QUICK = Effort(1.0, 1, (32, 8192, 32768), (1, 4, 16), (1, 32, 256), (1, 16))
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,12 @@ def memory_alone(pid: int) -> int:
     return private_bytes + sum(shared_bytes.values())
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds that the server and its stubs have taken so far."""
+    times = [process.cpu_times() for process in (psutil.Process(pid), *children(pid))]
+    return float(sum(each.user + each.system for each in times))
+
+
 def find_server(address: str) -> int | None:
     """The process id of the tritonserver on this machine that listens on `address`, HOST:PORT; None where none does."""
     host, _, port = address.rpartition(":")

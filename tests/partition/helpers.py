@@ -21,7 +21,7 @@ def plain_cost(model: CostModel, rows_bytes: int, gathers: float) -> int:
     """The paper's cost, written out anew."""
     load = model.target_qps * (model.service_time.fixed_s + model.service_time.per_gather_s * gathers)
     whole = round(load) if load <= round(load) * (1 + 1e-9) and load >= round(load) else math.ceil(load)
-    return max(1, whole) * (rows_bytes + model.min_memory_bytes)
+    return max(1, whole) * (rows_bytes + model.min_memory_bytes) + model.service_bytes
 
 
 def _segment(order: Order, model: CostModel, begin: int, end: int) -> int:

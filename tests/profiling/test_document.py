@@ -35,6 +35,7 @@ def test_the_planner_reads_what_was_fitted(profile: dict, tmp_path: Path) -> Non
         fits.dense,
         fits.batching,
     )
+    assert read.light_load == fits.light
     assert read.row_cache == RowCache(32 << 20, fits.hot_per_gather_s, fits.cold_per_gather_s)
     assert (read.min_memory_bytes, read.remote_call_s) == (70_000_000, 4e-4)
 
@@ -44,6 +45,8 @@ def test_every_point_is_kept_and_fitted_ones_say_their_error(profile: dict) -> N
     points = profile["points"]["embedding"]
     assert [(p["accesses"], p["gathers"], p["in_flight"]) for p in points] == STANDARD.embedding_loads
     assert all(("residual" in p) == (p["accesses"] == "spec" and p["in_flight"] >= 4) for p in points)
+    assert all(("capacity_qps" in p) == (p["accesses"] == "spec" and p["in_flight"] == 16) for p in points)
+    assert all(p["capacity_qps"] == pytest.approx(p["qps"] / samples.BUSY) for p in points if "capacity_qps" in p)
     assert [(p["rows"], p["in_flight"]) for p in profile["points"]["dense"]] == STANDARD.dense_loads
     assert profile["fit"]["embedding"]["points"] == sum("residual" in p for p in points)
     assert profile["fit"]["embedding"]["relative_max"] == max(abs(p["residual"]) for p in points if "residual" in p)

@@ -1,6 +1,7 @@
 """The fits against known coefficients, and against SciPy's plain non-negative least squares."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -151,6 +152,22 @@ def test_known_times_are_found() -> None:
     assert fits.batching.queries == pytest.approx(samples.joined(16))
     assert fits.service_time.fixed_s == pytest.approx(samples.CALL_S / samples.joined(16) + samples.QUERY_S, rel=1e-5)
     assert (fits.dense.fixed_s, fits.dense.per_flop_s) == pytest.approx((samples.DENSE_S, samples.PER_FLOP_S), rel=1e-5)
+
+
+def test_a_query_that_comes_alone_pays_for_waking() -> None:
+    """Its call is its own, and what it takes more is none of the capacity."""
+    light = fit_measured(samples.exact()).light
+    lone_s = samples.CALL_S + samples.QUERY_S + samples.WAKING_S
+    assert light.service_time.fixed_s == pytest.approx(lone_s, rel=1e-5)
+    assert light.service_time.per_gather_s == pytest.approx(samples.PER_GATHER_S["spec"], rel=1e-5)
+    assert light.dense_service_time.fixed_s == pytest.approx(samples.DENSE_S + samples.WAKING_S, rel=1e-5)
+
+
+def test_without_a_load_within_the_sla_there_is_no_fit() -> None:
+    measured = samples.exact()
+    missed = tuple(replace(point, capacity=False) for point in measured.embedding)
+    with pytest.raises(FitError, match="serving.sla_ms, got none; raise it"):
+        fit_measured(replace(measured, embedding=missed))
 
 
 def test_hot_and_cold_rows_are_priced_beside_the_fit() -> None:
