@@ -90,7 +90,8 @@ def compare_rows(
 @named_extras()
 def _trial(spec: Spec, hotness: Hotness, watch: Watch) -> RowTrial:
     from repo_builder.export.dlrm.source import open_source  # torch and onnx are slow to import
-    from repo_builder.repository.row_error import RowTrial, sample_queries
+    from repo_builder.repository.row_error import RowTrial
+    from repo_builder.repository.samples import sample_queries
 
     source = open_source(spec)
     samples = sample_queries(spec, source, hotness)
@@ -123,4 +124,5 @@ def _weights_missing(spec: Spec) -> bool:
 
 
 def _weights_path(spec: Spec) -> Path | None:
-    return spec.form.path if isinstance(spec.form, ModelFile) else spec.form.weights.path
+    """Of a file that is still to be opened: a model file was when the spec was read."""
+    return None if isinstance(spec.form, ModelFile) else spec.form.weights.path

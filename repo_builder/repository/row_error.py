@@ -19,23 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.access.hotness import Hotness
-from repo_builder.access.queries import draw_queries
 from repo_builder.errors import InputError
-from repo_builder.export.queries import LABELS, read_labels
-from repo_builder.model.arrays import Array, Arrays
-from repo_builder.model.source import ModelFile, Source, divisors_name
+from repo_builder.export.queries import LABELS
+from repo_builder.model.arrays import DTYPES, Array, Arrays
+from repo_builder.model.source import Source
 from repo_builder.model.types import Model
 from repo_builder.output import Progress
 from repo_builder.partition.plan import Plan
+from repo_builder.repository.answers import dense_inputs
 from repo_builder.repository.graph_run import WrittenGraph
-from repo_builder.repository.proof import StreamedLookups, first_rows, rows_stand_alone
-from repo_builder.repository.wiring import divisors_width, joined
-from repo_builder.spec import Spec
-from triton_backends.kernels.row_formats import decode_rows, encode_rows
+from repo_builder.repository.samples import SampleQueries
+from repo_builder.repository.stored_rows import UnstorableError, stored_rows
+from repo_builder.repository.streamed_lookups import StreamedLookups
+from repo_builder.repository.wiring import joined
+from triton_backends.kernels.row_formats import decode_rows
 
-MOST_ROWS = 2048
-_MOST_IDS = 1_000_000
-_MOST_QUERIES = 64  # where each must be run by itself
 _SEED = 0
 
 
@@ -61,7 +59,7 @@ class OutputError:
 
 @dataclass(frozen=True, slots=True)
 class RowError:
-    """What stored rows do to all outputs, in the model's order."""
+    """What stored rows do to the outputs, in the model's order; whole numbers count where there are no others."""
 
     outputs: tuple[OutputError, ...]
 
@@ -74,42 +72,6 @@ class RowError:
     def mean(self) -> float:
         """The largest mean difference of an output."""
         return max((output.mean for output in self.outputs), default=0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class SampleQueries:
-    """Queries to tell an error on; labels by output, of all queries one behind another; what they are, in words."""
-
-    queries: tuple[Arrays, ...]
-    labels: Arrays
-    told: str
-
-
-def sample_queries(spec: Spec, source: Source, hotness: Hotness) -> SampleQueries:
-    """The spec's samples, their first rows; without samples queries are drawn by hotness, like those of a build.
-
-    Raises ModelFileError where the samples' labels are none.
-    """
-    samples = spec.form.samples if isinstance(spec.form, ModelFile) else None
-    recorded = source.samples()
-    if samples is not None and recorded is not None:
-        query = first_rows(spec.model, recorded, MOST_ROWS)
-        labels = read_labels(samples)
-        if rows_stand_alone(spec.model):
-            labels = {name: each[:MOST_ROWS] for name, each in labels.items()}
-        return SampleQueries((query,), labels, f"the samples of {samples.name}{_rows_of(spec.model, query)}")
-    batch = spec.serving.batch
-    rows = min(MOST_ROWS, _MOST_IDS // max(1, round(sum(spec.model.ids_per_row))))
-    whole = rows_stand_alone(spec.model)
-    number = max(1, min(rows // batch, rows if whole else _MOST_QUERIES))
-    given = recorded if recorded is not None else source.tried()
-    drawn = draw_queries(spec.model, hotness, number, batch, _SEED, given)
-    queries = (drawn.inputs,) if whole else tuple(drawn.query(i, batch) for i in range(number))
-    return SampleQueries(queries, {}, f"{number * batch:,} drawn rows")
-
-
-def _rows_of(model: Model, query: Arrays) -> str:
-    return f" ({len(next(iter(query.values()))):,} rows)" if rows_stand_alone(model) else ""
 
 
 class RowTrial:
@@ -131,15 +93,17 @@ class RowTrial:
             self._dense = WrittenGraph(Path(folder))
         self._stream(source, progress)
         self._unrounded = self._scores([self._seen(lookups) for lookups in self._lookups])
-        self._labels = {tensor.name: self._labels_of(tensor.name) for tensor in source.model.outputs}
+        fractions = [tensor for tensor in source.model.outputs if DTYPES[tensor.datatype].kind == "f"]
+        self._labels = {tensor.name: self._labels_of(tensor.name) for tensor in fractions or source.model.outputs}
 
     def error(self, plan: Plan) -> RowError | None:
         """Of rows that are stored as the plan's services do; None where one of them holds what its format cannot."""
         try:
-            scores = self._scores([self._stored(number, plan) for number in range(len(self._lookups))])
-        except ValueError:  # as `encode_rows` says it
+            rows = [self._stored(number, plan) for number in range(len(self._lookups))]
+        except UnstorableError:
             return None
-        return RowError(tuple(self._error(name, scores[name]) for name in self._unrounded))
+        scores = self._scores(rows)
+        return RowError(tuple(self._error(name, scores[name]) for name in self._labels))
 
     def _stream(self, source: Source, progress: Progress) -> None:
         done = 0
@@ -166,7 +130,8 @@ class RowTrial:
                 stored, ranks = came.stored_as(service.row_dtype), self._ranks[table][number]
                 held = (ranks >= shard.begin) & (ranks < shard.end)
                 if stored != came and held.any():
-                    found[table][held] = _read_back(found[table][held], stored.dtype)
+                    rows = stored_rows(found[table][held], stored.dtype)
+                    found[table][held] = decode_rows(rows, stored.dim, stored.dtype)
         return found
 
     def _scores(self, rows: Sequence[Sequence[NDArray[np.float32]]]) -> dict[str, NDArray[np.float64]]:
@@ -178,17 +143,11 @@ class RowTrial:
         }
 
     def _dense_inputs(self, number: int, rows: Sequence[NDArray[np.float32]]) -> dict[str, Array]:
-        """Of one query: what is averaged is divided already."""
-        model, lookups = self._model, self._lookups[number]
-        given: dict[str, Array] = {tensor.name: self._tensors[number][tensor.name] for tensor in model.dense.inputs}
-        for partial in joined(model):
-            columns = sorted(partial.columns, key=lambda index: partial.columns[index])
-            vectors = [lookups.vectors(index, rows[model.lookups[index].table]) for index in columns]
-            given[partial.name] = np.hstack(vectors)
-            if model.has_means(partial.group):
-                shape = len(given[partial.name]), divisors_width(model, partial.group)
-                given[divisors_name(partial.group)] = np.ones(shape, np.float32)
-        return given
+        """Of one query."""
+        model, lookups, tensors = self._model, self._lookups[number], self._tensors[number]
+        vectors = [lookups.vectors(index, rows[lookup.table]) for index, lookup in enumerate(model.lookups)]
+        inputs = {tensor.name: tensors[tensor.name] for tensor in model.dense.inputs}
+        return {**inputs, **dense_inputs(model, joined(model), vectors)}
 
     def _labels_of(self, name: str) -> NDArray[np.bool_]:
         """An output's labels (n,): the samples', or drawn of its numbers."""
@@ -221,10 +180,6 @@ def _ranks(hotness: Hotness, model: Model, lookups: Sequence[StreamedLookups], t
     rank_of_id = np.empty(len(order), np.uint32)
     rank_of_id[order] = np.arange(len(order), dtype=np.uint32)
     return [rank_of_id[each.ids(table)] for each in lookups]
-
-
-def _read_back(rows: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
-    return decode_rows(encode_rows(rows, dtype), rows.shape[1], dtype)
 
 
 def auc(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> float | None:

@@ -16,7 +16,8 @@ from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.row_budget import RowChoice, choose_rows, row_rules
-from repo_builder.repository.row_error import RowTrial, SampleQueries
+from repo_builder.repository.row_error import RowTrial
+from repo_builder.repository.samples import SampleQueries
 from repo_builder.spec import Spec
 from tests.repository.test_row_error import with_stored_tables
 from tests.toy_source import ROWS, ToySource, toy_spec

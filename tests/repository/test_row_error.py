@@ -20,7 +20,8 @@ from repo_builder.model.source import ModelFile
 from repo_builder.model.types import RowDtype
 from repo_builder.output import silent
 from repo_builder.partition.plan import Plan, Service, Shard
-from repo_builder.repository.row_error import MOST_ROWS, RowTrial, SampleQueries, auc, sample_queries
+from repo_builder.repository.row_error import RowTrial, auc
+from repo_builder.repository.samples import SampleQueries, kept_queries, proof_query, sample_queries
 from tests.toy_source import MODELS, ToySource, toy_spec
 
 HOTNESS = PowerLawHotness(0.8, 3)
@@ -158,7 +159,7 @@ def test_tables_are_read_once_for_all_plans() -> None:
 def test_rows_that_came_in_fewer_bits_stay_as_they_came() -> None:
     _, source = toy_spec("rows")
     came = replace(source.model.tables[0], format=replace(source.model.tables[0].format, dtype="int8"))
-    source.model = replace(source.model, tables=(came,))
+    source = ToySource(replace(source.model, tables=(came,)))
     trial = RowTrial(source, HOTNESS, SampleQueries((source.query(20, seed=1),), {}, ""), silent)
     assert trial.error(plan_of(source, ("int4",))).max == 0
 
@@ -166,8 +167,10 @@ def test_rows_that_came_in_fewer_bits_stay_as_they_came() -> None:
 def test_samples_are_taken_where_the_spec_names_them_and_drawn_elsewhere(tmp_path: Path) -> None:
     spec, source = toy_spec("rows")
     drawn = sample_queries(spec, source, HOTNESS)
-    (query,) = drawn.queries
-    assert (len(query["price"]), drawn.told) == (MOST_ROWS, f"{MOST_ROWS:,} drawn rows")
+    proof, query = drawn.queries
+    assert (len(query["price"]), drawn.told) == (2048, "2,048 drawn rows")
+    kept = proof_query(source, kept_queries(spec, source, HOTNESS))
+    assert all(np.array_equal(proof[name], kept[name]) for name in kept)
     np.savez(tmp_path / "samples.npz", **source.samples(), **{"labels/click": np.arange(11) % 2})
     assert read_samples(tmp_path / "samples.npz", source.model.inputs).keys() == source.samples().keys()
     named = replace(spec, form=ModelFile("onnx", Path("toy.onnx"), tmp_path / "samples.npz"))
@@ -180,8 +183,8 @@ def test_samples_are_taken_where_the_spec_names_them_and_drawn_elsewhere(tmp_pat
 def test_queries_of_other_models_are_drawn_one_by_one() -> None:
     spec, source = toy_spec("toy")
     drawn = sample_queries(spec, source, HOTNESS)
-    assert len(drawn.queries) == 64
-    assert all(len(query["price"]) == spec.serving.batch for query in drawn.queries)
+    assert len(drawn.queries) == 1 + 64
+    assert all(len(query["price"]) == spec.serving.batch for query in drawn.queries[1:])
     assert RowTrial(source, HOTNESS, drawn, silent).error(plan_of(source, ("int8",))).max > 0
 
 
