@@ -19,8 +19,10 @@ _SHOWN_GROUPS = 20
 
 
 def plan_table(plan: Plan) -> Table:
-    """The services, one a line."""
-    table = plain_table("service", "device", "shards", "rows", "gathers/query", "queries/s", "replicas", "memory each")
+    """The services, one a line; how they store rows where that is not all fp32."""
+    formats = any(service.row_dtype != "fp32" for service in plan.services)
+    names = ("service", "device", "shards", "rows", *(["stored"] if formats else []))
+    table = plain_table(*names, "gathers/query", "queries/s", "replicas", "memory each")
     for service in plan.services:
         rows = sum(shard.rows for shard in service.shards)
         table.add_row(
@@ -28,6 +30,7 @@ def plan_table(plan: Plan) -> Table:
             service.device,
             f"{len(service.shards)}" if service.shards else "",
             f"{rows:,}" if rows else "",
+            *([service.row_dtype if rows else ""] if formats else []),
             f"{service.gathers:,.0f}" if service.shards else "",
             f"{service.qps:,.0f}",
             f"{_replicas(service)} x {service.instances}",
@@ -42,7 +45,7 @@ def _replicas(service: Service) -> str:
 
 def plan_summary(plan: Plan, spec: Spec) -> str:
     """What the plan costs, beside replicating the whole tables, and what it rests on."""
-    whole = spec.model.size_bytes
+    whole = spec.model.stored_bytes(spec.rows.hot)
     return (
         f"{plan.grouping}, {spec.serving.target_qps:g} queries/s of {count(spec.serving.batch, 'row')}: "
         f"{size(plan.memory_bytes)} over all replicas ({size(plan.embedding_memory_bytes)} of it embedding services; "
@@ -180,6 +183,9 @@ def _why(cut: PlanCut, move: Move) -> str:
     if added:
         return ": " + " and ".join(added)
     before, after = (cut.right, cut.left) if move.rows > 0 else (cut.left, cut.right)
+    if before.row_dtype != after.row_dtype:
+        instead = f"{before.row_dtype} in {before.replicas:,}"
+        return f": these rows as {after.row_dtype} in {count(after.replicas, 'replica')} instead of {instead}"
     if before.replicas == after.replicas:
         return ": both sides have as many replicas"
     return f": these rows in {count(after.replicas, 'replica')} instead of {before.replicas:,}"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from repo_builder.documents import read_document, schema_problems
 from repo_builder.errors import SpecError
 from repo_builder.model.dlrm import Dlrm, dlrm_model
+from repo_builder.model.row_rule import AS_THEY_COME, RowRule, read_row_rule
 from repo_builder.model.source import KEEP_UNDER_BYTES, ModelFile, Source
 from repo_builder.model.types import Model
 from repo_builder.spec_dlrm import dlrm_problems, read_dlrm
@@ -71,15 +72,22 @@ class Spec:
     access: Access
     serving: Serving
     fleet: FleetSettings = FleetSettings()
+    rows: RowRule = AS_THEY_COME
     table_access: Mapping[str, Access] = field(default_factory=dict)
     opened: Source | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of_dlrm(
-        cls, name: str, form: Dlrm, access: Access, serving: Serving, fleet: FleetSettings = FleetSettings()
+        cls,
+        name: str,
+        form: Dlrm,
+        access: Access,
+        serving: Serving,
+        fleet: FleetSettings = FleetSettings(),
+        rows: RowRule = AS_THEY_COME,
     ) -> Spec:
         """The spec of a model that is given by its numbers."""
-        return cls(name, form, dlrm_model(name, form), access, serving, fleet)
+        return cls(name, form, dlrm_model(name, form), access, serving, fleet, rows)
 
     @property
     def gathers(self) -> float:
@@ -164,6 +172,7 @@ def _traffic(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "access": _access(document["access"], folder),
         "serving": Serving(float(serving["target_qps"]), serving.get("batch", 32), float(serving.get("sla_ms", 400.0))),
         "fleet": FleetSettings(**document.get("fleet", {})),
+        "rows": read_row_rule(document.get("rows", "fp32")),
     }
 
 

@@ -15,6 +15,7 @@ import yaml
 from repo_builder.errors import SpecError
 from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights
 from repo_builder.model.interaction import Cross, Dot, Projection
+from repo_builder.model.row_rule import RowRule
 from repo_builder.spec import Access, FleetSettings, Serving, Spec, load_spec, parse_spec
 
 DESIGN = """
@@ -132,6 +133,40 @@ def test_fleet_options(tmp_path: Path) -> None:
 def test_wrong_fleet_options(field: str, value: object, problem: str) -> None:
     (got,) = problems_of({**VALID, "fleet": {field: value}})
     assert got.startswith("fleet") and problem in got
+
+
+@pytest.mark.parametrize(
+    ("rows", "rule"),
+    [
+        ("int8", RowRule("int8", "int8", None)),
+        ({"hot": "fp32", "cold": "int4"}, RowRule("fp32", "int4", None)),
+        ({"budget": 1e-3}, RowRule("fp32", "fp32", 1e-3)),
+    ],
+)
+def test_how_rows_are_stored(rows: object, rule: RowRule) -> None:
+    assert parse_spec({**VALID, "rows": rows}, Path("m.yaml")).rows == rule
+
+
+def test_rows_are_stored_as_float32_where_nothing_is_said() -> None:
+    assert parse_spec(VALID, Path("m.yaml")).rows == RowRule("fp32", "fp32", None)
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ("fp8", 'rows: expected one of fp32, fp16, bf16, int8, int4, got "fp8"'),
+        (8, "rows: expected a string or a mapping, got 8"),
+        (["int8"], 'rows: expected a string or a mapping, got ["int8"]'),
+        ({"hot": "fp32"}, "rows.cold: expected this field, got none"),
+        ({"hot": "fp32", "cold": 8}, "rows.cold: expected one of fp32, fp16, bf16, int8, int4, got 8"),
+        ({"hot": "fp32", "cold": "int8", "warm": "fp16"}, "rows.warm: unknown field; expected one of hot, cold"),
+        ({"hot": "fp32", "budget": 1}, "rows.hot: unknown field; expected one of budget"),
+        ({"budget": 0}, "rows.budget: expected more than 0, got 0"),
+        ({"budget": "1e-3"}, 'rows.budget: expected a number, got "1e-3"'),
+    ],
+)
+def test_wrong_rows(rows: object, problem: str) -> None:
+    assert problems_of({**VALID, "rows": rows}) == [problem]
 
 
 def test_interaction_may_be_left_out() -> None:

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from repo_builder.errors import InputError
 from repo_builder.export.dlrm.source import open_source
+from repo_builder.model.row_rule import RowRule
 from repo_builder.model.source import KEEP_UNDER_BYTES, ModelFile
 from repo_builder.spec import Access, Serving, load_spec, parse_spec
 
@@ -59,6 +60,14 @@ def test_a_model_file_is_opened_beside_its_spec(folder: Path) -> None:
     assert open_source(spec).model is spec.model
     assert (spec.access, spec.serving) == (Access("powerlaw", None, 0.9), Serving(5.0))
     assert spec.gathers == 32
+
+
+def test_how_its_rows_are_stored(folder: Path) -> None:
+    spec = parse_spec(document(rows={"hot": "fp16", "cold": "int8"}), folder / "m.yaml")
+    assert spec.rows == RowRule("fp16", "int8")
+    assert problems_of(document(rows="fp8"), folder) == [
+        'rows: expected one of fp32, fp16, bf16, int8, int4, got "fp8"'
+    ]
 
 
 @pytest.mark.parametrize(

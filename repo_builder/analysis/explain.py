@@ -12,7 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from repo_builder.partition.accesses import ModelAccesses, Order
+from repo_builder.model.types import RowDtype
+from repo_builder.partition.accesses import Key, ModelAccesses, Order
 from repo_builder.partition.cost import CostModel, Profile
 from repo_builder.partition.plan import Plan, Service
 from repo_builder.spec import Spec
@@ -23,7 +24,10 @@ SHARE = 100
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The rows between two cuts as a service: `load` is how many replicas' time it takes, `cost_bytes` all memory."""
+    """The rows between two cuts as a service: `load` is how many replicas' time it takes, `cost_bytes` all memory.
+
+    row_dtype: how the service stores its rows.
+    """
 
     name: str
     rows: int
@@ -31,6 +35,7 @@ class Segment:
     load: float
     replicas: int
     cost_bytes: int
+    row_dtype: RowDtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ def explain(spec: Spec, accesses: ModelAccesses, profile: Profile, plan: Plan, u
 
 
 def _per_table(accesses: ModelAccesses, plan: Plan, model: CostModel) -> list[Chain]:
-    alike: dict[tuple[int, float, int], list[str]] = {}
+    alike: dict[Key, list[str]] = {}
     for table in accesses.tables:
         alike.setdefault(table.key, []).append(table.table)
     chains = []
@@ -99,7 +104,7 @@ def _chain(tables: tuple[str, ...], services: Sequence[Service], rows: Order, mo
         positions.append(positions[-1] + sum(shard.rows for shard in service.shards))
     priced = _Priced(rows, model)
     segments = [
-        priced.segment(service.name, begin, end)
+        priced.segment(service.name, begin, end, service.row_dtype)
         for service, (begin, end) in zip(services, pairwise(positions), strict=True)
     ]
     cuts = [
@@ -116,16 +121,17 @@ class _Priced:
     order: Order
     model: CostModel
 
-    def segment(self, name: str, begin: int, end: int) -> Segment:
+    def segment(self, name: str, begin: int, end: int, row_dtype: RowDtype) -> Segment:
         gathers = float(self.order.gathers[end] - self.order.gathers[begin])
-        before = self.order.bytes_before(np.array([begin, end]))
+        held_bytes = int(self.order.bytes_between(np.array(begin), np.array(end)))
         return Segment(
             name=name,
             rows=end - begin,
             gathers=gathers,
             load=self.model.load(gathers),
             replicas=self.model.replicas(gathers),
-            cost_bytes=self.model.cost(int(before[1] - before[0]), gathers),
+            cost_bytes=self.model.cost(held_bytes, gathers),
+            row_dtype=row_dtype,
         )
 
     def cut(self, begin: int, position: int, end: int, left: Segment, right: Segment) -> PlanCut:
@@ -134,10 +140,11 @@ class _Priced:
         moves = []
         for rows in sorted({-step, -1, 1, step} - {0}):
             if begin < position + rows < end:
-                hotter, colder = self.segment("", begin, position + rows), self.segment("", position + rows, end)
+                hotter = self.segment("", begin, position + rows, left.row_dtype)
+                colder = self.segment("", position + rows, end, right.row_dtype)
                 change = hotter.cost_bytes + colder.cost_bytes - now
                 moves.append(Move(rows, change, hotter.replicas, colder.replicas))
-        joined_bytes = self.segment("", begin, end).cost_bytes - now
+        joined_bytes = self.segment("", begin, end, left.row_dtype).cost_bytes - now
         return PlanCut(
             position,
             float(self.order.gathers[position] / self.order.gathers[-1]),

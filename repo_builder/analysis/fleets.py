@@ -4,8 +4,9 @@ Assumptions, the same for every fleet: a replica is one Triton instance on one c
 times come from the same profile, all queries are `serving.batch` rows with full bags, and the 95th percentile of the
 latency, queueing included (`partition.latency`), meets the spec's SLA.
 
- model-wise  one container holds all tables and the dense layers. A query takes the dense layers' time plus one call of
-             an embedding service that gathers everything: in one process there is no remote call.
+ model-wise  one container holds all tables, their rows as in a hottest service, and the dense layers. A query takes the
+             dense layers' time plus one call of an embedding service that gathers everything: in one process there is
+             no remote call.
  GPU cache   besides, the hottest rows of all tables that fit into the GPU's memory are gathered there and the dense
              layers run there. The CPU gathers the misses of one query while the GPU works on another, so the slower of
              the two bounds the throughput (the cache is given the benefit of a perfect overlap).
@@ -20,6 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from repo_builder.errors import PlacementError, PlanError
+from repo_builder.model.types import RowDtype
 from repo_builder.partition.accesses import ModelAccesses, ranks_in_tables
 from repo_builder.partition.cost import DEFAULT_GPU_TIMES, Profile, replicas_for
 from repo_builder.partition.latency import Queue
@@ -57,6 +59,7 @@ class WholeModel:
     gpu_memory_bytes: int
     gathers: float
     shards: tuple[Shard, ...]
+    row_dtype: RowDtype
 
     @property
     def capacity_qps(self) -> float:
@@ -75,6 +78,7 @@ class WholeModel:
             gathers=self.gathers,
             qps=1 / self.service_s,
             shards=self.shards,
+            row_dtype=self.row_dtype,
         )
 
 
@@ -83,7 +87,7 @@ def model_wise(spec: Spec, profile: Profile, utilisation: float = 1.0) -> WholeM
 
     Raises PlanError where even an idle replica misses the SLA.
     """
-    gathers, tables_bytes = spec.gathers, spec.model.size_bytes
+    gathers, tables_bytes = spec.gathers, spec.model.stored_bytes(spec.rows.hot)
     dense_s = profile.dense_service_time.seconds(spec.dense_flops)
     service_s = dense_s + profile.seconds(gathers, tables_bytes, whole_tables=True)
     alone_s = dense_s + profile.alone_s(gathers, tables_bytes, whole_tables=True)
@@ -105,20 +109,23 @@ def gpu_cached(spec: Spec, accesses: ModelAccesses, profile: Profile, gpu_memory
     misses = max(0.0, spec.gathers - hits)
     gpu = profile.gpu or DEFAULT_GPU_TIMES
     gpu_s = gpu.dense_service_time.seconds(spec.dense_flops) + gpu.service_time.seconds(hits)
-    cpu_s = profile.seconds(misses, spec.model.size_bytes)
-    alone_s = gpu_s + profile.alone_s(misses, spec.model.size_bytes)
+    tables_bytes = spec.model.stored_bytes(spec.rows.hot)
+    cpu_s = profile.seconds(misses, tables_bytes)
+    alone_s = gpu_s + profile.alone_s(misses, tables_bytes)
     return _whole_model(spec, profile, max(gpu_s, cpu_s), alone_s, gpu_memory_bytes)
 
 
 def _whole_model(spec: Spec, profile: Profile, service_s: float, alone_s: float, gpu_memory_bytes: int) -> WholeModel:
+    tables_bytes = spec.model.stored_bytes(spec.rows.hot)
     return WholeModel(
         service_s=service_s,
         alone_s=alone_s,
         utilisation=most_utilisation(service_s, alone_s, spec.serving.sla_ms),
-        memory_bytes=spec.model.size_bytes + spec.model.dense.parameter_bytes + profile.min_memory_bytes,
+        memory_bytes=tables_bytes + spec.model.dense.parameter_bytes + profile.min_memory_bytes,
         gpu_memory_bytes=gpu_memory_bytes,
         gathers=spec.gathers,
         shards=tuple(Shard(table.name, 0, table.rows) for table in spec.model.tables),
+        row_dtype=spec.rows.hot,
     )
 
 

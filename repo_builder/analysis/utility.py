@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.partition.accesses import TableAccesses
+from repo_builder.partition.accesses import Key, TableAccesses
 from repo_builder.partition.plan import Service, Shard
 
 Floats = NDArray[np.float64]
@@ -66,26 +66,25 @@ class UtilityModel:
 
     tables: Sequence[TableAccesses]
     queries: int = FIRST_QUERIES
-    _touched: dict[tuple[int, float, int], TouchedRows] = field(default_factory=dict, init=False, compare=False)
+    _touched: dict[Key, TouchedRows] = field(default_factory=dict, init=False, compare=False)
     _by_name: dict[str, TableAccesses] = field(default_factory=dict, init=False, compare=False)
 
     def __post_init__(self) -> None:
         self._by_name.update({table.table: table for table in self.tables})
 
-    def touched_bytes(self, shards: Sequence[Shard]) -> float:
-        """Bytes of the rows that a replica's first queries are expected to touch in these shards."""
-        held = [(self._by_name[shard.table], shard) for shard in shards]
-        return sum(table.row_bytes * self._rows(table, shard) for table, shard in held)
+    def touched_bytes(self, service: Service) -> float:
+        """Bytes of the rows that a replica's first queries are expected to touch in the service's shards."""
+        return sum(self._row_bytes(service, shard) * self._touched_rows(shard) for shard in service.shards)
 
     def of_replica(self, service: Service) -> float:
         """The touched share of one replica's bytes of rows; the service must hold some."""
-        return self.touched_bytes(service.shards) / self._held_bytes(service)
+        return self.touched_bytes(service) / self._held_bytes(service)
 
     def of_fleet(self, services: Sequence[Service]) -> Utility:
         """The utility of all services that hold rows; at least one must."""
         holding = [service for service in services if service.shards]
         held = [self._held_bytes(service) for service in holding]
-        touched = [self.touched_bytes(service.shards) for service in holding]
+        touched = [self.touched_bytes(service) for service in holding]
         replicas = [service.deployed for service in holding]
         shares = [t / n for t, n in zip(touched, held, strict=True)]
         return Utility(
@@ -94,9 +93,13 @@ class UtilityModel:
         )
 
     def _held_bytes(self, service: Service) -> int:
-        return sum(self._by_name[shard.table].row_bytes * shard.rows for shard in service.shards)
+        return sum(self._row_bytes(service, shard) * shard.rows for shard in service.shards)
 
-    def _rows(self, table: TableAccesses, shard: Shard) -> float:
+    def _row_bytes(self, service: Service, shard: Shard) -> int:
+        return self._by_name[shard.table].format.stored_as(service.row_dtype).row_bytes
+
+    def _touched_rows(self, shard: Shard) -> float:
+        table = self._by_name[shard.table]
         if table.key not in self._touched:
             self._touched[table.key] = TouchedRows(table.cdf, table.gathers * self.queries)
         touched = self._touched[table.key]

@@ -217,6 +217,10 @@ class Model:
         """Bytes of all tables."""
         return sum(table.size_bytes for table in self.tables)
 
+    def stored_bytes(self, dtype: RowDtype) -> int:
+        """Bytes of all tables whose rows are stored as `RowFormat.stored_as` says."""
+        return sum(table.rows * table.format.stored_as(dtype).row_bytes for table in self.tables)
+
     @property
     def ids_per_row(self) -> tuple[float, ...]:
         """How many ids of each table a row of the batch has, on average, whichever look-ups they are of."""

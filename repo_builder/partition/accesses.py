@@ -1,6 +1,7 @@
 """What a query gathers of tables, and their rows in one order, hottest first, whose cuts are taken back to each table.
 
 The rows of all tables stand by gathers per query and byte, most first; a table's own rows keep their hotness order.
+Where the first service stores rows in another format than the rest, the bytes are the rest's: most rows lie there.
 Ties go to the size of row that comes first among the tables, then to the earlier table, then to the hotter row.
 
 Merging takes most of a plan's time; the traffic, the profile and S_max only change what comes after it. So a sweep
@@ -19,10 +20,13 @@ from numpy.typing import NDArray
 from repo_builder.access.hotness import Hotness
 from repo_builder.errors import PlanError
 from repo_builder.machine import check_memory
+from repo_builder.model.row_rule import AS_THEY_COME, RowRule
+from repo_builder.model.types import RowFormat
 from repo_builder.spec import Spec
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Key = tuple[int, float, int, int | None]
 
 CONCAVITY_TOLERANCE = 1e-9
 """A CDF may lie this far under its least concave majorant: room for rounding, not for another order of the rows."""
@@ -32,12 +36,13 @@ CHUNK_ROWS = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class TableAccesses:
-    """A table's accesses: `cdf` (rows + 1,) float64 over its hotness order, rows per query, and bytes per row."""
+    """A table's accesses: `cdf` (rows + 1,) float64 over its hotness order, rows per query, and how rows are stored."""
 
     table: str
     cdf: Floats
     gathers: float
-    row_bytes: int
+    format: RowFormat
+    rule: RowRule = AS_THEY_COME
 
     @property
     def rows(self) -> int:
@@ -45,9 +50,24 @@ class TableAccesses:
         return len(self.cdf) - 1
 
     @property
-    def key(self) -> tuple[int, float, int]:
+    def row_bytes(self) -> int:
+        """Bytes of a row in every service but the hottest."""
+        return self.format.stored_as(self.rule.cold).row_bytes
+
+    @property
+    def hot_row_bytes(self) -> int | None:
+        """Bytes of a row in the hottest service, where the rule asks for a format of its own there."""
+        return None if self.rule.hot == self.rule.cold else self.format.stored_as(self.rule.hot).row_bytes
+
+    @property
+    def sizes(self) -> tuple[int, int | None]:
+        """The bytes of its rows: those of tables alike in them can stand for each other."""
+        return self.row_bytes, self.hot_row_bytes
+
+    @property
+    def key(self) -> Key:
         """Equal for tables alike: of one CDF, as many gathers, rows as large. Good while the table lives."""
-        return id(self.cdf), self.gathers, self.row_bytes
+        return id(self.cdf), self.gathers, *self.sizes
 
     def row_gathers(self) -> Floats:
         """What a query gathers of each row, hottest first: (rows,) float64, never increasing.
@@ -71,19 +91,35 @@ class Order:
     gathers  (N + 1,) float64: what a query gathers of the first j rows; from 0, non-decreasing, and concave over their
              bytes up to rounding
     row_bytes  the bytes of every row; or, where rows differ, (N + 1,) int64, the bytes of the first j rows
+    hot_row_bytes  the same in the first service, where a format of its own is asked for there
     """
 
     gathers: Floats
     row_bytes: int | Ints
+    hot_row_bytes: int | Ints | None = None
 
     @property
     def rows(self) -> int:
         """N."""
         return len(self.gathers) - 1
 
-    def bytes_before(self, position: Ints) -> Ints:
-        """Bytes of the rows before each position, 0 to N; same shape as `position`."""
-        return position * self.row_bytes if isinstance(self.row_bytes, int) else self.row_bytes[position]
+    @property
+    def alike(self) -> bool:
+        """Whether all rows are of one size, in the first service as in the others."""
+        return not isinstance(self.row_bytes, np.ndarray) and not isinstance(self.hot_row_bytes, np.ndarray)
+
+    def bytes_between(self, begin: Ints, end: Ints) -> Ints:
+        """Bytes of the rows (begin, end] in one service, which is the first where begin is 0; shapes go by broadcast.
+
+        Negative where an end comes before its begin.
+        """
+        held = _before(self.row_bytes, end) - _before(self.row_bytes, begin)
+        return held if self.hot_row_bytes is None else np.where(begin == 0, _before(self.hot_row_bytes, end), held)
+
+
+def _before(row_bytes: int | Ints, position: Ints) -> Ints:
+    """Bytes of the rows before each position, 0 to N; same shape as `position`."""
+    return position * row_bytes if isinstance(row_bytes, int) else row_bytes[position]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +128,7 @@ class ModelAccesses:
 
     tables: tuple[TableAccesses, ...]
     keep: bool = False
-    _kept: dict[tuple[tuple[int, float, int], ...], Order] = field(default_factory=dict, init=False, compare=False)
+    _kept: dict[tuple[Key, ...], Order] = field(default_factory=dict, init=False, compare=False)
 
     def order(self, tables: Sequence[TableAccesses]) -> Order:
         """`merged_order` of some of the tables; not to be written into."""
@@ -105,11 +141,13 @@ class ModelAccesses:
         return order
 
     def rows_within(self, size_bytes: int) -> int:
-        """How many of the hottest rows of all tables fit into so many bytes, 0 or more."""
-        sizes = {table.row_bytes for table in self.tables}
+        """How many of the hottest rows of all tables fit, stored as in the hottest service, into so many bytes."""
+        sizes = {table.hot_row_bytes or table.row_bytes for table in self.tables}
         if len(sizes) == 1:  # no order needed
             return min(sum(table.rows for table in self.tables), size_bytes // sizes.pop())
-        return int(np.searchsorted(self.order(self.tables).row_bytes, size_bytes, side="right")) - 1
+        order = self.order(self.tables)
+        held = order.bytes_between(np.zeros(1, np.int64), np.arange(order.rows + 1))
+        return int(np.searchsorted(held, size_bytes, side="right")) - 1
 
 
 def model_accesses(spec: Spec, hotness: Hotness, keep: bool = False) -> ModelAccesses:
@@ -121,7 +159,7 @@ def model_accesses(spec: Spec, hotness: Hotness, keep: bool = False) -> ModelAcc
     checked: dict[int, int] = {}
     tables = []
     for table, ids in zip(spec.model.tables, spec.model.ids_per_row, strict=True):
-        accesses = TableAccesses(table.name, hotness.cdf(table), ids * spec.serving.batch, table.format.row_bytes)
+        accesses = TableAccesses(table.name, hotness.cdf(table), ids * spec.serving.batch, table.format, spec.rows)
         if checked.get(id(accesses.cdf)) != table.rows:
             check_cdf(accesses, table.rows)
             checked[id(accesses.cdf)] = table.rows
@@ -155,7 +193,7 @@ def merged_order(tables: Sequence[TableAccesses]) -> Order:
     """The rows of all tables in one order.
 
     O(n) for n rows of one table or of tables alike, O(n * log(tables)) otherwise; 8 bytes per row, half as much again
-    while sorting. Where rows differ in size 16 bytes per row, and 32 while sorting.
+    while sorting. Where rows differ in size 16 bytes per row, and 32 while sorting; 8 more for two formats.
     """
     alike = _alike(tables)
     unit = _unit(tables)
@@ -166,23 +204,30 @@ def merged_order(tables: Sequence[TableAccesses]) -> Order:
         end = begin + count * table.rows
         prefix[begin:end].reshape(table.rows, count)[:] = _ascending(table, unit)[:, None]
         begin = end
-    sizes = [table.row_bytes for table, _ in alike]
-    if len(set(sizes)) > 1:
-        return _mixed(prefix, np.repeat(sizes, [count * table.rows for table, count in alike]), unit)
+    if len({table.sizes for table in tables}) > 1:
+        return _mixed(prefix, alike, unit)
     if len(alike) > 1:
         prefix[1:].sort(kind="stable")  # merges the runs
     _accumulate(prefix)
-    return Order(prefix, sizes[0])
+    return Order(prefix, tables[0].row_bytes, tables[0].hot_row_bytes)
 
 
-def _mixed(prefix: Floats, sizes: Ints, unit: int) -> Order:
-    """The order of rows that differ in size: `prefix[1:]` and `sizes` are (rows,), not sorted yet."""
+def _mixed(prefix: Floats, alike: Sequence[tuple[TableAccesses, int]], unit: int) -> Order:
+    """The order of rows that differ in size: `prefix[1:]` is (rows,), not sorted yet."""
+    counts = [count * table.rows for table, count in alike]
     order = np.argsort(prefix[1:], kind="stable")
-    sizes = sizes[order]
+    sizes = np.repeat([table.row_bytes for table, _ in alike], counts)[order]
     prefix[1:] = prefix[1:][order] * (sizes // unit)
+    hot_bytes = None
+    if alike[0][0].hot_row_bytes is not None:  # one rule for all
+        hot_bytes = _sums(np.repeat([table.hot_row_bytes or 0 for table, _ in alike], counts)[order])
     del order
     _accumulate(prefix)
-    return Order(prefix, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]))
+    return Order(prefix, _sums(sizes), hot_bytes)
+
+
+def _sums(sizes: Ints) -> Ints:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
 
 
 def ranks_in_tables(tables: Sequence[TableAccesses], cuts: Sequence[int]) -> list[list[int]]:
@@ -191,8 +236,8 @@ def ranks_in_tables(tables: Sequence[TableAccesses], cuts: Sequence[int]) -> lis
     kinds = {table.key: kind for kind, (table, _) in enumerate(alike)}
     ascending = [(_ascending(table, unit), count) for table, count in alike]
     kind_of = [kinds[table.key] for table in tables]
-    sizes = {size: i for i, size in enumerate(dict.fromkeys(table.row_bytes for table in tables))}
-    first = sorted(range(len(tables)), key=lambda i: sizes[tables[i].row_bytes])
+    sizes = {size: i for i, size in enumerate(dict.fromkeys(table.sizes for table in tables))}
+    first = sorted(range(len(tables)), key=lambda i: sizes[tables[i].sizes])
     return [_split(ascending, kind_of, first, cut) for cut in cuts]
 
 
@@ -210,15 +255,13 @@ def _unit(tables: Sequence[TableAccesses]) -> int:
 
 def _alike(tables: Sequence[TableAccesses]) -> list[tuple[TableAccesses, int]]:
     """The tables that differ in CDF, gathers or size of row, and how many there are of each; by size, as they come."""
-    counts: dict[tuple[int, float, int], int] = {}
-    first: dict[tuple[int, float, int], TableAccesses] = {}
+    counts: dict[Key, int] = {}
+    first: dict[Key, TableAccesses] = {}
     for table in tables:
         counts[table.key] = counts.get(table.key, 0) + 1
         first.setdefault(table.key, table)
-    sizes = list(dict.fromkeys(table.row_bytes for table in tables))
-    return sorted(
-        ((first[key], count) for key, count in counts.items()), key=lambda item: sizes.index(item[0].row_bytes)
-    )
+    sizes = list(dict.fromkeys(table.sizes for table in tables))
+    return sorted(((first[key], count) for key, count in counts.items()), key=lambda item: sizes.index(item[0].sizes))
 
 
 def _split(

@@ -1,9 +1,10 @@
 """Bounds on the dynamic program from a coarse grid: which cuts can be in an optimal partition at all.
 
-The positions 0 ... N of the hotness order are grouped into blocks of neighbours. A segment that starts in block I and
-ends in block J holds at least the rows between the last position of I and the first of J, so the cost of those rows is
-a lower bound on its cost, and a dynamic program over blocks bounds every partition from below. A partition along the
-blocks' first positions bounds the optimum from above. A block whose lower bound is above that upper bound holds no
+The positions 0 ... N of the hotness order are grouped into blocks of neighbours; 0 is one of its own, so that the first
+service, whose rows may be of another format, is known by its begin. A segment that starts in block I and ends in block
+J holds at least the rows between the last position of I and the first of J, so the cost of those rows is a lower bound
+on its cost, and a dynamic program over blocks bounds every partition from below. A partition along the blocks' first
+positions bounds the optimum from above. A block whose lower bound is above that upper bound holds no
 optimal cut.
 """
 
@@ -77,8 +78,8 @@ def grid(gathers: Floats, blocks: int) -> Positions:
 def segment_costs(order: Order, model: CostModel, begins: Positions, ends: Positions) -> Floats:
     """Cost of the rows from each begin (down) to each end (across), infinite where a block comes before itself."""
     gathers = np.maximum(order.gathers[ends][None, :] - order.gathers[begins][:, None], 0.0)
-    held = np.maximum(order.bytes_before(ends)[None, :] - order.bytes_before(begins)[:, None], 0)
-    costs = model.replica_counts(gathers) * (held + float(model.min_memory_bytes))
+    held = np.maximum(order.bytes_between(begins[:, None], ends[None, :]), 0)
+    costs = model.replica_counts(gathers) * (held + float(model.min_memory_bytes)) + model.service_bytes
     costs[np.tril_indices(len(costs), -1)] = np.inf
     return costs
 

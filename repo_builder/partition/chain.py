@@ -32,15 +32,34 @@ whatever N is: O(S * R^2 * log N) time for R replicas at most, and less with the
 states.
 
 Where a row alone is worth a good part of a replica, many numbers of replicas end at the same position. The first H
-rows, the *hot* ones, are such: each of the positions 0 ... H is a single step's with the replicas that it needs, tight
-or not, so at most N positions are looked at however many replicas there are, and a pair is needed only where its inner
-cut is cold. Then t of (*), which comes after the inner cut, is cold too, and h_t less than `OPEN` replicas' gathers: if
-its begin k is hot, its replicas are the fewest that hold (k, l] or the next number.
+rows, the *heavy* ones, are such: each of the positions 0 ... H is a single step's with the replicas that it needs,
+tight or not, so at most N positions are looked at however many replicas there are, and a pair is needed only where its
+inner cut is light. Then t of (*), which comes after the inner cut, is light too, and h_t less than `OPEN` replicas'
+gathers: if its begin k is heavy, its replicas are the fewest that hold (k, l] or the next number.
 
 Pairs can be R^3. Those that cannot be part of an optimum are dropped before their inner cuts are looked at: with
 n = p + q, p < q, b bytes of rows and g gathers in (k, l], x of these bytes on the left, the cost is
 n * min_memory + p x + q (b - x), where x / b <= cap(p) / g, as hotter rows gather more. Over all p that is least by
 n / 2 * (1 - (slack / 2g)^2) * b >= 3/8 * n * b, as slack = cap(p) + cap(q) - g < h_t <= g.
+
+Two formats. Let the first service's rows take hot_row_bytes each, and all others' row_bytes, whichever is more. Of the
+optimal choices take one as above, and count rising pairs among the services after the first. All that was said of the
+cuts between those holds as it stands, since their rows have one price: 1 and 2 move a cut, 3 exchanges two of them, and
+k of a pair is tight wherever the services before it end. What is new is c_1, with the slope r_1 * hot_row_bytes - r_2 *
+row_bytes:
+
+ 4. Where that is not negative c_1 cannot move left: service 2 stops it, so that it is a single step's as in 1; or it is
+    1, as the first service must not run empty: then service 2 would be the first, at another price.
+ 5. Where it is negative c_1 cannot move right, and it is the largest j with G[j] <= cap(r_1). (Service 2 does not run
+    empty: it would be saved.) Where the cut after service 2 rises c_1 is the begin of a pair by 3 too.
+
+So the last step, to the position 0, is a single one at the first service's price, and comes from where single and pair
+steps lead, or from a *first end*: the position 1, and those of 5 for each number of replicas. From every position a
+single step may lead to a first end, with the replicas that it needs, tight or not. There are as many first ends as
+replicas: time grows as before.
+
+A service may have to be worth `service_bytes` besides. That is as much in all choices of as many services, and the
+arguments above change none, or fewer: they hold as they stand.
 
 What it may cost is bounded: `best_chain` gives up after `MOST_STEPS`, and `dp.py` then counts replicas in lots.
 
@@ -67,7 +86,7 @@ NOISE = 1e-12
 """Pairs are kept where (*) fails by no more than this share of all gathers, for rounding; more pairs do no harm."""
 
 OPEN = 0.25
-"""Rows that are worth more than so much of a replica are hot."""
+"""Rows that are worth more than so much of a replica are heavy."""
 
 MOST_STEPS = 2 * 10**7
 """The most steps looked at: some seconds."""
@@ -107,8 +126,8 @@ def best_chain(order: Order, model: CostModel, s_max: int, bounds: CoarseBounds 
     """The least cost in bytes and its inner cuts, ascending; N >= 1.
 
     Needs `per_gather_s` > 0. Of equal costs the fewest services win, then the step that comes first: singles before
-    pairs, hot positions before others, colder positions before hotter ones, fewer replicas before more.
-    Raises TooManySteps.
+    pairs, heavy positions, then first ends before others, colder positions before hotter ones, fewer replicas before
+    more. Raises TooManySteps.
     """
     search = _Search(order, model, s_max, bounds)
     start = np.array([order.rows])
@@ -131,33 +150,36 @@ class _Search:
 
     def __init__(self, order: Order, model: CostModel, s_max: int, bounds: CoarseBounds | None) -> None:
         self.order, self.prefix, self.model, self.s_max, self.bounds = order, order.gathers, model, s_max, bounds
+        self.upper = np.inf if bounds is None else bounds.upper * (1 + MARGIN)
         self.steps = 0
         self.noise = NOISE * float(self.prefix[-1])
         replicas = (
             model.target_qps * model.service_time.per_gather_s * np.diff(self.prefix)
         )  # (N,), what a row is worth
-        self.hot = int(np.count_nonzero(replicas > OPEN))
+        self.heavy = int(np.count_nonzero(replicas > OPEN))
+        self.first_ends = self._first_ends() if order.hot_row_bytes is not None else np.zeros(0, np.int64)
 
     def singles(self, layer: _Layer, used: int) -> _Steps:
         """Every step by one service from a layer to the layer `used`; to the last layer only those to position 0."""
         low, high = self._window(used)
         end = layer.position
         origin, replicas = self._ragged(
-            self._replicas(end, np.minimum(end, high)), self._replicas(end, np.minimum(end, max(low, self.hot + 1)))
+            self._replicas(end, np.minimum(end, high)), self._replicas(end, np.minimum(end, max(low, self.heavy + 1)))
         )
         position = self._tight(end[origin], replicas, 1)
-        hot_origin, hot_position = self._hot_positions(end, low, high)
-        origin, position = np.concatenate([hot_origin, origin]), np.concatenate([hot_position, position])
-        replicas = np.concatenate([self._replicas(end[hot_origin], hot_position), replicas])
+        loose = [self._heavy_positions(end, low, high), self._to_first_ends(layer, used)]
+        loose_origin, loose_position = (np.concatenate(parts) for parts in zip(*loose, strict=True))
+        origin, position = np.concatenate([loose_origin, origin]), np.concatenate([loose_position, position])
+        replicas = np.concatenate([self._replicas(end[loose_origin], loose_position), replicas])
         keep = (position < end[origin]) & (position >= low) & (position <= high)
         origin, position, replicas = origin[keep], position[keep], replicas[keep]
-        cost = layer.cost[origin] + replicas * self._bytes(position, end[origin])
+        cost = layer.cost[origin] + replicas * self._bytes(position, end[origin]) + self.model.service_bytes
         return self._promising(_Steps(origin, position, cost, np.full_like(position, -1)), used)
 
     def pairs(self, layer: _Layer, used: int) -> _Steps:
-        """Every step by a pair that obeys (*), to the layer `used`, with a cold inner cut in the window before it."""
+        """Every step by a pair that obeys (*), to the layer `used`, with a light inner cut in the window before it."""
         low, high = self._window(used - 1)
-        low = max(low, self.hot + 1)
+        low = max(low, self.heavy + 1)
         found = [_Steps(*(np.zeros(0, np.int64) for _ in range(4)))]
         if low > high:
             return found[0]
@@ -178,9 +200,39 @@ class _Search:
             first = first - 1
         return self._promising(_Steps(*(np.concatenate(parts) for parts in zip(*found, strict=True))), used)
 
-    def _hot_positions(self, end: Ints, low: int, high: int) -> tuple[Ints, Ints]:
-        """(origin, position) for every hot position of the window before each end."""
-        return self._ragged(np.full_like(end, low), np.minimum(end - 1, min(high, self.hot)))
+    def _heavy_positions(self, end: Ints, low: int, high: int) -> tuple[Ints, Ints]:
+        """(origin, position) for every heavy position of the window before each end."""
+        return self._ragged(np.full_like(end, low), np.minimum(end - 1, min(high, self.heavy)))
+
+    def _first_ends(self) -> Ints:
+        """The positions, ascending, where a first service of another format may end without being stopped."""
+        low, high = 1, self.order.rows
+        if self.bounds is not None:
+            windows = self.bounds.windows[1:]
+            low, high = int(windows[:, 0].min()), int(windows[:, 1].max())
+        low = min(max(low, self.heavy + 1), self.order.rows)
+        zero = np.zeros(1, np.int64)
+        _, replicas = self._ragged(self._replicas(np.array([low]), zero), self._replicas(np.array([high]), zero))
+        positions = self._left_tight(np.zeros_like(replicas), replicas)
+        reached: Ints = np.unique(np.concatenate([np.ones(1, np.int64), positions[positions > 0]]))
+        return reached
+
+    def _to_first_ends(self, layer: _Layer, used: int) -> tuple[Ints, Ints]:
+        """(origin, position) for every first end of the window before each end that can be promising."""
+        low, high = self._window(used)
+        end = layer.position
+        begin = np.searchsorted(self.first_ends, np.full_like(end, low), side="left")
+        beyond = np.searchsorted(self.first_ends, np.minimum(end - 1, high), side="right")
+        origin, index = self._ragged(begin, beyond - 1)
+        position = self.first_ends[index]
+        zero = np.zeros_like(position)
+        total = layer.cost[origin] + 2 * self.model.service_bytes
+        total += sum(
+            self._replicas(last, first) * self._bytes(first, last)
+            for first, last in ((position, end[origin]), (zero, position))
+        )
+        keep = total <= self.upper
+        return origin[keep], position[keep]
 
     def _pair_ends(self, layer: _Layer, used: int) -> tuple[Ints, Ints, Ints]:
         """(origin, replicas of the pair, position reached) for every pair's end in the window that can be promising."""
@@ -188,18 +240,19 @@ class _Search:
         end = layer.position
         origin, total = self._ragged(
             self._pair_replicas(end, np.minimum(end, high)),
-            self._pair_replicas(end, np.minimum(end, max(low, self.hot + 1))),
+            self._pair_replicas(end, np.minimum(end, max(low, self.heavy + 1))),
         )
         position = self._tight(end[origin], total, 2)
-        hot_origin, hot_position = self._hot_positions(end, low, high)
-        fewest = self._pair_replicas(end[hot_origin], hot_position)
-        row, hot_total = self._ragged(fewest, fewest + 1)
-        origin, position = np.concatenate([hot_origin[row], origin]), np.concatenate([hot_position[row], position])
-        total = np.concatenate([hot_total, total])
+        heavy_origin, heavy_position = self._heavy_positions(end, low, high)
+        fewest = self._pair_replicas(end[heavy_origin], heavy_position)
+        row, heavy_total = self._ragged(fewest, fewest + 1)
+        origin, position = np.concatenate([heavy_origin[row], origin]), np.concatenate([heavy_position[row], position])
+        total = np.concatenate([heavy_total, total])
         keep = (position < end[origin]) & (position >= low) & (position <= high)
         origin, total, position = origin[keep], total[keep], position[keep]
         empty = self.model.min_memory_bytes
         cost = layer.cost[origin] + total * (empty + (self._bytes(position, end[origin]) - empty) * 3 // 8)
+        cost += 2 * self.model.service_bytes
         keep = self._within(cost, position, used)
         return origin[keep], total[keep], position[keep]
 
@@ -207,6 +260,7 @@ class _Search:
         """The feasible ones of these pairs: the left service takes all rows it can, the right one the rest."""
         inner = self._left_tight(position, first)
         cost = layer.cost[origin] + first * self._bytes(position, inner) + second * self._bytes(inner, end)
+        cost += 2 * self.model.service_bytes
         steps = _Steps(origin, position, cost, inner)
         return steps.where((inner > position) & (inner < end) & self._fits(inner, end, second, 1))
 
@@ -241,10 +295,10 @@ class _Search:
             return np.ones(len(position), np.bool_)
         low, high = self._window(used)
         bound = cost + self.bounds.below(self.s_max - used, position)
-        return (position >= low) & (position <= high) & (bound <= self.bounds.upper * (1 + MARGIN))
+        return (position >= low) & (position <= high) & (bound <= self.upper)
 
     def _bytes(self, begin: Ints, end: Ints) -> Ints:
-        held: Ints = self.order.bytes_before(end) - self.order.bytes_before(begin) + self.model.min_memory_bytes
+        held: Ints = self.order.bytes_between(begin, end) + self.model.min_memory_bytes
         return held
 
     def _replicas(self, end: Ints, begin: Ints) -> Ints:

@@ -225,11 +225,15 @@ def replicas_for(load: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Prices the rows of a service: `replicas * (their bytes + min_memory_bytes)`, a whole number of bytes."""
+    """Prices the rows of a service: `replicas * (their bytes + min_memory_bytes)`, a whole number of bytes.
+
+    service_bytes: what a service must be worth besides, however many replicas it has; 0 is the paper's price.
+    """
 
     target_qps: float
     service_time: ServiceTime
     min_memory_bytes: int
+    service_bytes: int = 0
 
     def load(self, gathers: float) -> float:
         """The service's time per second of traffic, in replicas."""
@@ -240,8 +244,8 @@ class CostModel:
         return replicas_for(self.load(gathers))
 
     def cost(self, rows_bytes: int, gathers: float) -> int:
-        """Bytes over all replicas of a service whose rows take `rows_bytes`."""
-        return self.replicas(gathers) * (rows_bytes + self.min_memory_bytes)
+        """Bytes over all replicas of a service whose rows take `rows_bytes`, and its `service_bytes`."""
+        return self.replicas(gathers) * (rows_bytes + self.min_memory_bytes) + self.service_bytes
 
     def loads(self, gathers: NDArray[np.float64]) -> NDArray[np.float64]:
         """`load` of many services at once, equal to it bit for bit; same shape as `gathers`."""

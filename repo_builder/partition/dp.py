@@ -1,7 +1,8 @@
 """The partition of an order of rows into services with the least memory (ElasticRec, ISCA 2024, algorithm 2), exactly.
 
 Problem. Given G[j], the rows gathered in a query from the first j rows, and W[j], their bytes, find cuts
-0 = c_0 < c_1 < ... < c_s = N, s <= s_max, with the least sum of `CostModel.cost` over the segments (c_{i-1}, c_i].
+0 = c_0 < c_1 < ... < c_s = N, s <= s_max, with the least sum of `CostModel.cost` over the segments (c_{i-1}, c_i]. The
+first segment's rows may be stored in a format of their own: their bytes are then told apart by c_0 = 0.
 State: best[s][j], the least cost of the rows 1 ... j in s services.
 Recurrence: best[s][j] = min over k < j of best[s - 1][k] + cost(k, j), best[0][0] = 0; answer: the least best[s][N].
 Complexity: as written, O(s_max * N^2). The paper coarsens the rows into bins; here every row stays a possible cut:
@@ -13,7 +14,8 @@ replicas are counted in lots of 4, 16, 64 ...: the cost is under that of the opt
 
 Where rows differ in size, a service may be left with room for part of a large row, and the proof of `chain.py` holds
 only up to that. There the recurrence is run over the rows near the cuts found, and the grid: all rows up to
-SMALL_ROWS, so that these are exact too; beyond, what is missed is a few rows' bytes per replica.
+SMALL_ROWS, so that these are exact too; beyond, what is missed is a few rows' bytes per replica, and, where the first
+service's format makes rows larger or smaller by different factors, what the grid misses of the first cut.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ LARGEST_COST_BYTES = 2**62
 class Partition:
     """The cheapest cuts of an order.
 
-    cost_bytes  over all replicas
+    cost_bytes  over all replicas, and what the services must be worth besides
     cuts        0 = c_0 < c_1 < ... < c_s = N: service i holds the rows c_i + 1 ... c_{i+1}
     replicas    of each service
     """
@@ -64,10 +66,12 @@ def partition(order: Order, model: CostModel, s_max: int) -> Partition:
         raise PlanError(
             f"target_qps: expected a fleet under 2^62 bytes, got {float(whole.cost_bytes):.3g} bytes; lower the traffic"
         )
-    if model.service_time.per_gather_s == 0 or s_max == 1:  # every service has the same replicas: cuts only cost
+    same_replicas = model.service_time.per_gather_s == 0  # of every service: cuts only cost, but for another format
+    if s_max == 1 or order.rows == 1 or (same_replicas and order.hot_row_bytes is None):
         return whole
-    found = min(whole, _partition(order, model, _chain_cuts(order, model, s_max)), key=_preferred)
-    if isinstance(order.row_bytes, int):
+    inner = [1] if same_replicas else _chain_cuts(order, model, s_max)
+    found = min(whole, _partition(order, model, inner), key=_preferred)
+    if order.alike:
         return found
     near = _partition(order, model, _best_among(_near(order, found.cuts), order, model, s_max))
     return min(found, near, key=_preferred)
@@ -81,7 +85,7 @@ def _chain_cuts(order: Order, model: CostModel, s_max: int) -> list[int]:
     """The inner cuts of the cheapest partition, counting replicas in the smallest lots that are few enough."""
     lot = 1
     while True:
-        lots = replace(model, target_qps=model.target_qps / lot)
+        lots = replace(model, target_qps=model.target_qps / lot, service_bytes=model.service_bytes // lot)
         bounds = coarse_bounds(order, lots, s_max, GRID_BLOCKS) if order.rows > SMALL_ROWS else None
         try:
             return best_chain(order, lots, s_max, bounds)[1]
@@ -92,7 +96,7 @@ def _chain_cuts(order: Order, model: CostModel, s_max: int) -> list[int]:
 def _partition(order: Order, model: CostModel, inner: list[int]) -> Partition:
     cuts = (0, *inner, order.rows)
     gathers = [float(order.gathers[end] - order.gathers[begin]) for begin, end in pairwise(cuts)]
-    held_bytes = np.diff(order.bytes_before(np.array(cuts))).tolist()
+    held_bytes = order.bytes_between(np.array(cuts[:-1]), np.array(cuts[1:])).tolist()
     costs = [model.cost(held, g) for held, g in zip(held_bytes, gathers, strict=True)]
     return Partition(sum(costs), cuts, tuple(model.replicas(g) for g in gathers))
 

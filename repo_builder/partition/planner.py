@@ -8,7 +8,8 @@ from itertools import pairwise
 
 from repo_builder.access.hotness import Hotness
 from repo_builder.errors import PlanError
-from repo_builder.partition.accesses import ModelAccesses, TableAccesses, model_accesses, ranks_in_tables
+from repo_builder.model.types import RowDtype
+from repo_builder.partition.accesses import Key, ModelAccesses, TableAccesses, model_accesses, ranks_in_tables
 from repo_builder.partition.cost import CostModel, Profile, replicas_for
 from repo_builder.partition.dp import partition
 from repo_builder.partition.latency import check_idle, meet_sla
@@ -72,7 +73,7 @@ def model_wise_plan(spec: Spec, hotness: Hotness, profile: Profile) -> Plan:
     plan = Plan(
         spec=spec.name,
         grouping="model_wise",
-        services=(_dense_service(spec, profile, 0), _embedding_service(WHOLE, held, model, profile)),
+        services=(_dense_service(spec, profile, 0), _embedding_service(WHOLE, held, model, profile, spec.rows.hot)),
         batch=spec.serving.batch,
         profile=profile.name,
     )
@@ -82,13 +83,14 @@ def model_wise_plan(spec: Spec, hotness: Hotness, profile: Profile) -> Plan:
 
 
 def _per_table(accesses: ModelAccesses, model: CostModel, profile: Profile, s_max: int) -> Iterator[Service]:
-    solved: dict[tuple[int, float, int], tuple[int, ...]] = {}
+    solved: dict[Key, tuple[int, ...]] = {}
     names = legal_names([table.table for table in accesses.tables])
     for table in accesses.tables:
         if table.key not in solved:
             solved[table.key] = partition(accesses.order([table]), model, s_max).cuts
         for i, (begin, end) in enumerate(pairwise(solved[table.key])):
-            yield _embedding_service(f"{names[table.table]}_s{i}", [(table, begin, end)], model, profile)
+            dtype = table.rule.cold if i else table.rule.hot
+            yield _embedding_service(f"{names[table.table]}_s{i}", [(table, begin, end)], model, profile, dtype)
 
 
 def _tiered(accesses: ModelAccesses, model: CostModel, profile: Profile, s_max: int) -> Iterator[Service]:
@@ -97,19 +99,20 @@ def _tiered(accesses: ModelAccesses, model: CostModel, profile: Profile, s_max: 
     inner = ranks_in_tables(tables, cuts[1:-1])
     ranks = [[0] * len(tables), *inner, [table.rows for table in tables]]
     for i, (begins, ends) in enumerate(pairwise(ranks)):
-        yield _embedding_service(f"tier{i}", zip(tables, begins, ends, strict=True), model, profile)
+        dtype = tables[0].rule.cold if i else tables[0].rule.hot
+        yield _embedding_service(f"tier{i}", zip(tables, begins, ends, strict=True), model, profile, dtype)
 
 
 _GROUPINGS = {"per_table": _per_table, "tiered": _tiered}
 
 
 def _embedding_service(
-    name: str, held: Iterable[tuple[TableAccesses, int, int]], model: CostModel, profile: Profile
+    name: str, held: Iterable[tuple[TableAccesses, int, int]], model: CostModel, profile: Profile, dtype: RowDtype
 ) -> Service:
-    """A service holding the ranks begin ... end - 1 of each table; tables without rows in it are left out."""
+    """A service holding the ranks begin ... end - 1 of each table, its rows as `dtype`; empty ranges are left out."""
     held = [(table, begin, end) for table, begin, end in held if begin < end]
     gathers = sum(table.gathers * float(table.cdf[end] - table.cdf[begin]) for table, begin, end in held)
-    rows_bytes = sum((end - begin) * table.row_bytes for table, begin, end in held)
+    rows_bytes = sum((end - begin) * table.format.stored_as(dtype).row_bytes for table, begin, end in held)
     whole_tables = all((begin, end) == (0, table.rows) for table, begin, end in held)
     seconds = profile.seconds(gathers, rows_bytes, whole_tables)
     return Service(
@@ -122,6 +125,7 @@ def _embedding_service(
         gathers=gathers,
         qps=1 / seconds,
         shards=tuple(Shard(table.table, begin, end) for table, begin, end in held),
+        row_dtype=dtype,
     )
 
 

@@ -47,6 +47,7 @@ from repo_builder.repository.manifest import (
     FileEntry,
     Layout,
     Manifest,
+    Proof,
     describe,
     entry_of,
     foreign_to_repository,
@@ -75,7 +76,8 @@ def build(
     """Write the repository of a layout to `target`, replacing a former one; the manifest says what it is.
 
     `progress` counts table bytes and is called in another thread. Raises PlanError where the plan does not fit the
-    spec or the layout, SpecError where native shards are to send FP16, RepositoryError where `target` cannot be
+    spec or the layout, SpecError where native shards are to send FP16 or the rows that the plan stores in fewer bits
+    than they came in change scores by more than the spec's budget, RepositoryError where `target` cannot be
     written, ExportError where the cut model answers otherwise than the whole one, and what reading the weights raises.
     """
     design = Design.of(spec, plan, layout)
@@ -92,6 +94,7 @@ def build(
             trial = Trial(design, source, queries, folder)
             files += write_weights(design, source, hotness, folder, pool, progress, trial.see)
             proof = trial.proof()
+            _check_budget(design, proof)
             version = _version(files) if design.arrangement.versioned else FIRST_VERSION
             files = _numbered(design, files, version, folder)
             small = small_files(design, queries, shard_backend, version)
@@ -109,6 +112,17 @@ def _check_backend(design: Design, shard_backend: configs.ShardBackend) -> None:
     native = any(configs.is_native(held.service, shard_backend) for held in design.wiring)
     if native and configs.sends_halves(design):
         raise SpecError("fleet.sums_dtype: expected fp32 for native shards, got fp16; or use --shard-backend python")
+
+
+def _check_budget(design: Design, proof: Proof) -> None:
+    """Whoever chose the plan's formats for the spec's budget may have done so on other samples, or not at all."""
+    budget, error = design.spec.rows.budget, proof.score_error
+    if budget is not None and error is not None and not error.max <= budget:
+        stored = ", ".join(f"{held.name} {held.service.row_dtype}" for held in design.wiring)
+        raise SpecError(
+            f"rows.budget: expected a score error of at most {budget:g} on samples, got {error.max:.2e} with the rows "
+            f"of the plan ({stored}); plan again with this spec, or allow more"
+        )
 
 
 def _write_whole(design: Design, source: Source, folder: Path) -> list[FileEntry]:

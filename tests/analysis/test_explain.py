@@ -12,7 +12,8 @@ from matplotlib.image import imread
 from elasticrec.tables_plan import explanation
 from repo_builder.analysis.explain import explain
 from repo_builder.analysis.plan_plots import plot_explanation
-from repo_builder.partition.accesses import Floats, TableAccesses
+from repo_builder.model.row_rule import RowRule
+from repo_builder.partition.accesses import Floats, ModelAccesses, TableAccesses
 from repo_builder.partition.cost import CostModel
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import plan_accesses
@@ -30,15 +31,19 @@ GROUPINGS: tuple[Grouping, ...] = ("tiered", "per_table")
     st.integers(0, 200_000),
     st.sampled_from([1.0, 0.8]),
     st.integers(2, 8),
+    st.sampled_from([RowRule(), RowRule(hot="fp32", cold="int8")]),
 )
 def test_figures_are_those_of_the_recurrence_and_no_move_is_cheaper(
-    grouping: Grouping, target_qps: float, min_memory: int, utilisation: float, s_max: int
+    grouping: Grouping, target_qps: float, min_memory: int, utilisation: float, s_max: int, rule: RowRule
 ) -> None:
-    spec = replace(SPEC, serving=replace(SPEC.serving, target_qps=target_qps))
+    """With a format for all rows, and with smaller rows but in the first service."""
+    spec = replace(SPEC, serving=replace(SPEC.serving, target_qps=target_qps), rows=rule)
+    held = ModelAccesses(tuple(replace(table, rule=rule) for table in ACCESSES.tables))
     profile = replace(PROFILE, min_memory_bytes=min_memory)
-    plan = plan_accesses(spec, ACCESSES, profile, grouping, s_max, utilisation)
+    plan = plan_accesses(spec, held, profile, grouping, s_max, utilisation)
     model = CostModel(target_qps / utilisation, profile.service_time, min_memory)
-    chains = explain(spec, ACCESSES, profile, plan, utilisation)
+    chains = explain(spec, held, profile, plan, utilisation)
+    sizes = [16, 16 if rule.cold == "fp32" else 12]  # of the first service and of the others, of dim 4
     assert sorted(name for chain in chains for name in chain.tables) == ["A", "B_0", "B_1"]
     for chain in chains:
         assert len(chain.cuts) == len(chain.services) - 1
@@ -46,16 +51,17 @@ def test_figures_are_those_of_the_recurrence_and_no_move_is_cheaper(
         positions = [0, *(cut.position for cut in chain.cuts), len(prefix) - 1]
         for i, cut in enumerate(chain.cuts):
             begin, position, end = positions[i : i + 3]
-            now = _cost(model, prefix, begin, position, end)
+            now = _cost(model, sizes, prefix, begin, position, end)
             assert cut.left.cost_bytes + cut.right.cost_bytes == now
             for move in cut.moves:
-                assert move.cost_bytes == _cost(model, prefix, begin, position + move.rows, end) - now >= 0
-            assert cut.joined_bytes == _cost(model, prefix, begin, end) - now >= 0
+                assert move.cost_bytes == _cost(model, sizes, prefix, begin, position + move.rows, end) - now >= 0
+            assert cut.joined_bytes == _cost(model, sizes, prefix, begin, end) - now >= 0
 
 
-def _cost(model: CostModel, prefix: Floats, *positions: int) -> float:
+def _cost(model: CostModel, sizes: list[int], prefix: Floats, *positions: int) -> float:
     return sum(
-        plain_cost(model, 16 * (end - begin), float(prefix[end] - prefix[begin])) for begin, end in pairwise(positions)
+        plain_cost(model, sizes[begin > 0] * (end - begin), float(prefix[end] - prefix[begin]))
+        for begin, end in pairwise(positions)
     )
 
 
@@ -75,6 +81,16 @@ def test_words_and_picture(grouping: Grouping, tmp_path: Path) -> None:
     assert told.count("without this cut") == sum(len(chain.cuts) for chain in chains) > 0
     plot_explanation("t", ACCESSES, chains, tmp_path / "explain.png")
     assert imread(tmp_path / "explain.png").shape[1] > 1000
+
+
+def test_a_move_between_formats_says_both() -> None:
+    rule = RowRule(hot="fp32", cold="int8")
+    busy = replace(SPEC, serving=replace(SPEC.serving, target_qps=30_000.0), rows=rule)
+    held = ModelAccesses(tuple(replace(table, rule=rule) for table in ACCESSES.tables))
+    plan = plan_accesses(busy, held, PROFILE, "tiered", 4)
+    told = explanation(explain(busy, held, PROFILE, plan, 1.0))
+    hot, cold = plan.embedding_services[:2]
+    assert f"these rows as fp32 in {hot.replicas} replicas instead of int8 in {cold.replicas}" in told
 
 
 def test_no_cut_is_told() -> None:

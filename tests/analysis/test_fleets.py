@@ -1,10 +1,13 @@
 """The whole model in every replica, by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from repo_builder.analysis.fleets import GPU_RESERVE_BYTES, gpu_cached, model_wise, most_utilisation
 from repo_builder.errors import PlanError
+from repo_builder.model.row_rule import RowRule
 from repo_builder.partition.cost import DEFAULT_GPU_TIMES
 from repo_builder.partition.latency import Queue
 from tests.analysis.helpers import PROFILE, SPEC, accesses, with_sla
@@ -61,3 +64,10 @@ def test_the_cache_takes_the_hottest_rows_of_all_tables() -> None:
 def test_a_gpu_too_small_for_the_dense_layers_is_an_error() -> None:
     with pytest.raises(PlanError, match="expected room for the dense layers"):
         gpu_cached(SPEC, accesses(), PROFILE, GPU_RESERVE_BYTES)
+
+
+def test_a_whole_replica_stores_rows_as_a_hottest_service() -> None:
+    spec = replace(SPEC, rows=RowRule(hot="int8", cold="int4"))
+    model = model_wise(spec, PROFILE)
+    assert model.memory_bytes == ROWS * 12 + SPEC.model.dense.parameter_bytes + 5000  # of dim 4
+    assert model.replicas(1.0).row_dtype == "int8"

@@ -1,5 +1,7 @@
 """Expected touched rows against a Monte Carlo simulation and a plain sum; fleets by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.queries import IdSampler
 from repo_builder.analysis.utility import CHUNK_ROWS, TouchedRows, Utility, UtilityModel
 from repo_builder.model.dlrm import DlrmTable
+from repo_builder.model.types import RowFormat
 from repo_builder.partition.accesses import TableAccesses
 from repo_builder.partition.plan import Service, Shard
 from tests.partition.helpers import zipf_cdf
@@ -28,8 +31,8 @@ def test_touched_rows_agree_with_monte_carlo() -> None:
     for run in range(runs):
         touched = np.unique(rank[sampler.draw((queries, batch * table.pooling), rng)])
         counted[run] = [((touched >= begin) & (touched < end)).sum() for begin, end in ranges]
-    model = UtilityModel([TableAccesses("A", hotness.cdf(table), batch * table.pooling, 1)], queries)
-    expected = [model.touched_bytes([Shard("A", begin, end)]) for begin, end in ranges]
+    model = UtilityModel([TableAccesses("A", hotness.cdf(table), batch * table.pooling, RowFormat(1))], queries)
+    expected = [model.touched_bytes(service((Shard("A", begin, end),), 1)) / 4 for begin, end in ranges]
     errors = counted.std(axis=0) / np.sqrt(runs)
     assert np.abs(counted.mean(axis=0) - expected) == pytest.approx(0, abs=4 * errors.max())
     assert np.all(np.abs(counted.mean(axis=0) - expected) < 4 * errors + 1e-9)
@@ -50,7 +53,23 @@ def test_a_row_that_takes_everything_is_touched_and_no_other() -> None:
 
 def test_a_fleet_is_averaged_by_replicas_and_by_bytes() -> None:
     """Two uniform tables; one access touches one row: half of A's two rows of 6 bytes, a tenth of B's ten of 4."""
-    tables = [TableAccesses("A", np.linspace(0, 1, 3), 1, 6), TableAccesses("B", np.linspace(0, 1, 11), 1, 4)]
+    tables = [
+        TableAccesses("A", np.linspace(0, 1, 3), 1, RowFormat(3, "fp16")),
+        TableAccesses("B", np.linspace(0, 1, 11), 1, RowFormat(1)),
+    ]
     services = [service((Shard("A", 0, 2),), 2, added=1), service((Shard("B", 0, 10),), 1), service((), 7)]
     found = UtilityModel(tables, queries=1).of_fleet(services)
     assert found == Utility(pytest.approx((3 * 0.5 + 0.1) / 4), pytest.approx((3 * 6 + 4) / (3 * 12 + 40)))
+
+
+def test_bytes_are_those_that_a_service_stores() -> None:
+    """A row of 8 numbers takes 32 bytes, and 16 as int8; a table that came in int8 takes these wherever it is."""
+    uniform = np.linspace(0, 1, 5)
+    tables = [TableAccesses("A", uniform, 1, RowFormat(8)), TableAccesses("B", uniform, 1, RowFormat(8, "int8"))]
+    model = UtilityModel(tables, queries=1)
+    shards = (Shard("A", 0, 4), Shard("B", 0, 2))
+    hot, cold = service(shards, 1), replace(service(shards, 1), row_dtype="int8")
+    assert model.touched_bytes(hot) == pytest.approx(32 + 16 / 2)
+    assert model.touched_bytes(cold) == pytest.approx(16 + 16 / 2)
+    assert model.of_replica(cold) == pytest.approx(24 / (4 * 16 + 2 * 16))
+    assert model.of_fleet([hot, cold]).by_bytes == pytest.approx((40 + 24) / (160 + 96))

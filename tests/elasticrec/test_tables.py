@@ -13,6 +13,7 @@ from elasticrec.commands.demo import demo_summary, demo_table
 from elasticrec.demo import Report
 from elasticrec.tables import size
 from elasticrec.tables_plan import plan_summary, plan_table
+from repo_builder.model.row_rule import RowRule
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Grouping, Plan, Service, Shard
 from repo_builder.partition.planner import make_plan
@@ -120,6 +121,17 @@ def test_a_plan_is_shown_as_it_is() -> None:
         "one copy of the tables is 23.5 KiB)",
         "profile: measured",
     ]
+
+
+def test_a_plan_says_how_rows_are_stored_where_that_is_not_all_fp32() -> None:
+    spec, plan = planned("tiered", LONG)
+    assert "stored" not in rendered(plan_table(plan))[0]
+    cold = replace(plan.embedding_services[-1], row_dtype="int8")
+    header, *lines = rendered(plan_table(replace(plan, services=(*plan.services[:-1], cold))))
+    assert " ".join(header) == PLAN_HEADER.replace("rows ", "rows stored ")
+    assert [line[4] for line in lines[1:]] == ["fp32"] * (len(lines) - 2) + ["int8"]
+    whole = size(spec.model.size_bytes // 16 * 12)  # of dim 4
+    assert f"one copy of the tables is {whole}" in plan_summary(plan, replace(spec, rows=RowRule("int8", "int4")))
 
 
 def report(grouping: Grouping, name: str) -> Report:

@@ -21,13 +21,14 @@ def plain_cost(model: CostModel, rows_bytes: int, gathers: float) -> int:
     """The paper's cost, written out anew."""
     load = model.target_qps * (model.service_time.fixed_s + model.service_time.per_gather_s * gathers)
     whole = round(load) if load <= round(load) * (1 + 1e-9) and load >= round(load) else math.ceil(load)
-    return max(1, whole) * (rows_bytes + model.min_memory_bytes)
+    return max(1, whole) * (rows_bytes + model.min_memory_bytes) + model.service_bytes
 
 
 def _segment(order: Order, model: CostModel, begin: int, end: int) -> int:
+    """The first segment's rows are of the hot format where there is one."""
+    row_bytes = order.row_bytes if begin or order.hot_row_bytes is None else order.hot_row_bytes
     before = [
-        order.row_bytes * position if isinstance(order.row_bytes, int) else int(order.row_bytes[position])
-        for position in (begin, end)
+        row_bytes * position if isinstance(row_bytes, int) else int(row_bytes[position]) for position in (begin, end)
     ]
     return plain_cost(model, before[1] - before[0], float(order.gathers[end] - order.gathers[begin]))
 

@@ -52,6 +52,6 @@ def test_rows_within_a_size_are_the_first_of_the_order() -> None:
             Spec.of_dlrm(spec.name, replace(spec.form, tables=tables), spec.access, spec.serving, spec.fleet),
             PowerLawHotness(0.9, 0),
         )
-        before = accesses.order(accesses.tables).bytes_before(np.arange(51))
+        before = accesses.order(accesses.tables).bytes_between(np.array(0), np.arange(51))
         for size in range(0, int(before[-1]) + 20, 7):
             assert accesses.rows_within(size) == int((before <= size).sum()) - 1

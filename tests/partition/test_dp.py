@@ -14,13 +14,17 @@ from repo_builder.partition.cost import CostModel, ServiceTime
 from tests.partition.helpers import brute_force, quadratic, zipf_cdf
 
 
-def _order(row_gathers: list[float], row_bytes: int | list[int] = 1) -> Order:
-    """The rows by gathers and byte; `row_bytes` of all, or of each as given."""
+def _order(
+    row_gathers: list[float], row_bytes: int | list[int] = 1, hot_row_bytes: int | list[int] | None = None
+) -> Order:
+    """The rows by gathers and byte; `row_bytes` of all, or of each as given, and those in the first service."""
     if isinstance(row_bytes, int):
-        return Order(np.concatenate([[0.0], np.cumsum(sorted(row_gathers, reverse=True))]), row_bytes)
-    rows = sorted(zip(row_gathers, row_bytes, strict=True), key=lambda row: -row[0] / row[1])
-    gathers, sizes = np.cumsum([(0.0, 0), *rows], axis=0).T
-    return Order(gathers, sizes.astype(np.int64))
+        assert not isinstance(hot_row_bytes, list)
+        return Order(np.concatenate([[0.0], np.cumsum(sorted(row_gathers, reverse=True))]), row_bytes, hot_row_bytes)
+    hot = hot_row_bytes if isinstance(hot_row_bytes, list) else row_bytes
+    rows = sorted(zip(row_gathers, row_bytes, hot, strict=True), key=lambda row: -row[0] / row[1])
+    gathers, sizes, hot_sizes = np.cumsum([(0.0, 0, 0), *rows], axis=0).T
+    return Order(gathers, sizes.astype(np.int64), hot_sizes.astype(np.int64) if hot_row_bytes else None)
 
 
 def _check(order: Order, model: CostModel, s_max: int, expected: tuple[float, int]) -> dp.Partition:
@@ -51,6 +55,23 @@ def test_equals_brute_force_over_all_cut_sets(
     _check(order, model, s_max, brute_force(order, model, s_max))
 
 
+two_formats = st.one_of(
+    st.tuples(st.sampled_from([1, 2, 7]), st.sampled_from([1, 2, 3, 8, 30])),
+    st.tuples(*2 * [st.lists(st.sampled_from([1, 2, 3, 8]), min_size=8, max_size=8)]),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(counts, two_formats, models, st.integers(1, 9))
+def test_two_formats_equal_brute_force_over_all_cut_sets(
+    hits: list[int], sizes: tuple[int | list[int], int | list[int]], model: CostModel, s_max: int
+) -> None:
+    """The first service's rows smaller or larger than the others', alike or each as it comes."""
+    cold, hot = (size if isinstance(size, int) else size[: len(hits)] for size in sizes)
+    order = _order([float(hit) for hit in hits], cold, hot)
+    _check(order, model, s_max, brute_force(order, model, s_max))
+
+
 def _random_rows(rng: random.Random, rows: int) -> list[float]:
     alpha, scale = rng.uniform(0.2, 2.0), rng.uniform(0.2, 20.0)
     return rng.choice(
@@ -77,6 +98,36 @@ def test_equals_the_recurrence_on_random_rows(monkeypatch: pytest.MonkeyPatch, b
         found = _check(order, model, s_max, quadratic(order, model, s_max))
         rising += any(left < right for left, right in zip(found.replicas, found.replicas[1:], strict=False))
     assert rising > 0  # the cases in which a hotter service has fewer replicas are among them
+
+
+@pytest.mark.parametrize("blocks", [None, 4, 10])
+def test_two_formats_equal_the_recurrence_on_random_rows(monkeypatch: pytest.MonkeyPatch, blocks: int | None) -> None:
+    """With few replicas and with many; with no grid, and with grids that cut into every case."""
+    monkeypatch.setattr(dp, "SMALL_ROWS", 10**9 if blocks is None else 0)
+    monkeypatch.setattr(dp, "GRID_BLOCKS", blocks)
+    rng, full, least = random.Random(19), 0, 0
+    for i in range(600):
+        order = _order(_random_rows(rng, rng.randint(1, 25)), *rng.choice(_TWO_SIZES))
+        model, s_max = (_many_replicas if i % 3 == 0 else _random_model)(rng, order), rng.randint(1, 6)
+        found = _check(order, model, s_max, quadratic(order, model, s_max))
+        full += len(found.cuts) > 2 and found.replicas[0] < found.replicas[1]
+        least += len(found.cuts) > 2 and found.cuts[1] == 1
+    assert full > 0 and least > 0  # first services that end where their own replicas are full, and after a row
+
+
+_TWO_SIZES = [(1, 1), (1, 4), (1, 2), (1, 20), (2, 7), (40, 128), (7, 1), (3, 2)]
+"""Of a row in all services but the first, and in that."""
+
+
+def test_a_format_for_the_first_service_moves_its_cut_to_fewer_rows() -> None:
+    """Rows of 128 bytes there and 40 elsewhere: dearer than 40 everywhere, and cheaper than 128 everywhere."""
+    gathers, model = zipf_cdf(100_000) * 4096, CostModel(20_000.0, ServiceTime(2e-5, 5e-8), 10**5)
+    orders = Order(gathers, 40), Order(gathers, 40, 128), Order(gathers, 128)
+    small, mixed, large = (dp.partition(order, model, 8) for order in orders)
+    assert small.cost_bytes < mixed.cost_bytes < large.cost_bytes
+    assert mixed.cuts[1] < min(small.cuts[1], large.cuts[1])
+    assert mixed == dp.partition(Order(gathers, 40, 128), model, 8)
+    assert dp.partition(Order(gathers, 40, 40), model, 8) == small
 
 
 def _random_model(rng: random.Random, order: Order) -> CostModel:

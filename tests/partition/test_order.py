@@ -5,6 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from repo_builder.errors import PlanError
+from repo_builder.model.row_rule import RowRule
+from repo_builder.model.types import RowFormat
 from repo_builder.partition.accesses import TableAccesses, check_cdf, merged_order, ranks_in_tables
 from tests.partition.helpers import zipf_cdf
 
@@ -17,9 +19,9 @@ def _counted(hits: list[int]) -> NDArray[np.float64]:
 def _tables() -> list[TableAccesses]:
     alike = _counted([8, 4, 2, 2, 0, 0])
     return [
-        TableAccesses("A", alike, 16, 8),
-        TableAccesses("B", _counted([5, 1, 1, 1]), 8, 8),
-        TableAccesses("C", alike, 16, 8),
+        TableAccesses("A", alike, 16, RowFormat(2)),
+        TableAccesses("B", _counted([5, 1, 1, 1]), 8, RowFormat(2)),
+        TableAccesses("C", alike, 16, RowFormat(2)),
     ]
 
 
@@ -38,10 +40,10 @@ def test_rows_of_several_sizes_stand_by_gathers_and_byte() -> None:
     """Ties go to the first table's size of row, then to the earlier table."""
     alike = _counted([8, 4, 2, 2, 0, 0])
     tables = [
-        TableAccesses("A", alike, 16, 8),
-        TableAccesses("B", _counted([6, 4, 4, 2]), 16, 16),
-        TableAccesses("C", alike, 16, 8),
-        TableAccesses("D", _counted([8, 1, 1, 1]), 11, 24),
+        TableAccesses("A", alike, 16, RowFormat(2)),
+        TableAccesses("B", _counted([6, 4, 4, 2]), 16, RowFormat(4)),
+        TableAccesses("C", alike, 16, RowFormat(2)),
+        TableAccesses("D", _counted([8, 1, 1, 1]), 11, RowFormat(6)),
     ]
     rows = [
         (-hits / table.row_bytes, [8, 16, 24].index(table.row_bytes), i, hits, table.row_bytes)
@@ -51,14 +53,37 @@ def test_rows_of_several_sizes_stand_by_gathers_and_byte() -> None:
     order = sorted(rows, key=lambda row: row[:3])
     merged = merged_order(tables)
     assert merged.gathers == pytest.approx(np.cumsum([0.0] + [row[3] for row in order]))
-    assert merged.bytes_before(np.arange(len(rows) + 1)).tolist() == np.cumsum([0] + [row[4] for row in order]).tolist()
+    held = merged.bytes_between(np.array(0), np.arange(len(rows) + 1))
+    assert held.tolist() == np.cumsum([0] + [row[4] for row in order]).tolist()
     for cut, ranks in enumerate(ranks_in_tables(tables, range(len(rows) + 1))):
         assert ranks == [sum(row[2] == i for row in order[:cut]) for i in range(4)]
 
 
+def test_with_two_formats_rows_stand_by_the_colder_ones_bytes() -> None:
+    """int8 rows take dim + 8 bytes in float32's place; a table that came in int8 has them in the first service too."""
+    rule, alike = RowRule(hot="fp32", cold="int8"), _counted([8, 4, 2, 2, 0, 0])
+    tables = [
+        TableAccesses("A", alike, 16, RowFormat(8), rule),
+        TableAccesses("B", _counted([6, 4, 4, 2]), 16, RowFormat(24), rule),
+        TableAccesses("C", alike, 16, RowFormat(8, "int8"), rule),
+    ]
+    sizes = [(16, 32), (32, 96), (16, 16)]  # cold, hot
+    assert [table.sizes for table in tables] == sizes
+    rows = [
+        (-hits / sizes[i][0], i, sizes[i]) for i, table in enumerate(tables) for hits in table.row_gathers().tolist()
+    ]
+    order = sorted(rows, key=lambda row: row[:2])
+    merged, ends = merged_order(tables), np.arange(len(rows) + 1)
+    assert merged.bytes_between(np.array(0), ends).tolist() == np.cumsum([0] + [row[2][1] for row in order]).tolist()
+    cold = merged.bytes_between(np.array(1), ends) + order[0][2][0]
+    assert cold[1:].tolist() == np.cumsum([row[2][0] for row in order]).tolist()
+    for cut, ranks in enumerate(ranks_in_tables(tables, range(len(rows) + 1))):
+        assert ranks == [sum(row[1] == i for row in order[:cut]) for i in range(3)]
+
+
 def test_rounding_in_a_cdf_does_not_tear_equal_rows_apart() -> None:
     """Rows of one access each differ in float64 steps; pooled, they are exactly equal again."""
-    table = TableAccesses("A", _counted([1000, *[1] * 9999]), 100, 4)
+    table = TableAccesses("A", _counted([1000, *[1] * 9999]), 100, RowFormat(1))
     steps = table.row_gathers()
     assert len(np.unique(np.diff(table.cdf)[1:])) > 1
     assert (np.diff(steps) <= 0).all() and len(np.unique(steps[1:])) < 10
@@ -67,7 +92,7 @@ def test_rounding_in_a_cdf_does_not_tear_equal_rows_apart() -> None:
 
 def test_prefix_stays_accurate_over_many_rows() -> None:
     cdf = zipf_cdf(1_000_000)
-    prefix = merged_order([TableAccesses("A", cdf, 4096, 128)]).gathers
+    prefix = merged_order([TableAccesses("A", cdf, 4096, RowFormat(32))]).gathers
     assert np.abs(prefix - cdf * 4096).max() < 1e-9
     assert (np.diff(prefix) >= 0).all()
 
@@ -84,12 +109,12 @@ def test_prefix_stays_accurate_over_many_rows() -> None:
 )
 def test_bad_cdfs_are_named(cdf: list[float], message: str) -> None:
     with pytest.raises(PlanError, match=f"table A: cdf: {message}"):
-        check_cdf(TableAccesses("A", np.array(cdf, np.float64), 1, 4), 3)
+        check_cdf(TableAccesses("A", np.array(cdf, np.float64), 1, RowFormat(1)), 3)
 
 
 def test_a_cdf_in_another_order_than_hottest_first_is_an_error() -> None:
     with pytest.raises(PlanError, match="expected the hottest rows first"):
-        TableAccesses("A", np.array([0, 0.1, 1.0]), 1, 4).row_gathers()
+        TableAccesses("A", np.array([0, 0.1, 1.0]), 1, RowFormat(1)).row_gathers()
 
 
 def test_splitting_works_on_kinds_of_tables_not_on_tables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,6 +125,6 @@ def test_splitting_works_on_kinds_of_tables_not_on_tables(monkeypatch: pytest.Mo
     monkeypatch.setattr(np, "searchsorted", lambda *words, **more: searches.append(1) or real(*words, **more))
     for count in (3, 3000):
         searches.clear()
-        tables = [TableAccesses(f"t{i}", cdf, 4, 4) for i in range(count)]
+        tables = [TableAccesses(f"t{i}", cdf, 4, RowFormat(1)) for i in range(count)]
         (ranks,) = ranks_in_tables(tables, [5 * count + 1])
         assert sum(ranks) == 5 * count + 1 and len(searches) < 200

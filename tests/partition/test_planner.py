@@ -3,15 +3,18 @@
 import math
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 
 from repo_builder.errors import PlanError
+from repo_builder.model.row_rule import RowRule
 from repo_builder.partition.accesses import Order
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, CostModel, Profile, RowCache, ServiceTime
-from repo_builder.partition.plan import Grouping
-from repo_builder.partition.planner import make_plan
+from repo_builder.partition.plan import Grouping, Plan, load_plan, plan_to_json
+from repo_builder.partition.planner import make_plan, model_wise_plan
 from repo_builder.spec import Spec
 from tests.partition.helpers import GivenHotness, quadratic, small_spec, zipf_cdf
 
@@ -55,6 +58,59 @@ def test_per_table_costs_what_each_tables_recurrence_costs() -> None:
     )
     assert plan.embedding_memory_bytes == expected
     assert plan.services[1].name == "A_s0"
+
+
+TWO_FORMATS = RowRule(hot="fp32", cold="int8")
+ROW_BYTES = {"fp32": 16, "int8": 12}  # of dim 4
+
+
+@pytest.mark.parametrize("grouping", GROUPINGS)
+def test_the_hottest_service_stores_rows_hot_and_all_others_cold(grouping: Grouping) -> None:
+    """Each with the memory of its own rows; tiers and tables cost what the recurrence costs with both sizes."""
+    spec = replace(small_spec(TABLES), rows=TWO_FORMATS)
+    plan = make_plan(spec, HOTNESS, PROFILE, grouping, 3)
+    for service in plan.embedding_services:
+        hottest = service.name == "tier0" or service.name.endswith("_s0")
+        assert service.row_dtype == ("fp32" if hottest else "int8")
+        rows = sum(shard.rows for shard in service.shards)
+        assert service.memory_bytes == 5000 + ROW_BYTES[service.row_dtype] * rows
+    model, expected = CostModel(3000.0, PROFILE.service_time, 5000), 0.0
+    rows_of = [np.diff(HOTNESS.cdf(table)) * table.pooling * 32 for table in spec.dlrm.tables]
+    for rows in [np.concatenate(rows_of)] if grouping == "tiered" else rows_of:
+        prefix = np.concatenate([[0.0], np.cumsum(np.sort(rows)[::-1])])
+        expected += quadratic(Order(prefix, 12, 16), model, 3)[0]
+    assert plan.embedding_memory_bytes == expected
+    assert "int8" in {service.row_dtype for service in plan.embedding_services}
+    assert load_plan_text(plan) == plan
+
+
+def load_plan_text(plan: Plan) -> Plan:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "plan.json"
+        path.write_text(plan_to_json(plan))
+        return load_plan(path)
+
+
+def test_what_is_not_cut_is_stored_hot() -> None:
+    """One service for all rows, of a plan as of the whole model."""
+    spec = replace(small_spec(TABLES), rows=TWO_FORMATS)
+    for plan in (make_plan(spec, HOTNESS, PROFILE, "tiered", 1), model_wise_plan(spec, HOTNESS, PROFILE)):
+        (service,) = plan.embedding_services
+        assert (service.row_dtype, service.memory_bytes) == ("fp32", 5000 + 16 * 210)
+
+
+def test_a_services_time_is_that_of_its_stored_bytes() -> None:
+    """Rows that fit into the processor's cache as int8, and do not in float32."""
+    cache = RowCache(12 * 210, hit_s=1e-8, miss_s=9e-8)
+    profile = replace(PROFILE, row_cache=cache)
+    plans = [make_plan(replace(small_spec(TABLES), rows=rule), HOTNESS, profile, "tiered", 1) for rule in ONE_FORMAT]
+    fast, slow = (plan.embedding_services[0] for plan in plans)
+    gathers = 32 * (128 + 2 * 512)
+    assert 1 / fast.qps == pytest.approx(2e-5 + 1e-8 * gathers)
+    assert 1 / slow.qps == pytest.approx(2e-5 + 9e-8 * gathers)
+
+
+ONE_FORMAT = RowRule("int8", "int8"), RowRule()
 
 
 def test_tables_of_several_dims_are_cut_by_their_own_bytes() -> None:

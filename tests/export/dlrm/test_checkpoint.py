@@ -334,7 +334,8 @@ baseline = peak_bytes()
 source = open_weights(spec)
 for table in spec.tables:
     with open("/dev/null", "wb") as nowhere:
-        write_shards(source.table_chunks(table), (np.arange(table.rows) % 4).astype(np.uint8), [nowhere] * 4)
+        shard_of_row = (np.arange(table.rows) % 4).astype(np.uint8)
+        write_shards(source.table_chunks(table), shard_of_row, [nowhere] * 4, ["fp32"] * 4)
 print(peak_bytes() - baseline)
 """
 
