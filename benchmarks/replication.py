@@ -1,24 +1,24 @@
-"""Memory at equal traffic, sized two ways: replicas of the whole model, and a fleet with as many of each service as it needs.
+"""Memory at equal traffic, sized two ways: replicas of the whole model, and a fleet with what it needs of each service.
 
-Each server is measured alone, one replica on a core of its own; the load generator, and for a front end the shards that it
-calls, have the others:
+Each server is measured alone, one replica on a core of its own; the load generator, and for a front end the shards that
+it calls, have the others:
 
- capacity    The most queries per second within the SLA, many in flight, so that calls are joined: what one replica is good for,
-             and what services are scaled by.
- light load  The CPU that a query takes which comes alone. Waking threads is most of it, whatever is gathered: what a monitor
-             sees of a fleet with time on its hands.
+ capacity    The most queries per second within the SLA, many in flight, so that calls are joined: what one replica is
+             good for, and what services are scaled by.
+ light load  The CPU that a query takes which comes alone. Waking threads is most of it, whatever is gathered: what a
+             monitor sees of a fleet with time on its hands.
 
 The traffic is what so many replicas of the whole model carry, counted the same way as the services' replicas, which are
 whole numbers. A capacity counts the server's CPU seconds a query, so that what other programs take of its core does not
 show; beside it stands the share of the core that the server had. Queries are the model's own, and those of a service
-what the router sends it. Memory is a replica's as if it were alone on its machine, under load.
+what the router sends it. Memory is a replica's as if it were alone on its machine, after the load.
 
-RM1 and RM3 are examples/deeprecsys. MLPerf's DLRMv2 is examples/mlperf, scaled: its cuts are those of the full size, for
-containers are made smaller alike, and its memory is that of the full rows, computed from their bytes, and what was measured
-beside the rows. Give --python one whose environment has the extra zoo.
+RM1 and RM3 are examples/deeprecsys. MLPerf's DLRMv2 is examples/mlperf, scaled: its cuts are those of the full size,
+since containers are made smaller alike, and its memory is that of the full rows, computed from their bytes, and what
+was measured beside. Give --python one whose environment has the extra zoo.
 
-    python benchmarks/replication.py [--models rm1 rm3 dlrm_v2] [--replicas 10 30] [--scale 0.01] [--python PYTHON] [--seconds 3]
-        [--rounds 3] [--rows int8]
+    python benchmarks/replication.py [--models rm1 rm3 dlrm_v2] [--replicas 10 30] [--scale 0.01] [--python PYTHON]
+        [--seconds 3] [--rounds 3] [--rows int8]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -69,7 +69,7 @@ WHOLE, FRONT = "whole model", "frontend"
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One replica: at its capacity, the CPU of a query that comes alone, bytes as if it were alone; of these its rows'."""
+    """One replica: at its capacity, the CPU of a query that comes alone, its bytes, and of these its rows'."""
 
     capacity: LoadFigures
     light_s: float

@@ -231,8 +231,8 @@ _CALLS = 100  # between two looks at the server's statistics
 
 
 def measure_remote_call(server: Server, model: str, inputs: Mapping[str, NDArray[Any]], rounds: int) -> RemoteCall:
-    """Call `model` from this process, one call at a time; the least over rounds of 100 calls, after one to warm up: what
-    others do on the machine only adds.
+    """Call `model` from this process, one call at a time; the least over rounds of 100 calls, after one to warm up:
+    what others do on the machine only adds.
 
     inputs: by name, with the batch's axis. Raises ServerError with Triton's own message.
     """
