@@ -12,6 +12,7 @@ import argparse
 import statistics
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Pro
 from repo_builder.partition.plan import Service
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling import perf_analyzer
+from repo_builder.profiling.capacity import on_cores, split_cores
 from repo_builder.profiling.fit import Fits, fit_measured
 from repo_builder.profiling.measure import measure, measure_loads
 from repo_builder.profiling.points import Effort, ProfileOptions, ServiceLoad
@@ -79,7 +81,7 @@ def rounds(folder: Path, args: argparse.Namespace) -> tuple[list[Tier], list[lis
     """The tiers of all plans, and what each round says of each."""
     tiers = [tier for target_qps in TARGETS_QPS for tier in build_tiers(target_qps, args.shard_backend, folder)]
     spec = parse_spec(document(TARGETS_QPS[0]), folder / "spec.yaml")
-    effort = Effort(args.seconds, 1, (32, 4096, 16384, 32768), (4, FULL_LOAD), (1, 256), (FULL_LOAD,))
+    effort = Effort(args.seconds, 1, (32, 4096, 16384, 32768), (1, 4, FULL_LOAD), (1, 256), (1, FULL_LOAD))
     options = ProfileOptions("tiered", args.shard_backend, sum(table.rows for table in spec.dlrm.tables), effort)
     found = []
     for number in range(args.rounds):
@@ -96,17 +98,21 @@ def rounds(folder: Path, args: argparse.Namespace) -> tuple[list[Tier], list[lis
 
 
 def measure_tier(tier: Tier, fits: Fits, seconds: float) -> Round:
-    """Serve a tier alone and load it fully."""
-    with (
-        installation() as installed,
-        running(installed, tier.repository, free_ports(), tier.queries.with_suffix(".log")) as server,
-    ):
-        (found,) = measure_loads(server, tier.model, [ServiceLoad(tier.queries, FULL_LOAD)], 1, seconds, lambda: None)
+    """Serve a tier alone on a core of its own, as the profile's services are, and load it fully."""
+    own, others = split_cores()
+    with ExitStack() as stack:
+        installed = stack.enter_context(installation())
+        with on_cores(own):
+            log = tier.queries.with_suffix(".log")
+            server = stack.enter_context(running(installed, tier.repository, free_ports(), log))
+        with on_cores(others):
+            load = ServiceLoad(tier.queries, FULL_LOAD)
+            (found,) = measure_loads(server, tier.model, [load], 1, seconds, lambda: None)
     gathers = tier.service.gathers
     cache = RowCache(last_cache_bytes(), fits.hot_per_gather_s, fits.cold_per_gather_s)
     profile = replace(CUTS, service_time=fits.service_time, row_cache=cache)
     predicted = 1 / profile.seconds(gathers, held_bytes(tier.service))
-    return Round(predicted, 1 / fits.service_time.seconds(gathers), found.qps, found.queries)
+    return Round(predicted, 1 / fits.service_time.seconds(gathers), found.core_qps, found.queries)
 
 
 def build_tiers(target_qps: float, backend: ShardBackend, folder: Path) -> list[Tier]:

@@ -1,243 +1,266 @@
-"""Memory at equal traffic, measured: replicas of the whole model, and a fleet with as many of each service as it needs.
+"""Memory at equal traffic, sized two ways: replicas of the whole model, and a fleet with what it needs of each service.
 
-Every replica runs, under the traffic. A replica's machine is a share of this one: what the traffic takes of CPU through
-the replicas of the whole model, beyond what they take when idle, divided by their number. A service then gets so many
-replicas that each stays within that share, under the same traffic; where one does not, the fleet runs again with more.
-The traffic is what this machine carries through the fleet at 60% of its cores, client included; both layouts must hold
-it within the SLA, with all their replicas running, and are asked by the same open loop, front ends in turn.
+Each server is measured alone, one replica on a core of its own; the load generator, and for a front end the shards that
+it calls, have the others:
 
-Memory is summed over all servers of a layout, each as if it were alone on its machine: its own pages, and what it maps
-(weights, id maps, libraries) in full. Replicas on one machine share mapped pages, so that PSS would flatter both sides,
-the whole model's copies most; it is printed beside. Tables can be as large as this machine's memory holds once.
+ capacity    The most queries per second within the SLA, many in flight, so that calls are joined: what one replica is
+             good for, and what services are scaled by.
+ light load  The CPU that a query takes which comes alone. Waking threads is most of it, whatever is gathered: what a
+             monitor sees of a fleet with time on its hands.
 
-    python benchmarks/replication.py [--rows 4000000] [--replicas 10] [--batch 32] [--seconds 10]
+The traffic is what so many replicas of the whole model carry, counted the same way as the services' replicas, which are
+whole numbers. A capacity counts the server's CPU seconds a query, so that what other programs take of its core does not
+show; beside it stands the share of the core that the server had. Queries are the model's own, and those of a service
+what the router sends it. Memory is a replica's as if it were alone on its machine, after the load.
+
+RM1 and RM3 are examples/deeprecsys. MLPerf's DLRMv2 is examples/mlperf, scaled: its cuts are those of the full size,
+since containers are made smaller alike, and its memory is that of the full rows, computed from their bytes, and what
+was measured beside. Give --python one whose environment has the extra zoo.
+
+    python benchmarks/replication.py [--models rm1 rm3 dlrm_v2] [--replicas 10 30] [--scale 0.01] [--python PYTHON]
+        [--seconds 3] [--rounds 3] [--rows int8]
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-import os
+import subprocess
+import sys
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import psutil
-from _contenders import drawn, front_end
-from latency import document
+import yaml
+from _contenders import front_end
 
-from loadtest.clients import SenderSettings
-from loadtest.open_loop import Answer, send
 from repo_builder.access.load import load_hotness
+from repo_builder.access.queries import draw_queries
 from repo_builder.export.dlrm.source import open_source
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
+from repo_builder.model.arrays import wired
+from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile, replicas_for
+from repo_builder.partition.plan import Plan, Service
 from repo_builder.partition.planner import make_plan, model_wise_plan
+from repo_builder.profiling import perf_analyzer
+from repo_builder.profiling.capacity import most_in_flight, on_cores, split_cores
+from repo_builder.profiling.measure import measure_loads
+from repo_builder.profiling.points import LoadFigures, ServiceLoad
 from repo_builder.repository.build import build
+from repo_builder.repository.wiring import model_name
 from repo_builder.serving.install import Installation, installation
-from repo_builder.serving.processes import memory_alone, memory_by_model
-from repo_builder.serving.server import Server, free_ports, running, stubs
+from repo_builder.serving.processes import memory_alone
+from repo_builder.serving.server import Server, free_ports, running
 from repo_builder.spec import Spec, parse_spec
 from repo_builder.words import times_less
+from triton_backends.router.router import Router
 
-QUERIES, GOAL, SLA_MS, BUSY = 64, 3.3, 400.0, 0.6
-CALL = ServiceTime(fixed_s=3e-4, per_gather_s=1 / 40e6)  # of one embedding server; it places the cuts, no more
-PROBE_QPS, PROBE_S, IDLE_S = 30.0, 5.0, 3.0
-FRONT, CLIENT = "frontend", "client"
+ROOT = Path(__file__).parent.parent
+SPECS = {"rm1": "deeprecsys/rm1.yaml", "rm3": "deeprecsys/rm3.yaml", "dlrm_v2": "mlperf/dlrm_v2.yaml"}
+GOALS = {("rm1", 10): 5.0, ("rm3", 10): 8.0, ("dlrm_v2", 10): 8.0, ("dlrm_v2", 30): 20.0}
+INT8_GOALS = {("rm1", 10): 10.0}
+DLRM_V2_BYTES = 4 * 128 * 204_184_588  # all rows in full size
+QUERIES, IN_FLIGHT, S_MAX = 64, 16, 4
+WHOLE, FRONT = "whole model", "frontend"
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A layout's running servers by service; clients ask those of FRONT."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One replica: at its capacity, the CPU of a query that comes alone, its bytes, and of these its rows'."""
 
-    name: str
-    servers: Mapping[str, Sequence[Server]]
+    capacity: LoadFigures
+    light_s: float
+    memory_bytes: int
+    rows_bytes: int
 
-    def cpu_s(self) -> Mapping[str, float]:
-        """CPU seconds so far of all replicas of each service, their Python stubs' too."""
-        found = {}
-        for name, servers in self.servers.items():
-            processes = [each for server in servers for each in (psutil.Process(server.process.pid), *stubs(server))]
-            times = [process.cpu_times() for process in processes]
-            found[name] = float(sum(each.user + each.system for each in times))
+    def full_bytes(self, scale: float) -> float:
+        """Its memory with all rows, of which it has a share of `scale`."""
+        return self.memory_bytes + self.rows_bytes * (1 / scale - 1)
+
+
+class Bench:
+    """What a model is measured with: its queries, written once, and the cores."""
+
+    def __init__(self, installed: Installation, folder: Path, spec: Spec, args: argparse.Namespace) -> None:
+        self.installed, self.folder, self.spec, self.args = installed, folder, spec, args
+        self.own, self.others = split_cores()
+        self.hotness, self.source = load_hotness(spec), open_source(spec)
+        drawn = draw_queries(spec.model, self.hotness, QUERIES, spec.serving.batch, 0, self.source.samples())
+        self.queries = [drawn.query(number, spec.serving.batch) for number in range(QUERIES)]
+
+    def whole(self) -> Seen:
+        """A replica of the whole model."""
+        repository = self.folder / "whole"
+        plan = model_wise_plan(self.spec, self.hotness, DEFAULT_PROFILE)
+        self._build(plan, repository, "model-wise")
+        with self._server(repository) as server:
+            return self._seen(server, self.spec.name, self._own_queries(), self.spec.model.size_bytes)
+
+    def fleet(self, plan: Plan, repository: Path) -> dict[str, Seen]:
+        """A replica of each service of the plan."""
+        self._build(plan, repository, "fleet")
+        routed = self._routed(plan, repository)
+        found = {FRONT: self._front_end(plan, repository)}
+        for service in plan.embedding_services:
+            with self._server(repository / service.name) as server:
+                name = model_name(self.spec, service.name)
+                found[service.name] = self._seen(server, name, routed[service.name], self._rows_bytes(service))
         return found
 
+    def _front_end(self, plan: Plan, repository: Path) -> Seen:
+        """It has a core of its own; all shards share the others with the load generator."""
+        with ExitStack() as stack:
+            servers = {
+                service.name: stack.enter_context(self._server(repository / service.name, self.others))
+                for service in plan.embedding_services
+            }
+            addresses = {name: [server.grpc] for name, server in servers.items()}
+            with on_cores(self.own):
+                server = stack.enter_context(front_end(self.installed, repository, addresses))
+            with on_cores(self.others):
+                return self._seen(server, self.spec.name, self._own_queries(), 0)
 
-@dataclass(frozen=True)
-class Carried:
-    """What a layout did with some traffic: answers, and CPU seconds a query by service and of the client."""
+    def _seen(self, server: Server, model: str, queries: Path, rows_bytes: int) -> Seen:
+        """Medians over rounds; memory after the load."""
 
-    answers: Sequence[Answer]
-    cpu_s: Mapping[str, float]
+        @cache
+        def ask(in_flight: int) -> LoadFigures:
+            load, rounds = ServiceLoad(queries, in_flight), self.args.rounds
+            with on_cores(self.others):
+                return measure_loads(server, model, [load], rounds, self.args.seconds / rounds, lambda: None)[0]
 
-    @property
-    def p95_ms(self) -> float:
-        """The latency that the SLA bounds."""
-        return float(np.percentile([answer.latency_ms for answer in self.answers], 95))
+        in_flight = most_in_flight(ask, IN_FLIGHT, self.spec.serving.sla_ms)
+        assert in_flight is not None, f"{model} misses the SLA"
+        return Seen(ask(in_flight), ask(1).cpu_s, memory_alone(server.process.pid), rows_bytes)
 
-    def holds(self, qps: float, seconds: float) -> bool:
-        """Whether every answer was right, all came, and the SLA was met."""
-        enough = len(self.answers) >= qps * seconds - 4 * math.sqrt(qps * seconds)
-        return enough and not any(answer.problem for answer in self.answers) and self.p95_ms <= SLA_MS
+    @contextmanager
+    def _server(self, repository: Path, cores: set[int] | None = None) -> Iterator[Server]:
+        """A server on these cores, its own by default."""
+        ports = free_ports()
+        log = self.folder / f"{repository.name}-{ports.http}.log"
+        with ExitStack() as stack:
+            with on_cores(cores or self.own):
+                server = stack.enter_context(running(self.installed, repository, ports, log))
+            yield server
+
+    def _build(self, plan: Plan, repository: Path, layout: Any) -> None:
+        build(self.spec, plan, self.hotness, self.source, repository, shard_backend="native", layout=layout)
+
+    def _own_queries(self) -> Path:
+        path = self.folder / "queries.json"
+        if not path.exists():
+            perf_analyzer.write_queries(path, (wired(query, self.spec.model.inputs) for query in self.queries))
+        return path
+
+    def _routed(self, plan: Plan, repository: Path) -> dict[str, Path]:
+        """What the router sends each service for the model's queries."""
+        router = Router.open(repository / "frontend" / model_name(self.spec, "router") / "1")
+        routed = [router.route({**query, **self.source.ids(query)}).tensors for query in self.queries]
+        paths = {}
+        for service in plan.embedding_services:
+            prefix = f"{service.name}_"
+            paths[service.name] = repository.with_name(f"{repository.name}-{service.name}.json")
+            perf_analyzer.write_queries(paths[service.name], (own(query, prefix) for query in routed))
+        return paths
+
+    def _rows_bytes(self, service: Service) -> int:
+        dtypes = {table.name: table.format.stored_as(service.row_dtype) for table in self.spec.model.tables}
+        return sum(shard.rows * dtypes[shard.table].row_bytes for shard in service.shards)
+
+
+def own(query: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """A service's tensors of a routed query, without the axis that joins queries."""
+    return {name.removeprefix(prefix): array[0] for name, array in query.items() if name.startswith(prefix)}
 
 
 def main() -> None:
-    """Parse the command line and measure."""
+    """Measure the models one after another."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=4_000_000, help="of each of the ten tables, 128 bytes per row")
-    parser.add_argument("--replicas", type=int, default=10, help="of the whole model")
-    parser.add_argument("--batch", type=int, default=32, help="rows per query")
-    parser.add_argument("--seconds", type=float, default=10, help="under the traffic, each layout")
-    parser.add_argument("--shard-backend", choices=["python", "native"], default="native")
+    parser.add_argument("--models", nargs="+", choices=SPECS, default=list(SPECS))
+    parser.add_argument("--replicas", nargs="+", type=int, default=[10, 30], help="of the whole model")
+    parser.add_argument("--scale", type=float, default=0.01, help="of DLRMv2's tables")
+    parser.add_argument("--python", default=sys.executable, help="with torchrec, to export DLRMv2")
+    parser.add_argument("--profile", type=Path, help="what plans go by (default: the profile that comes along)")
+    parser.add_argument("--rows", choices=["int8"], help="format of the rows in cold tiers")
+    parser.add_argument("--seconds", type=float, default=3, help="a measurement")
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        measure(Path(folder), args)
+    profile = load_profile(args.profile) if args.profile else DEFAULT_PROFILE
+    for name in args.models:
+        with tempfile.TemporaryDirectory() as folder, installation() as installed:
+            bench = Bench(installed, Path(folder), described(name, Path(folder), args), args)
+            compare(bench, name, profile, args)
 
 
-def measure(folder: Path, args: argparse.Namespace) -> None:
-    """One replica of everything, to know what a query takes; then all replicas, one layout after the other."""
-    spec = parse_spec(described(args, 100), folder / "spec.yaml")
-    hotness, weights = load_hotness(spec), open_source(spec)
-    workload = write_workload(folder / "workload.npz", spec)
-    with installation() as installed:
-        whole_plan = model_wise_plan(spec, hotness, Profile("calls", CALL, 0, DEFAULT_DENSE_TIME))
-        build(
-            spec, whole_plan, hotness, weights, folder / "whole", shard_backend=args.shard_backend, layout="model-wise"
-        )
-        with whole_model(installed, folder / "whole", 1) as layout:
-            whole = carry(layout, spec, workload, PROBE_QPS, PROBE_S)
-            whole_bytes = memory_alone(layout.servers[FRONT][0].process.pid)
-        spec, services = build_planned(spec, whole_bytes, whole.cpu_s[FRONT], folder / "fleet", args)
-        with fleet(installed, folder / "fleet", dict.fromkeys(services, 1)) as layout:
-            parts = carry(layout, spec, workload, PROBE_QPS, PROBE_S)
-            qps = BUSY * (os.cpu_count() or 1) / sum(parts.cpu_s.values())
-            parts = carry(layout, spec, workload, qps, PROBE_S)
-        print(
-            f"{qps:,.0f} queries/s of {args.batch} rows; ten tables of {args.rows:,} rows; {args.shard_backend} shards"
-        )
-        with whole_model(installed, folder / "whole", args.replicas) as layout:
-            whole = carry(layout, spec, workload, qps, args.seconds)
-            whole_bytes = tell(layout, whole, qps, args.seconds)
-        share_s = whole.cpu_s[FRONT] / args.replicas  # of CPU that a replica gives each query of the whole traffic
-        replicas: Counter[str] = Counter()
-        while (more := replicas | needed(parts, services, share_s)) != replicas:  # the greater number of each
-            replicas = more
-            with fleet(installed, folder / "fleet", replicas) as layout:
-                parts = carry(layout, spec, workload, qps, args.seconds)
-                fleet_bytes = tell(layout, parts, qps, args.seconds)
-    ratio = whole_bytes / fleet_bytes
-    print(f"memory {whole_bytes / 2**30:.1f} GiB against {fleet_bytes / 2**30:.1f} GiB: {times_less(ratio)}")
-    print(f"goal {GOAL}: {'met' if ratio >= GOAL else 'missed'}")
+def described(name: str, folder: Path, args: argparse.Namespace) -> Spec:
+    """The example's spec, DLRMv2 with a program of its own."""
+    document = yaml.safe_load((ROOT / "examples" / SPECS[name]).read_text())
+    if name == "dlrm_v2":
+        words = ("examples/mlperf/export.py", "--scale", str(args.scale), "-o", str(folder / "dlrm_v2.pt2"))
+        subprocess.run([args.python, "-W", "ignore", *words], cwd=ROOT, check=True, capture_output=True)
+    if args.rows:
+        document["rows"] = {"hot": "fp32", "cold": args.rows}
+    return parse_spec(document, folder / "spec.yaml")
 
 
-def needed(parts: Carried, services: Sequence[str], share_s: float) -> Counter[str]:
-    """How many replicas of each service stay within their share."""
-    return Counter({name: max(1, math.ceil(parts.cpu_s[name] / share_s * (1 - 1e-9))) for name in services})
-
-
-def described(args: argparse.Namespace, target_qps: float) -> dict[str, object]:
-    """The model, for so much traffic."""
-    serving = {"target_qps": target_qps, "batch": args.batch, "sla_ms": SLA_MS}
-    return {**document(target_qps, args.rows), "serving": serving}
-
-
-def write_workload(path: Path, spec: Spec) -> Path:
-    """Queries drawn from the model's accesses, as the open loop reads them."""
-    dense, indices = (np.concatenate(arrays) for arrays in zip(*drawn(spec, load_hotness(spec), QUERIES), strict=True))
-    np.savez(path, dense=dense, indices=indices)
-    return path
-
-
-def build_planned(
-    spec: Spec, whole_bytes: int, whole_s: float, target: Path, args: argparse.Namespace
-) -> tuple[Spec, list[str]]:
-    """Build the fleet that is planned for the traffic of so many whole models, a core each; returns its services."""
-    table_bytes = spec.model.size_bytes
-    profile = Profile("calls", CALL, max(0, whole_bytes - table_bytes), DEFAULT_DENSE_TIME)
-    spec = parse_spec(described(args, args.replicas / whole_s), target.with_suffix(".yaml"))
-    hotness = load_hotness(spec)
-    plan = make_plan(spec, hotness, profile, "tiered", 4)
-    build(spec, plan, hotness, open_source(spec), target, shard_backend=args.shard_backend, layout="fleet")
-    return spec, [FRONT, *(service.name for service in plan.embedding_services)]
-
-
-@contextmanager
-def whole_model(installed: Installation, repository: Path, replicas: int) -> Iterator[Layout]:
-    """So many servers of the whole model."""
-    with ExitStack() as stack:
-        yield Layout("model-wise", {FRONT: [start(stack, installed, repository) for _ in range(replicas)]})
-
-
-@contextmanager
-def fleet(installed: Installation, repository: Path, replicas: Mapping[str, int]) -> Iterator[Layout]:
-    """So many servers of each service; the front ends know all of the others."""
-    with ExitStack() as stack:
-        shards = {
-            service: [start(stack, installed, repository / service) for _ in range(count)]
-            for service, count in replicas.items()
-            if service != FRONT
-        }
-        addresses = {service: [server.grpc for server in servers] for service, servers in shards.items()}
-        fronts = [stack.enter_context(front_end(installed, repository, addresses)) for _ in range(replicas[FRONT])]
-        yield Layout("fleet", {FRONT: fronts, **shards})
-
-
-def start(stack: ExitStack, installed: Installation, repository: Path) -> Server:
-    """One server more."""
-    ports = free_ports()
-    log = repository.parent / f"{repository.name}-{ports.http}.log"
-    return stack.enter_context(running(installed, repository, ports, log))
-
-
-def carry(layout: Layout, spec: Spec, workload: Path, qps: float, seconds: float) -> Carried:
-    """Send the traffic, and count what it takes more than idle servers do; the first second is not measured."""
-    addresses = ",".join(server.grpc for server in layout.servers[FRONT])
-    tensors = (spec.model.inputs, spec.model.outputs)
-    load = SenderSettings("grpc", addresses, spec.name, str(workload), spec.serving.batch, 10, 0, *tensors)
-    send(load, qps, 1)
-    resting, own_s, began_s = layout.cpu_s(), children_s(), time.monotonic()
-    time.sleep(IDLE_S)
-    before, idle_s, begun_s = layout.cpu_s(), time.monotonic() - began_s, time.monotonic()
-    answers = send(load, qps, seconds)
-    times_idle = (time.monotonic() - begun_s) / idle_s
-    spent = {
-        name: max(0.0, spent_s - before[name] - times_idle * (before[name] - resting[name]))
-        for name, spent_s in layout.cpu_s().items()
-    }
-    spent[CLIENT] = children_s() - own_s
-    return Carried(answers, {name: spent_s / len(answers) for name, spent_s in spent.items()})
-
-
-def children_s() -> float:
-    """CPU seconds of this process's children that have ended: of senders."""
-    times = os.times()
-    return times.children_user + times.children_system
-
-
-def tell(layout: Layout, carried: Carried, qps: float, seconds: float) -> int:
-    """Print what a layout did and holds; returns its memory in bytes, each server as if alone."""
-    held = "held" if carried.holds(qps, seconds) else "NOT HELD"
-    problems = sum(bool(answer.problem) for answer in carried.answers)
-    print(f"{layout.name}: {held}, p95 {carried.p95_ms:.1f} ms within {SLA_MS:g}, {problems} errors")
-    total_bytes = 0
-    for name, servers in layout.servers.items():
-        alone_bytes = [memory_alone(server.process.pid) for server in servers]
-        total_bytes += sum(alone_bytes)
-        print(
-            f"  {name:<10} {1000 * carried.cpu_s[name]:6.2f} CPU ms a query  {len(servers):3d} replicas of "
-            f"{max(alone_bytes) / 2**20:8,.0f} MiB = {sum(alone_bytes) / 2**20:9,.0f} MiB"
-        )
-    pss_bytes = sum(
-        sum(memory_by_model(server.process.pid).values()) for servers in layout.servers.values() for server in servers
-    )
+def compare(bench: Bench, name: str, profile: Profile, args: argparse.Namespace) -> None:
+    """The whole model once, and a fleet planned for the traffic of each number of its replicas."""
+    spec, seen = bench.spec, bench.whole()
+    scale = spec.model.size_bytes / DLRM_V2_BYTES if name == "dlrm_v2" else 1.0
+    cuts = replace(profile, min_memory_bytes=round(profile.min_memory_bytes * scale))
+    tables = spec.model.size_bytes / scale / 2**30
     print(
-        f"  in all {total_bytes / 2**20:,.0f} MiB; PSS here, where replicas share pages, {pss_bytes / 2**20:,.0f} MiB"
+        f"\n{name}: {tables:,.1f} GiB of tables, queries of {spec.serving.batch} rows, SLA {spec.serving.sla_ms:g} ms"
     )
-    return total_bytes
+    for replicas in args.replicas:
+        target_qps = replicas * seen.capacity.core_qps
+        planned = replace(spec, serving=replace(spec.serving, target_qps=target_qps))
+        plan = make_plan(planned, bench.hotness, cuts, "tiered", S_MAX)
+        found = {WHOLE: seen, **bench.fleet(plan, bench.folder / f"fleet-{replicas}")}
+        tell(found, plan, replicas, scale)
+        goals = INT8_GOALS if args.rows else GOALS
+        for way, counts in sized(found, replicas).items():
+            whole, *parts = (counts[each] * found[each].full_bytes(scale) for each in found)
+            goal = goals.get((name, replicas)) if way == "capacity" else None
+            met = "" if goal is None else f"; goal {goal:g}: {'met' if whole / sum(parts) >= goal else 'missed'}"
+            print(
+                f"  by {way:<11}{whole / 2**30:9,.1f} GiB against {sum(parts) / 2**30:7,.1f}: "
+                f"{times_less(whole / sum(parts))}{met}"
+            )
+
+
+def sized(found: Mapping[str, Seen], replicas: int) -> dict[str, dict[str, int]]:
+    """The replicas of all that carry the traffic of so many of the whole model, counted both ways."""
+    seconds = {
+        "capacity": {name: each.capacity.cpu_s for name, each in found.items()},
+        "light load": {name: each.light_s for name, each in found.items()},
+    }
+    return {
+        way: {name: replicas_for(replicas * each_s / of[WHOLE]) for name, each_s in of.items()}
+        for way, of in seconds.items()
+    }
+
+
+def tell(found: Mapping[str, Seen], plan: Plan, replicas: int, scale: float) -> None:
+    """A line a service."""
+    gathers = {service.name: service.gathers for service in plan.services}
+    counts = sized(found, replicas)
+    print(f"{replicas} replicas of the whole model")
+    print(
+        f"  {'':12}{'gathers':>9}{'capacity q/s':>14}{'joined':>8}{'core':>6}{'p95 ms':>8}{'replicas':>10}"
+        f"{'alone, CPU us':>15}{'replicas':>10}{'MiB each':>12}"
+    )
+    for name, each in found.items():
+        at = each.capacity
+        print(
+            f"  {name:12}{gathers.get(name, 0):9,.0f}{at.core_qps:14,.0f}{at.queries:8.1f}"
+            f"{at.qps * at.cpu_s:6.0%}{at.p95_ms:8.1f}{counts['capacity'][name]:10}"
+            f"{1e6 * each.light_s:15,.0f}{counts['light load'][name]:10}{each.full_bytes(scale) / 2**20:12,.0f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 
 from elasticrec.loading import Watch, load_hotness, log, unwatched
+from elasticrec.rows import with_chosen_rows
 from repo_builder.access.hotness import Hotness
 from repo_builder.analysis.choice import best_plan
 from repo_builder.analysis.explain import Chain
@@ -44,7 +46,8 @@ def plan(
     s_max: the most shards per table; utilisation: the share of a replica's most queries per second to count on;
     least_saving: the share of the embedding services' memory that a service must save, beside the front ends that its
     calls take up: cuts that save less are merged. With 0 none is, and nothing but cutting is weighed: the paper's
-    recurrence.
+    recurrence. Where the spec has a budget of score error (`rows`) the formats with the least memory within it are
+    chosen first, and told.
 
     >>> spec = elasticrec.load_spec("rm1.yaml")
     >>> plan = elasticrec.plan(spec)
@@ -58,8 +61,9 @@ def plan(
     [('tier0', 2), ('tier1', 19998)]
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
-    profile, accesses = _of_containers(profile, cluster), model_accesses(spec, found)
-    return best_plan(spec, accesses, profile, grouping, s_max, utilisation, least_saving)[0]
+    profile = _of_containers(profile, cluster)
+    spec = _with_rows(spec, found, profile, grouping, s_max, utilisation, least_saving, watch, tell)
+    return best_plan(spec, model_accesses(spec, found), profile, grouping, s_max, utilisation, least_saving)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,7 @@ def explain(
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
     profile = _of_containers(profile, cluster)
+    spec = _with_rows(spec, found, profile, grouping, s_max, utilisation, least_saving, watch, tell)
     accesses = model_accesses(spec, found, keep=True)
     best, cut = best_plan(spec, accesses, profile, grouping, s_max, utilisation, least_saving)
     sizes = sizings(spec, cut, profile, utilisation) if profile.light_load else ()
@@ -135,6 +140,9 @@ def sweep(
     >>> [point.model_wise_replicas for point in elasticrec.sweep(spec, values).points]
     [1, 2, 12]
     """
+    if spec.rows.budget is not None:
+        found = load_hotness(spec, watch=watch, tell=tell)
+        spec = _with_rows(spec, found, profile, grouping, s_max, utilisation, least_saving, watch, tell)
     setting = Setting(spec, profile, grouping or "tiered", s_max, utilisation, least_saving)
     points = run_sweep(values, setting, lambda each: load_hotness(each, watch=watch, tell=tell))
     return Swept(values, setting, points)
@@ -168,3 +176,27 @@ def _of_containers(profile: Profile, cluster: Cluster | None) -> Profile:
     if cluster is None or cluster.min_memory_bytes is None:
         return profile
     return replace(profile, min_memory_bytes=cluster.min_memory_bytes)
+
+
+def _with_rows(
+    spec: Spec,
+    hotness: Hotness,
+    profile: Profile,
+    grouping: Grouping | None,
+    s_max: int,
+    utilisation: float,
+    least_saving: float,
+    watch: Watch,
+    tell: Tell,
+) -> Spec:
+    """The spec with the formats that its budget allows, by plans that cut as is asked for."""
+    planned = partial(
+        make_plan,
+        hotness=hotness,
+        profile=profile,
+        grouping=grouping or "tiered",
+        s_max=s_max,
+        utilisation=utilisation,
+        least_saving=least_saving,
+    )
+    return with_chosen_rows(spec, hotness, planned, watch, tell)

@@ -8,6 +8,7 @@ from rich.table import Table as Printed
 from repo_builder.model.arrays import shape_text
 from repo_builder.model.types import Columns, Lookup, Model
 from repo_builder.partition.cost import DEFAULT_MEASURED_ON, DEFAULT_PROFILE
+from repo_builder.repository.manifest import ScoreError
 
 _MEASURED_ELSEWHERE = {
     DEFAULT_PROFILE.name: f" - of another machine ({DEFAULT_MEASURED_ON}): measure yours with elasticrec profile"
@@ -33,6 +34,11 @@ def profile_line(name: str | None) -> str:
     return f"profile: {name}{_MEASURED_ELSEWHERE.get(name or '', '')}"
 
 
+def score_error_line(error: ScoreError) -> str:
+    """What storing rows in fewer bits changes."""
+    return f"score error of the stored rows on samples: at most {error.max:.1e}, {error.mean:.1e} on average"
+
+
 def tensors_table(model: Model) -> Printed:
     """The inputs and outputs, as clients name them."""
     printed = plain_table("tensor", "", "datatype", "shape")
@@ -48,7 +54,7 @@ def tables_table(model: Model) -> Printed:
     pairs = sorted(zip(model.tables, model.ids_per_row, strict=True), key=lambda pair: -pair[0].size_bytes)
     for table, ids in pairs:
         rows, dim = f"{table.rows:,}", f"{table.format.dim}"
-        printed.add_row(escape(table.name), rows, dim, "FP32", size(table.size_bytes), f"{ids:g}")
+        printed.add_row(escape(table.name), rows, dim, table.format.dtype.upper(), size(table.size_bytes), f"{ids:g}")
     return printed
 
 

@@ -35,6 +35,7 @@ from repo_builder.model.types import (
     Tensor,
 )
 from repo_builder.spec import Access, Serving, Spec
+from triton_backends.kernels.row_formats import decode_rows, encode_rows
 
 PRICE = Tensor("price", "FP32", (BATCH, 3))
 ITEM = Tensor("item", "INT64", (BATCH,))
@@ -107,12 +108,15 @@ class ToySource:
         self.model = model
         self.notes: Sequence[str] = ()
         self.tolerance = TOLERANCE
-        self.tables = [rng.standard_normal((table.rows, table.format.dim)).astype(np.float32) for table in model.tables]
+        drawn = [rng.standard_normal((table.rows, table.format.dim)).astype(np.float32) for table in model.tables]
+        formats = [table.format for table in model.tables]
+        self.stored = [encode_rows(rows, each.dtype) for rows, each in zip(drawn, formats, strict=True)]
+        self.tables = [decode_rows(rows, each.dim, each.dtype) for rows, each in zip(self.stored, formats, strict=True)]
         vectors = sum(model.width(lookup) for lookup in model.lookups)
         self.weight = 0.3 * rng.standard_normal((3 + vectors, 3)).astype(np.float32)
 
-    def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
-        rows = self.tables[self.model.tables.index(table)]
+    def table_chunks(self, table: Table) -> Iterator[NDArray[Any]]:
+        rows = (self.tables if table.format.dtype == "fp32" else self.stored)[self.model.tables.index(table)]
         yield from (rows[begin : begin + 7].copy() for begin in range(0, len(rows), 7))
 
     def write_ids(self, folder: Path) -> Sequence[str]:
@@ -180,7 +184,7 @@ class ToySource:
         else:
             item, history = inputs["item"], inputs["history"]
         seen = [self.tables[0][row[row >= 0]].sum(0) / max(1, (row >= 0).sum()) for row in history]
-        vectors = [inputs["price"], self.tables[0][item], np.array(seen).reshape(batch, 8)]
+        vectors = [inputs["price"], self.tables[0][item], np.array(seen).reshape(batch, -1)]
         if "user" in inputs:
             tags = self.tables[1][inputs["tags"]] * inputs["tag_weights"][:, None]
             vectors.append(np.array([tags[begin:end].sum(0) for begin, end in pairwise(inputs["tag_ends"])]))

@@ -20,7 +20,15 @@ from elasticrec.commands.common import (
 )
 from elasticrec.drafting import check_target, first_spec
 from elasticrec.loading import load_plan, load_spec
-from elasticrec.tables import kept_table, lookups_table, plain_table, size, tables_table, tensors_table
+from elasticrec.tables import (
+    kept_table,
+    lookups_table,
+    plain_table,
+    score_error_line,
+    size,
+    tables_table,
+    tensors_table,
+)
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.analysis.fleets import model_wise
 from repo_builder.errors import InputError, PlanError
@@ -165,7 +173,9 @@ def _build(args: argparse.Namespace) -> None:
         watch=watch,
         tell=tell,
     )
-    files = built.manifest.files
+    files, proof = built.manifest.files, built.manifest.proof
+    if proof and proof.score_error:
+        say(score_error_line(proof.score_error))
     say(
         f"built {target}: {count(len(built.plan.services), 'service')}, {count(len(files), 'file')}, "
         f"{size(sum(entry.size_bytes for entry in files))}; {_next(built.manifest.layout, target)}"

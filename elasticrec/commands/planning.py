@@ -121,9 +121,9 @@ def _planned(
 ) -> tuple[Plan, planning.Explanation | None]:
     asked = _asked(args)
     if args.explain:
-        explanation = planning.explain(spec, hotness, profile=profile, cluster=cluster, **asked)
+        explanation = planning.explain(spec, hotness, profile=profile, cluster=cluster, **asked, watch=watch, tell=tell)
         return explanation.plan, explanation
-    return planning.plan(spec, hotness, profile=profile, cluster=cluster, **asked), None
+    return planning.plan(spec, hotness, profile=profile, cluster=cluster, **asked, watch=watch, tell=tell), None
 
 
 def _asked(args: argparse.Namespace) -> dict[str, Any]:

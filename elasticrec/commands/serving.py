@@ -8,6 +8,7 @@ from pathlib import Path
 
 from elasticrec import serving
 from elasticrec.commands.common import Commands, add_command, add_repository, bounded, out, warn
+from elasticrec.tables import score_error_line
 from repo_builder.model.arrays import Array, has_rows
 from repo_builder.repository.manifest import load_manifest
 from repo_builder.words import count
@@ -33,6 +34,8 @@ def _verify(args: argparse.Namespace) -> None:
         f"{args.repository}: {count(len(manifest.files), 'file')} as built (plan {manifest.plan_sha256[:12]})",
         markup=False,
     )
+    if manifest.proof and manifest.proof.score_error:
+        out.print(score_error_line(manifest.proof.score_error))
 
 
 def add_serve(commands: Commands) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.model.types import Model, Table
@@ -79,11 +78,12 @@ class Source(Protocol):
     notes: Sequence[str]
     tolerance: float
 
-    def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
-        """The table's rows in id order, in consecutive blocks (n, dim) float32, C-contiguous, about CHUNK_BYTES each.
+    def table_chunks(self, table: Table) -> Iterator[NDArray[Any]]:
+        """The table's rows in id order, in consecutive blocks, C-contiguous, about CHUNK_BYTES each.
 
-        A block is the caller's to keep: it is not written to again. Raises CheckpointError on the way where a stored
-        value is not finite or the file ends early.
+        (n, dim) float32; of a table in another format (n, row_bytes) uint8, rows as `table.format` says. A block is the
+        caller's to keep: it is not written to again. Raises CheckpointError on the way where a stored value is not
+        finite or the file ends early.
         """
 
     def write_dense(self, partials: Sequence[Partial], folder: Path) -> Sequence[str]:

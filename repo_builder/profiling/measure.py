@@ -231,7 +231,8 @@ _CALLS = 100  # between two looks at the server's statistics
 
 
 def measure_remote_call(server: Server, model: str, inputs: Mapping[str, NDArray[Any]], rounds: int) -> RemoteCall:
-    """Call `model` from this process, one call at a time; medians over rounds of 100 calls, after one to warm up.
+    """Call `model` from this process, one call at a time; the least over rounds of 100 calls, after one to warm up:
+    what others do on the machine only adds.
 
     inputs: by name, with the batch's axis. Raises ServerError with Triton's own message.
     """
@@ -245,7 +246,7 @@ def measure_remote_call(server: Server, model: str, inputs: Mapping[str, NDArray
             found = [_round(server, model, lambda: client.infer(model, tensors)) for _ in range(rounds + 1)][1:]
     except InferenceServerException as exc:
         raise ServerError(f"{model}: {exc.message()}") from exc
-    return RemoteCall(*(float(figure) for figure in np.median(found, axis=0)))
+    return RemoteCall(*(float(figure) for figure in np.min(found, axis=0)))
 
 
 def _round(server: Server, model: str, call: Callable[[], object]) -> tuple[float, float]:

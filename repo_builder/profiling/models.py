@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.design import FIRST_VERSION, Design
 from repo_builder.repository.files import write_bytes
 from repo_builder.repository.small_files import small_files
+from repo_builder.repository.stored_rows import stored_rows
 from repo_builder.repository.weights import write_weights
 from repo_builder.repository.wiring import Holding, model_name
 from repo_builder.spec import Spec
@@ -130,11 +132,12 @@ class _Source:
     def __init__(self, source: Source, model: Model) -> None:
         self._source, self.model, self.notes, self.tolerance = source, model, source.notes, source.tolerance
 
-    def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
+    def table_chunks(self, table: Table) -> Iterator[NDArray[Any]]:
         """Uniform between 0 and 1."""
-        rng = np.random.default_rng(0)
+        rng, dim, dtype = np.random.default_rng(0), table.format.dim, table.format.dtype
         for begin in range(0, table.rows, _CHUNK_ROWS):
-            yield rng.random((min(_CHUNK_ROWS, table.rows - begin), table.format.dim), np.float32)
+            rows = rng.random((min(_CHUNK_ROWS, table.rows - begin), dim), np.float32)
+            yield rows if dtype == "fp32" else stored_rows(rows, dtype)
 
     def write_dense(self, partials: Sequence[Partial], folder: Path) -> Sequence[str]:
         return self._source.write_dense(partials, folder)

@@ -33,7 +33,6 @@ from importlib import metadata
 from pathlib import Path
 
 from repo_builder.access.hotness import Hotness
-from repo_builder.access.queries import draw_queries
 from repo_builder.errors import SpecError
 from repo_builder.export.scalars import serve_scalars
 from repo_builder.model.source import Source
@@ -47,17 +46,18 @@ from repo_builder.repository.manifest import (
     FileEntry,
     Layout,
     Manifest,
+    Proof,
     describe,
     entry_of,
     foreign_to_repository,
 )
 from repo_builder.repository.proof import Trial, proof_of_whole
+from repo_builder.repository.samples import kept_queries
 from repo_builder.repository.small_files import checksums, small_files, whole_files
 from repo_builder.repository.weights import write_weights
 from repo_builder.spec import Spec
 from repo_builder.writing import new_folder
 
-SAMPLE_ROWS = 256
 _MAX_VERSION = 2**31 - 1
 
 
@@ -75,13 +75,13 @@ def build(
     """Write the repository of a layout to `target`, replacing a former one; the manifest says what it is.
 
     `progress` counts table bytes and is called in another thread. Raises PlanError where the plan does not fit the
-    spec or the layout, SpecError where native shards are to send FP16, RepositoryError where `target` cannot be
+    spec or the layout, SpecError where native shards are to send FP16 or the rows that the plan stores in fewer bits
+    than they came in change scores by more than the spec's budget, RepositoryError where `target` cannot be
     written, ExportError where the cut model answers otherwise than the whole one, and what reading the weights raises.
     """
     design = Design.of(spec, plan, layout)
     _check_backend(design, shard_backend)
-    batch, samples = spec.serving.batch, source.samples()
-    queries = draw_queries(spec.model, hotness, max(1, SAMPLE_ROWS // batch), batch, seed=0, samples=samples)
+    queries = kept_queries(spec, source, hotness)
     with new_folder(target, foreign_to_repository) as folder, ThreadPoolExecutor(1) as pool:
         files = _write_whole(design, source, folder)
         if files:
@@ -92,6 +92,7 @@ def build(
             trial = Trial(design, source, queries, folder)
             files += write_weights(design, source, hotness, folder, pool, progress, trial.see)
             proof = trial.proof()
+            _check_budget(design, proof)
             version = _version(files) if design.arrangement.versioned else FIRST_VERSION
             files = _numbered(design, files, version, folder)
             small = small_files(design, queries, shard_backend, version)
@@ -100,7 +101,7 @@ def build(
         for path, data in checksums(design, files):
             files.append(write_bytes(folder, path, data, pool))
         generator = f"elasticrec {metadata.version('elasticrec')}"
-        manifest = describe(spec, layout, plan_sha256(plan), generator, files, proof, samples is not None)
+        manifest = describe(spec, layout, plan_sha256(plan), generator, files, proof, source.samples() is not None)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
@@ -109,6 +110,17 @@ def _check_backend(design: Design, shard_backend: configs.ShardBackend) -> None:
     native = any(configs.is_native(held.service, shard_backend) for held in design.wiring)
     if native and configs.sends_halves(design):
         raise SpecError("fleet.sums_dtype: expected fp32 for native shards, got fp16; or use --shard-backend python")
+
+
+def _check_budget(design: Design, proof: Proof) -> None:
+    """Whoever chose the plan's formats for the spec's budget may have done so on other samples, or not at all."""
+    budget, error = design.spec.rows.budget, proof.score_error
+    if budget is not None and error is not None and not error.max <= budget:
+        stored = ", ".join(f"{held.name} {held.service.row_dtype}" for held in design.wiring)
+        raise SpecError(
+            f"rows.budget: expected a score error of at most {budget:g} on samples, got {error.max:.2e} with the rows "
+            f"of the plan ({stored}); plan again with this spec, or allow more"
+        )
 
 
 def _write_whole(design: Design, source: Source, folder: Path) -> list[FileEntry]:

@@ -137,6 +137,13 @@ class Design:
         return [DEGRADED] if degrades else []
 
     @property
+    def recodes(self) -> bool:
+        """Whether services store rows in fewer bits than they came in."""
+        tables = enumerate(self.model.tables)
+        formats = ((held, i, table.format) for i, table in tables for held in self.wiring if i in held.matrix_of)
+        return any(held.matrices[held.matrix_of[i]].format != came for held, i, came in formats)
+
+    @property
     def joins(self) -> bool:
         """Whether the dense model joins the rows of several queries."""
         return self.model.dense.batched and [group.rows for group in self.model.groups] == [BATCH]

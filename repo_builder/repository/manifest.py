@@ -47,15 +47,28 @@ class AccessEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreError:
+    """How far outputs lie from those of the model with its rows as they came, as those of services are stored.
+
+    Of all numbers of all outputs for the samples, without their sign: the largest, and the mean.
+    """
+
+    max: float
+    mean: float
+
+
+@dataclass(frozen=True, slots=True)
 class Proof:
     """What was seen at the build: the whole model and the cut one answered the same samples.
 
     samples_sha256: of the samples' names, types, shapes and numbers; difference: the largest of an output's number, or
-    of a look-up's where samples were drawn (`proof.py`); as a share of the number where it is above 1.
+    of a look-up's where samples were drawn (`proof.py`); as a share of the number where it is above 1. score_error:
+    what storing rows in fewer bits adds to that; None where all are stored as they came.
     """
 
     samples_sha256: str
     difference: float
+    score_error: ScoreError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +100,16 @@ class Manifest:
 
     def to_json(self) -> str:
         """The manifest file's text."""
-        tables = [{"name": table.name, "rows": table.rows, "dim": table.format.dim} for table in self.tables]
-        return json.dumps({**asdict(self), "tables": tables}, indent=1) + "\n"
+        document = {**asdict(self), "tables": [_table(table) for table in self.tables]}
+        if self.proof and self.proof.score_error is None:
+            del document["proof"]["score_error"]
+        return json.dumps(document, indent=1) + "\n"
+
+
+def _table(table: Table) -> dict[str, Any]:
+    """dtype: of the rows as they came, where that is not float32."""
+    dtype = {} if table.format.dtype == "fp32" else {"dtype": table.format.dtype}
+    return {"name": table.name, "rows": table.rows, "dim": table.format.dim, **dtype}
 
 
 def describe(
@@ -150,9 +171,14 @@ def load_manifest(folder: Path) -> Manifest:
         "files": tuple(FileEntry(**entry) for entry in document["files"]),
         "access": AccessEntry(**document["access"]),
         "table_access": {name: AccessEntry(**entry) for name, entry in document["table_access"].items()},
-        "proof": None if document["proof"] is None else Proof(**document["proof"]),
+        "proof": None if document["proof"] is None else _proof(document["proof"]),
     }
     return Manifest(**{**document, **entries})
+
+
+def _proof(document: Mapping[str, Any]) -> Proof:
+    error = document.get("score_error")
+    return Proof(document["samples_sha256"], document["difference"], ScoreError(**error) if error else None)
 
 
 def _check_format(path: Path, document: Any) -> None:

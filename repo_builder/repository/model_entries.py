@@ -17,7 +17,7 @@ def read_model_entries(document: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "inputs": tuple(_tensor(entry) for entry in document["inputs"]),
         "outputs": tuple(_tensor(entry) for entry in document["outputs"]),
-        "tables": tuple(Table(each["name"], each["rows"], RowFormat(each["dim"])) for each in document["tables"]),
+        "tables": tuple(_table(entry) for entry in document["tables"]),
         "groups": tuple(Group(**entry) for entry in document["groups"]),
         "lookups": tuple(_lookup(entry) for entry in document["lookups"]),
     }
@@ -25,6 +25,10 @@ def read_model_entries(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tensor(entry: Mapping[str, Any]) -> Tensor:
     return Tensor(**{**entry, "shape": tuple(entry["shape"])})
+
+
+def _table(entry: Mapping[str, Any]) -> Table:
+    return Table(entry["name"], entry["rows"], RowFormat(entry["dim"], entry.get("dtype", "fp32")))
 
 
 def _lookup(entry: Mapping[str, Any]) -> Lookup:

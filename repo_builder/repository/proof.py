@@ -1,20 +1,24 @@
 """The proof of a build: the whole model and what was written of it answer the same samples.
 
 While the tables are streamed the rows that the samples need are kept. Then each look-up is made twice: of these rows,
-and through the written id maps and shards. Where they agree, the written dense graph makes its answers of the latter,
-and they are compared with the model's own. So what is wrong is told by the place where it begins.
+as services are to store them, and through the written id maps and shards; and the written rows are compared with those,
+bit for bit. Where they agree, the written dense graph makes its answers, and they are compared with the model's own. So
+what is wrong is told by the place where it begins.
+
+Where services store rows in fewer bits than they came in, the answers that are compared are those of the rows as they
+came: the cut changes nothing. What the smaller rows change is told beside: the score error.
 
 Nothing else proves a cut, whichever door it comes from. Where a source names no query that it was tried on, the model
 is a DLRM by its numbers. To run it whole is to read all tables once more, measured to take 15 to 30% of a build. So its
 queries are drawn, and the proof is put together: all look-ups agree, and the dense graph was compared with PyTorch's on
-any vectors when it was written.
+any vectors when it was written. Its score error is against that graph's answers of the rows as they came.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +27,21 @@ from numpy.typing import NDArray
 
 from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import ExportError, InputError
-from repo_builder.model.arrays import Arrays, difference, has_rows
-from repo_builder.model.lookups import LookupBags, read_bags
-from repo_builder.model.source import TOLERANCE, Source, divisors_name
-from repo_builder.model.types import BATCH, Lookup, Model, Table
+from repo_builder.model.arrays import Arrays, difference
+from repo_builder.model.source import TOLERANCE, Source
+from repo_builder.repository.answers import Answers, dense_inputs
+from repo_builder.repository.descriptions import shards_of
 from repo_builder.repository.design import FIRST_VERSION, Design
 from repo_builder.repository.graph_run import WrittenGraph
-from repo_builder.repository.manifest import Proof
-from repo_builder.repository.wiring import ROWS, SUMS, at_shard, on_wire, pieces
-from repo_builder.repository.written_answer import written_answer
-from triton_backends.router.idmap import Integers
-from triton_backends.router.router import Routed, Router
+from repo_builder.repository.manifest import Proof, ScoreError
+from repo_builder.repository.samples import proof_query
+from repo_builder.repository.stored_rows import stored_rows
+from repo_builder.repository.streamed_lookups import StreamedLookups
+from repo_builder.repository.wiring import Holding
+from repo_builder.repository.written_answer import written_rows
+from triton_backends.kernels.row_formats import decode_rows
+from triton_backends.router.router import Router
 
-SAMPLE_ROWS = 32  # of the samples, where they are cut
 _REPORT = "please report it with the spec"
 
 
@@ -49,27 +55,46 @@ class Trial:
         graph makes other ids than the model.
         """
         self._design, self._source, self._folder = design, source, folder
-        tried = source.tried()
-        self._compares_outputs = tried is not None
-        self._inputs = queries.first(SAMPLE_ROWS) if tried is None else first_rows(design.model, tried, SAMPLE_ROWS)
+        self._compares_outputs = source.tried() is not None
+        self._inputs = proof_query(source, queries)
         ids = source.ids(self._inputs)
         self._tensors = {**self._inputs, **self._computed(ids)}
         self._looked_up = StreamedLookups(design.model, {**self._inputs, **ids})
         self.see = self._looked_up.see
 
     def proof(self) -> Proof:
-        """Compare; raises ExportError where it is not the same model, by look-up or output."""
-        router = Router.open(self._folder / self._design.front_folder("router"))
+        """Compare; raises ExportError where it is not the same model, by look-up, table or output."""
+        design, model = self._design, self._design.model
+        router = Router.open(self._folder / design.front_folder("router"))
         try:
             routed = router.route(self._tensors)
         except ValueError as exc:
             raise InputError(f"samples: {exc}") from exc
-        answers = _Answers(self._design, self._folder, routed)
-        lookups = range(len(self._design.model.lookups))
-        differences = [self._check_lookup(index, answers) for index in lookups]
+        answers = Answers(design, self._folder, routed)
+        held = [self._held(router, table) for table in range(len(model.tables))]
+        numbers = [self._stored_numbers(table, held[table]) for table in range(len(model.tables))]
+        differences = [self._check_lookup(i, answers, numbers[each.table]) for i, each in enumerate(model.lookups)]
+        for table, shards in enumerate(held):
+            self._check_rows(table, shards)
+        return self._proof_of_outputs(answers, max(differences))
+
+    def _proof_of_outputs(self, answers: Answers, difference_of_lookups: float) -> Proof:
+        """Run the dense graph: with the vectors that services give, and with those of the rows as they came."""
+        design, model = self._design, self._design.model
+        if not self._compares_outputs and not design.recodes:
+            return Proof(_sha256(self._inputs), difference_of_lookups)
+        graph = WrittenGraph(self._folder / design.folder(design.dense))
+        inputs = {tensor.name: self._tensors[tensor.name] for tensor in model.dense.inputs}
+        divisors = {name: answers.routed.tensors[name] for name in design.divisors}
+        stored = graph.run({**inputs, **divisors, **answers.partials()})
+        if not design.recodes:
+            return Proof(_sha256(self._inputs), max(self._check_outputs(stored, self._source.answers(self._inputs))))
+        looked_up = self._looked_up
+        vectors = [looked_up.vectors(i, looked_up.rows(each.table)) for i, each in enumerate(model.lookups)]
+        came = graph.run({**inputs, **dense_inputs(model, design.sums, vectors)})
         if self._compares_outputs:
-            differences = self._check_outputs(answers)
-        return Proof(_sha256(self._inputs), max(differences))
+            difference_of_lookups = max(self._check_outputs(came, self._source.answers(self._inputs)))
+        return Proof(_sha256(self._inputs), difference_of_lookups, score_error(stored, came))
 
     def _computed(self, ids: Arrays) -> Arrays:
         """What the written ids graph makes of the query: the same as the model's own."""
@@ -86,11 +111,44 @@ class Trial:
                 )
         return found
 
-    def _check_lookup(self, index: int, answers: _Answers) -> float:
-        """How far a look-up is from one of the model's rows, at most."""
+    def _held(self, router: Router, table: int) -> list[_HeldRows]:
+        """The samples' rows of a table, service by service, by the written id map."""
+        model, looked_up = self._design.model, self._looked_up
+        shard, local = router.find(table, looked_up.ids(table))
+        found = []
+        for number, (service, _) in enumerate(shards_of(self._design.wiring, model.tables[table].name)):
+            holding, mine = self._design.wiring[service], shard == number
+            rows = stored_rows(looked_up.came(table)[mine], holding.service.row_dtype)
+            found.append(_HeldRows(holding, mine, holding.bases[table] + local[mine], rows))
+        return found
+
+    def _stored_numbers(self, table: int, held: Sequence[_HeldRows]) -> NDArray[np.float32]:
+        """The numbers of these rows, (n, dim), as services store them."""
+        found = np.full(self._looked_up.rows(table).shape, np.nan, np.float32)
+        for each in held:
+            row_format = each.holding.matrices[each.holding.matrix_of[table]].format
+            found[each.mine] = decode_rows(each.rows, row_format.dim, row_format.dtype)
+        return found
+
+    def _check_rows(self, table: int, held: Sequence[_HeldRows]) -> None:
+        """That they were written so, to the bit."""
+        name = self._design.model.tables[table].name
+        for each in held:
+            folder = self._folder / self._design.folder(each.holding.service)
+            written = written_rows(folder, each.holding, each.holding.matrix_of[table], each.places)
+            wrong = (written != each.rows).any(axis=1)
+            if wrong.any():
+                row = self._looked_up.ids(table)[each.mine][wrong][0]
+                raise ExportError(
+                    f"table {name}: row {row} is written otherwise in service {each.holding.name} than it was read; "
+                    f"{_REPORT}"
+                )
+
+    def _check_lookup(self, index: int, answers: Answers, numbers: NDArray[np.float32]) -> float:
+        """How far a look-up is from one of the rows that services should have, at most."""
         model = self._design.model
         lookup = model.lookups[index]
-        expected, size = self._looked_up.sums(index)
+        expected, size = self._looked_up.sums(index, numbers)
         apart = difference(answers.vectors(index).astype(np.float64).reshape(expected.shape), expected, size)
         if not apart <= TOLERANCE:
             raise ExportError(
@@ -99,15 +157,10 @@ class Trial:
             )
         return apart
 
-    def _check_outputs(self, answers: _Answers) -> list[float]:
+    def _check_outputs(self, found: Arrays, wanted: Arrays) -> list[float]:
         """How far each output is from the model's own, at most."""
-        design, model = self._design, self._design.model
-        inputs = {tensor.name: self._tensors[tensor.name] for tensor in model.dense.inputs}
-        given = {**inputs, **answers.partials(), **{name: answers.routed.tensors[name] for name in design.divisors}}
-        found = WrittenGraph(self._folder / design.folder(design.dense)).run(given)
-        wanted = self._source.answers(self._inputs)
         differences = {}
-        for tensor in model.outputs:
+        for tensor in self._design.model.outputs:
             answer, own = wanted[tensor.name], found[tensor.name]
             if answer.shape != own.shape and not (answer.shape == () and own.shape == (1,)):
                 raise ExportError(
@@ -119,86 +172,43 @@ class Trial:
         return list(differences.values())
 
 
-class _Answers:
-    """What the services answer to a routed query, as their files have it, and what is made of that."""
+def score_error(found: Arrays, whole: Arrays) -> ScoreError:
+    """How far outputs lie from those of rows as they came; whole numbers count where there are no others.
 
-    def __init__(self, design: Design, folder: Path, routed: Routed) -> None:
-        self.routed = routed
-        self._design = design
-        self._numbers: dict[tuple[int, str, int], NDArray[np.float32]] = {}
-        for k, held in enumerate(design.wiring):
-            asked = [(kind, share.group) for share in held.shares for kind in share.asks]
-            inputs = {at_shard(kind, group): routed.tensors[on_wire(held.name, kind, group)] for kind, group in asked}
-            answer = written_answer(folder / design.folder(held.service), held, inputs)
-            for share in held.shares:
-                for kind in share.answers:
-                    self._numbers[k, kind, share.group] = answer[at_shard(kind, share.group)]
-        self._rows = list(self._rows_of_units())
+    Raises ExportError where they are not finite while the model's are.
+    """
+    fractions = {name: each for name, each in whole.items() if each.dtype.kind == "f"} or whole
+    apart = []
+    for name, answer in fractions.items():
+        own = found[name].reshape(answer.shape)
+        with np.errstate(invalid="ignore"):  # of infinities
+            each = np.abs(own.astype(np.float64) - answer.astype(np.float64))
+        apart.append(np.where((own == answer) | (np.isnan(own) & np.isnan(answer)), 0, each).reshape(-1))
+        if not np.isfinite(apart[-1]).all():
+            raise ExportError(
+                f"output {name}: expected finite numbers of samples, got others with the rows as they are stored; "
+                "store them in more bits: rows in the spec"
+            )
+    numbers = np.concatenate(apart)
+    return ScoreError(float(numbers.max(initial=0)), float(numbers.mean()) if numbers.size else 0.0)
 
-    def vectors(self, index: int) -> NDArray[np.float32]:
-        """A look-up's vectors (rows of its group, count * dim), of what all services answer."""
-        model = self._design.model
-        lookup, dim = model.lookups[index], model.tables[model.lookups[index].table].format.dim
-        if index in self.routed.positions:
-            return self._put_together(self.routed.positions[index], dim)
-        parts = [
-            self._numbers[k, SUMS, share.group][:, share.columns[index] :][:, : model.width(lookup)]
-            for k, held in enumerate(self._design.wiring)
-            for share in held.shares
-            if index in share.columns
-        ]
-        total = np.sum(parts, axis=0, dtype=np.float32)
-        if lookup.mode == "mean":
-            before = sum(model.lookups[i].count for i in model.in_group(lookup.group) if i < index)
-            divisors = self.routed.tensors[divisors_name(lookup.group)][:, before : before + lookup.count]
-            total = total / np.repeat(divisors, dim, axis=1)
-        return np.asarray(total, np.float32)
 
-    def partials(self) -> dict[str, NDArray[np.float32]]:
-        """The dense graph's inputs, made of the answers as the ensemble or a fleet's router does."""
-        design, found = self._design, dict[str, NDArray[np.float32]]()
-        if design.arrangement.router == "router":
-            numbers = self._numbers.items()
-            return {on_wire(design.wiring[k].name, kind, group): each for (k, kind, group), each in numbers}
-        for k, held in enumerate(design.wiring):
-            for share in (each for each in held.shares if each.bags):
-                own, whole = self._numbers[k, SUMS, share.group], design.sums[share.group]
-                joined = found.setdefault(whole.name, np.zeros((len(own), whole.width), np.float32))
-                for begin, end, columns in pieces(design.model, share, whole):
-                    joined[:, end : end + columns] += own[:, begin : begin + columns]
-        for index in self.routed.positions:
-            own, whole = self.vectors(index), design.sums[design.model.lookups[index].group]
-            joined = found.setdefault(whole.name, np.zeros((len(own), whole.width), np.float32))
-            joined[:, whole.columns[index] :][:, : own.shape[1]] = own
-        return found
+@dataclass(frozen=True, slots=True)
+class _HeldRows:
+    """Rows of a table that samples read and a service has.
 
-    def _put_together(self, positions: Integers, dim: int) -> NDArray[np.float32]:
-        """Rows as they are, where positions (rows, count, 2) have them; zeros for padding."""
-        found = np.zeros((*positions.shape[:2], dim), np.float32)
-        for unit, rows in enumerate(self._rows):
-            mine = positions[:, :, 0] == unit
-            if mine.any():
-                found[mine] = rows[positions[mine][:, 1]]
-        return found.reshape(len(positions), -1)
+    mine: which of the table's, (n,) booleans. places: in the service's matrix. rows: as they should be stored there.
+    """
 
-    def _rows_of_units(self) -> Iterator[NDArray[np.float32]]:
-        """The rows (n, dim) that each unit answers as they are, in the order of `router.json`; n is 0 where it sums."""
-        for k, held in enumerate(self._design.wiring):
-            for share in held.shares:
-                lengths = self.routed.tensors[on_wire(held.name, "lengths", share.group)][0]
-                numbers = self._numbers.get((k, ROWS, share.group), np.empty((1, 0), np.float32))[0]
-                query_rows = (lengths.size - len(share.unpooled)) // (share.bags or 1)
-                for unit in share.units:
-                    mine, lengths = np.split(lengths, [query_rows * unit.bags if unit.bags else 1])
-                    dim = held.matrices[unit.matrix].format.dim
-                    rows, numbers = np.split(numbers, [0 if unit.bags else int(mine[0]) * dim])
-                    yield rows.reshape(-1, dim)
+    holding: Holding
+    mine: NDArray[np.bool_]
+    places: NDArray[np.int64]
+    rows: NDArray[np.uint8]
 
 
 def proof_of_whole(design: Design, source: Source, queries: QueryFile, folder: Path) -> Proof:
     """That a whole model which was copied answers as its owner's; raises ExportError where it does not."""
-    tried = source.tried()
-    inputs = queries.first(SAMPLE_ROWS) if tried is None else first_rows(design.model, tried, SAMPLE_ROWS)
+    inputs = proof_query(source, queries)
     found = WrittenGraph(folder / design.spec.name / FIRST_VERSION).run(inputs)
     answers = source.answers(inputs)
     differences = {name: difference(found[name].reshape(own.shape), own) for name, own in answers.items()}
@@ -215,19 +225,6 @@ def _refuse_outputs(differences: Mapping[str, float], tolerance: float) -> None:
             )
 
 
-def first_rows(model: Model, samples: Arrays, rows: int) -> Arrays:
-    """The first rows of samples; all of them where their rows do not stand for themselves."""
-    if rows_stand_alone(model):
-        return {name: array[:rows] for name, array in samples.items()}
-    return samples
-
-
-def rows_stand_alone(model: Model) -> bool:
-    """Whether each row of a query is scored for itself, and every input has it."""
-    by_row = model.dense.batched and [group.rows for group in model.groups] == [BATCH]
-    return by_row and all(has_rows(tensor) for tensor in model.inputs)
-
-
 def _agree(found: NDArray[Any], expected: NDArray[Any]) -> bool:
     """Whether ids are the same, and weights of them are alike."""
     whole = expected.dtype.kind in "iub"
@@ -242,66 +239,3 @@ def _sha256(arrays: Arrays) -> str:
         digest.update(f"{name} {array.dtype.str} {arrays[name].shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-class StreamedLookups:
-    """Every look-up of a query, of the rows that it is shown while their tables are streamed."""
-
-    def __init__(self, model: Model, tensors: Arrays) -> None:
-        self._model = model
-        self._bags = [_checked_bags(lookup, model.tables[lookup.table], tensors) for lookup in model.lookups]
-        self._wanted = wanted = [self._read(table) for table in range(len(model.tables))]
-        self._rows = [
-            np.full((len(ids), table.format.dim), np.nan, np.float32)
-            for ids, table in zip(wanted, model.tables, strict=True)
-        ]
-
-    def _read(self, table: int) -> NDArray[np.int64]:
-        pairs = zip(self._model.lookups, self._bags, strict=True)
-        found = [bags.ids for lookup, bags in pairs if lookup.table == table]
-        ids: NDArray[np.int64] = np.unique(np.concatenate([np.empty(0, np.int64), *found]))
-        return ids
-
-    def see(self, table: int, begin: int, rows: NDArray[np.float32]) -> None:
-        """Keep what is needed of a block of rows (n, dim) of a table, the first of which is that of id `begin`."""
-        first, end = np.searchsorted(self._wanted[table], [begin, begin + len(rows)])
-        self._rows[table][first:end] = rows[self._wanted[table][first:end] - begin]
-
-    def sums(self, position: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """A look-up's vectors, (rows of its group, count * dim); and the sums of what was added up without its sign.
-
-        The latter tell how exact the former can be.
-        """
-        lookup = self._model.lookups[position]
-        bags, rows = self._bags[position], self._rows[lookup.table].astype(np.float64)
-        unsigned = replace(bags, weights=None if bags.weights is None else np.abs(bags.weights))
-        return self._vectors(position, bags, rows), self._vectors(position, unsigned, np.abs(rows))
-
-    def ids(self, table: int) -> NDArray[np.int64]:
-        """The ids that look-ups read of a table (n,), ascending, each once."""
-        return self._wanted[table]
-
-    def rows(self, table: int) -> NDArray[np.float32]:
-        """The rows (n, dim) of these ids, as they were seen."""
-        return self._rows[table]
-
-    def vectors(self, position: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A look-up's vectors, (rows of its group, count * dim), of rows (n, dim) like those of `rows`."""
-        return self._vectors(position, self._bags[position], rows.astype(np.float64)).astype(np.float32)
-
-    def _vectors(self, position: int, bags: LookupBags, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        lookup = self._model.lookups[position]
-        sums = bags.sums(rows[np.searchsorted(self._wanted[lookup.table], bags.ids)])
-        divisors = bags.divisors()[:, np.newaxis] if lookup.mode == "mean" else 1
-        vectors: NDArray[np.float64] = (sums / divisors).reshape(-1, self._model.width(lookup))
-        return vectors
-
-
-def _checked_bags(lookup: Lookup, table: Table, tensors: Arrays) -> LookupBags:
-    """A look-up's bags in samples; raises InputError where an id is none of the table's."""
-    bags = read_bags(lookup, table, tensors)
-    bad = (bags.ids < 0) | (bags.ids >= table.rows)
-    if bad.any():
-        told = bags.ids[bad][0] - (table.rows if lookup.ids.from_end and bags.ids[bad][0] < 0 else 0)
-        raise InputError(f"samples: {lookup.name}: id {told} is none of the {table.rows} rows of {table.name}")
-    return bags

@@ -1,9 +1,9 @@
 """Writing a model's weights, the tables and the dense layers at the same time.
 
-A service's matrix holds the shards of its format table after table, each shard's rows in id order: flat float32,
-little-endian. Tables are taken one at a time, dim by dim, and in blocks: each file is written from its begin to its
-end, and memory never holds a table's rows: its shard numbers, and its id map, while the next table's hotness order is
-turned into the like.
+A service's matrix holds its shards table after table, each shard's rows in id order, in the service's own format.
+Tables are taken one at a time, format by format, and in blocks: each file is written from its begin to its end, and
+memory never holds a table's rows: its shard numbers, and its id map, while the next table's hotness order is turned
+into the like.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from threading import Event
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.access.hotness import Hotness
+from repo_builder.errors import CheckpointError
 from repo_builder.export.scalars import serve_scalars
 from repo_builder.model.source import Source
-from repo_builder.model.types import Model, Table
+from repo_builder.model.types import Model, RowDtype, RowFormat, Table
 from repo_builder.output import Progress
 from repo_builder.partition.plan import Shard
 from repo_builder.repository.descriptions import router_description, shard_description, shards_of
 from repo_builder.repository.design import Design
 from repo_builder.repository.files import HashedFile, write_json
 from repo_builder.repository.manifest import FileEntry, entry_of
-from repo_builder.repository.wiring import MATRIX_ALIGNMENT, Holding
+from repo_builder.repository.stored_rows import UnstorableError, stored_rows
+from repo_builder.repository.wiring import MATRIX_ALIGNMENT, Holding, matrix_order
 from triton_backends.router.idmap import build_id_map
 
 Item = TypeVar("Item")
@@ -61,25 +63,30 @@ class Output(Protocol):
 
 
 def write_shards(
-    chunks: Iterator[NDArray[np.float32]], shard_of_row: NDArray[np.uint8], outputs: Sequence[Output]
+    chunks: Iterator[NDArray[Any]],
+    shard_of_row: NDArray[np.uint8],
+    outputs: Sequence[Output],
+    dtypes: Sequence[RowDtype],
 ) -> None:
     """Append each row of a table to the file of its shard.
 
-    chunks: the table's rows in id order, in blocks (n, dim) float32. shard_of_row: (rows,) uint8, each below
-    len(outputs). outputs: one file per shard, open for writing in binary; unbuffered ones save a copy.
-    Reading and sorting go on in a thread beside the writing; some three blocks are in memory. Raises ValueError when
-    the shard numbers do not fit the outputs or the rows; then the files hold a part of the table.
+    chunks: the table's rows in id order, in blocks as `Source.table_chunks` gives them. shard_of_row: (rows,) uint8,
+    each below len(outputs). outputs, dtypes: of each shard its file, open for writing in binary (unbuffered ones save a
+    copy), and how rows are stored there. Reading, sorting and encoding go on in a thread beside the writing; some three
+    blocks are in memory. Raises ValueError when the shard numbers do not fit the outputs or the rows, UnstorableError
+    when numbers do not fit the format; then the files hold a part of the table.
     """
-    with closing(one_ahead(_pieces(chunks, shard_of_row, len(outputs)))) as pieces:
+    with closing(one_ahead(_pieces(chunks, shard_of_row, dtypes))) as pieces:
         for piece in pieces:
             for output, rows in zip(outputs, piece, strict=True):
                 _write_rows(output, rows)
 
 
 def _pieces(
-    chunks: Iterator[NDArray[np.float32]], shard_of_row: NDArray[np.uint8], shards: int
-) -> Iterator[list[NDArray[np.float32]]]:
-    """The table block by block, each as the rows (n, dim) of every shard in turn."""
+    chunks: Iterator[NDArray[Any]], shard_of_row: NDArray[np.uint8], dtypes: Sequence[RowDtype]
+) -> Iterator[list[NDArray[np.uint8]]]:
+    """The table block by block, each as the rows (n, row_bytes) of every shard in turn."""
+    shards = len(dtypes)
     if len(shard_of_row) and int(shard_of_row.max()) >= shards:
         raise ValueError(f"expected shard numbers below {shards}, got {shard_of_row.max()}")
     begin = 0
@@ -88,13 +95,13 @@ def _pieces(
         begin += len(block)
         if begin > len(shard_of_row):
             break
-        yield _split(block, numbers, shards)
+        yield [stored_rows(rows, dtype) for rows, dtype in zip(_split(block, numbers, shards), dtypes, strict=True)]
     if begin != len(shard_of_row):
         raise ValueError(f"expected {len(shard_of_row)} rows, one for each shard number, got {begin} or more")
 
 
-def _split(rows: NDArray[np.float32], numbers: NDArray[np.uint8], shards: int) -> list[NDArray[np.float32]]:
-    """The rows (n, dim) of each shard, in their order, by their shard numbers (n,)."""
+def _split(rows: NDArray[Any], numbers: NDArray[np.uint8], shards: int) -> list[NDArray[Any]]:
+    """The rows of each shard, in their order, by their shard numbers (n,)."""
     counts = np.bincount(numbers, minlength=shards)
     if counts.max() < len(rows):  # else all belong to one shard, and stand as they should
         order = np.argsort(numbers, kind="stable")  # a radix sort on bytes; stable keeps the id order
@@ -103,15 +110,15 @@ def _split(rows: NDArray[np.float32], numbers: NDArray[np.uint8], shards: int) -
     return [rows[end - count : end] for count, end in zip(counts, ends, strict=True)]
 
 
-def _write_rows(output: Output, rows: NDArray[np.float32]) -> None:
-    view = rows.reshape(-1).view(np.uint8).data
+def _write_rows(output: Output, rows: NDArray[np.uint8]) -> None:
+    view = rows.reshape(-1).data
     written = 0
     while written < len(view):  # an unbuffered file may take a part only
         written += output.write(view[written:])
 
 
-Seen = Callable[[int, int, NDArray[np.float32]], None]
-"""Told of each block of rows read: its table's position in the model, the id of its first row, the rows (n, dim)."""
+Seen = Callable[[int, int, NDArray[Any]], None]
+"""Told of each block of rows read: its table's position in the model, its first row's id, and the rows as they come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +149,20 @@ def write_embeddings(
         files = [stack.enter_context(HashedFile(folder, f"{path}/weights.bin", pool)) for path in services]
         map_offsets: dict[int, int] = {}
         map_offset = 0
-        dims = [0] * len(files)  # of each file's last matrix
+        came: list[RowFormat | None] = [None] * len(files)  # in which the rows of each file's last matrix do
         for placed in stack.enter_context(closing(one_ahead(_placed_tables(design.model, design.wiring, hotness)))):
             map_offsets[placed.position] = map_offset
             map_offset += id_maps.write(placed.id_map)
-            for k, _ in placed.shards:
-                if dims[k] not in (0, placed.table.format.dim):
+            numbers = [k for k, _ in placed.shards]
+            for k in numbers:
+                if came[k] not in (None, placed.table.format):
                     files[k].pad(MATRIX_ALIGNMENT)
-                dims[k] = placed.table.format.dim
-            blocks = _told(source, placed, seen)
-            write_shards(blocks, placed.shard_of_row, [files[k] for k, _ in placed.shards])
+                came[k] = placed.table.format
+            dtypes = [design.wiring[k].service.row_dtype for k in numbers]
+            try:
+                write_shards(_told(source, placed, seen), placed.shard_of_row, [files[k] for k in numbers], dtypes)
+            except UnstorableError as exc:
+                raise CheckpointError(f"table {placed.table.name}: {exc}") from exc
         entries = [id_maps.entry(), *(file.entry() for file in files)]
     description = router_description(design.model, design.wiring, map_offsets)
     entries.append(write_json(folder, f"{router}/router.json", description.document(), pool))
@@ -161,8 +172,8 @@ def write_embeddings(
 
 
 def _placed_tables(model: Model, wiring: Sequence[Holding], hotness: Hotness) -> Iterator[_PlacedTable]:
-    """The tables in the order in which they are written: those of a dim in the model's order, the largest dim first."""
-    for position, table in sorted(enumerate(model.tables), key=lambda item: -item[1].format.dim):
+    """The tables in the order in which they are written: those of a format in the model's order."""
+    for position, table in sorted(enumerate(model.tables), key=lambda item: matrix_order(item[1].format)):
         shards = shards_of(wiring, table.name)
         shard_of_row = _shard_of_row(hotness.order(table), [shard for _, shard in shards])
         yield _PlacedTable(position, table, shards, shard_of_row, build_id_map(shard_of_row, len(shards)))
@@ -177,7 +188,7 @@ def _shard_of_row(order: NDArray[np.uint32], shards: list[Shard]) -> NDArray[np.
     return shard_of_row
 
 
-def _told(source: Source, placed: _PlacedTable, seen: Seen) -> Iterator[NDArray[np.float32]]:
+def _told(source: Source, placed: _PlacedTable, seen: Seen) -> Iterator[NDArray[Any]]:
     begin = 0
     for block in source.table_chunks(placed.table):
         yield block
@@ -203,7 +214,7 @@ def write_weights(
     done = 0
     stop = Event()
 
-    def advance(table: int, begin: int, block: NDArray[np.float32]) -> None:
+    def advance(table: int, begin: int, block: NDArray[Any]) -> None:
         nonlocal done
         if stop.is_set():
             raise CancelledError

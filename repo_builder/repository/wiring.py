@@ -1,9 +1,9 @@
 """How a plan wires a model: what each service holds of it, what it is asked, and where its answers go.
 
-A service holds a matrix of rows a row format. What it does for a group of look-ups is its *share* of the group: one
-tensor of ids and one of lengths in, and of weights where some look-ups have them; one of sums out. A share is made of
-*units*: the look-ups of one row format, all weighted or none. Units stand one after another in each of its tensors, by
-dim descending, the unweighted first; in a unit look-ups stand in the model's order.
+A service holds a matrix of rows for each format in which they came. What it does for a group of look-ups is its
+*share* of the group: one tensor of ids and one of lengths in, and of weights where some look-ups have them; one of sums
+out. A share is made of *units*: the look-ups of one matrix, all weighted or none. Units stand one after another in each
+of its tensors, by dim descending, the unweighted first; in a unit look-ups stand in the model's order.
 
 Un-pooled look-ups may have units of their own, whose rows are answered as they are, each once: a tensor of rows out
 beside the sums. Whoever routes knows where each id's row is in it.
@@ -32,7 +32,10 @@ SUMS = "sums"
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A service's rows of one format: the shards of its tables, in the model's order."""
+    """A service's rows that came in one format: the shards of its tables, in the model's order.
+
+    format: in which they are stored.
+    """
 
     rows: int
     format: RowFormat
@@ -95,14 +98,15 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """An embedding service of the plan, and what it holds: a matrix a format, in `matrix_order`.
+    """An embedding service of the plan, and what it holds: a matrix for each format in which rows came.
 
-    In its file they stand one after another, each begun at a multiple of MATRIX_ALIGNMENT bytes.
-    bases: index of a table -> the first row of its shard in the matrix of its format.
+    In its file they stand one after another, in `matrix_order`, each begun at a multiple of MATRIX_ALIGNMENT bytes.
+    matrix_of: index of a table -> that of the matrix with its shard. bases: and of the shard's first row there.
     """
 
     service: Service
     matrices: tuple[Matrix, ...]
+    matrix_of: Mapping[int, int]
     bases: Mapping[int, int]
     shares: tuple[Share, ...]
 
@@ -188,25 +192,29 @@ def divisors_width(model: Model, group: int) -> int:
     return sum(model.lookups[index].count for index in model.in_group(group))
 
 
-def matrix_order(row_format: RowFormat) -> tuple[int, int]:
-    """Where a matrix stands among those of its service: the largest dim first, and of one dim the widest dtype."""
-    return -row_format.dim, get_args(RowDtype).index(row_format.dtype)
+def matrix_order(came: RowFormat) -> tuple[int, int]:
+    """Where a matrix stands among those of its service: the largest dim first, and of one dim the widest dtype.
+
+    It goes by the format in which rows came, not by that of the service, so that it is the same in all of them: tables
+    are written one after another, into all files at once.
+    """
+    return -came.dim, get_args(RowDtype).index(came.dtype)
 
 
 def _held(model: Model, service: Service, unpooled: bool) -> Holding:
     rows = {shard.table: shard.rows for shard in service.shards}
     tables = [(i, table) for i, table in enumerate(model.tables) if table.name in rows]
-    format_of = {i: table.format.stored_as(service.row_dtype) for i, table in tables}
-    formats = sorted(set(format_of.values()), key=matrix_order)
+    formats = sorted({table.format for _, table in tables}, key=matrix_order)
     bases, ends = {}, dict.fromkeys(formats, 0)
     for i, table in tables:
-        bases[i] = ends[format_of[i]]
-        ends[format_of[i]] += rows[table.name]
-    matrix_of = {i: formats.index(each) for i, each in format_of.items()}
+        bases[i] = ends[table.format]
+        ends[table.format] += rows[table.name]
+    matrix_of = {i: formats.index(table.format) for i, table in tables}
     shares = [_share(model, group, matrix_of, unpooled) for group in range(len(model.groups))]
     return Holding(
         service,
-        tuple(Matrix(ends[each], each) for each in formats),
+        tuple(Matrix(ends[each], each.stored_as(service.row_dtype)) for each in formats),
+        matrix_of,
         bases,
         tuple(share for share in shares if share.units),
     )

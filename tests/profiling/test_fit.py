@@ -166,7 +166,7 @@ def test_a_query_that_comes_alone_pays_for_waking() -> None:
 def test_without_a_load_within_the_sla_there_is_no_fit() -> None:
     measured = samples.exact()
     missed = tuple(replace(point, capacity=False) for point in measured.embedding)
-    with pytest.raises(FitError, match="serving.sla_ms, got none; raise it"):
+    with pytest.raises(FitError, match=r"serving\.sla_ms, got none; raise it"):
         fit_measured(replace(measured, embedding=missed))
 
 

@@ -25,7 +25,7 @@ def test_each_shard_gets_its_rows_in_id_order(numbers: list[int], block_rows: in
     shard_of_row = np.array(sorted(numbers) if sort else numbers, np.uint8)
     table = np.arange(len(numbers) * dim, dtype=np.float32).reshape(-1, dim)
     outputs = [io.BytesIO() for _ in range(4)]
-    write_shards(blocks_of(table, block_rows), shard_of_row, outputs)
+    write_shards(blocks_of(table, block_rows), shard_of_row, outputs, ["fp32"] * len(outputs))
     for shard, output in enumerate(outputs):
         expected = [table[i] for i in range(len(table)) if shard_of_row[i] == shard]
         assert output.getvalue() == b"".join(row.tobytes() for row in expected)
@@ -37,7 +37,7 @@ def test_blocks_larger_than_a_piece_and_unbuffered_files(tmp_path: Path) -> None
     shard_of_row = rng.integers(0, 3, len(table)).astype(np.uint8)
     paths = [tmp_path / f"{i}.bin" for i in range(3)]
     outputs = [path.open("wb", buffering=0) for path in paths]
-    write_shards(blocks_of(table, 150_000), shard_of_row, outputs)
+    write_shards(blocks_of(table, 150_000), shard_of_row, outputs, ["fp32"] * len(outputs))
     for shard, (path, output) in enumerate(zip(paths, outputs, strict=True)):
         output.close()
         np.testing.assert_array_equal(np.fromfile(path, np.float32).reshape(-1, 16), table[shard_of_row == shard])
@@ -57,7 +57,7 @@ class HalfWriter(io.RawIOBase):
 def test_partial_writes_are_completed() -> None:
     table = np.arange(400, dtype=np.float32).reshape(-1, 4)
     output = HalfWriter()
-    write_shards(iter([table]), np.zeros(100, np.uint8), [output])
+    write_shards(iter([table]), np.zeros(100, np.uint8), [output], ["fp32"])
     assert bytes(output.data) == table.tobytes()
 
 
@@ -65,12 +65,12 @@ def test_partial_writes_are_completed() -> None:
 def test_rows_that_do_not_match_the_shard_numbers_are_refused(rows: int) -> None:
     table = np.zeros((rows, 2), np.float32)
     with pytest.raises(ValueError, match="expected 10 rows"):
-        write_shards(blocks_of(table, 3), np.zeros(10, np.uint8), [io.BytesIO()])
+        write_shards(blocks_of(table, 3), np.zeros(10, np.uint8), [io.BytesIO()], ["fp32"])
 
 
 def test_a_shard_number_without_an_output_is_refused() -> None:
     with pytest.raises(ValueError, match="expected shard numbers below 1, got 1"):
-        write_shards(iter([np.zeros((2, 2), np.float32)]), np.array([0, 1], np.uint8), [io.BytesIO()])
+        write_shards(iter([np.zeros((2, 2), np.float32)]), np.array([0, 1], np.uint8), [io.BytesIO()], ["fp32"])
 
 
 def test_an_error_while_reading_reaches_the_caller() -> None:
@@ -80,4 +80,4 @@ def test_an_error_while_reading_reaches_the_caller() -> None:
 
     with tempfile.TemporaryDirectory() as folder, Path(folder, "x").open("wb") as file:  # noqa: SIM117 - two concerns
         with pytest.raises(OSError, match="disk gone"):
-            write_shards(failing(), np.zeros(2, np.uint8), [file])
+            write_shards(failing(), np.zeros(2, np.uint8), [file], ["fp32"])

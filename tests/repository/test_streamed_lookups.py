@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from repo_builder.errors import InputError
-from repo_builder.repository.proof import StreamedLookups
+from repo_builder.repository.streamed_lookups import StreamedLookups
 from tests.toy_source import TOY, ToySource
 
 
@@ -29,14 +29,14 @@ def test_sums_are_a_loops() -> None:
     seen = [items[[i for i in row if i >= 0]].sum(0) / max(1, sum(i >= 0 for i in row)) for row in query["history"]]
     expected = [items[query["item"]], seen, weighted, users[query["user"]].reshape(1, 32)]
     for place, each in enumerate(expected):
-        found, size = looked_up.sums(place)
+        found, size = looked_up.sums(place, looked_up.rows(TOY.lookups[place].table))
         np.testing.assert_allclose(found, np.array(each), atol=1e-6)
         assert (size >= np.abs(found) - 1e-12).all()
 
 
 def test_what_was_not_seen_agrees_with_nothing() -> None:
     looked_up = StreamedLookups(TOY, ToySource(TOY).query(2, seed=0))
-    assert np.isnan(looked_up.sums(0)[0]).all()
+    assert np.isnan(looked_up.sums(0, looked_up.rows(0))[0]).all()
 
 
 @pytest.mark.parametrize(("from_end", "bad"), [(False, -1), (False, 500), (True, -501), (True, 500)])

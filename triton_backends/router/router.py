@@ -72,6 +72,10 @@ class Router:
         words = np.memmap(id_maps, np.uint64, mode="r") if id_maps.stat().st_size else np.empty(0, np.uint64)
         return cls(routing, words)
 
+    def find(self, table: int, ids: Integers) -> tuple[Integers, Integers]:
+        """The shard of each id (n,) of a table, and its row there."""
+        return find_rows(self._maps[table], self.routing.tables[table].shards, ids)
+
     def route(self, inputs: Mapping[str, NDArray[Any]]) -> Routed:
         """Sort a query's ids.
 
@@ -118,8 +122,8 @@ class Router:
         indexes, row, bag = _indexes(reading)
         ids = reading.ids[indexes].astype(np.int64)
         real = ids != PADDING
-        lookup, table = reading.lookup, reading.table
-        shard, local = find_rows(self._maps[lookup.table], table.shards, ids[real])
+        lookup = reading.lookup
+        shard, local = self.find(lookup.table, ids[real])
         shard[shard >= len(lookup.shards)] = 0  # of a broken map
         bases, units = (np.array([getattr(each, key) for each in lookup.shards]) for key in ("base", "unit"))
         weights = None if reading.weights is None else reading.weights[indexes][real]

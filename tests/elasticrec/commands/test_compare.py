@@ -34,7 +34,7 @@ def test_all_published_specs_side_by_side(tmp_path: Path, capsys: pytest.Capture
     told = capsys.readouterr().out
     for spec in specs:
         assert spec.stem in told
-    assert "traffic of 12 model-wise replicas" in told and "NOT MEASURED" in told
+    assert "traffic of 12 model-wise replicas" in told and "of another machine" in told
     document = json.loads(output.read_text())
     assert [found["spec"] for found in document["comparisons"]] == [spec.stem for spec in specs]
     assert all(found["strategies"]["model-wise"]["replicas"] == 12 for found in document["comparisons"])

@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 
 from repo_builder.errors import PlacementError
-from repo_builder.partition.cost import DEFAULT_PROFILE, DenseTime, DeviceTimes, ServiceTime
+from repo_builder.partition.cost import DenseTime, DeviceTimes, Profile, ServiceTime
 from repo_builder.partition.placement.cluster import GB, Cluster, NodePool
 from repo_builder.partition.placement.packing import pack
 from repo_builder.partition.placement.place import (
@@ -29,7 +29,7 @@ CPU = NodePool("cpu", 11, 64_000, 384 * GB, 0, 0, 3.5)
 GPU = NodePool("gpu", 20, 32_000, 120 * GB, 1, 16 * GB, 2.2)
 SPEC = small_spec([{"name": "A", "rows": 1000, "pooling": 500}, {"name": "B", "rows": 1000, "pooling": 1}])
 FAST = DeviceTimes(ServiceTime(0.0005, 1e-10), DenseTime(0.0005, 2e-13))
-PROFILE = replace(DEFAULT_PROFILE, gpu=FAST)
+PROFILE = Profile("round", ServiceTime(0.0005, 5e-8), 300 * 10**6, DenseTime(0.0005, 2e-11), gpu=FAST)
 
 
 def a_plan(hot_replicas: int = 60, cold_bytes: int = 5 * GB, target_qps: float = 3000.0) -> Plan:
