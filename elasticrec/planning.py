@@ -21,6 +21,7 @@ from repo_builder.partition.placement.cluster import Cluster
 from repo_builder.partition.placement.place import Placement, placement_document
 from repo_builder.partition.placement.place import place as place_plan
 from repo_builder.partition.plan import Grouping, Plan, plan_to_json
+from repo_builder.partition.planner import make_plan
 from repo_builder.partition.worth import LEAST_SAVING
 from repo_builder.spec import Spec
 
