@@ -45,7 +45,7 @@ def plan(
     ['dense', 'tier0']
     >>> plan = elasticrec.plan(spec, profile=elasticrec.load_profile("profile.json"), s_max=4)
     >>> [(service.name, sum(shard.rows for shard in service.shards)) for service in plan.embedding_services]
-    [('tier0', 2), ('tier1', 19998)]
+    [('tier0', 10), ('tier1', 36), ('tier2', 265), ('tier3', 19689)]
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
     return make_plan(spec, found, _of_containers(profile, cluster), grouping, s_max, utilisation)
@@ -117,7 +117,7 @@ def sweep(
 
     >>> spec, values = elasticrec.load_spec("rm1.yaml"), elasticrec.Sweep("target_qps", (100, 1000, 10_000))
     >>> [point.model_wise_replicas for point in elasticrec.sweep(spec, values).points]
-    [1, 2, 12]
+    [1, 1, 3]
     """
     setting = Setting(spec, profile, grouping, s_max, utilisation)
     points = run_sweep(values, setting, lambda each: load_hotness(each, watch=watch, tell=tell))
