@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from elasticrec.loading import StrPath, Watch, load_hotness, log, unwatched
+from elasticrec.rows import with_chosen_rows
 from repo_builder.errors import InputError
 from repo_builder.extras import named_extras
 from repo_builder.model.source import ModelFile, Source
@@ -137,7 +139,8 @@ def build(
     hotness = load_hotness(spec, watch=watch, tell=tell)
     if whole:
         plan = model_wise_plan(spec, hotness, DEFAULT_PROFILE)
-    plan = plan or make_plan(spec, hotness, DEFAULT_PROFILE, "tiered", s_max)
+    planned = partial(make_plan, hotness=hotness, profile=DEFAULT_PROFILE, grouping="tiered", s_max=s_max)
+    plan = plan or planned(with_chosen_rows(spec, hotness, planned, watch, tell))
     plan = on_cpu(plan) if cpu_only else plan
     with watch("building") as progress:
         folder = Path(target)

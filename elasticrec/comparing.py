@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from elasticrec.loading import StrPath, Watch, load_hotness, log, unwatched
+from elasticrec.rows import compare_rows, with_chosen_rows
 from repo_builder.analysis.compare import SWEEP_REPLICAS, Comparison, ComparisonReport
 from repo_builder.analysis.compare import compare as compare_fleets
 from repo_builder.analysis.fleets import ComparisonCase, model_wise
+from repo_builder.analysis.row_formats import FormatComparison
 from repo_builder.output import Tell
 from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile
@@ -32,11 +35,14 @@ def compare(
     profile: Profile = DEFAULT_PROFILE,
     s_max: int = 16,
     replicas: int = 10,
+    row_speed: bool = False,
     watch: Watch = unwatched,
     tell: Tell = log,
 ) -> ComparisonReport:
     """Compare plans with replicas of the whole model, at the traffic of so many of those and over a sweep of traffic.
 
+    Row formats are compared at the same traffic: their bytes, and where a spec's trained weights are there what they do
+    to scores, for which the tables are read once. row_speed: measure on this machine how fast rows are read, too.
     specs: may be a generator; only one spec's accesses are held at a time.
 
     >>> spec, cluster = elasticrec.load_spec("rm1.yaml"), elasticrec.load_cluster("examples/clusters/cpu.yaml")
@@ -45,12 +51,16 @@ def compare(
     ['model-wise', 'per_table', 'tiered']
     """
 
-    def found(spec: Spec) -> tuple[Comparison, tuple[Comparison, ...]]:
-        accesses = model_accesses(spec, load_hotness(spec, watch=watch, tell=tell), keep=True)
-        return compare_fleets(ComparisonCase(spec, accesses, profile, cluster, s_max), replicas, SWEEP_REPLICAS)
+    def found(spec: Spec) -> tuple[Comparison, tuple[Comparison, ...], FormatComparison]:
+        hotness = load_hotness(spec, watch=watch, tell=tell)
+        planned = partial(make_plan, hotness=hotness, profile=profile, grouping="tiered", s_max=s_max)
+        spec = with_chosen_rows(spec, hotness, planned, watch, tell)
+        case = ComparisonCase(spec, model_accesses(spec, hotness, keep=True), profile, cluster, s_max)
+        comparison, points = compare_fleets(case, replicas, SWEEP_REPLICAS)
+        return comparison, points, compare_rows(case, hotness, comparison.target_qps, row_speed, watch)
 
-    comparisons, sweeps = zip(*map(found, specs), strict=True)
-    return ComparisonReport(profile, cluster, s_max, replicas, comparisons, sweeps)
+    comparisons, sweeps, row_formats = zip(*map(found, specs), strict=True)
+    return ComparisonReport(profile, cluster, s_max, replicas, comparisons, sweeps, row_formats)
 
 
 def load_traffic(path: StrPath) -> Traffic:
@@ -90,11 +100,13 @@ def simulate(
     from repo_builder.simulation.report import Played, prices_over_time
 
     hotness = load_hotness(spec, watch=watch, tell=tell)
+    planned = partial(make_plan, hotness=hotness, profile=profile, grouping=grouping, s_max=s_max)
+    plan = planned(with_chosen_rows(spec, hotness, planned, watch, tell))
     model = SimulatedModel(spec.name, spec.serving.sla_ms, spec.serving.target_qps, profile)
     whole = model_wise(spec, profile)
     simulated = (
         whole_fleet(model, whole.replicas(model.target_qps), whole.alone_s),
-        planned_fleet(model, make_plan(spec, hotness, profile, grouping, s_max)),
+        planned_fleet(model, plan),
     )
 
     def played(fleet: SimulatedFleet) -> Played:

@@ -148,7 +148,10 @@ def _dlrm_lines(name: str, dlrm: Dlrm, path: Path, ordered: bool) -> Iterator[st
         yield "# and say tables_in_order: true in weights."
     yield "tables:"
     for table in dlrm.tables:
-        yield f"  - {{name: {_text(table.name)}, rows: {table.rows}, dim: {table.dim}, pooling: {table.pooling}}}"
+        more = (
+            f"pooling: {table.pooling}" if table.dtype == "fp32" else f"dtype: {table.dtype}, pooling: {table.pooling}"
+        )
+        yield f"  - {{name: {_text(table.name)}, rows: {table.rows}, dim: {table.dim}, {more}}}"
     yield f"weights: {{source: {dlrm.weights.source}, path: {_text(str(path))}}}"
 
 

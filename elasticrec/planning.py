@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 
 from elasticrec.loading import Watch, load_hotness, log, unwatched
+from elasticrec.rows import with_chosen_rows
 from repo_builder.access.hotness import Hotness
 from repo_builder.analysis.explain import Chain
 from repo_builder.analysis.explain import explain as explain_plan
@@ -38,7 +40,8 @@ def plan(
 
     hotness: read from the spec's accesses where it is not given; cluster: whose containers' least memory counts;
     grouping: `tiered`, a service holds one hotness tier of all tables, or `per_table`, a service a shard; s_max: the
-    most shards per table; utilisation: the share of a replica's most queries per second to count on.
+    most shards per table; utilisation: the share of a replica's most queries per second to count on. Where the spec has
+    a budget of score error (`rows`) the formats with the least memory within it are chosen first, and told.
 
     >>> spec = elasticrec.load_spec("rm1.yaml")
     >>> [service.name for service in elasticrec.plan(spec).services]
@@ -48,7 +51,11 @@ def plan(
     [('tier0', 10), ('tier1', 36), ('tier2', 265), ('tier3', 19689)]
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
-    return make_plan(spec, found, _of_containers(profile, cluster), grouping, s_max, utilisation)
+    profile = _of_containers(profile, cluster)
+    planned = partial(
+        make_plan, hotness=found, profile=profile, grouping=grouping, s_max=s_max, utilisation=utilisation
+    )
+    return planned(with_chosen_rows(spec, found, planned, watch, tell))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,10 @@ def explain(
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
     profile = _of_containers(profile, cluster)
+    planned = partial(
+        make_plan, hotness=found, profile=profile, grouping=grouping, s_max=s_max, utilisation=utilisation
+    )
+    spec = with_chosen_rows(spec, found, planned, watch, tell)
     accesses = model_accesses(spec, found, keep=True)
     made = plan_accesses(spec, accesses, profile, grouping, s_max, utilisation)
     sizes = sizings(spec, made, profile, utilisation) if profile.light_load else ()
@@ -119,6 +130,12 @@ def sweep(
     >>> [point.model_wise_replicas for point in elasticrec.sweep(spec, values).points]
     [1, 1, 3]
     """
+    if spec.rows.budget is not None:
+        found = load_hotness(spec, watch=watch, tell=tell)
+        planned = partial(
+            make_plan, hotness=found, profile=profile, grouping=grouping, s_max=s_max, utilisation=utilisation
+        )
+        spec = with_chosen_rows(spec, found, planned, watch, tell)
     setting = Setting(spec, profile, grouping, s_max, utilisation)
     points = run_sweep(values, setting, lambda each: load_hotness(each, watch=watch, tell=tell))
     return Swept(values, setting, points)

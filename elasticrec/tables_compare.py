@@ -9,6 +9,7 @@ from rich.table import Table
 from elasticrec.tables import plain_table, size
 from repo_builder.analysis.compare import METRICS, PAPER, Comparison, ComparisonReport, average_gains
 from repo_builder.analysis.fleets import GPU_CACHE, MODEL_WISE
+from repo_builder.analysis.row_formats import FormatComparison, FormatScores, rule_text
 from repo_builder.simulation.report import SimulationSummary
 from repo_builder.words import count, times_less
 
@@ -60,6 +61,38 @@ def gains_table(report: ComparisonReport) -> Table:
     return table
 
 
+def row_formats_table(found: FormatComparison) -> Table:
+    """One spec's row formats, a line each; in brackets how many times fewer bytes than FP32 rows take."""
+    scored = any(result.scores for result in found.results)
+    speed = any(result.rows_per_s is not None for result in found.results)
+    columns = [
+        "tables",
+        "memory",
+        *(["max error", "mean error", "AUC"] if scored else []),
+        *(["rows/s"] if speed else []),
+    ]
+    table = plain_table(f"{found.spec}, rows", *columns)
+    first = found.results[0]
+    for result in found.results:
+        table.add_row(
+            rule_text(result.rule),
+            f"{size(result.tables_bytes)} {_bracket(first.tables_bytes / result.tables_bytes)}",
+            f"{size(result.memory_bytes)} {_bracket(first.memory_bytes / result.memory_bytes)}",
+            *(_scores(result.scores) if scored else ()),
+            *(["" if result.rows_per_s is None else f"{result.rows_per_s:.2f}x"] if speed else []),
+        )
+    return table
+
+
+def _scores(scores: FormatScores | None) -> tuple[str, str, str, str]:
+    if scores is None:
+        return "out of range", "", "", ""
+    errors = f"{scores.max_error:.1e}", f"{scores.mean_error:.1e}"
+    if scores.auc is None or scores.auc_fp32 is None:
+        return *errors, "", ""
+    return *errors, f"{scores.auc:.5f}", f"{scores.auc - scores.auc_fp32:+.0e}"
+
+
 def comparison_notes(report: ComparisonReport) -> str:
     """What was held equal, and what the cluster could not hold."""
     lines = [
@@ -72,6 +105,7 @@ def comparison_notes(report: ComparisonReport) -> str:
         for result in found.results
         for line in result.unplaced.splitlines()
     ]
+    lines += [f"{found.spec}, rows: {found.told}" for found in report.row_formats]
     lines.append("gains: how many times better than model-wise; 1x is equal, below it is worse; in brackets above")
     if not report.cluster.gpu_pools:
         lines.append(f"cluster {report.cluster.name} has no GPUs: model-wise with a GPU cache is left out")

@@ -49,8 +49,8 @@ def dlrm_problems(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _expand(entry: Mapping[str, Any]) -> Iterator[DlrmTable]:
     names = [entry["name"]] if "count" not in entry else [f"{entry['name']}_{i}" for i in range(entry["count"])]
-    mode = entry.get("mode", "sum")
-    return (DlrmTable(name, entry["rows"], entry["dim"], entry["pooling"], mode) for name in names)
+    mode, dtype = entry.get("mode", "sum"), entry.get("dtype", "fp32")
+    return (DlrmTable(name, entry["rows"], entry["dim"], entry["pooling"], mode, dtype) for name in names)
 
 
 def _interaction_problems(document: Mapping[str, Any]) -> Iterator[str]:

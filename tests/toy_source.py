@@ -184,7 +184,7 @@ class ToySource:
         else:
             item, history = inputs["item"], inputs["history"]
         seen = [self.tables[0][row[row >= 0]].sum(0) / max(1, (row >= 0).sum()) for row in history]
-        vectors = [inputs["price"], self.tables[0][item], np.array(seen).reshape(batch, 8)]
+        vectors = [inputs["price"], self.tables[0][item], np.array(seen).reshape(batch, -1)]
         if "user" in inputs:
             tags = self.tables[1][inputs["tags"]] * inputs["tag_weights"][:, None]
             vectors.append(np.array([tags[begin:end].sum(0) for begin, end in pairwise(inputs["tag_ends"])]))

@@ -57,7 +57,14 @@ def add_compare(commands: Commands) -> None:
         metavar="N",
         help="compare at the traffic of N model-wise replicas (default: %(default)s)",
     )
-    parser.add_argument("-o", "--output", type=json_or_csv, metavar="FILE", help="write all figures, .json or .csv")
+    parser.add_argument(
+        "--row-speed",
+        action="store_true",
+        help="also measure on this machine how fast rows of each format are read, which takes some seconds",
+    )
+    parser.add_argument(
+        "-o", "--output", type=json_or_csv, metavar="FILE", help="write all figures, .json or .csv (no row formats)"
+    )
     parser.add_argument("--plot", type=png, metavar="FILE", help="draw them as a PNG")
     parser.add_argument("--json", action="store_true", help="print them as JSON")
     parser.set_defaults(run=_compare)
@@ -72,6 +79,7 @@ def _compare(args: argparse.Namespace) -> None:
         profile=profile,
         s_max=args.s_max,
         replicas=args.replicas,
+        row_speed=args.row_speed,
         watch=watch,
         tell=tell,
     )
@@ -91,6 +99,9 @@ def _compare(args: argparse.Namespace) -> None:
 def _print_comparison(report: ComparisonReport) -> None:
     for comparison in report.comparisons:
         out.print(tables_compare.comparison_table(comparison))
+        out.print()
+    for found in report.row_formats:
+        out.print(tables_compare.row_formats_table(found))
         out.print()
     out.print(tables_compare.averages_table(report))
     out.print()

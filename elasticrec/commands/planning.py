@@ -115,9 +115,9 @@ def _planned(
 ) -> tuple[Plan, planning.Explanation | None]:
     asked = {"grouping": args.grouping, "s_max": args.s_max, "utilisation": args.utilisation}
     if args.explain:
-        explanation = planning.explain(spec, hotness, profile=profile, cluster=cluster, **asked)
+        explanation = planning.explain(spec, hotness, profile=profile, cluster=cluster, **asked, watch=watch, tell=tell)
         return explanation.plan, explanation
-    return planning.plan(spec, hotness, profile=profile, cluster=cluster, **asked), None
+    return planning.plan(spec, hotness, profile=profile, cluster=cluster, **asked, watch=watch, tell=tell), None
 
 
 def _placed(spec: Spec, plan: Plan, profile: Profile, cluster: Cluster) -> Placement:

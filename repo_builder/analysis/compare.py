@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from repo_builder.analysis.fleets import MODEL_WISE, STRATEGIES, ComparisonCase, SizedFleet, SizedFleets
+from repo_builder.analysis.row_formats import FormatComparison, format_document
 from repo_builder.analysis.utility import FIRST_QUERIES, Utility, UtilityModel
 from repo_builder.partition.cost import Profile
 from repo_builder.partition.placement.cluster import Cluster
@@ -98,7 +99,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonReport:
-    """All that `elasticrec compare` found: a comparison and a sweep of comparisons per spec."""
+    """All that `elasticrec compare` found: a comparison, a sweep of comparisons and the row formats per spec."""
 
     profile: Profile
     cluster: Cluster
@@ -106,6 +107,7 @@ class ComparisonReport:
     model_wise_replicas: int
     comparisons: tuple[Comparison, ...]
     sweeps: tuple[tuple[Comparison, ...], ...]
+    row_formats: tuple[FormatComparison, ...] = ()
 
     @property
     def strategies(self) -> tuple[str, ...]:
@@ -149,6 +151,7 @@ def report_json(report: ComparisonReport) -> str:
         "average_gains": {name: average_gains(report.comparisons, name) for name in report.strategies},
         "paper_gains": PAPER,
         "sweeps": [[_comparison(comparison) for comparison in sweep] for sweep in report.sweeps],
+        "row_formats": [format_document(found) for found in report.row_formats],
     }
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 

@@ -1,4 +1,4 @@
-"""A picture of a comparison: gains over model-wise for each spec, and averaged over the specs as the traffic grows."""
+"""A picture of a comparison: gains over model-wise for each spec and, as the traffic grows, on average; row formats."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from repo_builder.analysis.compare import PAPER, ComparisonReport, average_gains
 from repo_builder.analysis.fleets import GPU_CACHE, MODEL_WISE, PER_TABLE, TIERED
+from repo_builder.analysis.row_formats_plot import plot_row_formats
 from repo_builder.figures import INK, dress, nested_width, new_figure, save_png
 from repo_builder.words import count
 
@@ -27,7 +28,8 @@ _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 def plot_comparison(report: ComparisonReport, path: Path) -> None:
     """Draw the report into the PNG `path`, whole or not at all; raises InputError where it cannot be written."""
-    figure = new_figure(13, 7.6)
+    rows = 3 if report.row_formats else 2
+    figure = new_figure(13, 3.8 * rows)
     figure.suptitle(
         f"ElasticRec against replicating the whole model, cluster {report.cluster.name}, "
         f"profile {report.profile.name}\n"
@@ -35,10 +37,12 @@ def plot_comparison(report: ComparisonReport, path: Path) -> None:
         fontsize=12,
         color=INK,
     )
-    axes = figure.subplots(2, len(_PANELS))
+    axes = figure.subplots(rows, len(_PANELS))
     for column, (metric, title) in enumerate(_PANELS):
         _bars(axes[0, column], report, metric, title)
         _lines(axes[1, column], report, metric)
+    if report.row_formats:
+        plot_row_formats(report.row_formats, axes[2])
     handles, labels = axes[1, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     save_png(figure, path)

@@ -12,22 +12,45 @@ from repo_builder.errors import InputError, ModelFileError
 from repo_builder.model.arrays import DTYPES, Arrays
 from repo_builder.model.types import Tensor
 
+LABELS = "labels/"
+"""Of samples: `labels/OUTPUT` holds what became of each number of an output, 1 or 0: clicked or not."""
+
 
 def read_samples(path: Path, inputs: Sequence[Tensor]) -> Arrays:
-    """A query from an .npz with an array per input; raises ModelFileError where it is none of the model's."""
+    """A query from an .npz with an array per input; raises ModelFileError where it is none of the model's.
+
+    Labels may stand beside; they are `read_labels`' to read.
+    """
+    query = {name: array for name, array in _read(path).items() if not name.startswith(LABELS)}
+    problems = [f"{path}: {problem}" for problem in query_problems(inputs, query)]
+    if problems:
+        raise ModelFileError(*problems)
+    return query
+
+
+def read_labels(path: Path) -> Arrays:
+    """The labels in a file of samples, by output: arrays of 0 and 1; raises ModelFileError where they are others."""
+    found = {name.removeprefix(LABELS): array for name, array in _read(path).items() if name.startswith(LABELS)}
+    problems = [
+        f"{path}: {LABELS}{name}: expected labels of 0 and 1, got {array.dtype} {array.reshape(-1)[:8].tolist()}"
+        for name, array in found.items()
+        if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all()
+    ]
+    if problems:
+        raise ModelFileError(*problems)
+    return found
+
+
+def _read(path: Path) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            query = {name: archive[name] for name in archive.files}
+            return {name: archive[name] for name in archive.files}
     except FileNotFoundError as exc:
         raise ModelFileError(
             f"{path}: expected a file of samples, found none; check model.samples in the spec"
         ) from exc
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as exc:
         raise ModelFileError(f"{path}: expected an .npz with an array per input, got another file ({exc})") from exc
-    problems = [f"{path}: {problem}" for problem in query_problems(inputs, query)]
-    if problems:
-        raise ModelFileError(*problems)
-    return query
 
 
 def check_query(inputs: Sequence[Tensor], query: Arrays) -> None:

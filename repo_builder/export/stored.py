@@ -65,26 +65,34 @@ class Checkpoint:
         float16, bfloat16 and float64 are converted. Raises CheckpointError where the file ends early or a value is not
         finite (in float32: a float64 value past its range counts too).
         """
-        rows, dim = self.tensors[key].shape
-        yield from self._read(key, rows, dim)
+        yield from self._read(key, self.tensors[key].shape[1])
 
     def whole(self, key: str) -> NDArray[np.float32]:
         """A whole tensor as float32, in its own shape; for layers, which are small. Raises as `blocks` does."""
         shape = self.tensors[key].shape
-        rows, dim = shape[0], int(np.prod(shape[1:]))
-        return np.concatenate(list(self._read(key, rows, dim))).reshape(shape)
+        return np.concatenate(list(self._read(key, int(np.prod(shape[1:]))))).reshape(shape)
 
-    def _read(self, key: str, rows: int, dim: int) -> Iterator[NDArray[np.float32]]:
-        tensor, step = self.tensors[key], rows_per_chunk(dim)
-        stored_dtype, to_float32 = _READERS[tensor.dtype]
+    def raw_blocks(self, key: str, step: int) -> Iterator[NDArray[Any]]:
+        """A tensor in consecutive blocks of `step` of its rows, (n, numbers of a row), as they are in the file.
+
+        bfloat16 as uint16. Raises CheckpointError where the file ends early.
+        """
+        tensor = self.tensors[key]
+        rows, dim = tensor.shape[0], int(np.prod(tensor.shape[1:]))
         with FileIO(tensor.file) as file:
             file.seek(tensor.offset_bytes)
             for begin in range(0, rows, step):
-                raw = np.empty((min(step, rows - begin), dim), stored_dtype)
+                raw = np.empty((min(step, rows - begin), dim), _STORED[tensor.dtype])
                 self._fill(file, raw, key)
-                block = to_float32(raw)
-                self._refuse_non_finite(block, key, begin)
-                yield block
+                yield raw
+
+    def _read(self, key: str, dim: int) -> Iterator[NDArray[np.float32]]:
+        to_float32, begin = _READERS[self.tensors[key].dtype], 0
+        for raw in self.raw_blocks(key, rows_per_chunk(dim)):
+            block = to_float32(raw)
+            self._refuse_non_finite(block, key, begin)
+            begin += len(block)
+            yield block
 
     def _fill(self, file: FileIO, raw: NDArray[Any], key: str) -> None:
         view = raw.reshape(-1).view(np.uint8).data
@@ -125,11 +133,18 @@ def _from_bfloat16(raw: NDArray[Any]) -> NDArray[np.float32]:
     return (raw.astype(np.uint32) << 16).view(np.float32)
 
 
-_READERS: Mapping[str, tuple[str, Callable[[NDArray[Any]], NDArray[np.float32]]]] = {
-    "float32": ("<f4", _as_is),
-    "float16": ("<f2", _narrowed),
-    "bfloat16": ("<u2", _from_bfloat16),
-    "float64": ("<f8", _narrowed),
+_STORED: Mapping[str, str] = {
+    "float32": "<f4",
+    "float16": "<f2",
+    "bfloat16": "<u2",
+    "float64": "<f8",
+    "uint8": "u1",
+}
+_READERS: Mapping[str, Callable[[NDArray[Any]], NDArray[np.float32]]] = {
+    "float32": _as_is,
+    "float16": _narrowed,
+    "bfloat16": _from_bfloat16,
+    "float64": _narrowed,
 }
 
 

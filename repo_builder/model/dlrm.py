@@ -22,6 +22,7 @@ from repo_builder.model.types import (
     Lookup,
     Model,
     PoolingMode,
+    RowDtype,
     RowFormat,
     Table,
     Tensor,
@@ -35,9 +36,10 @@ PADDING = -1
 
 @dataclass(frozen=True, slots=True)
 class DlrmTable:
-    """One embedding table, (rows, dim) float32; a query row brings up to `pooling` ids, whose rows are pooled.
+    """One embedding table, (rows, dim); a query row brings up to `pooling` ids, whose rows are pooled.
 
-    mode: a bag's rows are summed, or averaged over the ids that it has; an empty bag is zeros either way.
+    mode: a bag's rows are summed, or averaged over the ids that it has; an empty bag is zeros either way. dtype: how
+    the rows come.
     """
 
     name: str
@@ -45,11 +47,12 @@ class DlrmTable:
     dim: int
     pooling: int
     mode: PoolingMode = "sum"
+    dtype: RowDtype = "fp32"
 
     @property
     def stored(self) -> Table:
         """Its rows, as any model's."""
-        return Table(self.name, self.rows, RowFormat(self.dim))
+        return Table(self.name, self.rows, RowFormat(self.dim, self.dtype))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.model.source import divisors_name
+from repo_builder.model.source import Partial, divisors_name
+from repo_builder.model.types import Model
 from repo_builder.repository.design import Design
-from repo_builder.repository.wiring import ROWS, SUMS, at_shard, on_wire, pieces
+from repo_builder.repository.wiring import ROWS, SUMS, at_shard, divisors_width, on_wire, pieces
 from repo_builder.repository.written_answer import written_answer
 from triton_backends.router.idmap import Integers
 from triton_backends.router.router import Routed
@@ -92,22 +93,23 @@ class Answers:
                     yield rows.reshape(-1, dim)
 
 
-def dense_inputs(design: Design, vectors: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+def dense_inputs(
+    model: Model, partials: Sequence[Partial], vectors: Sequence[NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
     """What the dense graph is given for looked-up vectors that come from elsewhere: as if one service had them all.
 
-    vectors: of each look-up, (rows of its group, count * dim), averaged where it is a mean: divisors are 1.
+    partials: its inputs for them. vectors: of each look-up, (rows of its group, count * dim), averaged where it is a
+    mean: divisors are 1.
     """
     found, placed = dict[str, NDArray[np.float32]](), set[int]()
-    for partial in design.sums:
-        rows = len(vectors[design.model.in_group(partial.group)[0]])
-        found[partial.name] = sums = np.zeros((rows, partial.width), np.float32)
+    rows = [len(vectors[model.in_group(group)[0]]) for group in range(len(model.groups))]
+    for partial in partials:
+        found[partial.name] = sums = np.zeros((rows[partial.group], partial.width), np.float32)
         for index, column in partial.columns.items():
             if index not in placed:
                 placed.add(index)
                 sums[:, column : column + vectors[index].shape[1]] = vectors[index]
-    for group in range(len(design.model.groups)):
-        name = divisors_name(group)
-        if name in design.divisors:
-            rows = len(vectors[design.model.in_group(group)[0]])
-            found[name] = np.ones((rows, design.divisors[name]), np.float32)
+    for group in range(len(model.groups)):
+        if model.has_means(group):
+            found[divisors_name(group)] = np.ones((rows[group], divisors_width(model, group)), np.float32)
     return found

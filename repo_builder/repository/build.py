@@ -33,7 +33,6 @@ from importlib import metadata
 from pathlib import Path
 
 from repo_builder.access.hotness import Hotness
-from repo_builder.access.queries import draw_queries
 from repo_builder.errors import SpecError
 from repo_builder.export.scalars import serve_scalars
 from repo_builder.model.source import Source
@@ -53,12 +52,12 @@ from repo_builder.repository.manifest import (
     foreign_to_repository,
 )
 from repo_builder.repository.proof import Trial, proof_of_whole
+from repo_builder.repository.samples import kept_queries
 from repo_builder.repository.small_files import checksums, small_files, whole_files
 from repo_builder.repository.weights import write_weights
 from repo_builder.spec import Spec
 from repo_builder.writing import new_folder
 
-SAMPLE_ROWS = 256
 _MAX_VERSION = 2**31 - 1
 
 
@@ -82,8 +81,7 @@ def build(
     """
     design = Design.of(spec, plan, layout)
     _check_backend(design, shard_backend)
-    batch, samples = spec.serving.batch, source.samples()
-    queries = draw_queries(spec.model, hotness, max(1, SAMPLE_ROWS // batch), batch, seed=0, samples=samples)
+    queries = kept_queries(spec, source, hotness)
     with new_folder(target, foreign_to_repository) as folder, ThreadPoolExecutor(1) as pool:
         files = _write_whole(design, source, folder)
         if files:
@@ -103,7 +101,7 @@ def build(
         for path, data in checksums(design, files):
             files.append(write_bytes(folder, path, data, pool))
         generator = f"elasticrec {metadata.version('elasticrec')}"
-        manifest = describe(spec, layout, plan_sha256(plan), generator, files, proof, samples is not None)
+        manifest = describe(spec, layout, plan_sha256(plan), generator, files, proof, source.samples() is not None)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 

@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 
 from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import ExportError, InputError
-from repo_builder.model.arrays import Arrays, difference, has_rows
+from repo_builder.model.arrays import Arrays, difference
 from repo_builder.model.source import TOLERANCE, Source
-from repo_builder.model.types import BATCH, Model
 from repo_builder.repository.answers import Answers, dense_inputs
 from repo_builder.repository.descriptions import shards_of
 from repo_builder.repository.design import FIRST_VERSION, Design
 from repo_builder.repository.graph_run import WrittenGraph
 from repo_builder.repository.manifest import Proof, ScoreError
+from repo_builder.repository.samples import proof_query
 from repo_builder.repository.stored_rows import stored_rows
 from repo_builder.repository.streamed_lookups import StreamedLookups
 from repo_builder.repository.wiring import Holding
@@ -42,7 +42,6 @@ from repo_builder.repository.written_answer import written_rows
 from triton_backends.kernels.row_formats import decode_rows
 from triton_backends.router.router import Router
 
-SAMPLE_ROWS = 32  # of the samples, where they are cut
 _REPORT = "please report it with the spec"
 
 
@@ -56,9 +55,8 @@ class Trial:
         graph makes other ids than the model.
         """
         self._design, self._source, self._folder = design, source, folder
-        tried = source.tried()
-        self._compares_outputs = tried is not None
-        self._inputs = queries.first(SAMPLE_ROWS) if tried is None else first_rows(design.model, tried, SAMPLE_ROWS)
+        self._compares_outputs = source.tried() is not None
+        self._inputs = proof_query(source, queries)
         ids = source.ids(self._inputs)
         self._tensors = {**self._inputs, **self._computed(ids)}
         self._looked_up = StreamedLookups(design.model, {**self._inputs, **ids})
@@ -93,12 +91,10 @@ class Trial:
             return Proof(_sha256(self._inputs), max(self._check_outputs(stored, self._source.answers(self._inputs))))
         looked_up = self._looked_up
         vectors = [looked_up.vectors(i, looked_up.rows(each.table)) for i, each in enumerate(model.lookups)]
-        came = graph.run({**inputs, **dense_inputs(design, vectors)})
-        whole: Arrays = came
+        came = graph.run({**inputs, **dense_inputs(model, design.sums, vectors)})
         if self._compares_outputs:
-            whole = self._source.answers(self._inputs)
-            difference_of_lookups = max(self._check_outputs(came, whole))
-        return Proof(_sha256(self._inputs), difference_of_lookups, score_error(stored, whole))
+            difference_of_lookups = max(self._check_outputs(came, self._source.answers(self._inputs)))
+        return Proof(_sha256(self._inputs), difference_of_lookups, score_error(stored, came))
 
     def _computed(self, ids: Arrays) -> Arrays:
         """What the written ids graph makes of the query: the same as the model's own."""
@@ -177,7 +173,7 @@ class Trial:
 
 
 def score_error(found: Arrays, whole: Arrays) -> ScoreError:
-    """How far outputs lie from the whole model's; of those alone that are not whole numbers, where there are such.
+    """How far outputs lie from those of rows as they came; whole numbers count where there are no others.
 
     Raises ExportError where they are not finite while the model's are.
     """
@@ -212,8 +208,7 @@ class _HeldRows:
 
 def proof_of_whole(design: Design, source: Source, queries: QueryFile, folder: Path) -> Proof:
     """That a whole model which was copied answers as its owner's; raises ExportError where it does not."""
-    tried = source.tried()
-    inputs = queries.first(SAMPLE_ROWS) if tried is None else first_rows(design.model, tried, SAMPLE_ROWS)
+    inputs = proof_query(source, queries)
     found = WrittenGraph(folder / design.spec.name / FIRST_VERSION).run(inputs)
     answers = source.answers(inputs)
     differences = {name: difference(found[name].reshape(own.shape), own) for name, own in answers.items()}
@@ -228,19 +223,6 @@ def _refuse_outputs(differences: Mapping[str, float], tolerance: float) -> None:
                 f"output {name}: what was written differs by {apart:.1e} from the whole model's answers on "
                 f"samples, though all look-ups agree; {_REPORT}"
             )
-
-
-def first_rows(model: Model, samples: Arrays, rows: int) -> Arrays:
-    """The first rows of samples; all of them where their rows do not stand for themselves."""
-    if rows_stand_alone(model):
-        return {name: array[:rows] for name, array in samples.items()}
-    return samples
-
-
-def rows_stand_alone(model: Model) -> bool:
-    """Whether each row of a query is scored for itself, and every input has it."""
-    by_row = model.dense.batched and [group.rows for group in model.groups] == [BATCH]
-    return by_row and all(has_rows(tensor) for tensor in model.inputs)
 
 
 def _agree(found: NDArray[Any], expected: NDArray[Any]) -> bool:

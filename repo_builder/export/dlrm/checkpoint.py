@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from repo_builder.errors import CheckpointError
 from repo_builder.export.stored import Checkpoint, StoredTensor
 
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "U8": "uint8"}
 
 
 def read_safetensors(path: Path) -> Checkpoint:

@@ -76,10 +76,6 @@ _TORCHREC_VARIANTS = (
         "not supported from a state_dict: export the model with torch.export, and give the .pt2",
     ),
     Variant(
-        re.compile(r"\.weight_q(scale|bias)$"),
-        "the tables are quantized; not supported: save the float model's state_dict, before quantization",
-    ),
-    Variant(
         re.compile(r"^module\."),
         "saved from inside a distributed wrapper; not supported: save the wrapped model's own state_dict, "
         "with whole tables",

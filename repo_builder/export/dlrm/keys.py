@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from repo_builder.export.quantized import BESIDE, QuantizedTable, expected_widths, find_quantized, fitting_dtypes
 from repo_builder.export.stored import Checkpoint
 from repo_builder.model.dlrm import Dlrm, DlrmTable, WeightsSource
 from repo_builder.model.interaction import Interaction
@@ -103,13 +104,42 @@ def _tables(checkpoint: Checkpoint, layout: KeyLayout, dlrm: Dlrm) -> Iterator[s
         tensor = checkpoint.tensors.get(key)
         if tensor is None:
             continue
-        if (flaw := tensor.problem()) is not None:
+        if table.dtype != "fp32" or tensor.dtype == "uint8":
+            yield from _quantized(checkpoint, key, table, dlrm.weights.source)
+        elif (flaw := tensor.problem()) is not None:
             yield flaw
         elif tensor.shape != (table.rows, table.dim):
             yield (
                 f"{key}: expected {(table.rows, table.dim)} for table {table.name}, got {tensor.shape}; "
                 f"{_table_remedy(table, tensor.shape)}"
             )
+
+
+def quantized_table(checkpoint: Checkpoint, key: str, table: DlrmTable, source: WeightsSource) -> QuantizedTable | None:
+    """How the checkpoint has a table whose rows come in fewer bits; None where it has no such rows."""
+    return find_quantized(checkpoint, key, table.stored.format, front_first=source == "torchrec")
+
+
+def _quantized(checkpoint: Checkpoint, key: str, table: DlrmTable, source: WeightsSource) -> Iterator[str]:
+    tensor = checkpoint.tensors[key]
+    got = f"{tensor.dtype} {tensor.shape}"
+    if tensor.flaw is not None:
+        yield f"{key}: {tensor.flaw}"
+    elif table.dtype == "fp32":
+        fits = fitting_dtypes(checkpoint, key, table.dim)
+        remedy = f"set dtype: {fits[0]} for table {table.name} in the spec" if fits else "save the float weights"
+        yield f"{key}: expected numbers for table {table.name}, got {got}, the bytes of quantized rows; {remedy}"
+    elif tensor.dtype != "uint8":
+        yield (
+            f"{key}: expected the bytes of quantized rows for table {table.name}, got {got}; "
+            f"take dtype: {table.dtype} out of table {table.name} in the spec, and say rows: {table.dtype} beside"
+        )
+    elif quantized_table(checkpoint, key, table, source) is None or tensor.shape[0] != table.rows:
+        expected = expected_widths(key, table.rows, table.stored.format)
+        yield (
+            f"{key}: expected {expected}, for table {table.name} of {table.dtype} and dim {table.dim}, got {got}; "
+            "check rows, dim and dtype of the table in the spec, or save the float weights"
+        )
 
 
 def _table_remedy(table: DlrmTable, got: tuple[int, ...]) -> str:
@@ -216,6 +246,8 @@ def _stacks(checkpoint: Checkpoint, layout: KeyLayout, dim: int, vectors: int) -
 
 def _other_keys(checkpoint: Checkpoint, layout: KeyLayout) -> Iterator[str]:
     known = {*layout.tables, *layout.stored_tables, *layout.stacked}
+    quantized = [key for key in layout.stored_tables if checkpoint.tensors[key].dtype == "uint8"]
+    known |= {key + end for key in quantized for end in BESIDE}
     known |= {f"{stem}.{kind}" for stem in (*layout.bottom, *layout.top) for kind in ("weight", "bias")}
     for key, tensor in checkpoint.tensors.items():
         if key not in known:

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from repo_builder.export.stored import rows_per_chunk
 from repo_builder.model.dlrm import Dlrm
 from repo_builder.model.types import Table
+from triton_backends.kernels.row_formats import encode_rows
 
 Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 """One linear layer: the weight (out, in) and the bias (out,), both float32."""
@@ -64,12 +65,8 @@ class WeightSource(Protocol):
     def dense(self) -> DenseWeights:
         """The linear layers, in memory."""
 
-    def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
-        """The table's rows in id order, in consecutive blocks (n, dim) float32, C-contiguous, about CHUNK_BYTES each.
-
-        A block is the caller's to keep: it is not written to again. Raises CheckpointError on the way where a stored
-        value is not finite or the file ends early.
-        """
+    def table_chunks(self, table: Table) -> Iterator[NDArray[Any]]:
+        """See Source.table_chunks."""
 
 
 class RandomWeights:
@@ -94,7 +91,7 @@ class RandomWeights:
         }
         return DenseWeights(bottom, interaction, top)
 
-    def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
+    def table_chunks(self, table: Table) -> Iterator[NDArray[Any]]:
         """Rows uniform between -sqrt(1 / rows) and +sqrt(1 / rows)."""
         rng = self._generator(f"table.{table.name}")
         bound = np.float32(math.sqrt(1 / table.rows))
@@ -104,7 +101,7 @@ class RandomWeights:
             block = rng.random((min(step, table.rows - begin), dim), dtype=np.float32)
             block *= 2 * bound
             block -= bound
-            yield block
+            yield block if table.format.dtype == "fp32" else encode_rows(block, table.format.dtype)
 
     def _layer(self, name: str, shape: tuple[int, int]) -> Layer:
         weight, bias = self._arrays(name, [shape, shape[:1]])

@@ -14,6 +14,7 @@ from repo_builder.errors import InputError
 from repo_builder.export.dlrm.layers import Arrays, DenseWeights, Layer, WeightSource
 from repo_builder.model.dlrm import Dlrm, DlrmTable
 from repo_builder.model.interaction import InteractionKind
+from triton_backends.kernels.row_formats import decode_rows
 
 
 def reference_scores(
@@ -90,7 +91,8 @@ def _pooled(source: WeightSource, table: DlrmTable, ids: NDArray[np.integer[Any]
     weight = np.empty((table.rows, table.dim), np.float32)
     begin = 0
     for block in source.table_chunks(table.stored):
-        weight[begin : begin + len(block)] = block
+        rows = block if table.dtype == "fp32" else decode_rows(block, table.dim, table.dtype)
+        weight[begin : begin + len(block)] = rows
         begin += len(block)
     filled = ids >= 0
     ends = np.cumsum(filled.sum(axis=1))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.export.dlrm.layers import RandomWeights, TablePartial, WeightSource
@@ -47,7 +46,7 @@ class DlrmSource:
         self._dlrm = dlrm
         self._weights = weights
 
-    def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
+    def table_chunks(self, table: Table) -> Iterator[NDArray[Any]]:
         """See Source.table_chunks."""
         return self._weights.table_chunks(table)
 

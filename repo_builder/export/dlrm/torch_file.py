@@ -129,6 +129,11 @@ def _why_not_loaded(path: Path, exc: Exception) -> str:
         refused = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except _LOAD_ERRORS:
         refused = []
+    if any(name.endswith((".UInt4Tensor", ".UInt2Tensor")) for name in refused):
+        return (
+            f"expected plain tensors, got {', '.join(refused)} of TorchRec; nothing of it was run; save int4 tables as "
+            "the bytes that they are: {key: getattr(value, 'elem', value) for key, value in model.state_dict().items()}"
+        )
     if refused:
         return (
             f"expected tensors only, got a pickle that calls {', '.join(refused)}; nothing of it was run; "

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from repo_builder.errors import CheckpointError
 from repo_builder.export.dlrm.checkpoint import open_checkpoint
 from repo_builder.export.dlrm.families import FAMILIES, TABLES
-from repo_builder.export.dlrm.keys import KeyFamily, KeyLayout, mismatches
+from repo_builder.export.dlrm.keys import KeyFamily, KeyLayout, mismatches, quantized_table
 from repo_builder.export.dlrm.layers import DenseWeights, Layer
+from repo_builder.export.quantized import QUANTIZED, fitting_dtypes
 from repo_builder.export.stored import Checkpoint
 from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights
 from repo_builder.model.types import Table
@@ -49,15 +51,23 @@ class TrainedWeights:
         layout = family.layout(dlrm, self._checkpoint)
         _raise_if_any(where, mismatches(self._checkpoint, layout, dlrm))
         self._table_keys = {table.name: key for table, key in zip(dlrm.tables, layout.tables, strict=True)}
+        self._quantized = {
+            table.name: quantized_table(self._checkpoint, key, table, dlrm.weights.source)
+            for table, key in zip(dlrm.tables, layout.tables, strict=True)
+            if table.dtype != "fp32"
+        }
         self._dense = _read_dense(self._checkpoint, layout)
 
     def dense(self) -> DenseWeights:
         """The layers, in our order."""
         return self._dense
 
-    def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
+    def table_chunks(self, table: Table) -> Iterator[NDArray[Any]]:
         """The table's rows in id order, read from the file block by block."""
-        return self._checkpoint.blocks(self._table_keys[table.name])
+        quantized = self._quantized.get(table.name)
+        return (
+            quantized.blocks(self._checkpoint) if quantized else self._checkpoint.blocks(self._table_keys[table.name])
+        )
 
 
 def without_prefix(checkpoint: Checkpoint, anchor: re.Pattern[str]) -> tuple[Checkpoint, str]:
@@ -147,7 +157,22 @@ def _dlrm(path: Path, checkpoint: Checkpoint, family: KeyFamily) -> Dlrm:
     asked = replace(weights, tables_in_order=not family.ordered(checkpoint))
     layout = family.layout(Dlrm(1, (entries[0].dim,), (1,), entries, "int64", asked), checkpoint)
     bottom, top = (_widths(path, checkpoint, stems) for stems in (layout.bottom, layout.top))
+    entries = tuple(
+        _unquantized(path, checkpoint, key, entry, bottom[-1]) if checkpoint.tensors[key].dtype == "uint8" else entry
+        for (key, _), entry in zip(tables, entries, strict=True)
+    )
     return Dlrm(bottom[0], tuple(bottom[1:]), tuple(top[1:]), entries, "int64", weights, layout.interaction)
+
+
+def _unquantized(path: Path, checkpoint: Checkpoint, key: str, entry: DlrmTable, dim: int) -> DlrmTable:
+    """The entry of a table of bytes, whose rows have as many numbers as the bottom MLP gives."""
+    dtypes = fitting_dtypes(checkpoint, key, dim)
+    if not dtypes:
+        raise CheckpointError(
+            f"{path}: {key}: expected numbers, or {' or '.join(QUANTIZED)} rows of {dim} of them with scale and bias, "
+            f"got uint8 {checkpoint.tensors[key].shape}; save the float weights"
+        )
+    return replace(entry, dim=dim, dtype=dtypes[0])
 
 
 def _widths(path: Path, checkpoint: Checkpoint, stems: Sequence[str]) -> list[int]:

@@ -250,7 +250,7 @@ def test_content_that_is_no_state_dict_is_refused(content: Any, tmp_path: Path) 
         (torch.ones(4, 11).t(), r"contiguous tensor, got strides \(1, 11\).*\.contiguous\(\)"),
         (torch.ones(11, 8)[:, :4], r"contiguous tensor, got strides \(8, 1\)"),
         (torch.ones(11, 4).to_sparse(), r"dense tensor, got torch.sparse_coo.*\.to_dense\(\)"),
-        (torch.ones(11, 4, dtype=torch.uint8), "got uint8; quantized"),
+        (torch.ones(11, 4, dtype=torch.uint8), r"got uint8 \(11, 4\), the bytes of quantized rows; save the float"),
         (torch.ones(11, 4, dtype=torch.int64), "got int64; quantized"),
     ],
 )

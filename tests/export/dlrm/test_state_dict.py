@@ -69,7 +69,7 @@ def test_a_sorted_state_dict_keeps_no_order(tmp_path: Path) -> None:
             {"inter_arch.gate.weight": torch.ones(2)},
             "inter_arch.gate.weight: the model's interaction has weights",
         ),
-        (TABLE, {TABLE.replace("weight", "weight_qscale"): torch.ones(2)}, "the tables are quantized"),
+        (TABLE, {TABLE: torch.ones(7, 9, dtype=torch.uint8)}, r"C2.weight: expected .* int8 or int4 rows of 4 of them"),
     ],
 )
 def test_what_is_no_whole_model_of_torchrecs_is_told(

@@ -61,7 +61,6 @@ def test_a_compiled_dense_path_is_read(interaction: Interaction, head: str, tmp_
         ("inter_arch.crossnet.W_kernels.0.extra", "a LowRankCrossNet"),
         ("inter_arch.interaction_branch1.layers.0.weight", "DLRM_Projection"),
         ("inter_arch.interaction_branch3.model._mlp.0._linear.weight", "DLRM_Projection"),
-        ("sparse_arch.embedding_bag_collection.embedding_bags.C1.weight_qscale", "quantized"),
     ],
 )
 def test_variants_are_refused_by_name_with_the_reason(head: str, key: str, reason: str, tmp_path: Path) -> None:
@@ -142,7 +141,8 @@ def test_a_row_wise_quantised_table_is_told_by_its_dtype(tmp_path: Path) -> None
     with pytest.raises(CheckpointError) as raised:
         open_weights(spec)
     assert len(raised.value.problems) == 3
-    assert all("got uint8; quantized" in problem and "set rows" not in problem for problem in raised.value.problems)
+    for problem, table in zip(raised.value.problems, spec.tables, strict=True):
+        assert f"got uint8 ({table.rows}, 12), the bytes of quantized rows; set dtype: int8 for table" in problem
 
 
 def test_a_table_under_another_name_is_refused_with_both_names(tmp_path: Path) -> None:
@@ -158,11 +158,11 @@ def test_a_table_under_another_name_is_refused_with_both_names(tmp_path: Path) -
     assert f"{stem}.t_cat_0.weight: expected only" in extra
 
 
-def test_quantized_tables_are_refused(tmp_path: Path) -> None:
+def test_bytes_that_are_no_rows_are_refused(tmp_path: Path) -> None:
     spec = make_spec(source="torchrec", path=tmp_path / "m.pt")
     key = "sparse_arch.embedding_bag_collection.embedding_bags.C2.weight"
     torch.save(OracleTorchRec(spec).saved() | {key: torch.ones(7, 4, dtype=torch.uint8)}, spec.weights.path)
-    with pytest.raises(CheckpointError, match=r"C2\.weight: .*got uint8; quantized"):
+    with pytest.raises(CheckpointError, match=r"C2\.weight: .*got uint8 \(7, 4\), the bytes .*; save the float"):
         open_weights(spec)
 
 

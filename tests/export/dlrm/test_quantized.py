@@ -1,0 +1,160 @@
+"""Tables that a checkpoint has in int8 or int4: read to the bit, whoever quantized them; PyTorch unpacks them too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from repo_builder.errors import CheckpointError
+from repo_builder.export.dlrm.reference import reference_scores
+from repo_builder.export.dlrm.source import open_weights
+from repo_builder.export.dlrm.trained import read_dlrm_of
+from repo_builder.model.dlrm import Dlrm
+from repo_builder.model.types import RowDtype
+from tests.export.dlrm.oracles import OracleTorchRec, bags_of, dlrm_state, make_spec, random_indices
+
+BAGS = "sparse_arch.embedding_bag_collection.embedding_bags"
+PACK: dict[RowDtype, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]] = {
+    "int8": (torch.ops.quantized.embedding_bag_byte_prepack, torch.ops.quantized.embedding_bag_byte_unpack),
+    "int4": (torch.ops.quantized.embedding_bag_4bit_prepack, torch.ops.quantized.embedding_bag_4bit_unpack),
+}
+"""PyTorch's own: rows of bytes that end with scale and bias, and their numbers."""
+State = dict[str, torch.Tensor]
+
+
+def fused(key: str, packed: torch.Tensor, _: RowDtype) -> State:
+    return {key: packed}
+
+
+def halves(packed: torch.Tensor, dtype: RowDtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """The bytes of a row's numbers, and its scale and bias in float16, (rows, 2)."""
+    sides = 8 if dtype == "int8" else 4
+    numbers, ends = packed[:, :-sides].contiguous(), packed[:, -sides:].contiguous()
+    return numbers, ends.view(torch.float32 if dtype == "int8" else torch.float16).half()
+
+
+def in_front(key: str, packed: torch.Tensor, dtype: RowDtype) -> State:
+    """As TorchRec writes rows: scale and bias in float16, the numbers, zeros up to 16 bytes."""
+    numbers, sides = halves(packed, dtype)
+    row = torch.cat([sides.view(torch.uint8), numbers], 1)
+    return {key: torch.nn.functional.pad(row, (0, -row.shape[1] % 16))}
+
+
+def beside(key: str, packed: torch.Tensor, dtype: RowDtype) -> State:
+    """As TorchRec's split state dict has them."""
+    numbers, sides = halves(packed, dtype)
+    return {key: numbers, f"{key}_qscale": sides[:, :1].clone(), f"{key}_qbias": sides[:, 1:].clone()}
+
+
+def quantized(spec: Dlrm, place: Callable[..., State], dtype: RowDtype) -> tuple[State, OracleTorchRec]:
+    """A state dict with such tables, and the model with their numbers."""
+    torch.manual_seed(5)
+    model = OracleTorchRec(spec)
+    pack, unpack = PACK[dtype]
+    state = model.saved()
+    for table in spec.tables:
+        packed = pack(model.tables[table.name].weight.detach())
+        if place is not fused and dtype == "int8":  # float16 holds these scales and biases
+            packed[:, -8:] = packed[:, -8:].contiguous().view(torch.float32).half().float().view(torch.uint8)
+        model.tables[table.name].weight = torch.nn.Parameter(unpack(packed))
+        key = f"{BAGS}.{table.name}.weight"
+        items = {**state, **place(key, packed, dtype)}
+        tables = {name: value for name, value in items.items() if name.startswith(BAGS)}
+        state = {**tables, **{name: value for name, value in items.items() if name not in tables}}
+    return state, model
+
+
+def of_dtype(spec: Dlrm, dtype: RowDtype) -> Dlrm:
+    return replace(spec, tables=tuple(replace(table, dtype=dtype) for table in spec.tables))
+
+
+@pytest.mark.parametrize("dim", [12, 20, 32])
+@pytest.mark.parametrize("place", [fused, in_front, beside])
+@pytest.mark.parametrize("dtype", PACK)
+def test_rows_are_those_that_pytorch_unpacks(
+    dtype: RowDtype, place: Callable[..., State], dim: int, tmp_path: Path
+) -> None:
+    """Bytes pass as they are, and so do scores."""
+    spec = make_spec(source="torchrec", path=tmp_path / "m.pt", dim=dim)
+    state, model = quantized(spec, place, dtype)
+    torch.save(state, tmp_path / "m.pt")
+    spec = of_dtype(spec, dtype)
+    weights = open_weights(spec)
+    rows = np.concatenate(list(weights.table_chunks(spec.tables[0].stored)))
+    unpacked = PACK[dtype][1](torch.from_numpy(rows)).numpy()
+    np.testing.assert_array_equal(unpacked, model.tables["C1"].weight.detach().numpy())
+    dense, indices = torch.rand(9, 3), random_indices(spec, 9)
+    scores = reference_scores(spec, weights, dense.numpy(), indices.numpy())
+    expected = torch.sigmoid(model(dense, bags_of(spec, indices))).detach().numpy()
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("place", [in_front, beside])
+def test_a_first_spec_says_what_they_are(place: Callable[..., State], tmp_path: Path) -> None:
+    spec = make_spec(source="torchrec", path=tmp_path / "m.pt", dim=20)
+    torch.save(quantized(spec, place, "int8")[0], tmp_path / "m.pt")
+    found, _ = read_dlrm_of(tmp_path / "m.pt")
+    assert [(table.rows, table.dim, table.dtype) for table in found.tables] == [
+        (table.rows, 20, "int8") for table in spec.tables
+    ]
+    assert found.bottom_mlp == spec.bottom_mlp
+
+
+def test_the_open_source_dlrms_may_be_fused_in_safetensors(tmp_path: Path) -> None:
+    """Eight numbers in sixteen bytes: here scale and bias are at the end."""
+    path = tmp_path / "m.safetensors"
+    spec = make_spec(source="dlrm", path=path, dim=8)
+    state = dlrm_state(spec)
+    packed = PACK["int8"][0](state["emb_l.1.weight"])
+    save_file({**state, "emb_l.1.weight": packed}, path)
+    spec = replace(spec, tables=(spec.tables[0], replace(spec.tables[1], dtype="int8"), *spec.tables[2:]))
+    weights = open_weights(spec)
+    assert np.concatenate(list(weights.table_chunks(spec.tables[1].stored))).tobytes() == packed.numpy().tobytes()
+    np.testing.assert_array_equal(next(weights.table_chunks(spec.tables[0].stored)), state["emb_l.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, r"expected uint8 \(11, 28\) or \(11, 32\) .*, or \(11, 20\) with weight_qscale and weight_qbias beside"),
+        ({"_qscale": torch.ones(11, 1)}, "expected uint8"),
+        ({"_qscale": torch.ones(11, 1), "_qbias": torch.ones(10, 1)}, "expected uint8"),
+        ({"_qscale": torch.ones(11, 1), "_qbias": torch.ones(11, 1, dtype=torch.int32)}, "expected uint8"),
+        ({"": torch.ones(11, 27, dtype=torch.uint8)}, "expected uint8"),
+        ({"": torch.ones(11, 20)}, "expected the bytes of quantized rows for table C1, got float32 .*take dtype: int8"),
+        ({"": torch.ones(12, 28, dtype=torch.uint8)}, r"check rows, dim and dtype"),
+    ],
+)
+def test_what_are_no_such_rows_is_told_by_key(change: State, told: str, tmp_path: Path) -> None:
+    spec = make_spec(source="torchrec", path=tmp_path / "m.pt", dim=20)
+    key = f"{BAGS}.C1.weight"
+    state = {key: torch.ones(11, 20, dtype=torch.uint8), **{key + end: value for end, value in change.items()}}
+    torch.save(
+        {**state, **{name: v for name, v in OracleTorchRec(spec).saved().items() if name != key}}, tmp_path / "m.pt"
+    )
+    with pytest.raises(CheckpointError, match=told) as raised:
+        open_weights(replace(spec, tables=(replace(spec.tables[0], dtype="int8"), *spec.tables[1:])))
+    assert raised.value.problems[0].startswith(f"{tmp_path / 'm.pt'}: {key}: ")
+
+
+def test_scales_that_are_not_finite_are_told_by_row(tmp_path: Path) -> None:
+    spec = make_spec(source="torchrec", path=tmp_path / "m.pt", dim=20)
+    state, _ = quantized(spec, beside, "int8")
+    state[f"{BAGS}.C2.weight_qbias"][5] = float("nan")
+    torch.save(state, tmp_path / "m.pt")
+    spec = of_dtype(spec, "int8")
+    with pytest.raises(CheckpointError, match=r"C2.weight: expected a finite scale and bias, got .* and nan at row 5"):
+        list(open_weights(spec).table_chunks(spec.tables[1].stored))
+
+
+def test_a_scale_beside_numbers_belongs_to_nothing(tmp_path: Path) -> None:
+    spec = make_spec(source="torchrec", path=tmp_path / "m.pt")
+    torch.save(OracleTorchRec(spec).saved() | {f"{BAGS}.C1.weight_qscale": torch.ones(11)}, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match=r"C1.weight_qscale: expected only tables"):
+        open_weights(spec)
