@@ -16,7 +16,8 @@ what the router sends it. Memory is a replica's as if it were alone on its machi
 RM1 and RM3 are examples/deeprecsys. MLPerf's DLRMv2 is examples/mlperf, scaled: its cuts are those of the full size,
 since containers are made smaller alike, and its memory is that of the full rows, computed from their bytes, and what
 was measured beside. Give --python one whose environment has the extra zoo. Plans go by a quick profile of the model's
-own services: what a row costs depends on its bytes.
+own services, since what a row costs depends on its bytes, and count on 60% of what it predicts: a cut that loads a cold
+tier to the brim costs a whole copy of it where the profile is off by a little.
 
     python benchmarks/replication.py [--models rm1 rm3 dlrm_v2] [--replicas 10 30] [--scale 0.01] [--python PYTHON]
         [--sla-ms 400] [--seconds 3] [--rounds 3] [--rows int8]
@@ -195,6 +196,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=0.01, help="of DLRMv2's tables")
     parser.add_argument("--python", default=sys.executable, help="with torchrec, to export DLRMv2")
     parser.add_argument("--profile", type=Path, help="what plans go by (default: a quick one of the model's services)")
+    parser.add_argument("--utilisation", type=float, default=0.6, help="of a replica's predicted capacity, to cut by")
     parser.add_argument("--rows", choices=["int8"], help="format of the rows in cold tiers")
     parser.add_argument("--sla-ms", type=float, help="instead of the example's, where others use this machine")
     parser.add_argument("--seconds", type=float, default=3, help="a measurement")
@@ -230,7 +232,7 @@ def compare(bench: Bench, name: str, profile: Profile, args: argparse.Namespace)
     for replicas in args.replicas:
         target_qps = replicas * seen.capacity.core_qps
         planned = replace(spec, serving=replace(spec.serving, target_qps=target_qps))
-        plan = make_plan(planned, bench.hotness, cuts, "tiered", S_MAX)
+        plan = make_plan(planned, bench.hotness, cuts, "tiered", S_MAX, args.utilisation)
         found = {WHOLE: seen, **bench.fleet(plan, bench.folder / f"fleet-{replicas}")}
         tell(found, plan, replicas, scale)
         goals = INT8_GOALS if args.rows else GOALS
