@@ -11,6 +11,7 @@ typedef struct Counters Counters;
 typedef enum {
     CALLS,
     CALL_DURATION_US,
+    QUERIES,
     FAILURES, /* and REASONS - 1 more: FAILURES + reason */
     SKIPPED = FAILURES + REASONS,
     RETRIES,

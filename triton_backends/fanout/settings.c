@@ -151,7 +151,7 @@ static bool read_settings(Reader *reader, Settings *settings, const Router *rout
 
 bool settings_open(const char *folder, const Router *router, Settings *settings, Problem *problem) {
     Mapping text;
-    *settings = (Settings){.units = router->units};
+    *settings = (Settings){.router = router};
     if (!map_file(folder, "fanout.json", &text, problem)) return false;
     Reader reader = reader_of(&text, "fanout.json", problem);
     const bool good = read_settings(&reader, settings, router);

@@ -33,7 +33,7 @@ typedef struct {
     int64_t *widths;          /* of each group's joined sums */
     int64_t width_count;
     RemoteShard *services; /* as the router has them */
-    const RoutedUnit *units; /* the router's */
+    const Router *router;
     int64_t *dims;           /* of their rows; 0 where these are summed */
     UnpooledColumns *unpooled;  /* in the router's order */
     int64_t unpooled_count;
