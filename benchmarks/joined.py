@@ -1,7 +1,8 @@
-"""What joining calls gives: fan-out routers of several builds before the same shards, in turns, under more and more load.
+"""What joining calls gives: fan-out routers of several builds before the same shards, in turns, at several loads.
 
-Of a `tiered` and a `per_table` fleet. CPU is that of all shards and of the front end, from /proc, a query; `calls` the part
-of it in the router's thread. `joined` is how many queries a call of an embedding service was made for.
+Of a `tiered` and a `per_table` fleet. CPU is that of all shards and of the front end, from /proc, a query; `calls` the
+part of it in the router's thread. `joined` is how many queries a call of an embedding service was made for. The library
+`before` is one from before calls were joined.
 
     python benchmarks/joined.py --library before=OLD/libtriton_elasticrec_fanout.so [--shard-backend native]
 """
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3, help="a router's turn")
     parser.add_argument("--shard-backend", choices=["python", "native"], default="python")
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--grouping", action="append", choices=["tiered", "per_table"])
     args = parser.parse_args()
     libraries = dict(each.split("=", 1) for each in args.library) | {"this": str(HERE)}
@@ -70,7 +72,9 @@ def measure(
     folder: Path, grouping: str, libraries: Mapping[str, str], args: argparse.Namespace, stack: ExitStack
 ) -> None:
     """One fleet, and all routers before it."""
-    spec = parse_spec(document(800), folder / "spec.yaml")
+    described = document(800)
+    described["serving"] = {"target_qps": 800, "batch": args.batch, "sla_ms": 5000}  # a loaded machine stalls
+    spec = parse_spec(described, folder / "spec.yaml")
     weights, hotness = open_source(spec), load_hotness(spec)
     profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
     plan = make_plan(spec, hotness, profile, "tiered", 4)
@@ -91,6 +95,11 @@ def measure(
         shutil.copytree(folder / "fleet/frontend", folder / name)
         for copied in (folder / name).rglob(HERE.name):
             shutil.copyfile(library, copied)
+        for settings in (folder / name).rglob("fanout.json") if name == "before" else ():
+            known = json.loads(settings.read_text())
+            for service in known["services"]:
+                del service["instances"]  # which it does not know
+            settings.write_text(json.dumps(known))
         asked = serve(f"frontend-{name}", folder / name, ELASTICREC_ADDRESSES=str(folder / "addresses.json"))
         routers.append(Router(name, {"frontend": asked, **shards}))
     for number in range(args.rounds):
@@ -123,7 +132,9 @@ def counts(server: Server) -> tuple[float, float, float]:
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
     routed = sum(
-        float(line.split()[-1]) for line in lines if line.startswith("nv_inference_request_success{") and "router" in line
+        float(line.split()[-1])
+        for line in lines
+        if line.startswith("nv_inference_request_success{") and "router" in line
     )
     return routed, total("elasticrec_remote_calls_total{"), total("elasticrec_remote_queries_total{")
 
@@ -139,7 +150,8 @@ def report(title: str, routers: list[Router]) -> None:
             }
             print(
                 f"  {concurrency:3d} under way  {router.name:<10} {np.median(router.qps[concurrency]):7.0f} queries/s  "
-                f"p50 {np.median(router.p50_ms[concurrency]):7.2f} ms  joined {np.median(router.joined[concurrency]):5.2f}  "
+                f"p50 {np.median(router.p50_ms[concurrency]):7.2f} ms  "
+                f"joined {np.median(router.joined[concurrency]):5.2f}  "
                 "CPU ms a query: " + ", ".join(f"{part} {ms:.3f}" for part, ms in cpu_ms.items()),
                 flush=True,
             )

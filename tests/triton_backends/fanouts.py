@@ -63,7 +63,12 @@ class FanOut:
             **self.settings,
         }
         services = [
-            {"name": service.name, "model": f"m_{service.name}", "groups": [whole_group(unit.bags * DIM)]}
+            {
+                "name": service.name,
+                "model": f"m_{service.name}",
+                "instances": 1,
+                "groups": [whole_group(unit.bags * DIM)],
+            }
             for service, unit in zip(self.tiered.services, self.tiered.routing.units, strict=True)
         ]
         (self.folder / "1/fanout.json").write_text(json.dumps({**settings, "services": services}))

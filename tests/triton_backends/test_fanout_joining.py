@@ -69,8 +69,12 @@ def fill(fanout: FanOut, model: Model, *replicas: FakeShard) -> list[Pending]:
     before = sum(replica.calls for replica in replicas)
     for number in range(IN_FLIGHT * len(replicas)):
         sent += submit(model, [fanout.query(ALONE_ROWS, number)])
-        eventually(lambda: sum(replica.calls for replica in replicas) == before + len(sent), 20)
+        wait_for_calls(before + len(sent), *replicas)
     return sent
+
+
+def wait_for_calls(calls: int, *replicas: FakeShard) -> None:
+    eventually(lambda: sum(replica.calls for replica in replicas) == calls, 20)
 
 
 def let_on(*replicas: FakeShard) -> None:
@@ -88,9 +92,7 @@ def check(fanout: FanOut, queries: Sequence[Mapping[str, np.ndarray]], found: Se
 
 
 @contextmanager
-def joining(
-    backend: Backend, folder: Path, *replicas: FakeShard, **options: object
-) -> Iterator[tuple[FanOut, Model]]:
+def joining(backend: Backend, folder: Path, *replicas: FakeShard, **options: object) -> Iterator[tuple[FanOut, Model]]:
     """A router before a steady service and one of these replicas."""
     steady = FakeShard(2)
     with serving(steady, *replicas):
@@ -126,7 +128,7 @@ def test_no_call_waits_while_a_replica_is_free(backend: Backend, tmp_path: Path)
         waiting: list[Pending] = []
         while b.calls < 1:
             waiting += submit(model, [fanout.query(2)])
-            eventually(lambda: b.calls + other.calls == len(waiting))
+            wait_for_calls(len(waiting), b, other)
         fanout.check(model, *range(20))
         b.let_go()
         check(fanout, [fanout.query(2)] * len(waiting), answers(waiting))

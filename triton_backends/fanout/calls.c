@@ -5,9 +5,9 @@
 #include "bundles.h"
 
 enum {
-    MOST_CALLS = 64,       /* of a bundle */
-#ifndef MOST_IN_FLIGHT
-    MOST_IN_FLIGHT = 2,
+    MOST_CALLS = 64, /* of a bundle */
+#ifndef AHEAD
+    AHEAD = 1 /* calls at a replica beside those that it works on, so that it has the next one when it is done */
 #endif
 };
 
@@ -82,10 +82,17 @@ void call_failed(Call *call, Reason reason, const char *why) {
 
 /* ---- how they begin ---- */
 
-/* Send as many of those that wait as are a replica's share. */
-static void send_together(RemoteService *service, Replica *replica, int64_t share) {
+/* A replica's share of those that wait: where several are free each gets one, and one in doubt a single call. */
+static int64_t share_of(const RemoteService *service, const Replica *replica) {
+    const int64_t idle = service_idle(service);
+    const int64_t share = idle > 1 ? (service->waiting_count + idle - 1) / idle : service->waiting_count;
+    if (replica->wrong > 0) return 1;
+    return share < MOST_CALLS ? share : MOST_CALLS;
+}
+
+static void send_together(RemoteService *service, Replica *replica) {
     Call *calls[MOST_CALLS];
-    const int64_t count = bundle_room(service, share < MOST_CALLS ? share : MOST_CALLS);
+    const int64_t count = bundle_room(service, share_of(service, replica));
     for (int64_t i = 0; i < count; i++) {
         calls[i] = service->waiting;
         dequeue(calls[i]);
@@ -95,7 +102,7 @@ static void send_together(RemoteService *service, Replica *replica, int64_t shar
     for (int64_t i = 0; i < count; i++) call_failed(calls[i], REFUSED, "out of memory");
 }
 
-/* None waits while a replica is free: where several are, each gets a share. */
+/* None waits while a replica is free. */
 static void send_waiting(Timer *timer) {
     RemoteService *service = OWNER(timer, RemoteService, wake);
     while (service->waiting != NULL) {
@@ -107,9 +114,8 @@ static void send_waiting(Timer *timer) {
             call_failed(service->waiting, GONE, problem.text);
         } else if (service->settings->degrade && !atomic_load(&service->ready)) {
             call_failed(service->waiting, GONE, "no replica is ready"); /* no reason to wait for the deadline */
-        } else if (replica->in_flight < MOST_IN_FLIGHT) {
-            const int64_t idle = service_idle(service);
-            send_together(service, replica, idle > 1 ? (service->waiting_count + idle - 1) / idle : MOST_CALLS);
+        } else if (replica->in_flight < service->shard->instances + AHEAD) {
+            send_together(service, replica);
         } else {
             return;
         }

@@ -86,7 +86,8 @@ static bool read_service(Reader *reader, Settings *settings, const Router *route
                     (long long)k);
     RemoteShard *service = settings->services + settings->service_count++;
     return read_mark(reader, '{') && name(reader, "name", service->name) && read_mark(reader, ',') &&
-           name(reader, "model", service->model) && read_groups(reader, service, settings, router) &&
+           name(reader, "model", service->model) && number(reader, "instances", 1, INT32_MAX, &service->instances) &&
+           read_groups(reader, service, settings, router) &&
            read_mark(reader, '}');
 }
 

@@ -17,6 +17,7 @@ typedef struct {
 
 typedef struct {
     char name[NAME_BYTES], model[NAME_BYTES]; /* in the plan, and on its own server */
+    int64_t instances; /* calls that a replica works on at the same time */
     RemoteGroup *groups;
     int64_t group_count;
     int64_t tensor_count; /* of an answer */
