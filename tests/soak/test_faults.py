@@ -83,12 +83,12 @@ def break_something(fleet: Running, rng: random.Random) -> str:
     """Freeze a replica for less or more than a deadline, or end it and start another in its place."""
     service = rng.choice(["tier0", "tier1"])
     victim = rng.choice(fleet.shards[service])
-    how = rng.choice(["freeze", "freeze", "kill", "stop", "leave"])
+    how = rng.choice(["freeze", "freeze", "kill", "stop", *(["leave"] if service == "tier1" else [])])
     if how == "freeze":
         os.kill(victim.process.pid, signal.SIGSTOP)
         time.sleep(rng.uniform(0.05, 1))
         os.kill(victim.process.pid, signal.SIGCONT)
-    elif how == "leave" and service == "tier1":
+    elif how == "leave":
         fleet.write_addresses(tier1=[each.grpc for each in fleet.shards["tier1"] if each is not victim])
         time.sleep(rng.uniform(0.5, 1.5))
         fleet.write_addresses()

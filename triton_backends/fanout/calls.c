@@ -16,6 +16,7 @@ enum {
 static void enqueue(Call *call) {
     RemoteService *service = call->service;
     call->next = NULL;
+    call->wait_ns = service->loop->now_ns;
     call->link = service->last_waiting;
     *service->last_waiting = call;
     service->last_waiting = &call->next;
@@ -26,6 +27,10 @@ static void enqueue(Call *call) {
 static void dequeue(Call *call) {
     RemoteService *service = call->service;
     if (call->link == NULL) return;
+    const uint64_t waited_ns = service->loop->now_ns - call->wait_ns;
+    if (waited_ns > 0)
+        count(service->counters, WAIT_US, service->index,
+              (double)waited_ns / 1000 * (double)call->query->client_queries);
     *call->link = call->next;
     *(call->next != NULL ? &call->next->link : &service->last_waiting) = call->link;
     call->link = NULL;

@@ -21,6 +21,7 @@ struct Call {
     const int64_t *rows; /* of each group */
     int64_t ids;         /* that it asks for */
     Call *next, **link; /* among those that wait; link: what points to it, NULL where it does not wait */
+    uint64_t wait_ns;   /* since when */
     Bundle *bundle;     /* that it went with; it holds the answer */
     int64_t position;   /* there */
     const int64_t *begin; /* rows of each group before its own there */

@@ -12,6 +12,7 @@ typedef enum {
     CALLS,
     CALL_DURATION_US,
     QUERIES,
+    WAIT_US,
     FAILURES, /* and REASONS - 1 more: FAILURES + reason */
     SKIPPED = FAILURES + REASONS,
     RETRIES,
