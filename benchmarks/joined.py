@@ -1,8 +1,8 @@
 """What joining calls gives: fan-out routers of several builds before the same shards, in turns, at several loads.
 
-Of a `tiered` and a `per_table` fleet. CPU is that of all shards and of the front end, from /proc, a query; `calls` the
-part of it in the router's thread. `joined` is how many queries a call of an embedding service was made for. The library
-`before` is one from before calls were joined.
+Of a fleet of three tiers, and of one of a service a table and tier. CPU is that of all shards and of the front end,
+from /proc, per query; `calls` the part of it in the router's thread. `joined` is how many queries a call of an embedding
+service was made for. The library `before` is one from before calls were joined.
 
     python benchmarks/joined.py --library before=OLD/libtriton_elasticrec_fanout.so [--shard-backend native]
 """
@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from fleet import CALLS, cpu_s, ungrouped
 from latency import document
+from single_hot import in_tiers
 
 from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
@@ -37,6 +38,7 @@ from repo_builder.spec import parse_spec
 
 CONCURRENCIES = (1, 8, 32)
 QUERIES = 64
+TIERS = (0.01, 0.1)  # where tables' hotness order is cut
 HERE = Path(__file__).parents[1] / "triton_backends/native/libtriton_elasticrec_fanout.so"
 
 
@@ -77,7 +79,7 @@ def measure(
     spec = parse_spec(described, folder / "spec.yaml")
     weights, hotness = open_source(spec), load_hotness(spec)
     profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
-    plan = make_plan(spec, hotness, profile, "tiered", 4)
+    plan = in_tiers(make_plan(spec, hotness, profile, "tiered", 1), TIERS)
     plan = plan if grouping == "tiered" else ungrouped(plan)
     build(spec, plan, hotness, weights, folder / "fleet", shard_backend=args.shard_backend, layout="fleet")
     queries = draw_queries(spec.model, hotness, QUERIES, spec.serving.batch, seed=0)

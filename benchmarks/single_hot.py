@@ -2,8 +2,8 @@
 
 A model as Criteo's: 26 tables, one id of each in a row, their bags' mode sum. All rows in one service, or in three
 tiers. Both fleets are built of one plan and take turns in one run: a lone client's p50, queries per second and CPU with
-eight in flight, and bytes between the servers of a query. Queries: users by the tables' hotness, users all alike (hardly
-any id comes twice), and one user, of whom the first 13 tables are, beside as many candidates.
+eight in flight, and bytes between the servers of a query. Queries: users by the tables' hotness, users all alike
+(hardly any id comes twice), and one user, of whom the first 13 tables are, beside as many candidates.
 
     python benchmarks/single_hot.py [--rounds 3] [--seconds 3] [--batch 64]
 """
