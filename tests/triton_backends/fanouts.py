@@ -60,13 +60,14 @@ class FanOut:
             "max_in_flight": 64,
             "degrade": 0,
             "half_sums": 0,
-            **self.settings,
+            **{name: value for name, value in self.settings.items() if name != "instances"},
         }
+        instances = self.settings.get("instances", 1)
         services = [
             {
                 "name": service.name,
                 "model": f"m_{service.name}",
-                "instances": 1,
+                "instances": instances,
                 "groups": [whole_group(unit.bags * DIM)],
             }
             for service, unit in zip(self.tiered.services, self.tiered.routing.units, strict=True)

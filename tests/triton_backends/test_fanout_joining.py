@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ from tritonclient.grpc import service_pb2 as pb
 from tests.triton_backends.fake_shard import FakeShard, serving
 from tests.triton_backends.fake_triton import Backend, BackendError, Model, Pending
 from tests.triton_backends.fanouts import FanOut, eventually, make
+from tests.triton_backends.lookups import Cut, Drawn, Region, Source
 from tests.triton_backends.test_fanout_lookups import assert_close, draw_whole, fleet, histories, vectors
 
 NEVER_US = 600_000_000
-IN_FLIGHT = 2  # calls of ours under way at a replica, before others wait
+IN_FLIGHT = 1  # calls of ours under way at a replica of one instance, before others wait
 ALONE_ROWS = 1  # of a query that is sent before those that wait
 BAD_ROWS = 50  # of one that its shard cannot answer
 LEAST = 64  # calls before a quantile means anything
@@ -429,3 +431,39 @@ def test_joined_calls_ask_for_a_row_once(backend: Backend, tmp_path: Path) -> No
     lengths = [found[k]["lengths"][-len(cut.members(k, 0)) + 1 :].tolist() for k in range(2)]
     # items 1 ... 7 and 19 by the evens and the odds; tags 4, 5, 6, 7 and 19 likewise, the odds in service 0
     assert lengths == [[3, 3], [5, 2]]
+
+
+def test_a_replica_of_several_instances_gets_as_many_calls(backend: Backend, tmp_path: Path) -> None:
+    b = FakeShard(2)
+    with joining(backend, tmp_path, b, instances=3) as (fanout, model):
+        b.hold()
+        queries = [fanout.query(2, seed) for seed in range(6)]
+        sent: list[Pending] = []
+        for number in range(3):
+            sent += submit(model, queries[number : number + 1])
+            wait_for_calls(number + 1, b)
+        sent += submit(model, queries[3:])
+        eventually(lambda: fanout.metric("remote_queries", service="tier0") == 6)
+        b.let_go()
+        check(fanout, queries, answers(sent))
+        assert b.rows == [2, 2, 2, 6]
+
+
+def test_no_more_bytes_go_together_than_4_mb(backend: Backend, tmp_path: Path) -> None:
+    """A row of this model's has 8,192 numbers: 200 of them make 6.5 MB of sums, 90 make 2.9."""
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((5, 8192)).astype(np.float32)
+    source = Source(0, 0, 2, np.int64, False, [Region(0, 1, 2, 5, None, False)])
+    cut = Cut([table], [np.zeros(5, np.uint8)], [[0]], [source], [Drawn("l", 0, 0, 0, False, False)], 1, 1)
+    queries = [cut.query(rng, [rows]) for rows in (1, 200, 90, 90, 30)]
+    with fleet(backend, tmp_path, cut) as (model, (shard,)):
+        shard.hold()
+        sent = submit(model, queries[:1])
+        eventually(lambda: shard.calls == 1)
+        sent += submit(model, queries[1:])
+        time.sleep(0.1)  # so that all are there; else fewer are joined
+        shard.let_go()
+        for query, answer in zip(queries, answers(sent), strict=True):
+            assert isinstance(answer, dict), answer
+            assert_close(vectors(cut, answer), cut.expected(query))
+        assert shard.rows in ([1, 200, 90, 120], [1, 200, 90, 90, 30])

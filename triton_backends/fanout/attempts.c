@@ -13,7 +13,7 @@ struct Attempt {
     Replica *replica;
     uint64_t begin_ns;
     Timer timer; /* to tell that there is no connection; a probe's patience */
-    bool sent_again, late; /* late: for one of the queries */
+    bool sent_again;
 };
 
 static void free_attempt(Attempt *attempt) {
@@ -78,8 +78,7 @@ void attempt_late(Attempt *attempt, const Query *query, Problem *problem) {
     fail(problem, "service %s: replica %s did not answer within %.*f ms, the query's deadline; asked %.*f ms before",
          service->shard->name, replica->address.text, query_ns < 10000000 ? 2 : 0, (double)query_ns / 1e6,
          asked_ns < 10000000 ? 2 : 0, (double)asked_ns / 1e6); /* a try that began late has little time: not "0 ms" */
-    if (!attempt->late) count(service->counters, FAILURES + TIMEOUT, service->index, 1);
-    attempt->late = true;
+    count(service->counters, FAILURES + TIMEOUT, service->index, 1);
     if (2 * asked_ns >= query_ns) replica_set_aside(replica, problem->text); /* a second try may have come too late */
 }
 

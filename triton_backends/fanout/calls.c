@@ -4,12 +4,7 @@
 
 #include "bundles.h"
 
-enum {
-    MOST_CALLS = 64, /* of a bundle */
-#ifndef AHEAD
-    AHEAD = 1 /* calls at a replica beside those that it works on, so that it has the next one when it is done */
-#endif
-};
+enum { MOST_CALLS = 64 }; /* of a bundle */
 
 /* ---- those that wait ---- */
 
@@ -87,10 +82,10 @@ void call_failed(Call *call, Reason reason, const char *why) {
 
 /* ---- how they begin ---- */
 
-/* A replica's share of those that wait: where several are free each gets one, and one in doubt a single call. */
+/* The next one's share of those that wait: as much for each that can be worked on now; for a replica in doubt one. */
 static int64_t share_of(const RemoteService *service, const Replica *replica) {
-    const int64_t idle = service_idle(service);
-    const int64_t share = idle > 1 ? (service->waiting_count + idle - 1) / idle : service->waiting_count;
+    const int64_t places = service_places(service);
+    const int64_t share = places > 1 ? (service->waiting_count + places - 1) / places : service->waiting_count;
     if (replica->wrong > 0) return 1;
     return share < MOST_CALLS ? share : MOST_CALLS;
 }
@@ -107,7 +102,8 @@ static void send_together(RemoteService *service, Replica *replica) {
     for (int64_t i = 0; i < count; i++) call_failed(calls[i], REFUSED, "out of memory");
 }
 
-/* None waits while a replica is free. */
+/* None waits while a replica works on fewer calls of ours than it can at a time. One more there, ahead of time, was
+ * measured (benchmarks/joined.py): less is joined then, which costs more than it gives. */
 static void send_waiting(Timer *timer) {
     RemoteService *service = OWNER(timer, RemoteService, wake);
     while (service->waiting != NULL) {
@@ -119,7 +115,7 @@ static void send_waiting(Timer *timer) {
             call_failed(service->waiting, GONE, problem.text);
         } else if (service->settings->degrade && !atomic_load(&service->ready)) {
             call_failed(service->waiting, GONE, "no replica is ready"); /* no reason to wait for the deadline */
-        } else if (replica->in_flight < service->shard->instances + AHEAD) {
+        } else if (replica->in_flight < service->shard->instances) {
             send_together(service, replica);
         } else {
             return;

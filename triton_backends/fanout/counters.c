@@ -34,7 +34,7 @@ static const struct {
     {COUNTER, "elasticrec_remote_queries_total", "Queries that successful calls of an embedding service were made for"},
     {COUNTER, "elasticrec_remote_wait_us_total",
      "Microseconds that queries waited in the router for a replica of an embedding service that is free"},
-    {COUNTER, "elasticrec_remote_failures_total", "Calls of an embedding service that failed, or were late for a query, by reason"},
+    {COUNTER, "elasticrec_remote_failures_total", "Calls of an embedding service that failed, by reason; of late ones, the queries"},
     {COUNTER, "elasticrec_remote_skipped_total", "Calls spared because no id of the queries is held there"},
     {COUNTER, "elasticrec_retries_total", "Calls sent again, to another replica, or a query at a time"},
     {COUNTER, "elasticrec_hedges_total", "Calls sent to a second replica because the first was slow"},

@@ -210,12 +210,15 @@ Replica *service_pick(RemoteService *service, const int64_t *tried, int tried_co
     return best;
 }
 
-int64_t service_idle(const RemoteService *service) {
+int64_t service_places(const RemoteService *service) {
     const bool any_ready = atomic_load(&service->ready);
-    int64_t idle = 0;
-    for (int64_t i = 0; i < service->replica_count; i++)
-        idle += service->replicas[i]->in_flight == 0 && (service->replicas[i]->ready || !any_ready);
-    return idle;
+    int64_t places = 0;
+    for (int64_t i = 0; i < service->replica_count; i++) {
+        const Replica *replica = service->replicas[i];
+        const int64_t left = service->shard->instances - replica->in_flight;
+        if (left > 0 && (replica->ready || !any_ready)) places += left;
+    }
+    return places;
 }
 
 /* One row of each group, whose bags are empty. */

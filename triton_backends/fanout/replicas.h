@@ -69,8 +69,8 @@ void service_set_addresses(RemoteService *service, const Address *addresses, int
  * has few under way, since it answers fast, and comes last all the same. NULL where all are `tried`, by their numbers. */
 Replica *service_pick(RemoteService *service, const int64_t *tried, int tried_count);
 
-/* How many that a call may go to have none of ours under way. */
-int64_t service_idle(const RemoteService *service);
+/* How many more calls the replicas that may be asked can work on now. */
+int64_t service_places(const RemoteService *service);
 
 /* A replica may be free: send calls that wait, but not within this function. In calls.c. */
 void service_wake(RemoteService *service);
