@@ -175,18 +175,24 @@ def tell(
     perf_analyzer.write_queries(input_data, queries)
     alone: dict[str, list[float]] = {each.name: [] for each in contenders}
     busy: dict[str, list[float]] = {each.name: [] for each in contenders}
+    cpu_ms: dict[str, list[tuple[float, float]]] = {each.name: [] for each in contenders}
     for _ in range(args.rounds):
         for each in contenders:
             alone[each.name].append(load(each, NAME, input_data, 1, args.seconds).seen.p50_ms)
-            busy[each.name].append(load(each, NAME, input_data, IN_FLIGHT, args.seconds).seen.throughput_qps)
+            loaded = load(each, NAME, input_data, IN_FLIGHT, args.seconds)
+            busy[each.name].append(loaded.seen.throughput_qps)
+            front_s = loaded.cpu_s["frontend"]
+            cpu_ms[each.name].append((1000 * front_s, 1000 * (sum(loaded.cpu_s.values()) - front_s)))
     found = {name: Seen(statistics.median(alone[name]), statistics.median(busy[name])) for name in alone}
     crossed = {each.name: between_servers(installed, each, queries) for each in contenders}
     print(f"\n{kind}, {services} embedding service{'s' if services > 1 else ''}")
     for name, each in found.items():
+        front_ms, shards_ms = (statistics.median(part) for part in zip(*cpu_ms[name], strict=True))
         print(
             f"  {name:18} p50 {each.p50_ms:6.2f} ms ({each.p50_ms / found[SUMS].p50_ms:.2f}x)   "
             f"{each.qps:6.0f} queries/s ({each.qps / found[SUMS].qps:.2f}x)   "
-            f"{crossed[name] / 1000:7.0f} KB ({crossed[name] / crossed[SUMS]:.2f}x)",
+            f"{crossed[name] / 1000:7.0f} KB ({crossed[name] / crossed[SUMS]:.2f}x)   "
+            f"CPU ms a query: front end {front_ms:.3f}, services {shards_ms:.3f}",
             flush=True,
         )
 
