@@ -20,6 +20,7 @@ from loadtest.perf_run import sweep as sweep_loads
 from loadtest.queries import load_queries
 from loadtest.run import Percentile, Run, read_run, write_run
 from loadtest.servers import PORTS, behind
+from loadtest.service_rows import service_rows
 from loadtest.target import LoadTarget
 from loadtest.workload import draw_workload, replay_workload, samples, write_workload
 from repo_builder.access.queries import draw_queries
@@ -161,6 +162,8 @@ def loadtest(
             sla_ms=sla_ms or manifest.sla_ms,
             percentile=percentile,
             machine=machine_facts(version),
+            rows=service_rows(folder, manifest),
+            score_error=manifest.proof.score_error if manifest.proof else None,
         )
         recording = Recording(run, partial(write_run, Path(target)), served.servers.look)
         with watch("measuring"):

@@ -32,6 +32,7 @@ from loadtest.queries import load_queries
 from loadtest.recording import Recorder, RunRecorder
 from loadtest.run import Run
 from loadtest.servers import Servers, behind
+from loadtest.service_rows import service_rows
 from loadtest.target import check_server
 from loadtest.users import GrpcUser, HttpUser, SenderProcess
 from repo_builder.errors import ElasticRecError, InputError
@@ -134,6 +135,8 @@ def _recorder(options: Any, servers: Servers, version: str) -> Recorder | RunRec
         sla_ms=manifest.sla_ms,
         percentile=95,
         machine=machine_facts(version),
+        rows=service_rows(Path(options.repository), manifest),
+        score_error=manifest.proof.score_error if manifest.proof else None,
     )
     return RunRecorder(path, run, servers, _expected_s(options))
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from repo_builder.documents import format_problems, read_document, schema_problems
 from repo_builder.errors import InputError
+from repo_builder.repository.manifest import ScoreError
 from repo_builder.writing import write_whole
 
 Tool = Literal["perf_analyzer", "locust"]
@@ -92,13 +93,23 @@ Looks = Sequence[tuple[float, Seen]]
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceRows:
+    """What an embedding service stores: its rows' formats, the widest first, how many there are, and their bytes."""
+
+    dtypes: tuple[str, ...]
+    rows: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One run of one tool on one served model.
 
-        started: ISO 8601 with its zone; command: the words as given; batch: rows per query; complete: whether it came
-    to     its end, else `why` not; memory_bytes: the most PSS seen, by model of a single server or by service of a
-    fleet over     all its replicas, where the servers could be seen; replicas: of each service of a fleet; found_qps:
-    the latency-bounded     throughput, queries/s, where it was searched for and found.
+    started: ISO 8601 with its zone; command: the words as given; batch: rows per query; complete: whether it came to
+    its end, else `why` not; memory_bytes: the most PSS seen, by model of a single server or by service of a fleet over
+    all its replicas, where the servers could be seen; replicas: of each service of a fleet; found_qps: the
+    latency-bounded throughput, queries/s, where it was searched for and found; rows: by embedding service's model;
+    score_error: what storing rows so did to scores at the build, where they came in more bits.
     """
 
     title: str
@@ -118,6 +129,8 @@ class Run:
     memory_bytes: Mapping[str, int] = field(default_factory=dict)
     found_qps: float | None = None
     replicas: Mapping[str, int] = field(default_factory=dict)
+    rows: Mapping[str, ServiceRows] = field(default_factory=dict)
+    score_error: ScoreError | None = None
 
     def to_json(self) -> str:
         """The run file's text."""
@@ -139,7 +152,18 @@ def read_run(path: Path) -> Run:
     points = tuple(_point(point) for point in document.get("points", ()))
     timeline = tuple(RunSample(**sample) for sample in document.get("timeline", ()))
     document.pop("format", None)
-    return Run(**{**document, "command": tuple(document["command"]), "points": points, "timeline": timeline})
+    made = {
+        "command": tuple(document["command"]),
+        "points": points,
+        "timeline": timeline,
+        "rows": {name: _rows(entry) for name, entry in document.get("rows", {}).items()},
+        "score_error": ScoreError(**document["score_error"]) if document.get("score_error") else None,
+    }
+    return Run(**{**document, **made})
+
+
+def _rows(document: Mapping[str, Any]) -> ServiceRows:
+    return ServiceRows(**{**document, "dtypes": tuple(document["dtypes"])})
 
 
 def _point(document: Mapping[str, Any]) -> LoadPoint:

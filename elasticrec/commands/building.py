@@ -92,7 +92,7 @@ def _saving(spec: Spec) -> str:
         return "no plan at the guessed traffic: a replica of the whole model misses the guessed SLA"
     verdict = ": at this traffic a cut does not pay" if choice.is_whole else ""
     return (
-        f"at {spec.serving.target_qps:g} queries/s of {count(spec.serving.batch, 'row')}, with guessed service times: "
+        f"at {spec.serving.target_qps:g} queries/s of {count(spec.serving.batch, 'row')}, by the default profile: "
         f"{size(choice.memory_bytes)} cut, {size(choice.whole_memory_bytes)} as "
         f"{count(choice.whole_replicas, 'whole replica')}{verdict}"
     )

@@ -82,6 +82,10 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         facts.append(("SLA", f"p{run.percentile} within {run.sla_ms:g} ms"))
     if run.found_qps is not None:
         facts.append(("search found", f"{run.found_qps:,.1f} queries/s within the SLA"))
+    if run.score_error:
+        error = run.score_error
+        told = f"at most {error.max:.1e}, on average {error.mean:.1e}, on samples"
+        facts.append(("score error of stored rows", told))
     return facts + [_machine_fact(name, value) for name, value in run.machine.items()]
 
 
@@ -101,6 +105,8 @@ def _details(index: int, run: Run) -> list[tuple[str, str, FigureTable]]:
         found.append((f"Services at {load_text(point)}", f"times-{index}", services_table(point)))
     if run.memory_bytes:
         found.append(("Memory", f"held-{index}", memory_table(run)))
+    if run.rows:
+        found.append(("Rows as they are stored", f"rows-{index}", rows_table(run)))
     return found
 
 
@@ -225,3 +231,18 @@ def memory_table(run: Run) -> FigureTable:
         replicas = [Cell(str(run.replicas.get(name, "not counted")))] if run.replicas else []
         rows.append(Row((Cell(name), Cell(number(held / MIB, 1)), *replicas)))
     return FigureTable(columns, tuple(rows))
+
+
+def rows_table(run: Run) -> FigureTable:
+    """Every embedding service's rows: how many, in which formats, and their bytes."""
+    rows = [
+        Row((
+            Cell(name),
+            Cell(f"{stored.rows:,}"),
+            Cell(", ".join(stored.dtypes)),
+            Cell(number(stored.size_bytes / MIB, 1)),
+            Cell(number(stored.size_bytes / stored.rows, 1) if stored.rows else NONE),
+        ))
+        for name, stored in run.rows.items()
+    ]  # fmt: skip
+    return FigureTable(("service", "rows", "stored", "MiB", "bytes/row"), tuple(rows))

@@ -68,7 +68,7 @@ def _summary(summary: RunSummary) -> dict[str, Any]:
 
 
 def report_csv(runs: Sequence[Run]) -> str:
-    """One value a line: `part` is point, service, timeline, replicas or memory, of the service `name`.
+    """One value a line: `part` is point, service, timeline, replicas, memory or rows, of the service `name`.
 
     `at` is the load in `at_kind`'s unit (concurrency, request_rate), or a time_s. `run` counts from 0 in the report's
     order, as titles may be alike; what was not measured has no line.
@@ -96,3 +96,8 @@ def _lines(run: Run) -> Iterator[tuple[str, str, float | str, str, str, float | 
         yield from (("memory", "time_s", time_s, name, "memory_bytes", held) for name, held in memory_bytes.items())
     yield from (("memory", "", "", name, "memory_bytes", held) for name, held in run.memory_bytes.items())
     yield from (("replicas", "", "", name, "replicas", count) for name, count in run.replicas.items())
+    for name, stored in run.rows.items():
+        yield ("rows", "", "", name, "rows", stored.rows)
+        yield ("rows", "", "", name, "size_bytes", stored.size_bytes)
+    if run.score_error:
+        yield from (("rows", "", "", "", f"{m}_score_error", value) for m, value in asdict(run.score_error).items())

@@ -1,12 +1,20 @@
 """Runs as load tests write them: a sweep of the whole model, a search over one server, and a day on a fleet."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from loadtest.run import LoadPoint, Run, RunSample, ServiceTimes
+from loadtest.run import LoadPoint, Run, RunSample, ServiceRows, ServiceTimes
+from repo_builder.repository.manifest import ScoreError
 
 MIB = 1024**2
 SHARES = (0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97)
 MACHINE = {"processor": "AMD EPYC", "cores": 2, "memory_bytes": 16 * 1024**3, "tritonserver": "2.51.0"}
+ROWS = {
+    "rm1_tier0": ServiceRows(("fp32",), 1000, 128_000),
+    "rm1_tier1": ServiceRows(("fp16", "int8"), 5 * MIB, 209 * MIB),
+}
+ERROR = ScoreError(3e-4, 2e-5)
 EVIL = "fleet </script><script>alert(1)</script><img src=x onerror=alert(2)> <b>%{x}</b> & 'so' \"on\""
 
 
@@ -54,6 +62,6 @@ def runs() -> list[Run]:
     single = ("rm1", "rm1_router", "rm1_tier0", "rm1_tier1", "rm1_a_service_with_a_very_long_name", "rm1_dense")
     return [
         sweep("whole model", "model-wise", 160, ("rm1", "rm1_embeddings", "rm1_dense"), "concurrency"),
-        sweep("one server", "single", 310, single, "request_rate"),
+        replace(sweep("one server", "single", 310, single, "request_rate"), rows=ROWS, score_error=ERROR),
         day(),
     ]

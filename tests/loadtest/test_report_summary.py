@@ -97,4 +97,9 @@ def test_csv_holds_every_value_once() -> None:
             expected |= {(i, "replicas", *at, name, "replicas"): n for name, n in sample.replicas.items()}
             expected |= {(i, "memory", *at, name, "memory_bytes"): n for name, n in sample.memory_bytes.items()}
         expected |= {(i, "memory", "", "", name, "memory_bytes"): n for name, n in run.memory_bytes.items()}
+        expected |= {(i, "rows", "", "", name, "rows"): each.rows for name, each in run.rows.items()}
+        expected |= {(i, "rows", "", "", name, "size_bytes"): each.size_bytes for name, each in run.rows.items()}
+        if run.score_error:
+            expected[i, "rows", "", "", "", "max_score_error"] = run.score_error.max
+            expected[i, "rows", "", "", "", "mean_score_error"] = run.score_error.mean
     assert found == {key: value for key, value in expected.items() if value is not None}
