@@ -17,6 +17,7 @@ from repo_builder.analysis.fleets import PER_TABLE, TIERED, ComparisonCase
 from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, ServiceTime, load_profile
 from repo_builder.partition.placement.cluster import Cluster, load_cluster
+from repo_builder.partition.worth import LEAST_SAVING
 from repo_builder.spec import Spec, load_spec
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -33,6 +34,7 @@ class Line:
     cluster: Cluster = CPUS
     replicas: int = 10
     locality: float | None = None
+    least_saving: float = LEAST_SAVING
 
 
 def fixed(seconds: float) -> Profile:
@@ -51,6 +53,7 @@ def lines() -> dict[str, Line]:
         for megabytes in (30, 1000)
     }
     found |= {f"traffic of {count} replicas": Line(replicas=count) for count in (3, 30, 100)}
+    found["the paper's recurrence"] = Line(least_saving=0.0)
     found["no spread over nodes"] = Line(cluster=replace(CPUS, spread=1.0))
     return found | {f"locality {share}": Line(locality=share) for share in (0.5, 0.99)}
 
@@ -67,7 +70,10 @@ def comparisons(spec: Spec, tried: Mapping[str, Line]) -> dict[str, Comparison]:
 
 def _at_locality(spec: Spec, tried: Mapping[str, Line]) -> dict[str, Comparison]:
     accesses = model_accesses(spec, load_hotness(spec), keep=True)
-    cases = {name: ComparisonCase(spec, accesses, line.profile, line.cluster, s_max=16) for name, line in tried.items()}
+    cases = {
+        name: ComparisonCase(spec, accesses, line.profile, line.cluster, 16, line.least_saving)
+        for name, line in tried.items()
+    }
     return {name: compare(case, tried[name].replicas)[0] for name, case in cases.items()}
 
 

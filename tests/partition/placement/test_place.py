@@ -58,9 +58,25 @@ def test_without_a_choice_the_plan_stays() -> None:
 def test_replicas_added_for_the_latency_are_placed_too() -> None:
     plan = a_plan()
     plan = replace(plan, services=tuple(replace(each, added=1) for each in plan.services))
-    placed = place(SPEC, plan, PROFILE, Cluster("c", (CPU,)))
+    placed = place(SPEC, plan, PROFILE, Cluster("c", (CPU,), spread=1.0))
     assert [demand.replicas for demand in placed.demands] == [3, 61, 3]
     check(placed.packing, placed.demands, placed.cluster)
+
+
+def test_a_replica_more_is_added_where_the_spread_then_needs_a_node_less() -> None:
+    """Three replicas of which half may share a node take three nodes, four take two; one of a service stays alone."""
+    plan = a_plan()
+    odd = replace(plan, services=tuple(replace(each, added=1) for each in plan.services))
+    cluster = Cluster("c", (CPU,))
+    placed = place(SPEC, odd, PROFILE, cluster)
+    assert [demand.replicas for demand in placed.demands] == [4, 62, 4]
+    assert [service.added for service in placed.plan.services] == [2, 2, 2]
+    check(placed.packing, placed.demands, placed.cluster)
+    as_planned = pack([replace(each, replicas=n) for each, n in zip(placed.demands, (3, 61, 3), strict=True)], cluster)
+    assert (placed.packing.nodes, as_planned.nodes) == (2, 3)
+    assert placed.packing.price_per_hour < as_planned.price_per_hour
+    alone = replace(plan, services=tuple(replace(each, replicas=1) for each in plan.services))
+    assert [each.deployed for each in place(SPEC, alone, PROFILE, cluster).plan.services] == [1, 1, 1]
 
 
 def test_a_service_that_works_much_goes_to_the_gpu_where_that_is_cheaper() -> None:
