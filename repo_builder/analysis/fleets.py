@@ -28,7 +28,7 @@ from repo_builder.partition.latency import Queue
 from repo_builder.partition.placement.cluster import Cluster
 from repo_builder.partition.placement.nodes import RESOURCES, Demand, Packing, price_in_parts
 from repo_builder.partition.placement.packing import pack
-from repo_builder.partition.placement.place import place
+from repo_builder.partition.placement.place import on_fewer_nodes, place
 from repo_builder.partition.plan import Grouping, Plan, Service, Shard
 from repo_builder.partition.planner import plan_accesses
 from repo_builder.spec import Spec
@@ -232,12 +232,23 @@ class SizedFleets:
         fleet = self.fleet(strategy, target_qps)
         try:
             if fleet.plan is None:
-                return replace(fleet, packing=pack(fleet.demands, self.case.cluster))
+                return self._packed(fleet)
             found = place(self._spec(target_qps), fleet.plan, self.case.profile, self.case.cluster)
         except PlacementError as exc:
             return replace(fleet, unplaced=str(exc))
         services, demands = found.plan.services, found.demands
         return replace(fleet, services=services, demands=demands, plan=found.plan, packing=found.packing)
+
+    def _packed(self, fleet: SizedFleet) -> SizedFleet:
+        """Whole replicas on nodes; one more of them where that takes fewer, as `place` tries it."""
+        cluster, (service,), (demand,) = self.case.cluster, fleet.services, fleet.demands
+        found = replace(fleet, packing=pack(fleet.demands, cluster))
+        evened = on_fewer_nodes(service, cluster)
+        if evened == service or not found.packing or found.packing.bottleneck != "spread":
+            return found
+        demands = (replace(demand, replicas=evened.deployed),)
+        other = replace(fleet, services=(evened,), demands=demands, packing=pack(demands, cluster))
+        return min(found, other, key=lambda each: each.packing.price_per_hour if each.packing else math.inf)
 
     def _replicated(self, strategy: str, model: WholeModel, target_qps: float) -> SizedFleet:
         service = model.replicas(target_qps)

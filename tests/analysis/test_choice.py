@@ -7,7 +7,7 @@ import pytest
 
 from elasticrec.tables_plan import choice_line
 from repo_builder.analysis.choice import LEAST_FLEET_SAVING, best_plan
-from repo_builder.analysis.fleets import model_wise
+from repo_builder.analysis.fleets import MODEL_WISE, ComparisonCase, SizedFleets, model_wise
 from repo_builder.errors import PlanError
 from repo_builder.partition.placement.place import WHOLE_MODEL, place
 from repo_builder.partition.plan import Grouping, Plan, load_plan, plan_to_json
@@ -108,3 +108,10 @@ def test_whole_replicas_are_a_server_each_and_no_fleet() -> None:
     assert all(LAYOUTS["model-wise"].count(service) == 1 for service in best.services)
     with pytest.raises(PlanError, match="expected a plan that cuts for the layout fleet, got model_wise"):
         check_layout(best, "fleet")
+
+
+def test_whole_replicas_too_take_one_more_where_that_needs_a_node_less() -> None:
+    """At three replicas' traffic four stand on two nodes, as half of them may share one."""
+    fleets = SizedFleets(ComparisonCase(SPEC, ACCESSES, PROFILE, CPUS, 4))
+    fleet = fleets.placed(MODEL_WISE, fleets.target_qps(3))
+    assert (fleets.fleet(MODEL_WISE, fleets.target_qps(3)).replicas, fleet.replicas, fleet.packing.nodes) == (3, 4, 2)

@@ -77,7 +77,7 @@ def place(spec: Spec, plan: Plan, profile: Profile, cluster: Cluster) -> Placeme
     """
     plan, profile = _own_minimum(plan, profile, cluster)
     found = _place(spec, plan, profile, cluster)
-    evened = _evened(plan, cluster)
+    evened = replace(plan, services=tuple(on_fewer_nodes(service, cluster) for service in plan.services))
     if found.packing.bottleneck != "spread" or evened == plan:
         return found
     try:
@@ -86,17 +86,14 @@ def place(spec: Spec, plan: Plan, profile: Profile, cluster: Cluster) -> Placeme
         return found
 
 
-def _evened(plan: Plan, cluster: Cluster) -> Plan:
-    """The plan with a replica more of each service that then may stand on fewer nodes."""
+def on_fewer_nodes(service: Service, cluster: Cluster) -> Service:
+    """The service, with a replica more where the cluster's spread then lets it stand on fewer nodes."""
 
     def nodes(replicas: int) -> int:
         return math.ceil(replicas / cluster.most_on_a_node(replicas))
 
-    def evened(service: Service) -> Service:
-        fewer = nodes(service.deployed + 1) < nodes(service.deployed)
-        return replace(service, added=service.added + 1) if fewer else service
-
-    return replace(plan, services=tuple(map(evened, plan.services)))
+    fewer = nodes(service.deployed + 1) < nodes(service.deployed)
+    return replace(service, added=service.added + 1) if fewer else service
 
 
 def _place(spec: Spec, plan: Plan, profile: Profile, cluster: Cluster) -> Placement:
