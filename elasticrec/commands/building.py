@@ -30,12 +30,13 @@ from elasticrec.tables import (
     tensors_table,
 )
 from repo_builder.access.powerlaw import PowerLawHotness
-from repo_builder.analysis.fleets import model_wise
+from repo_builder.analysis.choice import best_plan
 from repo_builder.errors import InputError, PlanError
 from repo_builder.local_fleet.run_folder import RunFolder, is_up
 from repo_builder.model.types import Model
+from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE
-from repo_builder.partition.planner import make_plan
+from repo_builder.partition.worth import LEAST_SAVING
 from repo_builder.spec import Spec
 from repo_builder.words import count
 from repo_builder.writing import write_whole
@@ -83,16 +84,17 @@ def _print(model: Model) -> None:
 def _saving(spec: Spec) -> str:
     """What a plan at the guessed traffic takes, beside replicating the whole model."""
     try:
-        plan = make_plan(spec, PowerLawHotness(0.9, 0), DEFAULT_PROFILE, "tiered", 4)
-        whole = model_wise(spec, DEFAULT_PROFILE)
+        accesses = model_accesses(spec, PowerLawHotness(0.9, 0))
+        choice = best_plan(spec, accesses, DEFAULT_PROFILE, None, 4, 1.0, LEAST_SAVING)[0].choice
     except PlanError as exc:
         return f"no plan at the guessed traffic: {exc}"
-    replicas = whole.replicas(spec.serving.target_qps).replicas
-    whole_bytes = replicas * whole.memory_bytes
-    verdict = "" if plan.memory_bytes < whole_bytes else ": at this traffic a cut does not pay"
+    if choice is None:
+        return "no plan at the guessed traffic: a replica of the whole model misses the guessed SLA"
+    verdict = ": at this traffic a cut does not pay" if choice.is_whole else ""
     return (
         f"at {spec.serving.target_qps:g} queries/s of {count(spec.serving.batch, 'row')}, by the default profile: "
-        f"{size(plan.memory_bytes)} cut, {size(whole_bytes)} as {count(replicas, 'whole replica')}{verdict}"
+        f"{size(choice.memory_bytes)} cut, {size(choice.whole_memory_bytes)} as "
+        f"{count(choice.whole_replicas, 'whole replica')}{verdict}"
     )
 
 
@@ -144,10 +146,9 @@ def add_build(commands: Commands) -> None:
     parser.add_argument(
         "--layout",
         choices=["single", "fleet", "model-wise"],
-        default="single",
         help="single: one server, one ensemble; fleet: a repository and a server for each service; model-wise: one "
-        "server that holds every table whole, to compare with: an ONNX file as it is, any other model in our kernels "
-        "(default: %(default)s)",
+        "server that holds every table whole: an ONNX file as it is, any other model in our kernels (default: single; "
+        "model-wise for a plan that does not cut)",
     )
     told = "python, a process an instance; or native, C in the server's own process"
     add_shard_backend(parser, f"what serves embedding services on the CPU: {told}")
@@ -156,16 +157,17 @@ def add_build(commands: Commands) -> None:
 
 
 def _build(args: argparse.Namespace) -> None:
-    if args.plan and args.layout == "model-wise":
+    spec = load_spec(args.spec)
+    plan = load_plan(args.plan, spec) if args.plan else None
+    if plan and plan.grouping != "model_wise" and args.layout == "model-wise":
         raise InputError(
             f"--plan: expected none with --layout model-wise, which cuts nothing, got {args.plan}; leave one out"
         )
-    spec = load_spec(args.spec)
     target = args.output or Path("model_repository") / spec.name
     built = building.build(
         spec,
         target,
-        load_plan(args.plan, spec) if args.plan else None,
+        plan,
         layout=args.layout,
         shard_backend=args.shard_backend,
         s_max=args.s_max,
@@ -178,7 +180,7 @@ def _build(args: argparse.Namespace) -> None:
         say(score_error_line(proof.score_error))
     say(
         f"built {target}: {count(len(built.plan.services), 'service')}, {count(len(files), 'file')}, "
-        f"{size(sum(entry.size_bytes for entry in files))}; {_next(args.layout, target)}"
+        f"{size(sum(entry.size_bytes for entry in files))}; {_next(built.manifest.layout, target)}"
     )
 
 
