@@ -91,7 +91,7 @@ def _saving(spec: Spec) -> str:
     whole_bytes = replicas * whole.memory_bytes
     verdict = "" if plan.memory_bytes < whole_bytes else ": at this traffic a cut does not pay"
     return (
-        f"at {spec.serving.target_qps:g} queries/s of {count(spec.serving.batch, 'row')}, with guessed service times: "
+        f"at {spec.serving.target_qps:g} queries/s of {count(spec.serving.batch, 'row')}, by the default profile: "
         f"{size(plan.memory_bytes)} cut, {size(whole_bytes)} as {count(replicas, 'whole replica')}{verdict}"
     )
 
