@@ -93,7 +93,8 @@ def load(contender: Contender, model: str, input_data: Path, concurrency: int, s
 
 
 def _cpu_s(contender: Contender) -> Mapping[str, float]:
-    return {name: sum(fleet.cpu_s({name: server}).values()) for name, server in contender.servers.items()}
+    found = {name: fleet.cpu_s({name: server}) for name, server in contender.servers.items()}
+    return {name: sum(parts.values()) - parts[fleet.CALLS] for name, parts in found.items()}  # a part of the server
 
 
 def wire_bytes(installed: Installation, contender: Contender, spec: Spec, queries: Sequence[Query]) -> tuple[int, int]:

@@ -23,7 +23,7 @@ import torch
 from repo_builder.access.load import load_hotness
 from repo_builder.export.dlrm.source import open_source
 from repo_builder.export.examples import write_example_checkpoint
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
 from repo_builder.spec import parse_spec
@@ -49,7 +49,7 @@ def measure(folder: Path, rows: int, rounds: int) -> None:
     write_example_checkpoint(spec.form, checkpoint)
     torch.load(checkpoint, weights_only=True)  # into the page cache
     hotness = load_hotness(spec)
-    profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
+    profile = Profile("40 MB a service", ServiceTime(5e-4, 5e-8), 40_000_000, DEFAULT_DENSE_TIME)
     plan = make_plan(spec, hotness, profile, "tiered", 4)
     size_mb = checkpoint.stat().st_size / 1e6
     spent: dict[str, list[float]] = {

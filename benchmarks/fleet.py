@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_ids
 from repo_builder.export.dlrm.source import open_source
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
@@ -80,7 +80,7 @@ def start(
     """Build and serve the layouts; returns them and the queries."""
     spec = parse_spec(document(args.target_qps), folder / "spec.yaml")
     weights, hotness = open_source(spec), load_hotness(spec)
-    profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
+    profile = Profile("40 MB a service", ServiceTime(5e-4, 5e-8), 40_000_000, DEFAULT_DENSE_TIME)
     tiered = make_plan(spec, hotness, profile, "tiered", 4)
     plans = {"tiered": tiered, "per_table": ungrouped(tiered)}
     build(spec, plans["tiered"], hotness, weights, folder / "single", shard_backend=args.shard_backend)

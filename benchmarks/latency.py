@@ -22,7 +22,7 @@ from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_ids
 from repo_builder.access.query_file import QueryFile
 from repo_builder.export.dlrm.source import WeightSource, open_source, open_weights
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling import perf_analyzer
@@ -54,7 +54,7 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     """Build, serve, and take turns."""
     spec = parse_spec(document(args.target_qps), folder / "spec.yaml")
     weights, hotness = open_weights(spec.form), load_hotness(spec)
-    profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
+    profile = Profile("40 MB a service", ServiceTime(5e-4, 5e-8), 40_000_000, DEFAULT_DENSE_TIME)
     plan = make_plan(spec, hotness, profile, args.grouping, args.s_max)
     rng = np.random.default_rng(0)
     dense = rng.standard_normal((QUERIES * max(BATCHES), spec.dlrm.dense_features), np.float32)

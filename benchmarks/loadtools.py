@@ -25,7 +25,7 @@ from loadtest.perf_run import Load
 from loadtest.target import LoadTarget
 from repo_builder.access.load import load_hotness
 from repo_builder.export.dlrm.source import open_source
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
 from repo_builder.serving.install import installation
@@ -55,7 +55,7 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
     """The same queries by both tools."""
     spec = parse_spec(document(800, args.rows), folder / "spec.yaml")
     hotness = load_hotness(spec)
-    profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
+    profile = Profile("40 MB a service", ServiceTime(5e-4, 5e-8), 40_000_000, DEFAULT_DENSE_TIME)
     plan = make_plan(spec, hotness, profile, "tiered", 4)
     build(spec, plan, hotness, open_source(spec), folder / "single", shard_backend=args.shard_backend)
     queries = drawn(spec, hotness, QUERIES)

@@ -24,7 +24,7 @@ from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_ids
 from repo_builder.export.dlrm.source import open_source
 from repo_builder.machine import last_cache_bytes
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile, RowCache
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, RowCache, ServiceTime
 from repo_builder.partition.plan import Service
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling import perf_analyzer
@@ -42,7 +42,7 @@ from triton_backends.router.router import Router
 
 BATCH, QUERIES, FULL_LOAD = 32, 64, 16
 TARGETS_QPS = (800.0, 4000.0)
-CUTS = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
+CUTS = Profile("40 MB a service", ServiceTime(5e-4, 5e-8), 40_000_000, DEFAULT_DENSE_TIME)
 
 
 @dataclass(frozen=True, slots=True)

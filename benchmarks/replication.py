@@ -15,15 +15,18 @@ what the router sends it. Memory is a replica's as if it were alone on its machi
 
 RM1 and RM3 are examples/deeprecsys. MLPerf's DLRMv2 is examples/mlperf, scaled: its cuts are those of the full size,
 since containers are made smaller alike, and its memory is that of the full rows, computed from their bytes, and what
-was measured beside. Give --python one whose environment has the extra zoo.
+was measured beside. Give --python one whose environment has the extra zoo. Plans go by a quick profile of the model's
+own services, since what a row costs depends on its bytes, and count on 60% of what it predicts: a cut that loads a cold
+tier to the brim costs a whole copy of it where the profile is off by a little.
 
     python benchmarks/replication.py [--models rm1 rm3 dlrm_v2] [--replicas 10 30] [--scale 0.01] [--python PYTHON]
-        [--seconds 3] [--rounds 3] [--rows int8]
+        [--sla-ms 400] [--seconds 3] [--rounds 3] [--rows int8]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -38,6 +41,7 @@ import numpy as np
 import yaml
 from _contenders import front_end
 
+from elasticrec import profiling
 from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.export.dlrm.source import open_source
@@ -90,6 +94,14 @@ class Bench:
         self.hotness, self.source = load_hotness(spec), open_source(spec)
         drawn = draw_queries(spec.model, self.hotness, QUERIES, spec.serving.batch, 0, self.source.samples())
         self.queries = [drawn.query(number, spec.serving.batch) for number in range(QUERIES)]
+
+    def profile(self) -> Profile:
+        """What plans go by; all rows have one price, as in the cuts."""
+        path = self.args.profile or self.folder / "profile.json"
+        if not path.exists():
+            document = profiling.profile(self.spec, shard_backend="native", quick=True, tell=lambda line: None).document
+            path.write_text(json.dumps(document))
+        return replace(load_profile(path), row_cache=None)
 
     def whole(self) -> Seen:
         """A replica of the whole model."""
@@ -183,16 +195,17 @@ def main() -> None:
     parser.add_argument("--replicas", nargs="+", type=int, default=[10, 30], help="of the whole model")
     parser.add_argument("--scale", type=float, default=0.01, help="of DLRMv2's tables")
     parser.add_argument("--python", default=sys.executable, help="with torchrec, to export DLRMv2")
-    parser.add_argument("--profile", type=Path, help="what plans go by (default: the profile that comes along)")
+    parser.add_argument("--profile", type=Path, help="what plans go by (default: a quick one of the model's services)")
+    parser.add_argument("--utilisation", type=float, default=0.6, help="of a replica's predicted capacity, to cut by")
     parser.add_argument("--rows", choices=["int8"], help="format of the rows in cold tiers")
+    parser.add_argument("--sla-ms", type=float, help="instead of the example's, where others use this machine")
     parser.add_argument("--seconds", type=float, default=3, help="a measurement")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    profile = load_profile(args.profile) if args.profile else DEFAULT_PROFILE
     for name in args.models:
         with tempfile.TemporaryDirectory() as folder, installation() as installed:
             bench = Bench(installed, Path(folder), described(name, Path(folder), args), args)
-            compare(bench, name, profile, args)
+            compare(bench, name, bench.profile(), args)
 
 
 def described(name: str, folder: Path, args: argparse.Namespace) -> Spec:
@@ -201,6 +214,7 @@ def described(name: str, folder: Path, args: argparse.Namespace) -> Spec:
     if name == "dlrm_v2":
         words = ("examples/mlperf/export.py", "--scale", str(args.scale), "-o", str(folder / "dlrm_v2.pt2"))
         subprocess.run([args.python, "-W", "ignore", *words], cwd=ROOT, check=True, capture_output=True)
+    document["serving"]["sla_ms"] = args.sla_ms or document["serving"]["sla_ms"]
     if args.rows:
         document["rows"] = {"hot": "fp32", "cold": args.rows}
     return parse_spec(document, folder / "spec.yaml")
@@ -218,7 +232,7 @@ def compare(bench: Bench, name: str, profile: Profile, args: argparse.Namespace)
     for replicas in args.replicas:
         target_qps = replicas * seen.capacity.core_qps
         planned = replace(spec, serving=replace(spec.serving, target_qps=target_qps))
-        plan = make_plan(planned, bench.hotness, cuts, "tiered", S_MAX)
+        plan = make_plan(planned, bench.hotness, cuts, "tiered", S_MAX, args.utilisation)
         found = {WHOLE: seen, **bench.fleet(plan, bench.folder / f"fleet-{replicas}")}
         tell(found, plan, replicas, scale)
         goals = INT8_GOALS if args.rows else GOALS

@@ -31,7 +31,7 @@ from latency import document, in_process, spent_ms
 
 from repo_builder.access.load import load_hotness
 from repo_builder.export.dlrm.source import open_source, open_weights
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile, load_profile
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime, load_profile
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan, model_wise_plan
 from repo_builder.profiling.perf_analyzer import Measurement
@@ -103,7 +103,7 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
 def start(stack: ExitStack, installed: Installation, folder: Path, spec: Spec) -> list[Contender]:
     """Build and serve every layout."""
     hotness, source = load_hotness(spec), open_source(spec)
-    profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
+    profile = Profile("40 MB a service", ServiceTime(5e-4, 5e-8), 40_000_000, DEFAULT_DENSE_TIME)
     plan, whole = make_plan(spec, hotness, profile, "tiered", 4), model_wise_plan(spec, hotness, profile)
     measured = {backend: measured_profile(folder, spec, backend) for backend in BACKENDS}  # before servers run
     contenders = []

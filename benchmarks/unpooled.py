@@ -32,7 +32,7 @@ from tritonclient.utils import np_to_triton_dtype
 from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.export.dlrm.source import open_source
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling import perf_analyzer
@@ -99,7 +99,7 @@ def measure(folder: Path, shards: int, installed: Installation, args: argparse.N
     }
     spec = parse_spec(document, folder / "spec.yaml")
     hotness, source = load_hotness(spec), open_source(spec)
-    profile = Profile("80 MB a service", DEFAULT_PROFILE.service_time, 80_000_000, DEFAULT_DENSE_TIME)
+    profile = Profile("80 MB a service", ServiceTime(5e-4, 5e-8), 80_000_000, DEFAULT_DENSE_TIME)
     plan = in_shards(make_plan(spec, hotness, profile, "tiered", 1), [0, *CUTS[shards], args.rows])
     services = [service.name for service in plan.embedding_services]
     with ExitStack() as stack:
@@ -175,18 +175,24 @@ def tell(
     perf_analyzer.write_queries(input_data, queries)
     alone: dict[str, list[float]] = {each.name: [] for each in contenders}
     busy: dict[str, list[float]] = {each.name: [] for each in contenders}
+    cpu_ms: dict[str, list[tuple[float, float]]] = {each.name: [] for each in contenders}
     for _ in range(args.rounds):
         for each in contenders:
             alone[each.name].append(load(each, NAME, input_data, 1, args.seconds).seen.p50_ms)
-            busy[each.name].append(load(each, NAME, input_data, IN_FLIGHT, args.seconds).seen.throughput_qps)
+            loaded = load(each, NAME, input_data, IN_FLIGHT, args.seconds)
+            busy[each.name].append(loaded.seen.throughput_qps)
+            front_s = loaded.cpu_s["frontend"]
+            cpu_ms[each.name].append((1000 * front_s, 1000 * (sum(loaded.cpu_s.values()) - front_s)))
     found = {name: Seen(statistics.median(alone[name]), statistics.median(busy[name])) for name in alone}
     crossed = {each.name: between_servers(installed, each, queries) for each in contenders}
     print(f"\n{kind}, {services} embedding service{'s' if services > 1 else ''}")
     for name, each in found.items():
+        front_ms, shards_ms = (statistics.median(part) for part in zip(*cpu_ms[name], strict=True))
         print(
             f"  {name:18} p50 {each.p50_ms:6.2f} ms ({each.p50_ms / found[SUMS].p50_ms:.2f}x)   "
             f"{each.qps:6.0f} queries/s ({each.qps / found[SUMS].qps:.2f}x)   "
-            f"{crossed[name] / 1000:7.0f} KB ({crossed[name] / crossed[SUMS]:.2f}x)",
+            f"{crossed[name] / 1000:7.0f} KB ({crossed[name] / crossed[SUMS]:.2f}x)   "
+            f"CPU ms a query: front end {front_ms:.3f}, services {shards_ms:.3f}",
             flush=True,
         )
 

@@ -44,7 +44,7 @@ from tritonclient.utils import np_to_triton_dtype
 from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.export.dlrm.source import open_source
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.planner import make_plan, model_wise_plan
 from repo_builder.profiling import perf_analyzer
 from repo_builder.repository.build import build
@@ -142,7 +142,7 @@ def build_all(folder: Path, name: str, files: Files, beside: Sequence[str]) -> t
     }
     spec = parse_spec(document, folder / "spec.yaml")
     hotness, source = load_hotness(spec), open_source(spec)
-    profile = Profile("80 MB a service", DEFAULT_PROFILE.service_time, 80_000_000, DEFAULT_DENSE_TIME)
+    profile = Profile("80 MB a service", ServiceTime(5e-4, 5e-8), 80_000_000, DEFAULT_DENSE_TIME)
     plan = make_plan(spec, hotness, profile, "tiered", 3)
     build(spec, plan, hotness, source, folder / "fleet", shard_backend="native", layout="fleet")
     if "single" in beside:

@@ -17,6 +17,7 @@ from repo_builder.output import Tell
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import Plan, check_plan, on_cpu
 from repo_builder.partition.planner import make_plan, model_wise_plan
+from repo_builder.partition.worth import LEAST_SAVING
 from repo_builder.repository.manifest import Layout, Manifest
 from repo_builder.spec import Spec
 from repo_builder.words import count
@@ -107,7 +108,7 @@ def build(
     target: StrPath,
     plan: Plan | None = None,
     *,
-    layout: Layout = "single",
+    layout: Layout | None = None,
     shard_backend: ShardBackend = "python",
     s_max: int = 16,
     cpu_only: bool = False,
@@ -118,18 +119,19 @@ def build(
 
     plan: made now where it is not given, with at most `s_max` shards per table; layout: `single`, one server and one
     ensemble, `fleet`, a repository and a server for each service, or `model-wise`, one server that holds every table
-    whole; shard_backend: `python`, or `native`, in C; cpu_only: place on the CPU what the plan places on GPUs.
+    whole; where none is given `single`, or `model-wise` for a plan that does not cut; shard_backend: `python`, or
+    `native`, in C; cpu_only: place on the CPU what the plan places on GPUs.
 
     >>> spec = elasticrec.load_spec("rm1.yaml")
-    >>> built = elasticrec.build(spec, "model_repository/rm1", elasticrec.plan(spec), shard_backend="native")
-    >>> manifest = built.manifest
+    >>> plan = elasticrec.plan(spec, grouping="tiered")
+    >>> manifest = elasticrec.build(spec, "model_repository/rm1", plan, shard_backend="native").manifest
     >>> manifest.name, manifest.layout, [tensor.name for tensor in manifest.inputs]
     ('rm1', 'single', ['dense', 'indices'])
     """
     from repo_builder.repository.build import build as write_repository  # imports onnx
 
-    whole = layout == "model-wise"
-    if plan and whole:
+    layout = layout or ("model-wise" if plan and plan.grouping == "model_wise" else "single")
+    if plan and layout == "model-wise" and plan.grouping != "model_wise":
         raise InputError("plan: expected none with the layout model-wise, which cuts nothing; leave one out")
     if plan:
         check_plan(plan, spec)
@@ -137,9 +139,16 @@ def build(
     for note in source.notes:
         tell(note)
     hotness = load_hotness(spec, watch=watch, tell=tell)
-    if whole:
+    if not plan and layout == "model-wise":
         plan = model_wise_plan(spec, hotness, DEFAULT_PROFILE)
-    planned = partial(make_plan, hotness=hotness, profile=DEFAULT_PROFILE, grouping="tiered", s_max=s_max)
+    planned = partial(
+        make_plan,
+        hotness=hotness,
+        profile=DEFAULT_PROFILE,
+        grouping="tiered",
+        s_max=s_max,
+        least_saving=LEAST_SAVING,
+    )
     plan = plan or planned(with_chosen_rows(spec, hotness, planned, watch, tell))
     plan = on_cpu(plan) if cpu_only else plan
     with watch("building") as progress:

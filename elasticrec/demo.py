@@ -20,7 +20,7 @@ from repo_builder.errors import ElasticRecError, InputError
 from repo_builder.export.dlrm.source import open_source
 from repo_builder.export.examples import write_example_checkpoint, write_example_program
 from repo_builder.model.arrays import Array
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling import perf_analyzer
@@ -114,8 +114,9 @@ def _tour(example: _Example, options: Options, say: Callable[[str], None]) -> Re
         )
 
 
-# In one server a service costs a process instead of a container: some 40 MB (see benchmarks/README.md).
-PROFILE = Profile("one server: 40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
+# In one server a service costs a process instead of a container: some 40 MB (see benchmarks/README.md). Slow times, so
+# that tables small enough for a demo are cut in three.
+PROFILE = Profile("one server: 40 MB a service", ServiceTime(5e-4, 5e-8), 40_000_000, DEFAULT_DENSE_TIME)
 
 
 @dataclass(frozen=True, slots=True)

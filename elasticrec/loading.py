@@ -46,7 +46,7 @@ def load_spec(path: StrPath) -> Spec:
 
     >>> spec = elasticrec.load_spec("rm1.yaml")
     >>> spec.name, len(spec.model.tables), spec.serving.target_qps
-    ('rm1', 10, 800.0)
+    ('rm1', 10, 3000.0)
     """
     return read_spec(Path(path))
 

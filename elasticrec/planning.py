@@ -9,6 +9,7 @@ from functools import partial
 from elasticrec.loading import Watch, load_hotness, log, unwatched
 from elasticrec.rows import with_chosen_rows
 from repo_builder.access.hotness import Hotness
+from repo_builder.analysis.choice import best_plan
 from repo_builder.analysis.explain import Chain
 from repo_builder.analysis.explain import explain as explain_plan
 from repo_builder.analysis.sizing import Sizing, sizings
@@ -20,7 +21,8 @@ from repo_builder.partition.placement.cluster import Cluster
 from repo_builder.partition.placement.place import Placement, placement_document
 from repo_builder.partition.placement.place import place as place_plan
 from repo_builder.partition.plan import Grouping, Plan, plan_to_json
-from repo_builder.partition.planner import make_plan, plan_accesses
+from repo_builder.partition.planner import make_plan
+from repo_builder.partition.worth import LEAST_SAVING
 from repo_builder.spec import Spec
 
 
@@ -30,42 +32,51 @@ def plan(
     *,
     profile: Profile = DEFAULT_PROFILE,
     cluster: Cluster | None = None,
-    grouping: Grouping = "tiered",
+    grouping: Grouping | None = None,
     s_max: int = 16,
     utilisation: float = 1.0,
+    least_saving: float = LEAST_SAVING,
     watch: Watch = unwatched,
     tell: Tell = log,
 ) -> Plan:
     """Cut the tables by hotness so that the fleet's memory is smallest at the spec's target traffic.
 
     hotness: read from the spec's accesses where it is not given; cluster: whose containers' least memory counts;
-    grouping: `tiered`, a service holds one hotness tier of all tables, or `per_table`, a service a shard; s_max: the
-    most shards per table; utilisation: the share of a replica's most queries per second to count on. Where the spec has
-    a budget of score error (`rows`) the formats with the least memory within it are chosen first, and told.
+    grouping: `tiered`, a service holds one hotness tier of all tables, or `per_table`, a service a shard; where none is
+    given, `tiered`, or replicas of the whole model (`model_wise`) where cutting saves less than 5% of their memory;
+    s_max: the most shards per table; utilisation: the share of a replica's most queries per second to count on;
+    least_saving: the share of the embedding services' memory that a service must save, beside the front ends that its
+    calls take up: cuts that save less are merged. With 0 none is, and nothing but cutting is weighed: the paper's
+    recurrence. Where the spec has a budget of score error (`rows`) the formats with the least memory within it are
+    chosen first, and told.
 
     >>> spec = elasticrec.load_spec("rm1.yaml")
-    >>> [service.name for service in elasticrec.plan(spec).services]
+    >>> plan = elasticrec.plan(spec)
+    >>> plan.grouping, [service.name for service in plan.services], plan.choice.whole_replicas
+    ('model_wise', ['dense', 'tables'], 1)
+    >>> [service.name for service in elasticrec.plan(spec, grouping="tiered").services]
     ['dense', 'tier0']
-    >>> plan = elasticrec.plan(spec, profile=elasticrec.load_profile("profile.json"), s_max=4)
+    >>> profile = elasticrec.load_profile("profile.json")
+    >>> plan = elasticrec.plan(spec, profile=profile, grouping="tiered", s_max=4)
     >>> [(service.name, sum(shard.rows for shard in service.shards)) for service in plan.embedding_services]
-    [('tier0', 2), ('tier1', 19998)]
+    [('tier0', 10), ('tier1', 36), ('tier2', 265), ('tier3', 19689)]
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
     profile = _of_containers(profile, cluster)
-    planned = partial(
-        make_plan, hotness=found, profile=profile, grouping=grouping, s_max=s_max, utilisation=utilisation
-    )
-    return planned(with_chosen_rows(spec, found, planned, watch, tell))
+    spec = _with_rows(spec, found, profile, grouping, s_max, utilisation, least_saving, watch, tell)
+    return best_plan(spec, model_accesses(spec, found), profile, grouping, s_max, utilisation, least_saving)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """A plan, its cuts with what they and their neighbours cost, and the accesses that all that rests on.
 
+    `cut` is the best plan that cuts, which is explained: `plan` itself, unless that is the whole model's.
     `sizes` are its replicas counted both ways; none where the profile does not know the CPU at light load.
     """
 
     plan: Plan
+    cut: Plan
     chains: tuple[Chain, ...]
     sizes: tuple[Sizing, ...]
     accesses: ModelAccesses
@@ -77,29 +88,28 @@ def explain(
     *,
     profile: Profile = DEFAULT_PROFILE,
     cluster: Cluster | None = None,
-    grouping: Grouping = "tiered",
+    grouping: Grouping | None = None,
     s_max: int = 16,
     utilisation: float = 1.0,
+    least_saving: float = LEAST_SAVING,
     watch: Watch = unwatched,
     tell: Tell = log,
 ) -> Explanation:
-    """Plan as `plan` does, and say why each cut lies where it does: what a cut a little further would cost.
+    """Plan as `plan` does, and say why each cut lies where it does, and which were merged.
 
     >>> spec, profile = elasticrec.load_spec("rm1.yaml"), elasticrec.load_profile("profile.json")
-    >>> (cut,) = elasticrec.explain(spec, profile=profile, s_max=2).chains[0].cuts
+    >>> (cut,) = elasticrec.explain(spec, profile=profile, grouping="tiered", s_max=2).chains[0].cuts
     >>> cut.left.name, cut.right.name, all(move.cost_bytes >= 0 for move in cut.moves)
     ('tier0', 'tier1', True)
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
     profile = _of_containers(profile, cluster)
-    planned = partial(
-        make_plan, hotness=found, profile=profile, grouping=grouping, s_max=s_max, utilisation=utilisation
-    )
-    spec = with_chosen_rows(spec, found, planned, watch, tell)
+    spec = _with_rows(spec, found, profile, grouping, s_max, utilisation, least_saving, watch, tell)
     accesses = model_accesses(spec, found, keep=True)
-    made = plan_accesses(spec, accesses, profile, grouping, s_max, utilisation)
-    sizes = sizings(spec, made, profile, utilisation) if profile.light_load else ()
-    return Explanation(made, explain_plan(spec, accesses, profile, made, utilisation), sizes, accesses)
+    best, cut = best_plan(spec, accesses, profile, grouping, s_max, utilisation, least_saving)
+    sizes = sizings(spec, cut, profile, utilisation) if profile.light_load else ()
+    chains = explain_plan(spec, accesses, profile, cut, utilisation, least_saving)
+    return Explanation(best, cut, chains, sizes, accesses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,27 +126,25 @@ def sweep(
     values: Sweep,
     *,
     profile: Profile = DEFAULT_PROFILE,
-    grouping: Grouping = "tiered",
+    grouping: Grouping | None = None,
     s_max: int = 16,
     utilisation: float = 1.0,
+    least_saving: float = LEAST_SAVING,
     watch: Watch = unwatched,
     tell: Tell = log,
 ) -> Swept:
-    """Plan at every value of one setting, beside replicas of the whole model.
+    """Plan at every value of one setting, `tiered` where no grouping is given, beside replicas of the whole model.
 
     values: of `locality`, `target_qps`, `s_max`, `fixed_s` (of a call) or `min_memory` (bytes of a container).
 
     >>> spec, values = elasticrec.load_spec("rm1.yaml"), elasticrec.Sweep("target_qps", (100, 1000, 10_000))
     >>> [point.model_wise_replicas for point in elasticrec.sweep(spec, values).points]
-    [1, 2, 12]
+    [1, 1, 3]
     """
     if spec.rows.budget is not None:
         found = load_hotness(spec, watch=watch, tell=tell)
-        planned = partial(
-            make_plan, hotness=found, profile=profile, grouping=grouping, s_max=s_max, utilisation=utilisation
-        )
-        spec = with_chosen_rows(spec, found, planned, watch, tell)
-    setting = Setting(spec, profile, grouping, s_max, utilisation)
+        spec = _with_rows(spec, found, profile, grouping, s_max, utilisation, least_saving, watch, tell)
+    setting = Setting(spec, profile, grouping or "tiered", s_max, utilisation, least_saving)
     points = run_sweep(values, setting, lambda each: load_hotness(each, watch=watch, tell=tell))
     return Swept(values, setting, points)
 
@@ -169,3 +177,27 @@ def _of_containers(profile: Profile, cluster: Cluster | None) -> Profile:
     if cluster is None or cluster.min_memory_bytes is None:
         return profile
     return replace(profile, min_memory_bytes=cluster.min_memory_bytes)
+
+
+def _with_rows(
+    spec: Spec,
+    hotness: Hotness,
+    profile: Profile,
+    grouping: Grouping | None,
+    s_max: int,
+    utilisation: float,
+    least_saving: float,
+    watch: Watch,
+    tell: Tell,
+) -> Spec:
+    """The spec with the formats that its budget allows, by plans that cut as is asked for."""
+    planned = partial(
+        make_plan,
+        hotness=hotness,
+        profile=profile,
+        grouping=grouping or "tiered",
+        s_max=s_max,
+        utilisation=utilisation,
+        least_saving=least_saving,
+    )
+    return with_chosen_rows(spec, hotness, planned, watch, tell)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from elasticrec.tables import plain_table, size
+from repo_builder.analysis.choice import LEAST_FLEET_SAVING
 from repo_builder.analysis.compare import METRICS, PAPER, Comparison, ComparisonReport, average_gains
-from repo_builder.analysis.fleets import GPU_CACHE, MODEL_WISE
+from repo_builder.analysis.fleets import GPU_CACHE, MODEL_WISE, PER_TABLE, TIERED
 from repo_builder.analysis.row_formats import FormatComparison, FormatScores, rule_text
 from repo_builder.simulation.report import SimulationSummary
 from repo_builder.words import count, times_less
@@ -105,11 +106,28 @@ def comparison_notes(report: ComparisonReport) -> str:
         for result in found.results
         for line in result.unplaced.splitlines()
     ]
+    lines += [line for found in report.comparisons for line in _refusals(found)]
     lines += [f"{found.spec}, rows: {found.told}" for found in report.row_formats]
     lines.append("gains: how many times better than model-wise; 1x is equal, below it is worse; in brackets above")
     if not report.cluster.gpu_pools:
         lines.append(f"cluster {report.cluster.name} has no GPUs: model-wise with a GPU cache is left out")
     return "\n".join(lines)
+
+
+def _refusals(found: Comparison) -> list[str]:
+    """Which of ElasticRec's fleets do not pay in memory, beside as much traffic in whole replicas."""
+    base = found.result(MODEL_WISE)
+    cut = [result for result in found.results if result.strategy in (PER_TABLE, TIERED)]
+    if base is None or not cut:
+        return []
+    refused = [result for result in cut if result.memory_bytes > (1 - LEAST_FLEET_SAVING) * base.memory_bytes]
+    if len(refused) == len(cut):
+        best = min(cut, key=lambda result: result.memory_bytes)
+        return [
+            f"{found.spec}: do not cut this model at this traffic: replicate it: {size(base.memory_bytes)} whole, "
+            f"{size(best.memory_bytes)} {best.strategy}; a fleet must save {LEAST_FLEET_SAVING:.0%} to be worth it"
+        ]
+    return [f"{found.spec}, {result.strategy}: does not pay: no less memory than whole replicas" for result in refused]
 
 
 def simulation_table(summaries: Sequence[SimulationSummary]) -> Table:

@@ -11,7 +11,8 @@ from repo_builder.analysis.explain import Chain, Move, PlanCut, Segment
 from repo_builder.analysis.sizing import Sizing
 from repo_builder.analysis.sweep import FIELDS, Sweep, SweepPoint
 from repo_builder.partition.placement.place import Placement
-from repo_builder.partition.plan import Plan, Service
+from repo_builder.partition.plan import Choice, Grouping, Plan, Service
+from repo_builder.partition.worth import Cuts
 from repo_builder.spec import Spec
 from repo_builder.words import count, table_label, times_less
 
@@ -49,8 +50,32 @@ def plan_summary(plan: Plan, spec: Spec) -> str:
     return (
         f"{plan.grouping}, {spec.serving.target_qps:g} queries/s of {count(spec.serving.batch, 'row')}: "
         f"{size(plan.memory_bytes)} over all replicas ({size(plan.embedding_memory_bytes)} of it embedding services; "
-        f"one copy of the tables is {size(whole)})\n{_latency(plan, spec)}{profile_line(plan.profile)}"
+        f"one copy of the tables is {size(whole)})\n"
+        f"{choice_line(plan.choice, plan.grouping, spec.serving.target_qps)}"
+        f"{_latency(plan, spec)}{profile_line(plan.profile)}"
     )
+
+
+def choice_line(choice: Choice | None, grouping: Grouping, target_qps: float) -> str:
+    """Whether to cut the model at all, and why; nothing where that was not weighed."""
+    if choice is None:
+        return ""
+    whole = f"{count(choice.whole_replicas, 'whole replica')} take{'s' if choice.whole_replicas == 1 else ''}"
+    fleet = f"{choice.grouping} in {count(choice.services, 'service')} takes {size(choice.memory_bytes)}"
+    least = f"a fleet must save {choice.least_saving:.0%} to be worth it"
+    told = f"{whole} {size(choice.whole_memory_bytes)}, {fleet}, {_less(choice.saving)}"
+    if not choice.is_whole:
+        return f"cut this model: {told}\n"
+    if grouping == "model_wise":
+        return (
+            f"do not cut this model at {target_qps:g} queries/s: replicate it: {told}; {least} (--grouping "
+            f"{choice.grouping} cuts it all the same)\n"
+        )
+    return f"this cut does not pay at {target_qps:g} queries/s: {told}; {least}: better replicate the model\n"
+
+
+def _less(saving: float) -> str:
+    return f"{saving:.1%} less" if saving >= 0 else f"{-saving:.1%} more"
 
 
 def _latency(plan: Plan, spec: Spec) -> str:
@@ -148,8 +173,24 @@ def explanation(chains: Sequence[Chain]) -> str:
 def _chain_lines(chain: Chain) -> list[str]:
     names = table_label(chain.tables)
     if not chain.cuts:
-        return [f"{names}: no cut pays: one service, {chain.services[0].name}, holds all rows"]
-    return [f"{names}:", *(line for cut in chain.cuts for line in _cut_lines(cut))]
+        line = f"{names}: no cut pays: one service, {chain.services[0].name}, holds all rows"
+        return [line, *_merged_lines(chain.weighed)]
+    return [f"{names}:", *(line for cut in chain.cuts for line in _cut_lines(cut)), *_merged_lines(chain.weighed)]
+
+
+def _merged_lines(weighed: Cuts) -> list[str]:
+    """Which cuts the least memory would have beside, and why they are not worth a container each."""
+    if not weighed.merged:
+        return []
+    after = ", ".join(f"{position:,}" for position in weighed.least.cuts[1:-1])
+    worth = weighed.worth
+    return [
+        f"  merged: the least memory has {count(len(weighed.least.replicas), 'service')}, cut after {after} rows",
+        f"    they save {size(weighed.more_bytes)}, {size(weighed.more_bytes / weighed.merged)} for each service more; "
+        f"a service must save {size(weighed.service_bytes)}: {worth.share:.2%} of the least memory, "
+        f"{size(weighed.service_bytes - worth.call_bytes)}, and {size(worth.call_bytes)} of front ends for its calls "
+        "(--least-saving 0 keeps them)",
+    ]
 
 
 def _cut_lines(cut: PlanCut) -> list[str]:

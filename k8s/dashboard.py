@@ -73,9 +73,11 @@ def _models(series: Series) -> Iterator[DashboardPanel]:
 
 
 def _router(series: Series) -> Iterator[DashboardPanel]:
-    yield DashboardPanel(
-        "Remote calls", "ms", (("{{service}}", series.remote_ms()),), "From a front end to a replica, and back."
-    )
+    times = (("{{service}}", series.remote_ms()), ("{{service}} waits", series.remote_wait_ms()))
+    text = "From a front end to a replica, and back; and how long queries wait in the router for one that is free."
+    yield DashboardPanel("Remote calls", "ms", times, text)
+    joined = (("{{service}}", series.queries_per_call()),)
+    yield DashboardPanel("Queries per remote call", "short", joined, "Those that wait for a busy service go together.")
     trouble = (
         ("{{service}} {{reason}}", series.remote_failures_per_s()),
         ("{{service}} retried", series.retries_per_s()),

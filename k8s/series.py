@@ -73,6 +73,16 @@ class Series:
         took, calls = self._remote("remote_call_duration_us_total"), self._remote("remote_calls_total")
         return f"{took} / clamp_min({calls}, {_SOME_QPS}) / 1000"
 
+    def remote_wait_ms(self) -> str:
+        """The mean time that a query waits in a front end's router before its call, by the embedding service."""
+        waited, queries = self._remote("remote_wait_us_total"), self._remote("remote_queries_total")
+        return f"{waited} / clamp_min({queries}, {_SOME_QPS}) / 1000"
+
+    def queries_per_call(self) -> str:
+        """How many the front ends join in a call, by the embedding service."""
+        queries, calls = self._remote("remote_queries_total"), self._remote("remote_calls_total")
+        return f"{queries} / clamp_min({calls}, {_SOME_QPS})"
+
     def remote_failures_per_s(self) -> str:
         """Their calls that failed, by service and reason; most are answered by another replica."""
         return self._remote("remote_failures_total", "service, reason")

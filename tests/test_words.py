@@ -38,7 +38,7 @@ def test_a_ratio_names_its_direction(ratio: float, expected: str) -> None:
 
 def test_commands_name_the_direction_of_a_ratio(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each row of a sweep, against the gain that its JSON has; here some are above 1 and some below."""
-    (tmp_path / "m.yaml").write_text(yaml.safe_dump({**DOCUMENT, "serving": {"target_qps": 3000, "batch": 32}}))
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump({**DOCUMENT, "serving": {"target_qps": 30_000, "batch": 32}}))
     words = ["plan", str(tmp_path / "m.yaml"), "--sweep", "min_memory=1e4..1e9:4", "--grouping", "per_table"]
     assert main([*words, "--json"]) == 0
     gains = [point["gain"] for point in json.loads(capsys.readouterr().out)["points"]]

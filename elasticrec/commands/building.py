@@ -91,7 +91,7 @@ def _saving(spec: Spec) -> str:
     whole_bytes = replicas * whole.memory_bytes
     verdict = "" if plan.memory_bytes < whole_bytes else ": at this traffic a cut does not pay"
     return (
-        f"at {spec.serving.target_qps:g} queries/s of {count(spec.serving.batch, 'row')}, with guessed service times: "
+        f"at {spec.serving.target_qps:g} queries/s of {count(spec.serving.batch, 'row')}, by the default profile: "
         f"{size(plan.memory_bytes)} cut, {size(whole_bytes)} as {count(replicas, 'whole replica')}{verdict}"
     )
 
@@ -144,10 +144,9 @@ def add_build(commands: Commands) -> None:
     parser.add_argument(
         "--layout",
         choices=["single", "fleet", "model-wise"],
-        default="single",
         help="single: one server, one ensemble; fleet: a repository and a server for each service; model-wise: one "
-        "server that holds every table whole, to compare with: an ONNX file as it is, any other model in our kernels "
-        "(default: %(default)s)",
+        "server that holds every table whole: an ONNX file as it is, any other model in our kernels (default: single; "
+        "model-wise for a plan that does not cut)",
     )
     told = "python, a process an instance; or native, C in the server's own process"
     add_shard_backend(parser, f"what serves embedding services on the CPU: {told}")
@@ -156,16 +155,17 @@ def add_build(commands: Commands) -> None:
 
 
 def _build(args: argparse.Namespace) -> None:
-    if args.plan and args.layout == "model-wise":
+    spec = load_spec(args.spec)
+    plan = load_plan(args.plan, spec) if args.plan else None
+    if plan and plan.grouping != "model_wise" and args.layout == "model-wise":
         raise InputError(
             f"--plan: expected none with --layout model-wise, which cuts nothing, got {args.plan}; leave one out"
         )
-    spec = load_spec(args.spec)
     target = args.output or Path("model_repository") / spec.name
     built = building.build(
         spec,
         target,
-        load_plan(args.plan, spec) if args.plan else None,
+        plan,
         layout=args.layout,
         shard_backend=args.shard_backend,
         s_max=args.s_max,
@@ -178,7 +178,7 @@ def _build(args: argparse.Namespace) -> None:
         say(score_error_line(proof.score_error))
     say(
         f"built {target}: {count(len(built.plan.services), 'service')}, {count(len(files), 'file')}, "
-        f"{size(sum(entry.size_bytes for entry in files))}; {_next(args.layout, target)}"
+        f"{size(sum(entry.size_bytes for entry in files))}; {_next(built.manifest.layout, target)}"
     )
 
 

@@ -17,6 +17,7 @@ from elasticrec.commands import COMMANDS
 from elasticrec.loading import load_profile
 from repo_builder.output import Progress
 from repo_builder.partition.cost import DEFAULT_MEASURED_ON, Profile
+from repo_builder.partition.worth import LEAST_SAVING
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
 
@@ -121,10 +122,21 @@ def given_profile(args: argparse.Namespace) -> Profile:
     return load_profile(args.profile).sized_by(args.size_by)
 
 
-def add_grouping(parser: argparse._ActionsContainer, told: str) -> None:
-    """The option --grouping."""
+def add_grouping(parser: argparse._ActionsContainer, told: str, default: str | None = "tiered") -> None:
+    """The option --grouping; what `told` says of it ends with its default where that is none of its values."""
+    ending = " (default: %(default)s)" if default else ""
+    parser.add_argument("--grouping", choices=["tiered", "per_table"], default=default, help=f"{told}{ending}")
+
+
+def add_least_saving(parser: argparse._ActionsContainer) -> None:
+    """The option --least-saving."""
     parser.add_argument(
-        "--grouping", choices=["tiered", "per_table"], default="tiered", help=f"{told} (default: %(default)s)"
+        "--least-saving",
+        type=bounded(float, 0, 0.99),
+        default=LEAST_SAVING,
+        metavar="SHARE",
+        help="merge cuts whose service saves less than this share of the embedding services' memory and the front ends "
+        "that its calls take up; 0: merge none, the paper's recurrence (default: %(default)s)",
     )
 
 

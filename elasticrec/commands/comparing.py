@@ -11,6 +11,7 @@ from elasticrec.commands.common import (
     Commands,
     add_command,
     add_grouping,
+    add_least_saving,
     add_profile,
     add_s_max,
     add_spec,
@@ -50,6 +51,7 @@ def add_compare(commands: Commands) -> None:
     parser.add_argument("--cluster", type=Path, required=True, metavar="FILE", help="the nodes and their prices")
     add_profile(parser)
     add_s_max(parser)
+    add_least_saving(parser)
     parser.add_argument(
         "--replicas",
         type=bounded(int, 1, 10_000),
@@ -78,6 +80,7 @@ def _compare(args: argparse.Namespace) -> None:
         cluster,
         profile=profile,
         s_max=args.s_max,
+        least_saving=args.least_saving,
         replicas=args.replicas,
         row_speed=args.row_speed,
         watch=watch,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from elasticrec import planning, tables_plan
 from elasticrec.building import check_weights
@@ -11,6 +12,7 @@ from elasticrec.commands.common import (
     Commands,
     add_command,
     add_grouping,
+    add_least_saving,
     add_profile,
     add_s_max,
     add_spec,
@@ -43,14 +45,16 @@ def add_plan(commands: Commands) -> None:
         commands,
         "plan",
         "Cut the embedding tables by hotness so that the fleet's memory is smallest at the spec's target traffic: the\n"
-        "exact optimum of ElasticRec's dynamic program (ISCA 2024), at full row resolution.",
+        "exact optimum of ElasticRec's dynamic program (ISCA 2024), at full row resolution. Cuts that save less than\n"
+        "a container is worth are merged, and a model is not cut where whole replicas take no more memory.",
         "elasticrec plan rm1.yaml --grouping tiered --s-max 4 -o plan.json --plot hotness.png",
     )
     add_spec(parser)
     add_s_max(parser)
     add_profile(parser)
-    told = "tiered: a service holds one hotness tier of all tables; per_table: a service per shard, as in the paper"
-    add_grouping(parser, told)
+    told = "tiered: a service holds one hotness tier of all tables; per_table: a service per shard, as in the paper "
+    add_grouping(parser, f"{told}(default: tiered, unless cutting saves less than 5%% of whole replicas' memory)", None)
+    add_least_saving(parser)
     parser.add_argument(
         "--utilisation",
         type=bounded(float, 0.01, 1),
@@ -103,6 +107,8 @@ def _plan(args: argparse.Namespace) -> None:
     if placement:
         out.print(tables_plan.placement_table(placement))
         say(tables_plan.placement_summary(placement))
+    if explanation and explanation.cut is not explanation.plan:
+        say(f"the best fleet that cuts, {explanation.cut.grouping}:")
     if explanation:
         say(tables_plan.explanation(explanation.chains))
     if explanation and explanation.sizes:
@@ -113,11 +119,15 @@ def _plan(args: argparse.Namespace) -> None:
 def _planned(
     args: argparse.Namespace, spec: Spec, hotness: Hotness, profile: Profile, cluster: Cluster | None
 ) -> tuple[Plan, planning.Explanation | None]:
-    asked = {"grouping": args.grouping, "s_max": args.s_max, "utilisation": args.utilisation}
+    asked = _asked(args)
     if args.explain:
         explanation = planning.explain(spec, hotness, profile=profile, cluster=cluster, **asked, watch=watch, tell=tell)
         return explanation.plan, explanation
     return planning.plan(spec, hotness, profile=profile, cluster=cluster, **asked, watch=watch, tell=tell), None
+
+
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in ("grouping", "s_max", "utilisation", "least_saving")}
 
 
 def _placed(spec: Spec, plan: Plan, profile: Profile, cluster: Cluster) -> Placement:
@@ -130,7 +140,7 @@ def _plot(path: Path, spec: Spec, hotness: Hotness, plan: Plan, explanation: pla
     from repo_builder.analysis.plan_plots import plot_explanation, plot_hotness
 
     if explanation:
-        title = f"{spec.name}: a {plan.grouping} plan by the profile {plan.profile}"
+        title = f"{spec.name}: a {explanation.cut.grouping} plan by the profile {plan.profile}"
         plot_explanation(title, explanation.accesses, explanation.chains, path)
     else:
         plot_hotness(spec, hotness, path)
@@ -142,7 +152,7 @@ def _sweep(args: argparse.Namespace, sweep: Sweep) -> None:
     if args.output and not args.output.name.lower().endswith((".json", ".csv")):
         raise InputError(f"{args.output}: expected a name ending in .json or .csv for a sweep; choose one with -o")
     spec, profile = load_spec(args.spec), given_profile(args)
-    asked = {"grouping": args.grouping, "s_max": args.s_max, "utilisation": args.utilisation}
+    asked = _asked(args)
     swept = planning.sweep(spec, sweep, profile=profile, **asked, watch=watch, tell=tell)
     setting, points = swept.setting, swept.points
     if args.output:

@@ -6,8 +6,9 @@ before replicas are added for the latency. In an optimal plan no change that is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -15,7 +16,8 @@ import numpy as np
 from repo_builder.model.types import RowDtype
 from repo_builder.partition.accesses import Key, ModelAccesses, Order
 from repo_builder.partition.cost import CostModel, Profile
-from repo_builder.partition.plan import Plan, Service
+from repo_builder.partition.plan import S_MAX, Plan, Service
+from repo_builder.partition.worth import Cuts, cut, worth_of
 from repo_builder.spec import Spec
 
 SHARE = 100
@@ -68,6 +70,8 @@ class PlanCut:
 class Chain:
     """One hotness order and its cuts; `tables` names the tables that it is made of, or each of the tables alike.
 
+    `weighed` also has the cuts with the least memory, of which some may have been merged.
+
     In a tiered plan there is one chain, of all tables' rows merged; else one for each kind of table, named by its
     first table's services.
     """
@@ -75,18 +79,30 @@ class Chain:
     tables: tuple[str, ...]
     services: tuple[Service, ...]
     cuts: tuple[PlanCut, ...]
+    weighed: Cuts
 
 
-def explain(spec: Spec, accesses: ModelAccesses, profile: Profile, plan: Plan, utilisation: float) -> tuple[Chain, ...]:
+def explain(
+    spec: Spec,
+    accesses: ModelAccesses,
+    profile: Profile,
+    plan: Plan,
+    utilisation: float,
+    least_saving: float = 0.0,
+) -> tuple[Chain, ...]:
     """The chains of a plan that `plan_accesses` made of the same arguments."""
-    model = CostModel(spec.serving.target_qps / utilisation, profile.service_time, profile.min_memory_bytes)
+    target_qps = spec.serving.target_qps / utilisation
+    model = CostModel(target_qps, profile.service_time, profile.min_memory_bytes)
+    weigh = partial(
+        cut, model=model, s_max=plan.s_max or S_MAX, worth=worth_of(spec, profile, target_qps, least_saving)
+    )
     if plan.grouping == "tiered":
-        tables = tuple(table.table for table in accesses.tables)
-        return (_chain(tables, plan.embedding_services, accesses.order(accesses.tables), model),)
-    return tuple(_per_table(accesses, plan, model))
+        tables, order = tuple(table.table for table in accesses.tables), accesses.order(accesses.tables)
+        return (_chain(tables, plan.embedding_services, order, model, weigh(order)),)
+    return tuple(_per_table(accesses, plan, model, weigh))
 
 
-def _per_table(accesses: ModelAccesses, plan: Plan, model: CostModel) -> list[Chain]:
+def _per_table(accesses: ModelAccesses, plan: Plan, model: CostModel, weigh: Callable[[Order], Cuts]) -> list[Chain]:
     alike: dict[Key, list[str]] = {}
     for table in accesses.tables:
         alike.setdefault(table.key, []).append(table.table)
@@ -94,11 +110,12 @@ def _per_table(accesses: ModelAccesses, plan: Plan, model: CostModel) -> list[Ch
     for names in alike.values():
         first = next(table for table in accesses.tables if table.table == names[0])
         services = [service for service in plan.embedding_services if service.shards[0].table == names[0]]
-        chains.append(_chain(tuple(names), services, accesses.order([first]), model))
+        order = accesses.order([first])
+        chains.append(_chain(tuple(names), services, order, model, weigh(order)))
     return chains
 
 
-def _chain(tables: tuple[str, ...], services: Sequence[Service], rows: Order, model: CostModel) -> Chain:
+def _chain(tables: tuple[str, ...], services: Sequence[Service], rows: Order, model: CostModel, weighed: Cuts) -> Chain:
     positions = [0]
     for service in services:
         positions.append(positions[-1] + sum(shard.rows for shard in service.shards))
@@ -111,7 +128,7 @@ def _chain(tables: tuple[str, ...], services: Sequence[Service], rows: Order, mo
         priced.cut(positions[i], positions[i + 1], positions[i + 2], left, right)
         for i, (left, right) in enumerate(pairwise(segments))
     ]
-    return Chain(tables, tuple(services), tuple(cuts))
+    return Chain(tables, tuple(services), tuple(cuts), weighed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,13 +154,14 @@ def most_utilisation(service_s: float, alone_s: float, sla_ms: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonCase:
-    """What is held equal in a comparison; `accesses` is that of `spec`."""
+    """What is held equal in a comparison; `accesses` is that of `spec`, `least_saving` what a service must be worth."""
 
     spec: Spec
     accesses: ModelAccesses
     profile: Profile
     cluster: Cluster
     s_max: int
+    least_saving: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +246,8 @@ class SizedFleets:
     def _elastic(self, strategy: str, target_qps: float) -> SizedFleet:
         """A plan in which no replica is loaded above what model-wise replicas may be."""
         case, spec, grouping = self.case, self._spec(target_qps), _GROUPINGS[strategy]
-        plan = plan_accesses(spec, case.accesses, case.profile, grouping, case.s_max, self.whole.utilisation)
+        utilisation, saving = self.whole.utilisation, case.least_saving
+        plan = plan_accesses(spec, case.accesses, case.profile, grouping, case.s_max, utilisation, saving)
         demands = tuple(self._demand(service, 0) for service in plan.services)
         return SizedFleet(strategy, plan.services, demands, plan)
 

@@ -26,20 +26,18 @@ class Sizing:
 
 
 def sizings(spec: Spec, plan: Plan, profile: Profile, utilisation: float = 1.0) -> tuple[Sizing, ...]:
-    """Of all services of a plan of the spec, at its target traffic; raises PlanError where one was not measured."""
-    capacity, light = profile.sized_by("capacity"), profile.sized_by("cpu")
+    """Of all services of a plan that was made for the spec by the profile, at the spec's target traffic.
+
+    Raises PlanError where the CPU at light load was not measured.
+    """
+    light = profile.sized_by("cpu")
     target_qps = spec.serving.target_qps / utilisation
 
     def sizing(service: Service) -> Sizing:
-        seconds, light_s = (_seconds(service, spec, each) for each in (capacity, light))
-        return Sizing(
-            service, 1 / seconds, 1 / light_s, replicas_for(target_qps * seconds), replicas_for(target_qps * light_s)
-        )
+        dense = service.kind == "dense"
+        gathers_s = light.service_time.seconds(service.gathers)
+        light_s = light.dense_service_time.seconds(spec.dense_flops) if dense else gathers_s
+        by_capacity, by_cpu = replicas_for(target_qps / service.qps), replicas_for(target_qps * light_s)
+        return Sizing(service, service.qps, 1 / light_s, by_capacity, by_cpu)
 
     return tuple(map(sizing, plan.services))
-
-
-def _seconds(service: Service, spec: Spec, profile: Profile) -> float:
-    if service.kind == "dense":
-        return profile.dense_service_time.seconds(spec.dense_flops)
-    return profile.seconds(service.gathers, service.memory_bytes - profile.min_memory_bytes)

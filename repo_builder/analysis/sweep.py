@@ -33,6 +33,7 @@ class Setting:
     grouping: Grouping
     s_max: int
     utilisation: float = 1.0
+    least_saving: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,9 @@ def run_sweep(sweep: Sweep, setting: Setting, load: Callable[[Spec], Hotness]) -
 
 def _point(value: float, setting: Setting, accesses: ModelAccesses) -> SweepPoint:
     spec, profile = setting.spec, setting.profile
-    plan = plan_accesses(spec, accesses, profile, setting.grouping, setting.s_max, setting.utilisation)
+    plan = plan_accesses(
+        spec, accesses, profile, setting.grouping, setting.s_max, setting.utilisation, setting.least_saving
+    )
     whole = model_wise(spec, profile, setting.utilisation).replicas(spec.serving.target_qps)
     return SweepPoint(
         value=value,

@@ -79,7 +79,7 @@ def segment_costs(order: Order, model: CostModel, begins: Positions, ends: Posit
     """Cost of the rows from each begin (down) to each end (across), infinite where a block comes before itself."""
     gathers = np.maximum(order.gathers[ends][None, :] - order.gathers[begins][:, None], 0.0)
     held = np.maximum(order.bytes_between(begins[:, None], ends[None, :]), 0)
-    costs = model.replica_counts(gathers) * (held + float(model.min_memory_bytes)) + model.service_bytes
+    costs = model.replica_counts(gathers) * (held + float(model.min_memory_bytes)) + float(model.service_bytes)
     costs[np.tril_indices(len(costs), -1)] = np.inf
     return costs
 

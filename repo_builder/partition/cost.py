@@ -29,6 +29,10 @@ REPLICA_TOLERANCE = 1e-9
 DEFAULT_REMOTE_CALL_S = 0.0004
 """One gRPC call between servers, where it was not measured."""
 
+DEFAULT_FRONT_CALL_S = 2.2e-5
+"""A front end's CPU for one more service that a query calls, where it was not measured: benchmarks/fleet.py's 30 calls
+of `per_table` beside 3 of `tiered`."""
+
 SizeBy = Literal["capacity", "cpu"]
 """What replicas are counted by: a replica's most queries per second within the SLA on a core of its own; or the CPU
 seconds that a query takes where queries come one at a time."""
@@ -97,7 +101,8 @@ class Profile:
     A replica's most queries per second within the SLA, on a core of its own, are the inverse of the service times;
     `light_load` has a core's time for a query that comes alone: threads are woken for it, and no other shares its call.
     `batching`, `row_cache` and `light_load` are None where they were not measured, `gpu` where there was none;
-    `remote_call_s` is what one gRPC call of a service in another server adds to its latency.
+    `remote_call_s` is what one gRPC call of a service in another server adds to its latency, and `front_call_s` what it
+    takes of the front end's CPU.
 
     The partitioner cuts by `service_time`, whose price of a row is the mean over the whole model's accesses. What a
     service then serves follows from its own rows, where `row_cache` says more of them.
@@ -112,6 +117,7 @@ class Profile:
     gpu: DeviceTimes | None = None
     row_cache: RowCache | None = None
     light_load: DeviceTimes | None = None
+    front_call_s: float = DEFAULT_FRONT_CALL_S
 
     def sized_by(self, size_by: SizeBy) -> Profile:
         """The profile whose service times are those that replicas are to be counted by.
@@ -187,6 +193,7 @@ def _profile(document: Mapping[str, Any], default_name: str, dense: DenseTime) -
         gpu=_times(gpu) if gpu else None,
         row_cache=RowCache(int(cache["size_bytes"]), float(cache["hit_s"]), float(cache["miss_s"])) if cache else None,
         light_load=_times(light) if light else None,
+        front_call_s=float(document.get("front_call_s", DEFAULT_FRONT_CALL_S)),
     )
 
 

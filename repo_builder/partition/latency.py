@@ -65,6 +65,12 @@ def predict_latency(plan: Plan, profile: Profile, target_qps: float) -> Latency:
     return Latency(p50_ms, p95_ms, p99_ms, idle_ms=1000 * _idle_s(plan, profile))
 
 
+def queue_latency(queue: Queue) -> Latency:
+    """The quantiles of a query's latency where one queue is all that it waits in."""
+    p50_ms, p95_ms, p99_ms = (1000 * _quantile_s([queue], quantile) for quantile in (0.5, 0.95, 0.99))
+    return Latency(p50_ms, p95_ms, p99_ms, idle_ms=1000 * queue.alone_s)
+
+
 def meet_sla(plan: Plan, profile: Profile, target_qps: float, sla_ms: float) -> Plan:
     """The plan with its predicted latency, and with as many more replicas as let the 95th percentile meet the SLA.
 

@@ -82,6 +82,32 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """What was weighed: the best fleet that cuts the tables, and replicas of the whole model, each within the SLA.
+
+    Memory is that of all replicas, those added for the latency too; `services` counts the dense one. The whole model is
+    taken where cutting would save less than `least_saving` of its memory.
+    """
+
+    grouping: Grouping
+    services: int
+    memory_bytes: int
+    whole_replicas: int
+    whole_memory_bytes: int
+    least_saving: float
+
+    @property
+    def saving(self) -> float:
+        """The share of the whole replicas' memory that cutting saves; negative where it costs some."""
+        return 1 - self.memory_bytes / self.whole_memory_bytes
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether to replicate the whole model."""
+        return self.saving < self.least_saving
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The services of a model. What only documents how the plan was made is None in a plan that does not say it."""
 
@@ -93,6 +119,7 @@ class Plan:
     s_max: int | None = None
     profile: str | None = None
     latency: Latency | None = None
+    choice: Choice | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -148,6 +175,7 @@ def load_plan(path: Path) -> Plan:
         s_max=document.get("s_max"),
         profile=document.get("profile"),
         latency=Latency(**document["latency"]) if "latency" in document else None,
+        choice=Choice(**document["choice"]) if "choice" in document else None,
     )
 
 
@@ -161,6 +189,7 @@ def _document(plan: Plan) -> dict[str, Any]:
         "embedding_memory_bytes": plan.embedding_memory_bytes,
         "deployed_memory_bytes": plan.deployed_memory_bytes,
         **({"latency": asdict(plan.latency)} if plan.latency else {}),
+        **({"choice": asdict(plan.choice)} if plan.choice else {}),
         "services": [_service_document(service) for service in plan.services],
     }
 

@@ -3,36 +3,53 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 from repo_builder.access.hotness import Hotness
 from repo_builder.errors import PlanError
 from repo_builder.model.types import RowDtype
-from repo_builder.partition.accesses import Key, ModelAccesses, TableAccesses, model_accesses, ranks_in_tables
+from repo_builder.partition.accesses import Key, ModelAccesses, Order, TableAccesses, model_accesses, ranks_in_tables
 from repo_builder.partition.cost import CostModel, Profile, replicas_for
-from repo_builder.partition.dp import partition
 from repo_builder.partition.latency import check_idle, meet_sla
-from repo_builder.partition.plan import S_MAX, Grouping, Plan, Service, Shard, check_plan
+from repo_builder.partition.plan import S_MAX, Grouping, Latency, Plan, Service, Shard, check_plan
+from repo_builder.partition.worth import Cuts, cut, worth_of
 from repo_builder.spec import Spec
+
+_Cut = Callable[[Order], Cuts]
 
 WHOLE = "tables"
 """The name of the one embedding service where nothing is cut."""
 
 
 def make_plan(
-    spec: Spec, hotness: Hotness, profile: Profile, grouping: Grouping, s_max: int, utilisation: float = 1.0
+    spec: Spec,
+    hotness: Hotness,
+    profile: Profile,
+    grouping: Grouping,
+    s_max: int,
+    utilisation: float = 1.0,
+    least_saving: float = 0.0,
 ) -> Plan:
     """`plan_accesses` on the accesses of the spec's tables."""
-    return plan_accesses(spec, model_accesses(spec, hotness), profile, grouping, s_max, utilisation)
+    return plan_accesses(spec, model_accesses(spec, hotness), profile, grouping, s_max, utilisation, least_saving)
 
 
 def plan_accesses(
-    spec: Spec, accesses: ModelAccesses, profile: Profile, grouping: Grouping, s_max: int, utilisation: float = 1.0
+    spec: Spec,
+    accesses: ModelAccesses,
+    profile: Profile,
+    grouping: Grouping,
+    s_max: int,
+    utilisation: float = 1.0,
+    least_saving: float = 0.0,
 ) -> Plan:
     """The plan with the least embedding memory at the spec's target traffic; `accesses` is the spec's.
 
     `utilisation` is the share of a replica's most queries per second that the plan counts on, in (0, 1].
+    `least_saving` is what a service must be worth (`worth.py`); 0 leaves the paper's recurrence as it is.
 
     `per_table` cuts each table by itself, a service `TABLE_s0`, `TABLE_s1`, ... per shard (0 is the hottest), TABLE its
     name or one that is legal in a service's.
@@ -44,11 +61,14 @@ def plan_accesses(
         raise PlanError(f"s_max: expected 1 to {S_MAX} services, got {s_max}")
     if not 0 < utilisation <= 1:
         raise PlanError(f"utilisation: expected a share above 0, at most 1, got {utilisation}")
+    if not 0 <= least_saving < 1:
+        raise PlanError(f"least_saving: expected a share of at least 0, below 1, got {least_saving}")
     if grouping not in _GROUPINGS:
         raise PlanError(f"grouping: expected one of {', '.join(_GROUPINGS)}, got {grouping!r}")
     target_qps = spec.serving.target_qps / utilisation
     model = CostModel(target_qps, profile.service_time, profile.min_memory_bytes)
-    embedding = _GROUPINGS[grouping](accesses, model, profile, s_max)
+    cuts = partial(cut, model=model, s_max=s_max, worth=worth_of(spec, profile, target_qps, least_saving))
+    embedding = _GROUPINGS[grouping](accesses, model, profile, cuts)
     plan = Plan(
         spec=spec.name,
         grouping=grouping,
@@ -82,21 +102,45 @@ def model_wise_plan(spec: Spec, hotness: Hotness, profile: Profile) -> Plan:
     return plan
 
 
-def _per_table(accesses: ModelAccesses, model: CostModel, profile: Profile, s_max: int) -> Iterator[Service]:
+def replicated_plan(
+    spec: Spec, accesses: ModelAccesses, profile: Profile, replicas: int, capacity_qps: float, latency: Latency
+) -> Plan:
+    """So many replicas of the whole model, each one server with the dense layers and all tables: `model_wise`.
+
+    A replica's least memory is counted with its tables, and both its services answer as many queries as it does.
+    """
+    model = CostModel(0, profile.service_time, profile.min_memory_bytes)
+    dense = _dense_service(spec, profile, 0)
+    held = [(table, 0, table.rows) for table in accesses.tables]
+    dense = replace(dense, memory_bytes=spec.model.dense.parameter_bytes)
+    services = (dense, _embedding_service(WHOLE, held, model, profile, spec.rows.hot))
+    plan = Plan(
+        spec=spec.name,
+        grouping="model_wise",
+        services=tuple(replace(service, replicas=replicas, qps=capacity_qps) for service in services),
+        target_qps=spec.serving.target_qps,
+        batch=spec.serving.batch,
+        profile=profile.name,
+        latency=latency,
+    )
+    check_plan(plan, spec)
+    return plan
+
+
+def _per_table(accesses: ModelAccesses, model: CostModel, profile: Profile, cuts: _Cut) -> Iterator[Service]:
     solved: dict[Key, tuple[int, ...]] = {}
     names = legal_names([table.table for table in accesses.tables])
     for table in accesses.tables:
         if table.key not in solved:
-            solved[table.key] = partition(accesses.order([table]), model, s_max).cuts
+            solved[table.key] = cuts(accesses.order([table])).taken.cuts
         for i, (begin, end) in enumerate(pairwise(solved[table.key])):
             dtype = table.rule.cold if i else table.rule.hot
             yield _embedding_service(f"{names[table.table]}_s{i}", [(table, begin, end)], model, profile, dtype)
 
 
-def _tiered(accesses: ModelAccesses, model: CostModel, profile: Profile, s_max: int) -> Iterator[Service]:
+def _tiered(accesses: ModelAccesses, model: CostModel, profile: Profile, cuts: _Cut) -> Iterator[Service]:
     tables = accesses.tables
-    cuts = partition(accesses.order(tables), model, s_max).cuts
-    inner = ranks_in_tables(tables, cuts[1:-1])
+    inner = ranks_in_tables(tables, cuts(accesses.order(tables)).taken.cuts[1:-1])
     ranks = [[0] * len(tables), *inner, [table.rows for table in tables]]
     for i, (begins, ends) in enumerate(pairwise(ranks)):
         dtype = tables[0].rule.cold if i else tables[0].rule.hot

@@ -158,6 +158,7 @@ def fanout_description(spec: Spec, wiring: Sequence[Holding], version: str) -> d
             {
                 "name": held.name,
                 "model": model_name(spec, held.name),
+                "instances": held.service.instances * (len(held.service.gpus) or 1),
                 "groups": [
                     {
                         "group": share.group,

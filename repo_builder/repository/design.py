@@ -26,8 +26,8 @@ class Arrangement:
     separate: each embedding service has a repository of its own, in a folder of its name, and servers of its own: a
     replica is a server more there, else an instance more. router: what gives the ids to the services: `router`, by the
     ensemble's tensors, or `fanout`, over the network. versioned: the embedding services' version folder is a number
-    made of the build's weights and cuts, else 1. uncut: the plan has all tables whole. unpooled: rows of
-    un-pooled look-ups travel as they are, each once; else as sums of one row.
+    made of the build's weights and cuts, else 1. uncut: the plan has all tables whole, and a replica is a server more.
+    unpooled: rows of un-pooled look-ups travel as they are, each once; else as sums of one row.
     """
 
     frontend: str
@@ -44,7 +44,7 @@ class Arrangement:
 
     def count(self, service: Service) -> int:
         """Instances of a service in a server."""
-        return service.instances if self.separate else service.instances * service.deployed
+        return service.instances if self.separate or self.uncut else service.instances * service.deployed
 
 
 LAYOUTS: Mapping[Layout, Arrangement] = {
@@ -62,6 +62,11 @@ def check_layout(plan: Plan, layout: Layout) -> None:
     problems = []
     if arrangement.uncut and plan.grouping != "model_wise":
         problems.append(f"grouping: expected model_wise for the layout {layout}, got {plan.grouping}")
+    if arrangement.separate and plan.grouping == "model_wise":
+        problems.append(
+            f"grouping: expected a plan that cuts for the layout {layout}, got model_wise; build it with --layout "
+            "model-wise, or plan with --grouping tiered"
+        )
     for i, service in enumerate(plan.services):
         if arrangement.separate and service.kind == "embedding" and service.name == arrangement.frontend:
             problems.append(f"services: expected no embedding service named {service.name} in a fleet; rename it")

@@ -5,8 +5,8 @@ A service holds a matrix of rows for each format in which they came. What it doe
 out. A share is made of *units*: the look-ups of one matrix, all weighted or none. Units stand one after another in each
 of its tensors, by dim descending, the unweighted first; in a unit look-ups stand in the model's order.
 
-Un-pooled look-ups may have units of their own, whose rows are answered as they are, each once: a tensor of rows out
-beside the sums. Whoever routes knows where each id's row is in it.
+Un-pooled look-ups, and those whose bags have one id, may have units of their own, whose rows are answered as they are,
+each once: a tensor of rows out beside the sums. Whoever routes knows where each id's row is in it.
 
 All that must agree on this is derived here: configs, `router.json`, `shard.json`, `fanout.json`, the dense graph.
 """
@@ -136,10 +136,13 @@ def wire(model: Model, plan: Plan, *, unpooled: bool = False) -> tuple[Holding, 
 
 
 def is_unpooled(lookup: Lookup) -> bool:
-    """Whether a look-up's rows can be answered as they are: each id is a bag by itself, without weights."""
+    """Whether a look-up's rows can be answered as they are: each id is a bag by itself, without weights.
+
+    So are those of un-pooled look-ups, and of bags of one id, whose sum and mean are its row.
+    """
     layout = lookup.ids.layout
     alone = isinstance(layout, Columns) and layout.width is not None and layout.bag == 1
-    return lookup.mode == "none" and lookup.ids.weights is None and alone
+    return lookup.ids.weights is None and alone
 
 
 def model_name(spec: Spec, part: str) -> str:

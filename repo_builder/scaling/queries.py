@@ -54,6 +54,15 @@ class Scope:
         requests = f"sum by (model) (rate(nv_inference_request_success{chosen}[{self.window_s}s]))"
         return f"max({waited} / clamp_min({requests}, {LEAST_QPS}))"
 
+    def router_wait_us(self, router: str, service: str) -> str:
+        """Mean microseconds that a query waited in a front end's router for a replica of a service."""
+        chosen = select(self.namespace, router, service=service)
+        waited, queries = (
+            f"sum(rate(elasticrec_remote_{counter}_total{chosen}[{self.window_s}s]))"
+            for counter in ("wait_us", "queries")
+        )
+        return f"{waited} / clamp_min({queries}, {LEAST_QPS})"
+
     def latency_us(self, model: str) -> str:
         """The slowest pod's quantile of a request's microseconds, over some 60 s; 0 where there was no request.
 
@@ -81,14 +90,21 @@ class Throughput:
 
 @dataclass(frozen=True, slots=True)
 class QueueTime:
-    """The mean wait for an instance in us, of the model where it is longest; cut off at MAX_VALUE thresholds."""
+    """The mean wait for an instance in us, of the model where it is longest; cut off at MAX_VALUE thresholds.
+
+    asked_by: the router in whose front ends queries wait before that, and the service's name there.
+    """
 
     models: tuple[str, ...]
     threshold_us: float
+    asked_by: tuple[str, str] | None = None
 
     def promql(self, scope: Scope) -> str:
         """As Prometheus takes it."""
-        return f"clamp_max({scope.queue_us(*self.models)}, {MAX_VALUE * self.threshold_us:.0f})"
+        waited = scope.queue_us(*self.models)
+        if self.asked_by is not None:
+            waited = f"({waited} + {scope.router_wait_us(*self.asked_by)}) or {waited}"
+        return f"clamp_max({waited}, {MAX_VALUE * self.threshold_us:.0f})"
 
 
 @dataclass(frozen=True, slots=True)

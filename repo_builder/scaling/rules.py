@@ -175,9 +175,10 @@ def _queue(goal: ServingGoal, service: ElasticService) -> Rule:
     sla_us, service_us = goal.sla_ms * 1000, 1e6 * service.planned.instances / service.planned.qps
     usual_us = THROUGHPUT_SHARE / (1 - THROUGHPUT_SHARE) * service_us
     threshold_us = max(QUEUE_SHARE * sla_us, usual_us)
+    asked_by = None if service.planned.kind == "dense" else (f"{goal.model}_router", service.planned.name)
     return Rule(
         "queue",
-        QueueTime(service.steps, threshold_us),
+        QueueTime(service.steps, threshold_us, asked_by),
         threshold_us,
         "us",
         "Value",

@@ -51,6 +51,21 @@ def test_plan_build_and_verify(spec_file: Path, tmp_path: Path, capsys: pytest.C
     assert run("verify", repository) == 0
 
 
+def test_a_plan_that_does_not_cut_is_built_whole(
+    spec_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where no layout is asked for; a fleet of it is refused."""
+    plan, repository = tmp_path / "plan.json", tmp_path / "out"
+    assert run("plan", spec_file, "-o", plan, "--explain") == 0
+    told = capsys.readouterr().out
+    assert "do not cut this model at" in told and "the best fleet that cuts, tiered:" in told
+    assert run("build", spec_file, "-o", repository, "--plan", plan, "--layout", "fleet") == 2
+    assert "expected a plan that cuts for the layout fleet" in capsys.readouterr().err
+    assert run("build", spec_file, "-o", repository, "--plan", plan) == 0
+    assert json.loads((repository / "manifest.json").read_text())["layout"] == "model-wise"
+    assert (repository / "plan.json").read_text() == plan.read_text()
+
+
 def test_no_command_writes_over_what_it_reads(
     spec_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

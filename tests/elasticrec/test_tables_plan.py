@@ -26,7 +26,7 @@ def run(*words: object) -> int:
 
 
 def test_a_terminal_sees_nodes_price_and_bottleneck(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("plan", SPEC, "--cluster", cluster_file(tmp_path)) == 0
+    assert run("plan", SPEC, "--grouping", "tiered", "--cluster", cluster_file(tmp_path)) == 0
     told = capsys.readouterr().out
     assert "cluster mine: 2 nodes (2 of pool p) for 2.50 an hour, proven least" in told
     assert "bottleneck: " in told and "GPU" not in told
@@ -39,7 +39,8 @@ def test_guessed_gpu_times_are_said_loudly(tmp_path: Path, capsys: pytest.Captur
 
 def test_json_is_the_plan_with_the_placement_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "plan.json"
-    assert run("plan", SPEC, "--cluster", cluster_file(tmp_path), "--json", "-o", output) == 0
+    words = ["--grouping", "tiered", "--cluster", cluster_file(tmp_path)]
+    assert run("plan", SPEC, *words, "--json", "-o", output) == 0
     printed = capsys.readouterr().out
     assert printed == output.read_text()
     document, plan = json.loads(printed), load_plan(output)

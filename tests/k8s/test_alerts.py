@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from k8s.alerts import alerts, prometheus_rule
+from repo_builder.scaling.queries import Scope
+from repo_builder.scaling.rules import service_rules
 from tests.k8s.fleets import fleet, options
 
 pytestmark = pytest.mark.skipif(
@@ -151,6 +153,38 @@ def test_every_alert_fires_where_it_should_and_nowhere_else(rules: Path, tmp_pat
         )
     (tmp_path / "tests.yml").write_text(yaml.safe_dump({"rule_files": [str(rules)], "tests": tests}))
     promtool("test", "rules", tmp_path / "tests.yml")
+
+
+def test_a_services_queue_counts_what_waits_in_the_front_ends_routers(tmp_path: Path) -> None:
+    """A request of it waited 2 ms, and a query 7 ms before; where the router says nothing, its own wait counts."""
+    made = fleet_of(tmp_path)
+    rule = next(rule for rule in service_rules(made, made.shards[0]) if rule.name == "queue")
+    shard = 'namespace="elasticrec",model="rm1_tier0",instance="tier0-0"'
+    own = {
+        f"nv_inference_queue_duration_us{{{shard}}}": "0+200000x60",
+        f"nv_inference_request_success{{{shard}}}": "0+100x60",
+    }
+    waits = {
+        f'elasticrec_remote_wait_us_total{{{ROUTER},service="tier0"}}': "0+2100000x60",
+        f'elasticrec_remote_queries_total{{{ROUTER},service="tier0"}}': "0+300x60",
+        f'elasticrec_remote_wait_us_total{{{ROUTER},service="tier1"}}': "0+9000000x60",
+    }
+    tests = [
+        {
+            "interval": "10s",
+            "input_series": [{"series": name, "values": values} for name, values in series.items()],
+            "promql_expr_test": [
+                {
+                    "expr": rule.query.promql(Scope("elasticrec")),
+                    "eval_time": "5m",
+                    "exp_samples": [{"labels": "{}", "value": value}],
+                }
+            ],
+        }
+        for series, value in ((own, 2000), ({**own, **waits}, 9000))
+    ]
+    (tmp_path / "queue.yml").write_text(yaml.safe_dump({"tests": tests}))
+    promtool("test", "rules", tmp_path / "queue.yml")
 
 
 def fleet_of(folder: Path) -> Any:

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from repo_builder.errors import PlanError
-from repo_builder.partition.cost import DEFAULT_PROFILE, CostModel, ServiceTime, load_profile, replicas_for
+from repo_builder.partition import cost
+from repo_builder.partition.cost import (
+    DEFAULT_MEASURED_ON,
+    DEFAULT_PROFILE,
+    CostModel,
+    ServiceTime,
+    load_profile,
+    replicas_for,
+)
 
 GOOD: dict[str, Any] = {"service_time": {"fixed_s": 1e-4, "per_gather_s": 1e-8}, "min_memory_bytes": 5, "host": "x"}
 
@@ -47,6 +55,51 @@ def test_a_row_costs_what_its_services_size_says(tmp_path: Path) -> None:
     assert load_profile(_write(tmp_path, GOOD)).seconds(1000, 101) == pytest.approx(1e-4 + 1e-5)
 
 
+def test_whole_tables_beyond_the_cache_pay_the_mean_price(tmp_path: Path) -> None:
+    """Their hot rows are in the cache, which those of a cold shard are not."""
+    cache = {"size_bytes": 100, "hit_s": 1e-9, "miss_s": 1e-7}
+    profile = load_profile(_write(tmp_path, {**GOOD, "row_cache": cache}))
+    assert profile.seconds(1000, 101, whole_tables=True) == pytest.approx(1e-4 + 1e-5)
+    assert profile.alone_s(1000, 101, whole_tables=True) == pytest.approx(1e-4 + 1e-5)
+    assert profile.seconds(1000, 100, whole_tables=True) == pytest.approx(1e-4 + 1e-6)
+
+
+def test_replicas_are_counted_by_the_times_that_are_asked_for(tmp_path: Path) -> None:
+    cache = {"size_bytes": 100, "hit_s": 1e-9, "miss_s": 1e-7}
+    batching = {"call_s": 3e-4, "query_s": 2.5e-5, "queries": 4}
+    light = {
+        "service_time": {"fixed_s": 7e-4, "per_gather_s": 2e-8},
+        "dense_service_time": {"fixed_s": 9e-4, "per_flop_s": 3e-12},
+    }
+    document = {**GOOD, "row_cache": cache, "batching": batching, "light_load": light}
+    profile = load_profile(_write(tmp_path, document))
+    lone = profile.sized_by("cpu")
+    assert profile.sized_by("capacity") == profile
+    for rows_bytes in (100, 101):
+        assert lone.seconds(1000, rows_bytes) == lone.alone_s(1000, rows_bytes) == pytest.approx(7e-4 + 2e-5)
+    assert lone.dense_service_time.seconds(1e9) == pytest.approx(3.9e-3)
+    assert lone.name == "profile, by CPU at light load" and lone.min_memory_bytes == profile.min_memory_bytes
+
+
+def test_without_light_load_there_is_no_cpu_to_size_by(tmp_path: Path) -> None:
+    profile = load_profile(_write(tmp_path, GOOD))
+    with pytest.raises(PlanError, match="--size-by cpu: expected a profile with light_load, got 'profile' without"):
+        profile.sized_by("cpu")
+
+
+def test_the_default_is_a_measured_profile_as_any() -> None:
+    """It keeps the schema, and says of which machine and services it is."""
+    path = Path(cost.__file__).with_name("default_profile.json")
+    assert load_profile(path) == DEFAULT_PROFILE
+    document = json.loads(path.read_text())
+    assert document["service"]["backend"] == "native" and {"cpu", "cores", "date"} <= document["machine"].keys()
+    assert document["machine"]["cpu"] in DEFAULT_MEASURED_ON
+    assert all(point["cpu_s"] > 0 for points in document["points"].values() for point in points)
+    assert sum("capacity_qps" in point for point in document["points"]["embedding"]) >= 3
+    assert DEFAULT_PROFILE.light_load is not None
+    assert DEFAULT_PROFILE.light_load.service_time.fixed_s > DEFAULT_PROFILE.service_time.fixed_s
+
+
 def test_a_gather_may_take_any_time(tmp_path: Path) -> None:
     times = {"fixed_s": 1e-4, "per_gather_s": 0.1}
     assert load_profile(_write(tmp_path, {**GOOD, "service_time": times})).service_time.per_gather_s == 0.1
@@ -74,6 +127,7 @@ def test_profile_may_bring_gpu_times(tmp_path: Path) -> None:
         ({"remote_call_s": -1}, "remote_call_s"),
         ({"format": 2, "service_time": 3}, "format"),
         ({"row_cache": {"size_bytes": 1, "hit_s": 1}}, "row_cache.miss_s"),
+        ({"light_load": {"service_time": GOOD["service_time"]}}, "light_load.dense_service_time"),
     ],
 )
 def test_profile_mistakes_name_file_and_field(tmp_path: Path, change: dict[str, Any], field: str) -> None:

@@ -1,5 +1,6 @@
 """A profile of a model that is no DLRM, on real servers: several groups, dims and weighted bags."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,15 @@ from tests.toy_source import toy_spec
 def test_services_of_any_model_are_measured(tmp_path: Path) -> None:
     """A server refuses what is not as its shard says: every query was taken. What is fitted is a profile."""
     spec, _ = toy_spec("toy")
+    spec = replace(spec, serving=replace(spec.serving, sla_ms=60_000))  # on any machine, whatever else it does
     effort = Effort(0.5, 1, (32, 8192), (1, 4, 8), (1, 32, 256), (1, 4), end_gathers=4096)
     options = ProfileOptions("tiered", "native", 300, effort)
     measured = measure(spec, PowerLawHotness(0.8, 0), options, tmp_path)
     asked = [(p.accesses, p.gathers, p.in_flight) for p in measured.embedding]
     assert asked[: len(effort.embedding_loads)] == effort.embedding_loads
     assert [(p.rows, p.in_flight) for p in measured.dense][: len(effort.dense_loads)] == effort.dense_loads
-    assert [p.gathers for p in measured.embedding if p.capacity] == [32, 8192]
-    assert [p.rows for p in measured.dense if p.capacity] == [1, 32, 256]
+    assert sorted(p.gathers for p in measured.embedding if p.capacity) == [32, 8192]
+    assert sorted(p.rows for p in measured.dense if p.capacity) == [1, 32, 256]
     assert all(point.figures.qps > 0 for point in (*measured.embedding, *measured.dense))
     assert (measured.tables, measured.held_rows) == (3, 299) and measured.remote.latency_s > 0
     profile = profile_document(spec, options, measured, fit_measured(measured))

@@ -126,7 +126,9 @@ def test_a_fleets() -> None:
         "max_in_flight": 7,
         "degrade": 1,
         "half_sums": 1,
-        "services": [{"name": name, "model": f"toy_{name}", "groups": groups} for name in ("hot", "cold")],
+        "services": [
+            {"name": name, "model": f"toy_{name}", "instances": 1, "groups": groups} for name in ("hot", "cold")
+        ],
     }
     assert list(document)[:3] == ["name", "version", "widths"]
     assert default_addresses(spec, WIRING) == {name: f"dns:///toy-{name}:8001" for name in ("hot", "cold")}

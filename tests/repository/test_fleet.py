@@ -144,14 +144,17 @@ def test_the_router_knows_its_fleet(built: tuple[Path, Spec, Plan]) -> None:
             {
                 "name": "tier0",
                 "model": "small_tier0",
-                "groups": [{"group": 0, "width": 32, "pieces": [{"from": 0, "to": 0, "columns": 32}]}],
+                "instances": 1,
+                "groups": [{"group": 0, "width": 24, "pieces": [{"from": 0, "to": 0, "columns": 24}]}],
             },
             {
                 "name": "tier1",
                 "model": "small_tier1",
+                "instances": 1,
                 "groups": [{"group": 0, "width": 24, "pieces": [{"from": 0, "to": 0, "columns": 24}]}],
             },
         ],
+        "rows": [{"lookup": 3, "to": 24, "dim": 8}],  # of bags of one id
     }
     assert all(version(folder, service.name) == settings["version"] for service in plan.embedding_services)
     addresses = json.loads((folder / "frontend/small_router/1/fleet.json").read_text())
@@ -159,7 +162,7 @@ def test_the_router_knows_its_fleet(built: tuple[Path, Spec, Plan]) -> None:
     router = Router.open(folder / "frontend/small_router/1")
     assert [service.name for service in router.routing.services] == ["tier0", "tier1"]
     routed = router.route({"indices": np.zeros((2, 23), np.int64)}).tensors
-    assert sum(routed[f"{name}_ids"].size for name in ("tier0", "tier1")) == 46
+    assert sum(routed[f"{name}_ids"].size for name in ("tier0", "tier1")) == 2 * 22 + 1  # one id twice, asked for once
 
 
 def test_the_version_tells_builds_apart(built: tuple[Path, Spec, Plan], tmp_path: Path) -> None:

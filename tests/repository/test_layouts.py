@@ -25,12 +25,12 @@ def changed(**changes: object) -> Plan:
     ("layout", "dense", "router", "hot", "instances"),
     [
         ("single", "toy_dense/1", "toy_router/1", "toy_hot/7", 6),
-        ("model-wise", "toy_dense/1", "toy_router/1", "toy_hot/7", 6),
+        ("model-wise", "toy_dense/1", "toy_router/1", "toy_hot/7", 2),
         ("fleet", "frontend/toy_dense/1", "frontend/toy_router/1", "hot/toy_hot/7", 2),
     ],
 )
 def test_where_models_lie(layout: Layout, dense: str, router: str, hot: str, instances: int) -> None:
-    """And how many instances of two, with two replicas and one added, a server has."""
+    """And how many instances of two, with two replicas and one added, a server has; whole replicas are servers."""
     plan = changed(instances=2, replicas=2, added=1)
     design = Design(toy_spec("toy")[0], plan, layout, wire(TOY, plan))
     service = plan.embedding_services[0]

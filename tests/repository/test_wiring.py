@@ -180,10 +180,13 @@ def test_rows_as_they_are_have_units_of_their_own() -> None:
 
 
 def test_only_rows_alone_are_answered_as_they_are() -> None:
-    assert is_unpooled(un_pooled(None, "none", Columns(0, 1, 3)))
+    """A bag of one id, whose sum and mean are its row, is no other."""
+    for mode in ("none", "sum", "mean"):
+        assert is_unpooled(un_pooled(None, mode, Columns(0, 1, 3)))
     for other in (
         un_pooled("w", "none", Columns(0, 1, 3)),
-        un_pooled(None, "sum", Columns(0, 1, 3)),
+        un_pooled("w", "sum", Columns(0, 1, 3)),
+        un_pooled(None, "sum", Columns(0, 3, 1)),
         un_pooled(None, "none", Columns(0, 2, 4)),
         un_pooled(None, "none", Columns(0, 0, None)),
         un_pooled(None, "none", Ragged("bounds", "ends")),

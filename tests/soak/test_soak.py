@@ -25,7 +25,7 @@ from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.export.dlrm.source import open_source
 from repo_builder.machine import machine_facts
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
 from repo_builder.serving.install import installation
@@ -62,8 +62,9 @@ class Soaked:
 @pytest.fixture(params=["python", "native"])
 def soaked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Soaked]:
     spec = load_spec(EXAMPLE)
+    spec = replace(spec, serving=replace(spec.serving, target_qps=800))
     weights, hotness = open_source(spec), load_hotness(spec)
-    profile = Profile("40 MB a service", DEFAULT_PROFILE.service_time, 40_000_000, DEFAULT_DENSE_TIME)
+    profile = Profile("40 MB a service", ServiceTime(5e-4, 5e-8), 40_000_000, DEFAULT_DENSE_TIME)
     plan = make_plan(spec, hotness, profile, "tiered", 4)
     build(spec, plan, hotness, weights, tmp_path / "rm1", shard_backend=request.param)
     queries = draw_queries(spec.model, hotness, QUERIES, spec.serving.batch, seed=0)

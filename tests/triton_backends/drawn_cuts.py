@@ -53,7 +53,7 @@ def _draw_regions(rng: np.random.Generator, s: int, source: Source, rows: Sequen
         for table in readers:
             weighted = bool(source.weighted and rng.integers(0, 2))
             mean = bool(not weighted and rng.integers(0, 2))
-            unpooled = bool(bag == 1 and not mean and not weighted and rng.integers(0, 3))
+            unpooled = bool(bag == 1 and not weighted and rng.integers(0, 3))
             lookups.append(Drawn(f"l{len(lookups)}", table, s, r, mean, weighted, unpooled))
         begin += bag * repeat if fixed else 0
 

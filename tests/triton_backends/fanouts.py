@@ -60,10 +60,16 @@ class FanOut:
             "max_in_flight": 64,
             "degrade": 0,
             "half_sums": 0,
-            **self.settings,
+            **{name: value for name, value in self.settings.items() if name != "instances"},
         }
+        instances = self.settings.get("instances", 1)
         services = [
-            {"name": service.name, "model": f"m_{service.name}", "groups": [whole_group(unit.bags * DIM)]}
+            {
+                "name": service.name,
+                "model": f"m_{service.name}",
+                "instances": instances,
+                "groups": [whole_group(unit.bags * DIM)],
+            }
             for service, unit in zip(self.tiered.services, self.tiered.routing.units, strict=True)
         ]
         (self.folder / "1/fanout.json").write_text(json.dumps({**settings, "services": services}))

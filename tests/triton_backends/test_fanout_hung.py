@@ -100,7 +100,7 @@ def backend(fake: ctypes.CDLL) -> Backend:
 @contextmanager
 def router(backend: Backend, folder: Path, hung: Hung, a: FakeShard, b: FakeShard) -> Iterator[tuple[FanOut, Model]]:
     """Over one service that answers, and one that is `hung` by the time of the first query."""
-    fanout = make(backend, folder, [a], [b], deadline_us=20_000, max_in_flight=MANY)
+    fanout = make(backend, folder, [a], [b], deadline_us=20_000, max_in_flight=MANY, instances=MANY)  # none is joined
     with fanout.running() as model:
         fanout.write_addresses(tier0=[a.address], tier1=[hung.address])
         eventually(lambda: f"service tier1: replicas {hung.address}\n" in fanout.log)

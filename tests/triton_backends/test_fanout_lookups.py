@@ -94,7 +94,10 @@ def write_fleet(folder: Path, cut: Cut, datatype: str = "FP32", **changed: objec
         "max_in_flight": 64,
         "degrade": 0,
         "half_sums": int(datatype == "FP16"),
-        "services": [{"name": f"s{k}", "model": f"m_s{k}", "groups": groups_of(cut, k)} for k in range(cut.services)],
+        "services": [
+            {"name": f"s{k}", "model": f"m_s{k}", "instances": 1, "groups": groups_of(cut, k)}
+            for k in range(cut.services)
+        ],
     }
     if rows := rows_of(cut):
         document["rows"] = rows

@@ -1,4 +1,4 @@
-#include "attempts.h"
+#include "bundles.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +9,7 @@ static const uint64_t PROBE_NS = 1000000000;
 
 struct Attempt {
     Stream stream;
-    Call *call; /* whose message it sends; NULL: a probe */
+    Bundle *bundle; /* whose message it sends; NULL: a probe */
     Replica *replica;
     uint64_t begin_ns;
     Timer timer; /* to tell that there is no connection; a probe's patience */
@@ -25,18 +25,19 @@ static void free_attempt(Attempt *attempt) {
 }
 
 void attempt_leave(Attempt *attempt) {
-    Call *call = attempt->call;
+    Bundle *bundle = attempt->bundle;
     int index = 0;
-    while (call->attempts[index] != attempt) index++;
-    call->attempts[index] = call->attempts[--call->attempt_count];
+    while (bundle->attempts[index] != attempt) index++;
+    bundle->attempts[index] = bundle->attempts[--bundle->attempt_count];
     attempt->replica->in_flight--;
+    service_wake(bundle->service);
     free_attempt(attempt);
 }
 
 /* ---- what becomes of it ---- */
 
 static void failed(Attempt *attempt, int status, const char *details) {
-    Call *call = attempt->call;
+    Bundle *bundle = attempt->bundle;
     Replica *replica = attempt->replica;
     RemoteService *service = replica->service;
     const Reason reason = failure_reason(status, details);
@@ -47,39 +48,38 @@ static void failed(Attempt *attempt, int status, const char *details) {
     if (reason == GONE) replica_set_aside(replica, problem.text);
     if (reason == WRONG) replica_answered_wrongly(replica, problem.text);
     attempt_leave(attempt);
-    call_attempt_failed(call, reason, problem.text);
+    bundle_attempt_failed(bundle, reason, problem.text);
 }
 
 static void answered(Attempt *attempt) {
-    Call *call = attempt->call;
+    Bundle *bundle = attempt->bundle;
     Replica *replica = attempt->replica;
     RemoteService *service = replica->service;
     const uint64_t spent_ns = service->loop->now_ns - attempt->begin_ns;
     Problem problem;
-    if (!sums_find(attempt->stream.answer, attempt->stream.answer_bytes, call->shapes, service->shard->tensor_count,
-                   call->sums, &problem))
+    if (!sums_find(attempt->stream.answer, attempt->stream.answer_bytes, bundle->shapes, service->shard->tensor_count,
+                   bundle->sums, &problem))
         return failed(attempt, GRPC_INTERNAL, problem.text);
     replica_answered(replica);
     count(service->counters, CALLS, service->index, 1);
     count(service->counters, CALL_DURATION_US, service->index, (double)spent_ns / 1000);
-    if (service->hedge_ppm > 0) latency_add(&service->window, spent_ns, service->hedge_ppm);
+    if (service->settings->hedge_ppm > 0) latency_add(&service->window, spent_ns, service->settings->hedge_ppm);
     uint8_t *answer = attempt->stream.answer;
     attempt->stream.answer = NULL;
     attempt_leave(attempt);
-    call_succeeded(call, answer);
+    bundle_answered(bundle, answer);
 }
 
-void attempt_timed_out(Attempt *attempt, Problem *problem) {
+void attempt_late(Attempt *attempt, const Query *query, Problem *problem) {
     Replica *replica = attempt->replica;
     RemoteService *service = replica->service;
     const uint64_t asked_ns = service->loop->now_ns - attempt->begin_ns;
-    const uint64_t query_ns = service->loop->now_ns - attempt->call->query->begin_ns;
+    const uint64_t query_ns = service->loop->now_ns - query->begin_ns;
     fail(problem, "service %s: replica %s did not answer within %.*f ms, the query's deadline; asked %.*f ms before",
          service->shard->name, replica->address.text, query_ns < 10000000 ? 2 : 0, (double)query_ns / 1e6,
          asked_ns < 10000000 ? 2 : 0, (double)asked_ns / 1e6); /* a try that began late has little time: not "0 ms" */
     count(service->counters, FAILURES + TIMEOUT, service->index, 1);
     if (2 * asked_ns >= query_ns) replica_set_aside(replica, problem->text); /* a second try may have come too late */
-    attempt_leave(attempt);
 }
 
 /* ---- how it is sent ---- */
@@ -125,12 +125,12 @@ static Attempt *attempt_new(Replica *replica, const Message *message, size_t lim
     return attempt;
 }
 
-bool attempt_begin(Call *call, Replica *replica) {
-    const size_t limit = answer_limit(call->shapes, replica->service->shard->tensor_count);
-    Attempt *attempt = attempt_new(replica, &call->message, limit, attempt_ended);
+bool attempt_begin(Bundle *bundle, Replica *replica) {
+    const size_t limit = answer_limit(bundle->shapes, replica->service->shard->tensor_count);
+    Attempt *attempt = attempt_new(replica, &bundle->message, limit, attempt_ended);
     if (attempt == NULL) return false;
-    attempt->call = call;
-    call->attempts[call->attempt_count++] = attempt;
+    attempt->bundle = bundle;
+    bundle->attempts[bundle->attempt_count++] = attempt;
     replica->in_flight++;
     send_attempt(attempt);
     return true;

@@ -11,6 +11,8 @@ typedef struct Counters Counters;
 typedef enum {
     CALLS,
     CALL_DURATION_US,
+    QUERIES,
+    WAIT_US,
     FAILURES, /* and REASONS - 1 more: FAILURES + reason */
     SKIPPED = FAILURES + REASONS,
     RETRIES,

@@ -8,7 +8,6 @@
 
 #include "../native/queries.h"
 #include "watcher.h"
-#include "requests.h"
 
 static const char ADDRESSES[] = "ELASTICREC_ADDRESSES"; /* names the address file; else it is the build's own */
 static const uint64_t CONNECT_WAIT_NS = 10000000000; /* then it serves all the same, and says which do not answer */
@@ -43,8 +42,7 @@ typedef struct {
     int64_t *rows; /* of each group, of all; then those of the members */
     Unit *units;   /* what they are routed to */
     RowSet set;    /* the rows that are asked for as they are */
-    const char **found; /* where those of each unit begin in its answer; NULL: it is missing */
-    AnswerShape *shapes;
+    AnsweredRows *found; /* what each unit answered */
     const void **sums;
 } Job;
 
@@ -81,9 +79,13 @@ static void put_rows(const Job *job, int64_t group, int64_t rows, const int32_t 
             for (int64_t i = 0; i < count; i++, to += 4 * unpooled->dim) {
                 const int32_t at = *(*position)++;
                 const FoundRow *found = at < 0 ? NULL : job->set.rows + at;
-                const char *begin = found == NULL ? NULL : job->found[found->unit];
-                if (begin == NULL) memset(to, 0, 4 * (size_t)unpooled->dim);
-                else numbers_copy(begin + found->index * bytes, half, unpooled->dim, to);
+                const AnsweredRows *answered = found == NULL ? NULL : job->found + found->unit;
+                if (answered == NULL || answered->numbers == NULL) {
+                    memset(to, 0, 4 * (size_t)unpooled->dim);
+                } else {
+                    const int64_t index = answered->index == NULL ? found->index : answered->index[found->index];
+                    numbers_copy(answered->numbers + index * bytes, half, unpooled->dim, to);
+                }
             }
         }
     }
@@ -104,12 +106,11 @@ static bool put_sums(const Job *job, int64_t group, int64_t begin, int64_t rows,
     for (int64_t k = 0; k < job->query.call_count; k++) {
         const Call *call = job->query.calls + k;
         const RemoteShard *shard = settings->services + k;
-        for (int64_t g = 0; call->answer != NULL && g < shard->group_count; g++) {
+        for (int64_t g = 0; call->answered && g < shard->group_count; g++) {
             const RemoteGroup *part = shard->groups + g;
             if (part->part->group != group || part->part->bags == 0) continue;
-            AnswerShape before = call->shapes[part->tensor], here = before;
-            before.rows = begin;
-            here.rows = rows;
+            const AnswerShape before = {.rows = begin, .width = part->width, .half = settings->half != 0};
+            const AnswerShape here = {.rows = rows, .width = part->width, .half = settings->half != 0};
             sums_add((const char *)call->sums[part->tensor] + sums_bytes(&before), &here, part->runs, part->run_count,
                      width, total);
         }
@@ -137,7 +138,7 @@ static bool put_all_divisors(const Job *job, const int64_t *begin, const int64_t
         units[u] = job->units[u];
         units[u].lengths += begin[router->units[u].group] * units[u].bags;
     }
-    for (int64_t k = 0; good && k < router->service_count; k++) asked[k] = job->query.calls[k].answer != NULL;
+    for (int64_t k = 0; good && k < router->service_count; k++) asked[k] = job->query.calls[k].answered;
     for (int64_t g = 0; good && g < router->group_count; g++)
         good = put_divisors(router, g, units, asked, rows[g], response, problem);
     free(asked);
@@ -159,38 +160,15 @@ static void answer(Job *job, const Member *member, const int64_t *begin) {
 }
 
 static void job_free(Job *job) {
-    for (int64_t k = 0; k < job->query.call_count; k++) {
-        free(job->query.calls[k].answer);
-        message_close(&job->query.calls[k].message);
-    }
+    for (int64_t k = 0; k < job->query.call_count; k++) call_close(job->query.calls + k);
     free(job->units);
     free(job->found);
     rows_close(&job->set);
     free(job->query.calls);
-    free(job->shapes);
     free(job->sums);
     free(job->members);
     free(job->rows);
     free(job);
-}
-
-/* Where each unit's rows begin in the answers. */
-static void find_answered_rows(Job *job) {
-    const Settings *settings = &job->model->settings;
-    for (int64_t k = 0; k < job->query.call_count; k++) {
-        const Call *call = job->query.calls + k;
-        const RemoteShard *shard = settings->services + k;
-        for (int64_t g = 0; call->answer != NULL && g < shard->group_count; g++) {
-            const RoutedPart *part = shard->groups[g].part;
-            if (part->unpooled == 0) continue;
-            const char *at = call->sums[shard->groups[g].tensor + (part->bags > 0)];
-            for (int64_t u = part->first; u < part->end; u++) {
-                if (settings->dims[u] == 0) continue;
-                job->found[u] = at;
-                at += (settings->half ? 2 : 4) * job->units[u].count * settings->dims[u];
-            }
-        }
-    }
 }
 
 static void answered(Query *query) {
@@ -199,7 +177,6 @@ static void answered(Query *query) {
     const uint64_t rows = (uint64_t)job->rows[0];
     for (int64_t k = 0; !query->failed && k < query->call_count; k++)
         if (query->calls[k].missing) count(model->counters, DEGRADED, k, job->member_count);
-    if (!query->failed) find_answered_rows(job);
     int64_t *begin = job->rows; /* from here on */
     memset(begin, 0, (size_t)model->router->group_count * sizeof *begin);
     for (uint32_t i = 0; i < job->member_count; i++) {
@@ -267,10 +244,9 @@ static bool make_room(Job *job, int64_t *room, Problem *problem) {
     }
     for (int64_t k = 0; k < settings->service_count; k++) tensors += (size_t)settings->services[k].tensor_count;
     job->query.calls = calloc((size_t)router->service_count, sizeof *job->query.calls);
-    job->shapes = calloc(tensors, sizeof *job->shapes);
     job->sums = calloc(tensors, sizeof *job->sums);
     job->found = calloc((size_t)router->unit_count, sizeof *job->found);
-    return ((job->query.calls != NULL && job->shapes != NULL && job->sums != NULL && job->found != NULL) ||
+    return ((job->query.calls != NULL && job->sums != NULL && job->found != NULL) ||
             fail(problem, "out of memory")) &&
            rows_open(router, unpooled, &job->set, problem) &&
            units_open(router, room, job->rows, &job->units, problem);
@@ -312,25 +288,34 @@ static void route_all(Job *job, Unit *outputs) {
     job->member_count = kept;
 }
 
-/* Write the calls' messages; false where memory is out. */
-static bool write_calls(Job *job) {
+/* How many ids a query asks a service for. */
+static int64_t count_ids(const RemoteShard *shard, const Unit *units) {
+    int64_t ids = 0;
+    for (int64_t g = 0; g < shard->group_count; g++)
+        for (int64_t u = shard->groups[g].part->first; u < shard->groups[g].part->end; u++) ids += units[u].count;
+    return ids;
+}
+
+static void make_calls(Job *job) {
     const Settings *settings = &job->model->settings;
     Query *query = &job->query;
-    AnswerShape *shapes = job->shapes;
     const void **sums = job->sums;
     query->answered = answered;
     query->degrade = settings->degrade != 0;
+    query->client_queries = job->member_count;
+    query->call_count = settings->service_count;
     for (int64_t k = 0; k < settings->service_count; k++) {
         const RemoteShard *shard = settings->services + k;
-        Call *call = query->calls + k;
-        query->call_count = k + 1;
-        *call = (Call){.service = engine_service(job->model->engine, k), .shapes = shapes, .sums = sums};
-        request_shapes(settings, shard, job->units, job->rows, shapes);
-        if (!request_write(settings, shard, job->units, job->rows, &call->message, &call->ids)) return false;
-        shapes += shard->tensor_count;
+        query->calls[k] = (Call){
+            .service = engine_service(job->model->engine, k),
+            .units = job->units,
+            .rows = job->rows,
+            .ids = count_ids(shard, job->units),
+            .sums = sums,
+            .found = job->found,
+        };
         sums += shard->tensor_count;
     }
-    return true;
 }
 
 static void leave_all(Job *job, const char *why) {
@@ -349,8 +334,8 @@ static bool execute(Job *job, TRITONBACKEND_Request **requests, uint32_t request
     else leave_all(job, problem.text);
     free(outputs);
     free(room);
-    if (job->member_count > 0 && !write_calls(job)) leave_all(job, "out of memory");
     if (job->member_count == 0) return false;
+    make_calls(job);
     engine_submit(job->model->engine, &job->query); /* and it may be gone by now */
     return true;
 }

@@ -75,6 +75,7 @@ static int64_t update_ready(RemoteService *service) {
     atomic_store(&service->ready, aside < service->replica_count);
     gauge(service->counters, REPLICAS, service->index, (double)service->replica_count);
     gauge(service->counters, REPLICAS_ASIDE, service->index, (double)aside);
+    service_wake(service);
     return aside;
 }
 
@@ -99,7 +100,7 @@ void replica_set_aside(Replica *replica, const char *why) {
     count(service->counters, SET_ASIDE, service->index, 1);
     if (update_ready(service) == service->replica_count && replica->listed)
         log_warning("service %s: all its replicas are set aside; %s", service->shard->name,
-                    service->degrade ? "queries go without it until one answers" : "they are asked all the same");
+                    service->settings->degrade ? "queries go without it until one answers" : "they are asked all the same");
 }
 
 bool replica_rests(const Replica *replica) {
@@ -209,6 +210,17 @@ Replica *service_pick(RemoteService *service, const int64_t *tried, int tried_co
     return best;
 }
 
+int64_t service_places(const RemoteService *service) {
+    const bool any_ready = atomic_load(&service->ready);
+    int64_t places = 0;
+    for (int64_t i = 0; i < service->replica_count; i++) {
+        const Replica *replica = service->replicas[i];
+        const int64_t left = service->shard->instances - replica->in_flight;
+        if (left > 0 && (replica->ready || !any_ready)) places += left;
+    }
+    return places;
+}
+
 /* One row of each group, whose bags are empty. */
 static bool make_probe(RemoteService *service, const Settings *settings) {
     const RemoteShard *shard = service->shard;
@@ -222,7 +234,7 @@ static bool make_probe(RemoteService *service, const Settings *settings) {
     Unit *units = calloc((size_t)last->end, sizeof *units);
     bool good = service->probe_lengths != NULL && service->probe_shapes != NULL && rows != NULL && units != NULL;
     for (int64_t u = 0; good && u < last->end; u++)
-        units[u] = (Unit){.lengths = service->probe_lengths, .bags = settings->units[u].bags};
+        units[u] = (Unit){.lengths = service->probe_lengths, .bags = settings->router->units[u].bags};
     for (int64_t g = 0; good && g <= last->group; g++) rows[g] = 1;
     good = good && request_write(settings, shard, units, rows, &service->probe, &ids);
     if (good) request_shapes(settings, shard, units, rows, service->probe_shapes);
@@ -234,9 +246,8 @@ static bool make_probe(RemoteService *service, const Settings *settings) {
 bool service_open(RemoteService *service, Loop *loop, const Settings *settings, int64_t index, Counters *counters,
                   Problem *problem) {
     const RemoteShard *shard = settings->services + index;
-    *service = (RemoteService){.loop = loop, .shard = shard, .index = index, .counters = counters};
-    service->hedge_ppm = settings->hedge_ppm;
-    service->degrade = settings->degrade != 0;
+    *service = (RemoteService){.loop = loop, .shard = shard, .settings = settings, .index = index, .counters = counters};
+    service->last_waiting = &service->waiting;
     atomic_init(&service->ready, false);
     return make_probe(service, settings) || fail(problem, "out of memory");
 }
@@ -244,6 +255,7 @@ bool service_open(RemoteService *service, Loop *loop, const Settings *settings, 
 void service_close(RemoteService *service) {
     const int64_t count = service->replica_count;
     service->replica_count = 0; /* nothing is sent any more */
+    service->closed = true;
     for (int64_t i = 0; i < count; i++) unlist(service->replicas[i]);
     free(service->replicas);
     service->replicas = NULL;

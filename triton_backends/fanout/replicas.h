@@ -15,6 +15,7 @@
 #include "latency.h"
 
 typedef struct RemoteService RemoteService;
+typedef struct Call Call; /* of a query */
 
 /* A server. Not ready until it has answered a first call. */
 typedef struct {
@@ -38,13 +39,16 @@ typedef struct {
 struct RemoteService {
     Loop *loop;
     const RemoteShard *shard;
+    const Settings *settings;
     int64_t index; /* among the services */
-    int64_t hedge_ppm;
-    bool degrade;
     Counters *counters;
     Replica **replicas;
     int64_t replica_count, next_number;
+    bool closed;
     uint64_t turn;
+    Call *waiting, **last_waiting; /* calls that no replica is free for, the first one first */
+    int64_t waiting_count;
+    Timer wake; /* to send them */
     LatencyWindow window;
     Message probe; /* the cheapest call that goes all the way: one row whose bags are empty */
     int32_t *probe_lengths;
@@ -65,13 +69,19 @@ void service_set_addresses(RemoteService *service, const Address *addresses, int
  * has few under way, since it answers fast, and comes last all the same. NULL where all are `tried`, by their numbers. */
 Replica *service_pick(RemoteService *service, const int64_t *tried, int tried_count);
 
+/* How many more calls the replicas that may be asked can work on now. */
+int64_t service_places(const RemoteService *service);
+
+/* A replica may be free: send calls that wait, but not within this function. In calls.c. */
+void service_wake(RemoteService *service);
+
 /* Whether a replica answers; told to the log with the reason. */
 void replica_set_ready(Replica *replica);
 void replica_set_aside(Replica *replica, const char *why);
 bool replica_rests(const Replica *replica); /* not to be probed yet */
 void replica_tell(Replica *replica, const char *why); /* to the log: why one that is not ready does not become so */
 
-/* What it made of a query's call. */
+/* What it made of a call. */
 void replica_answered(Replica *replica);
 void replica_answered_wrongly(Replica *replica, const char *why);
 

@@ -86,7 +86,8 @@ static bool read_service(Reader *reader, Settings *settings, const Router *route
                     (long long)k);
     RemoteShard *service = settings->services + settings->service_count++;
     return read_mark(reader, '{') && name(reader, "name", service->name) && read_mark(reader, ',') &&
-           name(reader, "model", service->model) && read_groups(reader, service, settings, router) &&
+           name(reader, "model", service->model) && number(reader, "instances", 1, INT32_MAX, &service->instances) &&
+           read_groups(reader, service, settings, router) &&
            read_mark(reader, '}');
 }
 
@@ -151,7 +152,7 @@ static bool read_settings(Reader *reader, Settings *settings, const Router *rout
 
 bool settings_open(const char *folder, const Router *router, Settings *settings, Problem *problem) {
     Mapping text;
-    *settings = (Settings){.units = router->units};
+    *settings = (Settings){.router = router};
     if (!map_file(folder, "fanout.json", &text, problem)) return false;
     Reader reader = reader_of(&text, "fanout.json", problem);
     const bool good = read_settings(&reader, settings, router);

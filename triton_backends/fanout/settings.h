@@ -17,6 +17,7 @@ typedef struct {
 
 typedef struct {
     char name[NAME_BYTES], model[NAME_BYTES]; /* in the plan, and on its own server */
+    int64_t instances; /* calls that a replica works on at the same time */
     RemoteGroup *groups;
     int64_t group_count;
     int64_t tensor_count; /* of an answer */
@@ -33,7 +34,7 @@ typedef struct {
     int64_t *widths;          /* of each group's joined sums */
     int64_t width_count;
     RemoteShard *services; /* as the router has them */
-    const RoutedUnit *units; /* the router's */
+    const Router *router;
     int64_t *dims;           /* of their rows; 0 where these are summed */
     UnpooledColumns *unpooled;  /* in the router's order */
     int64_t unpooled_count;

@@ -75,6 +75,7 @@ typedef struct {
 int64_t elasticrec_route(const Read *reads, int64_t read_count, int64_t rows, Unit *units, int64_t *index);
 int64_t elasticrec_check_rows(const Read *read, int64_t rows);
 void elasticrec_find_rows(const Read *read, int64_t rows, int64_t space, Unit *units, RowSet *set);
+void elasticrec_join_rows(const int32_t *ids, int64_t count, int64_t space, int64_t first, Unit *unit, RowSet *set);
 int64_t elasticrec_check_bags(const Sums *sums);
 int64_t elasticrec_sum_bags(const Sums *sums);
 int64_t elasticrec_take_rows(const Sums *sums);

@@ -115,3 +115,15 @@ void elasticrec_find_rows(const Read *read, int64_t rows, int64_t space, Unit *u
         unit->lengths[0] = (int32_t)unit->count;
     }
 }
+
+/* Add ids of rows to those of a unit that other queries ask for too, each once; and every id's position among the unit's:
+ * `first` rows of the set are of units before it. space: the unit's, and no other's. */
+void elasticrec_join_rows(const int32_t *ids, int64_t count, int64_t space, int64_t first, Unit *unit, RowSet *set) {
+    const uint64_t first_key = ((uint64_t)space << 32) + 1;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t before = set->row_count;
+        const int32_t number = number_of(set, first_key + (uint32_t)ids[i]);
+        if (set->row_count > before) unit->ids[unit->count++] = ids[i];
+        set->positions[set->position_count++] = (int32_t)(number - first);
+    }
+}

@@ -178,9 +178,9 @@ static bool read_group(Reader *reader, Router *router) {
 
 /* ---- what follows from them ---- */
 
-/* Whether a look-up's rows can be answered as they are: each id is a bag of its own. */
+/* Whether a look-up's rows can be answered as they are: each id is a bag of its own, whose sum and mean are its row. */
 static bool can_be_unpooled(const RoutedLookup *lookup) {
-    return lookup->bag == 1 && !lookup->mean && lookup->weights < 0;
+    return lookup->bag == 1 && lookup->weights < 0;
 }
 
 /* Check where the shards go: all of a look-up's to units with bags, or none. */

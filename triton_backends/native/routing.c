@@ -329,7 +329,7 @@ void router_divide(const Router *router, int64_t group, const Unit *units, const
     memset(divisors, 0, (size_t)(rows * width) * sizeof *divisors);
     for (const RoutedLookup *lookup = router->lookups; lookup < router->lookups + router->lookup_count; lookup++) {
         if (lookup->group != group) continue;
-        if (lookup->mean) count_ids(lookup, router->units, units, asked, rows, width, divisors + column);
+        if (lookup->mean && lookup->space < 0) count_ids(lookup, router->units, units, asked, rows, width, divisors + column);
         column += lookup->routed.count;
     }
     for (int64_t i = 0; i < rows * width; i++)

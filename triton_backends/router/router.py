@@ -181,7 +181,8 @@ class Router:
                 continue
             counts = [np.zeros((count, lookup.count), np.int64) for lookup in lookups]
             for lookup, total in zip(lookups, counts, strict=True):
-                for unit, begin in {s.unit: s.place for s in reversed(lookup.shards) if lookup.mean}.items():
+                counted = lookup.mean and not self._is_unpooled(lookup)
+                for unit, begin in {s.unit: s.place for s in reversed(lookup.shards) if counted}.items():
                     total += asked[unit].lengths[:, begin : begin + lookup.count]
             divisors[DIVISORS + suffix(group)] = np.maximum(np.hstack(counts), 1).astype(np.float32)
         return divisors

@@ -42,6 +42,9 @@ GPU_CONTEXT_BYTES = 10**9
 GPU_HOST_BYTES = 2 * 10**9
 """Host memory of a process with torch and CUDA, beside a container's minimum; an estimate, not measured."""
 
+WHOLE_MODEL = "model"
+"""What a replica of the whole model is called."""
+
 _SEARCH = {"mip_rel_gap": 1e-4, "node_limit": 5000, "time_limit": 10.0}
 _SLACK = 1e-6  # relative, of the least price, for the second program
 
@@ -65,9 +68,13 @@ def place(spec: Spec, plan: Plan, profile: Profile, cluster: Cluster) -> Placeme
 
     GPU times are the profile's, or DEFAULT_GPU_TIMES. A cluster with its own `min_memory_bytes` changes every
     replica's memory by the difference to the profile's. Where the plan predicts a latency, replicas are added until
-    the placed one meets the spec's SLA. Raises PlacementError where the replicas do not fit.
+    the placed one meets the spec's SLA. Replicas of the whole model are placed whole, on CPUs. Raises PlacementError
+    where the replicas do not fit.
     """
     plan, profile = _own_minimum(plan, profile, cluster)
+    if plan.grouping == "model_wise":
+        demands = (_whole_demand(plan, cluster),)
+        return Placement(plan, demands, pack(demands, cluster), cluster, profile.gpu is not None)
     services = [options(service, plan, spec, profile, cluster) for service in plan.services]
     planned = tuple(of_one[0] for of_one in services)
     if all(len(of_one) == 1 for of_one in services):
@@ -79,6 +86,16 @@ def place(spec: Spec, plan: Plan, profile: Profile, cluster: Cluster) -> Placeme
     if choice.options == planned or found.packing.price_per_hour <= choice.lower_bound_per_hour:
         return found
     return min((found, _try_planned(plan, planned, profile, cluster, choice) or found), key=_price)
+
+
+def _whole_demand(plan: Plan, cluster: Cluster) -> Demand:
+    """Replicas of the whole model: in each all services, which share an instance's core."""
+    return Demand(
+        name=WHOLE_MODEL,
+        replicas=max(service.deployed for service in plan.services),
+        millicores=cluster.instance_millicores,
+        memory_bytes=sum(service.memory_bytes for service in plan.services),
+    )
 
 
 def _price(placement: Placement) -> float:
@@ -122,7 +139,12 @@ def _own_minimum(plan: Plan, profile: Profile, cluster: Cluster) -> tuple[Plan, 
     if cluster.min_memory_bytes is None:
         return plan, profile
     more = cluster.min_memory_bytes - profile.min_memory_bytes
-    services = tuple(replace(service, memory_bytes=service.memory_bytes + more) for service in plan.services)
+    services = tuple(
+        replace(service, memory_bytes=service.memory_bytes + more)
+        if service.shards or plan.grouping != "model_wise"
+        else service  # a whole replica's least memory is counted with its tables
+        for service in plan.services
+    )
     return replace(plan, services=services), replace(profile, min_memory_bytes=cluster.min_memory_bytes)
 
 

@@ -41,6 +41,30 @@ def test_explain_says_why_and_draws(spec: Path, tmp_path: Path, capsys: pytest.C
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_explain_counts_replicas_both_ways(spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """4,000 queries/s of 9,600 gathers: 0.1 + 0.96 ms by capacity are 5 replicas, 0.9 + 0.96 alone are 8."""
+    profile = tmp_path / "profile.json"
+    dense = {"fixed_s": 1e-4, "per_flop_s": 0}
+    times = {"service_time": {"fixed_s": 1e-4, "per_gather_s": 1e-7}, "dense_service_time": dense}
+    light = {"service_time": {"fixed_s": 9e-4, "per_gather_s": 1e-7}, "dense_service_time": {**dense, "fixed_s": 3e-4}}
+    profile.write_text(json.dumps({**times, "light_load": light, "min_memory_bytes": 10_000}))
+    assert run(spec, "--profile", profile, "--explain", "--s-max", "1") == 0
+    told = capsys.readouterr().out
+    rows = [line.split() for line in told.splitlines()[-5:-2]]
+    assert rows[1:] == [["dense", "10,000", "1", "3,333", "2"], ["tier0", "943", "5", "538", "8"]]
+    assert "by capacity 11.5 MiB: " in told and "by CPU at light load 18.4 MiB: " in told
+    assert run(spec, "--profile", profile, "--size-by", "cpu", "--s-max", "1") == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "538 8 x 1" in told and "profile: profile, by CPU at light load" in told
+
+
+def test_no_cpu_to_size_by_is_one_line_and_two(spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profile = tmp_path / "profile.json"
+    profile.write_text(json.dumps({"service_time": {"fixed_s": 1, "per_gather_s": 0}, "min_memory_bytes": 1}))
+    assert run(spec, "--profile", profile, "--size-by", "cpu") == 2
+    assert "--size-by cpu: expected a profile with light_load" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".json"])
 def test_a_sweep_is_a_table_a_file_and_a_picture(
     suffix: str, spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

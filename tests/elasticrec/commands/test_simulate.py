@@ -51,7 +51,7 @@ def test_json_is_the_summary_alone_and_the_same_twice(capsys: pytest.CaptureFixt
 
 def test_slower_starts_miss_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     traffic = tmp_path / "burst.csv"
-    traffic.write_text("seconds,qps\n0,300\n120,2400\n1200,0\n")
+    traffic.write_text("seconds,qps\n0,1000\n120,12000\n1200,0\n")
     missed = []
     for start_s in (0, 300):
         assert simulate(traffic, "--pod-start-s", start_s, "--json") == 0
