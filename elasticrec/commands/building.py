@@ -30,12 +30,13 @@ from elasticrec.tables import (
     tensors_table,
 )
 from repo_builder.access.powerlaw import PowerLawHotness
-from repo_builder.analysis.fleets import model_wise
+from repo_builder.analysis.choice import best_plan
 from repo_builder.errors import InputError, PlanError
 from repo_builder.local_fleet.run_folder import RunFolder, is_up
 from repo_builder.model.types import Model
+from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE
-from repo_builder.partition.planner import make_plan
+from repo_builder.partition.worth import LEAST_SAVING
 from repo_builder.spec import Spec
 from repo_builder.words import count
 from repo_builder.writing import write_whole
@@ -83,16 +84,17 @@ def _print(model: Model) -> None:
 def _saving(spec: Spec) -> str:
     """What a plan at the guessed traffic takes, beside replicating the whole model."""
     try:
-        plan = make_plan(spec, PowerLawHotness(0.9, 0), DEFAULT_PROFILE, "tiered", 4)
-        whole = model_wise(spec, DEFAULT_PROFILE)
+        accesses = model_accesses(spec, PowerLawHotness(0.9, 0))
+        choice = best_plan(spec, accesses, DEFAULT_PROFILE, None, 4, 1.0, LEAST_SAVING)[0].choice
     except PlanError as exc:
         return f"no plan at the guessed traffic: {exc}"
-    replicas = whole.replicas(spec.serving.target_qps).replicas
-    whole_bytes = replicas * whole.memory_bytes
-    verdict = "" if plan.memory_bytes < whole_bytes else ": at this traffic a cut does not pay"
+    if choice is None:
+        return "no plan at the guessed traffic: a replica of the whole model misses the guessed SLA"
+    verdict = ": at this traffic a cut does not pay" if choice.is_whole else ""
     return (
         f"at {spec.serving.target_qps:g} queries/s of {count(spec.serving.batch, 'row')}, by the default profile: "
-        f"{size(plan.memory_bytes)} cut, {size(whole_bytes)} as {count(replicas, 'whole replica')}{verdict}"
+        f"{size(choice.memory_bytes)} cut, {size(choice.whole_memory_bytes)} as "
+        f"{count(choice.whole_replicas, 'whole replica')}{verdict}"
     )
 
 

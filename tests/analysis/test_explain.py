@@ -93,6 +93,22 @@ def test_a_move_between_formats_says_both() -> None:
     assert f"these rows as fp32 in {hot.replicas} replicas instead of int8 in {cold.replicas}" in told
 
 
+def test_merged_cuts_are_told_with_what_they_would_save() -> None:
+    """The figures of the recurrence: how much less its cuts take, and what a service had to save."""
+    busy = replace(SPEC, serving=replace(SPEC.serving, target_qps=30_000.0))
+    cheap = replace(PROFILE, min_memory_bytes=100)
+    plan, least = (plan_accesses(busy, ACCESSES, cheap, "tiered", 8, 1.0, share) for share in (0.1, 0.0))
+    (chain,) = explain(busy, ACCESSES, cheap, plan, 1.0, 0.1)
+    assert len(chain.services) == len(plan.embedding_services) < len(least.embedding_services)
+    assert chain.weighed.merged == len(least.embedding_services) - len(plan.embedding_services)
+    assert chain.weighed.more_bytes == plan.embedding_memory_bytes - least.embedding_memory_bytes
+    assert chain.weighed.more_bytes < chain.weighed.merged * chain.weighed.service_bytes
+    told = explanation([chain])
+    assert f"merged: the least memory has {len(least.embedding_services)} services, cut after " in told
+    assert "a service must save" in told and "10.00% of the least memory" in told
+    assert "merged" not in explanation(explain(busy, ACCESSES, cheap, least, 1.0))
+
+
 def test_no_cut_is_told() -> None:
     plan = plan_accesses(SPEC, ACCESSES, PROFILE, "tiered", 1)
     assert "no cut pays" in explanation(explain(SPEC, ACCESSES, PROFILE, plan, 1.0))
