@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from functools import partial
 
 from elasticrec.loading import Watch, load_hotness, log, unwatched
 from elasticrec.rows import with_chosen_rows
@@ -21,7 +20,6 @@ from repo_builder.partition.placement.cluster import Cluster
 from repo_builder.partition.placement.place import Placement, placement_document
 from repo_builder.partition.placement.place import place as place_plan
 from repo_builder.partition.plan import Grouping, Plan, plan_to_json
-from repo_builder.partition.planner import make_plan
 from repo_builder.partition.worth import LEAST_SAVING
 from repo_builder.spec import Spec
 
@@ -59,7 +57,7 @@ def plan(
     >>> profile = elasticrec.load_profile("profile.json")
     >>> plan = elasticrec.plan(spec, profile=profile, grouping="tiered", s_max=4)
     >>> [(service.name, sum(shard.rows for shard in service.shards)) for service in plan.embedding_services]
-    [('tier0', 10), ('tier1', 36), ('tier2', 265), ('tier3', 19689)]
+    [('tier0', 46), ('tier1', 265), ('tier2', 19689)]
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
     profile = _of_containers(profile, cluster)
@@ -139,7 +137,7 @@ def sweep(
 
     >>> spec, values = elasticrec.load_spec("rm1.yaml"), elasticrec.Sweep("target_qps", (100, 1000, 10_000))
     >>> [point.model_wise_replicas for point in elasticrec.sweep(spec, values).points]
-    [1, 1, 3]
+    [1, 1, 4]
     """
     if spec.rows.budget is not None:
         found = load_hotness(spec, watch=watch, tell=tell)
@@ -190,14 +188,10 @@ def _with_rows(
     watch: Watch,
     tell: Tell,
 ) -> Spec:
-    """The spec with the formats that its budget allows, by plans that cut as is asked for."""
-    planned = partial(
-        make_plan,
-        hotness=hotness,
-        profile=profile,
-        grouping=grouping or "tiered",
-        s_max=s_max,
-        utilisation=utilisation,
-        least_saving=least_saving,
-    )
+    """The spec with the formats that its budget allows, by the plans that are made of it."""
+
+    def planned(each: Spec) -> Plan:
+        accesses = model_accesses(each, hotness)
+        return best_plan(each, accesses, profile, grouping, s_max, utilisation, least_saving)[0]
+
     return with_chosen_rows(spec, hotness, planned, watch, tell)

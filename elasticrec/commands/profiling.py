@@ -36,9 +36,9 @@ def add_profile(commands: Commands) -> None:
         commands,
         "profile",
         "Start real Triton servers with services like the spec's, measure them with perf_analyzer, and fit the cost\n"
-        "model that `elasticrec plan --profile` takes. A replica is one server with one instance. It takes some 3\n"
-        "minutes, with --quick less than one; let nothing else run. The client runs on the same machine, so that its\n"
-        "processor time is part of what is measured.",
+        "model that `elasticrec plan --profile` takes. A replica is a server with one instance on a core of its own;\n"
+        "the load generator has the others. A capacity is the most queries per second within the spec's SLA, by the\n"
+        "server's processor time. It takes some 4 minutes, with --quick one; let nothing else run.",
         "elasticrec profile rm1.yaml -o profile.json --plot fit.png",
     )
     add_spec(parser)
@@ -99,7 +99,15 @@ def _profile(args: argparse.Namespace) -> None:
 def _table(document: Mapping[str, Any]) -> Table:
     """The points, one a line; beside those of a fit how far the model is from them."""
     table = plain_table(
-        "service", "asked of it", "in flight", "queries/call", "queries/s", "p50 ms", "p95 ms", "model is off by"
+        "service",
+        "asked of it",
+        "in flight",
+        "queries/call",
+        "queries/s",
+        "capacity",
+        "p50 ms",
+        "p95 ms",
+        "model is off by",
     )
     for kind, unit in (("embedding", "gathers"), ("dense", "rows")):
         for point in document["points"][kind]:
@@ -110,6 +118,7 @@ def _table(document: Mapping[str, Any]) -> Table:
                 str(point["in_flight"]),
                 f"{point['queries']:.2f}",
                 f"{point['qps']:,.0f}",
+                f"{point['capacity_qps']:,.0f}" if "capacity_qps" in point else "",
                 f"{point['p50_ms']:.2f}",
                 f"{point['p95_ms']:.2f}",
                 f"{point['residual']:+.0%}" if "residual" in point else "",
@@ -119,13 +128,14 @@ def _table(document: Mapping[str, Any]) -> Table:
 
 def _summary(document: Mapping[str, Any], args: argparse.Namespace) -> str:
     time, batching, dense = document["service_time"], document["batching"], document["dense_service_time"]
-    cache, fit = document["row_cache"], document["fit"]
+    cache, fit, light = document["row_cache"], document["fit"], document["light_load"]["service_time"]
     return "\n".join(
         [
             f"embedding call   {_us(batching['call_s'])} + queries x ({_us(batching['query_s'])} + "
             f"{_ns(time['per_gather_s'])} x gathers); RMS error {fit['embedding']['relative_rms']:.0%}",
             f"embedding query  {_us(time['fixed_s'])} + {_ns(time['per_gather_s'])} x gathers under full load, "
             f"{batching['queries']:.1f} queries a call",
+            f"lone query       {_us(light['fixed_s'])} + {_ns(light['per_gather_s'])} x gathers of processor time",
             f"gathered row     {_ns(time['per_gather_s'])} with the spec's accesses to all rows, which the cuts go by; "
             f"{_ns(cache['hit_s'])} of a service within the cache ({size(cache['size_bytes'])}), "
             f"{_ns(cache['miss_s'])} of a larger one",

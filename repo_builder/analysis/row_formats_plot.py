@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from repo_builder.analysis.row_formats import FormatComparison, FormatResult
+from repo_builder.analysis.row_formats import FormatComparison, FormatScores
 from repo_builder.figures import INK, LINE_WIDTH, dress
 
 _COLOURS = ("#1f77b4", "#f28e2b", "#59a14f", "#b07aa1", "#9a9a9a", "#e15759")
@@ -22,14 +22,12 @@ def plot_row_formats(found: Sequence[FormatComparison], axes: Sequence[Axes]) ->
     A colour for each spec; the first two are empty of specs whose scores were not looked at.
     """
     largest, mean, memory = axes
-    _errors(largest, found, "Largest score error", lambda result: result.scores and result.scores.max_error)
-    _errors(mean, found, "Mean score error", lambda result: result.scores and result.scores.mean_error)
+    _errors(largest, found, "Largest score error", lambda scores: scores.max_error)
+    _errors(mean, found, "Mean score error", lambda scores: scores.mean_error)
     _memory(memory, found)
 
 
-def _errors(
-    axes: Axes, found: Sequence[FormatComparison], title: str, error: Callable[[FormatResult], float | None]
-) -> None:
+def _errors(axes: Axes, found: Sequence[FormatComparison], title: str, error: Callable[[FormatScores], float]) -> None:
     """A point for each rule, its marker by the hot rows; those that no other beats in bytes and error are joined."""
     dress(axes, f"{title} by row format", "Bytes of the tables, share of FP32's", "")
     axes.set_xscale("log")
@@ -42,9 +40,9 @@ def _errors(
     for i, each in enumerate(found):
         whole, colour = each.results[0].tables_bytes, _COLOURS[i % len(_COLOURS)]
         points = [
-            (result.tables_bytes / whole, told, result.rule)
+            (result.tables_bytes / whole, error(result.scores), result.rule)
             for result in each.results
-            if (told := error(result)) is not None and told > 0
+            if result.scores and error(result.scores) > 0
         ]
         axes.plot(*_front([(x, y) for x, y, _ in points]), color=colour, linewidth=LINE_WIDTH, alpha=0.6)
         for x, y, rule in points:

@@ -28,7 +28,7 @@ def measure_rows(
 
     `progress` counts rounds. Raises InputError where memory does not hold the rows.
     """
-    found = {}
+    found: dict[RowFormat, float] = {}
     dims = sorted({each.dim for each in formats})
     for done, dim in enumerate(dims):
         found.update(_measure([each for each in formats if each.dim == dim], matrix_bytes, done, len(dims), progress))

@@ -22,6 +22,7 @@ from repo_builder.errors import InputError, SpecError
 from repo_builder.export.examples import write_example_checkpoint
 from repo_builder.model.row_rule import RowRule
 from repo_builder.partition.accesses import model_accesses
+from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.placement.cluster import Cluster, NodePool
 from repo_builder.repository.samples import sample_queries
 from repo_builder.spec import Spec, parse_spec
@@ -60,12 +61,13 @@ def written_table(folder: Path, plan: elasticrec.Plan, spec: Spec) -> np.ndarray
     return found
 
 
-@pytest.mark.parametrize("budget", [1e-4, 2e-3, 0.03])
-def test_a_budget_is_kept_by_what_is_built(budget: float, tmp_path: Path) -> None:
-    """By the whole model on the tables that lie in the repository."""
+@pytest.mark.parametrize(("budget", "profile"), [(1e-4, SMALL), (2e-3, SMALL), (0.03, SMALL), (0.03, DEFAULT_PROFILE)])
+def test_a_budget_is_kept_by_what_is_built(budget: float, profile: elasticrec.Profile, tmp_path: Path) -> None:
+    """By the whole model on the tables that lie in the repository, cut or not."""
     told: list[str] = []
     spec, source = with_budget(budget)
-    plan = elasticrec.plan(spec, profile=SMALL, s_max=2, tell=told.append)
+    plan = elasticrec.plan(spec, profile=profile, s_max=2, tell=told.append)
+    assert plan.grouping == ("tiered" if profile is SMALL else "model_wise")
     assert {service.row_dtype for service in plan.embedding_services} != {"fp32"}
     built = elasticrec.build(spec, tmp_path / "built", plan)
     other = LargeHotRows(source.model)
@@ -85,7 +87,10 @@ def test_a_budget_is_kept_by_what_is_built(budget: float, tmp_path: Path) -> Non
 
 def test_a_budget_of_nothing_is_float32_and_a_huge_one_int4() -> None:
     dtypes = [
-        {service.row_dtype for service in elasticrec.plan(with_budget(budget)[0], profile=SMALL).embedding_services}
+        {
+            service.row_dtype
+            for service in elasticrec.plan(with_budget(budget)[0], profile=SMALL, least_saving=0).embedding_services
+        }
         for budget in (0, 1e9)
     ]
     assert dtypes == [{"fp32"}, {"int4"}]
@@ -96,7 +101,7 @@ def build(spec: Spec, target: Path) -> object:
 
 
 def explain(spec: Spec, _: Path) -> object:
-    return elasticrec.explain(spec, profile=SMALL).plan.embedding_services[0].row_dtype
+    return elasticrec.explain(spec, profile=SMALL, least_saving=0).plan.embedding_services[0].row_dtype
 
 
 def sweep(spec: Spec, _: Path) -> object:

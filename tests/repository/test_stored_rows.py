@@ -23,6 +23,7 @@ from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository import weights
 from repo_builder.repository.build import build
+from repo_builder.repository.built_fleet import load_fleet
 from repo_builder.repository.manifest import Layout, Manifest, load_manifest, read_queries
 from repo_builder.repository.proof import score_error
 from repo_builder.spec import Access, Serving, Spec
@@ -166,6 +167,23 @@ def test_a_bit_that_is_written_otherwise_is_told_by_table_and_row(
     spec, source = toy_spec("toy")
     with pytest.raises(ExportError, match=r"table items: row \d+ is written otherwise in service tier\d than it"):
         build(spec, planned(spec, dtype), HOTNESS, source, tmp_path / "out")
+
+
+def test_what_a_pod_needs_follows_the_rows(tmp_path: Path) -> None:
+    """The plan's bytes, and with them memory requests and what `up` counts, are those of the files."""
+    spec, source = toy_spec("toy")
+    spec = replace(spec, rows=RowRule("fp32", "int8"))
+    build(spec, make_plan(spec, HOTNESS, CHEAP, "tiered", 3), HOTNESS, source, tmp_path / "out", layout="fleet")
+    dims = {table.name: table.format.dim for table in TOY.tables}
+    shards = load_fleet(tmp_path / "out").shards
+    assert [service.planned.row_dtype for service in shards][:2] == ["fp32", "int8"]
+    for service in shards:
+        dtype = service.planned.row_dtype
+        held = sum(each.rows * RowFormat(dims[each.table], dtype).row_bytes for each in service.planned.shards)
+        weights_bytes = sum(path.stat().st_size for path in (tmp_path / "out" / service.folder).glob("**/weights.bin"))
+        assert held <= weights_bytes < held + 3 * 64
+        assert service.planned.memory_bytes == held + CHEAP.min_memory_bytes
+        assert service.memory_bytes == max(held + CHEAP.min_memory_bytes, service.files_bytes) + service.shm_bytes
 
 
 def mixed_model(*dtypes: RowDtype) -> Model:
