@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from elasticrec.tables_compare import comparison_notes
 from elasticrec.tables_plan import choice_line
 from repo_builder.analysis.choice import LEAST_FLEET_SAVING, best_plan
+from repo_builder.analysis.compare import ComparisonReport, compare
 from repo_builder.analysis.fleets import MODEL_WISE, ComparisonCase, SizedFleets, model_wise
 from repo_builder.errors import PlanError
+from repo_builder.partition.cost import Profile
 from repo_builder.partition.placement.place import WHOLE_MODEL, place
 from repo_builder.partition.plan import Grouping, Plan, load_plan, plan_to_json
 from repo_builder.partition.planner import plan_accesses
@@ -115,3 +118,12 @@ def test_whole_replicas_too_take_one_more_where_that_needs_a_node_less() -> None
     fleets = SizedFleets(ComparisonCase(SPEC, ACCESSES, PROFILE, CPUS, 4))
     fleet = fleets.placed(MODEL_WISE, fleets.target_qps(3))
     assert (fleets.fleet(MODEL_WISE, fleets.target_qps(3)).replicas, fleet.replicas, fleet.packing.nodes) == (3, 4, 2)
+
+
+@pytest.mark.parametrize(("profile", "told"), [(DEAR, True), (PROFILE, False)])
+def test_a_comparison_says_no_too(profile: Profile, told: bool) -> None:
+    """With containers that weigh more than the tables no fleet pays at one replica's traffic."""
+    replicas = 1 if told else 10
+    found, _ = compare(ComparisonCase(SPEC, ACCESSES, profile, CPUS, 4, 0.01), replicas)
+    notes = comparison_notes(ComparisonReport(profile, CPUS, 4, replicas, (found,), (), ()))
+    assert ("m: do not cut this model at this traffic: replicate it: " in notes) == told
