@@ -76,6 +76,6 @@ def test_the_library_does_what_the_readme_says(tmp_path: Path) -> None:
     words = [sys.executable, "-c", python_code("elasticrec")]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert re.findall(r"^(\w+) \d+ \d+$", done.stdout, re.MULTILINE) == ["dense", "tier0", "tier1", "tier2"]
+    assert re.findall(r"^(\w+) \d+ \d+$", done.stdout, re.MULTILINE) == ["dense", "tier0", "tier1"]
     assert re.search(r"^127.0.0.1:\d+ 127.0.0.1:\d+ http://127.0.0.1:\d+/metrics$", done.stdout, re.MULTILINE)
     assert len(re.findall(r"\[0\.\d+ *\]", done.stdout)) == 4
