@@ -1,4 +1,4 @@
-/* The hot loops of serving: routing ids to shards (route.c, rows.c), and summing the rows of bags (bags.c). */
+/* The hot loops of serving: routing ids to shards (route.c, rows.c), and summing the rows of bags (bags.c, bags_wide.c). */
 #ifndef ELASTICREC_KERNELS_H
 #define ELASTICREC_KERNELS_H
 
