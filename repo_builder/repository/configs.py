@@ -16,8 +16,8 @@ call costs next to nothing. The dense model joins the rows of several queries wh
 an embedding service takes several queries, each with its own number of ids, in one call (ragged batches). A native one
 in a fleet takes one after another: it sums them so all the same, and Triton's batcher is one thread more that each call
 wakes, up to a fifth or more of its CPU (`benchmarks/README.md`, "What a call costs"). In one server they keep it: there
-the steps of an ensemble without batchers corrupt Triton 2.51's heap under a flood, which no shard of a fleet was seen to
-do in a million calls, 2,048 under way.
+the steps of an ensemble without batchers corrupt Triton 2.51's heap under a flood, which no shard of a fleet was seen
+to do in a million calls, 2,048 under way.
 
 Triton has no tensors without dimensions: what has none is served as one of [1]. And one of [batch] has none in a model
 that batches: between the steps it is [batch, 1] there.
