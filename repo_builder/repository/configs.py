@@ -13,7 +13,11 @@ embedding services over gRPC, adds up what they answer, and gives `sums` alone; 
 
 The ensemble and the router of one server do not batch: the router is native code in the server's own process, so that a
 call costs next to nothing. The dense model joins the rows of several queries where it scores each row for itself, and
-an embedding service takes several queries, each with its own number of ids, in one call (ragged batches).
+an embedding service takes several queries, each with its own number of ids, in one call (ragged batches). A native one
+in a fleet takes one after another: it sums them so all the same, and Triton's batcher is one thread more that each call
+wakes, up to a fifth or more of its CPU (`benchmarks/README.md`, "What a call costs"). In one server they keep it: there
+the steps of an ensemble without batchers corrupt Triton 2.51's heap under a flood, which no shard of a fleet was seen
+to do in a million calls, 2,048 under way.
 
 Triton has no tensors without dimensions: what has none is served as one of [1]. And one of [batch] has none in a model
 that batches: between the steps it is [batch, 1] there.
@@ -155,7 +159,8 @@ def embedding_config(design: Design, held: Holding, shard_backend: ShardBackend)
             data_type, width = pb.TYPE_FP16 if half else pb.TYPE_FP32, share.width if kind == SUMS else -1
             config.output.append(_output(at_shard(kind, share.group), data_type, width))
     _place(config, held.service, design.arrangement)
-    config.dynamic_batching.SetInParent()
+    if not (design.arrangement.separate and is_native(held.service, shard_backend)):
+        config.dynamic_batching.SetInParent()
     warmup = config.model_warmup.add(name="one_row", batch_size=1)
     for share in held.shares:
         ids, lengths, weights = (at_shard(kind, share.group) for kind in ("ids", "lengths", "weights"))

@@ -92,6 +92,19 @@ def test_rows_that_depend_on_each_other_are_not_joined() -> None:
 
 
 @pytest.mark.parametrize("layout", ["single", "fleet"])
+@pytest.mark.parametrize("shard_backend", ["python", "native"])
+def test_only_native_shards_of_a_fleet_are_called_without_a_batcher(
+    layout: Layout, shard_backend: configs.ShardBackend
+) -> None:
+    """Python shards join queries; and in one server Triton 2.51 corrupts its heap where the steps have no batchers."""
+    each = design("toy", layout)
+    for held in each.wiring:
+        config = read(configs.embedding_config(each, held, shard_backend))
+        assert config.HasField("dynamic_batching") == ((layout, shard_backend) != ("fleet", "native"))
+        assert config.max_batch_size == 64
+
+
+@pytest.mark.parametrize("layout", ["single", "fleet"])
 def test_one_number_a_row_is_a_column_between_the_steps_where_rows_are_joined(layout: Layout) -> None:
     """Triton takes no dims of nothing: [batch] is [batch, 1] inside, and as it was at the client's and the graph's."""
     each = design("rows", layout)

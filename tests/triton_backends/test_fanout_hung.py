@@ -3,12 +3,15 @@
 import ctypes
 import socket
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import Structure, c_size_t
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2 as pb
 
 from tests.triton_backends.fake_shard import FakeShard, serving
 from tests.triton_backends.fake_triton import Backend, BackendError
@@ -19,7 +22,9 @@ MANY = 1024  # at a time, for small queries
 SETTINGS = bytes([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0x7F, 0xFF, 0xFF, 0xFF])  # a stream may send 2 GiB
 WINDOW = bytes([0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7F, 0, 0, 0])  # and so may all together
 NARROW = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-RST_STREAM, CANCEL = 3, 8
+DATA, RST_STREAM, END_STREAM, CANCEL = 0, 3, 1, 8
+SMALL_BUFFER = 1 << 16
+HELD = 4 * AT_A_TIME  # large queries: 16 MB, more than any socket holds
 
 
 class _Memory(Structure):
@@ -45,14 +50,17 @@ def allocated_bytes() -> int:
 class Hung:
     """A server that takes requests and never answers.
 
-    deaf: that does not even read them; narrow: that takes 64 KiB of them.
+    deaf: that does not read them before `hears` is set; narrow: that takes 64 KiB of them.
     """
 
     def __init__(self, *, deaf: bool, narrow: bool) -> None:
-        self.deaf = deaf
+        self.hears = threading.Event()
+        if not deaf:
+            self.hears.set()
         self.greeting = NARROW if narrow else SETTINGS + WINDOW
         self.clients: list[socket.socket] = []
         self.resets: list[bytes] = []
+        self.requests: list[bytes] = []  # those that a server that was deaf has got whole
         self.address = ""
 
     def accept(self, listener: socket.socket) -> None:
@@ -63,10 +71,12 @@ class Hung:
                 return
             self.clients.append(client)
             client.sendall(self.greeting)
-            if not self.deaf:
-                threading.Thread(target=self.read, args=[client], daemon=True).start()
+            threading.Thread(target=self.read, args=[client], daemon=True).start()
 
     def read(self, client: socket.socket) -> None:
+        parts: dict[bytes, bytes] = defaultdict(bytes)
+        keeps = not self.hears.is_set()
+        self.hears.wait()
         with client.makefile("rb") as stream:
             try:
                 stream.read(24)  # the preface
@@ -74,6 +84,10 @@ class Hung:
                     body = stream.read(int.from_bytes(head[:3], "big"))
                     if head[3] == RST_STREAM:
                         self.resets.append(body)
+                    if head[3] == DATA and keeps:
+                        parts[head[5:]] += body
+                    if head[3] == DATA and keeps and head[4] & END_STREAM:
+                        self.requests.append(parts.pop(head[5:]))
             except OSError:
                 return
 
@@ -82,10 +96,13 @@ class Hung:
 def hanging(*, deaf: bool = False, narrow: bool = False) -> Iterator[Hung]:
     server = Hung(deaf=deaf, narrow=narrow)
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        if deaf:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
         server.address = f"127.0.0.1:{listener.getsockname()[1]}"
         threading.Thread(target=server.accept, args=[listener], daemon=True).start()
         yield server
         listener.shutdown(socket.SHUT_RDWR)
+        server.hears.set()
         for client in server.clients:
             client.close()
 
@@ -151,3 +168,32 @@ def test_a_server_that_leaves_thousands_of_calls_unanswered_is_hung_up_on(backen
             calls += MANY
         assert calls > 8_000
         assert "the server has left too many calls unanswered" in fanout.log
+
+
+def queries(requests: list[bytes]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The ids and lengths of requests that have come whole; probes have no ids."""
+    for request in requests:
+        message = pb.ModelInferRequest.FromString(request[5:])
+        ids, lengths = (np.frombuffer(raw, np.int32) for raw in message.raw_input_contents)
+        if ids.size:
+            yield ids, lengths
+
+
+def test_what_a_full_connection_held_back_arrives_as_it_was(backend: Backend, tmp_path: Path) -> None:
+    """By then its queries are over, and their memory is others'."""
+    a, b = FakeShard(2), FakeShard(2)
+    with serving(a, b), hanging(deaf=True) as hung, router(backend, tmp_path, hung, a, b) as (fanout, model):
+        time_out(fanout, model, HELD, ROWS)
+        hung.hears.set()
+
+        def another_arrives() -> bool:
+            time_out(fanout, model, 1, 1, 1)
+            return any(lengths.size == b.tables for _, lengths in queries(hung.requests[-1:]))
+
+        eventually(another_arrives)
+        sums = fanout.sums(fanout.without(fanout.query(ROWS), 0))
+        large = [(ids, lengths) for ids, lengths in queries(hung.requests) if lengths.size == b.tables * ROWS]
+        assert 0 < len(large) < HELD
+        for ids, lengths in large:
+            (raw,) = pb.ModelInferResponse.FromString(b.answer({"ids": ids, "lengths": lengths})).raw_output_contents
+            np.testing.assert_array_equal(np.frombuffer(raw, np.float32).reshape(ROWS, -1), sums)

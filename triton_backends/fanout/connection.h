@@ -4,8 +4,14 @@
 
 #include "http2.h"
 
-enum { FIRST_BYTES = 24 };
+enum { FIRST_BYTES = 24, MOST_GATHERED = 64 };
 typedef enum { CONNECTING, SHAKING_HANDS, OPEN, ENDED } State;
+
+/* Bytes of a call's message, to be sent before those of `out` from `at` on. */
+typedef struct {
+    size_t at;
+    Piece piece;
+} Gathered;
 
 struct Connection {
     Loop *loop;
@@ -17,7 +23,9 @@ struct Connection {
     nghttp2_session *session;
     Stream *streams; /* all of its calls */
     char *out;       /* to be sent from `out_sent` on */
-    size_t out_bytes, out_sent, out_room;
+    size_t out_bytes, out_sent, out_room; /* there is room for what is gathered too */
+    Gathered gathered[MOST_GATHERED]; /* until `transport_send` or `transport_keep` */
+    size_t gathered_count, gathered_bytes;
     bool heard, leaving; /* the server has spoken; no new calls */
     size_t unheard;      /* streams that HTTP/2 still knows, but nobody here */
     uint8_t first[FIRST_BYTES]; /* that the server said */
@@ -55,7 +63,10 @@ ssize_t transport_read(Connection *connection, void *bytes, size_t room);
 /* Send of `out` what can be sent; false where the connection is gone. */
 bool transport_send(Connection *connection);
 bool transport_append(Connection *connection, const void *bytes, size_t size);
-char *transport_room(Connection *connection, size_t size); /* behind `out`, which is so much longer then */
+
+/* Likewise, but many bytes need not be copied: they stay where they are until then. */
+bool transport_gather(Connection *connection, const void *bytes, size_t size);
+void transport_keep(Connection *connection); /* copy what is gathered: it will not stay where it is */
 
 /* ---- grpc.c ---- */
 

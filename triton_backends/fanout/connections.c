@@ -75,6 +75,7 @@ void connection_call(Connection *connection, Stream *stream) {
 /* Its connection knows it no longer. */
 static void let_go(Stream *stream) {
     Connection *connection = stream->connection;
+    if (connection->gathered_count > 0) transport_keep(connection); /* its message may go */
     if (stream->id > 0) {
         http2_forget(connection, stream);
         connection->unheard++;

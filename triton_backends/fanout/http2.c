@@ -39,17 +39,20 @@ static ssize_t on_read(nghttp2_session *session, int32_t id, uint8_t *buffer, si
     return (ssize_t)size;
 }
 
+static bool gather(void *connection, const void *bytes, size_t size) {
+    return transport_gather(connection, bytes, size);
+}
+
 static int on_send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *head, size_t size,
                         nghttp2_data_source *source, void *user) {
     (void)source;
     Connection *connection = user;
     Stream *stream = h2.session_get_stream_user_data(session, frame->stream_id);
     if (stream == NULL) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-    if (connection->out_bytes > MOST_OUT_BYTES) return NGHTTP2_ERR_WOULDBLOCK;
-    char *out = transport_room(connection, 9 + size);
-    if (out == NULL) return NGHTTP2_ERR_CALLBACK_FAILURE;
-    memcpy(out, head, 9);
-    message_copy(stream->message, stream->sent, size, out + 9);
+    if (connection->out_bytes + connection->gathered_bytes > MOST_OUT_BYTES) return NGHTTP2_ERR_WOULDBLOCK;
+    if (!transport_append(connection, head, 9) ||
+        !message_each(stream->message, stream->sent, size, gather, connection))
+        return NGHTTP2_ERR_CALLBACK_FAILURE;
     stream->sent += size;
     return 0;
 }
@@ -248,7 +251,7 @@ bool http2_received(Connection *connection, const uint8_t *bytes, size_t size) {
 }
 
 bool http2_fill(Connection *connection) {
-    while (connection->out_bytes <= MOST_OUT_BYTES) {
+    while (connection->out_bytes + connection->gathered_bytes <= MOST_OUT_BYTES) {
         const uint8_t *bytes;
         const ssize_t size = h2.session_mem_send(connection->session, &bytes);
         if (size < 0) return fail(&connection->problem, "broken HTTP/2: %s", h2.strerror((int)size));

@@ -86,18 +86,19 @@ size_t message_bytes(const Message *message) {
     return message->size;
 }
 
-void message_copy(const Message *message, size_t offset, size_t size, char *out) {
+bool message_each(const Message *message, size_t offset, size_t size, bool (*take)(void *to, const void *bytes, size_t size),
+                  void *to) {
     for (const Piece *piece = message->pieces; size > 0; piece++) {
         if (offset >= piece->size) {
             offset -= piece->size;
             continue;
         }
         const size_t here = piece->size - offset < size ? piece->size - offset : size;
-        memcpy(out, (const char *)piece->bytes + offset, here);
-        out += here;
+        if (!take(to, (const char *)piece->bytes + offset, here)) return false;
         size -= here;
         offset = 0;
     }
+    return true;
 }
 
 /* ---- protobuf, read: nothing is trusted ---- */

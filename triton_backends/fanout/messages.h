@@ -34,8 +34,9 @@ bool message_write(Message *message, const char *model, const char *version, con
 void message_close(Message *message);
 size_t message_bytes(const Message *message);
 
-/* Copy `size` bytes from `offset` on; they must be there. */
-void message_copy(const Message *message, size_t offset, size_t size, char *out);
+/* The `size` bytes from `offset` on, which must be there, piece by piece; false, and no more, where `take` is. */
+bool message_each(const Message *message, size_t offset, size_t size, bool (*take)(void *to, const void *bytes, size_t size),
+                  void *to);
 
 /* What one of an answer's tensors must be. */
 typedef struct {

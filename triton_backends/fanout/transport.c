@@ -4,11 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "connection.h"
 
-enum { GIVE_UP_MS = 10000 }; /* on a peer whose kernel does not acknowledge what was sent: its machine is gone */
+enum {
+    GIVE_UP_MS = 10000, /* on a peer whose kernel does not acknowledge what was sent: its machine is gone */
+    LEAST_GATHERED_BYTES = 1024 /* fewer are copied as fast as they are told to the kernel apart */
+};
 #ifndef TCP_USER_TIMEOUT
 #define TCP_USER_TIMEOUT 18
 #endif
@@ -90,7 +94,75 @@ static ssize_t send_some(Connection *connection, const char *bytes, size_t size)
     return -1;
 }
 
+/* ---- what is to be sent ---- */
+
+/* Make room behind what is to be sent. */
+static bool reserve(Connection *connection, size_t size) {
+    const size_t taken = connection->out_bytes + connection->gathered_bytes;
+    if (connection->out_room - taken >= size) return true;
+    const size_t room = 2 * connection->out_room + size;
+    char *out = realloc(connection->out, room);
+    if (out == NULL) return fail(&connection->problem, "out of memory");
+    connection->out = out;
+    connection->out_room = room;
+    return true;
+}
+
+bool transport_append(Connection *connection, const void *bytes, size_t size) {
+    if (!reserve(connection, size)) return false;
+    memcpy(connection->out + connection->out_bytes, bytes, size);
+    connection->out_bytes += size;
+    return true;
+}
+
+bool transport_gather(Connection *connection, const void *bytes, size_t size) {
+    const bool copied = connection->secured != NULL || size < LEAST_GATHERED_BYTES;
+    if (copied || connection->gathered_count == MOST_GATHERED) return transport_append(connection, bytes, size);
+    if (!reserve(connection, size)) return false;
+    connection->gathered[connection->gathered_count++] = (Gathered){connection->out_bytes, {bytes, size}};
+    connection->gathered_bytes += size;
+    return true;
+}
+
+/* From behind, so that nothing is written over before it has moved. */
+void transport_keep(Connection *connection) {
+    size_t from = connection->out_bytes, to = from + connection->gathered_bytes;
+    connection->out_bytes = to;
+    while (connection->gathered_count > 0) {
+        const Gathered *gathered = connection->gathered + --connection->gathered_count;
+        to -= from - gathered->at;
+        memmove(connection->out + to, connection->out + gathered->at, from - gathered->at);
+        from = gathered->at;
+        to -= gathered->piece.size;
+        memcpy(connection->out + to, gathered->piece.bytes, gathered->piece.size);
+    }
+    connection->gathered_bytes = 0;
+}
+
+/* Send what is gathered, with all that is around it, as far as it goes; the rest is kept. */
+static bool send_gathered(Connection *connection) {
+    struct iovec parts[2 * MOST_GATHERED + 1];
+    size_t count = 0, from = connection->out_sent;
+    for (size_t i = 0; i <= connection->gathered_count; i++) {
+        const Gathered *gathered = i < connection->gathered_count ? connection->gathered + i : NULL;
+        const size_t to = gathered != NULL ? gathered->at : connection->out_bytes;
+        if (to > from) parts[count++] = (struct iovec){connection->out + from, to - from};
+        if (gathered != NULL) parts[count++] = (struct iovec){(void *)gathered->piece.bytes, gathered->piece.size};
+        from = to;
+    }
+    const struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
+    const ssize_t sent = sendmsg(connection->socket, &message, MSG_NOSIGNAL);
+    if (sent < 0 && errno != EAGAIN && errno != EINTR) return fail(&connection->problem, "%s", strerror(errno));
+    const size_t now = connection->out_sent + (sent > 0 ? (size_t)sent : 0);
+    if (now == connection->out_bytes + connection->gathered_bytes) /* nothing is left that were to be moved */
+        connection->gathered_count = connection->gathered_bytes = connection->out_bytes = 0;
+    else transport_keep(connection);
+    connection->out_sent = connection->out_bytes == 0 ? 0 : now;
+    return true;
+}
+
 bool transport_send(Connection *connection) {
+    if (connection->gathered_count > 0 && !send_gathered(connection)) return false;
     while (connection->out_sent < connection->out_bytes) {
         const ssize_t sent =
             send_some(connection, connection->out + connection->out_sent, connection->out_bytes - connection->out_sent);
@@ -101,25 +173,5 @@ bool transport_send(Connection *connection) {
     const bool all = connection->out_sent == connection->out_bytes;
     if (all) connection->out_sent = connection->out_bytes = 0;
     wait_for(connection, all ? EPOLLIN : EPOLLIN | EPOLLOUT);
-    return true;
-}
-
-char *transport_room(Connection *connection, size_t size) {
-    if (connection->out_room - connection->out_bytes < size) {
-        const size_t room = 2 * connection->out_room + size;
-        char *out = realloc(connection->out, room);
-        if (out == NULL) return NULL;
-        connection->out = out;
-        connection->out_room = room;
-    }
-    char *here = connection->out + connection->out_bytes;
-    connection->out_bytes += size;
-    return here;
-}
-
-bool transport_append(Connection *connection, const void *bytes, size_t size) {
-    char *here = transport_room(connection, size);
-    if (here == NULL) return fail(&connection->problem, "out of memory");
-    memcpy(here, bytes, size);
     return true;
 }
