@@ -62,7 +62,7 @@ setup(
         native_backend("elasticrec_router", ANSWERS, f"{NATIVE}/router_model.c", *ROUTER),
         native_backend("elasticrec_fanout", *FANOUT, *ROUTER),
         native_backend("elasticrec_shard", ANSWERS, f"{NATIVE}/shard.c", f"{NATIVE}/shard_model.c", *KERNELS),
-        native_backend("onnxruntime", ANSWERS, f"{NATIVE}/onnxruntime_model.c"),
+        native_backend("onnxruntime", ANSWERS, f"{NATIVE}/accelerators.c", f"{NATIVE}/onnxruntime_model.c"),
     ],
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel},
 )
