@@ -13,7 +13,7 @@ from setuptools.command.build_ext import build_ext
 # (the second feature set is tuning: without it AVX2 code loads 16 bytes at a time)
 GLIBC = (2, 17)
 TARGET = ["-target", "x86_64-linux-gnu.{}.{}".format(*GLIBC), "-mcpu=x86_64_v2-slow_unaligned_mem_32"]
-COMPILER = [sys.executable, "-m", "ziglang", "cc", *TARGET, "-O3", "-g0", "-s", "-Wall", "-Wextra", "-Werror"]
+COMPILER = [sys.executable, "-m", "ziglang", "cc", *TARGET, "-O3", "-ffp-contract=off", "-g0", "-s", "-Wall", "-Wextra", "-Werror"]
 if words := os.environ.get("SANITIZED_CC"):  # of `make sanitize`: zig has not all of the sanitizers' libraries
     COMPILER = words.split()
 

@@ -13,7 +13,7 @@ cd "$tree"
 find triton_backends -name '*.so' -delete
 
 export SANITIZED_CC="gcc -march=x86-64-v2 -D_GNU_SOURCE -include $tree/tests/triton_backends/sanitized.h \
-    -O1 -g -fno-omit-frame-pointer -fsanitize=$sanitizers -fno-sanitize-recover=all"
+    -O1 -ffp-contract=off -g -fno-omit-frame-pointer -fsanitize=$sanitizers -fno-sanitize-recover=all"
 "$python" setup.py -q build_ext --inplace
 
 check() (

@@ -126,7 +126,7 @@ def _unit_numbers(wiring: Sequence[Holding]) -> dict[tuple[int, int], tuple[int,
 def shard_description(holding: Holding) -> Held:
     """`shard.json`: the matrices in `weights.bin`, one after another, and what a query may ask of them."""
     return Held(
-        [HeldMatrix(matrix.rows, matrix.format.dim) for matrix in holding.matrices],
+        [HeldMatrix(matrix.rows, matrix.format.dim, matrix.format.dtype) for matrix in holding.matrices],
         [
             HeldGroup(share.group, MAX_GROUP_ROWS if share.group else MAX_BATCH_ROWS, [_unit(u) for u in share.units])
             for share in holding.shares

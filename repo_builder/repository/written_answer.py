@@ -32,7 +32,7 @@ def written_answer(folder: Path, holding: Holding, inputs: Arrays) -> dict[str, 
     places: dict[str, list[NDArray[np.int32]]] = {}
     for name, matrix, ids in units:
         places.setdefault(name, []).append(np.searchsorted(wanted[matrix], ids).astype(np.int32))
-    few = [HeldMatrix(len(ids), matrix.dim) for ids, matrix in zip(wanted, held.matrices, strict=True)]
+    few = [HeldMatrix(len(ids), matrix.dim, matrix.dtype) for ids, matrix in zip(wanted, held.matrices, strict=True)]
     asked = {**inputs, **{name: _joined(parts)[None] for name, parts in places.items()}}
     return EmbeddingShard(Held(few, held.groups), rows).answer(asked)
 
@@ -53,11 +53,11 @@ def _joined(parts: list[NDArray[np.int32]]) -> NDArray[np.int32]:
     return np.concatenate([np.empty(0, np.int32), *parts])
 
 
-def _rows(file: int, holding: Holding, matrix: int, ids: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Rows (n, dim) of a service's matrix."""
+def _rows(file: int, holding: Holding, matrix: int, ids: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Rows (n, row_bytes) of a service's matrix, as they are stored."""
     held, begin_bytes = holding.matrices[matrix], holding.offset_bytes(matrix)
     if ids.size and not 0 <= ids[0] <= ids[-1] < held.rows:
         raise ExportError(f"service {holding.name}: expected rows below {held.rows} in matrix {matrix}, got {ids[-1]}")
     row_bytes = held.format.row_bytes
     found = b"".join(os.pread(file, row_bytes, begin_bytes + row_bytes * place) for place in ids.tolist())
-    return np.frombuffer(found, np.float32).reshape(-1, held.format.dim)
+    return np.frombuffer(found, np.uint8).reshape(-1, row_bytes)

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from tests.triton_backends.fake_triton import GPU, Asked, Backend, BackendError, Given, Model
 from triton_backends.embedding_shard.shard import EmbeddingShard, Held, HeldGroup, HeldMatrix, HeldUnit
+from triton_backends.kernels.row_formats import ROW_DTYPES, encode_rows
 
 ROWS, DIM, TABLES, COLUMNS, MAX_BATCH_ROWS = 50, 6, 2, 9, 16
+
+NO_DTYPE = "shard.json: dtype of rows: expected one of fp32, fp16, bf16, int8, int4"
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,31 @@ def test_it_sums_as_the_python_shard(
         assert not isinstance(answer, BackendError)
         assert answer["sums"].shape == (batch, TABLES * DIM)
         np.testing.assert_array_equal(answer["sums"], shard.answer(query)["sums"])
+
+
+@pytest.mark.parametrize("dim", [1, 7, 32, 33])
+def test_rows_of_any_dtype_are_answered_as_by_the_python_shard(backend: Backend, tmp_path: Path, dim: int) -> None:
+    """A matrix a dtype, in one file; each summed, summed with weights, and answered as it is."""
+    rng = np.random.default_rng(dim)
+    pages = b""
+    for dtype in ROW_DTYPES:
+        pages += bytes(-len(pages) % 64) + encode_rows(rng.standard_normal((50, dim), np.float32), dtype).tobytes()
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/weights.bin").write_bytes(pages)
+    each = range(len(ROW_DTYPES))
+    units = [HeldUnit(m, b, 9, w) for m in each for b, w in ((2, 0), (1, 1), (0, 0))]
+    held = Held([HeldMatrix(50, dim, dtype) for dtype in ROW_DTYPES], [HeldGroup(0, 16, units)])
+    (tmp_path / "1/shard.json").write_text(json.dumps(held.document()))
+    lengths = rng.integers(0, 4, (len(each), 3 * 3 + 1)).astype(np.int32)  # three rows of three bags, and rows
+    ids = rng.integers(0, 50, (1, int(lengths.sum()))).astype(np.int32)
+    weights = rng.standard_normal((1, int(lengths[:, 6:9].sum())), np.float32)
+    query = {"ids": ids, "lengths": lengths.reshape(1, -1), "weights": weights}
+    with Model(backend, tmp_path) as model:
+        answer = model.infer(query)
+    expected = EmbeddingShard.open(tmp_path / "1").answer(query)
+    assert expected["sums"].shape == (3, 5 * 3 * dim) and expected["rows"].size == lengths[:, 9].sum() * dim
+    for name in ("sums", "rows"):
+        np.testing.assert_array_equal(answer[name], expected[name])
 
 
 @pytest.mark.parametrize(
@@ -155,7 +183,20 @@ def test_a_truncated_matrix_is_told_as_by_the_python_shard(backend: Backend, tmp
         ('"weighted": 0', '"weighted": 2', "shard.json: expected a number from 0 to 1 at byte "),
         ('"max_rows": 16', '"max_rows": 16777217', "shard.json: expected a number from 1 to 16777216 at byte "),
         ('"group": 0', '"group": -1', "shard.json: expected a number from 0 to 65536 at byte "),
-        ('[\n  {\n   "rows": 50,\n   "dim": 6\n  }\n ]', "[]", "shard.json: expected '{' at byte "),
+        ('"fp32"', '"int8"', "weights.bin: expected 700 bytes (50 rows of 6), got 1200"),
+        ('"fp32"', '"int4"', "weights.bin: expected 350 bytes (50 rows of 6), got 1200"),
+        ('"fp32"', '"bf16"', "weights.bin: expected 600 bytes (50 rows of 6), got 1200"),
+        ('"fp32"', '"int3"', f"{NO_DTYPE}, got 'int3'"),
+        ('"fp32"', '"FP32"', f"{NO_DTYPE}, got 'FP32'"),
+        ('"fp32"', '""', "shard.json: expected a name at byte "),
+        ('"fp32"', "0", "shard.json: expected '\"' at byte "),
+        ('"dtype": "fp32"', '"kind": "fp32"', "shard.json: expected dtype at byte "),
+        (',\n   "dtype": "fp32"', "", "shard.json: expected ',' at byte "),
+        (
+            '[\n  {\n   "rows": 50,\n   "dim": 6,\n   "dtype": "fp32"\n  }\n ]',
+            "[]",
+            "shard.json: expected '{' at byte ",
+        ),
     ],
 )
 def test_a_description_that_is_wrong_is_told(

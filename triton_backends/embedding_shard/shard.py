@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triton_backends.kernels import BadIdError, sum_bags, take_rows
+from triton_backends.kernels.row_formats import row_bytes
 
 ALIGNMENT = 64  # bytes: where a matrix may begin in `weights.bin`
 MOST_VARYING_IDS = 1 << 24  # of a unit whose bags have any number of ids, in one call
@@ -20,10 +21,16 @@ MOST_VARYING_IDS = 1 << 24  # of a unit whose bags have any number of ids, in on
 
 @dataclass(frozen=True, slots=True)
 class HeldMatrix:
-    """Rows of one format, (rows, dim) float32."""
+    """Rows of one format: `dim` numbers each, stored as `dtype` (`kernels/row_formats.py`)."""
 
     rows: int
     dim: int
+    dtype: str = "fp32"
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return row_bytes(self.dim, self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +87,10 @@ class Held:
 class EmbeddingShard:
     """The rows of a service, and what a query of it may be.
 
-    matrices: (rows, dim) float32 each.
+    matrices: as `held` says, (rows, dim) float32 each, or of another dtype (rows, row_bytes) uint8.
     """
 
-    def __init__(self, held: Held, matrices: Sequence[NDArray[np.float32]]) -> None:
+    def __init__(self, held: Held, matrices: Sequence[NDArray[Any]]) -> None:
         self.held = held
         self.matrices = matrices
 
@@ -100,14 +107,14 @@ class EmbeddingShard:
         begins, end = [], 0
         for matrix in held.matrices:
             begins.append(-(-end // ALIGNMENT) * ALIGNMENT)
-            end = begins[-1] + 4 * matrix.rows * matrix.dim
+            end = begins[-1] + matrix.rows * matrix.row_bytes
         if len(pages) != end:
             rows, count = sum(matrix.rows for matrix in held.matrices), len(held.matrices)
             what = f"in {count} matrices" if count > 1 else f"of {held.matrices[0].dim}"
             raise ValueError(f"weights.bin: expected {end} bytes ({rows} rows {what}), got {len(pages)}")
         np.frombuffer(pages, np.uint8)[:: mmap.PAGESIZE].max()
         matrices = [
-            np.frombuffer(pages, np.float32, matrix.rows * matrix.dim, begin).reshape(matrix.rows, matrix.dim)
+            np.frombuffer(pages, np.uint8, matrix.rows * matrix.row_bytes, begin).reshape(matrix.rows, -1)
             for matrix, begin in zip(held.matrices, begins, strict=True)
         ]
         return cls(held, matrices)
@@ -146,11 +153,13 @@ class EmbeddingShard:
         out: NDArray[np.float32],
     ) -> None:
         """Fill out (rows, bags * dim) with the sums of a unit's bags."""
-        sum_bags(self.matrices[unit.matrix], ids, lengths, weights, out)
+        held = self.held.matrices[unit.matrix]
+        sum_bags(self.matrices[unit.matrix], ids, lengths, weights, out, (held.dim, held.dtype))
 
     def take_unit(self, unit: HeldUnit, ids: NDArray[np.int32]) -> NDArray[np.float32]:
         """A unit's rows as they are: (nnz, dim)."""
-        return take_rows(self.matrices[unit.matrix], ids)
+        held = self.held.matrices[unit.matrix]
+        return take_rows(self.matrices[unit.matrix], ids, (held.dim, held.dtype))
 
     def _answer(
         self, group: HeldGroup, ids: NDArray[np.int32], lengths: NDArray[np.int32], weights: NDArray[np.float32]

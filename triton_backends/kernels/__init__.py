@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 from ctypes import POINTER, c_int64, c_void_p
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from triton_backends.kernels.row_formats import ROW_DTYPES
 
 MAX_SHARDS = 16
 
@@ -29,6 +32,7 @@ class _Sums(ctypes.Structure):
         ("matrix", c_void_p),
         ("rows", c_int64),
         ("dim", c_int64),
+        ("dtype", c_int64),
         ("ids", c_void_p),
         ("count", c_int64),
         ("weights", c_void_p),
@@ -64,25 +68,28 @@ def check_bags(rows: int, ids: NDArray[np.int32], lengths: NDArray[np.int32]) ->
 
 
 def sum_bags(
-    matrix: NDArray[np.float32],
+    matrix: NDArray[Any],
     ids: NDArray[np.int32],
     lengths: NDArray[np.int32],
     weights: NDArray[np.float32] | None = None,
     out: NDArray[np.float32] | None = None,
+    row: tuple[int, str] | None = None,
 ) -> NDArray[np.float32]:
     """Each bag's sum of rows, added in the order of its ids; an empty bag is zeros.
 
-    matrix: (rows, dim) float32, C-contiguous; ids and lengths as in `check_bags`, whose errors it raises: nothing is
-    read out of bounds. weights: (nnz,) float32, by which the rows are multiplied. Returns (bags, dim) float32; or out
-    (n, bags / n * dim), filled, whose rows may be columns of a wider matrix.
+    matrix: (rows, dim) float32, C-contiguous; or with `row`, the numbers of one and their dtype, as `encode_rows` gives
+    it. ids and lengths as in `check_bags`, whose errors it raises: nothing is read out of bounds. weights: (nnz,)
+    float32, by which the rows are multiplied. Returns (bags, dim) float32; or out (n, bags / n * dim), filled, whose
+    rows may be columns of a wider matrix.
     """
-    rows, dim = matrix.shape
+    dim, dtype = row or (matrix.shape[1], "fp32")
     if out is None:
         out = np.empty((lengths.size, dim), np.float32)
     asked = _Sums(
         matrix=matrix.ctypes.data,
-        rows=rows,
+        rows=len(matrix),
         dim=dim,
+        dtype=ROW_DTYPES.index(dtype),
         ids=ids.ctypes.data,
         count=ids.size,
         weights=None if weights is None else weights.ctypes.data,
@@ -92,18 +99,24 @@ def sum_bags(
         side=out.shape[1] // dim,
         stride=out.strides[0] // out.itemsize,
     )
-    _raise_for(_library.elasticrec_sum_bags(asked), rows, ids, lengths)
+    _raise_for(_library.elasticrec_sum_bags(asked), len(matrix), ids, lengths)
     return out
 
 
-def take_rows(matrix: NDArray[np.float32], ids: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Each id's row, (nnz, dim) float32; raises BadIdError as `sum_bags`. matrix: (rows, dim), C-contiguous."""
-    rows, dim = matrix.shape
+def take_rows(matrix: NDArray[Any], ids: NDArray[np.int32], row: tuple[int, str] | None = None) -> NDArray[np.float32]:
+    """Each id's row, (nnz, dim) float32; raises BadIdError as `sum_bags`, which says what matrix and row are."""
+    dim, dtype = row or (matrix.shape[1], "fp32")
     out = np.empty((ids.size, dim), np.float32)
     asked = _Sums(
-        matrix=matrix.ctypes.data, rows=rows, dim=dim, ids=ids.ctypes.data, count=ids.size, out=out.ctypes.data
+        matrix=matrix.ctypes.data,
+        rows=len(matrix),
+        dim=dim,
+        dtype=ROW_DTYPES.index(dtype),
+        ids=ids.ctypes.data,
+        count=ids.size,
+        out=out.ctypes.data,
     )
-    _raise_for(_library.elasticrec_take_rows(asked), rows, ids, np.empty(0, np.int32))
+    _raise_for(_library.elasticrec_take_rows(asked), len(matrix), ids, np.empty(0, np.int32))
     return out
 
 

@@ -55,10 +55,14 @@ typedef struct {
     int64_t position_count;
 } RowSet;
 
-/* Sums of rows of a matrix (rows, dim). */
+/* How rows are stored, as row_formats.py says. */
+typedef enum { FP32, FP16, BF16, INT8, INT4, ROW_DTYPES } RowDtype;
+
+/* Sums of rows of a matrix, `dim` numbers each. */
 typedef struct {
-    const float *matrix;
+    const void *matrix; /* (rows, bytes of a row) */
     int64_t rows, dim;
+    int64_t dtype; /* a RowDtype */
     const int32_t *ids;
     int64_t count;        /* ids */
     const float *weights; /* one an id; NULL: rows are added as they are */

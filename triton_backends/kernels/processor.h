@@ -6,7 +6,7 @@
 #include <stdbool.h>
 
 typedef struct {
-    bool avx2;
+    bool avx2;   /* and F16C: Haswell, Zen and later */
     bool avx512; /* F, BW, DQ, VL and VPOPCNTDQ: Ice Lake, Zen 4 and later */
 } Processor;
 

@@ -2,8 +2,9 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "../kernels/kernels.h"
+#include "../kernels/bags.h"
 
 /* far above what is built; products stay within 64 bits */
 enum { MAX_UNITS = 1 << 12, MAX_BAGS = 1 << 20, MAX_DIM = 1 << 20, ALIGNMENT = 64, MOST_VARYING_IDS = 1 << 24 };
@@ -21,6 +22,17 @@ static bool grow(Reader *reader, void **list, int64_t count, size_t size) {
     return true;
 }
 
+/* How a matrix's rows are stored, by the name that row_formats.py has for it. */
+static bool read_dtype(Reader *reader, RowDtype *dtype) {
+    static const char *const names[ROW_DTYPES] = {"fp32", "fp16", "bf16", "int8", "int4"};
+    char name[NAME_BYTES];
+    if (!read_mark(reader, ',') || !read_key(reader, "dtype") || !read_name(reader, name)) return false;
+    for (*dtype = FP32; *dtype < ROW_DTYPES; ++*dtype)
+        if (strcmp(name, names[*dtype]) == 0) return true;
+    return fail(reader->problem, "%s: dtype of rows: expected one of fp32, fp16, bf16, int8, int4, got '%s'",
+                reader->file, name);
+}
+
 static bool read_matrices(Shard *shard, Reader *reader) {
     if (!read_key(reader, "matrices") || !read_mark(reader, '[')) return false;
     for (bool more = true; more;) {
@@ -28,8 +40,8 @@ static bool read_matrices(Shard *shard, Reader *reader) {
         Matrix *matrix = shard->matrices + shard->matrix_count++;
         *matrix = (Matrix){0};
         if (!read_mark(reader, '{') || !read_key(reader, "rows") || !read_number(reader, 1, MAX_ROWS, &matrix->rows) ||
-            !field(reader, "dim", 1, MAX_DIM, &matrix->dim) || !read_mark(reader, '}') ||
-            !read_next(reader, ']', &more))
+            !field(reader, "dim", 1, MAX_DIM, &matrix->dim) || !read_dtype(reader, &matrix->dtype) ||
+            !read_mark(reader, '}') || !read_next(reader, ']', &more))
             return false;
     }
     return true;
@@ -82,10 +94,11 @@ static bool find_matrices(Shard *shard, Problem *problem) {
     int64_t end = 0, rows = 0;
     for (Matrix *matrix = shard->matrices; matrix < shard->matrices + shard->matrix_count; matrix++) {
         const int64_t begin = (end + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-        if (__builtin_add_overflow(begin, 4 * matrix->rows * matrix->dim, &end)) end = INT64_MAX - ALIGNMENT;
+        const int64_t bytes = matrix->rows * elasticrec_row_bytes(matrix->dim, matrix->dtype);
+        if (__builtin_add_overflow(begin, bytes, &end)) end = INT64_MAX - ALIGNMENT;
         rows += matrix->rows;
         if (end <= (int64_t)shard->weights.size)
-            matrix->numbers = (const float *)((const char *)shard->weights.bytes + begin);
+            matrix->stored = (const char *)shard->weights.bytes + begin;
     }
     if (end == (int64_t)shard->weights.size) return true;
     if (shard->matrix_count == 1)
@@ -199,9 +212,10 @@ bool shard_answer(const Shard *shard, const ShardGroup *group, const Bags *bags,
         const int64_t lengths = lengths_of(unit, count);
         const int64_t ids = is_plain(group) ? bags->id_count : count_ids(bags->lengths + bag, lengths);
         const Sums asked = {
-            .matrix = matrix->numbers,
+            .matrix = matrix->stored,
             .rows = matrix->rows,
             .dim = matrix->dim,
+            .dtype = matrix->dtype,
             .ids = bags->ids + id,
             .count = ids,
             .weights = unit->weighted ? bags->weights + weight : NULL,

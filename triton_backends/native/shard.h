@@ -2,11 +2,13 @@
 #ifndef ELASTICREC_SHARD_H
 #define ELASTICREC_SHARD_H
 
+#include "../kernels/kernels.h"
 #include "files.h"
 
 typedef struct {
     int64_t rows, dim;
-    const float *numbers; /* (rows, dim) */
+    RowDtype dtype;
+    const char *stored; /* (rows, bytes of a row) */
 } Matrix;
 
 /* Bags of rows of one matrix, or such rows as they are. */
