@@ -13,9 +13,15 @@ from setuptools.command.build_ext import build_ext
 # (the second feature set is tuning: without it AVX2 code loads 16 bytes at a time)
 GLIBC = (2, 17)
 TARGET = ["-target", "x86_64-linux-gnu.{}.{}".format(*GLIBC), "-mcpu=x86_64_v2-slow_unaligned_mem_32"]
-COMPILER = [sys.executable, "-m", "ziglang", "cc", *TARGET, "-O3", "-ffp-contract=off", "-g0", "-s", "-Wall", "-Wextra", "-Werror"]
+ZIG = [sys.executable, "-m", "ziglang", "cc"]
+COMPILER = [*ZIG, *TARGET, "-O3", "-ffp-contract=off", "-g0", "-s", "-Wall", "-Wextra", "-Werror"]
 if words := os.environ.get("SANITIZED_CC"):  # of `make sanitize`: zig has not all of the sanitizers' libraries
     COMPILER = words.split()
+
+# for GPUs from Volta on
+GPU_KERNEL = "gpu_bags"
+PTX_COMPILER = [*ZIG, "-target", "nvptx64-cuda", "-mcpu=sm_70", "-O3", "-S", "-Wall", "-Wextra", "-Werror"]
+PTX_COMPILER += ["-Wno-unused-command-line-argument"]  # zig's own, of other targets
 
 KERNELS = sorted(str(path) for path in Path("triton_backends/kernels").glob("*.c"))
 NATIVE = "triton_backends/native"
@@ -28,14 +34,15 @@ class BuildLibraries(build_ext):
     """Builds libraries for ctypes and Triton, not extension modules: no Python headers, no tag in their names."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        """The library's place beside its sources."""
-        return fullname.replace(".", "/") + ".so"
+        """The library's place beside its sources; for GPUs a text in PTX, which NVIDIA's driver compiles."""
+        return fullname.replace(".", "/") + (".ptx" if fullname.endswith(GPU_KERNEL) else ".so")
 
     def build_extension(self, ext: Extension) -> None:
         """Compile all sources at once."""
         output = self.get_ext_fullpath(ext.name)
         self.mkpath(output.rpartition("/")[0])
-        words = [*COMPILER, "-shared", "-fPIC", *ext.sources, *ext.extra_compile_args, "-o", output]
+        compiler = PTX_COMPILER if ext.name.endswith(GPU_KERNEL) else [*COMPILER, "-shared", "-fPIC"]
+        words = [*compiler, *ext.sources, *ext.extra_compile_args, "-o", output]
         subprocess.run(words, check=True)  # noqa: S603 - our own words
 
 
@@ -59,6 +66,7 @@ def native_backend(library: str, *sources: str) -> Extension:
 setup(
     ext_modules=[
         Extension("triton_backends.kernels.kernels", KERNELS),
+        Extension(f"triton_backends.embedding_shard.{GPU_KERNEL}", ["triton_backends/embedding_shard/gpu_bags.c"]),
         native_backend("elasticrec_router", ANSWERS, f"{NATIVE}/router_model.c", *ROUTER),
         native_backend("elasticrec_fanout", *FANOUT, *ROUTER),
         native_backend("elasticrec_shard", ANSWERS, f"{NATIVE}/shard.c", f"{NATIVE}/shard_model.c", *KERNELS),

@@ -200,7 +200,7 @@ def test_a_service_named_as_the_ids_graph_is_refused() -> None:
 
 
 def test_a_graph_on_a_gpu_multiplies_in_float32() -> None:
-    """As NVIDIA's ONNX Runtime backend takes it, from its README: the accelerator `cuda` with the provider's options."""
+    """As NVIDIA's ONNX Runtime backend takes it, by its README: the accelerator `cuda` with the provider's options."""
     for make in (configs.dense_config, configs.whole_config):
         config = read(make(on_gpus(0, 3)))
         assert [(group.kind, group.count, list(group.gpus)) for group in config.instance_group] == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from triton_backends.kernels import BadIdError, sum_bags, take_rows
 from triton_backends.kernels.row_formats import row_bytes
 
 ALIGNMENT = 64  # bytes: where a matrix may begin in `weights.bin`
+GPU_SUMS = "ELASTICREC_GPU_SUMS"  # what sums on a GPU
 MOST_VARYING_IDS = 1 << 24  # of a unit whose bags have any number of ids, in one call
 
 
@@ -211,10 +213,20 @@ class EmbeddingShard:
 
 
 def open_shard(folder: Path, gpu: int | None) -> EmbeddingShard:
-    """The shard in `folder`, served by the CPU, or with its rows in the memory of GPU number `gpu`."""
+    """The shard in `folder`, served by the CPU, or with its rows in the memory of GPU number `gpu`.
+
+    There the environment says what sums: `ELASTICREC_GPU_SUMS=kernel`, ours, instead of torch's `embedding_bag`.
+    """
     shard = EmbeddingShard.open(folder)
     if gpu is None:
         return shard
     from triton_backends.embedding_shard.torch_shard import TorchShard  # torch is heavy and only a GPU needs it
 
-    return TorchShard(shard, f"cuda:{gpu}")
+    sums, device = os.environ.get(GPU_SUMS, "embedding_bag"), f"cuda:{gpu}"
+    if sums not in ("embedding_bag", "kernel"):
+        raise ValueError(f"{GPU_SUMS}: expected embedding_bag or kernel, got {sums!r}")
+    if sums == "embedding_bag":
+        return TorchShard(shard, device)
+    from triton_backends.embedding_shard.kernel_shard import CudaLaunch, KernelShard
+
+    return KernelShard(shard, device, CudaLaunch(device))
