@@ -124,8 +124,11 @@ def _assemble_backends(server: Path, onnxruntime: Path, folder: Path) -> None:
 
 
 def check_gpus(repository: Path, devices: Path = Path("/dev")) -> None:
-    """Raise RepositoryError, with the remedy, where a model is placed on a GPU that `devices` does not show."""
-    present = {int(path.name.removeprefix("nvidia")) for path in devices.glob("nvidia[0-9]*")}
+    """Raise RepositoryError, with the remedy, where a model is placed on a GPU that `devices` does not show.
+
+    CUDA numbers those that it sees from 0: in a container that is lent nvidia3 alone, that is GPU 0.
+    """
+    present = len(list(devices.glob("nvidia[0-9]*")))
     problems = []
     for path in sorted(repository.glob("*/config.pbtxt")):
         try:
@@ -135,10 +138,10 @@ def check_gpus(repository: Path, devices: Path = Path("/dev")) -> None:
         wanted = {
             gpu for group in config.instance_group if group.kind == pb.ModelInstanceGroup.KIND_GPU for gpu in group.gpus
         }
-        if wanted - present:
+        if any(gpu >= present for gpu in wanted):
             problems.append(
                 f"{path}: {config.name} is placed on GPU {', '.join(map(str, sorted(wanted)))}, but this machine has "
-                f"{len(present) or 'none'}; build it for the CPU: elasticrec build SPEC --cpu-only"
+                f"{present or 'none'}; build it for the CPU: elasticrec build SPEC --cpu-only"
             )
     if problems:
         raise RepositoryError(*problems)
