@@ -239,9 +239,8 @@ def open_shard(folder: Path, gpu: int | None) -> EmbeddingShard:
 def _check_torch(gpu: int) -> None:
     try:
         torch = importlib.import_module("torch")
-        problem = (
-            "" if torch.cuda.device_count() > gpu else f"torch {torch.__version__} sees {torch.cuda.device_count()}"
-        )
+        seen = torch.cuda.device_count()
+        problem = "" if seen > gpu else f"torch {torch.__version__} sees {seen} GPUs"
     except ImportError as exc:
         problem = str(exc)
     if problem:
