@@ -13,21 +13,23 @@ from setuptools.command.build_ext import build_ext
 # (the second feature set is tuning: without it AVX2 code loads 16 bytes at a time)
 GLIBC = (2, 17)
 TARGET = ["-target", "x86_64-linux-gnu.{}.{}".format(*GLIBC), "-mcpu=x86_64_v2-slow_unaligned_mem_32"]
-ZIG = [sys.executable, "-m", "ziglang", "cc"]
-COMPILER = [*ZIG, *TARGET, "-O3", "-ffp-contract=off", "-g0", "-s", "-Wall", "-Wextra", "-Werror"]
+# nothing is fused, so that sums have the same bits on all processors
+CODE = ["-O3", "-ffp-contract=off", "-g0", "-s"]
+COMPILER = [sys.executable, "-m", "ziglang", "cc", *TARGET, *CODE, "-Wall", "-Wextra", "-Werror"]
 if words := os.environ.get("SANITIZED_CC"):  # of `make sanitize`: zig has not all of the sanitizers' libraries
     COMPILER = words.split()
-
-# for GPUs from Volta on
-GPU_KERNEL = "gpu_bags"
-PTX_COMPILER = [*ZIG, "-target", "nvptx64-cuda", "-mcpu=sm_70", "-O3", "-S", "-Wall", "-Wextra", "-Werror"]
-PTX_COMPILER += ["-Wno-unused-command-line-argument"]  # zig's own, of other targets
 
 KERNELS = sorted(str(path) for path in Path("triton_backends/kernels").glob("*.c"))
 NATIVE = "triton_backends/native"
 ANSWERS = f"{NATIVE}/answers.c"
 FANOUT = sorted(str(path) for path in Path("triton_backends/fanout").glob("*.c"))
 ROUTER = [*(f"{NATIVE}/{name}.c" for name in ("queries", "router", "routing")), *KERNELS]
+
+# for GPUs from Volta on; the last word is of other targets alone
+GPU_KERNEL = "gpu_bags"
+PTX_TARGET = ["-target", "nvptx64-cuda", "-mcpu=sm_70", "-O3", "-S"]
+PTX_WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-command-line-argument"]
+PTX_COMPILER = [sys.executable, "-m", "ziglang", "cc", *PTX_TARGET, *PTX_WARNINGS]
 
 
 class BuildLibraries(build_ext):

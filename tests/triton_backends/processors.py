@@ -9,14 +9,22 @@ import pytest
 from triton_backends.kernels import LIBRARY
 
 BOTH = pytest.mark.parametrize("vectors", [True, False], ids=["this processor", "any processor"])
+ALL = pytest.mark.parametrize("widest", ["avx512", "avx2", None], ids=["this processor", "no AVX-512", "any processor"])
 
 
 @contextmanager
 def processor(vectors: bool) -> Iterator[None]:
     """As it is, or as if it had no vectors wider than the 16 bytes that all have."""
+    with processor_up_to("avx512" if vectors else None):
+        yield
+
+
+@contextmanager
+def processor_up_to(widest: str | None) -> Iterator[None]:
+    """As if it had none of the features behind `widest`, in the order of `Processor`."""
     features = (ctypes.c_bool * 2).in_dll(ctypes.CDLL(str(LIBRARY)), "elasticrec_processor")
     found = list(features)
-    features[:] = [vectors and feature for feature in found]
+    features[:] = [found[0] and widest is not None, found[1] and widest == "avx512"]
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
-/* Adding up stored rows, LANES columns to a register: included once for each width of registers, by bags.c and bags_wide.c.
+/* Adding up stored rows, LANES columns to a register: what bags.c and bags_wide.c are made of.
  *
- * A stored number is `step * scale + bias` in float32, one multiplication and one addition (nothing here is fused: see
- * setup.py), and bags add up such numbers in their ids' order: the same bits, whatever the registers' width. */
+ * A number of int8 or int4 is `step * scale + bias` in float32, one multiplication and one addition (setup.py forbids to
+ * fuse them), and a bag adds up its numbers in the ids' order: the same bits, whatever the registers' width. */
 #include "bags.h"
 
 #include <stdbool.h>
@@ -226,14 +226,22 @@ INLINE void copy_rows(const Sums *sums, Format format) {
     }
 }
 
-/* The two kernels of a format on a processor with such features. */
-#define DEFINE_KERNELS(NAME, DTYPE, HALVES, FEATURES)                      \
-    FEATURES static void sum_##NAME##_##DTYPE(const Sums *sums) {          \
-        const Format format = {DTYPE, HALVES};                             \
-        if (sums->weights == NULL) sum_rows(sums, NULL, format);           \
-        else sum_rows(sums, sums->weights, format);                        \
-    }                                                                      \
-    FEATURES static void copy_##NAME##_##DTYPE(const Sums *sums) {         \
-        copy_rows(sums, (Format){DTYPE, HALVES});                          \
-    }
+/* The two kernels of a format, and those of all formats, on processors with such features. */
+#define DEFINE_KERNEL(NAME, DTYPE, HALVES, FEATURES)              \
+    FEATURES static void sum_##NAME##_##DTYPE(const Sums *sums) { \
+        const Format format = {DTYPE, HALVES};                    \
+        if (sums->weights == NULL) sum_rows(sums, NULL, format);  \
+        else sum_rows(sums, sums->weights, format);               \
+    }                                                             \
+    FEATURES static void copy_##NAME##_##DTYPE(const Sums *sums) { copy_rows(sums, (Format){DTYPE, HALVES}); }
 #define KERNELS_OF(NAME, DTYPE) [DTYPE] = {sum_##NAME##_##DTYPE, copy_##NAME##_##DTYPE}
+#define DEFINE_KERNELS(NAME, HALVES, FEATURES)                                                           \
+    DEFINE_KERNEL(NAME, FP32, HALVES, FEATURES)                                                          \
+    DEFINE_KERNEL(NAME, FP16, HALVES, FEATURES)                                                          \
+    DEFINE_KERNEL(NAME, BF16, HALVES, FEATURES)                                                          \
+    DEFINE_KERNEL(NAME, INT8, HALVES, FEATURES)                                                          \
+    DEFINE_KERNEL(NAME, INT4, HALVES, FEATURES)                                                          \
+    const RowKernels elasticrec_##NAME##_kernels[ROW_DTYPES] = {                                         \
+        KERNELS_OF(NAME, FP32), KERNELS_OF(NAME, FP16), KERNELS_OF(NAME, BF16), KERNELS_OF(NAME, INT8),  \
+        KERNELS_OF(NAME, INT4),                                                                          \
+    };

@@ -14,27 +14,15 @@ static int64_t first_bad_id(const int32_t *ids, int64_t count, int64_t rows) {
     return -1;
 }
 
-#define AVX2 __attribute__((target("avx2,f16c")))
-#define DEFINE(DTYPE)                             \
-    DEFINE_KERNELS(plain, DTYPE, false, /* any */) \
-    DEFINE_KERNELS(avx2, DTYPE, true, AVX2)
-
-DEFINE(FP32)
-DEFINE(FP16)
-DEFINE(BF16)
-DEFINE(INT8)
-DEFINE(INT4)
-
-#define ALL(NAME)                                                                                           \
-    {KERNELS_OF(NAME, FP32), KERNELS_OF(NAME, FP16), KERNELS_OF(NAME, BF16), KERNELS_OF(NAME, INT8), \
-     KERNELS_OF(NAME, INT4)}
-
-static const RowKernels plain_kernels[ROW_DTYPES] = ALL(plain), avx2_kernels[ROW_DTYPES] = ALL(avx2);
+DEFINE_KERNELS(plain, false, /* any processor */)
+DEFINE_KERNELS(avx2, true, __attribute__((target("avx2,f16c"))))
 
 static const RowKernels *kernels_for(const Sums *sums) {
-    const RowKernels *wide = elasticrec_wide_kernels + sums->dtype;
-    if (elasticrec_processor.avx512 && sums->dim % 16 == 0 && wide->sum != NULL) return wide;
-    return (elasticrec_processor.avx2 ? avx2_kernels : plain_kernels) + sums->dtype;
+    const bool wide = elasticrec_processor.avx512 && sums->dim % 16 == 0;
+    const RowKernels *kernels = wide                        ? elasticrec_wide_kernels
+                                : elasticrec_processor.avx2 ? elasticrec_avx2_kernels
+                                                            : elasticrec_plain_kernels;
+    return kernels + sums->dtype;
 }
 
 /* Whether bags can be summed: ids (count) all in [0, rows), lengths (bags) adding up to count.

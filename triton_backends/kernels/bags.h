@@ -11,7 +11,9 @@ typedef struct {
     Kernel *sum, *copy;
 } RowKernels;
 
-extern const RowKernels elasticrec_wide_kernels[ROW_DTYPES]; /* where dim is a multiple of 16, on AVX-512; or none */
+/* For AVX-512, and dims that are multiples of 16; for AVX2 and F16C; for any processor. */
+extern const RowKernels elasticrec_wide_kernels[ROW_DTYPES], elasticrec_avx2_kernels[ROW_DTYPES],
+    elasticrec_plain_kernels[ROW_DTYPES];
 
 static inline int64_t elasticrec_row_bytes(int64_t dim, RowDtype dtype) {
     switch (dtype) {

@@ -21,5 +21,5 @@ __attribute__((constructor)) static void find_out(void) {
     const uint64_t kept = kept_registers();
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
     elasticrec_processor.avx2 = (kept & YMM) == YMM && (b & AVX2) && f16c;
-    elasticrec_processor.avx512 = elasticrec_processor.avx2 && (kept & ZMM) == ZMM && (b & F_DQ_BW_VL) == F_DQ_BW_VL && (c & VPOPCNTDQ);
+    elasticrec_processor.avx512 = f16c && (kept & ZMM) == ZMM && (b & F_DQ_BW_VL) == F_DQ_BW_VL && (c & VPOPCNTDQ);
 }

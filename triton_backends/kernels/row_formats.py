@@ -6,9 +6,10 @@ Little-endian throughout, and a row's bytes follow the row's before without a ga
     int8              a byte a number, the row's scale and bias in float32: a number is scale * byte + bias
     int4              a number every four bits, an even one's low; scale and bias in float16
 
-The last two are FBGEMM's fused rowwise layouts and its arithmetic, to the bit (`pytorch/FBGEMM`, src/QuantUtils.cc:
-FloatOrHalfToFused8BitRowwiseQuantizedSBFloatRef, FloatOrHalfToFusedNBitRowwiseQuantizedSBHalfRef): the bias is the
-least number, the scale a 255th or 15th of the way to the greatest one, and each number becomes the nearest step.
+The last two are FBGEMM's fused rowwise layouts and its arithmetic, to the bit but for the signs of zeros
+(`pytorch/FBGEMM`, src/QuantUtils.cc: FloatOrHalfToFused8BitRowwiseQuantizedSBFloatRef,
+FloatOrHalfToFusedNBitRowwiseQuantizedSBHalfRef): the bias is the least number, the scale a 255th or 15th of the way to
+the greatest one, and each number becomes the nearest step.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 ROW_DTYPES = ("fp32", "fp16", "bf16", "int8", "int4")  # in the order of `RowDtype` of kernels.h
 _PLAIN: dict[str, np.dtype[Any]] = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2"), "bf16": np.dtype("<u2")}
 _SIDES: dict[str, np.dtype[Any]] = {"int8": np.dtype("<f4"), "int4": np.dtype("<f2")}  # of scale and bias
+_BLOCK_NUMBERS = 1 << 16  # so many at once stay in a core's own caches
 _NO_RANGE = np.float32(1e-8)  # FBGEMM's, added to the range of an int8 row, so that a constant row divides by it
 
 
@@ -34,25 +36,22 @@ def row_bytes(dim: int, dtype: str) -> int:
 
 
 def encode_rows(rows: NDArray[np.float32], dtype: str) -> NDArray[np.uint8]:
-    """Rows (n, dim) float32 as they are stored: (n, row_bytes).
+    """Rows (n, dim) float32 as they are stored: (n, row_bytes); those of fp32 share their memory.
 
     Rounds to the nearest, of two the even one. Raises ValueError where a number is finite and stored would not be, and
     for int8 and int4 where one is not finite.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        match dtype:
-            case "int8":
-                return _encode_bytes(rows)
-            case "int4":
-                return _encode_halves(rows)
-            case "bf16":
-                stored: NDArray[Any] = _to_bf16(rows)
-                infinite = stored & 0x7FFF == 0x7F80
-            case _:
-                stored = np.ascontiguousarray(rows, _PLAIN[dtype])
-                infinite = np.isinf(stored)
-    _refuse(infinite & np.isfinite(rows), f"{dtype}: expected numbers within its range")
-    return stored.view(np.uint8).reshape(len(rows), row_bytes(rows.shape[1], dtype))
+    size = row_bytes(rows.shape[1], dtype)
+    if dtype == "fp32":
+        return np.ascontiguousarray(rows, "<f4").view(np.uint8).reshape(len(rows), size)
+    stored = np.empty((len(rows), size), np.uint8)
+    step = max(1, _BLOCK_NUMBERS // max(1, rows.shape[1]))
+    for begin in range(0, len(rows), step):
+        with np.errstate(over="ignore", invalid="ignore"):
+            fits = _ENCODERS[dtype](np.ascontiguousarray(rows[begin : begin + step]), stored[begin : begin + step])
+        if not fits.all():
+            raise ValueError(f"rows in {dtype}: expected {_FITTING[dtype]}, got others in row {begin + fits.argmin()}")
+    return stored
 
 
 def decode_rows(stored: NDArray[np.uint8], dim: int, dtype: str) -> NDArray[np.float32]:
@@ -69,37 +68,66 @@ def decode_rows(stored: NDArray[np.uint8], dim: int, dtype: str) -> NDArray[np.f
     return numbers
 
 
-def _refuse(bad: NDArray[np.bool_], expected: str) -> None:
-    if bad.any():
-        row = int(bad.reshape(len(bad), -1).any(axis=1).argmax())
-        raise ValueError(f"rows in {expected}, got others in row {row}")
+def _encode_fp16(rows: NDArray[np.float32], stored: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    halves = rows.astype("<f2")
+    stored[:] = halves.view(np.uint8)
+    fits: NDArray[np.bool_] = (np.isfinite(halves) | ~np.isfinite(rows)).all(axis=1)
+    return fits
 
 
-def _to_bf16(rows: NDArray[np.float32]) -> NDArray[np.uint16]:
-    bits = np.ascontiguousarray(rows, np.float32).view(np.uint32)
+def _encode_bf16(rows: NDArray[np.float32], stored: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    bits = rows.view(np.uint32)
     rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
-    quiet = bits | np.uint32(0x400000)  # a NaN must not round to infinity
-    return (np.where(np.isnan(rows), quiet, rounded) >> np.uint32(16)).astype("<u2")
+    finite = np.isfinite(rows)
+    if not finite.all():  # what a NaN's bits are rounded to may be infinite
+        rounded = np.where(np.isnan(rows), bits | np.uint32(0x400000), rounded)
+    halves = (rounded >> np.uint32(16)).astype("<u2")
+    stored[:] = halves.view(np.uint8)
+    fits: NDArray[np.bool_] = ((halves & 0x7F80 != 0x7F80) | ~finite).all(axis=1)
+    return fits
 
 
-def _encode_bytes(rows: NDArray[np.float32]) -> NDArray[np.uint8]:
-    low = rows.min(axis=1, keepdims=True)
-    span = rows.max(axis=1, keepdims=True) - low
-    _refuse(~np.isfinite(span), "int8: expected finite numbers whose range is one")
-    stored = np.empty((len(rows), row_bytes(rows.shape[1], "int8")), np.uint8)
-    stored[:, :-8] = np.rint((rows - low) * (np.float32(255) / (span + _NO_RANGE)))
+def _ends(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Each row's least and greatest number, (n, 1) each; no zero is negative, so that all processors agree."""
+    columns = np.ascontiguousarray(rows.T)  # numpy is several times as fast along long axes
+    return columns.min(axis=0)[:, None] + np.float32(0), columns.max(axis=0)[:, None] + np.float32(0)
+
+
+def _encode_int8(rows: NDArray[np.float32], stored: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    low, high = _ends(rows)
+    span = high - low
+    steps = rows - low
+    steps *= np.float32(255) / (span + _NO_RANGE)
+    stored[:, :-8] = np.rint(steps, out=steps)
     stored[:, -8:] = np.hstack([span / np.float32(255), low]).astype("<f4").view(np.uint8)
-    return stored
+    fits: NDArray[np.bool_] = np.isfinite(span)[:, 0]
+    return fits
 
 
-def _encode_halves(rows: NDArray[np.float32]) -> NDArray[np.uint8]:
-    bias = rows.min(axis=1, keepdims=True).astype("<f2")
+def _encode_int4(rows: NDArray[np.float32], stored: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    least, high = _ends(rows)
+    bias = least.astype("<f2")
     low = bias.astype(np.float32)
-    span = rows.max(axis=1, keepdims=True) - low
+    span = high - low
     scale = np.where(span == 0, np.float32(1), span / np.float32(15)).astype("<f2")
-    _refuse(~np.isfinite(bias) | ~np.isfinite(scale), "int4: expected finite numbers within float16's range")
-    scale[scale == 0] = 1  # of a range below float16's least number
-    steps = np.rint((rows - low) * (np.float32(1) / scale.astype(np.float32))).clip(0, 15).astype(np.uint8)
-    if rows.shape[1] % 2:
-        steps = np.pad(steps, ((0, 0), (0, 1)))
-    return np.hstack([steps[:, ::2] | steps[:, 1::2] << 4, np.hstack([scale, bias]).view(np.uint8)])
+    scale[scale == 0] = 1  # of a span below float16's least number
+    pairs = np.zeros((len(rows), rows.shape[1] + rows.shape[1] % 2), np.uint8)
+    steps = rows - low
+    steps *= np.float32(1) / scale.astype(np.float32)
+    pairs[:, : rows.shape[1]] = np.rint(steps, out=steps).clip(0, 15, out=steps)
+    both = pairs.view("<u2")
+    stored[:, :-4] = both | both >> 4  # the higher byte is dropped
+    stored[:, -4:] = np.hstack([scale, bias]).view(np.uint8)
+    fits: NDArray[np.bool_] = (np.isfinite(bias) & np.isfinite(scale))[:, 0]
+    return fits
+
+
+_ENCODERS = {"fp16": _encode_fp16, "bf16": _encode_bf16, "int8": _encode_int8, "int4": _encode_int4}
+"""Each fills the stored rows of a block, and says which rows fit."""
+
+_FITTING = {
+    "fp16": "numbers within its range",
+    "bf16": "numbers within its range",
+    "int8": "finite numbers whose range is finite",
+    "int4": "finite numbers within float16's range",
+}
