@@ -5,6 +5,7 @@ What it gives on a GPU, and that NVIDIA's driver takes it there, is not tested h
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import re
@@ -12,12 +13,15 @@ import shutil
 import subprocess
 from ctypes import c_int64
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from tests.triton_backends.fake_triton import compile_library
-from triton_backends.embedding_shard.kernel_shard import PTX, KernelShard, Launch, PackedQuery, PackedUnit
+from triton_backends.embedding_shard import kernel_shard
+from triton_backends.embedding_shard.kernel_shard import PTX, CudaLaunch, KernelShard, Launch, PackedQuery, PackedUnit
 from triton_backends.embedding_shard.shard import (
     GPU_SUMS,
     EmbeddingShard,
@@ -133,6 +137,35 @@ def test_the_kernel_for_gpus_rounds_as_ours_and_takes_what_is_packed() -> None:
     assert re.search(rf"elasticrec_sum_bags_param_0\[{ctypes.sizeof(PackedQuery)}\]", text)
     assert re.search(rf"mul\.wide\.u32\s+%rd\d+, %r\d+, {ctypes.sizeof(PackedUnit)};", text)
     assert not re.search(r"\b(fma|mad)\.\S*f32", text) and {"mul.rn.f32", "add.rn.f32"} <= set(text.split())
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
+    """The fake driver in the place of CUDA's, and torch's context and stream beside it."""
+    fake = Path(__file__).with_name("fake_cuda.c")
+    library = ctypes.CDLL(str(compile_library(fake, tmp_path, "-ffp-contract=off", str(SOURCE))))
+    monkeypatch.setattr(kernel_shard.ctypes, "CDLL", {"libcuda.so.1": library}.__getitem__)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    stream = SimpleNamespace(cuda_stream=0x7F00_0000_1000, synchronize=lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    return library
+
+
+def test_the_driver_gets_the_kernel_and_enough_threads(driver: ctypes.CDLL) -> None:
+    """A row of blocks per unit, as many as the largest one needs, in torch's own stream."""
+    held = Held(
+        [HeldMatrix(9, 70), HeldMatrix(9, 2, "int8")], [HeldGroup(0, 9, [HeldUnit(0, 1, 7), HeldUnit(1, 2, 14)])]
+    )
+    shard = shard_of(held, 0)
+    kernel = KernelShard(shard, "cpu", CudaLaunch("cuda:0"))
+    asked = asked_of(held, 9, 0)
+    np.testing.assert_array_equal(kernel.answer(asked)["sums"], shard.answer(asked)["sums"])
+    grid = (ctypes.c_uint32 * 6).in_dll(driver, "fake_grid")
+    assert list(grid) == [-(-9 * 70 // 256), 2, 1, 256, 1, 1]
+    assert ctypes.c_void_p.in_dll(driver, "fake_stream").value == 0x7F00_0000_1000
+    ctypes.c_int.in_dll(driver, "fake_result").value = 701
+    with pytest.raises(RuntimeError, match=r"^gpu_bags.ptx: CUDA's driver says: too many resources requested$"):
+        kernel.answer(asked)
 
 
 @pytest.mark.skipif(shutil.which("ptxas") is None, reason="needs ptxas, of NVIDIA's CUDA toolkit")
