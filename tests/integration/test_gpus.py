@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "gpus.yaml").write_text(yaml.safe_dump({"name": "gpus", "pools": [POOL]}))
     (folder / "profile.json").write_text(json.dumps({**TIMES, "min_memory_bytes": 1000, "gpu": FAST}))
     run = ("plan", folder / "small.yaml", "--cluster", folder / "gpus.yaml", "--profile", folder / "profile.json")
-    assert command(*run, "-o", folder / "plan.json") == 0
+    assert command(*run, "--grouping", "tiered", "-o", folder / "plan.json") == 0
     assert build(folder, "fleet") == 0
     return folder
 
@@ -51,6 +51,10 @@ def command(*words: object) -> int:
 def build(folder: Path, name: str, *more: object) -> int:
     words = ("build", folder / "small.yaml", "--plan", folder / "plan.json", "--layout", "fleet")
     return command(*words, "-o", folder / name, *more)
+
+
+def services_of(folder: Path) -> dict[str, Any]:
+    return {each["name"]: each for each in json.loads((folder / "plan.json").read_text())["services"]}
 
 
 def groups_of(repository: Path) -> dict[str, list[tuple[int, list[int]]]]:
@@ -67,7 +71,7 @@ def objects_of(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def test_what_a_plan_places_on_gpus_stands_so_in_configs_and_pods(folder: Path, tmp_path: Path) -> None:
-    planned = {each["name"]: each for each in json.loads((folder / "plan.json").read_text())["services"]}
+    planned = services_of(folder)
     assert {each["device"] for each in planned.values()} == {"gpu"}
     assert groups_of(folder / "fleet") == {
         "small": [],
@@ -91,7 +95,8 @@ def test_serving_it_without_a_gpu_is_refused_and_cpu_only_takes_it_back(
     without = partial(install.check_gpus, devices=tmp_path)
     monkeypatch.setattr(install, "check_gpus", without)
     monkeypatch.setattr(local_fleet, "check_gpus", without)
-    for words in (("serve", folder / "fleet" / "tier0"), ("up", folder / "fleet")):
+    embedding = next(name for name, each in services_of(folder).items() if each["kind"] == "embedding")
+    for words in (("serve", folder / "fleet" / embedding), ("up", folder / "fleet")):
         assert command(*words) == 2
         told = capsys.readouterr().err
         assert "is placed on GPU 0, but this machine has none; build it for the CPU: elasticrec build SPEC" in told
