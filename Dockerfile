@@ -16,7 +16,7 @@
 # image nothing restarts such a pod: build its shards with --shard-backend native, which has no such process.
 FROM nvcr.io/nvidia/tritonserver:26.04-py3
 
-# with torch, embedding services can be placed on GPUs: docker build --build-arg EMBEDDINGS_ON_GPU=1
+# with torch, embedding services can be placed on GPUs: docker build --build-arg EMBEDDINGS_ON_GPU=1, docker run --gpus all
 ARG EMBEDDINGS_ON_GPU=0
 RUN apt-get update && apt-get install --yes --no-install-recommends libnghttp2-14 && rm -rf /var/lib/apt/lists/* \
     && pip install --no-cache-dir "numpy>=1.26,<3" \

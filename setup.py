@@ -25,19 +25,26 @@ ANSWERS = f"{NATIVE}/answers.c"
 FANOUT = sorted(str(path) for path in Path("triton_backends/fanout").glob("*.c"))
 ROUTER = [*(f"{NATIVE}/{name}.c" for name in ("queries", "router", "routing")), *KERNELS]
 
+# for GPUs from Volta on; the last word is of other targets alone
+GPU_KERNEL = "gpu_bags"
+PTX_TARGET = ["-target", "nvptx64-cuda", "-mcpu=sm_70", "-O3", "-S"]
+PTX_WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-command-line-argument"]
+PTX_COMPILER = [sys.executable, "-m", "ziglang", "cc", *PTX_TARGET, *PTX_WARNINGS]
+
 
 class BuildLibraries(build_ext):
     """Builds libraries for ctypes and Triton, not extension modules: no Python headers, no tag in their names."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        """The library's place beside its sources."""
-        return fullname.replace(".", "/") + ".so"
+        """The library's place beside its sources; for GPUs a text in PTX, which NVIDIA's driver compiles."""
+        return fullname.replace(".", "/") + (".ptx" if fullname.endswith(GPU_KERNEL) else ".so")
 
     def build_extension(self, ext: Extension) -> None:
         """Compile all sources at once."""
         output = self.get_ext_fullpath(ext.name)
         self.mkpath(output.rpartition("/")[0])
-        words = [*COMPILER, "-shared", "-fPIC", *ext.sources, *ext.extra_compile_args, "-o", output]
+        compiler = PTX_COMPILER if ext.name.endswith(GPU_KERNEL) else [*COMPILER, "-shared", "-fPIC"]
+        words = [*compiler, *ext.sources, *ext.extra_compile_args, "-o", output]
         subprocess.run(words, check=True)  # noqa: S603 - our own words
 
 
@@ -61,10 +68,11 @@ def native_backend(library: str, *sources: str) -> Extension:
 setup(
     ext_modules=[
         Extension("triton_backends.kernels.kernels", KERNELS),
+        Extension(f"triton_backends.embedding_shard.{GPU_KERNEL}", ["triton_backends/embedding_shard/gpu_bags.c"]),
         native_backend("elasticrec_router", ANSWERS, f"{NATIVE}/router_model.c", *ROUTER),
         native_backend("elasticrec_fanout", *FANOUT, *ROUTER),
         native_backend("elasticrec_shard", ANSWERS, f"{NATIVE}/shard.c", f"{NATIVE}/shard_model.c", *KERNELS),
-        native_backend("onnxruntime", ANSWERS, f"{NATIVE}/onnxruntime_model.c"),
+        native_backend("onnxruntime", ANSWERS, f"{NATIVE}/accelerators.c", f"{NATIVE}/onnxruntime_model.c"),
     ],
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel},
 )

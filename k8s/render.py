@@ -15,6 +15,7 @@ from k8s.objects import Object, metadata, selector
 from k8s.options import ManifestOptions
 from k8s.pods import ADDRESSES_FILE, addresses_name, deployment
 from k8s.scaling import disruption_budget, scaled_object, scaling_document
+from repo_builder.errors import PlanError
 from repo_builder.repository.built_fleet import BuiltFleet
 from repo_builder.repository.manifest import CHECKSUMS
 from repo_builder.writing import new_folder
@@ -24,7 +25,11 @@ DOCUMENT = "SCALING.md"
 
 
 def render(fleet: BuiltFleet, options: ManifestOptions) -> Mapping[str, Object]:
-    """Every object by its file's name, the kustomization among them; the same input gives the same answer."""
+    """Every object by its file's name, the kustomization among them; the same input gives the same answer.
+
+    Raises PlanError where a service's GPUs are not those that its pod will have.
+    """
+    _check_gpus(fleet)
     objects = dict(_objects(fleet, options))
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -83,6 +88,20 @@ def _objects(fleet: BuiltFleet, options: ManifestOptions) -> Iterator[tuple[str,
     yield "podmonitor.yaml", pod_monitor(fleet, options)
     yield "prometheusrule.yaml", prometheus_rule(fleet, options)
     yield "dashboard-configmap.yaml", dashboard_config_map(fleet, options)
+
+
+def _check_gpus(fleet: BuiltFleet) -> None:
+    """A pod sees the GPUs that Kubernetes lends it and no others, and CUDA numbers them from 0."""
+    problems = []
+    for each in fleet.services:
+        wanted, lent = list(each.planned.gpus), list(range(len(each.planned.gpus)))
+        if sorted(wanted) != lent:
+            problems.append(
+                f"{each.planned.name}: gpus: expected {lent}, as a pod numbers the GPUs that it is lent, got {wanted}; "
+                "change it in the plan and build the fleet again"
+            )
+    if problems:
+        raise PlanError(*problems)
 
 
 def _account(name: str, options: ManifestOptions, labels: Mapping[str, str]) -> Object:

@@ -21,7 +21,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built of a copy, so that neither this tree's build folder nor its libraries get in."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("*.so", "*.ptx", "__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     words = ("pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(target), str(source))
@@ -51,9 +51,10 @@ def test_it_holds_all_that_the_packages_need(wheel: Path) -> None:
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.is_file() and path.suffix not in (".pyc", ".so") and path.name != "README.md"
+        if path.is_file() and path.suffix not in (".pyc", ".so", ".ptx") and path.name != "README.md"
     }
     assert not ours - held
+    assert "triton_backends/embedding_shard/gpu_bags.ptx" in held
     assert any(name.endswith("licenses/LICENSE") for name in held)
 
 

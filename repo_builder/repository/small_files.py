@@ -89,7 +89,7 @@ def _code_files(folder: str, backend: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _is_shipped(file: Traversable) -> bool:
-    return file.name.endswith((".py", ".so")) and file.name != "model.py"
+    return file.name.endswith((".py", ".so", ".ptx")) and file.name != "model.py"
 
 
 def checksums(design: Design, files: Sequence[FileEntry]) -> Iterator[tuple[str, bytes]]:

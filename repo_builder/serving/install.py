@@ -59,6 +59,8 @@ def installation() -> Iterator[Installation]:
     with tempfile.TemporaryDirectory(prefix="elasticrec-backends-") as folder:
         _assemble_backends(package / "tritonserver", onnxruntime_library(), Path(folder))
         libraries = [str(package.parent / "nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR")]
+        if (onnxruntime_library().parent / "libonnxruntime_providers_cuda.so").is_file():
+            libraries += [str(path) for path in sorted(package.parent.glob("nvidia/*/lib"))]  # CUDA's own, of PyPI
         libraries += filter(None, [os.environ.get("LD_LIBRARY_PATH")])
         # the stub finds its interpreter, and with it this environment's packages, by PATH
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
@@ -106,7 +108,10 @@ def onnxruntime_library() -> Path:
 
 
 def _assemble_backends(server: Path, onnxruntime: Path, folder: Path) -> None:
-    """Copy the Python backend with this interpreter's stub, and our ONNX Runtime backend; Triton refuses links."""
+    """Copy the Python backend with this interpreter's stub, and our ONNX Runtime backend; Triton refuses links.
+
+    ONNX Runtime looks for its providers, such as CUDA's, where it was itself opened.
+    """
     shutil.copytree(server / "backends" / "python", folder / "python", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(_stub(server), folder / "python")
     (folder / "onnxruntime").mkdir()
@@ -114,11 +119,16 @@ def _assemble_backends(server: Path, onnxruntime: Path, folder: Path) -> None:
     content = (resources.files("triton_backends") / "native" / library).read_bytes()
     (folder / "onnxruntime" / library).write_bytes(content)
     (folder / "onnxruntime" / "libonnxruntime.so.1").symlink_to(onnxruntime)
+    for provider in onnxruntime.parent.glob("libonnxruntime_providers_*.so"):
+        (folder / "onnxruntime" / provider.name).symlink_to(provider)
 
 
 def check_gpus(repository: Path, devices: Path = Path("/dev")) -> None:
-    """Raise RepositoryError, with the remedy, where a model is placed on a GPU that `devices` does not show."""
-    present = {int(path.name.removeprefix("nvidia")) for path in devices.glob("nvidia[0-9]*")}
+    """Raise RepositoryError, with the remedy, where a model is placed on a GPU that `devices` does not show.
+
+    CUDA numbers those that it sees from 0: in a container that is lent nvidia3 alone, that is GPU 0.
+    """
+    present = len(list(devices.glob("nvidia[0-9]*")))
     problems = []
     for path in sorted(repository.glob("*/config.pbtxt")):
         try:
@@ -128,10 +138,10 @@ def check_gpus(repository: Path, devices: Path = Path("/dev")) -> None:
         wanted = {
             gpu for group in config.instance_group if group.kind == pb.ModelInstanceGroup.KIND_GPU for gpu in group.gpus
         }
-        if wanted - present:
+        if any(gpu >= present for gpu in wanted):
             problems.append(
                 f"{path}: {config.name} is placed on GPU {', '.join(map(str, sorted(wanted)))}, but this machine has "
-                f"{len(present) or 'none'}; build it for the CPU: elasticrec build SPEC --cpu-only"
+                f"{present or 'none'}; build it for the CPU: elasticrec build SPEC --cpu-only"
             )
     if problems:
         raise RepositoryError(*problems)

@@ -270,7 +270,11 @@ def test_a_gpu_repository_is_refused_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "dev").mkdir()
     with pytest.raises(RepositoryError, match=r"small_dense is placed on GPU 0, .* none; .* --cpu-only"):
         check_gpus(target, tmp_path / "dev")
-    (tmp_path / "dev" / "nvidia0").touch()
+    for name in ("nvidiactl", "nvidia-uvm"):
+        (tmp_path / "dev" / name).touch()
+    with pytest.raises(RepositoryError, match="but this machine has none"):
+        check_gpus(target, tmp_path / "dev")
+    (tmp_path / "dev" / "nvidia3").touch()  # what a container is lent, of a machine with more: GPU 0 there
     check_gpus(target, tmp_path / "dev")
 
 

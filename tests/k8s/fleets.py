@@ -27,6 +27,7 @@ class Made:
     sla_ms: float = 400.0
     services: tuple[str, ...] = ("tier0", "tier1")
     device: str = "cpu"
+    gpus: tuple[int, ...] = (0,)  # where the device is one
     backend: str = "python"
     instances: int = 1
     rows: int = 1_000_000
@@ -38,7 +39,7 @@ class Made:
 
 def plan_of(made: Made) -> Plan:
     """The dense service, and embedding services of equal size that hold every table."""
-    gpus = (0,) if made.device == "gpu" else ()
+    gpus = made.gpus if made.device == "gpu" else ()
     dense = Service("dense", "dense", "cpu", made.instances, 2, 310 * MB, 0.0, made.dense_qps, ())
     shards = tuple(Shard(table.name, 0, made.rows) for table in made.tables)
     weights_bytes = made.rows * len(made.tables) * DIM * 4

@@ -15,7 +15,7 @@ import yaml
 from k8s.objects import KUBERNETES
 from k8s.pods import load_s
 from k8s.render import render, to_yaml, write
-from repo_builder.errors import RepositoryError
+from repo_builder.errors import PlanError, RepositoryError
 from repo_builder.repository.built_fleet import BuiltFleet
 from repo_builder.scaling.edited import read_scaled_object
 from tests.k8s.fleets import TLS_SECRET, Made, fleet, options
@@ -273,6 +273,21 @@ def test_memory_holds_weights_and_shm_and_requests_are_limits(rendered: Rendered
             assert gpus == ("1" if service.planned.device == "gpu" else None)
         disk = sum(quantity_bytes(each["emptyDir"]["sizeLimit"]) for each in volumes.values() if "emptyDir" in each)
         assert disk - shm <= quantity_bytes(resources["limits"]["ephemeral-storage"])
+
+
+def test_a_pod_numbers_its_gpus_itself(tmp_path: Path) -> None:
+    """Two of a node's four are 0 and 1 in the pod that is lent them, whichever they are."""
+    of_a_node, of_a_pod = (fleet(tmp_path / str(gpus), Made(device="gpu", gpus=gpus)) for gpus in ((2, 3), (1, 0)))
+    with pytest.raises(PlanError) as caught:
+        render(of_a_node, options())
+    assert caught.value.problems == tuple(
+        f"{name}: gpus: expected [0, 1], as a pod numbers the GPUs that it is lent, got [2, 3]; change it in the plan "
+        "and build the fleet again"
+        for name in ("tier0", "tier1")
+    )
+    deployments = of_kind(render(of_a_pod, options()), "Deployment").values()
+    limits = [next(containers(each))["resources"]["limits"].get("nvidia.com/gpu") for each in deployments]
+    assert sorted(limits, key=str) == ["2", "2", None]
 
 
 def test_pods_go_to_nodes_that_can_run_them(rendered: Rendered) -> None:

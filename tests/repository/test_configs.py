@@ -31,6 +31,13 @@ def design(kind: str, layout: Layout, **changes: object) -> Design:
     return Design.of(spec, plan(spec.model, *services), layout)
 
 
+def on_gpus(*gpus: int) -> Design:
+    """All services, in two instances on each of these."""
+    each = design("rows", "single")
+    services = tuple(replace(service, device="gpu", gpus=gpus, instances=2) for service in each.plan.services)
+    return Design.of(each.spec, replace(each.plan, services=services), "single")
+
+
 def read(config: pb.ModelConfig) -> pb.ModelConfig:
     return text_format.Parse(configs.to_text(config), pb.ModelConfig())
 
@@ -190,3 +197,17 @@ def test_a_service_named_as_the_ids_graph_is_refused() -> None:
     whole = plan(spec.model, service("ids", [Shard("items", 0, 500)]))
     with pytest.raises(PlanError, match="expected no embedding service named ids"):
         Design.of(spec, whole, "single")
+
+
+def test_a_graph_on_a_gpu_multiplies_in_float32() -> None:
+    """As NVIDIA's ONNX Runtime backend takes it, by its README: the accelerator `cuda` with the provider's options."""
+    for make in (configs.dense_config, configs.whole_config):
+        config = read(make(on_gpus(0, 3)))
+        assert [(group.kind, group.count, list(group.gpus)) for group in config.instance_group] == [
+            (pb.ModelInstanceGroup.KIND_GPU, 2, [0, 3])
+        ]
+        (cuda,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+        assert (cuda.name, dict(cuda.parameters)) == ("cuda", {"use_tf32": "0"})
+        assert not read(make(design("rows", "single"))).HasField("optimization")
+    config = read(configs.embedding_config(on_gpus(0), on_gpus(0).wiring[0], "native"))
+    assert config.backend == "python" and not config.HasField("optimization")

@@ -92,6 +92,9 @@ def test_a_file_that_cannot_be_run_is_no_server(places: Path, fake_package: Path
         assert found.binary == fake_package / "bin" / "tritonserver"
 
 
+PROVIDERS = {path.name for path in install.onnxruntime_library().parent.glob("libonnxruntime_providers_*.so")}
+
+
 def links(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*") if path.is_symlink()}
 
@@ -101,7 +104,7 @@ def test_backends_are_real_files_for_as_long_as_the_block_lasts(places: Path, fa
     with installation() as found:
         assert found.backends is not None and found.backends.parent == places / "tmp"
         assert sorted(path.name for path in found.backends.iterdir()) == ["onnxruntime", "python"]
-        assert links(found.backends) == {"libonnxruntime.so.1"}
+        assert links(found.backends) == {"libonnxruntime.so.1", *PROVIDERS}
         assert {path.name: path.read_text() for path in (found.backends / "python").iterdir()} == {
             Path(path).name: f"content of {path}" for path in ("backends/python/libtriton_python.so", STUB)
         }
@@ -125,11 +128,35 @@ def test_our_onnxruntime_backend_finds_its_library(fake_package: Path) -> None:
     """The link beside it leads to ONNX Runtime, of this environment."""
     with installation() as found:
         folder = found.backends / "onnxruntime"
-        assert sorted(path.name for path in folder.iterdir()) == ["libonnxruntime.so.1", "libtriton_onnxruntime.so"]
+        libraries = {"libonnxruntime.so.1", "libtriton_onnxruntime.so", *PROVIDERS}
+        assert {path.name for path in folder.iterdir()} == libraries
         base = ctypes.CDLL(str(folder / "libonnxruntime.so.1")).OrtGetApiBase
         base.restype = ctypes.POINTER(ctypes.c_void_p)
         version = ctypes.CFUNCTYPE(ctypes.c_char_p)(base()[1])
         assert version().decode() == metadata.version("onnxruntime")
+
+
+def test_the_cuda_provider_of_onnxruntime_gpu_is_found_with_cudas_libraries(
+    fake_package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime looks for its providers beside the path by which it was opened itself: seen with onnxruntime-gpu
+    1.31.1, which behind a link alone fails for want of libonnxruntime_providers_shared.so.
+    """
+    site, package = fake_package.parent.parent, tmp_path / "onnxruntime"
+    (site / "nvidia" / "cu13" / "lib").mkdir(parents=True)
+    (package / "capi").mkdir(parents=True)
+    providers = {f"libonnxruntime_providers_{name}.so" for name in ("cuda", "shared")}
+    for name in ("libonnxruntime.so.1.31.1", *providers):
+        (package / "capi" / name).touch()
+    find, other = util.find_spec, ModuleSpec("onnxruntime", None, origin=str(package / "__init__.py"))
+    with installation() as found:
+        assert "cu13" not in found.environment["LD_LIBRARY_PATH"]
+    monkeypatch.setattr(util, "find_spec", lambda name: other if name == "onnxruntime" else find(name))
+    with installation() as found:
+        beside = found.backends / "onnxruntime"
+        assert {path.name for path in beside.glob("libonnxruntime_providers_*")} == providers
+        assert all((beside / name).resolve() == package / "capi" / name for name in providers)
+        assert str(site / "nvidia/cu13/lib") in found.environment["LD_LIBRARY_PATH"].split(":")
 
 
 def test_an_onnxruntime_without_its_library_is_told(
@@ -152,7 +179,7 @@ def test_the_package_from_pypi_has_all_that_is_taken_from_it() -> None:
         for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
             original = found.binary.parent.parent / "backends/python" / name
             assert (python / name).read_bytes() == original.read_bytes()
-        assert links(found.backends) == {"libonnxruntime.so.1"}
+        assert links(found.backends) == {"libonnxruntime.so.1", *PROVIDERS}
         assert Path(found.environment["LD_LIBRARY_PATH"].split(":")[0]).is_dir()
         done = subprocess.run(
             [found.binary, "--help"], env={**os.environ, **found.environment}, capture_output=True, check=False

@@ -48,11 +48,14 @@ typedef struct {
     const char *location;
     uint64_t version;
     void *state;
+    const char *config; /* in JSON */
 } Model;
 
 typedef struct {
     Model *model;
     uint64_t good, bad, executions, executed;
+    void *state;
+    int32_t kind, device;
 } Instance;
 
 uint32_t fake_api_major = 1;
@@ -203,6 +206,53 @@ Error *TRITONBACKEND_ModelSetState(Model *model, void *state) {
 
 Error *TRITONBACKEND_ModelInstanceModel(Instance *instance, Model **model) {
     *model = instance->model;
+    return NULL;
+}
+
+Error *TRITONBACKEND_ModelInstanceKind(Instance *instance, int *kind) {
+    *kind = instance->kind;
+    return NULL;
+}
+
+Error *TRITONBACKEND_ModelInstanceDeviceId(Instance *instance, int32_t *device) {
+    *device = instance->device;
+    return NULL;
+}
+
+Error *TRITONBACKEND_ModelInstanceState(Instance *instance, void **state) {
+    *state = instance->state;
+    return NULL;
+}
+
+Error *TRITONBACKEND_ModelInstanceSetState(Instance *instance, void *state) {
+    instance->state = state;
+    return NULL;
+}
+
+/* A message is a copy of a text, of exactly its size, so that a sanitizer sees a read beyond it. */
+typedef struct {
+    size_t size;
+    char *text;
+} Message;
+
+Error *TRITONBACKEND_ModelConfig(Model *model, uint32_t version, Message **config) {
+    if (version != 1) return TRITONSERVER_ErrorNew(3, "unknown version of configs");
+    *config = malloc(sizeof **config);
+    (*config)->size = strlen(model->config);
+    (*config)->text = malloc((*config)->size);
+    memcpy((*config)->text, model->config, (*config)->size);
+    return NULL;
+}
+
+Error *TRITONSERVER_MessageSerializeToJson(Message *message, const char **text, size_t *size) {
+    *text = message->text;
+    *size = message->size;
+    return NULL;
+}
+
+Error *TRITONSERVER_MessageDelete(Message *message) {
+    free(message->text);
+    free(message);
     return NULL;
 }
 

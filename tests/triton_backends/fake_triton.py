@@ -36,6 +36,7 @@ TYPES = {
 }
 BYTES = 13  # what else a tensor may hold
 GPU = 2
+CPU_KIND, GPU_KIND = 1, 2  # of instance groups
 
 
 class _Input(Structure):
@@ -78,7 +79,7 @@ class _Request(Structure):
 
 
 class _Model(Structure):
-    _fields_ = (("location", c_char_p), ("version", c_uint64), ("state", c_void_p))
+    _fields_ = (("location", c_char_p), ("version", c_uint64), ("state", c_void_p), ("config", c_char_p))
 
 
 class Instance(Structure):
@@ -90,6 +91,9 @@ class Instance(Structure):
         ("bad", c_uint64),
         ("executions", c_uint64),
         ("executed", c_uint64),
+        ("state", c_void_p),
+        ("kind", c_int32),
+        ("device", c_int32),
     )
 
 
@@ -119,12 +123,16 @@ class BackendError(Exception):
 
 def compile_fake(folder: Path) -> Path:
     """The stand-in's library."""
-    library = folder / "libfake_triton.so"
-    source = Path(__file__).with_name("fake_triton.c")
+    return compile_library(Path(__file__).with_name("fake_triton.c"), folder)
+
+
+def compile_library(source: Path, folder: Path, *flags: str) -> Path:
+    """A library of one C file."""
+    library = folder / f"lib{source.stem}.so"
     compiler = [sys.executable, "-m", "ziglang", "cc", "-mcpu=x86_64_v2", "-g0", "-Wall", "-Wextra", "-Werror"]
     if words := os.environ.get("SANITIZED_CC"):  # of `make sanitize`
         compiler = words.split()
-    flags = ["-O1", "-pthread", "-shared", "-fPIC"]
+    flags = ("-O1", "-pthread", "-shared", "-fPIC", *flags)
     environment = {**os.environ, "LD_PRELOAD": ""}  # a sanitizer looks at us, not at the compiler
     subprocess.run([*compiler, *flags, str(source), "-o", str(library)], env=environment, check=True)
     return library
@@ -138,6 +146,9 @@ class Backend:
         self.library = ctypes.CDLL(str(LIBRARIES / f"libtriton_{name}.so"))
         for function in ("Initialize", "ModelInitialize", "ModelFinalize", "ModelInstanceExecute"):
             getattr(self.library, f"TRITONBACKEND_{function}").restype = c_void_p
+        self.instance_initialize = getattr(self.library, "TRITONBACKEND_ModelInstanceInitialize", None)
+        if self.instance_initialize is not None:
+            self.instance_initialize.restype = c_void_p
         self.fake.TRITONSERVER_ErrorMessage.restype = c_char_p
 
     def check(self, error: int | None) -> None:
@@ -173,19 +184,30 @@ class Pending:
 
 
 class Model:
-    """A model of a folder, with one instance; use it in a `with`."""
+    """A model of a folder, with one instance, on a GPU where `gpu` is its number; use it in a `with`."""
 
-    def __init__(self, backend: Backend, folder: Path) -> None:
+    def __init__(self, backend: Backend, folder: Path, config: str = "{}", gpu: int | None = None) -> None:
         self.backend = backend
-        self._model = _Model(str(folder).encode(), 1, None)
+        self._model = _Model(str(folder).encode(), 1, None, config.encode())
         self.instance = Instance(ctypes.pointer(self._model))
+        self.instance.kind, self.instance.device = (CPU_KIND, 0) if gpu is None else (GPU_KIND, gpu)
 
     def __enter__(self) -> Model:
         self.backend.check(self.backend.library.TRITONBACKEND_ModelInitialize(byref(self._model)))
+        try:
+            self.add(self.instance)
+        except BackendError:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.backend.check(self.backend.library.TRITONBACKEND_ModelFinalize(byref(self._model)))
+
+    def add(self, instance: Instance) -> None:
+        """Have the backend make one more instance, where it wants to know of them."""
+        if self.backend.instance_initialize is not None:
+            self.backend.check(self.backend.instance_initialize(byref(instance)))
 
     def submit(self, requests: Sequence[Mapping[str, Given | np.ndarray]], asked: Asked | None = None) -> Pending:
         """Hand requests over in one call; their answers may come later."""

@@ -1,6 +1,7 @@
 """A shard's file, its sums, and the GPU variant (on a CPU device) against them."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +111,15 @@ def test_a_truncated_file_is_refused(folder: Path) -> None:
     (folder / "weights.bin").write_bytes((folder / "weights.bin").read_bytes()[:-4])
     with pytest.raises(ValueError, match=r"expected 1200 bytes \(50 rows of 6\), got 1196"):
         EmbeddingShard.open(folder)
+
+
+@pytest.mark.parametrize("torch", ["0 GPUs", None])
+def test_rows_on_a_gpu_are_never_served_by_the_cpu_instead(
+    folder: Path, torch: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By torch without a GPU of this number, and where there is no torch."""
+    if torch is None:
+        monkeypatch.setitem(sys.modules, "torch", None)
+    told = rf"^GPU 99: rows .* but {'torch .* sees [0-9]+ GPUs' if torch else 'import of torch .*'}; .* --cpu-only$"
+    with pytest.raises(RuntimeError, match=told):
+        open_shard(folder, 99)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import mmap
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from triton_backends.kernels import BadIdError, sum_bags, take_rows
 from triton_backends.kernels.row_formats import row_bytes
 
 ALIGNMENT = 64  # bytes: where a matrix may begin in `weights.bin`
+GPU_SUMS = "ELASTICREC_GPU_SUMS"  # what sums on a GPU
 MOST_VARYING_IDS = 1 << 24  # of a unit whose bags have any number of ids, in one call
 
 
@@ -211,10 +214,37 @@ class EmbeddingShard:
 
 
 def open_shard(folder: Path, gpu: int | None) -> EmbeddingShard:
-    """The shard in `folder`, served by the CPU, or with its rows in the memory of GPU number `gpu`."""
+    """The shard in `folder`, served by the CPU, or with its rows in the memory of GPU number `gpu`.
+
+    There the environment says what sums: `ELASTICREC_GPU_SUMS=kernel`, ours, instead of torch's `embedding_bag`. Raises
+    RuntimeError where torch is missing or sees no GPU: rows are never served by the CPU instead.
+    """
     shard = EmbeddingShard.open(folder)
     if gpu is None:
         return shard
-    from triton_backends.embedding_shard.torch_shard import TorchShard  # torch is heavy and only a GPU needs it
+    sums, device = os.environ.get(GPU_SUMS, "embedding_bag"), f"cuda:{gpu}"
+    if sums not in ("embedding_bag", "kernel"):
+        raise ValueError(f"{GPU_SUMS}: expected embedding_bag or kernel, got {sums!r}")
+    _check_torch(gpu)
+    # torch is heavy, and only a GPU needs it
+    if sums == "embedding_bag":
+        from triton_backends.embedding_shard.torch_shard import TorchShard
 
-    return TorchShard(shard, f"cuda:{gpu}")
+        return TorchShard(shard, device)
+    from triton_backends.embedding_shard.kernel_shard import CudaLaunch, KernelShard
+
+    return KernelShard(shard, device, CudaLaunch(device))
+
+
+def _check_torch(gpu: int) -> None:
+    try:
+        torch = importlib.import_module("torch")
+        seen = torch.cuda.device_count()
+        problem = "" if seen > gpu else f"torch {torch.__version__} sees {seen} GPUs"
+    except ImportError as exc:
+        problem = str(exc)
+    if problem:
+        raise RuntimeError(
+            f"GPU {gpu}: rows are held there by torch for CUDA, but {problem}; install it where the server runs (the "
+            "Dockerfile: --build-arg EMBEDDINGS_ON_GPU=1), or build with --cpu-only"
+        )

@@ -1,7 +1,7 @@
 /* The part of ONNX Runtime's C API that `onnxruntime_model.c` uses.
  *
- * The API is a table of functions that only ever grows at its end, so a function is its place; those here are all of
- * the table's first version. No header is needed to compile, and the library is opened when a model is loaded. Functions
+ * The API is a table of functions that only ever grows at its end, so a function is its place; those here are all there
+ * since version 11 of the table. No header is needed to compile, and the library is opened when a model is loaded. Functions
  * return NULL where all went well, else a status to be released. Source: onnxruntime_c_api.h of microsoft/onnxruntime.
  */
 #ifndef ELASTICREC_ONNXRUNTIME_H
@@ -18,8 +18,9 @@ typedef struct OrtMemoryInfo OrtMemoryInfo;
 typedef struct OrtValue OrtValue;
 typedef struct OrtAllocator OrtAllocator;
 typedef struct OrtTensorTypeAndShapeInfo OrtTensorTypeAndShapeInfo;
+typedef struct OrtCUDAProviderOptionsV2 OrtCUDAProviderOptionsV2;
 
-enum { ORT_API_VERSION = 1, ORT_LOG_WARNING = 2, ORT_ARENA_ALLOCATOR = 1, ORT_MEMORY_DEFAULT = 0 };
+enum { ORT_API_VERSION = 11, ORT_LOG_WARNING = 2, ORT_ARENA_ALLOCATOR = 1, ORT_MEMORY_DEFAULT = 0 };
 
 /* its field is the type of the function, `number` the place in the table */
 typedef void (*OrtFunction)(void);
@@ -57,7 +58,13 @@ typedef struct {
     F(95, void, ReleaseSession, OrtSession *)                                                                         \
     F(96, void, ReleaseValue, OrtValue *)                                                                             \
     F(99, void, ReleaseTensorTypeAndShapeInfo, OrtTensorTypeAndShapeInfo *)                                           \
-    F(100, void, ReleaseSessionOptions, OrtSessionOptions *)
+    F(100, void, ReleaseSessionOptions, OrtSessionOptions *)                                                          \
+    F(204, OrtStatus *, SessionOptionsAppendExecutionProvider_CUDA_V2, OrtSessionOptions *,                           \
+      const OrtCUDAProviderOptionsV2 *)                                                                               \
+    F(205, OrtStatus *, CreateCUDAProviderOptions, OrtCUDAProviderOptionsV2 **)                                       \
+    F(206, OrtStatus *, UpdateCUDAProviderOptions, OrtCUDAProviderOptionsV2 *, const char *const *names,              \
+      const char *const *values, size_t count)                                                                        \
+    F(208, void, ReleaseCUDAProviderOptions, OrtCUDAProviderOptionsV2 *)
 
 #define ORT_FIELD(number, type, name, ...) type (*name)(__VA_ARGS__);
 typedef struct {

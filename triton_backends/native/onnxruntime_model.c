@@ -1,28 +1,43 @@
 /* A stand-in for Triton's own ONNX Runtime backend, for servers that come without: `model.onnx` of the version folder, its
  * external data beside it, with inputs and outputs of any shape and any numbers. It runs requests one by one, each with
- * one thread on the CPU: all that our configs ask for. ONNX Runtime itself lies beside this library. */
+ * one thread on the CPU, or by the CUDA provider on the GPU that its instance is placed on, with tensors in the host's
+ * memory: all that our configs ask for. ONNX Runtime itself lies beside this library. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "onnxruntime.h"
+#include "accelerators.h"
 #include "answers.h"
+#include "onnxruntime.h"
 
 static const char *const LIBRARY = "libonnxruntime.so.1";
 
 /* ONNX Runtime's numbers of Triton's types; 0 where it has none. */
 static const int ort_types[TRITON_TYPES] = {0, 9, 2, 4, 12, 13, 3, 5, 6, 7, 10, 1, 11, 0, 16};
 
-typedef struct {
+typedef struct Model Model;
+
+/* The model on a device, shared by all instances there: their state. */
+typedef struct Place {
+    const Model *model;
+    int32_t gpu;
+    OrtSession *session;
+    struct Place *next;
+} Place;
+
+enum { ON_CPU = -1 };
+
+struct Model {
     OrtApi ort;
     OrtEnv *environment;
-    OrtSession *session;
     OrtMemoryInfo *memory;
     OrtAllocator *allocator; /* ONNX Runtime's own */
-    char **names;            /* of the inputs, then of the outputs */
+    char *path;              /* of model.onnx */
+    Place *places;           /* Triton makes a model's instances one after another */
+    char **names;            /* of the inputs, then of the outputs; read of the first place */
     size_t inputs, outputs;
-} Model;
+};
 
 /* Whether a call of ONNX Runtime's went well; else what it says is the problem. */
 static bool done(const Model *model, OrtStatus *status, Problem *problem) {
@@ -40,55 +55,122 @@ static bool load_functions(OrtApi *ort, Problem *problem) {
     *(void **)&get_base = dlsym(library, "OrtGetApiBase");
     if (get_base == NULL) return fail(problem, "%s: expected ONNX Runtime, got another library", LIBRARY);
     const OrtFunction *table = get_base()->get_api(ORT_API_VERSION);
-    if (table == NULL) return fail(problem, "%s: version 1 of its API is not there any more", LIBRARY);
+    if (table == NULL) return fail(problem, "%s: it has no version %d of its API", LIBRARY, ORT_API_VERSION);
 #define ORT_FILL(number, type, name, ...) memcpy(&ort->name, table + number, sizeof ort->name);
     ORT_FUNCTIONS(ORT_FILL)
     return true;
 }
 
-static bool open_session(Model *model, const char *folder, Problem *problem) {
-    const size_t room = strlen(folder) + sizeof "/model.onnx";
-    char *path = malloc(room);
-    if (path == NULL) return fail(problem, "model.onnx: out of memory");
-    snprintf(path, room, "%s/model.onnx", folder);
-    OrtSessionOptions *options = NULL;
+/* Add the CUDA provider on this GPU, with what else `asked` says. */
+static bool add_cuda(const Model *model, int32_t gpu, const CudaOptions *asked, OrtSessionOptions *options,
+                     Problem *problem) {
+    const OrtApi *ort = &model->ort;
+    OrtCUDAProviderOptionsV2 *cuda = NULL;
+    char number[16];
+    const char *names[MOST_CUDA_OPTIONS + 1] = {"device_id"}, *values[MOST_CUDA_OPTIONS + 1] = {number};
+    snprintf(number, sizeof number, "%d", gpu);
+    for (size_t i = 0; i < asked->count; i++) {
+        names[i + 1] = asked->names[i];
+        values[i + 1] = asked->values[i];
+    }
     const bool good =
-        done(model, model->ort.CreateEnv(ORT_LOG_WARNING, "elasticrec", &model->environment), problem) &&
-        done(model, model->ort.CreateSessionOptions(&options), problem) &&
-        done(model, model->ort.SetIntraOpNumThreads(options, 1), problem) &&
-        done(model, model->ort.CreateSession(model->environment, path, options, &model->session), problem);
-    if (options != NULL) model->ort.ReleaseSessionOptions(options);
-    free(path);
+        done(model, ort->CreateCUDAProviderOptions(&cuda), problem) &&
+        done(model, ort->UpdateCUDAProviderOptions(cuda, names, values, asked->count + 1), problem) &&
+        done(model, ort->SessionOptionsAppendExecutionProvider_CUDA_V2(options, cuda), problem);
+    if (cuda != NULL) ort->ReleaseCUDAProviderOptions(cuda);
     return good;
 }
 
-static bool read_names(Model *model, Problem *problem) {
+/* Have the model run on this GPU; never on the CPU instead because the GPU or a library is missing. */
+static bool use_gpu(const Model *model, TRITONBACKEND_Model *triton, int32_t gpu, OrtSessionOptions *options,
+                    Problem *problem) {
+    CudaOptions *asked = malloc(sizeof *asked);
+    if (asked == NULL) return fail(problem, "model.onnx: out of memory");
+    bool good = read_cuda_options(triton, asked, problem);
+    if (good && !add_cuda(model, gpu, asked, options, problem)) {
+        const Problem told = *problem;
+        good = fail(problem,
+                    "GPU %d: the model is placed there, and this ONNX Runtime cannot use it; run: pip uninstall "
+                    "onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'; or build with --cpu-only. %s",
+                    gpu, told.text);
+    }
+    free(asked);
+    return good;
+}
+
+static bool open_session(const Model *model, TRITONBACKEND_Model *triton, Place *place, Problem *problem) {
+    OrtSessionOptions *options = NULL;
+    const bool good =
+        done(model, model->ort.CreateSessionOptions(&options), problem) &&
+        done(model, model->ort.SetIntraOpNumThreads(options, 1), problem) &&
+        (place->gpu == ON_CPU || use_gpu(model, triton, place->gpu, options, problem)) &&
+        done(model, model->ort.CreateSession(model->environment, model->path, options, &place->session), problem);
+    if (options != NULL) model->ort.ReleaseSessionOptions(options);
+    return good;
+}
+
+static bool read_names(Model *model, OrtSession *session, Problem *problem) {
     const OrtApi *ort = &model->ort;
-    if (!done(model, ort->CreateCpuMemoryInfo(ORT_ARENA_ALLOCATOR, ORT_MEMORY_DEFAULT, &model->memory), problem) ||
-        !done(model, ort->GetAllocatorWithDefaultOptions(&model->allocator), problem) ||
-        !done(model, ort->SessionGetInputCount(model->session, &model->inputs), problem) ||
-        !done(model, ort->SessionGetOutputCount(model->session, &model->outputs), problem))
+    if (!done(model, ort->SessionGetInputCount(session, &model->inputs), problem) ||
+        !done(model, ort->SessionGetOutputCount(session, &model->outputs), problem))
         return false;
     model->names = calloc(model->inputs + model->outputs, sizeof *model->names);
     if (model->names == NULL) return fail(problem, "model.onnx: out of memory");
     for (size_t i = 0; i < model->inputs; i++)
-        if (!done(model, ort->SessionGetInputName(model->session, i, model->allocator, model->names + i), problem))
+        if (!done(model, ort->SessionGetInputName(session, i, model->allocator, model->names + i), problem))
             return false;
     char **names = model->names + model->inputs;
     for (size_t i = 0; i < model->outputs; i++)
-        if (!done(model, ort->SessionGetOutputName(model->session, i, model->allocator, names + i), problem))
-            return false;
+        if (!done(model, ort->SessionGetOutputName(session, i, model->allocator, names + i), problem)) return false;
     return true;
 }
 
+/* The place of an instance, opened by the first one there; NULL and the problem where it cannot be. */
+static Place *place_of(Model *model, TRITONBACKEND_Model *triton, int32_t gpu, Problem *problem) {
+    Place *place = model->places;
+    while (place != NULL && place->gpu != gpu) place = place->next;
+    if (place != NULL) return place;
+    place = calloc(1, sizeof *place);
+    if (place == NULL) fail(problem, "model.onnx: out of memory");
+    if (place == NULL) return NULL;
+    *place = (Place){model, gpu, NULL, model->places};
+    model->places = place; /* whatever comes of it, model_close has it */
+    if (!open_session(model, triton, place, problem)) return NULL;
+    return model->names != NULL || read_names(model, place->session, problem) ? place : NULL;
+}
+
+TRITONSERVER_Error *TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelInstance *instance) {
+    TRITONBACKEND_Model *triton;
+    void *model;
+    int kind;
+    int32_t gpu;
+    Problem problem;
+    TRITONSERVER_Error *error = TRITONBACKEND_ModelInstanceModel(instance, &triton);
+    if (error == NULL) error = TRITONBACKEND_ModelState(triton, &model);
+    if (error == NULL) error = TRITONBACKEND_ModelInstanceKind(instance, &kind);
+    if (error == NULL) error = TRITONBACKEND_ModelInstanceDeviceId(instance, &gpu);
+    if (error != NULL) return error;
+    Place *place = place_of(model, triton, kind == TRITON_KIND_GPU ? gpu : ON_CPU, &problem);
+    if (place == NULL) return TRITONSERVER_ErrorNew(TRITON_ERROR_INVALID_ARG, problem.text);
+    return TRITONBACKEND_ModelInstanceSetState(instance, place);
+}
+
 void *model_open(const char *folder, Problem *problem) {
+    const size_t room = strlen(folder) + sizeof "/model.onnx";
     Model *model = calloc(1, sizeof *model);
-    if (model == NULL) fail(problem, "model.onnx: out of memory");
-    if (model == NULL || !load_functions(&model->ort, problem)) {
+    if (model != NULL) model->path = malloc(room);
+    if (model == NULL || model->path == NULL) fail(problem, "model.onnx: out of memory");
+    if (model == NULL || model->path == NULL || !load_functions(&model->ort, problem)) {
+        free(model != NULL ? model->path : NULL);
         free(model);
         return NULL;
     }
-    if (open_session(model, folder, problem) && read_names(model, problem)) return model;
+    snprintf(model->path, room, "%s/model.onnx", folder);
+    const OrtApi *ort = &model->ort;
+    if (done(model, ort->CreateEnv(ORT_LOG_WARNING, "elasticrec", &model->environment), problem) &&
+        done(model, ort->CreateCpuMemoryInfo(ORT_ARENA_ALLOCATOR, ORT_MEMORY_DEFAULT, &model->memory), problem) &&
+        done(model, ort->GetAllocatorWithDefaultOptions(&model->allocator), problem))
+        return model;
     model_close(model);
     return NULL;
 }
@@ -99,8 +181,13 @@ void model_close(void *state) {
         if (model->names[i] != NULL) model->ort.AllocatorFree(model->allocator, model->names[i]);
     free(model->names);
     if (model->memory != NULL) model->ort.ReleaseMemoryInfo(model->memory);
-    if (model->session != NULL) model->ort.ReleaseSession(model->session);
+    for (Place *place = model->places, *next; place != NULL; place = next) {
+        next = place->next;
+        if (place->session != NULL) model->ort.ReleaseSession(place->session);
+        free(place);
+    }
     if (model->environment != NULL) model->ort.ReleaseEnv(model->environment);
+    free(model->path);
     free(model);
 }
 
@@ -148,8 +235,9 @@ static bool copy_output(const Model *model, const char *name, OrtValue *value, T
 }
 
 /* `values`: room for the inputs, then the outputs, all NULL. */
-static bool run(const Model *model, TRITONBACKEND_Request *request, Tensor *tensors, OrtValue **values,
+static bool run(const Place *place, TRITONBACKEND_Request *request, Tensor *tensors, OrtValue **values,
                 TRITONBACKEND_Response *response, Problem *problem) {
+    const Model *model = place->model;
     for (size_t i = 0; i < model->inputs; i++)
         if (!tensor_open(request, model->names[i], tensors + i, problem) ||
             !wrap_input(model, tensors + i, values + i, problem))
@@ -158,7 +246,7 @@ static bool run(const Model *model, TRITONBACKEND_Request *request, Tensor *tens
     const OrtValue *const *inputs = (const OrtValue *const *)values;
     OrtValue **outputs = values + model->inputs;
     if (!done(model,
-              model->ort.Run(model->session, NULL, names, inputs, model->inputs, names + model->inputs,
+              model->ort.Run(place->session, NULL, names, inputs, model->inputs, names + model->inputs,
                              model->outputs, outputs),
               problem))
         return false;
@@ -169,11 +257,12 @@ static bool run(const Model *model, TRITONBACKEND_Request *request, Tensor *tens
 
 bool model_answer(const void *state, TRITONBACKEND_Request *request, TRITONBACKEND_Response *response,
                   Problem *problem) {
-    const Model *model = state;
+    const Place *place = state;
+    const Model *model = place->model;
     Tensor *tensors = calloc(model->inputs + 1, sizeof *tensors);
     OrtValue **values = calloc(model->inputs + model->outputs, sizeof *values);
     const bool good = tensors == NULL || values == NULL ? fail(problem, "out of memory")
-                                                        : run(model, request, tensors, values, response, problem);
+                                                        : run(place, request, tensors, values, response, problem);
     for (size_t i = 0; values != NULL && i < model->inputs + model->outputs; i++)
         if (values[i] != NULL) model->ort.ReleaseValue(values[i]);
     for (size_t i = 0; tensors != NULL && i < model->inputs; i++) tensor_close(tensors + i);

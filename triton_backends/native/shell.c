@@ -47,9 +47,12 @@ TRITONSERVER_Error *TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model *model) {
 TRITONSERVER_Error *TRITONBACKEND_ModelInstanceExecute(TRITONBACKEND_ModelInstance *instance,
                                                        TRITONBACKEND_Request **requests, uint32_t request_count) {
     TRITONBACKEND_Model *model;
-    void *state;
-    TRITONSERVER_Error *error = TRITONBACKEND_ModelInstanceModel(instance, &model);
-    if (error == NULL) error = TRITONBACKEND_ModelState(model, &state);
+    void *state = NULL;
+    TRITONSERVER_Error *error = TRITONBACKEND_ModelInstanceState(instance, &state);
+    if (error == NULL && state == NULL) {
+        error = TRITONBACKEND_ModelInstanceModel(instance, &model);
+        if (error == NULL) error = TRITONBACKEND_ModelState(model, &state);
+    }
     if (error != NULL) return error; /* the requests are Triton's then */
     model_execute(state, instance, requests, request_count);
     return NULL;

@@ -12,7 +12,8 @@
 void *model_open(const char *folder, Problem *problem);
 void model_close(void *model);
 
-/* Answer and release all these requests, now or later. Called by several threads at once. */
+/* Answer and release all these requests, now or later. Called by several threads at once. `model`: what was opened, or
+ * the instance's own state where its backend sets one. */
 void model_execute(void *model, TRITONBACKEND_ModelInstance *instance, TRITONBACKEND_Request **requests,
                    uint32_t request_count);
 

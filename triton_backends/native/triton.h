@@ -9,11 +9,13 @@
 #define ELASTICREC_TRITON_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define TRITON_ENTRY_POINT __attribute__((visibility("default")))
 
 typedef struct TRITONSERVER_Error TRITONSERVER_Error;
+typedef struct TRITONSERVER_Message TRITONSERVER_Message;
 typedef struct TRITONSERVER_Metric TRITONSERVER_Metric;
 typedef struct TRITONSERVER_MetricFamily TRITONSERVER_MetricFamily;
 typedef struct TRITONSERVER_Parameter TRITONSERVER_Parameter;
@@ -26,8 +28,8 @@ typedef struct TRITONBACKEND_Input TRITONBACKEND_Input;
 typedef struct TRITONBACKEND_Output TRITONBACKEND_Output;
 
 /* Values of TRITONBACKEND_API_VERSION_MAJOR, TRITONSERVER_Error_Code, _DataType, _MemoryType, _LogLevel,
- * _RequestReleaseFlag, _ResponseCompleteFlag, TRITONSERVER_MetricKind and _ParameterType. */
-enum { TRITON_API_MAJOR = 1 };
+ * _InstanceGroupKind, _RequestReleaseFlag, _ResponseCompleteFlag, TRITONSERVER_MetricKind and _ParameterType. */
+enum { TRITON_API_MAJOR = 1, TRITON_CONFIG_VERSION = 1 };
 enum {
     TRITON_ERROR_INTERNAL = 1,
     TRITON_ERROR_INVALID_ARG = 3,
@@ -37,6 +39,7 @@ enum {
 enum { TRITON_TYPE_BOOL = 1, TRITON_TYPE_INT32 = 8, TRITON_TYPE_INT64 = 9, TRITON_TYPE_FP32 = 11, TRITON_TYPES = 15 };
 enum { TRITON_MEMORY_CPU = 0, TRITON_MEMORY_CPU_PINNED = 1, TRITON_MEMORY_GPU = 2 };
 enum { TRITON_LOG_WARN = 1, TRITON_LOG_ERROR = 2 };
+enum { TRITON_KIND_GPU = 2 };
 enum { TRITON_METRIC_COUNTER = 0, TRITON_METRIC_GAUGE = 1, TRITON_PARAMETER_STRING = 0 };
 enum { TRITON_RELEASE_ALL = 1, TRITON_RESPONSE_FINAL = 1 };
 
@@ -57,15 +60,25 @@ TRITONSERVER_Error *TRITONSERVER_MetricSet(TRITONSERVER_Metric *metric, double v
 TRITONSERVER_Parameter *TRITONSERVER_ParameterNew(const char *name, int type, const void *value);
 void TRITONSERVER_ParameterDelete(TRITONSERVER_Parameter *parameter);
 
+/* the text lives as long as its message, and need not end with 0 */
+TRITONSERVER_Error *TRITONSERVER_MessageSerializeToJson(TRITONSERVER_Message *message, const char **text, size_t *size);
+TRITONSERVER_Error *TRITONSERVER_MessageDelete(TRITONSERVER_Message *message);
+
 TRITONSERVER_Error *TRITONBACKEND_ApiVersion(uint32_t *major, uint32_t *minor);
 
 /* `artifact` is 0: files in the folder `location`, the model's; its versions' folders lie in it */
 TRITONSERVER_Error *TRITONBACKEND_ModelRepository(TRITONBACKEND_Model *model, int *artifact, const char **location);
 TRITONSERVER_Error *TRITONBACKEND_ModelVersion(TRITONBACKEND_Model *model, uint64_t *version);
+TRITONSERVER_Error *TRITONBACKEND_ModelConfig(TRITONBACKEND_Model *model, uint32_t version,
+                                              TRITONSERVER_Message **config);
 TRITONSERVER_Error *TRITONBACKEND_ModelState(TRITONBACKEND_Model *model, void **state);
 TRITONSERVER_Error *TRITONBACKEND_ModelSetState(TRITONBACKEND_Model *model, void *state);
 TRITONSERVER_Error *TRITONBACKEND_ModelInstanceModel(TRITONBACKEND_ModelInstance *instance,
                                                      TRITONBACKEND_Model **model);
+TRITONSERVER_Error *TRITONBACKEND_ModelInstanceKind(TRITONBACKEND_ModelInstance *instance, int *kind);
+TRITONSERVER_Error *TRITONBACKEND_ModelInstanceDeviceId(TRITONBACKEND_ModelInstance *instance, int32_t *device);
+TRITONSERVER_Error *TRITONBACKEND_ModelInstanceState(TRITONBACKEND_ModelInstance *instance, void **state);
+TRITONSERVER_Error *TRITONBACKEND_ModelInstanceSetState(TRITONBACKEND_ModelInstance *instance, void *state);
 
 /* a tensor may come in several buffers, whose bytes need not be as many as its shape asks for */
 TRITONSERVER_Error *TRITONBACKEND_RequestInput(TRITONBACKEND_Request *request, const char *name,
@@ -97,10 +110,11 @@ TRITONSERVER_Error *TRITONBACKEND_ModelInstanceReportBatchStatistics(TRITONBACKE
                                                                      uint64_t compute_end_ns, uint64_t end_ns);
 TRITONSERVER_Error *TRITONBACKEND_RequestRelease(TRITONBACKEND_Request *request, uint32_t flags);
 
-/* what Triton calls in a backend: see shell.c */
+/* what Triton calls in a backend: see shell.c; ModelInstanceInitialize only where a backend has it */
 TRITON_ENTRY_POINT TRITONSERVER_Error *TRITONBACKEND_Initialize(TRITONBACKEND_Backend *backend);
 TRITON_ENTRY_POINT TRITONSERVER_Error *TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model *model);
 TRITON_ENTRY_POINT TRITONSERVER_Error *TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model *model);
+TRITON_ENTRY_POINT TRITONSERVER_Error *TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelInstance *instance);
 TRITON_ENTRY_POINT TRITONSERVER_Error *TRITONBACKEND_ModelInstanceExecute(TRITONBACKEND_ModelInstance *instance,
                                                                           TRITONBACKEND_Request **requests,
                                                                           uint32_t request_count);
