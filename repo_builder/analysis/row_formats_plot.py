@@ -72,7 +72,7 @@ def _front(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[flo
 
 def _memory(axes: Axes, found: Sequence[FormatComparison]) -> None:
     """How many times less memory each rule's fleet takes than that of FP32 rows: a group of bars for each rule."""
-    dress(axes, "Fleet memory: times less than FP32 rows", "", "")
+    dress(axes, "Fleet memory: gain over FP32 rows", "", "")
     width = 0.8 / len(found)
     for i, each in enumerate(found):
         whole = each.results[0].memory_bytes

@@ -80,7 +80,7 @@ def add_shard(folder: Path, cut: Cut, service: int, native: bool, names: Sequenc
     version = add(folder, config)
     cut.write_shard(service, version)
     code = version / "triton_backends"
-    for name in ("__init__.py", "kernels/__init__.py", "kernels/kernels.so"):
+    for name in ("__init__.py", "kernels/__init__.py", "kernels/row_formats.py", "kernels/kernels.so"):
         (code / name).parent.mkdir(parents=True, exist_ok=True)
         (code / name).write_bytes((PACKAGE / name).read_bytes())
     (code / "embedding_shard").mkdir()

@@ -107,21 +107,29 @@ def shard(folder: Path) -> Model:
     (version,) = folder.glob("[0-9]*")
     described = json.loads((version / "shard.json").read_text())
     (matrix,), (group,) = described["matrices"], described["groups"]
-    dim, (unit,) = matrix["dim"], group["units"]
+    dim, sides = matrix["dim"], [unit["bags"] for unit in group["units"]]  # 0 bags: rows as they are
     weights = np.fromfile(version / "weights.bin", np.float32).reshape(matrix["rows"], dim)
-    tables = unit["bags"]
-    lengths = np.full((1, 3 * tables), 2, np.int32)
+    side = sum(sides)
+    lengths = np.concatenate([np.full(3 * bags if bags else 1, 2) for bags in sides])[None].astype(np.int32)
     ids = np.random.default_rng(2).integers(0, len(weights), (1, lengths.sum())).astype(np.int32)
 
     def answers(arrays: Arrays) -> Arrays:
-        bags = arrays["lengths"].reshape(-1)
-        ids, ends = arrays["ids"].reshape(-1), np.cumsum(bags)
-        if (bags < 0).any() or bags.sum() != ids.size or bags.size % tables or bags.size > 4096 * tables:
+        ids, lengths = arrays["ids"].reshape(-1), arrays["lengths"].reshape(-1)
+        rows, left = divmod(lengths.size - sides.count(0), side)
+        if (lengths < 0).any() or lengths.sum() != ids.size or left or not 0 <= rows <= 4096:
             raise IndexError("no query's bags")
         if ids.size and not 0 <= ids.min() <= ids.max() < len(weights):
             raise IndexError("no row")
         totals = np.vstack([np.zeros((1, dim)), np.cumsum(weights[ids], axis=0, dtype=np.float64)])
-        return {"sums": (totals[ends] - totals[ends - bags]).reshape(-1, tables * dim)}
+        ends, found = np.cumsum(lengths), {"sums": [], "rows": []}
+        for bags in sides:
+            mine, ends = np.split(ends, [rows * bags if bags else 1])
+            counts = lengths[lengths.size - ends.size - mine.size : lengths.size - ends.size]
+            if bags:
+                found["sums"].append((totals[mine] - totals[mine - counts]).reshape(rows, bags * dim))
+            else:
+                found["rows"].append(weights[ids[mine[0] - counts[0] : mine[0]]].reshape(1, -1))
+        return {name: np.hstack(parts) for name, parts in found.items() if parts}
 
     return Model({"ids": ids, "lengths": lengths}, answers)
 

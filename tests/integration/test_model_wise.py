@@ -102,8 +102,9 @@ def test_the_plan_has_one_instance_of_each_whatever_the_traffic(tmp_path: Path, 
 
 
 def test_a_plan_of_ones_own_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spec = write_spec(tmp_path)
-    words = ["build", str(spec), "-o", str(tmp_path / "out"), "--layout", "model-wise", "--plan", "plan.json"]
+    spec, plan = write_spec(tmp_path), tmp_path / "plan.json"
+    assert main(["plan", str(spec), "--grouping", "tiered", "-o", str(plan)]) == 0
+    words = ["build", str(spec), "-o", str(tmp_path / "out"), "--layout", "model-wise", "--plan", str(plan)]
     assert main(words) == 2
     assert "--plan: expected none with --layout model-wise" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -42,8 +42,8 @@ def test_a_service_of_all_tables_with_the_same_share_of_each(spec: Spec, tmp_pat
     models = build_models(spec, "tiered", 403, "python", tmp_path)
     assert models.held_rows == {0: 299, 1: 51, 2: 51, 3: 1}  # a tenth
     groups = [{"group": 0, "max_rows": MAX_BATCH_ROWS, "units": [unit(4, 4 * LEAST_BAG)]}]
-    assert shard(models.rows) == {"matrices": [{"rows": 402, "dim": 8}], "groups": groups}
-    assert shard(models.empty) == {"matrices": [{"rows": 4, "dim": 8}], "groups": groups}
+    assert shard(models.rows) == {"matrices": [{"rows": 402, "dim": 8, "dtype": "fp32"}], "groups": groups}
+    assert shard(models.empty) == {"matrices": [{"rows": 4, "dim": 8, "dtype": "fp32"}], "groups": groups}
     for served in (models.rows, models.empty, models.dense):
         assert [path.name for path in served.repository.iterdir()] == [served.name]
         assert (served.repository / served.name / "config.pbtxt").is_file()
@@ -54,7 +54,7 @@ def test_the_largest_table_alone_and_whole_where_rows_suffice(spec: Spec, tmp_pa
     models = build_models(spec, "per_table", 10_000, "python", tmp_path)
     assert models.held_rows == {0: 3000}
     described = shard(models.rows)
-    assert described["matrices"] == [{"rows": 3000, "dim": 8}]
+    assert described["matrices"] == [{"rows": 3000, "dim": 8, "dtype": "fp32"}]
     assert described["groups"][0]["units"] == [unit(1, LEAST_BAG)]
     assert shard(models.empty)["groups"][0]["units"] == [unit(4, 4 * LEAST_BAG)]
 

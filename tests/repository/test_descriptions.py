@@ -93,7 +93,11 @@ def test_layouts_of_ids() -> None:
 def test_a_shards() -> None:
     document = shard_description(WIRING[0]).document()
     assert document == {
-        "matrices": [{"rows": 30, "dim": 16}, {"rows": 100, "dim": 8}, {"rows": 5, "dim": 4}],
+        "matrices": [
+            {"rows": 30, "dim": 16, "dtype": "fp32"},
+            {"rows": 100, "dim": 8, "dtype": "fp32"},
+            {"rows": 5, "dim": 4, "dtype": "fp32"},
+        ],
         "groups": [
             {
                 "group": 0,

@@ -444,9 +444,10 @@ def test_a_replica_of_several_instances_gets_as_many_calls(backend: Backend, tmp
             wait_for_calls(number + 1, b)
         sent += submit(model, queries[3:])
         eventually(lambda: fanout.metric("remote_queries", service="tier0") == 6)
+        assert b.rows == [2, 2, 2]
         b.let_go()
         check(fanout, queries, answers(sent))
-        assert b.rows == [2, 2, 2, 6]
+        assert sum(b.rows) == 12  # those that waited went together, or to the places that were free by then
 
 
 def test_no_more_bytes_go_together_than_4_mb(backend: Backend, tmp_path: Path) -> None:
