@@ -92,7 +92,7 @@ def test_a_comparison_of_one_spec_names_it_and_hides_no_line(draw: Draw) -> None
     told = texts(figure)
     assert not any("1 specs" in text or "1 spec" in text or "times less" in text for text in told)
     assert "Memory gain: m" in told
-    rows = [axes for axes in figure.axes if "row" in axes.get_title(loc="left")]
+    rows = [axes for axes in figure.axes if axes.get_title(loc="left").endswith(("row format", "FP32 rows"))]
     assert len(rows) == 3
     for axes in figure.axes:
         assert is_seen(drawn_lines(axes))
