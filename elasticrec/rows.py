@@ -62,7 +62,7 @@ def compare_rows(
     from repo_builder.repository.row_speed import measure_rows  # imports the kernels
 
     model = case.spec.model
-    plans = list(format_plans(case, hotness, target_qps))
+    plans = list(format_plans(case, target_qps))
     trial, told = None, _why_no_scores(case.spec)
     if not told:
         try:

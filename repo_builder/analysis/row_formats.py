@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
-from repo_builder.access.hotness import Hotness
 from repo_builder.analysis.fleets import TIERED, ComparisonCase, SizedFleets
 from repo_builder.model.row_rule import RowRule
 from repo_builder.model.types import Model, RowDtype, RowFormat
-from repo_builder.partition.accesses import ModelAccesses, model_accesses
+from repo_builder.partition.accesses import ModelAccesses
 from repo_builder.partition.plan import Plan, Shard
 
 RULES = (
@@ -71,11 +70,11 @@ def rule_text(rule: RowRule) -> str:
     return rule.hot if rule.hot == rule.cold else f"hot {rule.hot}, cold {rule.cold}"
 
 
-def format_plans(case: ComparisonCase, hotness: Hotness, target_qps: float) -> Iterator[tuple[RowRule, Plan]]:
+def format_plans(case: ComparisonCase, target_qps: float) -> Iterator[tuple[RowRule, Plan]]:
     """Every rule's tiered plan at so many queries per second."""
     for rule in RULES:
         spec = replace(case.spec, rows=rule)
-        fleets = SizedFleets(replace(case, spec=spec, accesses=model_accesses(spec, hotness)))
+        fleets = SizedFleets(replace(case, spec=spec, accesses=case.accesses.stored_by(rule)))
         plan = fleets.fleet(TIERED, target_qps).plan
         if plan is not None:
             yield rule, plan

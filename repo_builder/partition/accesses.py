@@ -11,7 +11,7 @@ makes one `ModelAccesses` that keeps what it merged, and plans on it as often as
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import gcd
 
 import numpy as np
@@ -128,16 +128,23 @@ class ModelAccesses:
 
     tables: tuple[TableAccesses, ...]
     keep: bool = False
-    _kept: dict[tuple[Key, ...], Order] = field(default_factory=dict, init=False, compare=False)
+    _kept: dict[tuple[tuple[float | None, ...], ...], Order] = field(default_factory=dict, compare=False, repr=False)
+
+    def stored_by(self, rule: RowRule) -> ModelAccesses:
+        """The same accesses to rows stored by another rule; what either keeps serves both."""
+        return replace(self, tables=tuple(replace(table, rule=rule) for table in self.tables))
 
     def order(self, tables: Sequence[TableAccesses]) -> Order:
         """`merged_order` of some of the tables; not to be written into."""
-        key = tuple(table.key for table in tables)
+        of_one_size = len({table.sizes for table in tables}) == 1  # whatever it is, rows stand in the same order
+        key = tuple(table.key[:2] if of_one_size else table.key for table in tables)
         order = self._kept.get(key)
         if order is None:
             order = merged_order(tables)
             if self.keep:
                 self._kept[key] = order
+        if of_one_size:
+            order = replace(order, row_bytes=tables[0].row_bytes, hot_row_bytes=tables[0].hot_row_bytes)
         return order
 
     def rows_within(self, size_bytes: int) -> int:

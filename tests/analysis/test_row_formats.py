@@ -43,7 +43,7 @@ def case() -> ComparisonCase:
 
 
 def test_every_rule_has_a_plan_of_its_own_whose_bytes_are_its_rows() -> None:
-    found = dict(format_plans(case(), HOTNESS, 2000))
+    found = dict(format_plans(case(), 2000))
     assert tuple(found) == RULES
     cut = 0
     for rule, plan in found.items():
@@ -61,7 +61,7 @@ def test_every_rule_has_a_plan_of_its_own_whose_bytes_are_its_rows() -> None:
 
 def test_rows_are_read_as_fast_as_their_formats_by_what_queries_gather() -> None:
     speeds = {each: 1e6 * (1 + i) for i, each in enumerate(formats_of(WIDE.model))}
-    plans = dict(format_plans(case(), HOTNESS, 2000))
+    plans = dict(format_plans(case(), 2000))
     whole = speeds[RowFormat(DIM)]
     assert rows_per_s(WIDE.model, accesses(WIDE), plans[RowRule("fp32", "fp32")], speeds) == pytest.approx(1)
     of_int8 = speeds[RowFormat(DIM, "int8")] / whole
@@ -77,7 +77,7 @@ def test_what_came_in_fewer_bits_is_counted_as_it_came() -> None:
     came = replace(WIDE.model.tables[0], format=RowFormat(DIM, "int4"))
     model = replace(WIDE.model, tables=(came, *WIDE.model.tables[1:]))
     quantized = replace(case(), spec=replace(WIDE, model=model))
-    plan = dict(format_plans(quantized, HOTNESS, 2000))[RowRule("fp16", "fp16")]
+    plan = dict(format_plans(quantized, 2000))[RowRule("fp16", "fp16")]
     rest = sum(table.rows for table in WIDE.model.tables[1:])
     assert tables_bytes(model, plan) == came.rows * BYTES["int4"] + rest * BYTES["fp16"]
 

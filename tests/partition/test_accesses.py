@@ -1,5 +1,6 @@
 """Accesses that keep what they merged give the plans of those that do not."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.errors import PlanError
+from repo_builder.model.row_rule import RowRule
 from repo_builder.partition.accesses import merged_order, model_accesses
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Grouping
@@ -26,8 +28,22 @@ def test_prefixes_are_the_merged_ones_and_kept_only_when_asked() -> None:
         accesses = model_accesses(SPEC, HOTNESS, keep)
         first = accesses.order(accesses.tables)
         assert np.array_equal(first.gathers, merged_order(accesses.tables).gathers)
-        assert (accesses.order(accesses.tables) is first) == keep
-        assert (accesses.order(accesses.tables[1:2]) is accesses.order(accesses.tables[2:3])) == keep  # alike
+        assert (accesses.order(accesses.tables).gathers is first.gathers) == keep
+        b, like_b = (accesses.order(accesses.tables[i : i + 1]) for i in (1, 2))
+        assert (b.gathers is like_b.gathers) == keep
+
+
+@pytest.mark.parametrize("dims", [(8, 8, 8), (8, 16, 8)])
+def test_what_is_kept_serves_rows_stored_by_any_rule(dims: Sequence[int]) -> None:
+    tables = [replace(table, dim=dim) for table, dim in zip(SPEC.dlrm.tables, dims, strict=True)]
+    form = replace(SPEC.dlrm, tables=tuple(tables))
+    kept = model_accesses(Spec.of_dlrm(SPEC.name, form, SPEC.access, SPEC.serving, SPEC.fleet), HOTNESS, keep=True)
+    for rule in (RowRule("fp32", "fp32"), RowRule("fp32", "int8"), RowRule("int4", "int4"), RowRule("fp32", "fp32")):
+        stored = kept.stored_by(rule)
+        found, expected = stored.order(stored.tables), merged_order(stored.tables)
+        assert np.array_equal(found.gathers, expected.gathers)
+        assert np.array_equal(found.row_bytes, expected.row_bytes)
+        assert np.array_equal(found.hot_row_bytes, expected.hot_row_bytes)
 
 
 @pytest.mark.parametrize("grouping", GROUPINGS)
