@@ -131,7 +131,7 @@ void service_wake(RemoteService *service) {
 static void never_sent(Call *call, Problem *problem) {
     RemoteService *service = call->service;
     const uint64_t query_ns = service->loop->now_ns - call->query->begin_ns;
-    fail(problem, "service %s: no replica was free within %.*f ms, the query's deadline; %lld calls wait",
+    fail(problem, "service %s: no replica was free within %.*f ms, the query's deadline; calls that wait: %lld",
          service->shard->name, query_ns < 10000000 ? 2 : 0, (double)query_ns / 1e6, (long long)service->waiting_count);
     count(service->counters, FAILURES + TIMEOUT, service->index, 1);
 }
