@@ -168,7 +168,9 @@ def test_a_wait_of_less_than_a_millisecond_is_told_as_it_was(backend: Backend, t
         fanout = make(backend, tmp_path, [a], [b], deadline_us=300)
         with fanout.running() as model:
             a.delay_s = b.delay_s = 0.2
-            with pytest.raises(BackendError, match=r"(did not answer|no replica was free) within \d+(\.\d\d)? ms") as told:
+            with pytest.raises(
+                BackendError, match=r"(did not answer|no replica was free) within \d+(\.\d\d)? ms"
+            ) as told:
                 model.infer(fanout.query(2))
     assert "within 0 ms" not in str(told.value)
 
