@@ -127,7 +127,7 @@ def turn(router: Router, model: str, queries: Path, concurrency: int, seconds: f
 
 def counts(server: Server) -> tuple[float, float, float]:
     """So far: queries answered; calls of embedding services, and the queries that these were made for."""
-    with urllib.request.urlopen(server.metrics) as answer:  # noqa: S310 - our own server
+    with urllib.request.urlopen(server.metrics) as answer:  # noqa: S310 - http on loopback, to the server that this program started
         lines = answer.read().decode().splitlines()
 
     def total(name: str) -> float:
