@@ -13,6 +13,14 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 @pytest.fixture(scope="module")
+def backend(fake: ctypes.CDLL) -> Backend:
+    """The fan-out router."""
+    loaded = Backend(fake, "elasticrec_fanout")
+    loaded.initialize()
+    return loaded
+
+
+@pytest.fixture(scope="module")
 def router(fake: ctypes.CDLL) -> Backend:
     loaded = Backend(fake, "elasticrec_router")
     loaded.initialize()

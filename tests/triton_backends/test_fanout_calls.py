@@ -20,13 +20,6 @@ LEAST = 64  # calls before a quantile means anything
 NEVER_US = 600_000_000  # a deadline that no test waits for
 
 
-@pytest.fixture(scope="module")
-def backend(fake: ctypes.CDLL) -> Backend:
-    loaded = Backend(fake, "elasticrec_fanout")
-    loaded.initialize()
-    return loaded
-
-
 def shards(count: int = 2, **options: object) -> list[FakeShard]:
     return [FakeShard(2, **options) for _ in range(count)]
 

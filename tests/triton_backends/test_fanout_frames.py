@@ -1,6 +1,5 @@
 """A replica whose answers are wrong as HTTP/2 or gRPC already, beside one that answers rightly."""
 
-import ctypes
 import re
 import socket
 import threading
@@ -16,13 +15,6 @@ from tests.triton_backends.fake_triton import Backend, BackendError
 from tests.triton_backends.fanouts import eventually, make
 
 NEVER_US = 600_000_000
-
-
-@pytest.fixture(scope="module")
-def backend(fake: ctypes.CDLL) -> Backend:
-    loaded = Backend(fake, "elasticrec_fanout")
-    loaded.initialize()
-    return loaded
 
 
 def frame(kind: int, flags: int, stream: int, body: bytes = b"") -> bytes:

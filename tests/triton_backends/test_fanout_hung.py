@@ -107,13 +107,6 @@ def hanging(*, deaf: bool = False, narrow: bool = False) -> Iterator[Hung]:
             client.close()
 
 
-@pytest.fixture(scope="module")
-def backend(fake: ctypes.CDLL) -> Backend:
-    loaded = Backend(fake, "elasticrec_fanout")
-    loaded.initialize()
-    return loaded
-
-
 @contextmanager
 def router(backend: Backend, folder: Path, hung: Hung, a: FakeShard, b: FakeShard) -> Iterator[tuple[FanOut, Model]]:
     """Over one service that answers, and one that is `hung` by the time of the first query."""

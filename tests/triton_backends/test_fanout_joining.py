@@ -31,13 +31,6 @@ LEAST = 64  # calls before a quantile means anything
 Status = tuple[grpc.StatusCode, str]
 
 
-@pytest.fixture(scope="module")
-def backend(fake: ctypes.CDLL) -> Backend:
-    loaded = Backend(fake, "elasticrec_fanout")
-    loaded.initialize()
-    return loaded
-
-
 @dataclass
 class Choosy(FakeShard):
     """Refuses calls of many rows by `refusal`, and spoils answers of more than one query's."""

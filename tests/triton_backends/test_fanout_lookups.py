@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -25,13 +24,6 @@ from triton_backends.embedding_shard.shard import EmbeddingShard
 from triton_backends.router.routing import suffix
 
 NEVER_US = 600_000_000
-
-
-@pytest.fixture(scope="module")
-def backend(fake: ctypes.CDLL) -> Backend:
-    loaded = Backend(fake, "elasticrec_fanout")
-    loaded.initialize()
-    return loaded
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """Where the router finds its replicas, and what it makes of servers that break HTTP/2 or TLS rather than calls."""
 
-import ctypes
 import json
 import re
 import socket
@@ -17,13 +16,6 @@ import trustme
 from tests.triton_backends.fake_shard import FakeShard, serving
 from tests.triton_backends.fake_triton import Backend, BackendError
 from tests.triton_backends.fanouts import FanOut, Model, eventually, make
-
-
-@pytest.fixture(scope="module")
-def backend(fake: ctypes.CDLL) -> Backend:
-    loaded = Backend(fake, "elasticrec_fanout")
-    loaded.initialize()
-    return loaded
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The router under several threads of Triton's at once, while its replicas change: what `make sanitize` looks at."""
 
-import ctypes
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -13,10 +12,8 @@ from tests.triton_backends.fanouts import make
 THREADS, CALLS = 4, 40
 
 
-def test_queries_of_several_threads_while_replicas_come_and_go(fake: ctypes.CDLL, tmp_path: Path) -> None:
+def test_queries_of_several_threads_while_replicas_come_and_go(backend: Backend, tmp_path: Path) -> None:
     """Each gets its own sums; one in three has a bad id, so that errors are made at the same time, too."""
-    backend = Backend(fake, "elasticrec_fanout")
-    backend.initialize()
     a, other, b = (FakeShard(2) for _ in range(3))
     with serving(a, other, b):
         fanout = make(backend, tmp_path, [a], [b], deadline_us=20_000_000, max_in_flight=1000)

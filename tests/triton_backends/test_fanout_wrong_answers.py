@@ -1,6 +1,5 @@
 """Replicas that answer fast and wrongly beside one that answers rightly: whom the router asks, and whom it blames."""
 
-import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +15,6 @@ from tests.triton_backends.fanouts import FanOut, Model, eventually, make
 
 NEVER_US = 600_000_000
 AT_A_TIME = 8
-
-
-@pytest.fixture(scope="module")
-def backend(fake: ctypes.CDLL) -> Backend:
-    loaded = Backend(fake, "elasticrec_fanout")
-    loaded.initialize()
-    return loaded
 
 
 def changed(**fields: object) -> Callable[[bytes], bytes]:
