@@ -1,7 +1,8 @@
 """Why each cut of a plan lies where it does: the services on both sides, and what another cut would cost.
 
-All figures are those of the recurrence (`partition.dp`): `CostModel.cost`, whole replicas included, of the services
-before replicas are added for the latency. In an optimal plan no change that is shown can be negative.
+All figures are those that the cuts were made by, of the services before replicas are added for the latency: of the
+recurrence (`partition.dp`), `CostModel.cost` with whole replicas; or where the profile may be off, the means of that
+(`partition.robust`). In an optimal plan no change that is shown can be negative.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from repo_builder.model.types import RowDtype
 from repo_builder.partition.accesses import Key, ModelAccesses, Order
 from repo_builder.partition.cost import CostModel, Profile
 from repo_builder.partition.plan import S_MAX, Plan, Service
+from repo_builder.partition.robust import mean_cost, mean_replicas
 from repo_builder.partition.worth import Cuts, cut, worth_of
 from repo_builder.spec import Spec
 
@@ -28,7 +30,8 @@ SHARE = 100
 class Segment:
     """The rows between two cuts as a service: `load` is how many replicas' time it takes, `cost_bytes` all memory.
 
-    row_dtype: how the service stores its rows.
+    mean_replicas: over the profile's errors, which `cost_bytes` goes by; `replicas` where there are none
+    row_dtype: how the service stores its rows
     """
 
     name: str
@@ -36,18 +39,19 @@ class Segment:
     gathers: float
     load: float
     replicas: int
+    mean_replicas: float
     cost_bytes: int
     row_dtype: RowDtype
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What changes if a cut moves by so many rows, to the colder ones where positive."""
+    """What changes if a cut moves by so many rows, to the colder ones where positive; replicas are means."""
 
     rows: int
     cost_bytes: int
-    left_replicas: int
-    right_replicas: int
+    left_replicas: float
+    right_replicas: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +93,13 @@ def explain(
     plan: Plan,
     utilisation: float,
     least_saving: float = 0.0,
+    profile_error: float = 0.0,
 ) -> tuple[Chain, ...]:
     """The chains of a plan that `plan_accesses` made of the same arguments."""
     target_qps = spec.serving.target_qps / utilisation
     model = CostModel(target_qps, profile.service_time, profile.min_memory_bytes)
-    weigh = partial(
-        cut, model=model, s_max=plan.s_max or S_MAX, worth=worth_of(spec, profile, target_qps, least_saving)
-    )
+    worth = worth_of(spec, profile, target_qps, least_saving, profile_error)
+    weigh = partial(cut, model=model, s_max=plan.s_max or S_MAX, worth=worth)
     if plan.grouping == "tiered":
         tables, order = tuple(table.table for table in accesses.tables), accesses.order(accesses.tables)
         return (_chain(tables, plan.embedding_services, order, model, weigh(order)),)
@@ -119,7 +123,7 @@ def _chain(tables: tuple[str, ...], services: Sequence[Service], rows: Order, mo
     positions = [0]
     for service in services:
         positions.append(positions[-1] + sum(shard.rows for shard in service.shards))
-    priced = _Priced(rows, model)
+    priced = _Priced(rows, model, weighed.worth.profile_error)
     segments = [
         priced.segment(service.name, begin, end, service.row_dtype)
         for service, (begin, end) in zip(services, pairwise(positions), strict=True)
@@ -137,17 +141,25 @@ class _Priced:
 
     order: Order
     model: CostModel
+    profile_error: float
 
     def segment(self, name: str, begin: int, end: int, row_dtype: RowDtype) -> Segment:
         gathers = float(self.order.gathers[end] - self.order.gathers[begin])
         held_bytes = int(self.order.bytes_between(np.array(begin), np.array(end)))
+        replicas = self.model.replicas(gathers)
+        mean = float(replicas)
+        cost_bytes = self.model.cost(held_bytes, gathers)
+        if self.profile_error:
+            mean = float(mean_replicas(np.array(self.model.load(gathers)), self.profile_error))
+            cost_bytes = round(mean_cost(self.order, self.model, (begin, end), self.profile_error))
         return Segment(
             name=name,
             rows=end - begin,
             gathers=gathers,
             load=self.model.load(gathers),
-            replicas=self.model.replicas(gathers),
-            cost_bytes=self.model.cost(held_bytes, gathers),
+            replicas=replicas,
+            mean_replicas=mean,
+            cost_bytes=cost_bytes,
             row_dtype=row_dtype,
         )
 
@@ -160,7 +172,7 @@ class _Priced:
                 hotter = self.segment("", begin, position + rows, left.row_dtype)
                 colder = self.segment("", position + rows, end, right.row_dtype)
                 change = hotter.cost_bytes + colder.cost_bytes - now
-                moves.append(Move(rows, change, hotter.replicas, colder.replicas))
+                moves.append(Move(rows, change, hotter.mean_replicas, colder.mean_replicas))
         joined_bytes = self.segment("", begin, end, left.row_dtype).cost_bytes - now
         return PlanCut(
             position,
