@@ -180,7 +180,7 @@ def _point(value: float, setting: Setting, accesses: ModelAccesses) -> SweepPoin
     plan = plan_accesses(
         spec, accesses, profile, setting.grouping, setting.s_max, setting.utilisation, setting.least_saving
     )
-    whole = model_wise(spec, profile, setting.utilisation).replicas(spec.serving.target_qps)
+    whole = model_wise(spec, accesses, profile, setting.utilisation).replicas(spec.serving.target_qps)
     return SweepPoint(
         value=value,
         memory_bytes=sum(service.deployed * service.memory_bytes for service in plan.services),
