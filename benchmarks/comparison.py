@@ -39,7 +39,7 @@ class Line:
 
 def fixed(seconds: float) -> Profile:
     """The default profile with another fixed time of a call."""
-    return replace(DEFAULT_PROFILE, service_time=ServiceTime(seconds, DEFAULT_PROFILE.service_time.per_gather_s))
+    return replace(DEFAULT_PROFILE, service_time=ServiceTime(seconds, DEFAULT_PROFILE.service_time.per_row_s))
 
 
 def lines() -> dict[str, Line]:

@@ -123,7 +123,7 @@ def simulate(
     )
     plan = planned(with_chosen_rows(spec, hotness, planned, watch, tell))
     model = SimulatedModel(spec.name, spec.serving.sla_ms, spec.serving.target_qps, profile)
-    whole = model_wise(spec, profile)
+    whole = model_wise(spec, model_accesses(spec, hotness), profile)
     simulated = (
         whole_fleet(model, whole.replicas(model.target_qps), whole.alone_s),
         planned_fleet(model, plan),

@@ -158,13 +158,13 @@ def _copy_examples(folder: Path) -> None:
         {"name": "gpu", "count": 4, "cores": 8, "memory_gb": 32, "gpus": 1, "gpu_memory_gb": 16, "price_per_hour": 1.0},
     ]
     (folder / "cluster.yaml").write_text(yaml.safe_dump({"name": "c", "pools": pools, "spread": 0.5}))
-    times = {"fixed_s": 1e-5, "per_gather_s": 1e-6}
+    times = {"fixed_s": 1e-5, "per_row_s": 1e-6, "per_byte_s": 1e-9}
     profile = {
         "service_time": times,
         "dense_service_time": {"fixed_s": 1e-5, "per_flop_s": 1e-12},
         "min_memory_bytes": 10**7,
         "batching": {"call_s": 1e-5, "query_s": 1e-6, "queries": 2},
-        "row_cache": {"size_bytes": 10**6, "hit_s": 1e-8, "miss_s": 1e-7},
+        "row_cache": {"size_bytes": 10**6, "per_row_s": 1e-8, "per_byte_s": 1e-10},
     }
     (folder / "profile.json").write_text(json.dumps(profile))
     (folder / "traffic.csv").write_text("seconds,qps\n0,100\n600,400\n1200,0\n1800,0\n")

@@ -128,17 +128,16 @@ def _table(document: Mapping[str, Any]) -> Table:
 
 def _summary(document: Mapping[str, Any], args: argparse.Namespace) -> str:
     time, batching, dense = document["service_time"], document["batching"], document["dense_service_time"]
-    cache, fit, light = document["row_cache"], document["fit"], document["light_load"]["service_time"]
+    cache, fit, light = document["row_cache"], document["fit"], document["light_load"]
     return "\n".join(
         [
             f"embedding call   {_us(batching['call_s'])} + queries x ({_us(batching['query_s'])} + "
-            f"{_ns(time['per_gather_s'])} x gathers); RMS error {fit['embedding']['relative_rms']:.0%}",
-            f"embedding query  {_us(time['fixed_s'])} + {_ns(time['per_gather_s'])} x gathers under full load, "
+            f"{_ns(time['per_row_s'])} x gathers); RMS error {fit['embedding']['relative_rms']:.0%}",
+            f"embedding query  {_us(time['fixed_s'])} + {_ns(time['per_row_s'])} x gathers under full load, "
             f"{batching['queries']:.1f} queries a call",
-            f"lone query       {_us(light['fixed_s'])} + {_ns(light['per_gather_s'])} x gathers of processor time",
-            f"gathered row     {_ns(time['per_gather_s'])} with the spec's accesses to all rows, which the cuts go by; "
-            f"{_ns(cache['hit_s'])} of a service within the cache ({size(cache['size_bytes'])}), "
-            f"{_ns(cache['miss_s'])} of a larger one",
+            f"lone query       {_us(light['fixed_s'])} beside its gathers of processor time",
+            f"gathered row     {_ns(time['per_row_s'])} from memory, {_ns(cache['per_row_s'])} from the cache "
+            f"({size(cache['size_bytes'])})",
             f"dense query      {_us(dense['fixed_s'])} + {1e12 * dense['per_flop_s']:.1f} ps x operations; "
             f"RMS error {fit['dense']['relative_rms']:.0%}",
             f"remote call      {_us(document['remote_call_s'])} of latency, "

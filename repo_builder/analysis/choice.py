@@ -40,7 +40,7 @@ def best_plan(
     if not least_saving:
         return cut, cut
     try:
-        whole = model_wise(spec, profile, utilisation)
+        whole = model_wise(spec, accesses, profile, utilisation)
     except PlanError:  # even an idle replica misses the SLA
         return cut, cut
     replicas = whole.replicas(spec.serving.target_qps).replicas

@@ -8,7 +8,7 @@ recurrence (`partition.dp`), `CostModel.cost` with whole replicas; or where the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 
@@ -18,7 +18,8 @@ from repo_builder.model.types import RowDtype
 from repo_builder.partition.accesses import Key, ModelAccesses, Order
 from repo_builder.partition.cost import CostModel, Profile
 from repo_builder.partition.plan import S_MAX, Plan, Service
-from repo_builder.partition.robust import mean_cost, mean_replicas
+from repo_builder.partition.priced import PricedOrder
+from repo_builder.partition.robust import mean_costs, mean_replicas
 from repo_builder.partition.worth import Cuts, cut, worth_of
 from repo_builder.spec import Spec
 
@@ -74,7 +75,7 @@ class PlanCut:
 class Chain:
     """One hotness order and its cuts; `tables` names the tables that it is made of, or each of the tables alike.
 
-    `weighed` also has the cuts with the least memory, of which some may have been merged.
+    `order` is what was cut; `weighed` also has the cuts with the least memory, of which some may have been merged.
 
     In a tiered plan there is one chain, of all tables' rows merged; else one for each kind of table, named by its
     first table's services.
@@ -84,6 +85,7 @@ class Chain:
     services: tuple[Service, ...]
     cuts: tuple[PlanCut, ...]
     weighed: Cuts
+    order: Order = field(repr=False, compare=False)
 
 
 def explain(
@@ -97,11 +99,14 @@ def explain(
 ) -> tuple[Chain, ...]:
     """The chains of a plan that `plan_accesses` made of the same arguments."""
     target_qps = spec.serving.target_qps / utilisation
-    model = CostModel(target_qps, profile.service_time, profile.min_memory_bytes)
+    model = profile.cost_model(target_qps)
     worth = worth_of(spec, profile, target_qps, least_saving, profile_error)
     weigh = partial(cut, model=model, s_max=plan.s_max or S_MAX, worth=worth)
     if plan.grouping == "tiered":
-        tables, order = tuple(table.table for table in accesses.tables), accesses.order(accesses.tables)
+        tables, order = (
+            tuple(table.table for table in accesses.tables),
+            accesses.order(accesses.tables, model.service_time),
+        )
         return (_chain(tables, plan.embedding_services, order, model, weigh(order)),)
     return tuple(_per_table(accesses, plan, model, weigh))
 
@@ -114,7 +119,7 @@ def _per_table(accesses: ModelAccesses, plan: Plan, model: CostModel, weigh: Cal
     for names in alike.values():
         first = next(table for table in accesses.tables if table.table == names[0])
         services = [service for service in plan.embedding_services if service.shards[0].table == names[0]]
-        order = accesses.order([first])
+        order = accesses.order([first], model.service_time)
         chains.append(_chain(tuple(names), services, order, model, weigh(order)))
     return chains
 
@@ -123,7 +128,7 @@ def _chain(tables: tuple[str, ...], services: Sequence[Service], rows: Order, mo
     positions = [0]
     for service in services:
         positions.append(positions[-1] + sum(shard.rows for shard in service.shards))
-    priced = _Priced(rows, model, weighed.worth.profile_error)
+    priced = _PricedCuts(PricedOrder(rows, model), weighed.worth.profile_error)
     segments = [
         priced.segment(service.name, begin, end, service.row_dtype)
         for service, (begin, end) in zip(services, pairwise(positions), strict=True)
@@ -132,31 +137,29 @@ def _chain(tables: tuple[str, ...], services: Sequence[Service], rows: Order, mo
         priced.cut(positions[i], positions[i + 1], positions[i + 2], left, right)
         for i, (left, right) in enumerate(pairwise(segments))
     ]
-    return Chain(tables, tuple(services), tuple(cuts), weighed)
+    return Chain(tables, tuple(services), tuple(cuts), weighed, rows)
 
 
 @dataclass(frozen=True, slots=True)
-class _Priced:
+class _PricedCuts:
     """Rows in their order, and what segments of it cost."""
 
-    order: Order
-    model: CostModel
+    priced: PricedOrder
     profile_error: float
 
     def segment(self, name: str, begin: int, end: int, row_dtype: RowDtype) -> Segment:
-        gathers = float(self.order.gathers[end] - self.order.gathers[begin])
-        held_bytes = int(self.order.bytes_between(np.array(begin), np.array(end)))
-        replicas = self.model.replicas(gathers)
-        mean = float(replicas)
-        cost_bytes = self.model.cost(held_bytes, gathers)
+        order, model, at = self.priced.order, self.priced.model, (np.array(begin), np.array(end))
+        rows_s = float(self.priced.rows_s(*at))
+        replicas = model.replicas(rows_s)
+        mean, cost_bytes = float(replicas), model.cost(int(order.bytes_between(*at)), rows_s)
         if self.profile_error:
-            mean = float(mean_replicas(np.array(self.model.load(gathers)), self.profile_error))
-            cost_bytes = round(mean_cost(self.order, self.model, (begin, end), self.profile_error))
+            mean = float(mean_replicas(np.array(model.load(rows_s)), self.profile_error))
+            cost_bytes = round(float(mean_costs(self.priced, *at, self.profile_error)))
         return Segment(
             name=name,
             rows=end - begin,
-            gathers=gathers,
-            load=self.model.load(gathers),
+            gathers=float(order.gathers[end] - order.gathers[begin]),
+            load=model.load(rows_s),
             replicas=replicas,
             mean_replicas=mean,
             cost_bytes=cost_bytes,
@@ -176,7 +179,7 @@ class _Priced:
         joined_bytes = self.segment("", begin, end, left.row_dtype).cost_bytes - now
         return PlanCut(
             position,
-            float(self.order.gathers[position] / self.order.gathers[-1]),
+            float(self.priced.order.gathers[position] / self.priced.order.gathers[-1]),
             left,
             right,
             tuple(moves),

@@ -22,7 +22,7 @@ import numpy as np
 
 from repo_builder.errors import PlacementError, PlanError
 from repo_builder.model.types import RowDtype
-from repo_builder.partition.accesses import ModelAccesses, ranks_in_tables
+from repo_builder.partition.accesses import ModelAccesses
 from repo_builder.partition.cost import DEFAULT_GPU_TIMES, Profile, replicas_for
 from repo_builder.partition.latency import Queue
 from repo_builder.partition.placement.cluster import Cluster
@@ -31,6 +31,7 @@ from repo_builder.partition.placement.packing import pack
 from repo_builder.partition.placement.place import on_fewer_nodes, place
 from repo_builder.partition.plan import Grouping, Plan, Service, Shard
 from repo_builder.partition.planner import plan_accesses
+from repo_builder.partition.priced import whole_rows_s
 from repo_builder.spec import Spec
 
 MODEL_WISE, GPU_CACHE, PER_TABLE, TIERED = "model-wise", "model-wise, GPU cache", "per_table", "tiered"
@@ -82,16 +83,14 @@ class WholeModel:
         )
 
 
-def model_wise(spec: Spec, profile: Profile, utilisation: float = 1.0) -> WholeModel:
+def model_wise(spec: Spec, accesses: ModelAccesses, profile: Profile, utilisation: float = 1.0) -> WholeModel:
     """The whole model on one core, loaded no more than `utilisation`.
 
     Raises PlanError where even an idle replica misses the SLA.
     """
-    gathers, tables_bytes = spec.gathers, spec.model.stored_bytes(spec.rows.hot)
     dense_s = profile.dense_service_time.seconds(spec.dense_flops)
-    service_s = dense_s + profile.seconds(gathers, tables_bytes, whole_tables=True)
-    alone_s = dense_s + profile.alone_s(gathers, tables_bytes, whole_tables=True)
-    model = _whole_model(spec, profile, service_s, alone_s, gpu_memory_bytes=0)
+    rows_s = profile.service_time.fixed_s + whole_rows_s(accesses, profile)
+    model = _whole_model(spec, profile, dense_s + rows_s, dense_s + profile.alone_s(rows_s), gpu_memory_bytes=0)
     return replace(model, utilisation=min(model.utilisation, utilisation))
 
 
@@ -103,15 +102,12 @@ def gpu_cached(spec: Spec, accesses: ModelAccesses, profile: Profile, gpu_memory
     room = gpu_memory_bytes - GPU_RESERVE_BYTES - spec.model.dense.parameter_bytes
     if room < 0:
         raise PlanError(f"gpu_memory_gb: expected room for the dense layers, got {gpu_memory_bytes / 1e9:g} GB")
-    rows = accesses.rows_within(room)
-    ranks = ranks_in_tables(accesses.tables, [rows])[0]
-    hits = sum(table.gathers * float(table.cdf[rank]) for table, rank in zip(accesses.tables, ranks, strict=True))
-    misses = max(0.0, spec.gathers - hits)
+    hits, hit_bytes = accesses.hottest(room, profile.service_time)
+    gathers, gathered = accesses.gathered()
     gpu = profile.gpu or DEFAULT_GPU_TIMES
-    gpu_s = gpu.dense_service_time.seconds(spec.dense_flops) + gpu.service_time.seconds(hits)
-    tables_bytes = spec.model.stored_bytes(spec.rows.hot)
-    cpu_s = profile.seconds(misses, tables_bytes)
-    alone_s = gpu_s + profile.alone_s(misses, tables_bytes)
+    gpu_s = gpu.dense_service_time.seconds(spec.dense_flops) + gpu.service_time.seconds(hits, hit_bytes)
+    cpu_s = profile.service_time.seconds(max(0.0, gathers - hits), max(0.0, gathered - hit_bytes))
+    alone_s = gpu_s + profile.alone_s(cpu_s)
     return _whole_model(spec, profile, max(gpu_s, cpu_s), alone_s, gpu_memory_bytes)
 
 
@@ -210,7 +206,7 @@ class SizedFleets:
 
     def __init__(self, case: ComparisonCase) -> None:
         self.case = case = _as_compared(case)
-        self.whole = model_wise(case.spec, case.profile)
+        self.whole = model_wise(case.spec, case.accesses, case.profile)
         self._whole = {MODEL_WISE: self.whole}
         if case.cluster.gpu_pools:
             gpu_memory_bytes = max(pool.gpu_memory_bytes for pool in case.cluster.gpu_pools)

@@ -137,19 +137,13 @@ def plot_explanation(title: str, accesses: ModelAccesses, chains: Sequence[Chain
     utility = UtilityModel(accesses.tables)
     for row, chain in zip(grid, drawn, strict=True):
         colours = _colours(len(chain.services))
-        _cdf(row[0], chain, _prefix(accesses, chain), colours)
+        _cdf(row[0], chain, chain.order.gathers, colours)
         _bars(row[1], chain, "Memory, all replicas, GiB", _gib, "{:,.3g}", colours)
         _bars(row[2], chain, "Rows in use, %", lambda each: 100 * utility.of_replica(each), "{:.3g}", colours)
         _bars(row[3], chain, "Replicas", lambda each: each.deployed, "{:,.0f}", colours)
         row[2].set_xticks([0, 50, 100])
         count_axis(row[3].xaxis)
     save_png(figure, path)
-
-
-def _prefix(accesses: ModelAccesses, chain: Chain) -> Floats:
-    """The gathers of the order that the chain cuts: of all its tables merged, or of the first one of those alike."""
-    held = {shard.table for service in chain.services for shard in service.shards}
-    return accesses.order([table for table in accesses.tables if table.table in held]).gathers
 
 
 def _gib(service: Service) -> float:

@@ -35,8 +35,8 @@ def sizings(spec: Spec, plan: Plan, profile: Profile, utilisation: float = 1.0) 
 
     def sizing(service: Service) -> Sizing:
         dense = service.kind == "dense"
-        gathers_s = light.service_time.seconds(service.gathers)
-        light_s = light.dense_service_time.seconds(spec.dense_flops) if dense else gathers_s
+        woken_s = light.service_time.fixed_s - profile.service_time.fixed_s
+        light_s = light.dense_service_time.seconds(spec.dense_flops) if dense else 1 / service.qps + woken_s
         by_capacity, by_cpu = replicas_for(target_qps / service.qps), replicas_for(target_qps * light_s)
         return Sizing(service, service.qps, 1 / light_s, by_capacity, by_cpu)
 

@@ -188,7 +188,7 @@ def _point(value: float, setting: Setting, accesses: ModelAccesses) -> SweepPoin
         setting.least_saving,
         setting.profile_error,
     )
-    whole = model_wise(spec, profile, setting.utilisation).replicas(spec.serving.target_qps)
+    whole = model_wise(spec, accesses, profile, setting.utilisation).replicas(spec.serving.target_qps)
     return SweepPoint(
         value=value,
         memory_bytes=sum(service.deployed * service.memory_bytes for service in plan.services),

@@ -1,11 +1,12 @@
 """What a query gathers of tables, and their rows in one order, hottest first, whose cuts are taken back to each table.
 
-The rows of all tables stand by gathers per query and byte, most first; a table's own rows keep their hotness order.
-Where the first service stores rows in another format than the rest, the bytes are the rest's: most rows lie there.
+The rows of all tables stand by the time per byte that a query's gathers of them take from memory, most first: rows of
+one size, by gathers. A table's own rows keep their hotness order. Where the first service stores rows in another format
+than the rest, the bytes are the rest's: most rows lie there.
 Ties go to the size of row that comes first among the tables, then to the earlier table, then to the hotter row.
 
-Merging takes most of a plan's time; the traffic, the profile and S_max only change what comes after it. So a sweep
-makes one `ModelAccesses` that keeps what it merged, and plans on it as often as it likes.
+Merging takes most of a plan's time; the traffic, the price of a call and S_max only change what comes after it. So a
+sweep makes one `ModelAccesses` that keeps what it merged, and plans on it as often as it likes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from repo_builder.errors import PlanError
 from repo_builder.machine import check_memory
 from repo_builder.model.row_rule import AS_THEY_COME, RowRule
 from repo_builder.model.types import RowFormat
+from repo_builder.partition.cost import ServiceTime
 from repo_builder.spec import Spec
 
 Floats = NDArray[np.float64]
@@ -88,15 +90,19 @@ class TableAccesses:
 class Order:
     """N rows in the order in which they are cut.
 
-    gathers  (N + 1,) float64: what a query gathers of the first j rows; from 0, non-decreasing, and concave over their
-             bytes up to rounding
+    gathers  (N + 1,) float64: what a query gathers of the first j rows; from 0, non-decreasing, and, with rows of one
+             size, concave up to rounding
     row_bytes  the bytes of every row; or, where rows differ, (N + 1,) int64, the bytes of the first j rows
     hot_row_bytes  the same in the first service, where a format of its own is asked for there
+    gathered_bytes  where rows differ, (N + 1,) float64: the bytes that a query gathers of the first j rows
+    hot_gathered_bytes  the same in the first service, where it has a format of its own
     """
 
     gathers: Floats
     row_bytes: int | Ints
     hot_row_bytes: int | Ints | None = None
+    gathered_bytes: Floats | None = None
+    hot_gathered_bytes: Floats | None = None
 
     @property
     def rows(self) -> int:
@@ -116,6 +122,26 @@ class Order:
         held = _before(self.row_bytes, end) - _before(self.row_bytes, begin)
         return held if self.hot_row_bytes is None else np.where(begin == 0, _before(self.hot_row_bytes, end), held)
 
+    def gathered_bytes_before(self, position: Ints | slice, hot: bool = False) -> Floats:
+        """Bytes that a query gathers of the rows before each position, `hot` in the first service."""
+        own = hot and self.hot_row_bytes is not None
+        row_bytes, sums = (
+            (self.hot_row_bytes, self.hot_gathered_bytes) if own else (self.row_bytes, self.gathered_bytes)
+        )
+        return self.gathers[position] * row_bytes if isinstance(row_bytes, int) else _given(sums)[position]
+
+    def rows_within(self, size_bytes: int) -> int:
+        """How many of the first rows fit, stored as in the first service, into so many bytes."""
+        held = self.row_bytes if self.hot_row_bytes is None else self.hot_row_bytes
+        if isinstance(held, int):
+            return min(self.rows, size_bytes // held)
+        return int(np.searchsorted(held, size_bytes, side="right")) - 1
+
+
+def _given(sums: Floats | None) -> Floats:
+    assert sums is not None, "rows that differ in size come with the bytes that are gathered of them"  # noqa: S101
+    return sums
+
 
 def _before(row_bytes: int | Ints, position: Ints) -> Ints:
     """Bytes of the rows before each position, 0 to N; same shape as `position`."""
@@ -134,27 +160,41 @@ class ModelAccesses:
         """The same accesses to rows stored by another rule; what either keeps serves both."""
         return replace(self, tables=tuple(replace(table, rule=rule) for table in self.tables))
 
-    def order(self, tables: Sequence[TableAccesses]) -> Order:
+    def order(self, tables: Sequence[TableAccesses], time: ServiceTime) -> Order:
         """`merged_order` of some of the tables; not to be written into."""
         of_one_size = len({table.sizes for table in tables}) == 1  # whatever it is, rows stand in the same order
-        key = tuple(table.key[:2] if of_one_size else table.key for table in tables)
+        key = tuple(table.key[:2] if of_one_size else (*table.key, time.per_row_s, time.per_byte_s) for table in tables)
         order = self._kept.get(key)
         if order is None:
-            order = merged_order(tables)
+            order = merged_order(tables, time)
             if self.keep:
                 self._kept[key] = order
         if of_one_size:
             order = replace(order, row_bytes=tables[0].row_bytes, hot_row_bytes=tables[0].hot_row_bytes)
         return order
 
-    def rows_within(self, size_bytes: int) -> int:
+    def rows_within(self, size_bytes: int, time: ServiceTime) -> int:
         """How many of the hottest rows of all tables fit, stored as in the hottest service, into so many bytes."""
         sizes = {table.hot_row_bytes or table.row_bytes for table in self.tables}
         if len(sizes) == 1:  # no order needed
             return min(sum(table.rows for table in self.tables), size_bytes // sizes.pop())
-        order = self.order(self.tables)
-        held = order.bytes_between(np.zeros(1, np.int64), np.arange(order.rows + 1))
-        return int(np.searchsorted(held, size_bytes, side="right")) - 1
+        return self.order(self.tables, time).rows_within(size_bytes)
+
+    def gathered(self) -> tuple[float, float]:
+        """All gathers of a query, and their bytes, stored as in the hottest service."""
+        return _with_bytes(self.tables, [table.gathers for table in self.tables])
+
+    def hottest(self, size_bytes: int, time: ServiceTime) -> tuple[float, float]:
+        """The same of those that go to the hottest rows of so many bytes."""
+        ranks = ranks_in_tables(self.tables, [self.rows_within(size_bytes, time)], time)[0]
+        held = zip(self.tables, ranks, strict=True)
+        return _with_bytes(self.tables, [table.gathers * float(table.cdf[rank]) for table, rank in held])
+
+
+def _with_bytes(tables: Sequence[TableAccesses], gathers: Sequence[float]) -> tuple[float, float]:
+    """The sum of the tables' gathers, and that of their bytes in the hottest service."""
+    sizes = [table.hot_row_bytes or table.row_bytes for table in tables]
+    return sum(gathers), sum(each * size for each, size in zip(gathers, sizes, strict=True))
 
 
 def model_accesses(spec: Spec, hotness: Hotness, keep: bool = False) -> ModelAccesses:
@@ -196,68 +236,93 @@ def check_cdf(accesses: TableAccesses, rows: int) -> None:
         raise PlanError(f"{where}: expected non-decreasing values, got a fall after rank {falls.argmax()}")
 
 
-def merged_order(tables: Sequence[TableAccesses]) -> Order:
+def merged_order(tables: Sequence[TableAccesses], time: ServiceTime) -> Order:
     """The rows of all tables in one order.
 
     O(n) for n rows of one table or of tables alike, O(n * log(tables)) otherwise; 8 bytes per row, half as much again
-    while sorting. Where rows differ in size 16 bytes per row, and 32 while sorting; 8 more for two formats.
+    while sorting. Where rows differ in size 24 bytes per row, and 40 while sorting; 16 more for two formats.
     """
     alike = _alike(tables)
-    unit = _unit(tables)
+    scale = _Scale.of(tables, time)
     prefix = np.empty(1 + sum(table.rows for table in tables))
     prefix[0] = 0.0
     begin = 1
     for table, count in alike:
         end = begin + count * table.rows
-        prefix[begin:end].reshape(table.rows, count)[:] = _ascending(table, unit)[:, None]
+        prefix[begin:end].reshape(table.rows, count)[:] = _ascending(table, scale)[:, None]
         begin = end
     if len({table.sizes for table in tables}) > 1:
-        return _mixed(prefix, alike, unit)
+        return _mixed(prefix, alike, scale)
     if len(alike) > 1:
         prefix[1:].sort(kind="stable")  # merges the runs
     _accumulate(prefix)
     return Order(prefix, tables[0].row_bytes, tables[0].hot_row_bytes)
 
 
-def _mixed(prefix: Floats, alike: Sequence[tuple[TableAccesses, int]], unit: int) -> Order:
+def _mixed(prefix: Floats, alike: Sequence[tuple[TableAccesses, int]], scale: _Scale) -> Order:
     """The order of rows that differ in size: `prefix[1:]` is (rows,), not sorted yet."""
     counts = [count * table.rows for table, count in alike]
     order = np.argsort(prefix[1:], kind="stable")
     sizes = np.repeat([table.row_bytes for table, _ in alike], counts)[order]
-    prefix[1:] = prefix[1:][order] * (sizes // unit)
-    hot_bytes = None
+    prefix[1:] = prefix[1:][order] * np.repeat([scale.of_row(table.row_bytes) for table, _ in alike], counts)[order]
+    hot_bytes, hot_gathered = None, None
     if alike[0][0].hot_row_bytes is not None:  # one rule for all
-        hot_bytes = _sums(np.repeat([table.hot_row_bytes or 0 for table, _ in alike], counts)[order])
+        hot_sizes = np.repeat([table.hot_row_bytes or 0 for table, _ in alike], counts)[order]
+        hot_bytes, hot_gathered = _sums(hot_sizes), _gathered(prefix, hot_sizes)
     del order
+    gathered = _gathered(prefix, sizes)
     _accumulate(prefix)
-    return Order(prefix, _sums(sizes), hot_bytes)
+    return Order(prefix, _sums(sizes), hot_bytes, gathered, hot_gathered)
+
+
+def _gathered(negated: Floats, sizes: Ints) -> Floats:
+    """(rows + 1,) bytes gathered of the first rows, of their negated gathers (rows + 1,) and bytes (rows,)."""
+    gathered = negated.copy()
+    gathered[1:] *= sizes
+    _accumulate(gathered)
+    return gathered
 
 
 def _sums(sizes: Ints) -> Ints:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
 
 
-def ranks_in_tables(tables: Sequence[TableAccesses], cuts: Sequence[int]) -> list[list[int]]:
+def ranks_in_tables(tables: Sequence[TableAccesses], cuts: Sequence[int], time: ServiceTime) -> list[list[int]]:
     """For each cut of the merged order how many rows of each table come before it: over the cuts, then the tables."""
-    unit, alike = _unit(tables), _alike(tables)
+    scale, alike = _Scale.of(tables, time), _alike(tables)
     kinds = {table.key: kind for kind, (table, _) in enumerate(alike)}
-    ascending = [(_ascending(table, unit), count) for table, count in alike]
+    ascending = [(_ascending(table, scale), count) for table, count in alike]
     kind_of = [kinds[table.key] for table in tables]
     sizes = {size: i for i, size in enumerate(dict.fromkeys(table.sizes for table in tables))}
     first = sorted(range(len(tables)), key=lambda i: sizes[tables[i].sizes])
     return [_split(ascending, kind_of, first, cut) for cut in cuts]
 
 
-def _ascending(table: TableAccesses, unit: int) -> Floats:
-    """The negated gathers of each row and `unit` bytes: (rows,) float64, ascending from the hottest row on."""
+def _ascending(table: TableAccesses, scale: _Scale) -> Floats:
+    """The negated gathers of each row on the scale by which rows stand: (rows,) float64, ascending from the hottest."""
     steps = table.row_gathers()
-    steps /= -(table.row_bytes // unit)
+    steps /= -scale.of_row(table.row_bytes)
     return steps
 
 
-def _unit(tables: Sequence[TableAccesses]) -> int:
-    """The largest number of bytes of which every row is a multiple: with rows of one size no gathers are rounded."""
-    return gcd(*(table.row_bytes for table in tables))
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """By which gathers of rows that differ in size are compared: the bytes of a row over the time that it takes.
+
+    unit  the largest number of bytes of which every row is a multiple: with rows of one size no gathers are rounded
+    """
+
+    unit: int
+    time: ServiceTime
+
+    @staticmethod
+    def of(tables: Sequence[TableAccesses], time: ServiceTime) -> _Scale:
+        return _Scale(gcd(*(table.row_bytes for table in tables)), time)
+
+    def of_row(self, row_bytes: int) -> float:
+        """What the gathers of such a row are divided by; 1 of a row of `unit` bytes."""
+        unit_s, row_s = (self.time.rows_s(1, size) for size in (self.unit, row_bytes))
+        return row_bytes // self.unit * (unit_s / row_s if row_s else 1.0)
 
 
 def _alike(tables: Sequence[TableAccesses]) -> list[tuple[TableAccesses, int]]:

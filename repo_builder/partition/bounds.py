@@ -1,10 +1,10 @@
 """Bounds on the dynamic program from a coarse grid: which cuts can be in an optimal partition at all.
 
 The positions 0 ... N of the hotness order are grouped into blocks of neighbours; 0 is one of its own, so that the first
-service, whose rows may be of another format, is known by its begin. A segment that starts in block I and ends in block
-J holds at least the rows between the last position of I and the first of J, so the cost of those rows is a lower bound
-on its cost, and a dynamic program over blocks bounds every partition from below. A partition along the blocks' first
-positions bounds the optimum from above. A block whose lower bound is above that upper bound holds no
+service, whose rows may have another format and other times, is known by its begin. A segment that starts in block I and
+ends in block J holds at least the rows between the last position of I and the first of J, so the cost of those rows is
+a lower bound on its cost, and a dynamic program over blocks bounds every partition from below. A partition along the
+blocks' first positions bounds the optimum from above. A block whose lower bound is above that upper bound holds no
 optimal cut.
 """
 
@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.partition.accesses import Order
-from repo_builder.partition.cost import CostModel
+from repo_builder.partition.priced import PricedOrder
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
@@ -49,12 +48,12 @@ class CoarseBounds:
         return bounds
 
 
-def coarse_bounds(order: Order, model: CostModel, s_max: int, blocks: int) -> CoarseBounds:
+def coarse_bounds(priced: PricedOrder, s_max: int, blocks: int) -> CoarseBounds:
     """Bounds from about so many blocks. O(N + s_max * blocks^2) time."""
-    first = grid(order.gathers, blocks)
+    first = grid(priced.order.gathers, blocks)
     last = np.append(first[1:] - 1, first[-1])
-    upper = float(at_most(segment_costs(order, model, first, first), s_max)[s_max, -1])
-    low = segment_costs(order, model, last, first)
+    upper = float(at_most(segment_costs(priced, first, first), s_max)[s_max, -1])
+    low = segment_costs(priced, last, first)
     forward = at_most(low, s_max)
     backward = exactly(low.T[::-1, ::-1], s_max)[:, ::-1]
     windows = np.zeros((s_max, 2), np.int64)
@@ -75,11 +74,9 @@ def grid(gathers: Floats, blocks: int) -> Positions:
     return first
 
 
-def segment_costs(order: Order, model: CostModel, begins: Positions, ends: Positions) -> Floats:
+def segment_costs(priced: PricedOrder, begins: Positions, ends: Positions) -> Floats:
     """Cost of the rows from each begin (down) to each end (across), infinite where a block comes before itself."""
-    gathers = np.maximum(order.gathers[ends][None, :] - order.gathers[begins][:, None], 0.0)
-    held = np.maximum(order.bytes_between(begins[:, None], ends[None, :]), 0)
-    costs = model.replica_counts(gathers) * (held + float(model.min_memory_bytes)) + float(model.service_bytes)
+    costs = priced.costs(begins[:, None], ends[None, :])
     costs[np.tril_indices(len(costs), -1)] = np.inf
     return costs
 

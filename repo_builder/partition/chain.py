@@ -1,10 +1,10 @@
 """The exact optimum for rows of one size, found over the few cuts that can be optimal.
 
-Problem. Rows 1 ... N stand hottest first; G[j] is what the first j of them gather in a query (non-decreasing, concave).
-Cut them into at most S services; one that holds rows (k, j] with r replicas costs r * ((j - k) * row_bytes +
-min_memory) and must be able to gather its rows: G[j] - G[k] <= cap(r), the most gathers whose load still counts as r
-replicas, so cap(r) = (r / target_qps - fixed_s) / per_gather_s up to the tolerance. Find the cheapest choice of cuts c
-and replicas r.
+Problem. Rows 1 ... N stand hottest first; G[j] is what a query's gathers of the first j of them take (non-decreasing,
+concave), in seconds or, with rows of one size, in rows. Cut them into at most S services; one that holds rows (k, j]
+with r replicas costs r * ((j - k) * row_bytes + min_memory) and must be able to gather its rows: G[j] - G[k] <= cap(r),
+the most whose load still counts as r replicas, so cap(r) = r / target_qps - fixed_s up to the tolerance, in G's unit.
+Find the cheapest choice of cuts c and replicas r.
 
 Which cuts can be optimal. Among the optimal choices take one with the fewest services, then the fewest pairs i < j with
 r_i < r_j, then the smallest sum of cuts. Call a cut between services i and i + 1 *falling* if r_i >= r_{i+1} and
@@ -42,21 +42,23 @@ n = p + q, p < q, b bytes of rows and g gathers in (k, l], x of these bytes on t
 n * min_memory + p x + q (b - x), where x / b <= cap(p) / g, as hotter rows gather more. Over all p that is least by
 n / 2 * (1 - (slack / 2g)^2) * b >= 3/8 * n * b, as slack = cap(p) + cap(q) - g < h_t <= g.
 
-Two formats. Let the first service's rows take hot_row_bytes each, and all others' row_bytes, whichever is more. Of the
-optimal choices take one as above, and count rising pairs among the services after the first. All that was said of the
-cuts between those holds as it stands, since their rows have one price: 1 and 2 move a cut, 3 exchanges two of them, and
-k of a pair is tight wherever the services before it end. What is new is c_1, with the slope r_1 * hot_row_bytes - r_2 *
-row_bytes:
+A first service of its own. Let the first service's rows take hot_row_bytes each, and all others' row_bytes, whichever
+is more; and let what a query gathers of its first j rows take F[j], non-decreasing, whatever that is beside G[j] (a row
+of another format has another price, and the first rows are cached: `priced.py`). Of the optimal choices take one as
+above, and count rising pairs among the services after the first. All that was said of the cuts between those holds as
+it stands, since their rows have one price: 1 and 2 move a cut, 3 exchanges two of them, and k of a pair is tight
+wherever the services before it end. What is new is c_1, with the slope r_1 * hot_row_bytes - r_2 * row_bytes:
 
- 4. Where that is not negative c_1 cannot move left: service 2 stops it, so that it is a single step's as in 1; or it is
-    1, as the first service must not run empty: then service 2 would be the first, at another price.
- 5. Where it is negative c_1 cannot move right, and it is the largest j with G[j] <= cap(r_1). (Service 2 does not run
+ 4. Where that is not negative c_1 cannot move left, where the first service still fits, F never falling: service 2
+    stops it, so that it is a single step's as in 1; or it is 1, as the first service must not run empty: then service 2
+    would be the first, at another price.
+ 5. Where it is negative c_1 cannot move right, and it is the largest j with F[j] <= cap(r_1). (Service 2 does not run
     empty: it would be saved.) Where the cut after service 2 rises c_1 is the begin of a pair by 3 too.
 
-So the last step, to the position 0, is a single one at the first service's price, and comes from where single and pair
-steps lead, or from a *first end*: the position 1, and those of 5 for each number of replicas. From every position a
-single step may lead to a first end, with the replicas that it needs, tight or not. There are as many first ends as
-replicas: time grows as before.
+So the last step, to the position 0, is a single one at the first service's price, with the replicas that it needs, and
+comes from where single and pair steps lead, or from a *first end*: the position 1, and those of 5 for each number of
+replicas. From every position a single step may lead to a first end, with the replicas that it needs, tight or not.
+There are as many first ends as replicas: time grows as before.
 
 A service may have to be worth `service_bytes` besides. That is as much in all choices of as many services, and the
 arguments above change none, or fewer: they hold as they stand.
@@ -75,11 +77,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.partition.accesses import Order
 from repo_builder.partition.bounds import MARGIN, CoarseBounds
-from repo_builder.partition.cost import REPLICA_TOLERANCE, CostModel
+from repo_builder.partition.cost import REPLICA_TOLERANCE
+from repo_builder.partition.priced import PricedOrder
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 NOISE = 1e-12
@@ -122,15 +123,15 @@ class _Layer:
     origin: Ints  # row of the layer `used` before
 
 
-def best_chain(order: Order, model: CostModel, s_max: int, bounds: CoarseBounds | None) -> tuple[int, list[int]]:
+def best_chain(priced: PricedOrder, s_max: int, bounds: CoarseBounds | None) -> tuple[int, list[int]]:
     """The least cost in bytes and its inner cuts, ascending; N >= 1.
 
-    Needs `per_gather_s` > 0. Of equal costs the fewest services win, then the step that comes first: singles before
+    Needs rows that take time. Of equal costs the fewest services win, then the step that comes first: singles before
     pairs, heavy positions, then first ends before others, colder positions before hotter ones, fewer replicas before
     more. Raises TooManySteps.
     """
-    search = _Search(order, model, s_max, bounds)
-    start = np.array([order.rows])
+    search = _Search(priced, s_max, bounds)
+    start = np.array([priced.order.rows])
     none = np.array([-1])
     layers = [_Layer(start, np.zeros(1, np.int64), none, none, none)]
     best, best_used = np.iinfo(np.int64).max, 0
@@ -146,34 +147,38 @@ def best_chain(order: Order, model: CostModel, s_max: int, bounds: CoarseBounds 
 
 
 class _Search:
-    """The steps of the recurrence, for one table and cost model."""
+    """The steps of the recurrence, for one order and cost model."""
 
-    def __init__(self, order: Order, model: CostModel, s_max: int, bounds: CoarseBounds | None) -> None:
-        self.order, self.prefix, self.model, self.s_max, self.bounds = order, order.gathers, model, s_max, bounds
+    def __init__(self, priced: PricedOrder, s_max: int, bounds: CoarseBounds | None) -> None:
+        self.priced, self.prefix, self.model = priced, priced.prefix, priced.model
+        self.s_max, self.bounds = s_max, bounds
         self.upper = np.inf if bounds is None else bounds.upper * (1 + MARGIN)
         self.steps = 0
         self.noise = NOISE * float(self.prefix[-1])
-        replicas = (
-            model.target_qps * model.service_time.per_gather_s * np.diff(self.prefix)
-        )  # (N,), what a row is worth
+        replicas = self.model.target_qps * priced.unit_s * np.diff(self.prefix)  # (N,), what a row is worth
         self.heavy = int(np.count_nonzero(replicas > OPEN))
-        self.first_ends = self._first_ends() if order.hot_row_bytes is not None else np.zeros(0, np.int64)
+        self.first_ends = self._first_ends() if priced.own_first else np.zeros(0, np.int64)
 
     def singles(self, layer: _Layer, used: int) -> _Steps:
         """Every step by one service from a layer to the layer `used`; to the last layer only those to position 0."""
         low, high = self._window(used)
         end = layer.position
+        hottest = max(low, self.heavy + 1)  # heavy positions, 0 among them, are looked at beside
         origin, replicas = self._ragged(
-            self._replicas(end, np.minimum(end, high)), self._replicas(end, np.minimum(end, max(low, self.heavy + 1)))
+            *(self.priced.replicas(np.minimum(end, at), end) for at in (max(high, hottest), hottest))
         )
-        position = self._tight(end[origin], replicas, 1)
+        position = self.priced.tight(end[origin], replicas)
+        light = position >= hottest
+        origin, position, replicas = origin[light], position[light], replicas[light]
         loose = [self._heavy_positions(end, low, high), self._to_first_ends(layer, used)]
         loose_origin, loose_position = (np.concatenate(parts) for parts in zip(*loose, strict=True))
         origin, position = np.concatenate([loose_origin, origin]), np.concatenate([loose_position, position])
-        replicas = np.concatenate([self._replicas(end[loose_origin], loose_position), replicas])
+        replicas = np.concatenate([self.priced.replicas(loose_position, end[loose_origin]), replicas])
         keep = (position < end[origin]) & (position >= low) & (position <= high)
         origin, position, replicas = origin[keep], position[keep], replicas[keep]
-        cost = layer.cost[origin] + replicas * self._bytes(position, end[origin]) + self.model.service_bytes
+        cost = (
+            layer.cost[origin] + replicas * self.priced.replica_bytes(position, end[origin]) + self.model.service_bytes
+        )
         return self._promising(_Steps(origin, position, cost, np.full_like(position, -1)), used)
 
     def pairs(self, layer: _Layer, used: int) -> _Steps:
@@ -185,16 +190,16 @@ class _Search:
             return found[0]
         origin, total, position = self._pair_ends(layer, used)
         end = layer.position[origin]
-        slack = self._capacity(total, 2) - (self.prefix[end] - self.prefix[position])
+        slack = self.priced.capacity(total, 2) - (self.prefix[end] - self.prefix[position])
         # replicas of the left service; fewer make h_t smaller, so (*) fails for good
-        first = np.minimum((total - 1) // 2, self._replicas(np.full_like(position, high), position))
-        least = int(self.model.replica_counts(np.zeros(1))[0])
+        first = np.minimum((total - 1) // 2, self.priced.replicas(position, np.full_like(position, high)))
+        least = self.model.replicas(0.0)
         while len(origin):
             self._spend(len(origin) + ROUND_STEPS)
-            cut = self._tight(end, first, 1)  # t of (*)
+            cut = self.priced.tight(end, first)  # t of (*)
             gathers = self.prefix[cut] - self.prefix[np.maximum(cut - 1, 0)]
             keep = (first >= least) & (cut > position) & (slack < gathers + self.noise)
-            keep &= self._fits(position, np.full_like(position, low), first, 1)
+            keep &= self.priced.fits(position, np.full_like(position, low), first)
             origin, total, position, end, slack, first = (a[keep] for a in (origin, total, position, end, slack, first))
             found.append(self._pair_steps(layer, origin, position, end, first, total - first))
             first = first - 1
@@ -206,14 +211,14 @@ class _Search:
 
     def _first_ends(self) -> Ints:
         """The positions, ascending, where a first service of another format may end without being stopped."""
-        low, high = 1, self.order.rows
+        low, high = 1, self.priced.order.rows
         if self.bounds is not None:
             windows = self.bounds.windows[1:]
             low, high = int(windows[:, 0].min()), int(windows[:, 1].max())
-        low = min(max(low, self.heavy + 1), self.order.rows)
+        low = min(max(low, self.heavy + 1), self.priced.order.rows)
         zero = np.zeros(1, np.int64)
-        _, replicas = self._ragged(self._replicas(np.array([low]), zero), self._replicas(np.array([high]), zero))
-        positions = self._left_tight(np.zeros_like(replicas), replicas)
+        _, replicas = self._ragged(*(self.priced.replicas(zero, np.array([end])) for end in (low, high)))
+        positions = self.priced.left_tight(np.zeros_like(replicas), replicas)
         reached: Ints = np.unique(np.concatenate([np.ones(1, np.int64), positions[positions > 0]]))
         return reached
 
@@ -228,7 +233,7 @@ class _Search:
         zero = np.zeros_like(position)
         total = layer.cost[origin] + 2 * self.model.service_bytes
         total += sum(
-            self._replicas(last, first) * self._bytes(first, last)
+            self.priced.replicas(first, last) * self.priced.replica_bytes(first, last)
             for first, last in ((position, end[origin]), (zero, position))
         )
         keep = total <= self.upper
@@ -237,12 +242,13 @@ class _Search:
     def _pair_ends(self, layer: _Layer, used: int) -> tuple[Ints, Ints, Ints]:
         """(origin, replicas of the pair, position reached) for every pair's end in the window that can be promising."""
         low, high = self._window(used)
+        low = max(low, int(self.priced.own_first))  # the first service is in no pair
         end = layer.position
         origin, total = self._ragged(
             self._pair_replicas(end, np.minimum(end, high)),
             self._pair_replicas(end, np.minimum(end, max(low, self.heavy + 1))),
         )
-        position = self._tight(end[origin], total, 2)
+        position = self.priced.tight(end[origin], total, 2)
         heavy_origin, heavy_position = self._heavy_positions(end, low, high)
         fewest = self._pair_replicas(end[heavy_origin], heavy_position)
         row, heavy_total = self._ragged(fewest, fewest + 1)
@@ -251,18 +257,24 @@ class _Search:
         keep = (position < end[origin]) & (position >= low) & (position <= high)
         origin, total, position = origin[keep], total[keep], position[keep]
         empty = self.model.min_memory_bytes
-        cost = layer.cost[origin] + total * (empty + (self._bytes(position, end[origin]) - empty) * 3 // 8)
+        cost = layer.cost[origin] + total * (
+            empty + (self.priced.replica_bytes(position, end[origin]) - empty) * 3 // 8
+        )
         cost += 2 * self.model.service_bytes
         keep = self._within(cost, position, used)
         return origin[keep], total[keep], position[keep]
 
     def _pair_steps(self, layer: _Layer, origin: Ints, position: Ints, end: Ints, first: Ints, second: Ints) -> _Steps:
         """The feasible ones of these pairs: the left service takes all rows it can, the right one the rest."""
-        inner = self._left_tight(position, first)
-        cost = layer.cost[origin] + first * self._bytes(position, inner) + second * self._bytes(inner, end)
+        inner = self.priced.left_tight(position, first)
+        cost = (
+            layer.cost[origin]
+            + first * self.priced.replica_bytes(position, inner)
+            + second * self.priced.replica_bytes(inner, end)
+        )
         cost += 2 * self.model.service_bytes
         steps = _Steps(origin, position, cost, inner)
-        return steps.where((inner > position) & (inner < end) & self._fits(inner, end, second, 1))
+        return steps.where((inner > position) & (inner < end) & self.priced.fits(inner, end, second))
 
     def _window(self, used: int) -> tuple[int, int]:
         """The positions that can be reached by so many services; the position 0 always stays open in the last layer."""
@@ -297,61 +309,12 @@ class _Search:
         bound = cost + self.bounds.below(self.s_max - used, position)
         return (position >= low) & (position <= high) & (bound <= self.upper)
 
-    def _bytes(self, begin: Ints, end: Ints) -> Ints:
-        held: Ints = self.order.bytes_between(begin, end) + self.model.min_memory_bytes
-        return held
-
-    def _replicas(self, end: Ints, begin: Ints) -> Ints:
-        return self.model.replica_counts(self.prefix[end] - self.prefix[begin]).astype(np.int64)
-
     def _pair_replicas(self, end: Ints, begin: Ints) -> Ints:
         """The fewest replicas p + q, p < q, whose capacities together hold a segment; each takes a query of no rows."""
-        alone = int(self.model.replica_counts(np.zeros(1))[0])
-        load = self.model.loads(self.prefix[end] - self.prefix[begin]) + self.model.loads(np.zeros(1))
+        alone = self.model.replicas(0.0)
+        load = self.model.loads(self.priced.unit_s * (self.prefix[end] - self.prefix[begin])) + self.model.load(0.0)
         fewest: Ints = np.maximum(np.ceil(load / (1 + REPLICA_TOLERANCE)).astype(np.int64), 2 * alone + 1)
         return fewest
-
-    def _capacity(self, replicas: Ints, services: int) -> Floats:
-        """The most gathers that so many services, with so many replicas in all, can take."""
-        time = self.model.service_time
-        seconds = replicas * (1 + REPLICA_TOLERANCE) / self.model.target_qps - services * time.fixed_s
-        return np.asarray(seconds / time.per_gather_s, np.float64)
-
-    def _fits(self, begin: Ints, end: Ints, replicas: Ints, services: int) -> NDArray[np.bool_]:
-        """Whether `replicas` are enough for the segments (begin, end], as `CostModel.replicas` counts."""
-        load = self.model.loads(self.prefix[end] - self.prefix[begin])
-        load += (services - 1) * float(self.model.loads(np.zeros(1))[0])
-        fits: NDArray[np.bool_] = load <= replicas * (1 + REPLICA_TOLERANCE)
-        return fits
-
-    def _tight(self, end: Ints, replicas: Ints, services: int) -> Ints:
-        """The smallest k so that `replicas` are enough for the rows (k, end]; `end` if there is none."""
-        target = self.prefix[end] - self._capacity(replicas, services)
-        position = np.minimum(np.searchsorted(self.prefix, target, side="left"), end)
-        while True:  # the formula may miss by rounding; step over runs of equal gathers at once
-            fits = self._fits(position, end, replicas, services)
-            hotter = np.searchsorted(self.prefix, self.prefix[np.maximum(position - 1, 0)], side="left")
-            lower = fits & (position > 0) & self._fits(hotter, end, replicas, services)
-            higher = ~fits & (position < end)
-            if not (lower.any() or higher.any()):
-                return np.asarray(position, np.int64)
-            colder = np.minimum(np.searchsorted(self.prefix, self.prefix[position], side="right"), end)
-            position = np.where(lower, hotter, np.where(higher, colder, position))
-
-    def _left_tight(self, begin: Ints, replicas: Ints) -> Ints:
-        """The largest j so that `replicas` are enough for the rows (begin, j]."""
-        rows = len(self.prefix) - 1
-        target = self.prefix[begin] + self._capacity(replicas, 1)
-        position = np.maximum(np.searchsorted(self.prefix, target, side="right") - 1, begin)
-        while True:
-            fits = self._fits(begin, position, replicas, 1)
-            colder = np.searchsorted(self.prefix, self.prefix[np.minimum(position + 1, rows)], side="right") - 1
-            higher = fits & (position < rows) & self._fits(begin, colder, replicas, 1)
-            lower = ~fits & (position > begin)
-            if not (lower.any() or higher.any()):
-                return np.asarray(position, np.int64)
-            hotter = np.maximum(np.searchsorted(self.prefix, self.prefix[position], side="left") - 1, begin)
-            position = np.where(higher, colder, np.where(lower, hotter, position))
 
 
 def _cheapest(steps: list[_Steps]) -> _Layer:

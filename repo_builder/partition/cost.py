@@ -1,18 +1,19 @@
 """What a service costs: its replicas at the target traffic times the memory of one (ElasticRec, ISCA 2024, alg. 1).
 
-A replica that gathers g embedding rows in a query takes `fixed_s + per_gather_s * g` seconds for it, so it serves the
-inverse of that in queries per second. At the target traffic a service's *load* is `target_qps * seconds`, in replicas.
+A replica takes `fixed_s` seconds for a query, and for each row that it gathers what the row's bytes and where they lie
+make of it, so it serves the inverse of the sum in queries per second. At the target traffic a service's *load* is
+`target_qps * seconds`, in replicas.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,9 @@ from numpy.typing import NDArray
 from repo_builder.documents import format_problems, read_document, schema_problems
 from repo_builder.errors import PlanError
 
-FORMAT = 1
+Amount = TypeVar("Amount", float, NDArray[np.float64])
+
+FORMAT = 2
 """Of profile files; one of another number is refused by name."""
 
 REPLICA_TOLERANCE = 1e-9
@@ -40,14 +43,21 @@ seconds that a query takes where queries come one at a time."""
 
 @dataclass(frozen=True, slots=True)
 class ServiceTime:
-    """Seconds that one replica of an embedding service takes for a query: affine in the rows that it gathers."""
+    """Seconds that one replica of an embedding service takes for a query: `fixed_s`, and for each row that it gathers
+    from memory `per_row_s`, and `per_byte_s` for each byte of it as it is stored.
+    """
 
     fixed_s: float
-    per_gather_s: float
+    per_row_s: float
+    per_byte_s: float = 0.0
 
-    def seconds(self, gathers: float) -> float:
-        """Time of a query that gathers so many rows."""
-        return self.fixed_s + self.per_gather_s * gathers
+    def rows_s(self, gathers: Amount, gathered_bytes: Amount) -> Amount:
+        """Time of the rows of a query that gathers so many of them, of so many bytes together."""
+        return self.per_row_s * gathers + self.per_byte_s * gathered_bytes
+
+    def seconds(self, gathers: float, gathered_bytes: float) -> float:
+        """Time of such a query."""
+        return self.fixed_s + self.rows_s(gathers, gathered_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +87,36 @@ class Batching:
 
 @dataclass(frozen=True, slots=True)
 class RowCache:
-    """What a gathered row costs: `hit_s` where all rows of its service fit into the processor's last cache of so many
-    bytes, `miss_s` where they do not.
+    """What the processor's caches hold of a service with the hottest rows: the first `size_bytes` of these, so that the
+    gathers of them take no more than this; a row of theirs takes `per_row_s`, and `per_byte_s` a byte.
+
+    All others come from memory, and all rows of colder services: their accesses are spread over too many rows.
     """
 
     size_bytes: int
-    hit_s: float
-    miss_s: float
+    per_row_s: float
+    per_byte_s: float = 0.0
+
+    def rows_s(self, gathers: Amount, gathered_bytes: Amount) -> Amount:
+        """Time of so many gathers, of so many bytes together."""
+        return self.per_row_s * gathers + self.per_byte_s * gathered_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceTimes:
-    """Service times of one instance on one kind of device, or at one kind of load."""
+    """Service times of one instance on one kind of device."""
 
     service_time: ServiceTime
+    dense_service_time: DenseTime
+
+
+@dataclass(frozen=True, slots=True)
+class LightLoad:
+    """A core's time for a query that comes alone, beside its gathers, which take what they take under load: threads are
+    woken for it, and no other shares its call.
+    """
+
+    fixed_s: float
     dense_service_time: DenseTime
 
 
@@ -98,14 +124,10 @@ class DeviceTimes:
 class Profile:
     """What was measured of the machine that will serve: service times, and the memory of an empty container.
 
-    A replica's most queries per second within the SLA, on a core of its own, are the inverse of the service times;
-    `light_load` has a core's time for a query that comes alone: threads are woken for it, and no other shares its call.
+    A replica's most queries per second within the SLA, on a core of its own, are the inverse of the service times.
     `batching`, `row_cache` and `light_load` are None where they were not measured, `gpu` where there was none;
     `remote_call_s` is what one gRPC call of a service in another server adds to its latency, and `front_call_s` what it
     takes of the front end's CPU.
-
-    The partitioner cuts by `service_time`, whose price of a row is the mean over the whole model's accesses. What a
-    service then serves follows from its own rows, where `row_cache` says more of them.
     """
 
     name: str
@@ -116,7 +138,7 @@ class Profile:
     remote_call_s: float = DEFAULT_REMOTE_CALL_S
     gpu: DeviceTimes | None = None
     row_cache: RowCache | None = None
-    light_load: DeviceTimes | None = None
+    light_load: LightLoad | None = None
     front_call_s: float = DEFAULT_FRONT_CALL_S
 
     def sized_by(self, size_by: SizeBy) -> Profile:
@@ -131,38 +153,29 @@ class Profile:
                 f"--size-by cpu: expected a profile with light_load, got {self.name!r} without; measure again with "
                 "elasticrec profile"
             )
-        lone = self.light_load
         return replace(
             self,
             name=f"{self.name}, by CPU at light load",
-            service_time=lone.service_time,
-            dense_service_time=lone.dense_service_time,
+            service_time=replace(self.service_time, fixed_s=self.light_load.fixed_s),
+            dense_service_time=self.light_load.dense_service_time,
             batching=None,
-            row_cache=None,
             light_load=None,
         )
 
-    def seconds(self, gathers: float, rows_bytes: int, whole_tables: bool = False) -> float:
-        """A busy embedding service's time for a query that gathers so many of its rows, which take `rows_bytes`: of
-        all rows of its tables, or of some.
+    def alone_s(self, service_s: float) -> float:
+        """What an idle embedding service takes that takes `service_s` for a query when busy: no other query shares the
+        call.
         """
-        return self.service_time.fixed_s + self._gather_s(rows_bytes, whole_tables) * gathers
+        batching = self.batching
+        return service_s + batching.call_s * (1 - 1 / batching.queries) if batching else service_s
 
-    def alone_s(self, gathers: float, rows_bytes: int, whole_tables: bool = False) -> float:
-        """The same of a query that no other shares the call with: what an idle server takes."""
-        if self.batching is None:
-            return self.seconds(gathers, rows_bytes, whole_tables)
-        return self.batching.call_s + self.batching.query_s + self._gather_s(rows_bytes, whole_tables) * gathers
-
-    def _gather_s(self, rows_bytes: int, whole_tables: bool) -> float:
-        """Whole tables that fill more than the cache have their hot rows in it: theirs is the mean price."""
-        if self.row_cache and rows_bytes <= self.row_cache.size_bytes:
-            return self.row_cache.hit_s
-        return self.service_time.per_gather_s if whole_tables or not self.row_cache else self.row_cache.miss_s
+    def cost_model(self, target_qps: float) -> CostModel:
+        """What services cost that serve so many queries per second."""
+        return CostModel(target_qps, self.service_time, self.min_memory_bytes, row_cache=self.row_cache)
 
 
 DEFAULT_GPU_TIMES = DeviceTimes(
-    ServiceTime(fixed_s=0.0005, per_gather_s=2e-9), DenseTime(fixed_s=0.0005, per_flop_s=2e-13)
+    ServiceTime(fixed_s=0.0005, per_row_s=2e-9), DenseTime(fixed_s=0.0005, per_flop_s=2e-13)
 )
 """Stands in where no GPU was measured: calls of 0.5 ms, 500 M gathers/s, 5 TFLOP/s."""
 
@@ -178,7 +191,18 @@ def load_profile(path: Path) -> Profile:
     if problems or not isinstance(document, Mapping):
         raise PlanError(*(f"{path}: {problem}" for problem in problems))
     dense = _dense_time(document["dense_service_time"]) if "dense_service_time" in document else DEFAULT_DENSE_TIME
-    return _profile(document, path.stem, dense)
+    profile = _profile(document, path.stem, dense)
+    problems = list(_dear_hits(profile))
+    if problems:
+        raise PlanError(*(f"{path}: {problem}" for problem in problems))
+    return profile
+
+
+def _dear_hits(profile: Profile) -> Iterator[str]:
+    for key in ("per_row_s", "per_byte_s"):
+        most, found = getattr(profile.service_time, key), getattr(profile.row_cache, key, 0.0)
+        if found > most:
+            yield f"row_cache.{key}: expected at most service_time.{key} = {most:g}, got {found:g}"
 
 
 def _profile(document: Mapping[str, Any], default_name: str, dense: DenseTime) -> Profile:
@@ -191,8 +215,8 @@ def _profile(document: Mapping[str, Any], default_name: str, dense: DenseTime) -
         batching=Batching(*(float(batching[key]) for key in ("call_s", "query_s", "queries"))) if batching else None,
         remote_call_s=float(document.get("remote_call_s", DEFAULT_REMOTE_CALL_S)),
         gpu=_times(gpu) if gpu else None,
-        row_cache=RowCache(int(cache["size_bytes"]), float(cache["hit_s"]), float(cache["miss_s"])) if cache else None,
-        light_load=_times(light) if light else None,
+        row_cache=RowCache(int(cache["size_bytes"]), *_row_time(cache)) if cache else None,
+        light_load=LightLoad(float(light["fixed_s"]), _dense_time(light["dense_service_time"])) if light else None,
         front_call_s=float(document.get("front_call_s", DEFAULT_FRONT_CALL_S)),
     )
 
@@ -202,7 +226,11 @@ def _times(entry: Mapping[str, Any]) -> DeviceTimes:
 
 
 def _service_time(entry: Mapping[str, Any]) -> ServiceTime:
-    return ServiceTime(float(entry["fixed_s"]), float(entry["per_gather_s"]))
+    return ServiceTime(float(entry["fixed_s"]), *_row_time(entry))
+
+
+def _row_time(entry: Mapping[str, Any]) -> tuple[float, float]:
+    return float(entry["per_row_s"]), float(entry.get("per_byte_s", 0.0))
 
 
 def _dense_time(entry: Mapping[str, Any]) -> DenseTime:
@@ -232,7 +260,7 @@ def replicas_for(load: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Prices the rows of a service: `replicas * (their bytes + min_memory_bytes)`, a whole number of bytes.
+    """Prices a service by its rows' bytes and time: `replicas * (bytes + min_memory_bytes)`, a whole number of bytes.
 
     service_bytes: what a service must be worth besides, however many replicas it has; 0 is the paper's price.
     """
@@ -241,26 +269,27 @@ class CostModel:
     service_time: ServiceTime
     min_memory_bytes: int
     service_bytes: int = 0
+    row_cache: RowCache | None = None
 
-    def load(self, gathers: float) -> float:
-        """The service's time per second of traffic, in replicas."""
-        return self.target_qps * (self.service_time.fixed_s + self.service_time.per_gather_s * gathers)
+    def load(self, rows_s: float) -> float:
+        """The service's time per second of traffic, in replicas, where a query's rows take `rows_s`."""
+        return self.target_qps * (self.service_time.fixed_s + rows_s)
 
-    def replicas(self, gathers: float) -> int:
-        """Whole replicas of a service that gathers so many rows in a query."""
-        return replicas_for(self.load(gathers))
+    def replicas(self, rows_s: float) -> int:
+        """Whole replicas of a service where a query's rows take `rows_s`."""
+        return replicas_for(self.load(rows_s))
 
-    def cost(self, rows_bytes: int, gathers: float) -> int:
+    def cost(self, rows_bytes: int, rows_s: float) -> int:
         """Bytes over all replicas of a service whose rows take `rows_bytes`, and its `service_bytes`."""
-        return self.replicas(gathers) * (rows_bytes + self.min_memory_bytes) + self.service_bytes
+        return self.replicas(rows_s) * (rows_bytes + self.min_memory_bytes) + self.service_bytes
 
-    def loads(self, gathers: NDArray[np.float64]) -> NDArray[np.float64]:
-        """`load` of many services at once, equal to it bit for bit; same shape as `gathers`."""
-        return self.target_qps * (self.service_time.fixed_s + self.service_time.per_gather_s * gathers)
+    def loads(self, rows_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`load` of many services at once, equal to it bit for bit; same shape as `rows_s`."""
+        return self.target_qps * (self.service_time.fixed_s + rows_s)
 
-    def replica_counts(self, gathers: NDArray[np.float64]) -> NDArray[np.float64]:
-        """`replicas` of many services at once, whole numbers; same shape as `gathers`."""
-        loads = self.loads(gathers)
+    def replica_counts(self, rows_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`replicas` of many services at once, whole numbers; same shape as `rows_s`."""
+        loads = self.loads(rows_s)
         below = np.floor(loads)
         below += loads > below * (1 + REPLICA_TOLERANCE)
         return np.maximum(below, 1.0)

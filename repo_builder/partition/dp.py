@@ -1,8 +1,8 @@
 """The partition of an order of rows into services with the least memory (ElasticRec, ISCA 2024, algorithm 2), exactly.
 
-Problem. Given G[j], the rows gathered in a query from the first j rows, and W[j], their bytes, find cuts
+Problem. Given T[j], the time of what a query gathers of the first j rows, and W[j], their bytes, find cuts
 0 = c_0 < c_1 < ... < c_s = N, s <= s_max, with the least sum of `CostModel.cost` over the segments (c_{i-1}, c_i]. The
-first segment's rows may be stored in a format of their own: their bytes are then told apart by c_0 = 0.
+first segment's rows may have a format and times of their own, told apart by c_0 = 0 (`priced.py`).
 State: best[s][j], the least cost of the rows 1 ... j in s services.
 Recurrence: best[s][j] = min over k < j of best[s - 1][k] + cost(k, j), best[0][0] = 0; answer: the least best[s][N].
 Complexity: as written, O(s_max * N^2). The paper coarsens the rows into bins; here every row stays a possible cut:
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +32,7 @@ from repo_builder.partition.bounds import cheapest_path, coarse_bounds, grid, se
 from repo_builder.partition.chain import TooManySteps, best_chain
 from repo_builder.partition.cost import CostModel
 from repo_builder.partition.plan import S_MAX
+from repo_builder.partition.priced import PricedOrder
 
 SMALL_ROWS = 512
 GRID_BLOCKS = 1024
@@ -47,11 +47,13 @@ class Partition:
     cost_bytes  over all replicas, and what the services must be worth besides
     cuts        0 = c_0 < c_1 < ... < c_s = N: service i holds the rows c_i + 1 ... c_{i+1}
     replicas    of each service
+    rows_s      of each service, the time of what a query gathers of it
     """
 
     cost_bytes: int
     cuts: tuple[int, ...]
     replicas: tuple[int, ...]
+    rows_s: tuple[float, ...]
 
 
 def partition(order: Order, model: CostModel, s_max: int) -> Partition:
@@ -62,19 +64,20 @@ def partition(order: Order, model: CostModel, s_max: int) -> Partition:
     """
     if not 1 <= s_max <= S_MAX:
         raise PlanError(f"s_max: expected 1 to {S_MAX} services, got {s_max}")
-    whole = cut_at(order, model, [])
+    priced = PricedOrder(order, model)
+    whole = cut_at(priced, [])
     if whole.cost_bytes >= LARGEST_COST_BYTES:
         raise PlanError(
             f"target_qps: expected a fleet under 2^62 bytes, got {float(whole.cost_bytes):.3g} bytes; lower the traffic"
         )
-    same_replicas = model.service_time.per_gather_s == 0  # of every service: cuts only cost, but for another format
+    same_replicas = priced.prefix[-1] * priced.unit_s == 0  # of every service: cuts only cost, but for another format
     if s_max == 1 or order.rows == 1 or (same_replicas and order.hot_row_bytes is None):
         return whole
     inner = [1] if same_replicas else _chain_cuts(order, model, s_max)
-    found = min(whole, cut_at(order, model, inner), key=_preferred)
+    found = min(whole, cut_at(priced, inner), key=_preferred)
     if order.alike:
         return found
-    near = cut_at(order, model, _best_among(_near(order, found.cuts), order, model, s_max))
+    near = cut_at(priced, _best_among(_near(order, found.cuts), priced, s_max))
     return min(found, near, key=_preferred)
 
 
@@ -87,20 +90,22 @@ def _chain_cuts(order: Order, model: CostModel, s_max: int) -> list[int]:
     lot = 1
     while True:
         lots = replace(model, target_qps=model.target_qps / lot, service_bytes=model.service_bytes // lot)
-        bounds = coarse_bounds(order, lots, s_max, GRID_BLOCKS) if order.rows > SMALL_ROWS else None
+        priced = PricedOrder(order, lots)
+        bounds = coarse_bounds(priced, s_max, GRID_BLOCKS) if order.rows > SMALL_ROWS else None
         try:
-            return best_chain(order, lots, s_max, bounds)[1]
+            return best_chain(priced, s_max, bounds)[1]
         except TooManySteps:
             lot *= 4
 
 
-def cut_at(order: Order, model: CostModel, inner: Sequence[int]) -> Partition:
+def cut_at(priced: PricedOrder, inner: Sequence[int]) -> Partition:
     """The partition with these inner cuts, ascending."""
-    cuts = (0, *inner, order.rows)
-    gathers = [float(order.gathers[end] - order.gathers[begin]) for begin, end in pairwise(cuts)]
-    held_bytes = order.bytes_between(np.array(cuts[:-1]), np.array(cuts[1:])).tolist()
-    costs = [model.cost(held, g) for held, g in zip(held_bytes, gathers, strict=True)]
-    return Partition(sum(costs), cuts, tuple(model.replicas(g) for g in gathers))
+    cuts = (0, *inner, priced.order.rows)
+    begins, ends = np.array(cuts[:-1]), np.array(cuts[1:])
+    rows_s = tuple(priced.rows_s(begins, ends).tolist())
+    held_bytes = priced.order.bytes_between(begins, ends).tolist()
+    costs = [priced.model.cost(held, seconds) for held, seconds in zip(held_bytes, rows_s, strict=True)]
+    return Partition(sum(costs), cuts, tuple(map(priced.model.replicas, rows_s)), rows_s)
 
 
 def _near(order: Order, cuts: tuple[int, ...]) -> NDArray[np.int64]:
@@ -112,8 +117,8 @@ def _near(order: Order, cuts: tuple[int, ...]) -> NDArray[np.int64]:
     return positions
 
 
-def _best_among(positions: NDArray[np.int64], order: Order, model: CostModel, s_max: int) -> list[int]:
+def _best_among(positions: NDArray[np.int64], priced: PricedOrder, s_max: int) -> list[int]:
     """The inner cuts of the cheapest partition whose cuts are among these positions, by the recurrence as it stands."""
-    costs = segment_costs(order, model, positions, positions)
+    costs = segment_costs(priced, positions, positions)
     np.fill_diagonal(costs, np.inf)  # a service holds a row at least
     return [int(position) for position in positions[cheapest_path(costs, s_max)[1:-1]]]

@@ -97,7 +97,7 @@ def queue_of(service: Service, profile: Profile, target_qps: float) -> Queue:
 def alone_s(service: Service, profile: Profile) -> float:
     """Seconds of a query that finds an idle instance; what was measured of a call is the CPU's."""
     if service.kind == "embedding" and service.device == "cpu":
-        return profile.alone_s(service.gathers, max(0, service.memory_bytes - profile.min_memory_bytes))
+        return profile.alone_s(service.instances / service.qps)
     return service.instances / service.qps
 
 

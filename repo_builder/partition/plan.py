@@ -45,7 +45,8 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One microservice. `memory_bytes` and `qps` are of one replica; `gathers` are embedding rows per query.
+    """One microservice. `memory_bytes` and `qps` are of one replica; `gathers` are embedding rows per query, and
+    `gathered_bytes` theirs as they are stored, 0 in a plan that does not say them.
 
     `gpus` are the numbers of the devices that its instances use; empty on the CPU. `replicas` are those that the
     throughput needs (the paper's recurrence); `added` are more of them, so that the latency meets the SLA.
@@ -64,6 +65,7 @@ class Service:
     gpus: tuple[int, ...] = ()
     added: int = 0
     row_dtype: RowDtype = "fp32"
+    gathered_bytes: float = 0.0
 
     @property
     def deployed(self) -> int:
@@ -205,6 +207,7 @@ def _service_document(service: Service) -> dict[str, Any]:
         **({"added": service.added} if service.added else {}),
         "memory_bytes": service.memory_bytes,
         "gathers": service.gathers,
+        **({"gathered_bytes": service.gathered_bytes} if service.gathered_bytes else {}),
         "qps": service.qps,
         **({"row_dtype": service.row_dtype} if service.row_dtype != "fp32" else {}),
         "shards": [_shard_document(shard) for shard in service.shards],
@@ -229,6 +232,7 @@ def _service(entry: Mapping[str, Any]) -> Service:
         gpus=tuple(entry.get("gpus", [0] if entry["device"] == "gpu" else [])),
         added=entry.get("added", 0),
         row_dtype=entry.get("row_dtype", "fp32"),
+        gathered_bytes=float(entry.get("gathered_bytes", 0.0)),
     )
 
 

@@ -13,7 +13,9 @@ from repo_builder.errors import PlanError
 from repo_builder.model.types import RowDtype
 from repo_builder.partition.accesses import Key, ModelAccesses, Order, TableAccesses, model_accesses, ranks_in_tables
 from repo_builder.partition.cost import CostModel, Profile, replicas_for
+from repo_builder.partition.dp import Partition
 from repo_builder.partition.plan import S_MAX, Grouping, Latency, Plan, Service, Shard, check_plan
+from repo_builder.partition.priced import whole_rows_s
 from repo_builder.partition.sla import check_idle, meet_sla
 from repo_builder.partition.worth import Cuts, cut, worth_of
 from repo_builder.spec import Spec
@@ -72,10 +74,10 @@ def plan_accesses(
     if grouping not in _GROUPINGS:
         raise PlanError(f"grouping: expected one of {', '.join(_GROUPINGS)}, got {grouping!r}")
     target_qps = spec.serving.target_qps / utilisation
-    model = CostModel(target_qps, profile.service_time, profile.min_memory_bytes)
+    model = profile.cost_model(target_qps)
     worth = worth_of(spec, profile, target_qps, least_saving, profile_error)
     cuts = partial(cut, model=model, s_max=s_max, worth=worth)
-    embedding = _GROUPINGS[grouping](accesses, model, profile, cuts)
+    embedding = _GROUPINGS[grouping](accesses, model, cuts)
     plan = Plan(
         spec=spec.name,
         grouping=grouping,
@@ -95,12 +97,10 @@ def model_wise_plan(spec: Spec, hotness: Hotness, profile: Profile) -> Plan:
     More traffic is served by more whole servers, which is what the layout is there to show: so the plan says neither
     the target traffic nor a latency at it. Raises PlanError where even idle services miss the spec's SLA.
     """
-    model = CostModel(0, profile.service_time, profile.min_memory_bytes)
-    held = [(table, 0, table.rows) for table in model_accesses(spec, hotness).tables]
     plan = Plan(
         spec=spec.name,
         grouping="model_wise",
-        services=(_dense_service(spec, profile, 0), _embedding_service(WHOLE, held, model, profile, spec.rows.hot)),
+        services=(_dense_service(spec, profile, 0), _whole_service(spec, model_accesses(spec, hotness), profile)),
         batch=spec.serving.batch,
         profile=profile.name,
     )
@@ -116,11 +116,8 @@ def replicated_plan(
 
     A replica's least memory is counted with its tables, and both its services answer as many queries as it does.
     """
-    model = CostModel(0, profile.service_time, profile.min_memory_bytes)
-    dense = _dense_service(spec, profile, 0)
-    held = [(table, 0, table.rows) for table in accesses.tables]
-    dense = replace(dense, memory_bytes=spec.model.dense.parameter_bytes)
-    services = (dense, _embedding_service(WHOLE, held, model, profile, spec.rows.hot))
+    dense = replace(_dense_service(spec, profile, 0), memory_bytes=spec.model.dense.parameter_bytes)
+    services = (dense, _whole_service(spec, accesses, profile))
     plan = Plan(
         spec=spec.name,
         grouping="model_wise",
@@ -134,49 +131,60 @@ def replicated_plan(
     return plan
 
 
-def _per_table(accesses: ModelAccesses, model: CostModel, profile: Profile, cuts: _Cut) -> Iterator[Service]:
-    solved: dict[Key, tuple[int, ...]] = {}
+def _per_table(accesses: ModelAccesses, model: CostModel, cuts: _Cut) -> Iterator[Service]:
+    solved: dict[Key, Partition] = {}
     names = legal_names([table.table for table in accesses.tables])
     for table in accesses.tables:
         if table.key not in solved:
-            solved[table.key] = cuts(accesses.order([table])).taken.cuts
-        for i, (begin, end) in enumerate(pairwise(solved[table.key])):
+            solved[table.key] = cuts(accesses.order([table], model.service_time)).taken
+        found = solved[table.key]
+        for i, ((begin, end), rows_s) in enumerate(zip(pairwise(found.cuts), found.rows_s, strict=True)):
             dtype = table.rule.cold if i else table.rule.hot
-            yield _embedding_service(f"{names[table.table]}_s{i}", [(table, begin, end)], model, profile, dtype)
+            yield _embedding_service(f"{names[table.table]}_s{i}", [(table, begin, end)], model, rows_s, dtype)
 
 
-def _tiered(accesses: ModelAccesses, model: CostModel, profile: Profile, cuts: _Cut) -> Iterator[Service]:
+def _tiered(accesses: ModelAccesses, model: CostModel, cuts: _Cut) -> Iterator[Service]:
     tables = accesses.tables
-    inner = ranks_in_tables(tables, cuts(accesses.order(tables)).taken.cuts[1:-1])
+    found = cuts(accesses.order(tables, model.service_time)).taken
+    inner = ranks_in_tables(tables, found.cuts[1:-1], model.service_time)
     ranks = [[0] * len(tables), *inner, [table.rows for table in tables]]
-    for i, (begins, ends) in enumerate(pairwise(ranks)):
+    for i, ((begins, ends), rows_s) in enumerate(zip(pairwise(ranks), found.rows_s, strict=True)):
         dtype = tables[0].rule.cold if i else tables[0].rule.hot
-        yield _embedding_service(f"tier{i}", zip(tables, begins, ends, strict=True), model, profile, dtype)
+        yield _embedding_service(f"tier{i}", zip(tables, begins, ends, strict=True), model, rows_s, dtype)
 
 
 _GROUPINGS = {"per_table": _per_table, "tiered": _tiered}
 
 
+def _whole_service(spec: Spec, accesses: ModelAccesses, profile: Profile) -> Service:
+    """One replica with all tables, whatever the traffic."""
+    held = [(table, 0, table.rows) for table in accesses.tables]
+    return _embedding_service(WHOLE, held, profile.cost_model(0), whole_rows_s(accesses, profile), spec.rows.hot)
+
+
 def _embedding_service(
-    name: str, held: Iterable[tuple[TableAccesses, int, int]], model: CostModel, profile: Profile, dtype: RowDtype
+    name: str, held: Iterable[tuple[TableAccesses, int, int]], model: CostModel, rows_s: float, dtype: RowDtype
 ) -> Service:
-    """A service holding the ranks begin ... end - 1 of each table, its rows as `dtype`; empty ranges are left out."""
+    """A service holding the ranks begin ... end - 1 of each table, its rows as `dtype`; empty ranges are left out.
+
+    rows_s: what a query's gathers of them take.
+    """
     held = [(table, begin, end) for table, begin, end in held if begin < end]
-    gathers = sum(table.gathers * float(table.cdf[end] - table.cdf[begin]) for table, begin, end in held)
-    rows_bytes = sum((end - begin) * table.format.stored_as(dtype).row_bytes for table, begin, end in held)
-    whole_tables = all((begin, end) == (0, table.rows) for table, begin, end in held)
-    seconds = profile.seconds(gathers, rows_bytes, whole_tables)
+    gathers = [table.gathers * float(table.cdf[end] - table.cdf[begin]) for table, begin, end in held]
+    row_bytes = [table.format.stored_as(dtype).row_bytes for table, _, _ in held]
+    held_bytes = sum((end - begin) * size for (_, begin, end), size in zip(held, row_bytes, strict=True))
     return Service(
         name=name,
         kind="embedding",
         device="cpu",
         instances=1,
-        replicas=replicas_for(model.target_qps * seconds),
-        memory_bytes=rows_bytes + model.min_memory_bytes,
-        gathers=gathers,
-        qps=1 / seconds,
+        replicas=model.replicas(rows_s),
+        memory_bytes=held_bytes + model.min_memory_bytes,
+        gathers=sum(gathers),
+        qps=1 / (model.service_time.fixed_s + rows_s),
         shards=tuple(Shard(table.table, begin, end) for table, begin, end in held),
         row_dtype=dtype,
+        gathered_bytes=sum(each * size for each, size in zip(gathers, row_bytes, strict=True)),
     )
 
 

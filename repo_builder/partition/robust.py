@@ -27,9 +27,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.partition.accesses import Order
 from repo_builder.partition.bounds import MARGIN, at_most, cheapest_path, exactly, grid
-from repo_builder.partition.cost import CostModel
+from repo_builder.partition.priced import PricedOrder
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
@@ -70,30 +69,21 @@ def _replicas_up_to(loads: Floats) -> Floats:
     return whole * (whole + 1) / 2 + (loads - whole) * (whole + 1)
 
 
-def mean_costs(order: Order, model: CostModel, begins: Positions, ends: Positions, error: float) -> Floats:
-    """Mean cost of the rows from each begin (down) to each end (across), infinite where an end comes before its begin.
-
-    Of rows that are none, those of an empty container.
-    """
-    gathers = np.maximum(order.gathers[ends][None, :] - order.gathers[begins][:, None], 0.0)
-    held = np.maximum(order.bytes_between(begins[:, None], ends[None, :]), 0)
-    costs = mean_replicas(model.loads(gathers), error) * (held + float(model.min_memory_bytes))
-    costs += float(model.service_bytes)
-    costs[np.tril_indices(len(costs), -1)] = np.inf
-    return costs
+def mean_costs(priced: PricedOrder, begins: Positions, ends: Positions, error: float) -> Floats:
+    """Mean cost of the rows (begin, end] in each service, which go by broadcast; of none, that of empty containers."""
+    held = priced.replica_bytes(begins, ends).astype(np.float64)
+    return mean_replicas(priced.loads(begins, ends), error) * held + float(priced.model.service_bytes)
 
 
-def mean_cost(order: Order, model: CostModel, cuts: Sequence[int], error: float) -> float:
+def mean_cost(priced: PricedOrder, cuts: Sequence[int], error: float) -> float:
     """Of all services of these cuts."""
-    begins, ends = np.array(cuts[:-1], np.int64), np.array(cuts[1:], np.int64)
-    return float(np.diagonal(mean_costs(order, model, begins, ends, error)).sum())
+    return float(mean_costs(priced, np.array(cuts[:-1]), np.array(cuts[1:]), error).sum())
 
 
-def robust_cuts(
-    order: Order, model: CostModel, s_max: int, error: float, known: Sequence[Sequence[int]] = ()
-) -> RobustCuts:
-    """The cuts with the least mean memory; `known` are cuts that may be good, and are not fallen behind."""
-    best = min((RobustCuts(tuple(cuts), mean_cost(order, model, cuts, error), 0.0) for cuts in known), key=_mean)
+def robust_cuts(priced: PricedOrder, s_max: int, error: float, known: Sequence[Sequence[int]]) -> RobustCuts:
+    """The cuts with the least mean memory; `known` are some that may be good, and are not fallen behind."""
+    order = priced.order
+    best = min((RobustCuts(tuple(cuts), mean_cost(priced, cuts, error), 0.0) for cuts in known), key=_mean)
     bound = 0.0
     if order.rows <= SMALL_ROWS:
         first = np.arange(order.rows + 1)
@@ -101,14 +91,14 @@ def robust_cuts(
         first = np.union1d(grid(order.gathers, BLOCKS), _near(best.cuts, order.rows))
     alive = np.ones(len(first), np.bool_)
     for _ in range(ROUNDS):
-        costs = mean_costs(order, model, first, first, error)
+        costs = _path_costs(priced, first, first, error)
         np.fill_diagonal(costs, np.inf)  # a service holds a row at least
         cuts = tuple(first[cheapest_path(costs, s_max)].tolist())
-        best = min(best, RobustCuts(cuts, mean_cost(order, model, cuts, error), 0.0), key=_mean)
+        best = min(best, RobustCuts(cuts, mean_cost(priced, cuts, error), 0.0), key=_mean)
         last = np.append(first[1:] - 1, first[-1])
         if (last == first).all():
             return RobustCuts(best.cuts, best.mean_bytes, best.mean_bytes)
-        low = mean_costs(order, model, last, first, error)
+        low = _path_costs(priced, last, first, error)
         low[~alive] = low[:, ~alive] = np.inf
         through = _through(low, s_max)
         bound = max(bound, min(float(through[-1]), best.mean_bytes))
@@ -117,6 +107,13 @@ def robust_cuts(
         alive &= through <= best.mean_bytes * (1 + MARGIN)
         first, alive = _finer(first, alive, _near(best.cuts, order.rows))
     return RobustCuts(best.cuts, best.mean_bytes, bound)
+
+
+def _path_costs(priced: PricedOrder, begins: Positions, ends: Positions, error: float) -> Floats:
+    """`mean_costs` from each begin (down) to each end (across), infinite where a block comes before itself."""
+    costs = mean_costs(priced, begins[:, None], ends[None, :], error)
+    costs[np.tril_indices(len(costs), -1)] = np.inf
+    return costs
 
 
 def _mean(found: RobustCuts) -> tuple[float, int]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from repo_builder.partition.accesses import Order
 from repo_builder.partition.cost import CostModel, Profile
 from repo_builder.partition.dp import Partition, cut_at, partition
+from repo_builder.partition.priced import PricedOrder
 from repo_builder.partition.robust import RobustCuts, mean_cost, robust_cuts
 from repo_builder.spec import Spec
 
@@ -93,6 +94,6 @@ def cut(order: Order, model: CostModel, s_max: int, worth: Worth) -> Cuts:
     error = worth.profile_error
     if not error:
         return Cuts(exact, least, worth)
-    robust = robust_cuts(order, priced, s_max, error, (exact.cuts, least.cuts))
-    taken = cut_at(order, priced, robust.cuts[1:-1])
-    return Cuts(taken, least, worth, robust, mean_cost(order, priced, least.cuts, error))
+    rows = PricedOrder(order, priced)
+    robust = robust_cuts(rows, s_max, error, (exact.cuts, least.cuts))
+    return Cuts(cut_at(rows, robust.cuts[1:-1]), least, worth, robust, mean_cost(rows, least.cuts, error))

@@ -17,15 +17,17 @@ def profile_document(spec: Spec, options: ProfileOptions, measured: Measured, fi
     return {
         "format": FORMAT,
         "name": f"{spec.name}, {options.backend}, measured {machine['date']} on {machine['cpu']}",
-        "service_time": asdict(fits.service_time),
+        "service_time": {"fixed_s": fits.service_time.fixed_s, "per_row_s": fits.cold_per_gather_s},
         "dense_service_time": asdict(fits.dense),
-        "light_load": asdict(fits.light),
+        "light_load": {
+            "fixed_s": fits.light.service_time.fixed_s,
+            "dense_service_time": asdict(fits.light.dense_service_time),
+        },
         "min_memory_bytes": measured.min_memory_bytes,
         "batching": asdict(fits.batching),
         "row_cache": {
             "size_bytes": machine["cache_bytes"],
-            "hit_s": fits.hot_per_gather_s,
-            "miss_s": fits.cold_per_gather_s,
+            "per_row_s": min(fits.hot_per_gather_s, fits.cold_per_gather_s),
         },
         "remote_call_s": measured.remote.latency_s,
         "client_cpu_s": measured.remote.client_cpu_s,

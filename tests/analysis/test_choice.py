@@ -35,7 +35,7 @@ def chosen(spec: Spec, grouping: Grouping | None = None, least_saving: float = 0
 def test_a_model_that_cutting_makes_no_smaller_is_replicated(target_qps: float) -> None:
     spec = at(target_qps)
     best, cut = chosen(spec)
-    whole = model_wise(spec, DEAR)
+    whole = model_wise(spec, ACCESSES, DEAR)
     replicas = whole.replicas(target_qps).replicas
     assert best.grouping == "model_wise" and cut.grouping == "tiered" and best.choice == cut.choice
     assert best.deployed_memory_bytes == replicas * whole.memory_bytes == best.choice.whole_memory_bytes
@@ -70,10 +70,10 @@ def test_the_papers_recurrence_weighs_nothing() -> None:
 
 def test_what_a_whole_replica_cannot_serve_is_cut() -> None:
     """One whose idle query takes longer than the SLA, as the gathers of all tables add up in it."""
-    slow = replace(PROFILE, service_time=replace(PROFILE.service_time, per_gather_s=1e-6), remote_call_s=0.0)
+    slow = replace(PROFILE, service_time=replace(PROFILE.service_time, per_row_s=1e-6), remote_call_s=0.0)
     spec = replace(at(200.0), serving=replace(SPEC.serving, target_qps=200.0, sla_ms=8.0))
     with pytest.raises(PlanError):
-        model_wise(spec, slow)
+        model_wise(spec, ACCESSES, slow)
     best, _ = best_plan(spec, ACCESSES, slow, "per_table", 1, 1.0, 0.01)
     assert best.grouping == "per_table" and best.choice is None
 

@@ -93,7 +93,7 @@ def test_a_fleet_that_does_not_fit_says_why() -> None:
 def test_accesses_are_let_go_at_once() -> None:
     """It may be of many gigabytes: no reference cycle may keep it until the garbage collector comes by."""
     held = accesses()
-    gone = weakref.ref(held.order(held.tables).gathers)
+    gone = weakref.ref(held.order(held.tables, PROFILE.service_time).gathers)
     gc.disable()
     try:
         compare(ComparisonCase(SPEC, held, PROFILE, GPUS, s_max=4), 3, (1, 2))

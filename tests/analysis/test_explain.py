@@ -47,7 +47,8 @@ def test_figures_are_those_of_the_recurrence_and_no_move_is_cheaper(
     assert sorted(name for chain in chains for name in chain.tables) == ["A", "B_0", "B_1"]
     for chain in chains:
         assert len(chain.cuts) == len(chain.services) - 1
-        prefix = ACCESSES.order(ACCESSES.tables if grouping == "tiered" else [_table(chain.tables[0])]).gathers
+        cut_tables = ACCESSES.tables if grouping == "tiered" else [_table(chain.tables[0])]
+        prefix = ACCESSES.order(cut_tables, PROFILE.service_time).gathers
         positions = [0, *(cut.position for cut in chain.cuts), len(prefix) - 1]
         for i, cut in enumerate(chain.cuts):
             begin, position, end = positions[i : i + 3]
@@ -60,7 +61,7 @@ def test_figures_are_those_of_the_recurrence_and_no_move_is_cheaper(
 
 def _cost(model: CostModel, sizes: list[int], prefix: Floats, *positions: int) -> float:
     return sum(
-        plain_cost(model, sizes[begin > 0] * (end - begin), float(prefix[end] - prefix[begin]))
+        plain_cost(model, sizes[begin > 0] * (end - begin), 5e-8 * float(prefix[end] - prefix[begin]))
         for begin, end in pairwise(positions)
     )
 

@@ -18,7 +18,7 @@ DENSE_S = PROFILE.dense_service_time.seconds(SPEC.dense_flops)
 
 
 def test_a_replica_holds_everything_and_takes_both_times() -> None:
-    model = model_wise(SPEC, PROFILE)
+    model = model_wise(SPEC, accesses(), PROFILE)
     assert model.memory_bytes == ROWS * 16 + SPEC.model.dense.parameter_bytes + 5000
     assert model.service_s == pytest.approx(DENSE_S + 2e-5 + 5e-8 * GATHERS)
     service = model.replicas(10.5 * model.capacity_qps)
@@ -31,18 +31,18 @@ def test_the_load_is_the_largest_that_meets_the_sla() -> None:
     assert 0.5 < found < 1
     assert Queue(found, 0.003, 1, 0.003).within(0.4) >= 0.95 > Queue(found + 1e-4, 0.003, 1, 0.003).within(0.4)
     assert most_utilisation(1e-6, 1e-6, 400.0) == 1.0
-    assert model_wise(SPEC, PROFILE, 0.3).utilisation == 0.3
+    assert model_wise(SPEC, accesses(), PROFILE, 0.3).utilisation == 0.3
 
 
 def test_an_sla_that_an_idle_replica_misses_is_an_error() -> None:
     with pytest.raises(PlanError, match=r"serving\.sla_ms: expected at least 1 ms"):
-        model_wise(with_sla(SPEC, 0.5), PROFILE)
+        model_wise(with_sla(SPEC, 0.5), accesses(), PROFILE)
 
 
 def test_a_gpu_that_holds_all_rows_leaves_the_cpu_a_bare_call() -> None:
     model = gpu_cached(SPEC, accesses(), PROFILE, GPU_RESERVE_BYTES + 10**6)
     times = DEFAULT_GPU_TIMES
-    gpu_s = times.dense_service_time.seconds(SPEC.dense_flops) + times.service_time.seconds(GATHERS)
+    gpu_s = times.dense_service_time.seconds(SPEC.dense_flops) + times.service_time.seconds(GATHERS, 16 * GATHERS)
     assert model.service_s == pytest.approx(max(gpu_s, PROFILE.service_time.fixed_s))
     assert model.alone_s == pytest.approx(gpu_s + PROFILE.service_time.fixed_s)
     assert model.replicas(1.0).device == "gpu"
@@ -55,10 +55,10 @@ def test_the_cache_takes_the_hottest_rows_of_all_tables() -> None:
     for rows in (1, 100, 2000):
         model = gpu_cached(SPEC, held, PROFILE, room + 16 * rows)
         hits = hottest[:rows].sum()
-        gpu = DEFAULT_GPU_TIMES.service_time.seconds(hits) + DEFAULT_GPU_TIMES.dense_service_time.seconds(
+        gpu = DEFAULT_GPU_TIMES.service_time.seconds(hits, 16 * hits) + DEFAULT_GPU_TIMES.dense_service_time.seconds(
             SPEC.dense_flops
         )
-        assert model.alone_s == pytest.approx(gpu + PROFILE.service_time.seconds(GATHERS - hits))
+        assert model.alone_s == pytest.approx(gpu + PROFILE.service_time.seconds(GATHERS - hits, 0.0))
 
 
 def test_a_gpu_too_small_for_the_dense_layers_is_an_error() -> None:
@@ -68,6 +68,6 @@ def test_a_gpu_too_small_for_the_dense_layers_is_an_error() -> None:
 
 def test_a_whole_replica_stores_rows_as_a_hottest_service() -> None:
     spec = replace(SPEC, rows=RowRule(hot="int8", cold="int4"))
-    model = model_wise(spec, PROFILE)
+    model = model_wise(spec, accesses(spec), PROFILE)
     assert model.memory_bytes == ROWS * 12 + SPEC.model.dense.parameter_bytes + 5000  # of dim 4
     assert model.replicas(1.0).row_dtype == "int8"

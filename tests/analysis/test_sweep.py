@@ -14,6 +14,7 @@ from repo_builder.analysis.fleets import model_wise
 from repo_builder.analysis.plan_plots import plot_sweep
 from repo_builder.analysis.sweep import Setting, Sweep, parse_sweep, run_sweep, sweep_csv, sweep_json
 from repo_builder.errors import InputError, PlanError
+from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.cost import ServiceTime
 from repo_builder.partition.planner import make_plan
 from repo_builder.spec import Access, Spec
@@ -76,7 +77,9 @@ def test_a_point_is_the_plan_with_that_value(field: str, value: float, setting: 
     plan = make_plan(spec, load_hotness(spec), setting.profile, "tiered", setting.s_max)
     assert point.memory_bytes == sum(service.deployed * service.memory_bytes for service in plan.services)
     assert point.services == len(plan.services)
-    whole = model_wise(spec, setting.profile).replicas(spec.serving.target_qps)
+    whole = model_wise(spec, model_accesses(spec, load_hotness(spec)), setting.profile).replicas(
+        spec.serving.target_qps
+    )
     assert point.model_wise_memory_bytes == whole.replicas * whole.memory_bytes
     assert point.gain == point.model_wise_memory_bytes / point.memory_bytes
 

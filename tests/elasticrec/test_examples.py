@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     profile = {
         "format": 1,
         "name": "measured",
-        "service_time": {"fixed_s": 2e-5, "per_gather_s": 1e-6},
+        "service_time": {"fixed_s": 2e-5, "per_row_s": 1e-6},
         "min_memory_bytes": 10_000,
         "dense_service_time": {"fixed_s": 1e-4, "per_flop_s": 1e-12},
     }

@@ -18,7 +18,7 @@ from repo_builder.serving.client import Protocol, infer
 from repo_builder.spec import Spec, parse_spec
 
 # services cost next to nothing here, so that the optimum has several
-CHEAP = Profile("tests", ServiceTime(fixed_s=1e-5, per_gather_s=1e-4), 2_000, DEFAULT_DENSE_TIME)
+CHEAP = Profile("tests", ServiceTime(fixed_s=1e-5, per_row_s=1e-4), 2_000, DEFAULT_DENSE_TIME)
 
 
 def document(index_dtype: str = "int64") -> dict:

@@ -22,10 +22,10 @@ from tests.integration.models import document, make_spec
 
 GPU, CPU = pb.ModelInstanceGroup.KIND_GPU, pb.ModelInstanceGroup.KIND_CPU
 TIMES = {
-    "service_time": {"fixed_s": 1e-3, "per_gather_s": 1e-6},
+    "service_time": {"fixed_s": 1e-3, "per_row_s": 1e-6},
     "dense_service_time": {"fixed_s": 1e-3, "per_flop_s": 0},
 }
-FAST = {"service_time": {"fixed_s": 1e-6, "per_gather_s": 0}, "dense_service_time": {"fixed_s": 1e-6, "per_flop_s": 0}}
+FAST = {"service_time": {"fixed_s": 1e-6, "per_row_s": 0}, "dense_service_time": {"fixed_s": 1e-6, "per_flop_s": 0}}
 POOL = {"name": "gpu", "count": 50, "cores": 2, "memory_gb": 30, "gpus": 2, "gpu_memory_gb": 16, "price_per_hour": 1.0}
 
 

@@ -17,42 +17,51 @@ from repo_builder.partition.cost import CostModel
 from repo_builder.spec import Spec, parse_spec
 
 
-def plain_cost(model: CostModel, rows_bytes: int, gathers: float) -> int:
+def plain_cost(model: CostModel, rows_bytes: int, rows_s: float) -> int:
     """The paper's cost, written out anew."""
-    load = model.target_qps * (model.service_time.fixed_s + model.service_time.per_gather_s * gathers)
+    load = model.target_qps * (model.service_time.fixed_s + rows_s)
     whole = round(load) if load <= round(load) * (1 + 1e-9) and load >= round(load) else math.ceil(load)
     return max(1, whole) * (rows_bytes + model.min_memory_bytes) + model.service_bytes
 
 
-def _segment(order: Order, model: CostModel, begin: int, end: int) -> int:
-    """The first segment's rows are of the hot format where there is one."""
-    row_bytes = order.row_bytes if begin or order.hot_row_bytes is None else order.hot_row_bytes
-    before = [
-        row_bytes * position if isinstance(row_bytes, int) else int(row_bytes[position]) for position in (begin, end)
-    ]
-    return plain_cost(model, before[1] - before[0], float(order.gathers[end] - order.gathers[begin]))
+class PlainRows:
+    """An order's rows one by one: their bytes and times, in the first service and in any other."""
+
+    def __init__(self, order: Order, model: CostModel) -> None:
+        self.model, gathers, memory, cache = model, np.diff(order.gathers), model.service_time, model.row_cache
+        self.sums: list[tuple[list[int], list[float]]] = []
+        for row_bytes in (order.row_bytes if order.hot_row_bytes is None else order.hot_row_bytes, order.row_bytes):
+            sizes = np.full(order.rows, row_bytes) if isinstance(row_bytes, int) else np.diff(row_bytes)
+            seconds = gathers * (memory.per_row_s + memory.per_byte_s * sizes)
+            if cache is not None and not self.sums:
+                hits = np.cumsum(sizes) <= cache.size_bytes
+                seconds = np.where(hits, gathers * (cache.per_row_s + cache.per_byte_s * sizes), seconds)
+            self.sums.append(([0, *np.cumsum(sizes).tolist()], [0.0, *np.cumsum(seconds).tolist()]))
+
+    def cost(self, begin: int, end: int) -> int:
+        """Of a service with the rows begin ... end - 1."""
+        held, seconds = self.sums[begin > 0]
+        return plain_cost(self.model, held[end] - held[begin], seconds[end] - seconds[begin])
 
 
 def brute_force(order: Order, model: CostModel, s_max: int) -> tuple[float, int]:
     """The least cost over all sets of cuts, and the fewest services that reach it."""
-    rows = order.rows
+    rows, plain = order.rows, PlainRows(order, model)
     best = (math.inf, 0)
     for services in range(1, min(s_max, rows) + 1):
         for inner in combinations(range(1, rows), services - 1):
             cuts = pairwise((0, *inner, rows))
-            cost = sum(_segment(order, model, begin, end) for begin, end in cuts)
+            cost = sum(plain.cost(begin, end) for begin, end in cuts)
             best = min(best, (cost, services))
     return best
 
 
 def quadratic(order: Order, model: CostModel, s_max: int) -> tuple[float, int]:
     """The same by the recurrence over all rows."""
-    rows = order.rows
+    rows, plain = order.rows, PlainRows(order, model)
     best, answer = [0.0] + [math.inf] * rows, (math.inf, 0)
     for services in range(1, s_max + 1):
-        best = [
-            min((best[k] + _segment(order, model, k, j) for k in range(j)), default=math.inf) for j in range(rows + 1)
-        ]
+        best = [min((best[k] + plain.cost(k, j) for k in range(j)), default=math.inf) for j in range(rows + 1)]
         answer = min(answer, (best[rows], services))
     return answer
 

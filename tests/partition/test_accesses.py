@@ -19,17 +19,18 @@ from tests.partition.helpers import GivenHotness, small_spec, zipf_cdf
 SPEC = small_spec([{"name": "A", "rows": 90, "pooling": 128}, {"name": "B", "rows": 60, "pooling": 512, "count": 2}])
 HOTNESS = GivenHotness({"A": zipf_cdf(90), "": zipf_cdf(60, 0.7)})
 
-PROFILE = Profile("fast", ServiceTime(2e-5, 5e-8), 5000, DEFAULT_DENSE_TIME)
+TIME = ServiceTime(2e-5, 5e-8, 1e-9)
+PROFILE = Profile("fast", TIME, 5000, DEFAULT_DENSE_TIME)
 GROUPINGS: tuple[Grouping, ...] = ("tiered", "per_table")
 
 
 def test_prefixes_are_the_merged_ones_and_kept_only_when_asked() -> None:
     for keep in (True, False):
         accesses = model_accesses(SPEC, HOTNESS, keep)
-        first = accesses.order(accesses.tables)
-        assert np.array_equal(first.gathers, merged_order(accesses.tables).gathers)
-        assert (accesses.order(accesses.tables).gathers is first.gathers) == keep
-        b, like_b = (accesses.order(accesses.tables[i : i + 1]) for i in (1, 2))
+        first = accesses.order(accesses.tables, TIME)
+        assert np.array_equal(first.gathers, merged_order(accesses.tables, TIME).gathers)
+        assert (accesses.order(accesses.tables, TIME).gathers is first.gathers) == keep
+        b, like_b = (accesses.order(accesses.tables[i : i + 1], TIME) for i in (1, 2))
         assert (b.gathers is like_b.gathers) == keep
 
 
@@ -40,7 +41,7 @@ def test_what_is_kept_serves_rows_stored_by_any_rule(dims: Sequence[int]) -> Non
     kept = model_accesses(Spec.of_dlrm(SPEC.name, form, SPEC.access, SPEC.serving, SPEC.fleet), HOTNESS, keep=True)
     for rule in (RowRule("fp32", "fp32"), RowRule("fp32", "int8"), RowRule("int4", "int4"), RowRule("fp32", "fp32")):
         stored = kept.stored_by(rule)
-        found, expected = stored.order(stored.tables), merged_order(stored.tables)
+        found, expected = stored.order(stored.tables, TIME), merged_order(stored.tables, TIME)
         assert np.array_equal(found.gathers, expected.gathers)
         assert np.array_equal(found.row_bytes, expected.row_bytes)
         assert np.array_equal(found.hot_row_bytes, expected.hot_row_bytes)
@@ -68,6 +69,6 @@ def test_rows_within_a_size_are_the_first_of_the_order() -> None:
             Spec.of_dlrm(spec.name, replace(spec.form, tables=tables), spec.access, spec.serving, spec.fleet),
             PowerLawHotness(0.9, 0),
         )
-        before = accesses.order(accesses.tables).bytes_between(np.array(0), np.arange(51))
+        before = accesses.order(accesses.tables, TIME).bytes_between(np.array(0), np.arange(51))
         for size in range(0, int(before[-1]) + 20, 7):
-            assert accesses.rows_within(size) == int((before <= size).sum()) - 1
+            assert accesses.rows_within(size, TIME) == int((before <= size).sum()) - 1

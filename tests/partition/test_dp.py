@@ -11,20 +11,32 @@ from repo_builder.errors import PlanError
 from repo_builder.partition import chain, dp
 from repo_builder.partition.accesses import Order
 from repo_builder.partition.cost import CostModel, ServiceTime
+from repo_builder.partition.priced import PricedOrder
 from tests.partition.helpers import brute_force, quadratic, zipf_cdf
+
+FREE = ServiceTime(1e-4, 0.02)  # of a row, whatever its bytes
 
 
 def _order(
-    row_gathers: list[float], row_bytes: int | list[int] = 1, hot_row_bytes: int | list[int] | None = None
+    row_gathers: list[float],
+    row_bytes: int | list[int] = 1,
+    hot_row_bytes: int | list[int] | None = None,
+    time: ServiceTime = FREE,
 ) -> Order:
-    """The rows by gathers and byte; `row_bytes` of all, or of each as given, and those in the first service."""
+    """The rows by time and byte; `row_bytes` of all, or of each as given, and those in the first service."""
     if isinstance(row_bytes, int):
         assert not isinstance(hot_row_bytes, list)
         return Order(np.concatenate([[0.0], np.cumsum(sorted(row_gathers, reverse=True))]), row_bytes, hot_row_bytes)
     hot = hot_row_bytes if isinstance(hot_row_bytes, list) else row_bytes
-    rows = sorted(zip(row_gathers, row_bytes, hot, strict=True), key=lambda row: -row[0] / row[1])
+    price = time if time.rows_s(1, 1) else FREE
+    rows = sorted(
+        zip(row_gathers, row_bytes, hot, strict=True), key=lambda row: -row[0] * price.rows_s(1, row[1]) / row[1]
+    )
     gathers, sizes, hot_sizes = np.cumsum([(0.0, 0, 0), *rows], axis=0).T
-    return Order(gathers, sizes.astype(np.int64), hot_sizes.astype(np.int64) if hot_row_bytes else None)
+    gathered, hot_gathered = (np.cumsum([0.0, *(row[0] * row[i] for row in rows)]) for i in (1, 2))
+    if not hot_row_bytes:
+        return Order(gathers, sizes.astype(np.int64), None, gathered)
+    return Order(gathers, sizes.astype(np.int64), hot_sizes.astype(np.int64), gathered, hot_gathered)
 
 
 def _check(order: Order, model: CostModel, s_max: int, expected: tuple[float, int]) -> dp.Partition:
@@ -257,11 +269,11 @@ def test_lots_of_replicas_cost_less_than_a_lot_more_of_each_service(monkeypatch:
     best = dp.partition(order, model, 6)
     tried: list[float] = []
 
-    def at_first_too_much(order: Order, lots: CostModel, s_max: int, bounds: object) -> tuple[int, list[int]]:
-        tried.append(model.target_qps / lots.target_qps)
+    def at_first_too_much(priced: PricedOrder, s_max: int, bounds: object) -> tuple[int, list[int]]:
+        tried.append(model.target_qps / priced.model.target_qps)
         if tried[-1] < 4:
             raise chain.TooManySteps
-        return chain.best_chain(order, lots, s_max, None)
+        return chain.best_chain(priced, s_max, None)
 
     monkeypatch.setattr(dp, "best_chain", at_first_too_much)
     found = dp.partition(order, model, 6)

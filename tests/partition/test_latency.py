@@ -56,7 +56,7 @@ def plan_of(*services: tuple[int, float], dense_qps: float = 1000.0) -> Plan:
 
 def test_an_idle_fleet_takes_front_end_remote_call_and_the_slowest_service() -> None:
     latency = predict_latency(plan_of((1, 500.0), (1, 500.0)), PROFILE, 1e-6)
-    assert latency.idle_ms == pytest.approx(1 + 0.4 + 1)  # 1 / dense_qps, remote_call_s, fixed_s
+    assert latency.idle_ms == pytest.approx(1 + 0.4 + 2)  # 1 / dense_qps, remote_call_s, 1 / qps
     assert latency.p99_ms == pytest.approx(latency.idle_ms, rel=0.01)
 
 

@@ -8,7 +8,10 @@ from repo_builder.errors import PlanError
 from repo_builder.model.row_rule import RowRule
 from repo_builder.model.types import RowFormat
 from repo_builder.partition.accesses import TableAccesses, check_cdf, merged_order, ranks_in_tables
+from repo_builder.partition.cost import ServiceTime
 from tests.partition.helpers import zipf_cdf
+
+TIME = ServiceTime(1e-4, 1e-8)
 
 
 def _counted(hits: list[int]) -> NDArray[np.float64]:
@@ -29,10 +32,10 @@ def test_merge_equals_a_stable_sort_of_all_rows() -> None:
     tables = _tables()
     rows = [(-hits, i) for i, table in enumerate(tables) for hits in table.row_gathers().tolist()]
     order = sorted(rows, key=lambda row: row[0])
-    merged = merged_order(tables)
+    merged = merged_order(tables, TIME)
     assert merged.gathers == pytest.approx(np.cumsum([0.0] + [-hits for hits, _ in order]))
     assert (merged.rows, merged.row_bytes) == (len(rows), 8)
-    for cut, ranks in zip(range(len(rows) + 1), ranks_in_tables(tables, range(len(rows) + 1)), strict=True):
+    for cut, ranks in zip(range(len(rows) + 1), ranks_in_tables(tables, range(len(rows) + 1), TIME), strict=True):
         assert ranks == [sum(owner == i for _, owner in order[:cut]) for i in range(3)]
 
 
@@ -51,11 +54,11 @@ def test_rows_of_several_sizes_stand_by_gathers_and_byte() -> None:
         for hits in table.row_gathers().tolist()
     ]
     order = sorted(rows, key=lambda row: row[:3])
-    merged = merged_order(tables)
+    merged = merged_order(tables, TIME)
     assert merged.gathers == pytest.approx(np.cumsum([0.0] + [row[3] for row in order]))
     held = merged.bytes_between(np.array(0), np.arange(len(rows) + 1))
     assert held.tolist() == np.cumsum([0] + [row[4] for row in order]).tolist()
-    for cut, ranks in enumerate(ranks_in_tables(tables, range(len(rows) + 1))):
+    for cut, ranks in enumerate(ranks_in_tables(tables, range(len(rows) + 1), TIME)):
         assert ranks == [sum(row[2] == i for row in order[:cut]) for i in range(4)]
 
 
@@ -73,11 +76,11 @@ def test_with_two_formats_rows_stand_by_the_colder_ones_bytes() -> None:
         (-hits / sizes[i][0], i, sizes[i]) for i, table in enumerate(tables) for hits in table.row_gathers().tolist()
     ]
     order = sorted(rows, key=lambda row: row[:2])
-    merged, ends = merged_order(tables), np.arange(len(rows) + 1)
+    merged, ends = merged_order(tables, TIME), np.arange(len(rows) + 1)
     assert merged.bytes_between(np.array(0), ends).tolist() == np.cumsum([0] + [row[2][1] for row in order]).tolist()
     cold = merged.bytes_between(np.array(1), ends) + order[0][2][0]
     assert cold[1:].tolist() == np.cumsum([row[2][0] for row in order]).tolist()
-    for cut, ranks in enumerate(ranks_in_tables(tables, range(len(rows) + 1))):
+    for cut, ranks in enumerate(ranks_in_tables(tables, range(len(rows) + 1), TIME)):
         assert ranks == [sum(row[1] == i for row in order[:cut]) for i in range(3)]
 
 
@@ -92,7 +95,7 @@ def test_rounding_in_a_cdf_does_not_tear_equal_rows_apart() -> None:
 
 def test_prefix_stays_accurate_over_many_rows() -> None:
     cdf = zipf_cdf(1_000_000)
-    prefix = merged_order([TableAccesses("A", cdf, 4096, RowFormat(32))]).gathers
+    prefix = merged_order([TableAccesses("A", cdf, 4096, RowFormat(32))], TIME).gathers
     assert np.abs(prefix - cdf * 4096).max() < 1e-9
     assert (np.diff(prefix) >= 0).all()
 
@@ -126,5 +129,5 @@ def test_splitting_works_on_kinds_of_tables_not_on_tables(monkeypatch: pytest.Mo
     for count in (3, 3000):
         searches.clear()
         tables = [TableAccesses(f"t{i}", cdf, 4, RowFormat(1)) for i in range(count)]
-        (ranks,) = ranks_in_tables(tables, [5 * count + 1])
+        (ranks,) = ranks_in_tables(tables, [5 * count + 1], TIME)
         assert sum(ranks) == 5 * count + 1 and len(searches) < 200

@@ -100,14 +100,20 @@ def test_what_is_not_cut_is_stored_hot() -> None:
 
 
 def test_a_services_time_is_that_of_its_stored_bytes() -> None:
-    """Rows that fit into the processor's cache as int8, and do not in float32: all of them cost the mean there."""
-    cache = RowCache(12 * 210, hit_s=1e-8, miss_s=9e-8)
-    profile = replace(PROFILE, row_cache=cache)
+    """Rows that fit into the processor's cache as int8, and in part in float32: the rest comes from memory."""
+    time = ServiceTime(2e-5, 5e-8, 1e-9)
+    profile = replace(PROFILE, service_time=time, row_cache=RowCache(12 * 210, 1e-8, 2e-10))
     plans = [make_plan(replace(small_spec(TABLES), rows=rule), HOTNESS, profile, "tiered", 1) for rule in ONE_FORMAT]
     fast, slow = (plan.embedding_services[0] for plan in plans)
     gathers = 32 * (128 + 2 * 512)
-    assert 1 / fast.qps == pytest.approx(2e-5 + 1e-8 * gathers)
-    assert 1 / slow.qps == pytest.approx(2e-5 + PROFILE.service_time.per_gather_s * gathers)
+    hottest = [np.diff(HOTNESS.cdf(table)) * table.pooling * 32 for table in small_spec(TABLES).dlrm.tables]
+    hits = float(np.sort(np.concatenate(hottest))[::-1][: 12 * 210 // 16].sum())
+    assert 1 / fast.qps == pytest.approx(2e-5 + (1e-8 + 12 * 2e-10) * gathers)
+    assert 1 / slow.qps == pytest.approx(2e-5 + (1e-8 + 16 * 2e-10) * hits + (5e-8 + 16 * 1e-9) * (gathers - hits))
+    assert (fast.gathered_bytes, slow.gathered_bytes) == (pytest.approx(12 * gathers), pytest.approx(16 * gathers))
+    for plan, rule in zip(plans, ONE_FORMAT, strict=True):
+        whole = model_wise_plan(replace(small_spec(TABLES), rows=rule), HOTNESS, profile)
+        assert whole.embedding_services[0].qps == pytest.approx(plan.embedding_services[0].qps)
 
 
 ONE_FORMAT = RowRule("int8", "int8"), RowRule()
@@ -130,7 +136,8 @@ def test_tables_of_several_dims_are_cut_by_their_own_bytes() -> None:
     order = np.argsort(-np.concatenate([g / s for g, s in zip(gathers, sizes, strict=True)]), kind="stable")
     held = [np.concatenate([[0], np.cumsum(np.concatenate(values)[order])]) for values in (gathers, sizes)]
     tiers = make_plan(spec, HOTNESS, PROFILE, "tiered", 3)
-    best = quadratic(Order(held[0], held[1].astype(np.int64)), model, 3)
+    gathered = np.cumsum([0.0, *(np.concatenate(gathers) * np.concatenate(sizes))[order]])
+    best = quadratic(Order(held[0], held[1].astype(np.int64), None, gathered), model, 3)
     assert (tiers.embedding_memory_bytes, len(tiers.embedding_services)) == best
     alone = [
         quadratic(Order(np.concatenate([[0.0], np.cumsum(g)]), int(s[0])), model, 3)[0]
@@ -146,19 +153,20 @@ def test_a_tier_leaves_out_tables_without_rows_in_it() -> None:
     assert {shard.table for shard in plan.services[1].shards} == {"A"}
 
 
-def test_a_tier_that_fits_into_the_cache_serves_more() -> None:
-    """Cuts go by the mean price of a row; what a service then serves, and its replicas, by its own rows'."""
-    spec = small_spec(TABLES)
-    plain = make_plan(spec, HOTNESS, PROFILE, "tiered", 3)
-    hot = plain.embedding_services[0]
-    cache = RowCache(hot.memory_bytes - 5000, hit_s=1e-8, miss_s=2e-7)
-    priced = make_plan(spec, HOTNESS, replace(PROFILE, row_cache=cache), "tiered", 3)
-    assert [service.shards for service in priced.services] == [service.shards for service in plain.services]
-    for service in priced.embedding_services:
-        price = 1e-8 if service.memory_bytes <= hot.memory_bytes else 2e-7
-        assert service.qps == pytest.approx(1 / (2e-5 + price * service.gathers))
+def test_what_the_cuts_count_is_what_the_services_take() -> None:
+    """The hottest tier's hottest rows are cached, all others not: no tier needs a replica more than it was cut for."""
+    profile = replace(PROFILE, row_cache=RowCache(16 * 20, 1e-9))
+    plan = make_plan(small_spec(TABLES), HOTNESS, profile, "tiered", 3)
+    assert len(plan.embedding_services) == 3
+    gathers = [np.diff(HOTNESS.cdf(table)) * table.pooling * 32 for table in small_spec(TABLES).dlrm.tables]
+    order = np.concatenate([[0.0], np.cumsum(np.sort(np.concatenate(gathers))[::-1])])
+    model = CostModel(3000.0, PROFILE.service_time, 5000, row_cache=profile.row_cache)
+    assert plan.embedding_memory_bytes == quadratic(Order(order, 16), model, 3)[0]
+    for i, service in enumerate(plan.embedding_services):
+        hits = order[20] if i == 0 else 0.0
+        rows_s = 1e-9 * hits + 5e-8 * (service.gathers - hits)
+        assert service.qps == pytest.approx(1 / (2e-5 + rows_s))
         assert service.replicas == max(1, math.ceil(3000 / service.qps))
-    assert len({service.qps > plain.services[i + 1].qps for i, service in enumerate(priced.embedding_services)}) == 2
 
 
 def test_dense_service_by_hand() -> None:

@@ -14,6 +14,7 @@ from repo_builder.partition.accesses import Order
 from repo_builder.partition.cost import CostModel, ServiceTime, replicas_for
 from repo_builder.partition.dp import partition
 from repo_builder.partition.planner import make_plan
+from repo_builder.partition.priced import PricedOrder
 from repo_builder.partition.robust import mean_cost, mean_replicas, robust_cuts
 from repo_builder.partition.worth import Worth, cut
 from tests.partition.helpers import small_spec, zipf_cdf
@@ -39,10 +40,14 @@ def _random_model(rng: random.Random) -> CostModel:
     return CostModel(rng.uniform(0.5, 5), time, rng.choice([0, 1, 10]), rng.choice([0, 5]))
 
 
+def _rows_s(order: Order, model: CostModel, begin: int, end: int) -> float:
+    return model.service_time.per_row_s * float(order.gathers[end] - order.gathers[begin])
+
+
 def _mean_by_hand(order: Order, model: CostModel, cuts: tuple[int, ...], error: float) -> float:
     total = 0.0
     for begin, end in pairwise(cuts):
-        load = model.load(float(order.gathers[end] - order.gathers[begin]))
+        load = model.load(_rows_s(order, model, begin, end))
         held = int(order.bytes_between(np.array(begin), np.array(end)))
         total += float(mean_replicas(np.array(load), error)) * (held + model.min_memory_bytes) + model.service_bytes
     return total
@@ -55,7 +60,7 @@ def test_no_other_cuts_take_less_on_average() -> None:
         order, model = _random_order(rng, rng.randint(1, 9)), _random_model(rng)
         s_max, error = rng.randint(1, 4), rng.choice([0.05, 0.2, 0.4])
         letter = partition(order, model, s_max)
-        found = robust_cuts(order, model, s_max, error, [letter.cuts])
+        found = robust_cuts(PricedOrder(order, model), s_max, error, [letter.cuts])
         least = min(
             _mean_by_hand(order, model, (0, *inner, order.rows), error)
             for services in range(1, min(s_max, order.rows) + 1)
@@ -73,13 +78,13 @@ def test_on_a_grid_the_least_lies_between_the_bound_and_what_is_found(monkeypatc
     for _ in range(25):
         order, model = _random_order(rng, 300), _random_model(rng)
         known = [partition(order, model, 4).cuts]
-        exact = robust_cuts(order, model, 4, 0.2, known)
+        exact = robust_cuts(PricedOrder(order, model), 4, 0.2, known)
         for name, value in {"SMALL_ROWS": 10, "BLOCKS": 12, "MOST_BLOCKS": 40, "NEAR_ROWS": 1}.items():
             monkeypatch.setattr(robust, name, value)
-        found = robust_cuts(order, model, 4, 0.2, known)
+        found = robust_cuts(PricedOrder(order, model), 4, 0.2, known)
         monkeypatch.undo()
         assert found.bound_bytes <= exact.mean_bytes * (1 + 1e-9) and exact.mean_bytes <= found.mean_bytes * (1 + 1e-9)
-        assert found.mean_bytes <= mean_cost(order, model, known[0], 0.2) * (1 + 1e-12)
+        assert found.mean_bytes <= mean_cost(PricedOrder(order, model), known[0], 0.2) * (1 + 1e-12)
         loose += found.gap > 1e-6
     assert loose > 0
 
@@ -87,7 +92,7 @@ def test_on_a_grid_the_least_lies_between_the_bound_and_what_is_found(monkeypatc
 def test_many_rows_come_close_to_the_bound() -> None:
     order = Order(zipf_cdf(300_000) * 4096, 128)
     model = CostModel(20_000.0, ServiceTime(3e-5, 2e-8), 10**6, 10**5)
-    found = robust_cuts(order, model, 8, 0.2, [partition(order, model, 8).cuts])
+    found = robust_cuts(PricedOrder(order, model), 8, 0.2, [partition(order, model, 8).cuts])
     assert found.gap < 0.01
 
 
@@ -96,23 +101,17 @@ def test_a_service_that_holds_much_is_not_loaded_to_the_brim() -> None:
     order = Order(zipf_cdf(200_000) * 20_000, 128)
     model = CostModel(10_000.0, ServiceTime(3e-5, 1.4e-8), 4 * 10**5)
     by_letter, safe = cut(order, model, 8, Worth(0.01)), cut(order, model, 8, Worth(0.01, profile_error=0.2))
-    loads = [
-        model.load(float(order.gathers[found.taken.cuts[-1]] - order.gathers[found.taken.cuts[-2]]))
-        for found in (by_letter, safe)
-    ]
+    loads = [model.load(_rows_s(order, model, *found.taken.cuts[-2:])) for found in (by_letter, safe)]
     assert loads[0] / math.ceil(loads[0]) > 0.99 and loads[1] <= 1 / 1.2 + 0.01
     slower = replace(model, target_qps=model.target_qps * 1.15)
-    costs = [sum(_replicas_by(slower, order, found.taken.cuts)) for found in (by_letter, safe)]
+    costs = [sum(_costs(slower, order, found.taken.cuts)) for found in (by_letter, safe)]
     assert costs[1] < 0.75 * costs[0]
     assert safe.robust is not None and safe.robust.mean_bytes < safe.least_mean_bytes
     assert by_letter.robust is None
 
 
-def _replicas_by(model: CostModel, order: Order, cuts: tuple[int, ...]) -> list[int]:
-    return [
-        model.cost(128 * (end - begin), float(order.gathers[end] - order.gathers[begin]))
-        for begin, end in pairwise(cuts)
-    ]
+def _costs(model: CostModel, order: Order, cuts: tuple[int, ...]) -> list[int]:
+    return [model.cost(128 * (end - begin), _rows_s(order, model, begin, end)) for begin, end in pairwise(cuts)]
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])

@@ -49,7 +49,7 @@ def test_no_two_neighbours_could_be_joined_for_less_than_a_service_is_worth() ->
     assert 1 < len(found.taken.replicas) < len(found.least.replicas)
 
     def cost(begin: int, end: int) -> float:
-        return plain_cost(model, 128 * (end - begin), float(order.gathers[end] - order.gathers[begin]))
+        return plain_cost(model, 128 * (end - begin), 5e-8 * float(order.gathers[end] - order.gathers[begin]))
 
     cuts = found.taken.cuts
     for begin, middle, end in zip(cuts, cuts[1:], cuts[2:], strict=False):

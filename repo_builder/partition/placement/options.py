@@ -82,7 +82,7 @@ def _on_gpu(service: Service, spec: Spec, profile: Profile) -> Service:
     seconds = (
         times.dense_service_time.seconds(spec.dense_flops)
         if service.kind == "dense"
-        else times.service_time.seconds(service.gathers)
+        else times.service_time.seconds(service.gathers, service.gathered_bytes)
     )
     one = _with_instances(service, 1)
     return replace(one, device="gpu", gpus=(0,), qps=1 / seconds, memory_bytes=one.memory_bytes + GPU_HOST_BYTES)

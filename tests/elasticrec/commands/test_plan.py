@@ -33,7 +33,7 @@ def run(*words: object) -> int:
 
 def test_explain_says_why_and_draws(spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture, profile = tmp_path / "explain.png", tmp_path / "profile.json"
-    times = {"fixed_s": 1e-4, "per_gather_s": 5e-8}
+    times = {"fixed_s": 1e-4, "per_row_s": 5e-8}
     profile.write_text(json.dumps({"service_time": times, "min_memory_bytes": 10_000}))
     assert run(spec, "--profile", profile, "--explain", "--plot", picture) == 0
     told = capsys.readouterr().out
@@ -45,8 +45,8 @@ def test_explain_counts_replicas_both_ways(spec: Path, tmp_path: Path, capsys: p
     """4,000 queries/s of 9,600 gathers: 0.1 + 0.96 ms by capacity are 5 replicas, 0.9 + 0.96 alone are 8."""
     profile = tmp_path / "profile.json"
     dense = {"fixed_s": 1e-4, "per_flop_s": 0}
-    times = {"service_time": {"fixed_s": 1e-4, "per_gather_s": 1e-7}, "dense_service_time": dense}
-    light = {"service_time": {"fixed_s": 9e-4, "per_gather_s": 1e-7}, "dense_service_time": {**dense, "fixed_s": 3e-4}}
+    times = {"service_time": {"fixed_s": 1e-4, "per_row_s": 1e-7}, "dense_service_time": dense}
+    light = {"fixed_s": 9e-4, "dense_service_time": {**dense, "fixed_s": 3e-4}}
     profile.write_text(json.dumps({**times, "light_load": light, "min_memory_bytes": 10_000}))
     assert run(spec, "--profile", profile, "--explain", "--s-max", "1") == 0
     told = capsys.readouterr().out
@@ -60,7 +60,7 @@ def test_explain_counts_replicas_both_ways(spec: Path, tmp_path: Path, capsys: p
 
 def test_no_cpu_to_size_by_is_one_line_and_two(spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile = tmp_path / "profile.json"
-    profile.write_text(json.dumps({"service_time": {"fixed_s": 1, "per_gather_s": 0}, "min_memory_bytes": 1}))
+    profile.write_text(json.dumps({"service_time": {"fixed_s": 1, "per_row_s": 0}, "min_memory_bytes": 1}))
     assert run(spec, "--profile", profile, "--size-by", "cpu") == 2
     assert "--size-by cpu: expected a profile with light_load" in capsys.readouterr().err
 

@@ -78,7 +78,7 @@ def test_a_service_that_works_much_goes_to_the_gpu_where_that_is_cheaper() -> No
     placed = place(SPEC, a_plan(150), PROFILE, Cluster("c", (GPU,)))
     hot, cold = service(placed.plan, "tier0"), service(placed.plan, "tier1")
     assert (hot.device, hot.gpus, hot.instances, cold.device) == ("gpu", (0,), 1, "cpu")
-    seconds = FAST.service_time.seconds(hot.gathers)
+    seconds = FAST.service_time.seconds(hot.gathers, hot.gathered_bytes)
     assert hot.qps == pytest.approx(1 / seconds)
     assert (hot.replicas - 1) * hot.qps < 3000 <= hot.replicas * hot.qps * (1 + 1e-9)
     assert hot.memory_bytes == 300 * 10**6 + GPU_HOST_BYTES
