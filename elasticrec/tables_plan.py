@@ -244,8 +244,14 @@ def _why(cut: PlanCut, move: Move) -> str:
     """The replicas that a move adds, or else how often its rows are stored; means where they are none."""
     sides = ((cut.left, move.left_replicas), (cut.right, move.right_replicas))
     if not all(now.is_integer() and side.mean_replicas.is_integer() for side, now in sides):
-        changed = (f"{side.name} takes {now:.2f} replicas instead of {side.mean_replicas:.2f}" for side, now in sides)
-        return ": " + ", ".join(changed)
+        changed = [
+            f"{side.name} takes {now:.2f} replicas instead of {side.mean_replicas:.2f}"
+            for side, now in sides
+            if f"{now:.2f}" != f"{side.mean_replicas:.2f}"
+        ]
+        now_in, before_in = (cut.left, cut.right) if move.rows > 0 else (cut.right, cut.left)
+        moved = f"these rows in {now_in.mean_replicas:.2f} replicas instead of {before_in.mean_replicas:.2f}"
+        return ": " + ", ".join(changed or [moved])
     added = [f"{side.name} needs {count(round(now), 'replica')}" for side, now in sides if now > side.replicas]
     if added:
         return ": " + " and ".join(added)

@@ -60,13 +60,15 @@ def mean_replicas(loads: Floats, error: float) -> Floats:
     low, high = loads * (1 - error), loads * (1 + error)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = (_replicas_up_to(high) - _replicas_up_to(low)) / (high - low)
-    return np.where(high <= 1, 1.0, means)
+    counts: Floats = np.where(high <= 1, 1.0, means)
+    return counts
 
 
 def _replicas_up_to(loads: Floats) -> Floats:
     """The integral of whole replicas over all smaller loads."""
     whole = np.floor(loads)
-    return whole * (whole + 1) / 2 + (loads - whole) * (whole + 1)
+    sums: Floats = whole * (whole + 1) / 2 + (loads - whole) * (whole + 1)
+    return sums
 
 
 def mean_costs(priced: PricedOrder, begins: Positions, ends: Positions, error: float) -> Floats:
