@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from elasticrec.loading import Watch, load_hotness, log, unwatched
 from repo_builder.extras import named_extras
 from repo_builder.output import Tell
+from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.plan import Grouping
 from repo_builder.spec import Spec
 
@@ -63,4 +64,5 @@ def profile(
     with tempfile.TemporaryDirectory(prefix="elasticrec-profile-") as folder, watch("measuring") as progress:
         measured = measure(spec, hotness, options, Path(folder), progress)
     fits = fit_measured(measured)
-    return MeasuredProfile(profile_document(spec, options, measured, fits), measured, fits)
+    document = profile_document(spec, model_accesses(spec, hotness), options, measured, fits)
+    return MeasuredProfile(document, measured, fits)

@@ -101,7 +101,7 @@ def _table(document: Mapping[str, Any]) -> Table:
     table = plain_table(
         "service",
         "asked of it",
-        "in flight",
+        "under way",
         "queries/call",
         "queries/s",
         "capacity",
@@ -131,13 +131,13 @@ def _summary(document: Mapping[str, Any], args: argparse.Namespace) -> str:
     cache, fit, light = document["row_cache"], document["fit"], document["light_load"]
     return "\n".join(
         [
-            f"embedding call   {_us(batching['call_s'])} + queries x ({_us(batching['query_s'])} + "
-            f"{_ns(time['per_row_s'])} x gathers); RMS error {fit['embedding']['relative_rms']:.0%}",
-            f"embedding query  {_us(time['fixed_s'])} + {_ns(time['per_row_s'])} x gathers under full load, "
+            f"embedding call   {_us(batching['call_s'])} + queries x ({_us(batching['query_s'])} + gathers); "
+            f"RMS error {fit['embedding']['relative_rms']:.0%}",
+            f"embedding query  {_us(time['fixed_s'])} + gathers under full load, "
             f"{batching['queries']:.1f} queries a call",
-            f"lone query       {_us(light['fixed_s'])} beside its gathers of processor time",
-            f"gathered row     {_ns(time['per_row_s'])} from memory, {_ns(cache['per_row_s'])} from the cache "
-            f"({size(cache['size_bytes'])})",
+            f"lone query       {_us(light['fixed_s'])} + gathers of processor time",
+            f"gathered row     {_row(time)} from memory, {_row(cache)} of the hottest {size(cache['size_bytes'])}; "
+            f"RMS error {fit['rows']['relative_rms']:.0%}",
             f"dense query      {_us(dense['fixed_s'])} + {1e12 * dense['per_flop_s']:.1f} ps x operations; "
             f"RMS error {fit['dense']['relative_rms']:.0%}",
             f"remote call      {_us(document['remote_call_s'])} of latency, "
@@ -150,6 +150,10 @@ def _summary(document: Mapping[str, Any], args: argparse.Namespace) -> str:
 
 def _us(seconds: float) -> str:
     return f"{1e6 * seconds:,.0f} µs"
+
+
+def _row(price: Mapping[str, float]) -> str:
+    return f"{_ns(price['per_row_s'])} + {1e12 * price['per_byte_s']:.0f} ps x bytes"
 
 
 def _ns(seconds: float) -> str:

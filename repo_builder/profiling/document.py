@@ -5,33 +5,35 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from repo_builder.partition.accesses import ModelAccesses
 from repo_builder.partition.cost import FORMAT
 from repo_builder.profiling.fit import FitQuality, Fits, dense_points, fitted_points
-from repo_builder.profiling.points import DensePoint, EmbeddingPoint, Measured, ProfileOptions
+from repo_builder.profiling.points import DensePoint, EmbeddingPoint, Measured, ProfileOptions, RowPoint
+from repo_builder.profiling.row_prices import row_cache
 from repo_builder.spec import Spec
 
 
-def profile_document(spec: Spec, options: ProfileOptions, measured: Measured, fits: Fits) -> dict[str, Any]:
-    """What `profile.json` holds: see `profile.schema.json`."""
+def profile_document(
+    spec: Spec, accesses: ModelAccesses, options: ProfileOptions, measured: Measured, fits: Fits
+) -> dict[str, Any]:
+    """What `profile.json` holds: see `profile.schema.json`. `accesses` is the spec's."""
     machine = measured.machine
     return {
         "format": FORMAT,
         "name": f"{spec.name}, {options.backend}, measured {machine['date']} on {machine['cpu']}",
-        "service_time": {"fixed_s": fits.service_time.fixed_s, "per_row_s": fits.cold_per_gather_s},
-        "dense_service_time": asdict(fits.dense),
-        "light_load": {
-            "fixed_s": fits.light.service_time.fixed_s,
-            "dense_service_time": asdict(fits.light.dense_service_time),
-        },
-        "min_memory_bytes": measured.min_memory_bytes,
+        "service_time": asdict(fits.time),
+        "row_cache": asdict(row_cache(fits.hit, fits.time, fits.mean_row_s, accesses)),
         "batching": asdict(fits.batching),
-        "row_cache": {
-            "size_bytes": machine["cache_bytes"],
-            "per_row_s": min(fits.hot_per_gather_s, fits.cold_per_gather_s),
-        },
+        "dense_service_time": asdict(fits.dense),
+        "light_load": asdict(fits.light),
+        "min_memory_bytes": measured.min_memory_bytes,
         "remote_call_s": measured.remote.latency_s,
         "client_cpu_s": measured.remote.client_cpu_s,
-        "fit": {"embedding": _quality(fits.calls.quality), "dense": _quality(fits.dense_quality)},
+        "fit": {
+            "embedding": _quality(fits.calls.quality),
+            "rows": _quality(fits.rows_quality),
+            "dense": _quality(fits.dense_quality),
+        },
         "service": {
             "spec": spec.name,
             "grouping": options.grouping,
@@ -39,6 +41,7 @@ def profile_document(spec: Spec, options: ProfileOptions, measured: Measured, fi
             "tables": measured.tables,
             "rows": measured.held_rows,
             **_dims(spec),
+            "row_bytes": measured.row_bytes,
             "batch": spec.serving.batch,
             "sla_ms": spec.serving.sla_ms,
         },
@@ -65,10 +68,19 @@ def _points(measured: Measured, fits: Fits) -> dict[str, list[dict[str, Any]]]:
     """Every point as it was measured; those of a fit with their relative error, model / measured - 1."""
     calls = dict(zip(fitted_points(measured), fits.calls.quality.residuals, strict=True))
     dense = dict(zip(dense_points(measured), fits.dense_quality.residuals, strict=True))
+    residuals = fits.rows_quality.residuals
+    kernel = zip(measured.rows, residuals, residuals[len(measured.rows) :], strict=False)
     return {
         "embedding": [_point(point, calls.get(point)) for point in measured.embedding],
+        "rows": [_row(point, *errors) for point, *errors in kernel],
         "dense": [_point(point, dense.get(point)) for point in measured.dense],
     }
+
+
+def _row(point: RowPoint, hit_error: float, miss_error: float) -> dict[str, Any]:
+    stored = {"dim": point.format.dim, "dtype": point.format.dtype, "row_bytes": point.format.row_bytes}
+    errors = {"hit_residual": hit_error, "miss_residual": miss_error}
+    return {**stored, "hit_s": point.hit_s, "miss_s": point.miss_s, **errors}
 
 
 def _point(point: EmbeddingPoint | DensePoint, residual: float | None) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
 
 from repo_builder.errors import ElasticRecError
-from repo_builder.partition.cost import Batching, DenseTime, DeviceTimes, ServiceTime
-from repo_builder.profiling.points import DensePoint, EmbeddingPoint, LoadFigures, Measured
+from repo_builder.partition.cost import Batching, DenseTime, LightLoad, ServiceTime
+from repo_builder.profiling.points import DensePoint, EmbeddingPoint, LoadFigures, Measured, is_busy
+from repo_builder.profiling.row_prices import RowPrice
 
 _ROBUST_FROM = 0.1  # relative error from which a point pulls linearly
 _SEPARABLE = 1e-4  # least singular value, beside the largest, at which coefficients can be told apart
@@ -88,22 +89,29 @@ def fit_dense(flops: Sequence[float], query_s: Sequence[float]) -> tuple[DenseTi
     return DenseTime(_above_0(fixed_s, "dense query"), per_flop_s), quality
 
 
-def fit_light(gathers: Sequence[float], query_s: Sequence[float]) -> ServiceTime:
-    """`fixed_s + per_gather_s * gathers` nearest to the measured seconds a query; raises FitError as `fit_calls`."""
+def fit_light(gathers: Sequence[float], query_s: Sequence[float]) -> float:
+    """The fixed time of the measured seconds a query, affine in the gathers; raises FitError as `fit_calls`."""
     design = np.column_stack([np.ones(len(gathers)), np.array(gathers, float)])
-    (fixed_s, per_gather_s), _ = _fit(design, np.array(query_s, float), "different gathers")
-    return ServiceTime(_above_0(fixed_s, "lone query"), per_gather_s)
+    (fixed_s, _), _ = _fit(design, np.array(query_s, float), "different gathers")
+    return _above_0(fixed_s, "lone query")
 
 
-def service_time(fit: CallFit, full_load: Sequence[float]) -> tuple[ServiceTime, Batching]:
-    """A query's times where `full_load` queries were joined in a call, a number a capacity.
+def fit_row(row_bytes: Sequence[int], row_s: Sequence[float]) -> tuple[RowPrice, FitQuality]:
+    """The price nearest to the measured seconds a row; raises FitError as `fit_calls`."""
+    design = np.column_stack([np.ones(len(row_bytes)), np.array(row_bytes, float)])
+    (per_row_s, per_byte_s), quality = _fit(design, np.array(row_s, float), "different bytes of a row")
+    return RowPrice(per_row_s, per_byte_s), quality
+
+
+def fixed_time(fit: CallFit, full_load: Sequence[float]) -> tuple[float, Batching]:
+    """A query's time beside its rows where `full_load` queries were joined in a call, a number a capacity.
 
     A query's share of a call's fixed time goes with 1 / queries, so their harmonic mean is taken, not below 1.
     Raises FitError where the fixed time comes out as nothing.
     """
     queries = max(1.0, len(full_load) / sum(1 / joined for joined in full_load))
     fixed_s = _above_0(fit.call_s / queries + fit.query_s, "query")
-    return ServiceTime(fixed_s, fit.per_gather_s), Batching(fit.call_s, fit.query_s, queries)
+    return fixed_s, Batching(fit.call_s, fit.query_s, queries)
 
 
 def _above_0(fixed_s: float, whose: str) -> float:
@@ -144,47 +152,61 @@ def _fit(
     return coefficients, FitQuality(tuple(float(error) for error in scaled @ x - 1))
 
 
-SATURATED = 4
-"""Queries in flight from which on an instance always finds the next one waiting."""
-
-
 @dataclass(frozen=True, slots=True)
 class Fits:
-    """The models fitted to what was measured, and what a gathered row costs at both ends.
+    """The models fitted to what was measured.
 
-    `service_time` and `dense` are of capacities, and `light` of queries that come one at a time.
+    `time`, with what a row takes from memory, and `dense` are of capacities, and `light` of queries that come one at a
+    time; `hit` is what the kernel alone takes for a row from the caches, and `mean_row_s` what a service took for one
+    with the spec's accesses.
     """
 
     calls: CallFit
-    service_time: ServiceTime
+    time: ServiceTime
     batching: Batching
+    hit: RowPrice
+    mean_row_s: float
+    rows_quality: FitQuality
     dense: DenseTime
     dense_quality: FitQuality
-    light: DeviceTimes
-    hot_per_gather_s: float
-    cold_per_gather_s: float
+    light: LightLoad
 
 
 def fit_measured(measured: Measured) -> Fits:
-    """Fit the embedding service's calls to the saturated points with the spec's accesses, and the dense service's times
-    to its capacities. Raises FitError where they do not determine a model, or no load was within the SLA.
+    """Fit the embedding service's calls to the busy points with the spec's accesses, rows to the kernel's, and the
+    dense service's times to its capacities. Raises FitError where they do not determine a model, or no load was within
+    the SLA.
     """
     fitted, dense = fitted_points(measured), dense_points(measured)
     joined = [point.figures.queries for point in fitted if point.capacity]
     if not joined or not dense:
         raise FitError("fit: expected loads within the spec's serving.sla_ms, got none; raise it")
     calls = fit_calls([CallPoint(point.gathers, point.figures.queries, call_s(point.figures)) for point in fitted])
-    time, batching = service_time(calls, joined)
+    fixed_s, batching = fixed_time(calls, joined)
     dense_time, dense_quality = fit_dense(*_flops_and_seconds(dense))
-    ends = {point.accesses: _per_gather_s(calls, point) for point in measured.embedding}
-    return Fits(calls, time, batching, dense_time, dense_quality, _light(measured), ends["hot"], ends["cold"])
+    hit, miss, rows_quality = _rows(measured, calls)
+    time = ServiceTime(fixed_s, miss.per_row_s, miss.per_byte_s)
+    light = _light(measured)
+    return Fits(calls, time, batching, hit, calls.per_gather_s, rows_quality, dense_time, dense_quality, light)
 
 
-def _light(measured: Measured) -> DeviceTimes:
+def _rows(measured: Measured, calls: CallFit) -> tuple[RowPrice, RowPrice, FitQuality]:
+    """What a row takes of the kernel from the caches, and of a service from memory; and how far the kernel's rows are
+    from affine in their bytes.
+    """
+    sizes = [point.format.row_bytes for point in measured.rows]
+    (cold,) = (point for point in measured.embedding if point.accesses == "cold")
+    hit, hit_quality = fit_row(sizes, [point.hit_s for point in measured.rows])
+    miss, miss_quality = fit_row(sizes, [point.miss_s for point in measured.rows])
+    miss = miss.through(measured.row_bytes, _per_gather_s(calls, cold))
+    return hit, miss, FitQuality((*hit_quality.residuals, *miss_quality.residuals))
+
+
+def _light(measured: Measured) -> LightLoad:
     """What a query takes of a core where queries come one at a time: waking threads is most of it."""
     lone = [point for point in measured.embedding if point.in_flight == 1]
     dense, _ = fit_dense(*_flops_and_seconds([point for point in measured.dense if point.in_flight == 1]))
-    return DeviceTimes(fit_light([point.gathers for point in lone], [point.figures.cpu_s for point in lone]), dense)
+    return LightLoad(fit_light([point.gathers for point in lone], [point.figures.cpu_s for point in lone]), dense)
 
 
 def _flops_and_seconds(points: Sequence[DensePoint]) -> tuple[list[int], list[float]]:
@@ -193,7 +215,7 @@ def _flops_and_seconds(points: Sequence[DensePoint]) -> tuple[list[int], list[fl
 
 def fitted_points(measured: Measured) -> list[EmbeddingPoint]:
     """The points that the embedding fit rests on."""
-    return [point for point in measured.embedding if point.accesses == "spec" and point.in_flight >= SATURATED]
+    return [point for point in measured.embedding if is_busy(point)]
 
 
 def dense_points(measured: Measured) -> list[DensePoint]:

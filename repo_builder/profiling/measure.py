@@ -25,6 +25,7 @@ from repo_builder.profiling import perf_analyzer
 from repo_builder.profiling.capacity import most_in_flight, on_cores, split_cores
 from repo_builder.profiling.models import Models, Served, build_models
 from repo_builder.profiling.points import (
+    CALLS,
     Accesses,
     DensePoint,
     Effort,
@@ -34,8 +35,10 @@ from repo_builder.profiling.points import (
     ProfileOptions,
     RemoteCall,
     ServiceLoad,
+    is_busy,
 )
-from repo_builder.profiling.queries import Query, dense_load, draw_queries, one_row_a_bag
+from repo_builder.profiling.queries import Query, dense_load, draw_queries, gathered_row_bytes, one_row_a_bag
+from repo_builder.profiling.row_prices import measure_row_points
 from repo_builder.serving.client import times_by_model
 from repo_builder.serving.faults import version_of
 from repo_builder.serving.install import Installation, installation
@@ -64,9 +67,21 @@ def measure(
             bench.strain(server, models.empty, query)
             memory_bytes = memory_alone(server.process.pid)
             version = version_of(server.http) or "unknown"
+    with on_cores(own):
+        rows = measure_row_points()
     facts = machine_facts(version)
+    row_bytes = gathered_row_bytes(spec.model, models.wired("rows"))
     held_rows = models.held_rows.values()
-    return Measured(embedding, dense, remote, memory_bytes, len(held_rows), sum(held_rows), facts)
+    return Measured(embedding, rows, row_bytes, dense, remote, memory_bytes, len(held_rows), sum(held_rows), facts)
+
+
+def measure_dense(spec: Spec, hotness: Hotness, options: ProfileOptions, folder: Path) -> tuple[DensePoint, ...]:
+    """The same of the dense service alone."""
+    own, others = split_cores()
+    bench = _Bench(folder, options.effort, spec.serving.sla_ms, own, lambda: None)
+    with installation() as installed, on_cores(others):
+        models = build_models(spec, options.grouping, options.max_rows, options.backend, folder)
+        return bench.dense(installed, models, spec, hotness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,22 +99,24 @@ class _Bench:
     def embedding(
         self, installed: Installation, models: Models, hotness: Hotness, spec: Spec
     ) -> tuple[EmbeddingPoint, ...]:
-        """The embedding service at all its loads, and at those of its capacities."""
-        held, batch, most = models.wired("rows"), spec.serving.batch, max(self.effort.in_flight)
+        """The embedding service at all its loads; a capacity is the best of those within the SLA."""
+        held, batch = models.wired("rows"), spec.serving.batch
         loads: dict[ServiceLoad, tuple[Accesses, int]] = {}
-        for accesses, gathers, in_flight in self.effort.embedding_loads:
-            data = self.folder / f"{accesses}-{gathers}.json"
+        for accesses, gathers, joined, calls in self.effort.embedding_loads:
+            data = self.folder / f"{accesses}-{gathers}-{joined}.json"
             if not data.exists():
-                queries = draw_queries(hotness, spec.model, held, models.held_rows, batch, gathers, accesses)
-                perf_analyzer.write_queries(data, queries)
-            loads[ServiceLoad(data, in_flight)] = accesses, gathers
-        sought = [load for load, (accesses, _) in loads.items() if accesses == "spec" and load.in_flight == most]
-        described = {_asked(load): description for load, description in loads.items()}
-        found, best = self._found(installed, models.rows, list(loads), sought)
-        return tuple(
-            EmbeddingPoint(*described[_asked(load)], load.in_flight, figures, load in best)
-            for load, figures in found.items()
-        )
+                asked = batch * joined, gathers * joined, accesses
+                perf_analyzer.write_queries(data, draw_queries(hotness, spec.model, held, models.held_rows, *asked))
+            loads[ServiceLoad(data, calls, joined=joined)] = accesses, gathers
+        found, _ = self._found(installed, models.rows, list(loads), [])
+        points = [EmbeddingPoint(*loads[load], load.joined, load.in_flight, figures) for load, figures in found.items()]
+        best = {self._best([point for point in points if point.gathers == gathers]) for gathers in self.effort.gathers}
+        return tuple(replace(point, capacity=point in best) for point in points)
+
+    def _best(self, points: Sequence[EmbeddingPoint]) -> EmbeddingPoint | None:
+        """The one whose core answers most per second, of the busy ones within the SLA."""
+        within = [point for point in points if is_busy(point) and point.figures.p95_ms <= self.sla_ms]
+        return max(within, key=lambda point: point.figures.core_qps, default=None)
 
     def dense(self, installed: Installation, models: Models, spec: Spec, hotness: Hotness) -> tuple[DensePoint, ...]:
         """The dense service at all its loads, and at those of its capacities."""
@@ -119,7 +136,7 @@ class _Bench:
         """Full load once, so that the server holds the memory that it serves with."""
         data = self.folder / "empty.json"
         perf_analyzer.write_queries(data, [query])
-        load = ServiceLoad(data, max(self.effort.in_flight))
+        load = ServiceLoad(data, CALLS)
         measure_loads(server, model.name, [load], 1, 1.0, lambda: None)
 
     def _found(
@@ -166,8 +183,8 @@ def _serving(installed: Installation, model: Served, cores: Set[int]) -> Iterato
 
 def _counter(effort: Effort, progress: Progress) -> Callable[[], None]:
     """Tells `progress` of one measurement more; how many a search takes is not known before."""
-    searches = len(effort.gathers) + len(effort.dense_rows)
-    done, total = 0, effort.rounds * (len(effort.embedding_loads) + len(effort.dense_loads) + 2 * searches)
+    searches = 2 * len(effort.dense_rows)
+    done, total = 0, effort.rounds * (len(effort.embedding_loads) + len(effort.dense_loads) + searches)
     progress(done, total)
 
     def tick() -> None:
@@ -208,9 +225,9 @@ def _measure(server: Server, model: str, load: ServiceLoad, seconds: float) -> L
     after, after_s = times_by_model(server.http)[model], cpu_seconds(server.process.pid)
     requests = after.requests - before.requests
     return LoadFigures(
-        qps=measured.throughput_qps,
-        queries=requests / (after.executions - before.executions),
-        cpu_s=(after_s - before_s) / requests,
+        qps=load.joined * measured.throughput_qps,
+        queries=load.joined * requests / (after.executions - before.executions),
+        cpu_s=(after_s - before_s) / (load.joined * requests),
         p50_ms=measured.p50_ms,
         p95_ms=measured.p95_ms,
     )

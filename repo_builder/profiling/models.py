@@ -1,4 +1,5 @@
-"""The models that are measured, built as any repository and taken apart: one server holds one of them, as in a fleet.
+"""The models that are measured, built as any repository and taken apart: one server holds one of them, as in a fleet,
+and embedding services are configured as a fleet's.
 
 `rows` is an embedding service with enough rows to miss the caches; `empty` one with a row per table, for what a service
 costs that holds next to nothing; `dense` the spec's dense layers. Rows are random: speed does not depend on them.
@@ -26,7 +27,7 @@ from repo_builder.model.source import Partial, Source
 from repo_builder.model.types import Columns, Lookup, Model, Table
 from repo_builder.output import silent
 from repo_builder.partition.plan import Grouping, Kind, Plan, Service, Shard
-from repo_builder.repository.configs import ShardBackend
+from repo_builder.repository.configs import ShardBackend, embedding_config, to_text
 from repo_builder.repository.design import FIRST_VERSION, Design
 from repo_builder.repository.files import write_bytes
 from repo_builder.repository.small_files import small_files
@@ -81,6 +82,7 @@ def build_models(spec: Spec, grouping: Grouping, max_rows: int, backend: ShardBa
     small = replace(spec, model=_small(spec.model, held_rows))
     design, source = Design.of(small, _plan(small, held_rows), "single"), _opened(spec)
     _write(design, _Source(source, small.model), backend, folder / "whole")
+    _configure(design, backend, folder / "whole")
     rows, empty, dense = (_take(folder, spec, part) for part in _PARTS)
     return Models(rows, empty, dense, design, held_rows, source)
 
@@ -169,6 +171,14 @@ def _write(design: Design, source: Source, backend: ShardBackend, folder: Path) 
         write_weights(design, source, even, folder, pool, silent, lambda table, begin, rows: None)
         for path, data in small_files(design, QueryFile({}), backend, FIRST_VERSION):
             write_bytes(folder, path, data, pool)
+
+
+def _configure(design: Design, backend: ShardBackend, folder: Path) -> None:
+    """Give the embedding services the configuration of a fleet's: native ones take one call after another."""
+    fleet = replace(design, layout="fleet")
+    for held in design.wiring:
+        config = embedding_config(fleet, held, backend)
+        (folder / config.name / "config.pbtxt").write_text(to_text(config), encoding="utf-8")
 
 
 def _take(folder: Path, spec: Spec, part: str) -> Served:

@@ -11,27 +11,31 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from repo_builder.figures import INK, dress, new_figure, save_png
-from repo_builder.profiling.fit import FitQuality, Fits, dense_points, fitted_points
+from repo_builder.profiling.fit import FitQuality, Fits, dense_points, fit_row, fitted_points
 from repo_builder.profiling.points import EmbeddingPoint, Measured
 from repo_builder.words import count
 
 _COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b")
-_ENDS = (("hot", "v", "#d62728"), ("cold", "^", "#17becf"))
+_KINDS = (("hit_s", "from the caches", "#d62728"), ("miss_s", "from memory", "#17becf"))
 
 
 def plot_fit(measured: Measured, fits: Fits, title: str, path: Path) -> None:
-    """Draw the embedding and the dense service's times into the PNG `path`; raises InputError where it cannot be
-    written.
+    """Draw the embedding service's times, its rows' and the dense service's into the PNG `path`; raises InputError
+    where it cannot be written.
     """
-    figure = new_figure(12, 5)
-    embedding, dense = figure.subplots(1, 2)
+    figure = new_figure(17, 5)
+    embedding, rows, dense = figure.subplots(1, 3)
     dress(
         embedding, f"Embedding service\n{_told(fits.calls.quality)}", "Rows gathered by a query", "Milliseconds a query"
     )
     dress(dense, f"Dense service\n{_told(fits.dense_quality)}", "Floating-point operations of a query", "")
+    dress(
+        rows, f"A row by its bytes, the kernel alone\n{_told(fits.rows_quality)}", "Bytes of a row", "Nanoseconds a row"
+    )
     _draw_embedding(embedding, measured, fits)
+    _draw_rows(rows, measured)
     _draw_dense(dense, measured, fits)
-    for axes in (embedding, dense):
+    for axes in (embedding, rows, dense):
         axes.set_xscale("log")
         axes.set_yscale("log")
         for axis in (axes.xaxis, axes.yaxis):
@@ -55,18 +59,29 @@ def _in_flight(queries: int) -> str:
 
 def _draw_embedding(axes: Axes, measured: Measured, fits: Fits) -> None:
     points = fitted_points(measured)
-    for in_flight, colour in zip(sorted({point.in_flight for point in points}), _COLOURS, strict=False):
-        own = [point for point in points if point.in_flight == in_flight]
+    for joined, colour in zip(sorted({point.joined for point in points}), _COLOURS, strict=False):
+        own = [point for point in points if point.joined == joined]
         queries = mean(point.figures.queries for point in own)
-        _draw(axes, own, f"{_in_flight(in_flight)}, {queries:.1f} in a call", "o", colour)
+        _draw(axes, own, f"{queries:.1f} in a call", "o", colour)
         gathers = np.geomspace(min(p.gathers for p in own), max(p.gathers for p in own), 100)
         axes.plot(gathers, [1000 * fits.calls.seconds(queries, g) / queries for g in gathers.tolist()], color=colour)
-    for accesses, marker, colour in _ENDS:
-        _draw(axes, [p for p in measured.embedding if p.accesses == accesses], f"{accesses} rows only", marker, colour)
+    _draw(axes, [p for p in measured.embedding if p.accesses == "cold"], "cold rows only", "^", _KINDS[1][2])
+
+
+def _draw_rows(axes: Axes, measured: Measured) -> None:
+    """The kernel's rows, and the lines that were fitted to them."""
+    sizes = [point.format.row_bytes for point in measured.rows]
+    along = np.geomspace(min(sizes), max(sizes), 100)
+    for name, label, colour in _KINDS:
+        seconds = [getattr(point, name) for point in measured.rows]
+        price, _ = fit_row(sizes, seconds)
+        axes.plot(sizes, [1e9 * each for each in seconds], "o", color=colour, markersize=5, label=label)
+        axes.plot(along, [1e9 * price.seconds(each) for each in along.tolist()], color=colour)
 
 
 def _draw(axes: Axes, points: Sequence[EmbeddingPoint], label: str, marker: str, colour: str) -> None:
-    gathers, times_ms = [point.gathers for point in points], [1000 / point.figures.qps for point in points]
+    gathers = [point.gathers for point in points]
+    times_ms = [1000 * point.figures.cpu_s for point in points]
     axes.plot(gathers, times_ms, marker, color=colour, markersize=5, label=label)
 
 
@@ -74,6 +89,8 @@ def _draw_dense(axes: Axes, measured: Measured, fits: Fits) -> None:
     points = dense_points(measured)
     flops = [point.flops for point in points]
     label = _in_flight(points[0].in_flight)
-    axes.plot(flops, [1000 / point.figures.qps for point in points], "o", color=_COLOURS[0], markersize=5, label=label)
+    axes.plot(
+        flops, [1000 * point.figures.cpu_s for point in points], "o", color=_COLOURS[0], markersize=5, label=label
+    )
     along = np.geomspace(min(flops), max(flops), 100)
     axes.plot(along, [1000 * fits.dense.seconds(each) for each in along.tolist()], color=_COLOURS[0])

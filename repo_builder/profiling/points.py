@@ -7,26 +7,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from repo_builder.model.types import RowFormat
 from repo_builder.partition.plan import Grouping
 from repo_builder.repository.configs import ShardBackend
 
-Accesses = Literal["spec", "hot", "cold"]
-"""Whose rows a query gathers: those that the model's accesses draw, hot ones only, or all alike."""
+Accesses = Literal["spec", "cold"]
+"""Whose rows a query gathers: those that the model's accesses draw, or all alike."""
+
+CALLS = 4
+"""Under way at a busy embedding service: each of several front ends has one at a replica, and joins what waits."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceLoad:
-    """What is sent: queries of `rows` rows (1 for an embedding service), `in_flight` of them always under way."""
+    """What is sent: queries of `rows` rows (1 for an embedding service), `in_flight` calls always under way, which
+    bring `joined` queries each.
+    """
 
     input_data: Path | Literal["random"]
     in_flight: int
     rows: int = 1
+    joined: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class LoadFigures:
-    """What was measured at a load: queries per second, queries joined in an execute call in the mean, the server's CPU
-    seconds a query, latencies in ms; queries per second and latencies as the client saw them.
+    """What was measured at a load: queries per second, queries in an execute call in the mean, the server's CPU seconds
+    a query, a call's latencies in ms; queries per second and latencies as the client saw them.
     """
 
     qps: float
@@ -45,15 +52,21 @@ class LoadFigures:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingPoint:
-    """An embedding service's figures with queries of so many gathers; `capacity`: no other load within the SLA brings
-    more queries per second.
+    """An embedding service's figures with queries of so many gathers, `joined` of them in a call, as the fan-out router
+    does it; `capacity`: the most that was measured within the SLA.
     """
 
     accesses: Accesses
     gathers: int
+    joined: int
     in_flight: int
     figures: LoadFigures
     capacity: bool = False
+
+
+def is_busy(point: EmbeddingPoint) -> bool:
+    """Whether it is one of a busy service with the spec's accesses: there the next call always waits."""
+    return point.accesses == "spec" and point.in_flight == CALLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,15 @@ class DensePoint:
 
 
 @dataclass(frozen=True, slots=True)
+class RowPoint:
+    """Seconds that the embedding services' kernel takes for a row of a format: from the caches, and from memory."""
+
+    format: RowFormat
+    hit_s: float
+    miss_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class RemoteCall:
     """Seconds that a gRPC call from Python takes beyond the server's own time for it; the caller's CPU seconds."""
 
@@ -77,9 +99,13 @@ class RemoteCall:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """All that a profile is made of; `tables` and `held_rows` are of the embedding service that was measured."""
+    """All that a profile is made of; `tables` and `held_rows` are of the embedding service that was measured, and
+    `row_bytes` what a row that it gathers has in the mean.
+    """
 
     embedding: tuple[EmbeddingPoint, ...]
+    rows: tuple[RowPoint, ...]
+    row_bytes: float
     dense: tuple[DensePoint, ...]
     remote: RemoteCall
     min_memory_bytes: int
@@ -92,24 +118,28 @@ class Measured:
 class Effort:
     """What is measured, and for how long: `seconds` a point, spread over `rounds` that take all points in turn.
 
-    A point is the median of its rounds, so that a short disturbance does not show. The search for a capacity begins
-    with the most queries `in_flight`. `end_gathers` is the size of the queries that show what hot and cold rows cost.
+    A point is the median of its rounds, so that a short disturbance does not show. `joined` are the queries of a busy
+    embedding service's calls; a capacity has the most of them that the SLA allows. `cold_gathers` is the size of the
+    queries that show what a row from memory costs.
     """
 
     seconds: float
     rounds: int
     gathers: tuple[int, ...]
-    in_flight: tuple[int, ...]
+    joined: tuple[int, ...]
     dense_rows: tuple[int, ...]
     dense_in_flight: tuple[int, ...]
-    end_gathers: int = 32768
+    cold_gathers: int = 32768
 
     @property
-    def embedding_loads(self) -> list[tuple[Accesses, int, int]]:
-        """The accesses, the gathers and the queries in flight of every point of the embedding service."""
-        loads: list[tuple[Accesses, int, int]] = [("spec", g, n) for g in self.gathers for n in self.in_flight]
-        most = max(self.in_flight)
-        return [*loads, ("hot", self.end_gathers, most), ("cold", self.end_gathers, most)]
+    def embedding_loads(self) -> list[tuple[Accesses, int, int, int]]:
+        """The accesses, the gathers, the queries joined in a call and the calls in flight of every point of the
+        embedding service.
+        """
+        loads: list[tuple[Accesses, int, int, int]] = []
+        for gathers in self.gathers:
+            loads += [("spec", gathers, 1, 1), *(("spec", gathers, joined, CALLS) for joined in self.joined)]
+        return [*loads, ("cold", self.cold_gathers, max(self.joined), CALLS)]
 
     @property
     def dense_loads(self) -> list[tuple[int, int]]:
@@ -117,7 +147,7 @@ class Effort:
         return [(rows, in_flight) for rows in self.dense_rows for in_flight in self.dense_in_flight]
 
 
-STANDARD = Effort(3.0, 3, (32, 1024, 4096, 16384, 32768, 65536), (1, 4, 16), (1, 8, 32, 128, 512), (1, 16))
+STANDARD = Effort(3.0, 3, (32, 1024, 4096, 16384, 65536), (1, 4, 16), (1, 8, 32, 128, 512), (1, 16))
 QUICK = Effort(1.0, 1, (32, 8192, 32768), (1, 4, 16), (1, 32, 256), (1, 16))
 
 

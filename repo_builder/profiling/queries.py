@@ -1,9 +1,8 @@
 """The queries that services are measured with; no server is needed.
 
-Of an embedding service: what a gathered row costs depends on where it comes from. The rows of a hot shard stay in the
-processor's cache, those of a cold one come from memory. So a query's rows are drawn like the model's own accesses
-(`spec`), and at both ends beside them: a few hot rows only (`hot`), and all rows alike (`cold`). Of a dense service:
-what the model's router and embedding services would give it, vectors random.
+Of an embedding service: what a gathered row costs depends on where it comes from. Hot rows stay in the processor's
+caches, cold ones come from memory. So a query's rows are drawn like the model's own accesses (`spec`), and beside them
+all alike (`cold`). Of a dense service: what the model's router and embedding services would give it, vectors random.
 """
 
 from __future__ import annotations
@@ -29,9 +28,8 @@ from repo_builder.repository.wiring import Holding, Share, at_shard
 Query = Mapping[str, NDArray[Any]]
 """Of a service: `ids`, `lengths` (n,) int32 and `weights` (n,) float32 of its groups, by name."""
 
-HOT_ROWS = 64  # of a service: they stay in the fastest cache
 _POOL = 1 << 20  # rows that a service's queries gather in all, where they are not few and large: more than caches hold
-_QUERIES = (16, 256)  # fewest and most queries of one size
+_QUERIES = (4, 256)  # fewest and most queries of one size
 _SCATTER = 2_654_435_761  # a prime above any number of rows: spreads neighbours in hotness over the whole table
 
 
@@ -81,7 +79,8 @@ def draw_queries(
     gathers: int,
     accesses: Accesses,
 ) -> Iterator[Query]:
-    """Queries of exactly `gathers` rows for a service that holds `held_rows` of each table, one after another.
+    """Queries of exactly `gathers` rows for a service that holds `held_rows` of each table, one after another. Joined
+    queries are one of as many times more rows and gathers.
 
     A bag's share of the gathers goes with its look-up's mean. Where a service holds fewer rows than the table has,
     ranks in hotness are folded. The same arguments give the same queries.
@@ -95,10 +94,17 @@ def draw_queries(
     ids = np.empty(owners.size, np.int32)
     for index, rows in held_rows.items():
         mine = owners == index
-        ranks = _ranks(hotness, model.tables[index], int(mine.sum()), accesses, len(held_rows), rng)
+        ranks = _ranks(hotness, model.tables[index], int(mine.sum()), accesses, rng)
         ids[mine] = held.bases[index] + ranks * _SCATTER % rows
     for number in range(count):
         yield _query(bags, ids[number * gathers : (number + 1) * gathers], lengths[number])
+
+
+def gathered_row_bytes(model: Model, held: Holding) -> float:
+    """What a row that a query gathers of the service has in the mean."""
+    bags = bags_of(model, held, 1)
+    sizes = np.array([table.format.row_bytes for table in model.tables])
+    return float(np.average(sizes[bags.tables], weights=bags.means))
 
 
 def one_row_a_bag(model: Model, held: Holding, batch: int) -> Query:
@@ -123,13 +129,12 @@ def _query(bags: QueryBags, ids: NDArray[np.int32], lengths: NDArray[np.int64]) 
 
 
 def _ranks(
-    hotness: Hotness, table: AccessedTable, count: int, accesses: Accesses, tables: int, rng: np.random.Generator
+    hotness: Hotness, table: AccessedTable, count: int, accesses: Accesses, rng: np.random.Generator
 ) -> NDArray[Any]:
     """Ranks in a table's hotness: (count,) int64."""
     if accesses == "spec":
         return ranks_at(hotness.cdf(table), rng.random(count))
-    rows = table.rows if accesses == "cold" else min(table.rows, max(1, HOT_ROWS // tables))
-    return rng.integers(0, rows, count)
+    return rng.integers(0, table.rows, count)
 
 
 def dense_load(models: Models, hotness: Hotness, folder: Path, rows: int, in_flight: int) -> ServiceLoad:

@@ -1,17 +1,31 @@
 """Measurements as a machine of known times would show them."""
 
-from repo_builder.profiling.points import STANDARD, DensePoint, EmbeddingPoint, LoadFigures, Measured, RemoteCall
+from repo_builder.model.types import RowFormat
+from repo_builder.partition.accesses import ModelAccesses, TableAccesses
+from repo_builder.profiling.points import (
+    STANDARD,
+    DensePoint,
+    EmbeddingPoint,
+    LoadFigures,
+    Measured,
+    RemoteCall,
+    RowPoint,
+)
+from repo_builder.profiling.row_prices import FORMATS
+from tests.partition.helpers import zipf_cdf
 
 CALL_S, QUERY_S = 3e-4, 6e-5
-PER_GATHER_S = {"spec": 2e-8, "hot": 5e-9, "cold": 3e-8}
+GATHER_S = {"spec": 2e-8, "cold": 3e-8}
+ROW_BYTES = 128.0
+HIT, MISS = (2e-9, 1e-11), (5e-9, 1.5e-10)  # of the kernel, a row and a byte
 DENSE_S, PER_FLOP_S, FLOPS = 2e-4, 5e-11, 160_000
 WAKING_S = 5e-4  # of CPU that a query takes more where it comes alone
 BUSY = 0.8  # of a saturated server's core: the rest others took
 
 
-def joined(in_flight: int) -> float:
-    """Queries joined in a call."""
-    return max(1.0, in_flight / 3)
+def accesses() -> ModelAccesses:
+    """Rows of 128 bytes, more than any cache holds."""
+    return ModelAccesses((TableAccesses("A", zipf_cdf(1_000_000), 4096.0, RowFormat(32)),))
 
 
 def figures(cpu_s: float, queries: float, in_flight: int) -> LoadFigures:
@@ -21,17 +35,18 @@ def figures(cpu_s: float, queries: float, in_flight: int) -> LoadFigures:
 
 
 def exact() -> Measured:
-    """Every point of the standard effort, without any error; the capacities are at 16 queries in flight."""
+    """Every point of the standard effort, without any error; capacities are those of the most joined queries."""
     embedding = []
-    for accesses, gathers, in_flight in STANDARD.embedding_loads:
-        queries = joined(in_flight)
-        cpu_s = CALL_S / queries + QUERY_S + PER_GATHER_S[accesses] * gathers
-        capacity = accesses == "spec" and in_flight == 16
-        point = EmbeddingPoint(accesses, gathers, in_flight, figures(cpu_s, queries, in_flight), capacity)
-        embedding.append(point)
+    for accesses, gathers, joined, in_flight in STANDARD.embedding_loads:
+        cpu_s = CALL_S / joined + QUERY_S + GATHER_S[accesses] * gathers
+        capacity = accesses == "spec" and joined == max(STANDARD.joined)
+        found = figures(cpu_s, float(joined), in_flight)
+        embedding.append(EmbeddingPoint(accesses, gathers, joined, in_flight, found, capacity))
+    rows = [RowPoint(each, *(a + b * each.row_bytes for a, b in (HIT, MISS))) for each in FORMATS]
     dense = []
-    for rows, in_flight in STANDARD.dense_loads:
-        found = figures(DENSE_S + PER_FLOP_S * FLOPS * rows, 2.0, in_flight)
-        dense.append(DensePoint(rows, FLOPS * rows, in_flight, found, capacity=in_flight == 16))
+    for count, in_flight in STANDARD.dense_loads:
+        found = figures(DENSE_S + PER_FLOP_S * FLOPS * count, 2.0, in_flight)
+        dense.append(DensePoint(count, FLOPS * count, in_flight, found, capacity=in_flight == 16))
     machine = {"cpu": "a processor", "cores": 2, "cache_bytes": 32 << 20, "date": "2026-01-02"}
-    return Measured(tuple(embedding), tuple(dense), RemoteCall(4e-4, 2e-4), 70_000_000, 10, 2_000_000, machine)
+    remote = RemoteCall(4e-4, 2e-4)
+    return Measured(tuple(embedding), tuple(rows), ROW_BYTES, tuple(dense), remote, 70_000_000, 10, 2_000_000, machine)

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from repo_builder.documents import schema_problems
-from repo_builder.partition.cost import RowCache, load_profile
+from repo_builder.partition.cost import load_profile
 from repo_builder.profiling.document import profile_document
 from repo_builder.profiling.fit import fit_measured
-from repo_builder.profiling.points import STANDARD, ProfileOptions
+from repo_builder.profiling.points import CALLS, STANDARD, ProfileOptions
+from repo_builder.profiling.row_prices import FORMATS, row_cache
 from repo_builder.spec import parse_spec
 from tests.integration.models import document
 from tests.profiling import samples
@@ -21,32 +22,33 @@ SCHEMA = "profile.schema.json"
 def profile() -> dict:
     measured = samples.exact()
     spec = parse_spec(document(), Path("small.yaml"))
-    return profile_document(spec, ProfileOptions("tiered", "python", 1000, STANDARD), measured, fit_measured(measured))
+    options = ProfileOptions("tiered", "python", 1000, STANDARD)
+    return profile_document(spec, samples.accesses(), options, measured, fit_measured(measured))
 
 
 def test_the_planner_reads_what_was_fitted(profile: dict, tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(profile, allow_nan=False))
     fits, read = fit_measured(samples.exact()), load_profile(path)
-    assert profile["format"] == 1
+    assert profile["format"] == 2
     assert read.name == "small, python, measured 2026-01-02 on a processor"
-    assert (read.service_time, read.dense_service_time, read.batching) == (
-        fits.service_time,
-        fits.dense,
-        fits.batching,
-    )
+    assert (read.service_time, read.dense_service_time, read.batching) == (fits.time, fits.dense, fits.batching)
     assert read.light_load == fits.light
-    assert read.row_cache == RowCache(32 << 20, fits.hot_per_gather_s, fits.cold_per_gather_s)
+    assert read.row_cache == row_cache(fits.hit, fits.time, fits.mean_row_s, samples.accesses())
     assert (read.min_memory_bytes, read.remote_call_s) == (70_000_000, 4e-4)
 
 
 def test_every_point_is_kept_and_fitted_ones_say_their_error(profile: dict) -> None:
     assert schema_problems(profile, SCHEMA) == []
     points = profile["points"]["embedding"]
-    assert [(p["accesses"], p["gathers"], p["in_flight"]) for p in points] == STANDARD.embedding_loads
-    assert all(("residual" in p) == (p["accesses"] == "spec" and p["in_flight"] >= 4) for p in points)
-    assert all(("capacity_qps" in p) == (p["accesses"] == "spec" and p["in_flight"] == 16) for p in points)
+    asked = [(p["accesses"], p["gathers"], p["joined"], p["in_flight"]) for p in points]
+    assert asked == STANDARD.embedding_loads
+    assert all(("residual" in p) == (p["accesses"] == "spec" and p["in_flight"] == CALLS) for p in points)
+    assert all(("capacity_qps" in p) == (p["accesses"] == "spec" and p["joined"] == 16) for p in points)
     assert all(p["capacity_qps"] == pytest.approx(p["qps"] / samples.BUSY) for p in points if "capacity_qps" in p)
+    rows = profile["points"]["rows"]
+    assert [(p["dim"], p["dtype"], p["row_bytes"]) for p in rows] == [(f.dim, f.dtype, f.row_bytes) for f in FORMATS]
+    assert all(abs(p["hit_residual"]) + abs(p["miss_residual"]) < 1e-6 for p in rows)
     assert [(p["rows"], p["in_flight"]) for p in profile["points"]["dense"]] == STANDARD.dense_loads
     assert profile["fit"]["embedding"]["points"] == sum("residual" in p for p in points)
     assert profile["fit"]["embedding"]["relative_max"] == max(abs(p["residual"]) for p in points if "residual" in p)

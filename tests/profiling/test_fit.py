@@ -17,9 +17,11 @@ from repo_builder.profiling.fit import (
     fit_calls,
     fit_dense,
     fit_measured,
+    fit_row,
     fitted_points,
-    service_time,
+    fixed_time,
 )
+from repo_builder.profiling.points import CALLS
 from tests.profiling import samples
 
 GRID = [(g, n) for g in (32, 1024, 8192, 65536) for n in (1.5, 3.0, 6.0)]
@@ -127,39 +129,59 @@ def test_dense_points_alike_or_without_fixed_time_are_an_error() -> None:
         fit_dense([1e5, 1e6, 1e7], [1e-6, 1e-4, 1e-2])
 
 
+@given(st.floats(0, 1e-7), st.floats(1e-12, 1e-9))
+def test_a_rows_time_is_affine_in_its_bytes(per_row_s: float, per_byte_s: float) -> None:
+    sizes = [40, 64, 128, 512, 1024]
+    price, quality = fit_row(sizes, [per_row_s + per_byte_s * each for each in sizes])
+    assert quality.relative_max < 1e-5
+    assert [price.seconds(each) for each in sizes] == pytest.approx(
+        [per_row_s + per_byte_s * each for each in sizes], 1e-5
+    )
+    with pytest.raises(FitError, match="different bytes of a row"):
+        fit_row([128] * 3, [1e-8] * 3)
+
+
 def test_a_querys_share_goes_with_the_harmonic_mean() -> None:
     """Calls of 2 and of 6 queries: a query pays 1/2 or 1/6 of a call's fixed time, 1/3 in the mean."""
-    fit = fit_calls(points(3e-4, 6e-5, 2e-8))
-    time, batching = service_time(fit, [2.0, 6.0])
+    fixed_s, batching = fixed_time(fit_calls(points(3e-4, 6e-5, 2e-8)), [2.0, 6.0])
     assert batching.queries == pytest.approx(3)
-    assert time.fixed_s == pytest.approx(1e-4 + 6e-5)
-    assert time.fixed_s == batching.call_s / batching.queries + batching.query_s
-    assert time.per_gather_s == fit.per_gather_s
+    assert fixed_s == pytest.approx(1e-4 + 6e-5)
+    assert fixed_s == batching.call_s / batching.queries + batching.query_s
 
 
 def test_no_fixed_time_at_all_is_an_error() -> None:
     fit = fit_calls([CallPoint(g, n, n * 1e-8 * g) for g, n in GRID])
     with pytest.raises(FitError, match="fixed time above 0"):
-        service_time(fit, [2.0])
+        fixed_time(fit, [2.0])
 
 
 def test_known_times_are_found() -> None:
-    """Points that are not saturated, and those of hot and cold rows, would spoil them."""
+    """Points of a query alone, and those of cold rows, would spoil them."""
     fits = fit_measured(samples.exact())
     assert fits.calls.quality.relative_max < 1e-6
     assert fits.calls.call_s == pytest.approx(samples.CALL_S, rel=1e-5)
-    assert fits.service_time.per_gather_s == pytest.approx(samples.PER_GATHER_S["spec"], rel=1e-5)
-    assert fits.batching.queries == pytest.approx(samples.joined(16))
-    assert fits.service_time.fixed_s == pytest.approx(samples.CALL_S / samples.joined(16) + samples.QUERY_S, rel=1e-5)
+    assert fits.mean_row_s == pytest.approx(samples.GATHER_S["spec"], rel=1e-5)
+    assert fits.batching.queries == pytest.approx(16)
+    assert fits.time.fixed_s == pytest.approx(samples.CALL_S / 16 + samples.QUERY_S, rel=1e-5)
     assert (fits.dense.fixed_s, fits.dense.per_flop_s) == pytest.approx((samples.DENSE_S, samples.PER_FLOP_S), rel=1e-5)
+
+
+def test_a_row_from_memory_is_a_services_and_grows_as_the_kernels() -> None:
+    """A service takes 30 ns for one of 128 bytes, a kernel 5 and 150 ps a byte: 512 bytes take 57.6 more."""
+    fits = fit_measured(samples.exact())
+    assert fits.time.per_byte_s == pytest.approx(samples.MISS[1], rel=1e-4)
+    assert fits.time.rows_s(1.0, samples.ROW_BYTES) == pytest.approx(samples.GATHER_S["cold"], rel=1e-4)
+    assert fits.time.rows_s(1.0, 512.0) == pytest.approx(3e-8 + 384 * 1.5e-10, rel=1e-4)
+    assert (fits.hit.per_row_s, fits.hit.per_byte_s) == pytest.approx(samples.HIT, rel=1e-4)
+    assert len(fits.rows_quality.residuals) == 2 * len(samples.exact().rows)
+    assert fits.rows_quality.relative_max < 1e-6
 
 
 def test_a_query_that_comes_alone_pays_for_waking() -> None:
     """Its call is its own, and what it takes more is none of the capacity."""
     light = fit_measured(samples.exact()).light
     lone_s = samples.CALL_S + samples.QUERY_S + samples.WAKING_S
-    assert light.service_time.fixed_s == pytest.approx(lone_s, rel=1e-5)
-    assert light.service_time.per_gather_s == pytest.approx(samples.PER_GATHER_S["spec"], rel=1e-5)
+    assert light.fixed_s == pytest.approx(lone_s, rel=1e-5)
     assert light.dense_service_time.fixed_s == pytest.approx(samples.DENSE_S + samples.WAKING_S, rel=1e-5)
 
 
@@ -170,15 +192,11 @@ def test_without_a_load_within_the_sla_there_is_no_fit() -> None:
         fit_measured(replace(measured, embedding=missed))
 
 
-def test_hot_and_cold_rows_are_priced_beside_the_fit() -> None:
-    fits = fit_measured(samples.exact())
-    assert fits.hot_per_gather_s == pytest.approx(samples.PER_GATHER_S["hot"], rel=1e-4)
-    assert fits.cold_per_gather_s == pytest.approx(samples.PER_GATHER_S["cold"], rel=1e-4)
-
-
 def test_points_of_the_fits() -> None:
     measured = samples.exact()
-    assert {(point.accesses, point.in_flight) for point in fitted_points(measured)} == {("spec", 4), ("spec", 16)}
+    assert {(point.accesses, point.joined, point.in_flight) for point in fitted_points(measured)} == {
+        ("spec", joined, CALLS) for joined in (1, 4, 16)
+    }
     assert [(point.rows, point.in_flight) for point in dense_points(measured)] == [
         (rows, 16) for rows in (1, 8, 32, 128, 512)
     ]

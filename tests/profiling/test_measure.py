@@ -7,6 +7,7 @@ import pytest
 
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.documents import schema_problems
+from repo_builder.partition.accesses import model_accesses
 from repo_builder.profiling.document import profile_document
 from repo_builder.profiling.fit import fit_measured
 from repo_builder.profiling.measure import measure
@@ -20,16 +21,17 @@ def test_services_of_any_model_are_measured(tmp_path: Path) -> None:
     """A server refuses what is not as its shard says: every query was taken. What is fitted is a profile."""
     spec, _ = toy_spec("toy")
     spec = replace(spec, serving=replace(spec.serving, sla_ms=60_000))  # on any machine, whatever else it does
-    effort = Effort(0.5, 1, (32, 8192), (1, 4, 8), (1, 32, 256), (1, 4), end_gathers=4096)
+    effort = Effort(0.5, 1, (32, 8192), (1, 4, 8), (1, 32, 256), (1, 4), cold_gathers=4096)
     options = ProfileOptions("tiered", "native", 300, effort)
     measured = measure(spec, PowerLawHotness(0.8, 0), options, tmp_path)
-    asked = [(p.accesses, p.gathers, p.in_flight) for p in measured.embedding]
-    assert asked[: len(effort.embedding_loads)] == effort.embedding_loads
+    asked = [(p.accesses, p.gathers, p.joined, p.in_flight) for p in measured.embedding]
+    assert asked == effort.embedding_loads
     assert [(p.rows, p.in_flight) for p in measured.dense][: len(effort.dense_loads)] == effort.dense_loads
     assert sorted(p.gathers for p in measured.embedding if p.capacity) == [32, 8192]
     assert sorted(p.rows for p in measured.dense if p.capacity) == [1, 32, 256]
     assert all(point.figures.qps > 0 for point in (*measured.embedding, *measured.dense))
     assert (measured.tables, measured.held_rows) == (3, 299) and measured.remote.latency_s > 0
-    profile = profile_document(spec, options, measured, fit_measured(measured))
+    accesses = model_accesses(spec, PowerLawHotness(0.8, 0))
+    profile = profile_document(spec, accesses, options, measured, fit_measured(measured))
     assert schema_problems(profile, "profile.schema.json") == []
     assert profile["service"]["dims"] == [4, 8, 16]

@@ -60,7 +60,7 @@ def test_the_largest_table_alone_and_whole_where_rows_suffice(spec: Spec, tmp_pa
 
 
 def test_a_shard_takes_queries_of_every_size_that_is_measured() -> None:
-    assert max(*STANDARD.gathers, STANDARD.end_gathers) <= MAX_BATCH_ROWS * LEAST_BAG
+    assert max(*STANDARD.gathers, STANDARD.cold_gathers) <= MAX_BATCH_ROWS * LEAST_BAG
 
 
 def toy(kind: str, folder: Path) -> Models:
