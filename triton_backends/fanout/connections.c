@@ -18,7 +18,7 @@ static const uint64_t CONNECT_NS = 1000000000; /* until the server speaks */
 static const uint64_t LEAVE_NS = 60000000000;  /* for answers that nobody waits for */
 
 bool loop_open(Loop *loop, const Tls *tls, Problem *problem) {
-    *loop = (Loop){.epoll = -1, .tls = tls};
+    *loop = (Loop){.epoll = -1, .tls = tls, .last_touched = &loop->touched};
     if (!http2_load(problem)) return false;
     loop->epoll = epoll_create1(EPOLL_CLOEXEC);
     loop->buffer = malloc(READ_BYTES);
@@ -58,8 +58,9 @@ Connection *connection_open(Loop *loop, const Address *address, ConnectionOwner 
 void connection_touch(Connection *connection) {
     if (connection->touched || connection->state == ENDED) return;
     connection->touched = true;
-    connection->next_touched = connection->loop->touched;
-    connection->loop->touched = connection;
+    connection->next_touched = NULL;
+    *connection->loop->last_touched = connection;
+    connection->loop->last_touched = &connection->next_touched;
 }
 
 void connection_call(Connection *connection, Stream *stream) {
@@ -192,9 +193,13 @@ void loop_flush(Loop *loop) {
     while (loop->touched != NULL) {
         Connection *connection = loop->touched;
         loop->touched = connection->next_touched;
+        if (loop->touched == NULL) loop->last_touched = &loop->touched;
         connection->touched = false;
         flush(connection);
     }
+}
+
+void loop_bury(Loop *loop) {
     for (Connection **link = &loop->connections; *link != NULL;) {
         Connection *connection = *link;
         if (connection->state != ENDED) {

@@ -53,7 +53,7 @@ struct Loop {
     int epoll;
     Timers timers;
     const Tls *tls; /* NULL: plain text */
-    Connection *connections, *touched; /* all; those to be flushed */
+    Connection *connections, *touched, **last_touched; /* all; those to be flushed, in this order */
     uint8_t *buffer;             /* for what is read */
     uint64_t now_ns;
 };
@@ -88,8 +88,11 @@ void connection_leave(Connection *connection);
 /* A connection's socket is ready, as epoll said. */
 void connection_ready(Connection *connection, uint32_t events);
 
-/* Send what is to be sent, and free what has ended: to be called before waiting. */
+/* Send what is to be sent: to be called before waiting. */
 void loop_flush(Loop *loop);
+
+/* Free what has ended. No event that epoll has told of may be told to `connection_ready` afterwards. */
+void loop_bury(Loop *loop);
 
 /* End all connections and their calls. */
 void loop_hang_up(Loop *loop, const char *why);
