@@ -4,6 +4,7 @@
 
 #include <sys/socket.h>
 
+#include "buffers.h"
 #include "messages.h"
 #include "nghttp2.h"
 #include "timers.h"
@@ -34,7 +35,8 @@ struct Stream {
     size_t sent;
     uint8_t prefix[PREFIX_BYTES];
     size_t prefix_got, answer_bytes, answer_got;
-    uint8_t *answer; /* the server's message; to be freed by who made the call */
+    const uint8_t *answer; /* the server's message, in `held` */
+    Buffer *held;          /* to be released by who made the call */
     int http_status, status;
     bool broken; /* the answer is none; `details` says why */
     char details[DETAILS_BYTES];
@@ -54,7 +56,8 @@ struct Loop {
     Timers timers;
     const Tls *tls; /* NULL: plain text */
     Connection *connections, *touched, **last_touched; /* all; those to be flushed, in this order */
-    uint8_t *buffer;             /* for what is read */
+    Buffer *buffer;              /* for what is read; NULL: it stays with an answer */
+    size_t room;                 /* of the next one */
     uint64_t now_ns;
 };
 

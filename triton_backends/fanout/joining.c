@@ -167,7 +167,7 @@ static void bundle_free(Bundle *bundle) {
     message_close(&bundle->message);
     rows_close(&bundle->set);
     free(bundle->units);
-    free(bundle->answer);
+    buffer_release(bundle->answer);
     free(bundle);
 }
 
