@@ -1,4 +1,4 @@
-/* gRPC calls over HTTP/2 connections, for one thread that waits for all of them in one epoll. */
+/* gRPC calls over HTTP/2 connections that share one epoll, for one thread at a time. */
 #ifndef ELASTICREC_HTTP2_H
 #define ELASTICREC_HTTP2_H
 
@@ -50,7 +50,7 @@ struct ConnectionOwner {
     void (*lost)(ConnectionOwner *owner, const char *why); /* it is gone; its calls end. No longer the owner's. */
 };
 
-/* What the connections of one thread share. */
+/* What connections share. */
 struct Loop {
     int epoll;
     Timers timers;
