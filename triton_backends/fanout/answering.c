@@ -58,25 +58,38 @@ static bool is_packed(const RoutedPart *part, const Unit *units) {
     return false;
 }
 
-/* Add a group's packed bags of the rows from `begin` on, each wherever it comes. */
+/* How many bags, at most `most`, stand side by side both where they are answered and where they go: at least one. */
+static int64_t count_neighbours(const int32_t *index, const int64_t *to, int64_t most, int64_t dim) {
+    int64_t count = 1;
+    while (count < most && index[count] == *index + count && to[count] == *to + count * dim) count++;
+    return count;
+}
+
+/* Add a row of a unit's packed bags, each wherever it comes. sums: of the unit's first column. */
+static void add_bags(const int32_t *index, const int64_t *to, int64_t bags, const AnswerShape *shape, int64_t dim,
+                     const char *sums, char *total) {
+    for (int64_t bag = 0, count = 1; bag < bags; bag += count) {
+        const uint32_t place = (uint32_t)index[bag], side = (uint32_t)bags;
+        const int64_t column = place % side;
+        count = 1;
+        if (index[bag] < 0) continue;
+        count = count_neighbours(index + bag, to + bag, bags - (bag > column ? bag : column), dim);
+        numbers_add(sums + (shape->half ? 2 : 4) * (place / side * shape->width + column * dim), shape->half, count * dim,
+                    total + 4 * to[bag]);
+    }
+}
+
+/* Add a group's packed bags of the rows from `begin` on. */
 static void add_packed(const Job *job, const RemoteGroup *group, const char *sums, int64_t begin, int64_t rows, char *total) {
-    const bool half = job->model->settings.half != 0;
-    const int64_t width = job->model->settings.widths[group->part->group], bytes = half ? 2 : 4;
+    const int64_t width = job->model->settings.widths[group->part->group];
+    const AnswerShape shape = {.width = group->width, .half = job->model->settings.half != 0};
     const int64_t *to = group->to;
-    int64_t column = 0;
     for (int64_t u = group->part->first; u < group->part->end; u++) {
         const Unit *unit = job->units + u;
         const int64_t dim = group->dims[u - group->part->first];
-        if (unit->bags == 0) continue;
-        const int32_t *index = unit->index + begin * unit->bags;
-        for (int64_t row = 0; row < rows; row++, index += unit->bags)
-            for (int64_t bag = 0; bag < unit->bags; bag++) {
-                if (index[bag] < 0) continue;
-                const uint32_t place = (uint32_t)index[bag], side = (uint32_t)unit->bags;
-                const int64_t from = place / side * group->width + column + place % side * dim;
-                numbers_add(sums + bytes * from, half, dim, total + 4 * (row * width + to[bag]));
-            }
-        column += unit->bags * dim;
+        for (int64_t row = 0; unit->bags > 0 && row < rows; row++)
+            add_bags(unit->index + (begin + row) * unit->bags, to, unit->bags, &shape, dim, sums, total + 4 * row * width);
+        sums += (shape.half ? 2 : 4) * unit->bags * dim;
         to += unit->bags;
     }
 }

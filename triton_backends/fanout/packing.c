@@ -10,7 +10,7 @@ enum { NONE = -1, WORTH_ROWS = 8 }; /* where nothing repeats, in so many rows ha
 
 /* How many of a unit's bags have ids; added to `repeated`, those that are the row before's. */
 static int64_t count_filled(const Unit *unit, int64_t rows, int64_t *repeated) {
-    int64_t filled = 0, again = 0;
+    int32_t filled = 0, again = 0;
     for (int64_t i = 0; i < rows * unit->bags; i++) {
         filled += unit->lengths[i] > 0;
         again += unit->lengths[i] == REPEATED;

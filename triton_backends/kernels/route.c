@@ -20,7 +20,7 @@ enum { PREFETCH_IDS = 128, WORTH_WIDE = 6 };
 static inline bool are_same(const Read *read, int64_t begin, int64_t other, int64_t size) {
     const char *ids = (const char *)read->ids + begin * read->id_bytes;
     const char *others = (const char *)read->ids + other * read->id_bytes;
-    if (memcmp(ids, others, 4) != 0) return false; /* where nothing repeats that is all */
+    if (size == 0 || memcmp(ids, others, 4) != 0) return false; /* where nothing repeats that is all */
     return memcmp(ids, others, (size_t)(size * read->id_bytes)) == 0 &&
            (read->weights == NULL || memcmp(read->weights + begin, read->weights + other, 4 * (size_t)size) == 0);
 }
@@ -48,7 +48,7 @@ static inline bool find_repeated(const Read *read, int64_t row, Unit *units) {
         bag = read->starts[row + 1] - read->starts[row];
         if (begin - before != bag) return false;
     }
-    if (bag == 0 || (bag == 1 && lookup->count > 1)) return false;
+    if (bag == 1 && lookup->count > 1) return false; /* they are looked up together */
     bool all = true;
     for (int64_t nth = 0; nth < lookup->count; nth++, begin += bag, before += bag) {
         const bool same = are_same(read, begin, before, bag);
@@ -114,12 +114,13 @@ static inline bool find_repeated(const Read *read, int64_t row, Unit *units) {
         int64_t lead = 0, repeated = 0;                                                                               \
         for (int64_t row = 0, ahead_row = 0; row < rows;) {                                                           \
             while (ahead_row < rows && lead < PREFETCH_IDS) {                                                         \
-                const INDEX *ids = (const INDEX *)ahead->ids + ahead_row * ahead->stride;                             \
-                const bool same = once && find_repeated(ahead, ahead_row, units);                                     \
+                const int64_t begin = ahead_row * ahead->stride;                                                      \
+                const bool same = once && ahead_row > 0 && are_same(ahead, begin, begin - ahead->stride, ahead->bag); \
+                const INDEX *ids = (const INDEX *)ahead->ids + begin;                                                 \
                 const int64_t bad = same ? -1 : checks[ahead->lookup->bits](ahead->lookup, ids, ahead->bag);          \
-                *index = ahead_row * ahead->stride + bad;                                                             \
+                *index = begin + bad;                                                                                 \
                 if (bad >= 0) return ahead - reads;                                                                   \
-                repeated += same;                                                                                     \
+                if (same) mark_repeated(ahead->lookup, units, ahead_row, 0), repeated++;                              \
                 lead += ahead->bag;                                                                                   \
                 if (++ahead == end) ahead = reads, ahead_row++;                                                       \
             }                                                                                                         \
