@@ -5,7 +5,7 @@ routers are of two builds, take turns before the same shards: a lone client's p5
 in flight, and bytes between the servers of a query. Queries: users by the tables' hotness, users all alike (no bag
 repeats), and one user, of whom the first 13 tables are, beside as many candidates.
 
-    python benchmarks/multi_hot.py --before OLD/libtriton_elasticrec_fanout.so [--rounds 3] [--seconds 3] [--batch 64]
+    python benchmarks/multi_hot.py [--before OLD/libtriton_elasticrec_fanout.so] [--rounds 3] [--seconds 3] [--batch 64]
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LIBRARY = "libtriton_elasticrec_fanout.so"
 def main() -> None:
     """Measure the tables in one service, then in three."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", type=Path, required=True, help="the router's library of a build before")
+    parser.add_argument("--before", type=Path, help="the router's library of a build before; else this one alone")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3, help="a measurement")
     parser.add_argument("--batch", type=int, default=64)
@@ -70,7 +70,8 @@ def measure(folder: Path, shards: int, installed: Installation, args: argparse.N
         }
         addresses = {name: [server.grpc] for name, server in servers.items()}
         contenders = []
-        for name, front in (("before", with_library(repository, args.before)), ("each once", repository)):
+        fronts = {"before": with_library(repository, args.before)} if args.before else {}
+        for name, front in {**fronts, "each once": repository}.items():
             asked = stack.enter_context(front_end(installed, front, addresses))
             contenders.append(Contender(name, front, asked, {"frontend": asked, **servers}))
         drawn = draw_queries(spec.model, hotness, QUERIES, args.batch, 0)
