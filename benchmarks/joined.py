@@ -101,6 +101,8 @@ def measure(
             known = json.loads(settings.read_text())
             for service in known["services"]:
                 del service["instances"]  # which it does not know
+                for group in service["groups"]:
+                    del group["dims"]  # likewise
             settings.write_text(json.dumps(known))
         asked = serve(f"frontend-{name}", folder / name, ELASTICREC_ADDRESSES=str(folder / "addresses.json"))
         routers.append(Router(name, {"frontend": asked, **shards}))
