@@ -15,7 +15,7 @@ from repo_builder.access.load import load_hotness
 from repo_builder.analysis.compare import PAPER, Comparison, average_gains, compare
 from repo_builder.analysis.fleets import PER_TABLE, TIERED, ComparisonCase
 from repo_builder.partition.accesses import model_accesses
-from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, ServiceTime, load_profile
+from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.placement.cluster import Cluster, load_cluster
 from repo_builder.partition.worth import LEAST_SAVING
 from repo_builder.spec import Spec, load_spec
@@ -39,7 +39,7 @@ class Line:
 
 def fixed(seconds: float) -> Profile:
     """The default profile with another fixed time of a call."""
-    return replace(DEFAULT_PROFILE, service_time=ServiceTime(seconds, DEFAULT_PROFILE.service_time.per_row_s))
+    return replace(DEFAULT_PROFILE, service_time=replace(DEFAULT_PROFILE.service_time, fixed_s=seconds))
 
 
 def lines() -> dict[str, Line]:

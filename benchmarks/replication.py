@@ -96,12 +96,12 @@ class Bench:
         self.queries = [drawn.query(number, spec.serving.batch) for number in range(QUERIES)]
 
     def profile(self) -> Profile:
-        """What plans go by; all rows have one price, as in the cuts."""
+        """What plans go by."""
         path = self.args.profile or self.folder / "profile.json"
         if not path.exists():
             document = profiling.profile(self.spec, shard_backend="native", quick=True, tell=lambda line: None).document
             path.write_text(json.dumps(document))
-        return replace(load_profile(path), row_cache=None)
+        return load_profile(path)
 
     def whole(self) -> Seen:
         """A replica of the whole model."""
