@@ -1,9 +1,10 @@
 """Whether a plan's queries per second come true: each tier alone on real Triton, beside the profile's prediction.
 
 A round measures a short profile, then every tier under full load with the ids that the model's router sends it, so that
-both see the machine in the same minute. The cuts are those of fixed service times at two targets, the same each run.
-Printed are medians over the rounds of predicted / measured. Goal: within 20% for three tiers. Beside the prediction of
-a plan, which prices a row by whether the tier's rows fit into the last cache, stands one that prices all rows alike.
+both see the machine in the same minute. As the fan-out router does it, some queries' ids go in one call. The cuts are
+those of fixed service times at two targets, the same each run. Printed are medians over the rounds of predicted /
+measured. Goal: within 20% for three tiers. Beside the prediction of a plan, which prices rows by their bytes and by
+whether they are cached, stands one that prices all rows as the model's accesses take them in the mean.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ from repo_builder.access.hotness import Hotness
 from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_ids
 from repo_builder.export.dlrm.source import open_source
-from repo_builder.machine import last_cache_bytes
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, RowCache, ServiceTime
+from repo_builder.partition.accesses import ModelAccesses, model_accesses
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Service
 from repo_builder.partition.planner import make_plan
+from repo_builder.partition.priced import PricedOrder
 from repo_builder.profiling import perf_analyzer
 from repo_builder.profiling.capacity import on_cores, split_cores
-from repo_builder.profiling.fit import Fits, fit_measured
+from repo_builder.profiling.fit import fit_measured
 from repo_builder.profiling.measure import measure, measure_loads
-from repo_builder.profiling.points import Effort, ProfileOptions, ServiceLoad
+from repo_builder.profiling.points import CALLS, Effort, ProfileOptions, ServiceLoad
+from repo_builder.profiling.row_prices import row_cache
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.wiring import model_name
@@ -40,17 +43,21 @@ from repo_builder.serving.server import free_ports, running
 from repo_builder.spec import Spec, parse_spec
 from triton_backends.router.router import Router
 
-BATCH, QUERIES, FULL_LOAD = 32, 64, 16
+BATCH, QUERIES, JOINED = 32, 256, 16
 TARGETS_QPS = (800.0, 4000.0)
 CUTS = Profile("40 MB a service", ServiceTime(5e-4, 5e-8), 40_000_000, DEFAULT_DENSE_TIME)
 
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """A tier of the plan for `target_qps`: its model in a repository of its own, and the file of its queries."""
+    """A tier of the plan for `target_qps`, the rows (begin, end] of all: its model in a repository of its own, and the
+    file of its queries, joined.
+    """
 
     target_qps: float
     service: Service
+    begin: int
+    end: int
     model: str
     repository: Path
     queries: Path
@@ -81,23 +88,26 @@ def rounds(folder: Path, args: argparse.Namespace) -> tuple[list[Tier], list[lis
     """The tiers of all plans, and what each round says of each."""
     tiers = [tier for target_qps in TARGETS_QPS for tier in build_tiers(target_qps, args.shard_backend, folder)]
     spec = parse_spec(document(TARGETS_QPS[0]), folder / "spec.yaml")
-    effort = Effort(args.seconds, 1, (32, 4096, 16384, 32768), (1, 4, FULL_LOAD), (1, 256), (1, FULL_LOAD))
+    accesses = model_accesses(spec, load_hotness(spec), keep=True)
+    effort = Effort(args.seconds, 1, (32, 4096, 16384, 32768), (1, 4, JOINED), (1, 256), (1, 16))
     options = ProfileOptions("tiered", args.shard_backend, sum(table.rows for table in spec.dlrm.tables), effort)
     found = []
     for number in range(args.rounds):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             fits = fit_measured(measure(spec, load_hotness(spec), options, Path(scratch)))
+        cache = row_cache(fits.hit, fits.time, fits.mean_row_s, accesses)
+        profile = replace(CUTS, service_time=fits.time, row_cache=cache)
         print(
-            f"round {number + 1}: {1e6 * fits.service_time.fixed_s:.0f} us a query, a row "
-            f"{1e9 * fits.service_time.per_gather_s:.1f} ns (hot {1e9 * fits.hot_per_gather_s:.1f}, cold "
-            f"{1e9 * fits.cold_per_gather_s:.1f}), RMS error of the fit {fits.calls.quality.relative_rms:.0%}",
+            f"round {number + 1}: {1e6 * fits.time.fixed_s:.0f} us a query, a row of 128 bytes "
+            f"{1e9 * fits.time.rows_s(1, 128):.1f} ns, cached {1e9 * cache.rows_s(1, 128):.1f}, in the mean "
+            f"{1e9 * fits.mean_row_s:.1f}, RMS error of the fit {fits.calls.quality.relative_rms:.0%}",
             flush=True,
         )
-        found.append([measure_tier(tier, fits, args.seconds) for tier in tiers])
+        found.append([measure_tier(tier, profile, fits.mean_row_s, accesses, args.seconds) for tier in tiers])
     return tiers, found
 
 
-def measure_tier(tier: Tier, fits: Fits, seconds: float) -> Round:
+def measure_tier(tier: Tier, profile: Profile, mean_row_s: float, accesses: ModelAccesses, seconds: float) -> Round:
     """Serve a tier alone on a core of its own, as the profile's services are, and load it fully."""
     own, others = split_cores()
     with ExitStack() as stack:
@@ -106,13 +116,14 @@ def measure_tier(tier: Tier, fits: Fits, seconds: float) -> Round:
             log = tier.queries.with_suffix(".log")
             server = stack.enter_context(running(installed, tier.repository, free_ports(), log))
         with on_cores(others):
-            load = ServiceLoad(tier.queries, FULL_LOAD)
+            load = ServiceLoad(tier.queries, CALLS, joined=JOINED)
             (found,) = measure_loads(server, tier.model, [load], 1, seconds, lambda: None)
-    gathers = tier.service.gathers
-    cache = RowCache(last_cache_bytes(), fits.hot_per_gather_s, fits.cold_per_gather_s)
-    profile = replace(CUTS, service_time=fits.service_time, row_cache=cache)
-    predicted = 1 / profile.seconds(gathers, held_bytes(tier.service))
-    return Round(predicted, 1 / fits.service_time.seconds(gathers), found.core_qps, found.queries)
+    order = accesses.order(accesses.tables, profile.service_time)
+    priced = PricedOrder(order, profile.cost_model(tier.target_qps))
+    rows_s = float(priced.rows_s(np.array(tier.begin), np.array(tier.end)))
+    fixed_s = profile.service_time.fixed_s
+    alike_s = fixed_s + mean_row_s * tier.service.gathers
+    return Round(1 / (fixed_s + rows_s), 1 / alike_s, found.core_qps, found.queries)
 
 
 def build_tiers(target_qps: float, backend: ShardBackend, folder: Path) -> list[Tier]:
@@ -123,29 +134,30 @@ def build_tiers(target_qps: float, backend: ShardBackend, folder: Path) -> list[
     hotness = load_hotness(spec)
     plan = make_plan(spec, hotness, CUTS, "tiered", 4)
     plan = replace(plan, services=tuple(replace(service, replicas=1, added=0) for service in plan.services))
-    build(spec, plan, hotness, open_source(spec), folder / "whole", shard_backend=backend)
-    routed = route(spec, hotness, folder / "whole" / model_name(spec, "router") / "1")
-    tiers = []
+    build(spec, plan, hotness, open_source(spec), folder / "whole", shard_backend=backend, layout="fleet")
+    routed = route(spec, hotness, folder / "whole" / "frontend" / model_name(spec, "router") / "1")
+    tiers, end = [], 0
     for service in plan.embedding_services:
+        begin, end = end, end + sum(shard.rows for shard in service.shards)
         name = model_name(spec, service.name)
-        tier = Tier(target_qps, service, name, folder / service.name, folder / f"{service.name}.json")
+        tier = Tier(target_qps, service, begin, end, name, folder / service.name, folder / f"{service.name}.json")
         tier.repository.mkdir()
-        (folder / "whole" / name).rename(tier.repository / name)
+        (folder / "whole" / service.name / name).rename(tier.repository / name)
         perf_analyzer.write_queries(tier.queries, routed[service.name])
         tiers.append(tier)
     return tiers
 
 
 def route(spec: Spec, hotness: Hotness, router: Path) -> dict[str, list[Mapping[str, NDArray[np.int32]]]]:
-    """What the model's router sends each service for queries of the spec's accesses."""
+    """What the model's router sends each service for queries of the spec's accesses, joined."""
     rng = np.random.default_rng(0)
     rows = QUERIES * BATCH
     indices = np.hstack([draw_ids(hotness, table, (rows, table.pooling), rng) for table in spec.dlrm.tables])
     opened = Router.open(router)
     names = [service.name for service in opened.routing.services]
     routed: dict[str, list[Mapping[str, NDArray[np.int32]]]] = {name: [] for name in names}
-    for begin in range(0, rows, BATCH):
-        query = opened.route({"indices": indices[begin : begin + BATCH]}).tensors
+    for begin in range(0, rows, JOINED * BATCH):
+        query = opened.route({"indices": indices[begin : begin + JOINED * BATCH]}).tensors
         for name in names:
             routed[name].append({kind: query[f"{name}_{kind}"][0] for kind in ("ids", "lengths")})
     return routed
@@ -168,11 +180,6 @@ def report(tiers: list[Tier], found: list[list[Round]]) -> None:
             f"{ratio:>21.2f} ({min(ratios):.2f} to {max(ratios):.2f}){alike:>19.2f}"
         )
     print(f"goal: three tiers within 20%: {within} of {len(tiers)}, {'met' if within >= 3 else 'missed'}")
-
-
-def held_bytes(service: Service) -> int:
-    """Bytes of the rows that a service holds."""
-    return sum(shard.rows for shard in service.shards) * 4 * 32
 
 
 def document(target_qps: float) -> dict[str, object]:

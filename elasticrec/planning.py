@@ -59,7 +59,7 @@ def plan(
     >>> profile = elasticrec.load_profile("profile.json")
     >>> plan = elasticrec.plan(spec, profile=profile, grouping="tiered", s_max=4)
     >>> [(service.name, sum(shard.rows for shard in service.shards)) for service in plan.embedding_services]
-    [('tier0', 46), ('tier1', 265), ('tier2', 19689)]
+    [('tier0', 82), ('tier1', 413), ('tier2', 19505)]
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
     profile = _of_containers(profile, cluster)
@@ -142,7 +142,7 @@ def sweep(
 
     >>> spec, values = elasticrec.load_spec("rm1.yaml"), elasticrec.Sweep("target_qps", (100, 1000, 10_000))
     >>> [point.model_wise_replicas for point in elasticrec.sweep(spec, values).points]
-    [1, 1, 4]
+    [1, 1, 3]
     """
     if spec.rows.budget is not None:
         found = load_hotness(spec, watch=watch, tell=tell)
