@@ -92,7 +92,7 @@ def _gathers(graph: Graph, table: str, tensor: str, past: str | None = None) -> 
         elif node.op_type in ("Identity", "Cast"):
             inexact = node.op_type == "Cast" and not _is_exact(graph, tensor, node)
             yield from _gathers(graph, table, node.output[0], past or (_reason(node) if inexact else None))
-        elif node.op_type in ("Transpose", "DequantizeLinear", "Reshape", "Squeeze", "Unsqueeze"):
+        elif node.op_type in ("Transpose", "Reshape", "Squeeze", "Unsqueeze"):
             found = list(_gathers(graph, table, node.output[0], _reason(node)))
             yield from found or [_reason(node)]
         else:
