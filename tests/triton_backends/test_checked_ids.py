@@ -1,4 +1,4 @@
-"""Ids that the dense graph looks up itself: routers refuse wrong ones, native and Python alike, and route the others."""
+"""Ids that the dense graph looks up itself: routers refuse wrong ones, native and Python alike."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_good_ids_change_nothing(backend: Backend, tiered: Tiered, tmp_path: Pat
             0,
             5,
             7,
-            "table kept: id 7 in row 0, column 5 of indices is out of range; expected 0 to 6, or -1 for an empty",
+            "table kept: id 7 in row 0, column 5 of indices is out of range; expected 0 to 6, or -1 for",
         ),
         (5, 6, -2, "table kept: id -2 in row 5, column 6 of indices is out of range; expected 0 to 6, or -1 for an"),
         (3, 7, 2, "table k2: id 2 in row 3, column 7 of indices is out of range; expected 0 to 1, or -1 for an empty"),

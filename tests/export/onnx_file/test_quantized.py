@@ -93,7 +93,10 @@ CASES: dict[str, tuple[Callable[[int], onnx.ModelProto], RowDtype]] = {
     ),
     "int4": (lambda n: quantized(n, ml_dtypes.int4, halves(n), zeros_of(ml_dtypes.int4, n), axis=0), "int4"),
     "uint4 of a table": (lambda n: quantized(n, ml_dtypes.uint4, single(0.25), np.array(7)), "int4"),
-    "int4, odd": (lambda n: quantized(n, ml_dtypes.int4, halves(n), None, dim=11, axis=0, pooling="ReduceSum"), "int4"),
+    "int4, odd, summed": (
+        lambda n: quantized(n, ml_dtypes.int4, halves(n), None, dim=11, axis=0, pooling="ReduceSum"),
+        "int4",
+    ),
     "uint4, scales that float16 has not": (
         lambda n: quantized(n, ml_dtypes.uint4, of_rows(n), zeros_of(ml_dtypes.uint4, n), dim=13, axis=0),
         "int8",
