@@ -21,7 +21,7 @@ from repo_builder.export.onnx_file.ids import (
     reason_against,
 )
 from repo_builder.export.onnx_file.loops import looped
-from repo_builder.export.onnx_file.quantized import QuantizedTable
+from repo_builder.export.onnx_file.quantized import QuantizedInitializer
 from repo_builder.export.onnx_file.sites import OnnxSite, find_sites, pooled
 from repo_builder.export.onnx_file.tensors import node_name
 from repo_builder.model.types import Kept, Mode, RowFormat
@@ -58,7 +58,7 @@ class OnnxCut:
 
     names: tuple[str, ...]
     members: tuple[tuple[str, ...], ...]
-    quantized: Mapping[str, QuantizedTable]
+    quantized: Mapping[str, QuantizedInitializer]
     lookups: tuple[OnnxLookup, ...]
     kept: tuple[Kept, ...]
     notes: tuple[str, ...]
@@ -79,7 +79,7 @@ def cut(graph: Graph, path: Path, keep_under_bytes: int, keep: Mapping[str, Keep
     _check_keep(keep, names, reasons)
     kept = dict(reasons)
     scales = {site.table: site.quantization for site in sites if site.quantization and site.table not in reasons}
-    quantized = {table: QuantizedTable(path, graph, table, scale) for table, scale in scales.items()}
+    quantized = {table: QuantizedInitializer(path, graph, table, scale) for table, scale in scales.items()}
     for table, name in names.items():
         size_bytes = _size_bytes(graph, table, quantized)
         if keep.get(name) == "dense":
@@ -103,7 +103,7 @@ def cut(graph: Graph, path: Path, keep_under_bytes: int, keep: Mapping[str, Keep
     )
 
 
-def _size_bytes(graph: Graph, table: str, quantized: Mapping[str, QuantizedTable]) -> int:
+def _size_bytes(graph: Graph, table: str, quantized: Mapping[str, QuantizedInitializer]) -> int:
     """Of its rows as they would be stored."""
     if table in quantized:
         return quantized[table].size_bytes
@@ -189,7 +189,7 @@ def _read(graph: Graph, plain: OnnxSite, looked_up: set[int]) -> tuple[OnnxRead,
 def _side_by_side(
     graph: Graph,
     reads: Mapping[str, Mapping[OnnxRead, tuple[OnnxSite, ...]]],
-    quantized: Mapping[str, QuantizedTable],
+    quantized: Mapping[str, QuantizedInitializer],
 ) -> tuple[tuple[str, ...], ...]:
     """The initializers in tables: those of as many rows that are read alike, everywhere, are one.
 

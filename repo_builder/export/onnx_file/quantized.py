@@ -7,7 +7,7 @@ float32 has it; else the numbers are worked out, and rows are float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -23,7 +23,7 @@ from repo_builder.export.onnx_file.tensors import external_place, is_external, v
 from repo_builder.export.stored import rows_per_chunk
 from repo_builder.model.types import RowDtype, RowFormat
 
-LEAST = {TensorProto.INT8: -128, TensorProto.UINT8: 0, TensorProto.INT4: -8, TensorProto.UINT4: 0}
+LEAST: Mapping[int, int] = {TensorProto.INT8: -128, TensorProto.UINT8: 0, TensorProto.INT4: -8, TensorProto.UINT4: 0}
 """The types of such numbers, and the least of each."""
 
 HALF_BYTES = (TensorProto.INT4, TensorProto.UINT4)
@@ -74,7 +74,7 @@ def _matrix(tensor: TensorProto) -> tuple[int, int]:
     return int(tensor.dims[0]) if tensor.dims else 1, prod(tensor.dims[1:])
 
 
-class QuantizedTable:
+class QuantizedInitializer:
     """A table of such numbers, its scales in memory, its numbers read when they are asked for."""
 
     def __init__(self, path: Path, graph: Graph, table: str, quantization: Quantization) -> None:
@@ -152,7 +152,7 @@ class QuantizedTable:
             scale, zero = (self._spread(each, begin, len(codes)) for each in (self._scale, self._zero))
             scale = np.broadcast_to(scale.astype(np.float64), (len(codes), 1))
             sides = np.hstack([scale, (least - zero) * scale]).astype(side)
-            numbers = (codes - least).astype(np.uint8)
+            numbers: NDArray[Any] = (codes - least).astype(np.uint8)
             if row_format.dtype == "int4":
                 numbers = np.pad(numbers, ((0, 0), (0, self._dim % 2)))
                 numbers = numbers[:, ::2] | numbers[:, 1::2] << 4
@@ -184,7 +184,7 @@ class QuantizedTable:
         half = kind in HALF_BYTES
         start, end = (first // 2, (first + count + 1) // 2) if half else (first, first + count)
         file.seek(offset + start)
-        raw = np.frombuffer(file.read(end - start), np.uint8)
+        raw: NDArray[Any] = np.frombuffer(file.read(end - start), np.uint8)
         if len(raw) != end - start:
             raise CheckpointError(
                 f"{file.name}: {self._tensor.name}: expected {end - start - len(raw)} more bytes, got the file's end"
