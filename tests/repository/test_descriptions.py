@@ -70,7 +70,7 @@ def test_the_routers() -> None:
         "groups": [{"name": "batch"}, {"name": "1"}],
         "checked": [],
     }
-    assert list(document) == ["finite", "inputs", "tables", "lookups", "units", "services", "groups"]
+    assert list(document) == ["finite", "inputs", "tables", "lookups", "units", "services", "groups", "checked"]
     assert list(document["lookups"][0]) == [
         "name", "table", "group", "count", "mean", "ids", "width", "begin", "bag", "bounds", "kind", "block", "blocks",
         "weights", "has_padding", "padding", "from_end", "shards",
