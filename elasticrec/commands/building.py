@@ -117,7 +117,7 @@ def _check(args: argparse.Namespace) -> None:
     model = spec.queried
     rows, tables = sum(each.rows for each in model.tables), count(len(model.tables), "table")
     stay = len(model.tables) - len(spec.model.tables)
-    dense = f", {stay} stay dense" if stay else ""
+    dense = f"; {stay} of them in the dense graph" if stay else ""
     table.add_row("spec", str(args.spec), f"{tables}, {rows:,} rows, {sum(model.ids_per_row):g} ids a query row{dense}")
     checked = building.check(spec, watch=watch, tell=tell)
     for each in checked:
