@@ -124,7 +124,7 @@ def _load_without_values(path: Path) -> object:
             raise CheckpointError(f"{path}: {_why_not_loaded(path, exc)}") from exc
 
 
-_AS_BYTES = (
+AS_BYTES = (
     "s, z = value.q_per_channel_scales(), value.q_per_channel_zero_points(); torch.cat([value.int_repr(), "
     "torch.stack([s, -s * z], 1).float().view(torch.uint8)], 1)"
 )
@@ -148,7 +148,7 @@ def _why_not_loaded(path: Path, exc: Exception) -> str:
     if "quantized" in str(exc):
         return (
             "expected plain tensors, got quantized ones of torch (quantize_per_channel), which are not read by blocks; "
-            f"save each as rows of bytes ({_AS_BYTES}) and say dtype: int8 in the spec, or save value.dequantize()"
+            f"save each as rows of bytes ({AS_BYTES}) and say dtype: int8 in the spec, or save value.dequantize()"
         )
     lines = str(exc).splitlines() or [type(exc).__name__]
     return f"expected a state_dict of plain tensors, got a file that torch cannot load so: {lines[0][:200]}"

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from repo_builder.errors import CheckpointError
 from repo_builder.export.dlrm.reference import reference_scores
 from repo_builder.export.dlrm.source import open_weights
-from repo_builder.export.dlrm.torch_file import _AS_BYTES
+from repo_builder.export.dlrm.torch_file import AS_BYTES
 from repo_builder.export.dlrm.trained import read_dlrm_of
 from repo_builder.model.dlrm import Dlrm
 from repo_builder.model.types import RowDtype
@@ -108,13 +108,13 @@ def test_torchs_quantized_tensors_are_refused_with_what_to_do(tmp_path: Path) ->
         value = torch.quantize_per_channel(weight, s, -low / s, 0, torch.quint8)
         state[f"emb_l.{i}.weight"] = value
         named = {"torch": torch, "value": value}
-        told = _AS_BYTES.split("; ")
+        told = AS_BYTES.split("; ")
         exec(told[0], named)  # noqa: S102 # our own message
         taken[table.name] = eval(told[1], named)  # noqa: S307 # our own message
     torch.save(state, tmp_path / "m.pt")
     with pytest.raises(CheckpointError, match="got quantized ones of torch") as caught:
         open_weights(spec)
-    assert len(caught.value.problems) == 1 and _AS_BYTES in caught.value.problems[0]
+    assert len(caught.value.problems) == 1 and AS_BYTES in caught.value.problems[0]
     for i, table in enumerate(spec.tables):
         expected, state[f"emb_l.{i}.weight"] = state[f"emb_l.{i}.weight"].dequantize(), taken[table.name]
         unpacked = PACK["int8"][1](taken[table.name])
