@@ -2,7 +2,8 @@
 
 All three run at once on this machine and take turns, a slice of time each. CPU is that of all processes by what they
 do, from /proc, a query; the shards of a fleet would be other machines'. `calls` is the part of a front end's server in
-the router's thread: it makes the calls and hands on their answers, while Triton's own thread has routed the ids.
+the router's thread: it takes the answers and hands them on. Triton's own thread has routed the ids, and sends the calls
+too where the router's thread sleeps, as it does with one query after another.
 
     python benchmarks/fleet.py [--rounds 5] [--seconds 4] [--target-qps 800]
 """
@@ -38,7 +39,7 @@ from repo_builder.spec import parse_spec
 QUERIES = 64
 THREAD = "elasticrec-fan"  # of the router, as the kernel has its name
 CALLS = "calls"
-GOAL_MS = 1.5  # more at p50 than the single layout
+GOAL_MS = {"python": 1.5, "native": 0.25}  # more at p50 than the single layout, by the shards' backend
 GOAL_CPU = 0.25  # of per_table's CPU in the front end
 
 
@@ -71,7 +72,7 @@ def main() -> None:
         for _ in range(args.rounds):
             for layout in layouts:
                 turn(layout, queries, args.seconds)
-        report(layouts)
+        report(layouts, GOAL_MS[args.shard_backend])
 
 
 def start(
@@ -174,7 +175,7 @@ def _thread_cpu_s(process: psutil.Process, name: str) -> float:
     return float(sum(times.user_time + times.system_time for times in process.threads() if times.id in named))
 
 
-def report(layouts: list[Layout]) -> None:
+def report(layouts: list[Layout], goal_ms: float) -> None:
     """The comparison."""
     single, tiered, per_table = layouts
     for layout in layouts:
@@ -184,7 +185,7 @@ def report(layouts: list[Layout]) -> None:
         parts = {part: 1000 * spent_s / count for part, spent_s in layout.cpu_s.items()}
         print("   CPU ms a query: " + ", ".join(f"{part} {ms:.2f}" for part, ms in parts.items() if ms >= 0.005))
     added_ms = float(np.median(tiered.spent_ms) - np.median(single.spent_ms))
-    print(f"tiered fleet adds {added_ms:.2f} ms at p50; goal {GOAL_MS}: {verdict(added_ms <= GOAL_MS)}")
+    print(f"tiered fleet adds {added_ms:.2f} ms at p50; goal {goal_ms}: {verdict(added_ms <= goal_ms)}")
     for part, what in ((CALLS, "CPU of the calls"), ("frontend server", "CPU of the whole front end")):
         ratio = part_ms(tiered, part) / part_ms(per_table, part)
         print(f"{what}, tiered / per_table: {ratio:.2f}; goal {GOAL_CPU}: {verdict(ratio <= GOAL_CPU)}")

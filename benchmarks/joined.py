@@ -1,8 +1,8 @@
 """What joining calls gives: fan-out routers of several builds before the same shards, in turns, at several loads.
 
 Of a fleet of three tiers, and of one of a service a table and tier. CPU is that of all shards and of the front end,
-from /proc, per query; `calls` the part of it in the router's thread. `joined` is how many queries a call was made for.
-The library `before` is one from before calls were joined.
+from /proc, per query; `calls` the part of it in the router's thread, which sends a part of them (`fleet.py`).
+`joined` is how many queries a call was made for. The library `before` is one from before calls were joined.
 
     python benchmarks/joined.py --library before=OLD/libtriton_elasticrec_fanout.so [--shard-backend native]
 """
@@ -101,6 +101,8 @@ def measure(
             known = json.loads(settings.read_text())
             for service in known["services"]:
                 del service["instances"]  # which it does not know
+                for group in service["groups"]:
+                    del group["dims"]  # likewise
             settings.write_text(json.dumps(known))
         asked = serve(f"frontend-{name}", folder / name, ELASTICREC_ADDRESSES=str(folder / "addresses.json"))
         routers.append(Router(name, {"frontend": asked, **shards}))

@@ -170,7 +170,7 @@ def tell(
     installed: Installation,
     args: argparse.Namespace,
 ) -> None:
-    """A line of both ways, and their ratios."""
+    """A line of both ways, and their ratios to the first."""
     input_data = folder / "queries.json"
     perf_analyzer.write_queries(input_data, queries)
     alone: dict[str, list[float]] = {each.name: [] for each in contenders}
@@ -185,13 +185,14 @@ def tell(
             cpu_ms[each.name].append((1000 * front_s, 1000 * (sum(loaded.cpu_s.values()) - front_s)))
     found = {name: Seen(statistics.median(alone[name]), statistics.median(busy[name])) for name in alone}
     crossed = {each.name: between_servers(installed, each, queries) for each in contenders}
+    first = contenders[0].name
     print(f"\n{kind}, {services} embedding service{'s' if services > 1 else ''}")
     for name, each in found.items():
         front_ms, shards_ms = (statistics.median(part) for part in zip(*cpu_ms[name], strict=True))
         print(
-            f"  {name:18} p50 {each.p50_ms:6.2f} ms ({each.p50_ms / found[SUMS].p50_ms:.2f}x)   "
-            f"{each.qps:6.0f} queries/s ({each.qps / found[SUMS].qps:.2f}x)   "
-            f"{crossed[name] / 1000:7.0f} KB ({crossed[name] / crossed[SUMS]:.2f}x)   "
+            f"  {name:18} p50 {each.p50_ms:6.2f} ms ({each.p50_ms / found[first].p50_ms:.2f}x)   "
+            f"{each.qps:6.0f} queries/s ({each.qps / found[first].qps:.2f}x)   "
+            f"{crossed[name] / 1000:7.0f} KB ({crossed[name] / crossed[first]:.2f}x)   "
             f"CPU ms a query: front end {front_ms:.3f}, services {shards_ms:.3f}",
             flush=True,
         )

@@ -174,6 +174,7 @@ def fanout_description(spec: Spec, wiring: Sequence[Holding], version: str) -> d
                     {
                         "group": share.group,
                         "width": share.width,
+                        "dims": [held.matrices[unit.matrix].format.dim for unit in share.units if unit.bags],
                         "pieces": [
                             {"from": begin, "to": end, "columns": columns}
                             for begin, end, columns in pieces(spec.model, share, wholes[share.group])

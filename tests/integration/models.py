@@ -87,6 +87,16 @@ def random_query(spec: Spec, batch: int, seed: int) -> tuple[np.ndarray, np.ndar
     return dense, np.hstack(columns).astype(spec.dlrm.index_dtype)
 
 
+def beside_candidates(
+    spec: Spec, query: tuple[np.ndarray, np.ndarray], tables: int = 2
+) -> tuple[np.ndarray, np.ndarray]:
+    """The query as one user's beside candidates: the bags of the first tables are its first row's in all."""
+    dense, indices = query[0], query[1].copy()
+    columns = sum(table.pooling for table in spec.dlrm.tables[:tables])
+    indices[:, :columns] = indices[:1, :columns]
+    return dense, indices
+
+
 def pytorch_scores(spec: Spec, dense: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """The open-source DLRM's forward in plain PyTorch, from the checkpoint."""
     state = torch.load(spec.dlrm.weights.path, weights_only=True)

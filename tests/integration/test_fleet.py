@@ -20,7 +20,7 @@ from repo_builder.repository.build import build
 from repo_builder.repository.manifest import load_manifest
 from repo_builder.serving.server import Server, free_ports
 from tests.integration.fleets import Running, eventually, load, metric, running_fleet
-from tests.integration.models import pytorch_scores, random_query, score
+from tests.integration.models import beside_candidates, pytorch_scores, random_query, score
 from tests.servers import serving
 
 pytestmark = pytest.mark.server
@@ -54,6 +54,25 @@ def test_scores_are_those_of_the_single_layout_bit_for_bit(both: Both, protocol:
     assert scores.shape == (batch, 1) and scores.dtype == np.float32
     np.testing.assert_allclose(scores, pytorch_scores(fleet.spec, *query), atol=1e-5)
     np.testing.assert_array_equal(scores, score(protocol, getattr(both.single, protocol), "small", *query))
+
+
+@pytest.mark.parametrize("tables", [2, 4])
+def test_bags_that_repeat_score_as_in_the_single_layout_bit_for_bit(both: Both, tables: int) -> None:
+    """A user beside candidates, or the same row throughout: services are asked for such bags once."""
+    fleet = both.fleet
+    query = beside_candidates(fleet.spec, random_query(fleet.spec, 40, seed=3), tables)
+    before = repeated_bags(fleet)
+    scores = score("grpc", fleet.frontend.grpc, "small", *query)
+    np.testing.assert_allclose(scores, pytorch_scores(fleet.spec, *query), atol=1e-5)
+    np.testing.assert_array_equal(scores, score("grpc", both.single.grpc, "small", *query))
+    several = min(tables, 3)  # the last table's bags have one id, and travel as rows
+    eventually(lambda: repeated_bags(fleet) >= before + 39 * several)
+
+
+def repeated_bags(fleet: Running) -> float:
+    return sum(
+        metric(fleet.frontend, "elasticrec_remote_repeated_bags_total", service=service) for service in fleet.shards
+    )
 
 
 def test_padding_alone_asks_no_service(both: Both) -> None:

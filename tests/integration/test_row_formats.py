@@ -22,7 +22,7 @@ from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.manifest import Layout
 from repo_builder.spec import Spec
 from tests.integration.fleets import plan_for
-from tests.integration.models import make_spec, pytorch_scores, random_query, score
+from tests.integration.models import beside_candidates, make_spec, pytorch_scores, random_query, score
 from tests.zoo.hosts import SERVICES, Host, host
 from triton_backends.kernels.row_formats import decode_rows, encode_rows
 
@@ -88,5 +88,12 @@ def test_hot_rows_in_float32_and_cold_ones_in_bytes_make_one_score(
             stack.enter_context(own_host.serving(tmp_path / "built" / part))
         query = random_query(spec, 64, seed=1)
         scores = score("grpc", own_host.server.grpc, "small", *query)
+        repeating = beside_candidates(spec, random_query(spec, 12, seed=2))
+        rows = [(repeating[0][k : k + 1], repeating[1][k : k + 1]) for k in range(12)]
+        together, alone = (
+            np.concatenate([score("grpc", own_host.server.grpc, "small", *each) for each in queries])
+            for queries in ([repeating], rows)
+        )
+    np.testing.assert_allclose(together, alone, atol=1e-6)
     whole, bytes_alone = (pytorch_scores(each, *query) for each in (spec, left_of("int8", spec, tmp_path / "left.pt")))
     assert 1e-6 < np.abs(scores - whole).max() < 2 * np.abs(bytes_alone - whole).max()

@@ -123,7 +123,10 @@ def test_a_fleets() -> None:
     )
     document = fanout_description(spec, WIRING, "77")
     whole = [{"from": 0, "to": 0, "columns": 20}], [{"from": 0, "to": 0, "columns": 32}]
-    groups = [{"group": 0, "width": 20, "pieces": whole[0]}, {"group": 1, "width": 32, "pieces": whole[1]}]
+    groups = [
+        {"group": 0, "width": 20, "dims": [8, 4], "pieces": whole[0]},
+        {"group": 1, "width": 32, "dims": [16], "pieces": whole[1]},
+    ]
     assert json.loads(json.dumps(document)) == {
         "name": "toy_router",
         "version": "77",

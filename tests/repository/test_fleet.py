@@ -145,13 +145,13 @@ def test_the_router_knows_its_fleet(built: tuple[Path, Spec, Plan]) -> None:
                 "name": "tier0",
                 "model": "small_tier0",
                 "instances": 1,
-                "groups": [{"group": 0, "width": 24, "pieces": [{"from": 0, "to": 0, "columns": 24}]}],
+                "groups": [{"group": 0, "width": 24, "dims": [8], "pieces": [{"from": 0, "to": 0, "columns": 24}]}],
             },
             {
                 "name": "tier1",
                 "model": "small_tier1",
                 "instances": 1,
-                "groups": [{"group": 0, "width": 24, "pieces": [{"from": 0, "to": 0, "columns": 24}]}],
+                "groups": [{"group": 0, "width": 24, "dims": [8], "pieces": [{"from": 0, "to": 0, "columns": 24}]}],
             },
         ],
         "rows": [{"lookup": 3, "to": 24, "dim": 8}],  # of bags of one id

@@ -23,7 +23,7 @@ from tritonclient.utils import InferenceServerException
 from repo_builder.access.load import load_hotness
 from repo_builder.serving.server import Server
 from tests.integration.fleets import Running, at_once, infer, make_fleet, metric, running_fleet
-from tests.integration.models import pytorch_scores, random_query
+from tests.integration.models import beside_candidates, pytorch_scores, random_query
 
 MINUTES = min(10.0, float(os.environ.get("ELASTICREC_SOAK_MINUTES", "10")))
 CLIENTS = 8  # of each front end
@@ -77,6 +77,9 @@ def test_no_score_is_wrong_whatever_ends_or_freezes(fleet: Running) -> None:
     assert all(each.whole > 100 for each in seen) and seen[1].degraded
     assert all(set(each.errors) == {"explained"} or not each.errors for each in seen)
     assert all(each > 1.01 for each in joined)
+    assert all(
+        metric(server, "elasticrec_remote_repeated_bags_total", service="tier0") > 0 for server in fleet.frontends
+    )
 
 
 def break_something(fleet: Running, rng: random.Random) -> str:
@@ -101,8 +104,9 @@ def break_something(fleet: Running, rng: random.Random) -> str:
 
 
 def ask(fleet: Running, server: Server, number: int, seen: Seen, stop: threading.Event) -> None:
-    """Send a client's queries, one after another, until it is to stop."""
+    """Send a client's queries, one after another, until it is to stop: of all users, and of one beside candidates."""
     drawn = [random_query(fleet.spec, 1 + 3 * k, seed=1000 * number + k) for k in range(6)]
+    drawn = [beside_candidates(fleet.spec, query, 1 + k % 3) if k % 2 else query for k, query in enumerate(drawn)]
     queries = [(query, expected(fleet, query)) for query in drawn]
     with grpcclient.InferenceServerClient(server.grpc) as sdk:
         while not stop.is_set():

@@ -25,7 +25,7 @@ FEATURES = 3
 
 def whole_group(width: int) -> dict[str, object]:
     """A service's first group, whose sums are added as they are."""
-    return {"group": 0, "width": width, "pieces": [{"from": 0, "to": 0, "columns": width}]}
+    return {"group": 0, "width": width, "dims": [DIM], "pieces": [{"from": 0, "to": 0, "columns": width}]}
 
 
 class _Metric(Structure):
@@ -95,10 +95,19 @@ class FanOut:
             os.environ.update(before)
 
     def query(self, batch: int, seed: int = 0, dtype: type = np.int64) -> dict[str, np.ndarray]:
+        """Of rows without a bag that is the row before's, so that as many rows are asked for."""
         rng = np.random.default_rng(seed)
         indices = draw_indices(rng, self.tiered, batch).astype(dtype)
         indices[0, :2] = [int((self.tiered.shard_of_rows[0] == shard).argmax()) for shard in range(2)]  # an id of each
+        for row in range(1, batch):
+            while self.repeats(indices[row - 1 : row + 1]):
+                indices[row] = draw_indices(rng, self.tiered, 1)[0]
         return {"dense": np.zeros((batch, FEATURES), np.float32), "indices": indices}
+
+    def repeats(self, indices: np.ndarray) -> int:
+        """How many bags are the row before's."""
+        ends = np.cumsum([lookup.bag for lookup in self.tiered.lookups])[:-1]
+        return sum(int((part[1:] == part[:-1]).all(axis=1).sum()) for part in np.split(indices, ends, axis=1))
 
     def without(self, query: Mapping[str, np.ndarray], service: int) -> dict[str, np.ndarray]:
         """The query with the ids that a service holds taken out."""

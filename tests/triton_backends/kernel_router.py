@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from ctypes import POINTER, byref, c_int64, c_void_p, pointer
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -56,11 +57,12 @@ class RouteUnit(ctypes.Structure):
         ("lengths", c_void_p),
         ("bags", c_int64),
         ("count", c_int64),
+        ("index", c_void_p),
     )
 
 
 route = ctypes.CDLL(str(LIBRARY)).elasticrec_route
-route.argtypes = (POINTER(RouteRead), c_int64, c_int64, POINTER(RouteUnit), POINTER(c_int64))
+route.argtypes = (POINTER(RouteRead), c_int64, c_int64, c_int64, POINTER(RouteUnit), POINTER(c_int64))
 route.restype = c_int64
 
 
@@ -68,10 +70,12 @@ class KernelRouter:
     """Routes queries of pooled look-ups by the tables' id maps.
 
     id_maps: the tables' maps one behind another, (words,) uint64; it may be a memory map, shared by all instances.
+    once: the kernel leaves out bags that are the row before's; they are put in again here.
     """
 
-    def __init__(self, routing: Routing, id_maps: NDArray[np.uint64]) -> None:
+    def __init__(self, routing: Routing, id_maps: NDArray[np.uint64], *, once: bool = False) -> None:
         self.routing = routing
+        self._once = once
         self._id_maps = id_maps  # the kernel keeps its address only
         self._lookups = [self._route_lookup(lookup) for lookup in routing.lookups]
         self._pointers = [pointer(lookup) for lookup in self._lookups]
@@ -96,12 +100,12 @@ class KernelRouter:
             self._route_group(members, readings, routed)
         for unit, filled in zip(units, routed, strict=True):
             unit.count = filled.count
-        return self._parts(units)
+        return self._parts([unit.written_out() for unit in units])
 
     def _route_group(self, members: Sequence[int], readings: Sequence[Reading], units: Any) -> None:
         reads = (RouteRead * len(members))(*(self._read(i, readings[i]) for i in members))
         index = c_int64()
-        bad = route(reads, len(reads), readings[members[0]].rows, units, byref(index))
+        bad = route(reads, len(reads), readings[members[0]].rows, self._once, units, byref(index))
         if bad >= 0:
             raise ValueError(readings[members[bad]].bad_id(index.value))
 
@@ -179,3 +183,16 @@ class _Room:
         return RouteUnit(
             self.ids.ctypes.data, self.weights.ctypes.data, self.lengths.ctypes.data, self.unit.bags, self.count
         )
+
+    def written_out(self) -> _Room:
+        """With the bags that are the row before's, whose lengths are -1."""
+        bags: list[range] = []
+        begin = 0
+        for i, length in enumerate(self.lengths.tolist()):
+            bags.append(bags[i - self.unit.bags] if length < 0 else range(begin, begin + length))
+            begin += max(length, 0)
+        assert begin == self.count
+        places = np.fromiter(chain.from_iterable(bags), np.int64)
+        weights = self.weights[places] if self.unit.weighted else self.weights
+        lengths = np.array([len(bag) for bag in bags], np.int32)
+        return _Room(self.unit, self.ids[places], weights, lengths, places.size)

@@ -40,6 +40,21 @@ def test_sums_are_added_up(backend: Backend, tmp_path: Path, datatype: str, dtyp
             assert model.instance.good == 3
 
 
+def test_answers_of_all_sizes_stay_whole_while_others_come(backend: Backend, tmp_path: Path) -> None:
+    """On one connection: those that come whole are kept where they were read, the others are put together."""
+    a, b = shards()
+    with serving(a, b):
+        fanout = make(backend, tmp_path, [a], [b], deadline_us=NEVER_US, instances=64)
+        with fanout.running() as model:
+            for turn in range(4):  # what is read at a time grows with them
+                queries = [fanout.query(rows, turn) for rows in (1, 900, 40, 300, 2, 2000, 90, 7, 600, 150)]
+                asked = [model.submit([query]) for query in queries]
+                for query, answers in zip(queries, asked, strict=True):
+                    (answer,) = answers.answers(60)
+                    assert not isinstance(answer, BackendError), answer
+                    np.testing.assert_array_equal(answer["sums"], fanout.sums(query))
+
+
 def test_queries_are_joined_into_one_call_per_service(backend: Backend, tmp_path: Path) -> None:
     """Each gets its own rows; one with a bad id gets its error alone."""
     a, b = shards()

@@ -215,7 +215,7 @@ def test_no_more_bytes_go_together_than_4_mb(backend: Backend, tmp_path: Path) -
     """A row of this model's has 8,192 numbers: 200 of them make 6.5 MB of sums, 90 make 2.9."""
     rng = np.random.default_rng(0)
     table = rng.standard_normal((5, 8192)).astype(np.float32)
-    source = Source(0, 0, 2, np.int64, False, [Region(0, 1, 2, 5, None, False)])
+    source = Source(0, 0, 9, np.int64, False, [Region(0, 1, 9, 5, None, False)])  # hardly a bag is the row before's
     cut = Cut([table], [np.zeros(5, np.uint8)], [[0]], [source], [Drawn("l", 0, 0, 0, False, False)], 1, 1)
     queries = [cut.query(rng, [rows]) for rows in (1, 200, 90, 90, 30)]
     with fleet(backend, tmp_path, cut) as (model, (shard,)):

@@ -55,8 +55,9 @@ def groups_of(cut: Cut, service: int) -> list[dict[str, object]]:
         joined = {i: sum(cut.width(j) for j in cut.in_group(group) if j < i) for i in cut.in_group(group)}
         pieces = [{"from": columns[i], "to": joined[i], "columns": cut.width(i)} for i in columns]
         width = sum(cut.width(i) for i in columns)
+        dims = [cut.tables[cut.lookups[unit[0]].table].shape[1] for unit in units if cut.bags_of(unit)]
         if units:
-            found.append({"group": group, "width": width, "pieces": pieces})
+            found.append({"group": group, "width": width, "dims": dims, "pieces": pieces})
     return found
 
 

@@ -254,6 +254,13 @@ def test_broken_settings_are_told(backend: Backend, tmp_path: Path) -> None:
                 {"width": 0},
                 {"width": 3},
                 {"pieces": []},
+                {"dims": []},
+                {"dims": [0]},
+                {"dims": [3]},
+                {"dims": [2, 2]},
+                {"pieces": [{"from": 0, "to": 0, "columns": 3}, {"from": 3, "to": 3, "columns": 1}]},
+                {"pieces": [{"from": 2, "to": 2, "columns": 2}, {"from": 0, "to": 0, "columns": 2}]},
+                {"pieces": [{"from": 0, "to": 0, "columns": 2}]},
                 *(
                     {"pieces": [{"from": 0, "to": 0, "columns": 2}, {"from": 2, "to": 2, "columns": 2, **piece}]}
                     for piece in ({"from": 3}, {"from": -1}, {"to": 3}, {"to": 4}, {"columns": 3}, {"columns": 0})

@@ -19,7 +19,7 @@ struct Attempt {
 static void free_attempt(Attempt *attempt) {
     connection_forsake(&attempt->stream);
     timer_stop(&attempt->replica->service->loop->timers, &attempt->timer);
-    free(attempt->stream.answer);
+    buffer_release(attempt->stream.held);
     replica_release(attempt->replica);
     free(attempt);
 }
@@ -64,8 +64,8 @@ static void answered(Attempt *attempt) {
     count(service->counters, CALLS, service->index, 1);
     count(service->counters, CALL_DURATION_US, service->index, (double)spent_ns / 1000);
     if (service->settings->hedge_ppm > 0) latency_add(&service->window, spent_ns, service->settings->hedge_ppm);
-    uint8_t *answer = attempt->stream.answer;
-    attempt->stream.answer = NULL;
+    Buffer *answer = attempt->stream.held;
+    attempt->stream.held = NULL;
     attempt_leave(attempt);
     bundle_answered(bundle, answer);
 }
@@ -101,7 +101,7 @@ static void send_attempt(Attempt *attempt) {
 /* The server has gone away without a look at it: once more, on the connection that follows. */
 static void send_again(Attempt *attempt) {
     const Stream old = attempt->stream;
-    free(old.answer);
+    buffer_release(old.held);
     attempt->stream = (Stream){.message = old.message, .limit = old.limit, .ended = old.ended};
     attempt->sent_again = true;
     send_attempt(attempt);

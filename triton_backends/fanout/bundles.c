@@ -22,7 +22,7 @@ void bundle_late(Call *call, Problem *problem) {
     for (int i = 0; i < call->bundle->attempt_count; i++) attempt_late(call->bundle->attempts[i], call->query, problem);
 }
 
-void bundle_answered(Bundle *bundle, uint8_t *answer) {
+void bundle_answered(Bundle *bundle, Buffer *answer) {
     RemoteService *service = bundle->service;
     bundle->answer = answer;
     bundle->references++; /* its calls may be gone before the last one is told */

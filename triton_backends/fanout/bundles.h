@@ -24,7 +24,7 @@ struct Bundle {
     int64_t tried[MOST_ATTEMPTS];
     int tried_count;
     bool retried;
-    uint8_t *answer;
+    Buffer *answer; /* holds `sums` */
     int64_t waiting;    /* calls that wait for the answer */
     int64_t references; /* calls that wait for it, or read it */
     int64_t call_count;
@@ -48,7 +48,7 @@ void bundle_share(Bundle *bundle);
 void bundle_send(Bundle *bundle, Replica *replica);
 void bundle_leave(Call *call); /* it waits no longer; where no other does the answer goes unheard */
 void bundle_late(Call *call, Problem *problem); /* its deadline has passed: what is to be said of the replica */
-void bundle_answered(Bundle *bundle, uint8_t *answer); /* which is the bundle's now */
+void bundle_answered(Bundle *bundle, Buffer *answer); /* which is the bundle's now */
 void bundle_attempt_failed(Bundle *bundle, Reason reason, const char *why); /* one that is over */
 
 /* ---- attempts.c ---- */

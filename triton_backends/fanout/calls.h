@@ -18,7 +18,7 @@ struct Call {
     Query *query;
     RemoteService *service;
     const Unit *units;   /* what the query is routed to, at all services */
-    const int64_t *rows; /* of each group */
+    const int64_t *rows; /* of each group, that it asks for */
     int64_t ids;         /* that it asks for */
     Call *next, **link; /* among those that wait; link: what points to it, NULL where it does not wait */
     uint64_t wait_ns;   /* since when */
@@ -38,6 +38,7 @@ struct Query {
     int64_t left; /* calls under way */
     int64_t call_count;
     int64_t client_queries; /* that it was joined of */
+    const int64_t *rows;    /* of each group, that these have */
     bool degrade, beginning, failed, degraded;
     Problem problem;
     Timer deadline;

@@ -37,7 +37,7 @@ struct Connection {
     Problem problem;
 };
 
-/* The connection is gone: its calls end, and it is freed at the next flush. */
+/* The connection is gone: its calls end, and it is freed by `loop_bury`. */
 void connection_end(Connection *connection, const char *why);
 
 /* A call ends; its connection knows it no longer. */

@@ -9,7 +9,8 @@
 #include "failures.h"
 
 enum {
-    READ_BYTES = 1 << 18,
+    FIRST_READ_BYTES = 1 << 12, /* doubled where they are filled: an answer that stays there keeps the rest from others */
+    MOST_READ_BYTES = 1 << 18,
     MOST_READS = 16, /* at a time: others wait */
     MOST_UNHEARD_BYTES = 8 << 20,
     UNHEARD_BYTES = 512 /* more than nghttp2 holds of a call whose request is sent, or is not to be sent any more */
@@ -18,18 +19,15 @@ static const uint64_t CONNECT_NS = 1000000000; /* until the server speaks */
 static const uint64_t LEAVE_NS = 60000000000;  /* for answers that nobody waits for */
 
 bool loop_open(Loop *loop, const Tls *tls, Problem *problem) {
-    *loop = (Loop){.epoll = -1, .tls = tls};
+    *loop = (Loop){.epoll = -1, .tls = tls, .last_touched = &loop->touched, .room = FIRST_READ_BYTES};
     if (!http2_load(problem)) return false;
     loop->epoll = epoll_create1(EPOLL_CLOEXEC);
-    loop->buffer = malloc(READ_BYTES);
-    if (loop->epoll >= 0 && loop->buffer != NULL) return true;
-    loop_close(loop);
-    return fail(problem, "no epoll, or out of memory");
+    return loop->epoll >= 0 || fail(problem, "no epoll");
 }
 
 void loop_close(Loop *loop) {
     if (loop->epoll >= 0) close(loop->epoll);
-    free(loop->buffer);
+    buffer_release(loop->buffer);
     timers_free(&loop->timers);
 }
 
@@ -58,8 +56,9 @@ Connection *connection_open(Loop *loop, const Address *address, ConnectionOwner 
 void connection_touch(Connection *connection) {
     if (connection->touched || connection->state == ENDED) return;
     connection->touched = true;
-    connection->next_touched = connection->loop->touched;
-    connection->loop->touched = connection;
+    connection->next_touched = NULL;
+    *connection->loop->last_touched = connection;
+    connection->loop->last_touched = &connection->next_touched;
 }
 
 void connection_call(Connection *connection, Stream *stream) {
@@ -146,14 +145,29 @@ static void closed(Connection *connection) {
     connection_end(connection, connection->problem.text);
 }
 
-static void receive(Connection *connection) {
-    ssize_t got = READ_BYTES;
-    for (int i = 0; i < MOST_READS && (got == READ_BYTES || (got > 0 && connection->secured != NULL)); i++) {
-        got = transport_read(connection, connection->loop->buffer, READ_BYTES);
-        if (got < 0) return closed(connection);
-        if (got > 0 && !http2_received(connection, connection->loop->buffer, (size_t)got))
-            return connection_end(connection, connection->problem.text);
+/* Read once, and let answers keep what they need of it; `more`: there may be more to read. */
+static bool receive_some(Connection *connection, bool *more) {
+    Loop *loop = connection->loop;
+    if (loop->buffer == NULL) loop->buffer = buffer_new(loop->room);
+    Buffer *buffer = loop->buffer;
+    if (buffer == NULL) return connection_end(connection, "out of memory"), false;
+    const ssize_t got = transport_read(connection, buffer->bytes, buffer->room);
+    if (got < 0) return closed(connection), false;
+    const bool good = got == 0 || http2_received(connection, buffer->bytes, (size_t)got), full = got == (ssize_t)buffer->room;
+    *more = full || (got > 0 && connection->secured != NULL);
+    if (full && loop->room < MOST_READ_BYTES) loop->room *= 2;
+    if (buffer->holders > 1 || buffer->room < loop->room) {
+        loop->buffer = NULL;
+        buffer_release(buffer);
     }
+    if (!good) connection_end(connection, connection->problem.text);
+    return good;
+}
+
+static void receive(Connection *connection) {
+    bool more = true;
+    for (int i = 0; i < MOST_READS && more; i++)
+        if (!receive_some(connection, &more)) return;
     connection_touch(connection);
 }
 
@@ -192,9 +206,13 @@ void loop_flush(Loop *loop) {
     while (loop->touched != NULL) {
         Connection *connection = loop->touched;
         loop->touched = connection->next_touched;
+        if (loop->touched == NULL) loop->last_touched = &loop->touched;
         connection->touched = false;
         flush(connection);
     }
+}
+
+void loop_bury(Loop *loop) {
     for (Connection **link = &loop->connections; *link != NULL;) {
         Connection *connection = *link;
         if (connection->state != ENDED) {

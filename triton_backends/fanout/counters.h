@@ -13,6 +13,7 @@ typedef enum {
     CALL_DURATION_US,
     QUERIES,
     WAIT_US,
+    REPEATED_BAGS,
     FAILURES, /* and REASONS - 1 more: FAILURES + reason */
     SKIPPED = FAILURES + REASONS,
     RETRIES,

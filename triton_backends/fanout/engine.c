@@ -8,6 +8,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "../native/shell.h"
@@ -28,8 +29,11 @@ struct Engine {
     RemoteService *services;
     int64_t service_count; /* that are open */
     Timer tick;
+    int alarm; /* a timerfd: the next timer is due */
+    uint64_t alarm_ns; /* when it rings; 0: it has rung */
+    pthread_mutex_t turn; /* whose holder has all of the above to itself */
     pthread_t thread;
-    int wake; /* an eventfd: there is something below */
+    int wake; /* an eventfd: there are addresses below, or it is the end */
     pthread_mutex_t lock;
     Query *queries, **last_query;
     AddressList *lists, **last_list;
@@ -47,16 +51,6 @@ static void wake(Engine *engine) {
     if (write(engine->wake, &one, sizeof one) < 0) log_warning("the router's thread: %s", strerror(errno));
 }
 
-void engine_submit(Engine *engine, Query *query) {
-    query->next = NULL;
-    pthread_mutex_lock(&engine->lock);
-    const bool first = engine->queries == NULL;
-    *engine->last_query = query;
-    engine->last_query = &query->next;
-    pthread_mutex_unlock(&engine->lock);
-    if (first) wake(engine);
-}
-
 void engine_set_addresses(Engine *engine, int64_t service, Address *addresses, int64_t count) {
     AddressList *list = malloc(sizeof *list);
     if (list == NULL) {
@@ -71,7 +65,7 @@ void engine_set_addresses(Engine *engine, int64_t service, Address *addresses, i
     wake(engine);
 }
 
-/* ---- the thread ---- */
+/* ---- a turn ---- */
 
 static void look(Engine *engine) {
     for (int64_t k = 0; k < engine->service_count; k++)
@@ -112,6 +106,52 @@ static bool take_over(Engine *engine) {
     return !stopping;
 }
 
+/* Have the engine's thread woken once the next timer is due. One that rings too soon does no harm. */
+static void set_alarm(Engine *engine) {
+    const uint64_t at_ns = timers_next_ns(&engine->loop.timers);
+    if (engine->alarm_ns != 0 && engine->alarm_ns <= at_ns) return;
+    const struct itimerspec at = {.it_value = {(time_t)(at_ns / 1000000000), (long)(at_ns % 1000000000)}};
+    if (timerfd_settime(engine->alarm, TFD_TIMER_ABSTIME, &at, NULL) == 0) engine->alarm_ns = at_ns;
+    else log_warning("the router's alarm: %s", strerror(errno));
+}
+
+/* All that is to be done now, by whoever has the turn; false once the engine is to stop. */
+static bool work(Engine *engine) {
+    const bool goes_on = take_over(engine);
+    timers_run(&engine->loop.timers, engine->loop.now_ns);
+    loop_flush(&engine->loop);
+    set_alarm(engine);
+    return goes_on;
+}
+
+static bool is_asked(Engine *engine) {
+    pthread_mutex_lock(&engine->lock);
+    const bool asked = engine->queries != NULL;
+    pthread_mutex_unlock(&engine->lock);
+    return asked;
+}
+
+/* Begin the queries that were handed over. Who has the turn now looks again after it, so that none is left. */
+static void begin_queries(Engine *engine) {
+    while (is_asked(engine) && pthread_mutex_trylock(&engine->turn) == 0) {
+        engine->loop.now_ns = now_ns();
+        work(engine);
+        pthread_mutex_unlock(&engine->turn);
+    }
+}
+
+void engine_submit(Engine *engine, Query *query) {
+    query->next = NULL;
+    pthread_mutex_lock(&engine->lock);
+    *engine->last_query = query;
+    engine->last_query = &query->next;
+    pthread_mutex_unlock(&engine->lock);
+    if (engine->loop.tls != NULL) wake(engine); /* OpenSSL may raise SIGPIPE, which this thread need not have blocked */
+    else begin_queries(engine);
+}
+
+/* ---- the thread ---- */
+
 static void finish(Engine *engine) {
     timer_stop(&engine->loop.timers, &engine->tick);
     for (int64_t k = 0; k < engine->service_count; k++) service_close(engine->services + k);
@@ -119,24 +159,34 @@ static void finish(Engine *engine) {
     timers_run(&engine->loop.timers, engine->loop.now_ns); /* calls that found no connection */
 }
 
+static void empty(int fd) {
+    uint64_t rung;
+    if (read(fd, &rung, sizeof rung) < 0 && errno != EAGAIN) log_warning("the router's thread: %s", strerror(errno));
+}
+
+static void see(Engine *engine, const struct epoll_event *event) {
+    if (event->data.ptr == &engine->wake) return empty(engine->wake);
+    if (event->data.ptr != &engine->alarm) return connection_ready(event->data.ptr, event->events);
+    empty(engine->alarm);
+    engine->alarm_ns = 0;
+}
+
 static void *run(void *argument) {
     Engine *engine = argument;
-    Loop *loop = &engine->loop;
     struct epoll_event events[MOST_EVENTS];
     bool goes_on = true;
     prctl(PR_SET_NAME, "elasticrec-fan");
     while (goes_on) {
-        loop_flush(loop);
-        const int count = epoll_wait(loop->epoll, events, MOST_EVENTS, timers_wait_ms(&loop->timers, now_ns()));
-        loop->now_ns = now_ns();
-        for (int i = 0; i < count; i++) {
-            uint64_t rung;
-            if (events[i].data.ptr != NULL) connection_ready(events[i].data.ptr, events[i].events);
-            else if (read(engine->wake, &rung, sizeof rung) > 0) goes_on = take_over(engine);
-        }
-        timers_run(&loop->timers, loop->now_ns);
+        const int count = epoll_wait(engine->loop.epoll, events, MOST_EVENTS, -1);
+        pthread_mutex_lock(&engine->turn);
+        engine->loop.now_ns = now_ns();
+        for (int i = 0; i < count; i++) see(engine, events + i);
+        goes_on = work(engine);
+        if (!goes_on) finish(engine);
+        loop_bury(&engine->loop); /* in this thread alone: what epoll has told of is used no more */
+        pthread_mutex_unlock(&engine->turn);
+        begin_queries(engine);
     }
-    finish(engine);
     return NULL;
 }
 
@@ -165,21 +215,29 @@ static void engine_free(Engine *engine) {
     for (int64_t k = 0; k < engine->service_count; k++) service_free(engine->services + k);
     free(engine->services);
     if (engine->wake >= 0) close(engine->wake);
+    if (engine->alarm >= 0) close(engine->alarm);
     loop_close(&engine->loop);
+    pthread_mutex_destroy(&engine->turn);
     pthread_mutex_destroy(&engine->lock);
     free(engine);
 }
 
+static bool watch(Engine *engine, int *fd) {
+    struct epoll_event event = {EPOLLIN, {.ptr = fd}};
+    return *fd >= 0 && epoll_ctl(engine->loop.epoll, EPOLL_CTL_ADD, *fd, &event) == 0;
+}
+
 static bool open_all(Engine *engine, const Tls *tls, Counters *counters, Problem *problem) {
-    struct epoll_event event = {EPOLLIN, {.ptr = NULL}};
     if (!loop_open(&engine->loop, tls, problem) || !open_services(engine, counters, problem)) return false;
     engine->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    engine->alarm = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (!watch(engine, &engine->wake) || !watch(engine, &engine->alarm))
+        return fail(problem, "no eventfd, or no timerfd: %s", strerror(errno));
     engine->loop.now_ns = now_ns();
-    if (engine->wake < 0 || epoll_ctl(engine->loop.epoll, EPOLL_CTL_ADD, engine->wake, &event) != 0)
-        return fail(problem, "no eventfd: %s", strerror(errno));
-    return (timer_set(&engine->loop.timers, &engine->tick, engine->loop.now_ns, tick) ||
-            fail(problem, "out of memory")) &&
-           start_thread(engine, problem);
+    if (!timer_set(&engine->loop.timers, &engine->tick, engine->loop.now_ns, tick))
+        return fail(problem, "out of memory");
+    set_alarm(engine);
+    return start_thread(engine, problem);
 }
 
 Engine *engine_open(const Settings *settings, const Tls *tls, Counters *counters, Problem *problem) {
@@ -189,9 +247,10 @@ Engine *engine_open(const Settings *settings, const Tls *tls, Counters *counters
         return NULL;
     }
     engine->settings = settings;
-    engine->wake = -1;
+    engine->wake = engine->alarm = -1;
     engine->last_query = &engine->queries;
     engine->last_list = &engine->lists;
+    pthread_mutex_init(&engine->turn, NULL);
     pthread_mutex_init(&engine->lock, NULL);
     if (open_all(engine, tls, counters, problem)) return engine;
     engine_free(engine);

@@ -1,4 +1,5 @@
-/* The router's event loop, in a thread of its own: Triton's thread hands queries over and is free for the next. */
+/* The router's event loop. A thread of its own waits for what is to be done; who hands a query over begins it and sends its
+ * calls itself, without waking that thread, unless somebody is at the loop already. One at a time has the turn. */
 #ifndef ELASTICREC_ENGINE_H
 #define ELASTICREC_ENGINE_H
 
@@ -15,10 +16,10 @@ void engine_close(Engine *engine);
 /* The services, in the settings' order: for a query's calls. */
 RemoteService *engine_service(Engine *engine, int64_t index);
 
-/* Begin a query; `answered` is called in the engine's thread. Both from any thread. */
+/* Begin a query, from any thread; `answered` is called in the engine's, or in that of any query that is submitted. */
 void engine_submit(Engine *engine, Query *query);
 
-/* The replicas of a service from now on; addresses: the engine's from here. */
+/* From any thread: the replicas of a service from now on; addresses: the engine's from here. */
 void engine_set_addresses(Engine *engine, int64_t service, Address *addresses, int64_t count);
 
 #endif

@@ -1,196 +1,14 @@
-/* The tensors that look-ups name -> of each group `sums` (rows, widths of all its look-ups), added up of what the embedding
- * services answer, or put together of rows that they answer as they are, and `divisors` (rows, bags of all look-ups) where some are averaged; with `missing_shard: degrade` also
- * `degraded` (rows of the first group, 1). Queries that Triton hands over together are asked as one. */
+/* The tensors that look-ups name -> `sums`, `divisors` and `degraded` (`answering.c`). Queries that Triton hands over
+ * together are asked as one. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "../native/queries.h"
-#include "watcher.h"
+#include "jobs.h"
 
 static const char ADDRESSES[] = "ELASTICREC_ADDRESSES"; /* names the address file; else it is the build's own */
 static const uint64_t CONNECT_WAIT_NS = 10000000000; /* then it serves all the same, and says which do not answer */
-
-typedef struct {
-    Router *router;
-    Settings settings;
-    Tls *tls;
-    Counters *counters;
-    Engine *engine;
-    Watcher *watcher;
-    char *addresses;
-    atomic_int_fast64_t in_flight;
-} Model;
-
-/* A client's query. */
-typedef struct {
-    TRITONBACKEND_Request *request;
-    QueryInputs inputs; /* until it is routed */
-    int64_t *rows;      /* of each group */
-    int64_t position;   /* the first of its ids' positions */
-    uint64_t begin_ns;
-} Member;
-
-/* The queries of one call of Triton's. */
-typedef struct {
-    Query query;
-    Model *model;
-    TRITONBACKEND_ModelInstance *instance;
-    Member *members;
-    uint32_t member_count;
-    int64_t *rows; /* of each group, of all; then those of the members */
-    Unit *units;   /* what they are routed to */
-    RowSet set;    /* the rows that are asked for as they are */
-    AnsweredRows *found; /* what each unit answered */
-    const void **sums;
-} Job;
-
-/* ---- answers ---- */
-
-/* Send a response, good or not, and let the request go. */
-static void respond(Job *job, const Member *member, TRITONBACKEND_Response *response, int code, const char *why) {
-    const uint64_t end_ns = now_ns();
-    TRITONSERVER_Error *error = why == NULL ? NULL : TRITONSERVER_ErrorNew(code, why);
-    if (response != NULL) log_error(TRITONBACKEND_ResponseSend(response, TRITON_RESPONSE_FINAL, error));
-    if (error != NULL) TRITONSERVER_ErrorDelete(error);
-    log_error(TRITONBACKEND_ModelInstanceReportStatistics(job->instance, member->request, why == NULL, member->begin_ns,
-                                                          member->begin_ns, end_ns, end_ns));
-    log_error(TRITONBACKEND_RequestRelease(member->request, TRITON_RELEASE_ALL));
-}
-
-static void refuse(Job *job, const Member *member, int code, const char *why) {
-    Problem problem;
-    TRITONBACKEND_Response *response = NULL;
-    if (!passed(TRITONBACKEND_ResponseNew(&response, member->request), &problem)) log_warning("%s", problem.text);
-    respond(job, member, response, code, why);
-}
-
-/* Put rows that were answered as they are where they belong; zeros for padding, and for what is missing. */
-static void put_rows(const Job *job, int64_t group, int64_t rows, const int32_t **position, int64_t width, char *total) {
-    const Settings *settings = &job->model->settings;
-    const RoutedLookup *lookups = job->model->router->lookups;
-    const bool half = settings->half != 0;
-    for (const UnpooledColumns *unpooled = settings->unpooled; unpooled < settings->unpooled + settings->unpooled_count; unpooled++) {
-        if (lookups[unpooled->lookup].group != group) continue;
-        const int64_t count = lookups[unpooled->lookup].routed.count, bytes = (half ? 2 : 4) * unpooled->dim;
-        for (int64_t row = 0; row < rows; row++) {
-            char *to = total + 4 * (row * width + unpooled->to);
-            for (int64_t i = 0; i < count; i++, to += 4 * unpooled->dim) {
-                const int32_t at = *(*position)++;
-                const FoundRow *found = at < 0 ? NULL : job->set.rows + at;
-                const AnsweredRows *answered = found == NULL ? NULL : job->found + found->unit;
-                if (answered == NULL || answered->numbers == NULL) {
-                    memset(to, 0, 4 * (size_t)unpooled->dim);
-                } else {
-                    const int64_t index = answered->index == NULL ? found->index : answered->index[found->index];
-                    numbers_copy(answered->numbers + index * bytes, half, unpooled->dim, to);
-                }
-            }
-        }
-    }
-}
-
-/* A group's sums of the rows from `begin` on, added up in the plan's order. */
-static bool put_sums(const Job *job, int64_t group, int64_t begin, int64_t rows, const int32_t **position,
-                     TRITONBACKEND_Response *response, Problem *problem) {
-    const Settings *settings = &job->model->settings;
-    const int64_t width = settings->widths[group];
-    char name[TENSOR_NAME_BYTES], suffix[SUFFIX_BYTES];
-    void *total;
-    group_suffix(group, suffix);
-    snprintf(name, sizeof name, "sums%s", suffix);
-    if (!add_output(response, name, TRITON_TYPE_FP32, rows, width, &total, problem)) return false;
-    if (job->model->router->groups[group].unpooled > job->model->router->groups[group].first)
-        memset(total, 0, sizeof(float) * (size_t)(rows * width));
-    for (int64_t k = 0; k < job->query.call_count; k++) {
-        const Call *call = job->query.calls + k;
-        const RemoteShard *shard = settings->services + k;
-        for (int64_t g = 0; call->answered && g < shard->group_count; g++) {
-            const RemoteGroup *part = shard->groups + g;
-            if (part->part->group != group || part->part->bags == 0) continue;
-            const AnswerShape before = {.rows = begin, .width = part->width, .half = settings->half != 0};
-            const AnswerShape here = {.rows = rows, .width = part->width, .half = settings->half != 0};
-            sums_add((const char *)call->sums[part->tensor] + sums_bytes(&before), &here, part->runs, part->run_count,
-                     width, total);
-        }
-    }
-    put_rows(job, group, rows, position, width, total);
-    return true;
-}
-
-static bool put_degraded(const Job *job, int64_t rows, TRITONBACKEND_Response *response, Problem *problem) {
-    void *degraded;
-    if (!job->model->settings.degrade) return true;
-    if (!add_output(response, "degraded", TRITON_TYPE_BOOL, rows, 1, &degraded, problem)) return false;
-    memset(degraded, job->query.degraded, (size_t)rows);
-    return true;
-}
-
-/* What averaged bags are divided by: the ids that were answered. */
-static bool put_all_divisors(const Job *job, const int64_t *begin, const int64_t *rows, TRITONBACKEND_Response *response,
-                             Problem *problem) {
-    const Router *router = job->model->router;
-    Unit *units = malloc((size_t)router->unit_count * sizeof *units);
-    bool *asked = malloc((size_t)router->service_count * sizeof *asked);
-    bool good = (units != NULL && asked != NULL) || fail(problem, "divisors: out of memory");
-    for (int64_t u = 0; good && u < router->unit_count; u++) {
-        units[u] = job->units[u];
-        units[u].lengths += begin[router->units[u].group] * units[u].bags;
-    }
-    for (int64_t k = 0; good && k < router->service_count; k++) asked[k] = job->query.calls[k].answered;
-    for (int64_t g = 0; good && g < router->group_count; g++)
-        good = put_divisors(router, g, units, asked, rows[g], response, problem);
-    free(asked);
-    free(units);
-    return good;
-}
-
-/* begin: the member's first row of each group. */
-static void answer(Job *job, const Member *member, const int64_t *begin) {
-    Problem problem;
-    TRITONBACKEND_Response *response = NULL;
-    const int32_t *position = job->set.positions + member->position;
-    bool good = passed(TRITONBACKEND_ResponseNew(&response, member->request), &problem);
-    for (int64_t g = 0; good && g < job->model->router->group_count; g++)
-        good = put_sums(job, g, begin[g], member->rows[g], &position, response, &problem);
-    good = good && put_degraded(job, member->rows[0], response, &problem) &&
-           put_all_divisors(job, begin, member->rows, response, &problem);
-    respond(job, member, response, TRITON_ERROR_INTERNAL, good ? NULL : problem.text);
-}
-
-static void job_free(Job *job) {
-    for (int64_t k = 0; k < job->query.call_count; k++) call_close(job->query.calls + k);
-    free(job->units);
-    free(job->found);
-    rows_close(&job->set);
-    free(job->query.calls);
-    free(job->sums);
-    free(job->members);
-    free(job->rows);
-    free(job);
-}
-
-static void answered(Query *query) {
-    Job *job = OWNER(query, Job, query);
-    Model *model = job->model;
-    const uint64_t rows = (uint64_t)job->rows[0];
-    for (int64_t k = 0; !query->failed && k < query->call_count; k++)
-        if (query->calls[k].missing) count(model->counters, DEGRADED, k, job->member_count);
-    int64_t *begin = job->rows; /* from here on */
-    memset(begin, 0, (size_t)model->router->group_count * sizeof *begin);
-    for (uint32_t i = 0; i < job->member_count; i++) {
-        const Member *member = job->members + i;
-        if (query->failed) refuse(job, member, TRITON_ERROR_UNAVAILABLE, query->problem.text);
-        else answer(job, member, begin);
-        for (int64_t g = 0; g < model->router->group_count; g++) begin[g] += member->rows[g];
-        atomic_fetch_sub(&model->in_flight, 1);
-    }
-    const uint64_t end_ns = now_ns();
-    log_error(TRITONBACKEND_ModelInstanceReportBatchStatistics(job->instance, rows, query->begin_ns, query->begin_ns,
-                                                               end_ns, end_ns));
-    job_free(job);
-}
 
 /* ---- queries ---- */
 
@@ -242,11 +60,14 @@ static bool make_room(Job *job, int64_t *room, Problem *problem) {
         for (int64_t u = 0; u < router->unit_count; u++) room[u] += member->inputs.reading.room[u];
         unpooled += member->inputs.reading.unpooled;
     }
+    for (int64_t u = 0; u < router->unit_count; u++)
+        if (job->rows[router->units[u].group] * router->units[u].bags > INT32_MAX) return fail(problem, "too many bags");
     for (int64_t k = 0; k < settings->service_count; k++) tensors += (size_t)settings->services[k].tensor_count;
     job->query.calls = calloc((size_t)router->service_count, sizeof *job->query.calls);
+    job->asked = calloc((size_t)(router->service_count * router->group_count), sizeof *job->asked);
     job->sums = calloc(tensors, sizeof *job->sums);
     job->found = calloc((size_t)router->unit_count, sizeof *job->found);
-    return ((job->query.calls != NULL && job->sums != NULL && job->found != NULL) ||
+    return ((job->query.calls != NULL && job->asked != NULL && job->sums != NULL && job->found != NULL) ||
             fail(problem, "out of memory")) &&
            rows_open(router, unpooled, &job->set, problem) &&
            units_open(router, room, job->rows, &job->units, problem);
@@ -260,7 +81,8 @@ static bool route(Job *job, Member *member, const int64_t *begin, Unit *outputs,
         outputs[u].lengths += begin[router->units[u].group] * outputs[u].bags;
     }
     member->position = job->set.position_count;
-    const bool good = router_route(router, member->inputs.tensors, &member->inputs.reading, outputs, &job->set, problem);
+    const bool good = router_route(router, member->inputs.tensors, &member->inputs.reading, true, outputs, &job->set,
+                                   problem);
     for (int64_t u = 0; u < router->unit_count; u++) {
         const size_t lengths = (size_t)(member->rows[router->units[u].group] * outputs[u].bags);
         if (good) job->units[u].count = outputs[u].count;
@@ -300,7 +122,8 @@ static void make_calls(Job *job) {
     const Settings *settings = &job->model->settings;
     Query *query = &job->query;
     const void **sums = job->sums;
-    query->answered = answered;
+    query->answered = job_answer;
+    query->rows = job->rows;
     query->degrade = settings->degrade != 0;
     query->client_queries = job->member_count;
     query->call_count = settings->service_count;
@@ -309,7 +132,7 @@ static void make_calls(Job *job) {
         query->calls[k] = (Call){
             .service = engine_service(job->model->engine, k),
             .units = job->units,
-            .rows = job->rows,
+            .rows = job->asked + k * job->model->router->group_count,
             .ids = count_ids(shard, job->units),
             .sums = sums,
             .found = job->found,
@@ -334,6 +157,7 @@ static bool execute(Job *job, TRITONBACKEND_Request **requests, uint32_t request
     else leave_all(job, problem.text);
     free(outputs);
     free(room);
+    if (job->member_count > 0 && !job_pack(job)) leave_all(job, "out of memory");
     if (job->member_count == 0) return false;
     make_calls(job);
     engine_submit(job->model->engine, &job->query); /* and it may be gone by now */

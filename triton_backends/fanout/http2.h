@@ -1,9 +1,10 @@
-/* gRPC calls over HTTP/2 connections, for one thread that waits for all of them in one epoll. */
+/* gRPC calls over HTTP/2 connections that share one epoll, for one thread at a time. */
 #ifndef ELASTICREC_HTTP2_H
 #define ELASTICREC_HTTP2_H
 
 #include <sys/socket.h>
 
+#include "buffers.h"
 #include "messages.h"
 #include "nghttp2.h"
 #include "timers.h"
@@ -34,7 +35,8 @@ struct Stream {
     size_t sent;
     uint8_t prefix[PREFIX_BYTES];
     size_t prefix_got, answer_bytes, answer_got;
-    uint8_t *answer; /* the server's message; to be freed by who made the call */
+    const uint8_t *answer; /* the server's message, in `held` */
+    Buffer *held;          /* to be released by who made the call */
     int http_status, status;
     bool broken; /* the answer is none; `details` says why */
     char details[DETAILS_BYTES];
@@ -48,13 +50,14 @@ struct ConnectionOwner {
     void (*lost)(ConnectionOwner *owner, const char *why); /* it is gone; its calls end. No longer the owner's. */
 };
 
-/* What the connections of one thread share. */
+/* What connections share. */
 struct Loop {
     int epoll;
     Timers timers;
     const Tls *tls; /* NULL: plain text */
-    Connection *connections, *touched; /* all; those to be flushed */
-    uint8_t *buffer;             /* for what is read */
+    Connection *connections, *touched, **last_touched; /* all; those to be flushed, in this order */
+    Buffer *buffer;              /* for what is read; NULL: it stays with an answer */
+    size_t room;                 /* of the next one */
     uint64_t now_ns;
 };
 
@@ -88,8 +91,11 @@ void connection_leave(Connection *connection);
 /* A connection's socket is ready, as epoll said. */
 void connection_ready(Connection *connection, uint32_t events);
 
-/* Send what is to be sent, and free what has ended: to be called before waiting. */
+/* Send what is to be sent: to be called before waiting. */
 void loop_flush(Loop *loop);
+
+/* Free what has ended. No event that epoll has told of may be told to `connection_ready` afterwards. */
+void loop_bury(Loop *loop);
 
 /* End all connections and their calls. */
 void loop_hang_up(Loop *loop, const char *why);

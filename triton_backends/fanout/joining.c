@@ -31,11 +31,11 @@ static int64_t call_bytes(const Call *call) {
     return 4 * numbers;
 }
 
-/* Whether no group has more rows than a service takes. */
+/* Whether no group has more rows than a service takes: as their queries have them, which bounds the ids too. */
 static bool add_rows(const Call *call, int64_t *rows) {
     bool fits = true;
     for (int64_t g = 0; g < group_count(call->service); g++) {
-        rows[g] += call->rows[g];
+        rows[g] += call->query->rows[g];
         fits &= rows[g] <= (g == 0 ? MAX_BATCH_ROWS : MAX_GROUP_ROWS);
     }
     return fits;
@@ -167,7 +167,7 @@ static void bundle_free(Bundle *bundle) {
     message_close(&bundle->message);
     rows_close(&bundle->set);
     free(bundle->units);
-    free(bundle->answer);
+    buffer_release(bundle->answer);
     free(bundle);
 }
 

@@ -320,11 +320,15 @@ void numbers_copy(const void *from, bool half, int64_t count, void *to) {
     }
 }
 
+void numbers_add(const void *from, bool half, int64_t count, void *to) {
+    (half ? add_halves : add_floats)(from, count, to);
+}
+
 void sums_add(const void *sums, const AnswerShape *shape, const Run *runs, int64_t run_count, int64_t width, void *total) {
     const int64_t bytes = shape->half ? 2 : 4;
     const char *from = sums;
     char *to = total;
     for (int64_t row = 0; row < shape->rows; row++, from += bytes * shape->width, to += 4 * width)
         for (const Run *run = runs; run < runs + run_count; run++)
-            (shape->half ? add_halves : add_floats)(from + bytes * run->from, run->columns, to + 4 * run->to);
+            numbers_add(from + bytes * run->from, shape->half, run->columns, to + 4 * run->to);
 }

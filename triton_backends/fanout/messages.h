@@ -58,6 +58,9 @@ bool sums_find(const void *answer, size_t size, const AnswerShape *shapes, int64
 /* Numbers of an answer, as float32; both may be unaligned. */
 void numbers_copy(const void *from, bool half, int64_t count, void *to);
 
+/* Likewise, added to float32 numbers. */
+void numbers_add(const void *from, bool half, int64_t count, void *to);
+
 /* Columns of a service's sums that are added at columns of the joined ones. */
 typedef struct {
     int64_t from, to, columns;

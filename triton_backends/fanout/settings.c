@@ -44,18 +44,58 @@ static bool read_run(Reader *reader, RemoteGroup *group, int64_t width) {
                  (long long)(width - run->to), (long long)run->to, (long long)run->columns));
 }
 
-static bool read_group(Reader *reader, RemoteGroup *group, const Settings *settings) {
+/* The dim of each unit that has bags; they make up the width. */
+static bool read_dims(Reader *reader, RemoteGroup *group, const Router *router) {
+    const RoutedPart *part = group->part;
+    bool more = true;
+    int64_t left = group->width;
+    group->dims = calloc((size_t)(part->end - part->first), sizeof *group->dims);
+    if (group->dims == NULL) return fail(reader->problem, "%s: out of memory", reader->file);
+    if (!read_mark(reader, ',') || !read_key(reader, "dims") || !read_mark(reader, '[')) return false;
+    if (part->bags == 0 && !read_open(reader, ']', &more)) return false;
+    for (int64_t u = part->first; more && u < part->end; u++) {
+        const int64_t bags = router->units[u].bags;
+        if (bags == 0) continue;
+        if (!read_number(reader, 1, MOST_COLUMNS, group->dims + (u - part->first)) || !read_next(reader, ']', &more))
+            return false;
+        left -= bags * group->dims[u - part->first];
+    }
+    return (!more && left == 0) ||
+           fail(reader->problem, "%s: dims: expected one of each unit of bags, which make up a width of %lld", reader->file,
+                (long long)group->width);
+}
+
+/* Where each bag's columns go: the runs must hold them all, in their order. */
+static bool place_bags(Reader *reader, RemoteGroup *group, const Router *router) {
+    const Run *run = group->runs, *end = group->runs + group->run_count;
+    int64_t *to = group->to = calloc((size_t)group->part->bags + 1, sizeof *to), from = 0;
+    if (to == NULL) return fail(reader->problem, "%s: out of memory", reader->file);
+    for (int64_t u = group->part->first; u < group->part->end; u++) {
+        const int64_t dim = group->dims[u - group->part->first];
+        for (int64_t bag = 0; bag < router->units[u].bags; bag++, from += dim) {
+            while (run < end && run->from + run->columns <= from) run++;
+            if (run == end || from < run->from || from + dim > run->from + run->columns)
+                return fail(reader->problem, "%s: pieces: expected each bag's columns in one, and them by `from`",
+                            reader->file);
+            *to++ = run->to + from - run->from;
+        }
+    }
+    return true;
+}
+
+static bool read_group(Reader *reader, RemoteGroup *group, const Settings *settings, const Router *router) {
     int64_t index;
     const bool bags = group->part->bags > 0;
     bool more = true;
     if (!read_mark(reader, '{') || !read_key(reader, "group") ||
         !read_number(reader, group->part->group, group->part->group, &index) ||
-        !number(reader, "width", bags ? 1 : 0, bags ? MOST_COLUMNS : 0, &group->width) || !read_mark(reader, ',') ||
-        !read_key(reader, "pieces") || !read_mark(reader, '[') || (!bags && !read_open(reader, ']', &more)))
+        !number(reader, "width", bags ? 1 : 0, bags ? MOST_COLUMNS : 0, &group->width) ||
+        !read_dims(reader, group, router) || !read_mark(reader, ',') || !read_key(reader, "pieces") ||
+        !read_mark(reader, '[') || (!bags && !read_open(reader, ']', &more)))
         return false;
     while (more)
         if (!read_run(reader, group, settings->widths[index]) || !read_next(reader, ']', &more)) return false;
-    return read_mark(reader, '}');
+    return read_mark(reader, '}') && place_bags(reader, group, router);
 }
 
 /* A service's groups: those of which the router knows parts, in its order. */
@@ -72,7 +112,7 @@ static bool read_groups(Reader *reader, RemoteShard *service, const Settings *se
         group->part = part;
         group->tensor = service->tensor_count;
         service->tensor_count += (part->bags > 0) + (part->unpooled > 0);
-        if (!read_group(reader, group, settings) || !read_next(reader, ']', &more)) return false;
+        if (!read_group(reader, group, settings, router) || !read_next(reader, ']', &more)) return false;
         if (!more && (part + 1 == end || part[1].service != index)) return true;
     }
     return fail(reader->problem, "%s: service %s: expected the groups that it has in router.json", reader->file,
@@ -163,7 +203,11 @@ bool settings_open(const char *folder, const Router *router, Settings *settings,
 void settings_close(Settings *settings) {
     for (int64_t k = 0; k < settings->service_count; k++) {
         RemoteShard *service = settings->services + k;
-        for (int64_t g = 0; g < service->group_count; g++) free(service->groups[g].runs);
+        for (int64_t g = 0; g < service->group_count; g++) {
+            free(service->groups[g].runs);
+            free(service->groups[g].dims);
+            free(service->groups[g].to);
+        }
         free(service->groups);
     }
     free(settings->services);

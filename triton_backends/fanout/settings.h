@@ -13,6 +13,8 @@ typedef struct {
     int64_t tensor;         /* the first of the answer's tensors that are its: sums, then rows as they are */
     Run *runs;
     int64_t run_count;
+    int64_t *dims; /* of the part's units; 0 where they have no bags */
+    int64_t *to;   /* of each bag of a row, unit by unit, its first column in the joined sums */
 } RemoteGroup;
 
 typedef struct {

@@ -1,6 +1,5 @@
 #include "timers.h"
 
-#include <limits.h>
 #include <stdlib.h>
 
 static void put(Timers *timers, Timer *timer, size_t position) {
@@ -60,12 +59,8 @@ void timers_run(Timers *timers, uint64_t now_ns) {
     }
 }
 
-int timers_wait_ms(const Timers *timers, uint64_t now_ns) {
-    if (timers->count == 0) return -1;
-    const uint64_t at_ns = timers->heap[0]->at_ns;
-    if (at_ns <= now_ns) return 0;
-    const uint64_t wait_ms = (at_ns - now_ns + 999999) / 1000000;
-    return wait_ms > INT_MAX ? INT_MAX : (int)wait_ms;
+uint64_t timers_next_ns(const Timers *timers) {
+    return timers->count > 0 ? timers->heap[0]->at_ns : UINT64_MAX;
 }
 
 void timers_free(Timers *timers) {

@@ -25,8 +25,8 @@ void timer_stop(Timers *timers, Timer *timer); /* one that is not set stays so *
 /* Ring all that are due; a timer may set and stop others. */
 void timers_run(Timers *timers, uint64_t now_ns);
 
-/* Milliseconds until the next one rings, rounded up; -1 where none is set. */
-int timers_wait_ms(const Timers *timers, uint64_t now_ns);
+/* When the next one is to ring; UINT64_MAX where none is set. */
+uint64_t timers_next_ns(const Timers *timers);
 void timers_free(Timers *timers);
 
 /* The struct of a type whose member a pointer points to. */

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-enum { MAX_SHARDS = 16, PADDING = -1 };
+enum { MAX_SHARDS = 16, PADDING = -1, REPEATED = -1 }; /* REPEATED: a length, of a bag that is the row before's */
 
 /* Bags of rows of one table, `count` side by side in each row of a group. */
 typedef struct {
@@ -36,6 +36,7 @@ typedef struct {
     int32_t *lengths; /* (rows, bags); of rows as they are one number, how many */
     int64_t bags;     /* of a row; 0: rows as they are */
     int64_t count;    /* out: ids written */
+    const int32_t *index; /* of each bag, (rows, bags), which of the lengths is its: -1, it is empty; NULL: each its own */
 } Unit;
 
 /* A row that is answered as it is: the index-th that its unit asks for. */
@@ -72,7 +73,7 @@ typedef struct {
     int64_t side, stride; /* so many bags' sums lie side by side, and those of the next ones `stride` numbers on */
 } Sums;
 
-int64_t elasticrec_route(const Read *reads, int64_t read_count, int64_t rows, Unit *units, int64_t *index);
+int64_t elasticrec_route(const Read *reads, int64_t read_count, int64_t rows, int64_t once, Unit *units, int64_t *index);
 int64_t elasticrec_check_rows(const Read *read, int64_t rows);
 void elasticrec_find_rows(const Read *read, int64_t rows, int64_t space, Unit *units, RowSet *set);
 void elasticrec_join_rows(const int32_t *ids, int64_t count, int64_t space, int64_t first, Unit *unit, RowSet *set);

@@ -109,13 +109,15 @@ bool router_read(const Router *router, const Tensor *tensors, Reading *reading, 
 void router_forget(const Router *router, Reading *reading);
 
 /* elasticrec_route and elasticrec_find_rows for all groups, once all `checked` ids are good; the problem names table, id
- * and index, and then `set` is as before. units: one each, in their order, with room for the reading's ids (and weights) and rows * bags zeroed lengths.
+ * and index, and then `set` is as before. units: one each, in their order, with room for the reading's ids (and weights)
+ * and rows * bags zeroed lengths. once: bags that are the row before's are left out, as elasticrec_route says.
  * set: with room for the reading's ids of un-pooled look-ups, whose positions are added in the order of `order`. */
-bool router_route(const Router *router, const Tensor *tensors, const Reading *reading, Unit *units, RowSet *set,
-                  Problem *problem);
+bool router_route(const Router *router, const Tensor *tensors, const Reading *reading, bool once, Unit *units,
+                  RowSet *set, Problem *problem);
 
 /* What each bag's sum is to be divided by: divisors (rows, bags of the group), the bag's ids where its look-up is averaged
- * and it has any, else 1. units: as router_route leaves them; asked: the services whose ids count, NULL for all. */
+ * and it has any, else 1. units: as router_route leaves them where
+ * no bag is left out, or with indexes; asked: the services whose ids count, NULL for all. */
 void router_divide(const Router *router, int64_t group, const Unit *units, const bool *asked, int64_t rows,
                    float *divisors);
 

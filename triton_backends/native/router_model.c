@@ -60,7 +60,7 @@ static bool route(const Router *router, const QueryInputs *inputs, TRITONBACKEND
     RowSet set;
     bool good = rows_open(router, reading->unpooled, &set, problem) &&
                 units_open(router, reading->room, reading->rows, &units, problem) &&
-                router_route(router, inputs->tensors, reading, units, &set, problem) &&
+                router_route(router, inputs->tensors, reading, false, units, &set, problem) &&
                 put_parts(router, units, reading->rows, response, problem);
     for (int64_t g = 0; good && g < router->group_count; g++)
         good = put_divisors(router, g, units, NULL, reading->rows[g], response, problem);

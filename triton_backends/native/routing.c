@@ -314,14 +314,14 @@ static bool check_others(const Router *router, const Tensor *tensors, Problem *p
     return true;
 }
 
-bool router_route(const Router *router, const Tensor *tensors, const Reading *reading, Unit *units, RowSet *set,
-                  Problem *problem) {
+bool router_route(const Router *router, const Tensor *tensors, const Reading *reading, bool once, Unit *units,
+                  RowSet *set, Problem *problem) {
     if (!check_others(router, tensors, problem) || !check_rows(router, tensors, reading, problem)) return false;
     for (int64_t g = 0; g < router->group_count; g++) {
         const RoutedGroup *group = router->groups + g;
         int64_t index;
         const int64_t bad = elasticrec_route(reading->reads + group->first, group->unpooled - group->first,
-                                             reading->rows[g], units, &index);
+                                             reading->rows[g], once, units, &index);
         if (bad >= 0) return bad_id_of(router, tensors, reading, group->first + bad, index, problem);
     }
     for (int64_t g = 0; g < router->group_count; g++)
@@ -336,11 +336,13 @@ static void count_ids(const RoutedLookup *lookup, const RoutedUnit *about, const
                       int64_t rows, int64_t width, float *divisors) {
     for (int64_t i = 0; i < lookup->unit_count; i++) {
         const Unit *unit = units + lookup->units[i];
-        const int32_t *lengths = unit->lengths + lookup->first_bags[i];
         if (asked != NULL && !asked[about[lookup->units[i]].service]) continue;
         for (int64_t row = 0; row < rows; row++)
-            for (int64_t bag = 0; bag < lookup->routed.count; bag++)
-                divisors[row * width + bag] += (float)lengths[row * unit->bags + bag];
+            for (int64_t bag = 0; bag < lookup->routed.count; bag++) {
+                const int64_t place = row * unit->bags + lookup->first_bags[i] + bag;
+                const int64_t length = unit->index == NULL ? place : unit->index[place];
+                if (length >= 0) divisors[row * width + bag] += (float)unit->lengths[length];
+            }
     }
 }
 
