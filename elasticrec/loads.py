@@ -79,7 +79,7 @@ def _of_spec(
     path: Path, repository: Path, queries: int, seed: int, expected: int, watch: Watch, tell: Tell
 ) -> QueryFile:
     spec, manifest = load_spec(path), load_manifest(repository)
-    model = spec.model
+    model = spec.queried
     if (manifest.inputs, manifest.tables, manifest.lookups) != (model.inputs, model.tables, model.lookups):
         raise InputError(
             f"{path}: expected the inputs, tables and look-ups of {repository}, got others; give its own spec"

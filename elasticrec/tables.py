@@ -9,6 +9,7 @@ from repo_builder.model.arrays import shape_text
 from repo_builder.model.types import Columns, Lookup, Model
 from repo_builder.partition.cost import DEFAULT_MEASURED_ON, DEFAULT_PROFILE
 from repo_builder.repository.manifest import ScoreError
+from repo_builder.words import count
 
 _MEASURED_ELSEWHERE = {
     DEFAULT_PROFILE.name: f" - of another machine ({DEFAULT_MEASURED_ON}): measure yours with elasticrec profile"
@@ -84,6 +85,17 @@ def kept_table(model: Model) -> Printed:
     printed.columns[-1].justify = "left"
     printed.columns[-1].no_wrap = False
     return printed
+
+
+def kept_line(model: Model) -> str:
+    """Which tables stay in the dense graph, in a line."""
+    kept, size_bytes = model.kept, sum(4 * each.rows * each.dim for each in model.kept)
+    more = f" and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
+    names = ", ".join(each.name for each in kept[:_NAMED])
+    return f"kept dense: {names}{more} ({count(len(kept), 'table')}, {size(size_bytes)} as float32)"
+
+
+_NAMED = 8
 
 
 def _columns(lookup: Lookup) -> str:

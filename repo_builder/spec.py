@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from repo_builder.documents import read_document, schema_problems
 from repo_builder.errors import SpecError
-from repo_builder.model.dlrm import Dlrm, dlrm_model
+from repo_builder.model.dlrm import Dlrm, dlrm_model, whole_dlrm_model
 from repo_builder.model.row_rule import AS_THEY_COME, RowRule, read_row_rule
 from repo_builder.model.source import KEEP_UNDER_BYTES, ModelFile, Source
 from repo_builder.model.types import Model
@@ -88,6 +88,11 @@ class Spec:
     ) -> Spec:
         """The spec of a model that is given by its numbers."""
         return cls(name, form, dlrm_model(name, form), access, serving, fleet, rows)
+
+    @property
+    def queried(self) -> Model:
+        """The model that queries are drawn for and accesses told of: a DLRM's tables that stay dense are read too."""
+        return whole_dlrm_model(self.name, self.form) if self.model.kept and isinstance(self.form, Dlrm) else self.model
 
     @property
     def gathers(self) -> float:

@@ -38,19 +38,20 @@ def read_dlrm(document: Mapping[str, Any], folder: Path) -> Dlrm:
             weights.get("tables_in_order", False),
         ),
         interaction=_INTERACTIONS[document.get("interaction", "dot")](document),
+        keep_under_bytes=document.get("keep_under_bytes"),
     )
 
 
 def dlrm_problems(document: Mapping[str, Any]) -> Iterator[str]:
     """What the schema cannot say; fields that already break the schema are passed over."""
-    for check in (_interaction_problems, _width_problems, _table_problems, _mode_problems):
+    for check in (_interaction_problems, _width_problems, _table_problems, _mode_problems, _keep_problems):
         yield from check(document)
 
 
 def _expand(entry: Mapping[str, Any]) -> Iterator[DlrmTable]:
     names = [entry["name"]] if "count" not in entry else [f"{entry['name']}_{i}" for i in range(entry["count"])]
-    mode, dtype = entry.get("mode", "sum"), entry.get("dtype", "fp32")
-    return (DlrmTable(name, entry["rows"], entry["dim"], entry["pooling"], mode, dtype) for name in names)
+    mode, dtype, keep = entry.get("mode", "sum"), entry.get("dtype", "fp32"), entry.get("keep")
+    return (DlrmTable(name, entry["rows"], entry["dim"], entry["pooling"], mode, dtype, keep) for name in names)
 
 
 def _interaction_problems(document: Mapping[str, Any]) -> Iterator[str]:
@@ -93,6 +94,24 @@ def _mode_problems(document: Mapping[str, Any]) -> Iterator[str]:
                 f"tables[{i}].mode: expected sum or mean, the pooling of its EmbeddingBagConfig, got none; a TorchRec "
                 "checkpoint does not hold it, and the scores differ"
             )
+
+
+def _keep_problems(document: Mapping[str, Any]) -> Iterator[str]:
+    """Something must be cut: a model that is dense alone needs no plan."""
+    entries, bound = _entries(document), document.get("keep_under_bytes")
+    if not entries or not all(_is_int(entry.get("rows")) and _is_int(entry.get("dim")) for entry in entries):
+        return
+    if all(entry.get("keep") == "dense" for entry in entries):
+        yield "tables: expected a table that is cut into shards, got keep: dense in all; take it out of the largest"
+    elif _is_int(bound) and all(
+        entry.get("keep") == "dense" or (entry.get("keep") is None and 4 * entry["rows"] * entry["dim"] < bound)
+        for entry in entries
+    ):
+        largest = max(4 * entry["rows"] * entry["dim"] for entry in entries)
+        yield (
+            f"keep_under_bytes: expected a table of at least as many bytes, which is cut, got {bound}, and all stay in "
+            f"the dense graph; the largest has {largest}"
+        )
 
 
 def _table_problems(document: Mapping[str, Any]) -> Iterator[str]:

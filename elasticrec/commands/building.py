@@ -114,9 +114,11 @@ def add_check(commands: Commands) -> None:
 def _check(args: argparse.Namespace) -> None:
     spec = load_spec(args.spec)
     table = plain_table("checked", "where", "found")
-    rows = sum(each.rows for each in spec.model.tables)
-    tables = count(len(spec.model.tables), "table")
-    table.add_row("spec", str(args.spec), f"{tables}, {rows:,} rows, {sum(spec.model.ids_per_row):g} ids a query row")
+    model = spec.queried
+    rows, tables = sum(each.rows for each in model.tables), count(len(model.tables), "table")
+    stay = len(model.tables) - len(spec.model.tables)
+    dense = f"; {stay} of them in the dense graph" if stay else ""
+    table.add_row("spec", str(args.spec), f"{tables}, {rows:,} rows, {sum(model.ids_per_row):g} ids a query row{dense}")
     checked = building.check(spec, watch=watch, tell=tell)
     for each in checked:
         table.add_row(each.name, each.where, each.found)

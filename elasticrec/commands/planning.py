@@ -27,7 +27,7 @@ from elasticrec.commands.common import (
     watch,
 )
 from elasticrec.loading import load_cluster, load_hotness, load_spec
-from elasticrec.tables import profile_line
+from elasticrec.tables import kept_line, profile_line
 from repo_builder.access.hotness import Hotness
 from repo_builder.analysis.sweep import FIELDS, Sweep, parse_sweep, sweep_csv, sweep_json
 from repo_builder.errors import InputError
@@ -104,6 +104,8 @@ def _plan(args: argparse.Namespace) -> None:
         return
     out.print(tables_plan.plan_table(plan))
     say(tables_plan.plan_summary(plan, spec))
+    if spec.model.kept:
+        say(kept_line(spec.model))
     if placement:
         out.print(tables_plan.placement_table(placement))
         say(tables_plan.placement_summary(placement))

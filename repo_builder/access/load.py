@@ -27,7 +27,7 @@ def load_hotness(spec: Spec, progress: Progress = silent, tell: Tell = nobody) -
 
     `progress` is called while a file is read, which takes long for a long trace; `tell` with what was passed over.
     """
-    tables = spec.model.tables
+    tables = spec.queried.tables
     check_tables(tables)
     others = tuple(table for table in tables if table.name not in spec.table_access)
     if not spec.table_access:

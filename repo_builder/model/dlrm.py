@@ -6,19 +6,22 @@ the interaction of these F + 1 vectors (`interaction.py`) -> top MLP -> sigmoid 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from math import prod
 from pathlib import Path
 from typing import Literal
 
 from repo_builder.model.interaction import Dot, Interaction, Stacks, linear_shapes
+from repo_builder.model.source import KEEP_UNDER_BYTES, Keep
 from repo_builder.model.types import (
     BATCH,
     Columns,
     Dense,
     Group,
     Ids,
+    Kept,
     Lookup,
     Model,
     PoolingMode,
@@ -39,7 +42,7 @@ class DlrmTable:
     """One embedding table, (rows, dim); a query row brings up to `pooling` ids, whose rows are pooled.
 
     mode: a bag's rows are summed, or averaged over the ids that it has; an empty bag is zeros either way. dtype: how
-    the rows come.
+    the rows come. keep: whether it stays in the dense graph or is cut into shards, where not its size is to decide.
     """
 
     name: str
@@ -48,6 +51,12 @@ class DlrmTable:
     pooling: int
     mode: PoolingMode = "sum"
     dtype: RowDtype = "fp32"
+    keep: Keep | None = None
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of its rows in the dense graph, where they are float32 however they come."""
+        return 4 * self.rows * self.dim
 
     @property
     def stored(self) -> Table:
@@ -70,7 +79,11 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Dlrm:
-    """A DLRM's shape, and its weights; `tables` are in wire order, and all of one dim, the last of `bottom_mlp`."""
+    """A DLRM's shape, and its weights; `tables` are in wire order, and all of one dim, the last of `bottom_mlp`.
+
+    keep_under_bytes: smaller tables stay in the dense graph. None: those under KEEP_UNDER_BYTES do, but where that is
+    every table none does, for something must be cut.
+    """
 
     dense_features: int
     bottom_mlp: tuple[int, ...]
@@ -79,6 +92,29 @@ class Dlrm:
     index_dtype: IndexDtype
     weights: Weights
     interaction: Interaction = field(default=Dot())
+    keep_under_bytes: int | None = None
+
+    @property
+    def kept(self) -> Mapping[int, str]:
+        """The positions of the tables that stay in the dense graph, and why each does."""
+        bound = KEEP_UNDER_BYTES if self.keep_under_bytes is None else self.keep_under_bytes
+        asked = {
+            i: f"keep: {each.name} is dense in the spec" for i, each in enumerate(self.tables) if each.keep == "dense"
+        }
+        small = {
+            i: f"its {each.dense_bytes} bytes are under {bound} (keep_under_bytes)"
+            for i, each in enumerate(self.tables)
+            if each.keep is None and each.dense_bytes < bound
+        }
+        if self.keep_under_bytes is None and len(asked) + len(small) == len(self.tables):
+            return asked
+        return dict(sorted({**asked, **small}.items()))
+
+    @property
+    def cut(self) -> tuple[int, ...]:
+        """The positions of the others, in order: those of the model's look-ups."""
+        kept = self.kept
+        return tuple(i for i in range(len(self.tables)) if i not in kept)
 
     @property
     def dim(self) -> int:
@@ -87,8 +123,8 @@ class Dlrm:
 
     @property
     def has_means(self) -> bool:
-        """Whether a table's bags are averaged."""
-        return any(table.mode == "mean" for table in self.tables)
+        """Whether bags of a table that is cut are averaged."""
+        return any(self.tables[i].mode == "mean" for i in self.cut)
 
     @property
     def index_columns(self) -> int:
@@ -129,8 +165,10 @@ class Dlrm:
         return 2 * (layers + self.interaction.multiply_adds(self.dim, self.vectors))
 
 
-def dlrm_model(name: str, dlrm: Dlrm) -> Model:
-    """The DLRM as a `Model`: `dense` and `indices` in, `score` out, a look-up per table in the batch's group."""
+def whole_dlrm_model(name: str, dlrm: Dlrm) -> Model:
+    """The DLRM as a `Model` of which all tables are cut: `dense` and `indices` in, `score` out, a look-up per table in
+    the batch's group.
+    """
     dense = Tensor("dense", "FP32", (BATCH, dlrm.dense_features))
     columns = dlrm.index_columns
     indices = Tensor("indices", "INT64" if dlrm.index_dtype == "int64" else "INT32", (BATCH, columns))
@@ -157,3 +195,25 @@ def dlrm_model(name: str, dlrm: Dlrm) -> Model:
         dense=Dense((dense,), dlrm.flops_per_row, dlrm.parameter_bytes, batched=True),
         finite=(dense.name,),
     )
+
+
+def dlrm_model(name: str, dlrm: Dlrm) -> Model:
+    """The DLRM as it is cut: what stays in the dense graph is looked up there, in the columns of `indices`."""
+    whole = whole_dlrm_model(name, dlrm)
+    kept = tuple(
+        Kept(table.name, table.rows, table.dim, reason, whole.lookups[i].ids)
+        for i, reason in dlrm.kept.items()
+        for table in (dlrm.tables[i],)
+    )
+    if not kept:
+        return whole
+    stay = [dlrm.tables[i] for i in dlrm.kept]
+    dense = Dense(
+        whole.inputs,
+        whole.dense.flops_per_row + sum(table.pooling * table.dim for table in stay),
+        whole.dense.parameter_bytes + sum(table.dense_bytes for table in stay),
+        batched=True,
+    )
+    lookups = tuple(replace(whole.lookups[i], table=position) for position, i in enumerate(dlrm.cut))
+    tables = tuple(whole.tables[i] for i in dlrm.cut)
+    return replace(whole, tables=tables, lookups=lookups, dense=dense, kept=kept)

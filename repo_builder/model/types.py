@@ -186,12 +186,16 @@ class IdsGraph:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A parameter that look-ups read and that stays in the dense graph, and why."""
+    """A parameter that look-ups read and that stays in the dense graph, and why.
+
+    ids: where those of its one look-up come from, if they are to be checked before the dense graph reads them.
+    """
 
     name: str
     rows: int
     dim: int
     reason: str
+    ids: Ids | None = None
 
 
 @dataclass(frozen=True, slots=True)

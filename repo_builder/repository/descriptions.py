@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from repo_builder.model.types import Columns, Lookup, Model, Ragged
+from repo_builder.model.types import Columns, Ids, Kept, Lookup, Model, Ragged
 from repo_builder.partition.plan import Shard
 from repo_builder.repository.service_names import dns_name
 from repo_builder.repository.wiring import Holding, Unit, joined, model_name, pieces
@@ -19,6 +19,7 @@ from triton_backends.router.routing import (
     ENDS,
     LENGTHS,
     OFFSETS,
+    CheckedIds,
     RoutedGroup,
     RoutedLookup,
     RoutedService,
@@ -77,6 +78,16 @@ def router_description(model: Model, wiring: Sequence[Holding], map_offsets: Map
         ],
         services=[RoutedService(held.name) for held in wiring],
         groups=[RoutedGroup(str(group.rows)) for group in model.groups],
+        checked=[_checked(kept, kept.ids, tensors) for kept in model.kept if kept.ids],
+    )
+
+
+def _checked(kept: Kept, ids: Ids, tensors: Sequence[str]) -> CheckedIds:
+    layout = ids.layout
+    if not isinstance(layout, Columns) or layout.width is None or ids.padding is None:
+        raise ValueError(f"{kept.name}: expected columns of a matrix of ids, and a padding")
+    return CheckedIds(
+        kept.name, kept.rows, tensors.index(ids.tensor), layout.width, layout.begin, layout.bag, ids.padding
     )
 
 

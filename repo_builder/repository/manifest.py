@@ -75,8 +75,8 @@ class Proof:
 class Manifest:
     """What a repository serves, for whoever runs, queries or deploys it without the spec.
 
-    inputs ... lookups: of the `Model`, all that queries are drawn by. batch: rows of a query. batched: whether rows of
-    several queries are scored together. sampled: whether `queries.npz` has rows of samples of what is not drawn.
+    inputs ... lookups: of `Spec.queried`, all that queries are drawn by. batch: rows of a query. batched: whether rows
+    of several queries are scored together. sampled: whether `queries.npz` has rows of samples of what is not drawn.
     """
 
     generator: str
@@ -132,9 +132,9 @@ def describe(
         batched=model.dense.batched,
         inputs=model.inputs,
         outputs=model.outputs,
-        tables=model.tables,
+        tables=spec.queried.tables,
         groups=model.groups,
-        lookups=model.lookups,
+        lookups=spec.queried.lookups,
         files=tuple(sorted(files, key=lambda entry: entry.path)),
         access=_entry(spec.access),
         table_access={name: _entry(access) for name, access in spec.table_access.items()},

@@ -25,7 +25,7 @@ _MOST_QUERIES = 64  # where each must be run by itself
 def kept_queries(spec: Spec, source: Source, hotness: Hotness) -> QueryFile:
     """What a build keeps in its repository: drawn queries, the same each time."""
     batch = spec.serving.batch
-    return draw_queries(spec.model, hotness, max(1, KEPT_ROWS // batch), batch, seed=0, samples=source.samples())
+    return draw_queries(spec.queried, hotness, max(1, KEPT_ROWS // batch), batch, seed=0, samples=source.samples())
 
 
 def proof_query(source: Source, kept: QueryFile) -> Arrays:
@@ -78,7 +78,8 @@ def _drawn(spec: Spec, source: Source, hotness: Hotness) -> SampleQueries:
     kept, tried = kept_queries(spec, source, hotness), source.tried()
     rows = min(_MOST_ROWS, _MOST_IDS // max(1, round(sum(model.ids_per_row))))
     count = max(1, min(rows // batch, rows if alone else _MOST_QUERIES))
-    drawn = draw_queries(model, hotness, count, batch, seed=1, samples=tried if tried is not None else source.samples())
+    samples = tried if tried is not None else source.samples()
+    drawn = draw_queries(spec.queried, hotness, count, batch, seed=1, samples=samples)
     queries = [proof_query(source, kept), *([] if alone else (drawn.query(i, batch) for i in range(count)))]
     if alone:
         queries.append(drawn.inputs)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights, dlrm_model
 from repo_builder.model.types import Columns, Ids, Ragged
+from repo_builder.partition.plan import Shard
 from repo_builder.repository.descriptions import (
     default_addresses,
     fanout_description,
@@ -15,7 +17,7 @@ from repo_builder.repository.descriptions import (
 from repo_builder.repository.service_names import service_names
 from repo_builder.repository.wiring import wire
 from repo_builder.spec import FleetSettings
-from tests.repository.test_wiring import CUT
+from tests.repository.test_wiring import CUT, plan, service
 from tests.toy_source import TOY, toy_spec
 
 WIRING = wire(TOY, CUT)
@@ -66,8 +68,9 @@ def test_the_routers() -> None:
         ],
         "services": [{"name": "hot"}, {"name": "cold"}],
         "groups": [{"name": "batch"}, {"name": "1"}],
+        "checked": [],
     }
-    assert list(document) == ["finite", "inputs", "tables", "lookups", "units", "services", "groups"]
+    assert list(document) == ["finite", "inputs", "tables", "lookups", "units", "services", "groups", "checked"]
     assert list(document["lookups"][0]) == [
         "name", "table", "group", "count", "mean", "ids", "width", "begin", "bag", "bounds", "kind", "block", "blocks",
         "weights", "has_padding", "padding", "from_end", "shards",
@@ -143,3 +146,16 @@ def test_a_fleets() -> None:
     assert default_addresses(long, WIRING) == {
         service: f"dns:///{name}:8001" for service, name in service_names(long.name, ["hot", "cold"]).items()
     }
+
+
+def test_what_a_dlrm_keeps_is_checked_by_routers() -> None:
+    """Its look-up is the dense graph's: it is in no table and no unit."""
+    tables = (DlrmTable("kept", 7, 4, 2, keep="dense"), DlrmTable("cut", 90, 4, 3))
+    model = dlrm_model("m", Dlrm(2, (4,), (1,), tables, "int64", Weights("random")))
+    cut = plan(model, service("tier0", [Shard("cut", 0, 90)]))
+    document = router_description(model, wire(model, cut), {0: 0}).document()
+    assert document["checked"] == [
+        {"name": "kept", "rows": 7, "ids": 0, "width": 5, "begin": 0, "columns": 2, "padding": -1}
+    ]
+    assert [(each["name"], each["table"], each["begin"]) for each in document["lookups"]] == [("cut", 0, 2)]
+    assert [table["name"] for table in document["tables"]] == ["cut"]

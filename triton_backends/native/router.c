@@ -176,6 +176,18 @@ static bool read_group(Reader *reader, Router *router) {
     return group != NULL && begin(reader, &group->name) && read_mark(reader, '}');
 }
 
+static bool read_checked(Reader *reader, Router *router) {
+    CheckedIds *ids = added(reader, &router->checked, &router->checked_count, sizeof *ids);
+    if (ids == NULL || !begin(reader, &ids->name) || !field(reader, "rows", 1, MAX_ROWS, &ids->rows) ||
+        !field(reader, "ids", 0, router->input_count - 1, &ids->ids) ||
+        !field(reader, "width", 1, MAX_ROWS, &ids->width) || !field(reader, "begin", 0, MAX_ROWS, &ids->begin) ||
+        !field(reader, "columns", 1, MAX_ROWS, &ids->columns) ||
+        !field(reader, "padding", INT64_MIN, INT64_MAX, &ids->padding) || !read_mark(reader, '}'))
+        return false;
+    return ids->begin + ids->columns <= ids->width ||
+           fail(reader->problem, "%s: table %s: its columns are not in the matrix", reader->file, ids->name.text);
+}
+
 /* ---- what follows from them ---- */
 
 /* Whether a look-up's rows can be answered as they are: each id is a bag of its own, whose sum and mean are its row. */
@@ -280,7 +292,8 @@ static bool read_router(Router *router, const char *folder, const Mapping *text,
            read_list(&reader, router, "lookups", read_lookup) && read_mark(&reader, ',') &&
            read_list(&reader, router, "units", read_unit) && read_mark(&reader, ',') &&
            read_list(&reader, router, "services", read_service) && read_mark(&reader, ',') &&
-           read_list(&reader, router, "groups", read_group) && read_mark(&reader, '}') && read_end(&reader) &&
+           read_list(&reader, router, "groups", read_group) && read_mark(&reader, ',') &&
+           read_list(&reader, router, "checked", read_checked) && read_mark(&reader, '}') && read_end(&reader) &&
            check_units(router, &reader) && make_parts(router, &reader) && (find_spaces(router), true) &&
            make_groups(router, &reader);
 }
@@ -308,7 +321,7 @@ Router *router_open(const char *folder, Problem *problem) {
 
 void router_close(Router *router) {
     void *const lists[] = {router->finite, router->inputs, router->services, router->tables, router->lookups,
-                           router->order,  router->units,  router->parts,    router->groups};
+                           router->order,  router->units,  router->parts,    router->groups, router->checked};
     unmap_file(&router->id_maps);
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) free(lists[i]);
     free(router);

@@ -61,6 +61,12 @@ typedef struct {
     int64_t means;      /* look-ups that are averaged */
 } RoutedGroup;
 
+/* Columns of a matrix of ids that another reads: they must be rows of a table, or the padding. */
+typedef struct {
+    Name name;
+    int64_t rows, ids, width, begin, columns, padding; /* ids: a tensor, by its index among the inputs */
+} CheckedIds;
+
 typedef struct {
     Name *finite, *services; /* finite: tensors whose numbers must be */
     RoutedInput *inputs;
@@ -71,7 +77,8 @@ typedef struct {
     RoutedUnit *units;
     RoutedPart *parts; /* in the units' order */
     RoutedGroup *groups;
-    int64_t table_count, lookup_count, unit_count, part_count, group_count;
+    CheckedIds *checked;
+    int64_t table_count, lookup_count, unit_count, part_count, group_count, checked_count;
     Mapping id_maps;
     uint64_t seed; /* of hash tables: nobody knows it */
 } Router;
@@ -101,9 +108,9 @@ bool router_measure(const Router *router, const Tensor *tensors, Reading *readin
 bool router_read(const Router *router, const Tensor *tensors, Reading *reading, Problem *problem);
 void router_forget(const Router *router, Reading *reading);
 
-/* elasticrec_route and elasticrec_find_rows for all groups; the problem names table, id and index, and then `set` is as
- * before. units: one each, in their order, with room for the reading's ids (and weights) and rows * bags zeroed lengths.
- * once: bags that are the row before's are left out, as elasticrec_route says.
+/* elasticrec_route and elasticrec_find_rows for all groups, once all `checked` ids are good; the problem names table, id
+ * and index, and then `set` is as before. units: one each, in their order, with room for the reading's ids (and weights)
+ * and rows * bags zeroed lengths. once: bags that are the row before's are left out, as elasticrec_route says.
  * set: with room for the reading's ids of un-pooled look-ups, whose positions are added in the order of `order`. */
 bool router_route(const Router *router, const Tensor *tensors, const Reading *reading, bool once, Unit *units,
                   RowSet *set, Problem *problem);

@@ -22,19 +22,24 @@ static const char *label(const Router *router, const RoutedLookup *lookup, char 
     return text;
 }
 
-/* An id that is none of the table's; index: in the tensor; width: of its rows, 0 where it has none. */
-static bool bad_id(const Router *router, const RoutedLookup *lookup, const Tensor *ids, int64_t width, int64_t index,
-                   Problem *problem) {
-    char text[2 * NAME_BYTES + 32], where[80], padding[48] = "";
-    const int64_t rows = lookup->routed.rows;
+/* An id that is none of the table's `rows`; index: in the tensor; width: of its rows, 0 where it has none. */
+static bool out_of_range(const char *label, const Tensor *tensor, const char *ids, int64_t width, int64_t index,
+                         int64_t least, int64_t rows, const int64_t *padding, Problem *problem) {
+    char where[80], empty[48] = "";
     if (width > 0)
         snprintf(where, sizeof where, "in row %lld, column %lld", (long long)(index / width), (long long)(index % width));
     else snprintf(where, sizeof where, "at index %lld", (long long)index);
-    if (lookup->has_padding)
-        snprintf(padding, sizeof padding, ", or %lld for an empty slot", (long long)lookup->padding);
-    return fail(problem, "%s: id %lld %s of %s is out of range; expected %lld to %lld%s", label(router, lookup, text),
-                (long long)at(ids, index), where, input(router, lookup->ids),
-                (long long)(lookup->from_end ? -rows : 0), (long long)rows - 1, padding);
+    if (padding != NULL) snprintf(empty, sizeof empty, ", or %lld for an empty slot", (long long)*padding);
+    return fail(problem, "%s: id %lld %s of %s is out of range; expected %lld to %lld%s", label,
+                (long long)at(tensor, index), where, ids, (long long)least, (long long)rows - 1, empty);
+}
+
+static bool bad_id(const Router *router, const RoutedLookup *lookup, const Tensor *ids, int64_t width, int64_t index,
+                   Problem *problem) {
+    char text[2 * NAME_BYTES + 32];
+    const int64_t rows = lookup->routed.rows;
+    return out_of_range(label(router, lookup, text), ids, input(router, lookup->ids), width, index,
+                        lookup->from_end ? -rows : 0, rows, lookup->has_padding ? &lookup->padding : NULL, problem);
 }
 
 /* ---- rows ---- */
@@ -292,9 +297,26 @@ static bool check_rows(const Router *router, const Tensor *tensors, const Readin
     return true;
 }
 
+/* Whether ids that others read are rows of their tables. */
+static bool check_others(const Router *router, const Tensor *tensors, Problem *problem) {
+    for (const CheckedIds *about = router->checked; about < router->checked + router->checked_count; about++) {
+        const Tensor *ids = tensors + about->ids;
+        for (int64_t begin = about->begin; begin + about->columns <= ids->count; begin += about->width)
+            for (int64_t index = begin; index < begin + about->columns; index++) {
+                const int64_t id = at(ids, index);
+                if ((id >= 0 && id < about->rows) || id == about->padding) continue;
+                char text[NAME_BYTES + 32];
+                snprintf(text, sizeof text, "table %s", about->name.text);
+                return out_of_range(text, ids, input(router, about->ids), about->width, index, 0, about->rows,
+                                    &about->padding, problem);
+            }
+    }
+    return true;
+}
+
 bool router_route(const Router *router, const Tensor *tensors, const Reading *reading, bool once, Unit *units,
                   RowSet *set, Problem *problem) {
-    if (!check_rows(router, tensors, reading, problem)) return false;
+    if (!check_others(router, tensors, problem) || !check_rows(router, tensors, reading, problem)) return false;
     for (int64_t g = 0; g < router->group_count; g++) {
         const RoutedGroup *group = router->groups + g;
         int64_t index;

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from triton_backends.router.routing import ENDS, LENGTHS, OFFSETS, RoutedLookup, RoutedTable
+from triton_backends.router.routing import ENDS, LENGTHS, OFFSETS, CheckedIds, RoutedLookup, RoutedTable
 
 PADDING = -1  # among ids that were read
 MAX_ROWS = 4096  # of the first group
@@ -50,13 +50,31 @@ def label(lookup: RoutedLookup, table: RoutedTable) -> str:
 
 def bad_id(lookup: RoutedLookup, table: RoutedTable, tensor: str, width: int | None, bad: int, index: int) -> str:
     """An id that is none of the table's. index: in the tensor; width: of its rows, if it has any."""
+    least, padding = -table.rows if lookup.from_end else 0, lookup.padding if lookup.has_padding else None
+    return _out_of_range(label(lookup, table), tensor, width, bad, index, least, table.rows, padding)
+
+
+def _out_of_range(
+    told: str, tensor: str, width: int | None, bad: int, index: int, least: int, rows: int, padding: int | None
+) -> str:
     at = f"at index {index}" if width is None else f"in row {index // width}, column {index % width}"
-    least = f"{-table.rows}" if lookup.from_end else "0"
-    padding = f", or {lookup.padding} for an empty slot" if lookup.has_padding else ""
-    return (
-        f"{label(lookup, table)}: id {bad} {at} of {tensor} is out of range; expected {least} to {table.rows - 1}"
-        f"{padding}"
-    )
+    empty = "" if padding is None else f", or {padding} for an empty slot"
+    return f"{told}: id {bad} {at} of {tensor} is out of range; expected {least} to {rows - 1}{empty}"
+
+
+def check_others(names: Sequence[str], checked: Sequence[CheckedIds], inputs: Mapping[str, NDArray[Any]]) -> None:
+    """Raise ValueError where ids that are not routed are none of their tables'."""
+    for each in checked:
+        name = names[each.ids]
+        ids = inputs[name].reshape(-1, each.width)[:, each.begin : each.begin + each.columns]
+        bad = np.argwhere(((ids < 0) | (ids >= each.rows)) & (ids != each.padding))
+        if bad.size:
+            row, column = bad[0].tolist()
+            index = row * each.width + each.begin + column
+            told = f"table {each.name}"
+            raise ValueError(
+                _out_of_range(told, name, each.width, int(ids[row, column]), index, 0, each.rows, each.padding)
+            )
 
 
 def read_lookups(

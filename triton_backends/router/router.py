@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triton_backends.router.idmap import Integers, find_rows, id_map_bytes
-from triton_backends.router.reading import PADDING, Reading, read_lookups
+from triton_backends.router.reading import PADDING, Reading, check_others, read_lookups
 from triton_backends.router.routing import RoutedLookup, Routing, suffix
 
 DIVISORS = "divisors"
@@ -84,6 +84,7 @@ class Router:
         """
         routing = self.routing
         readings = read_lookups(routing.inputs, routing.tables, routing.lookups, inputs, len(routing.groups))
+        check_others(routing.inputs, routing.checked, inputs)
         self._check_ids(readings)
         found = [self._find(reading) for reading in readings]
         rows = {reading.lookup.group: reading.rows for reading in readings}

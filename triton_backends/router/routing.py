@@ -97,6 +97,22 @@ class RoutedGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckedIds:
+    """Columns of a matrix of ids that are not routed, as the dense graph looks them up: rows of a table, or padding.
+
+    name, rows: the table's. ids: a tensor, by its place among the router's inputs; width: its columns.
+    """
+
+    name: str
+    rows: int
+    ids: int
+    width: int
+    begin: int
+    columns: int
+    padding: int
+
+
+@dataclass(frozen=True, slots=True)
 class Routing:
     """All that a router must know: `router.json` is this, its fields in this order, as `native/router.c` takes them.
 
@@ -111,6 +127,7 @@ class Routing:
     units: Sequence[RoutedUnit]
     services: Sequence[RoutedService]
     groups: Sequence[RoutedGroup]
+    checked: Sequence[CheckedIds] = ()
 
     def document(self) -> dict[str, Any]:
         """The content of `router.json`."""
@@ -127,6 +144,7 @@ class Routing:
             [RoutedUnit(**unit) for unit in document["units"]],
             [RoutedService(**service) for service in document["services"]],
             [RoutedGroup(**group) for group in document["groups"]],
+            [CheckedIds(**ids) for ids in document["checked"]],
         )
 
 

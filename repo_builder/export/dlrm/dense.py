@@ -1,6 +1,7 @@
 """The dense service's graph: partial sums of the embeddings in, scores out, as one ONNX file.
 
-Every weight, the interaction's order and the sums of the partials are in the graph, so any ONNX runtime serves it.
+Every weight, the interaction's order and the sums of the partials are in the graph, so any ONNX runtime serves it; the
+tables that stay dense too, with their look-ups (`kept.py`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,24 +22,34 @@ from onnxruntime import InferenceSession, SessionOptions
 from torch import nn
 
 from repo_builder.errors import ExportError
-from repo_builder.export.dlrm.layers import DenseWeights, Layer, TablePartial
-from repo_builder.export.dlrm.reference import score_pooled
+from repo_builder.export.dlrm.kept import KeptLookups
+from repo_builder.export.dlrm.layers import DenseWeights, KeptRows, Layer, TablePartial
+from repo_builder.export.dlrm.reference import pool, score_pooled
 from repo_builder.export.torch_onnx import OPSET, clean, quiet
-from repo_builder.model.dlrm import Dlrm
+from repo_builder.model.dlrm import PADDING, Dlrm
 from repo_builder.model.interaction import InteractionKind
 from repo_builder.model.source import DIVISORS
 
 
 @dataclass(frozen=True, slots=True)
 class _TableRun:
-    """Neighbouring tables held by the same partials: summed together. `slices` is (partial, first column, width)."""
+    """Neighbouring tables held by the same partials: summed together. `slices` is (partial, first column, width).
 
+    first: among all of the model's tables.
+    """
+
+    first: int
     slices: tuple[tuple[int, int, int], ...]
 
 
-def dense_module(dlrm: Dlrm, weights: DenseWeights, partials: Sequence[TablePartial]) -> DenseModule:
-    """The dense layers of a model, with the interaction that it has."""
-    return _MODULES[dlrm.interaction.kind](dlrm, weights, partials)
+def dense_module(
+    dlrm: Dlrm, weights: DenseWeights, partials: Sequence[TablePartial], kept: Sequence[KeptRows] = ()
+) -> DenseModule:
+    """The dense layers of a model, with the interaction that it has, and the tables that stay."""
+    module = _MODULES[dlrm.interaction.kind](dlrm, weights, partials)
+    if kept:
+        module.kept = KeptLookups(dlrm, kept)
+    return module
 
 
 class DenseModule(nn.Module, ABC):
@@ -48,24 +60,41 @@ class DenseModule(nn.Module, ABC):
         self.bottom = nn.ModuleList(_linear(layer) for layer in weights.bottom)
         self.top = nn.ModuleList(_linear(layer) for layer in weights.top)
         self.vectors, self.dim = dlrm.vectors, dlrm.dim
-        self.runs = _runs(partials, len(dlrm.tables), dlrm.dim)
+        self.runs, self.cut = _runs(partials, dlrm), len(dlrm.cut)
         self.averages = dlrm.has_means
+        self.kept: KeptLookups | None = None
 
     def forward(self, dense: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
-        """Dense (B, dense_features), partials (B, tables * dim), and with means divisors (B, F), all float32, to scores
-        (B, 1) float32.
+        """Dense (B, dense_features), where tables stay indices (B, columns), partials (B, tables * dim), and with means
+        divisors (B, tables that are cut), all float32 but the indices, to scores (B, 1) float32.
         """
         bottom = dense
         for layer in self.bottom:
             bottom = torch.relu(layer(bottom))  # (B, D)
-        pooled = [_sum_of_run(run, inputs) for run in self.runs]  # together (B, F*D)
+        sums = inputs if self.kept is None else inputs[1:]
+        pooled = [_sum_of_run(run, sums) for run in self.runs]  # together (B, cut*D)
         if self.averages:
-            sums = torch.cat(pooled, dim=1).reshape(-1, self.vectors - 1, self.dim)
-            pooled = [(sums / inputs[-1].unsqueeze(2)).reshape(-1, (self.vectors - 1) * self.dim)]
-        hidden = self.interact(bottom, torch.cat([bottom, *pooled], dim=1))
+            pooled = self._averaged(pooled, inputs[-1])
+        if self.kept is not None:
+            pooled = self._in_order(pooled, self.kept, inputs[0])
+        hidden = self.interact(bottom, torch.cat([bottom, *pooled], dim=1))  # of (B, F*D)
         for layer in self.top[:-1]:
             hidden = torch.relu(layer(hidden))
         return torch.sigmoid(self.top[-1](hidden))
+
+    def _averaged(self, pooled: list[torch.Tensor], divisors: torch.Tensor) -> list[torch.Tensor]:
+        """The runs' sums over their bags' divisors; all in one where nothing stands between them."""
+        sums = torch.cat(pooled, dim=1).reshape(-1, self.cut, self.dim)
+        means = (sums / divisors.unsqueeze(2)).reshape(-1, self.cut * self.dim)
+        if self.kept is None:
+            return [means]
+        return list(torch.split(means, [run.slices[0][2] for run in self.runs], dim=1))
+
+    def _in_order(self, cut: Sequence[torch.Tensor], kept: KeptLookups, indices: torch.Tensor) -> list[torch.Tensor]:
+        """The vectors of all tables in the model's order."""
+        firsts = [*(run.first for run in self.runs), *(bags.first for bags in kept.bags)]
+        found = zip(firsts, (*cut, *kept(indices)), strict=True)
+        return [vectors for _, vectors in sorted(found, key=lambda pair: pair[0])]
 
     @abstractmethod
     def interact(self, bottom: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
@@ -136,15 +165,19 @@ def _linear(layer: Layer) -> nn.Linear:
     return linear
 
 
-def _runs(partials: Sequence[TablePartial], tables: int, dim: int) -> tuple[_TableRun, ...]:
-    def holders(table: int) -> tuple[int, ...]:
-        return tuple(i for i, partial in enumerate(partials) if table in partial.tables)
+def _runs(partials: Sequence[TablePartial], dlrm: Dlrm) -> tuple[_TableRun, ...]:
+    """The tables that are cut in runs, with none between them that stays."""
+
+    def holders(pair: tuple[int, int]) -> tuple[int, tuple[int, ...]]:
+        number, table = pair
+        return table - number, tuple(i for i, partial in enumerate(partials) if table in partial.tables)
 
     runs = []
-    for held_by, group in groupby(range(tables), holders):
-        members = list(group)
-        width = len(members) * dim
-        runs.append(_TableRun(tuple((i, partials[i].tables.index(members[0]) * dim, width) for i in held_by)))
+    for (_, held_by), group in groupby(enumerate(dlrm.cut), holders):
+        members = [table for _, table in group]
+        width = len(members) * dlrm.dim
+        slices = tuple((i, partials[i].tables.index(members[0]) * dlrm.dim, width) for i in held_by)
+        runs.append(_TableRun(members[0], slices))
     return tuple(runs)
 
 
@@ -168,56 +201,58 @@ _TOLERANCE = 1e-5  # of a score, between onnxruntime and plain PyTorch
 _TRACE_BATCH = 3  # more than 1: the exporter takes batches of 0 and 1 for constants
 
 
-def export_dense(dlrm: Dlrm, weights: DenseWeights, partials: Sequence[TablePartial], path: Path) -> None:
+def export_dense(
+    dlrm: Dlrm, weights: DenseWeights, partials: Sequence[TablePartial], path: Path, kept: Sequence[KeptRows] = ()
+) -> None:
     """Write the dense layers to one ONNX file and check it against plain PyTorch.
 
-    Inputs, in order: `dense` FP32 [batch, dense_features], then each partial under its name, FP32
-    [batch, len(tables) * dim]; where tables are averaged also `divisors` FP32 [batch, tables], what each bag's sum is
-    divided by. Output: `score` FP32 [batch, 1]. The same weights give the same bytes.
+    kept: the rows of the tables that stay, in the model's order. Inputs, in order: `dense` FP32 [batch,
+    dense_features]; where tables stay `indices` [batch, columns]; then each partial under its name, FP32
+    [batch, len(tables) * dim]; where tables that are cut are averaged also `divisors` FP32 [batch, those tables], what
+    each bag's sum is divided by. Output: `score` FP32 [batch, 1]. The same weights give the same bytes.
     Raises ExportError when the partials do not make up the model, the file would pass 2 GiB, or its scores differ.
     """
     _check_partials(dlrm, partials)
-    _check_size(weights)
-    module = dense_module(dlrm, weights, partials).eval()
+    _check_size(weights, kept)
+    module = dense_module(dlrm, weights, partials, kept).eval()
     model = clean(_traced(module, dlrm, partials))
     try:
         onnx.checker.check_model(model, full_check=True)
     except ValidationError as exc:
         raise ExportError(f"{path}: torch's exporter made an ONNX graph that is not valid: {exc}") from exc
     content = model.SerializeToString(deterministic=True)
-    _check_scores(dlrm, weights, partials, content, path)
+    _check_scores(dlrm, weights, partials, kept, content, path)
     path.write_bytes(content)
 
 
 def _check_partials(dlrm: Dlrm, partials: Sequence[TablePartial]) -> None:
-    names = [partial.name for partial in partials]
+    names, cut = [partial.name for partial in partials], dlrm.cut
+    taken = ["dense", *(["indices"] if dlrm.kept else []), DIVISORS, "score"]
     problems = [
-        f"partial {name!r}: expected names that differ, and not dense, divisors or score, got {names}"
+        f"partial {name!r}: expected names that differ, and not {', '.join(taken[:-1])} or score, got {names}"
         for name in sorted(set(names))
-        if names.count(name) > 1 or name in {"dense", DIVISORS, "score"}
+        if names.count(name) > 1 or name in taken
     ]
     problems += [
         f"partial {partial.name!r}: expected ascending table numbers below {len(dlrm.tables)}, got {partial.tables}"
         for partial in partials
-        if not partial.tables
-        or list(partial.tables) != sorted(set(partial.tables))
-        or not 0 <= partial.tables[0] <= partial.tables[-1] < len(dlrm.tables)
+        if not partial.tables or list(partial.tables) != sorted({*partial.tables} & {*cut})
     ]
     held = {table for partial in partials for table in partial.tables}
     problems += [
-        f"table {table.name}: expected a partial that holds it, got none"
-        for i, table in enumerate(dlrm.tables)
-        if i not in held
+        f"table {dlrm.tables[i].name}: expected a partial that holds it, got none" for i in cut if i not in held
     ]
     if problems:
         raise ExportError("\n".join(problems))
 
 
-def _check_size(weights: DenseWeights) -> None:
-    if weights.size_bytes + _GRAPH_BYTES > MAX_FILE_BYTES:
+def _check_size(weights: DenseWeights, kept: Sequence[KeptRows]) -> None:
+    size_bytes = weights.size_bytes + sum(rows.nbytes for rows in kept)
+    if size_bytes + _GRAPH_BYTES > MAX_FILE_BYTES:
+        told, remedy = ("", "") if not kept else (", and the tables that stay dense", ", or keep fewer tables")
         raise ExportError(
-            f"the MLPs and the interaction: expected at most {MAX_FILE_BYTES - _GRAPH_BYTES} bytes of weights, the "
-            f"limit of one ONNX file, got {weights.size_bytes}; make the layers narrower"
+            f"the MLPs and the interaction{told}: expected at most {MAX_FILE_BYTES - _GRAPH_BYTES} bytes of weights, "
+            f"the limit of one ONNX file, got {size_bytes}; make the layers narrower{remedy}"
         )
 
 
@@ -227,10 +262,10 @@ def _traced(module: DenseModule, dlrm: Dlrm, partials: Sequence[TablePartial]) -
     with quiet():
         program = torch.onnx.export(
             module,
-            tuple(inputs),
+            tuple(inputs.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[name for name, _ in _inputs(dlrm, partials)],
+            input_names=list(inputs),
             output_names=["score"],
             dynamic_shapes=(batch, (batch,) * (len(inputs) - 1)),
             external_data=False,
@@ -242,34 +277,39 @@ def _traced(module: DenseModule, dlrm: Dlrm, partials: Sequence[TablePartial]) -
     return model
 
 
-def _example(dlrm: Dlrm, partials: Sequence[TablePartial], batch: int) -> list[torch.Tensor]:
-    """The graph's inputs, drawn from a fixed seed."""
+def _example(dlrm: Dlrm, partials: Sequence[TablePartial], batch: int) -> dict[str, torch.Tensor]:
+    """The graph's inputs in order, drawn from a fixed seed; ids of all tables, some slots empty."""
     rng = np.random.default_rng(batch)
-    drawn = [rng.random((batch, width), dtype=np.float32) - 0.5 for _, width in _inputs(dlrm, partials)]
+
+    def numbers(width: int) -> NDArray[np.float32]:
+        return rng.random((batch, width), dtype=np.float32) - 0.5
+
+    drawn: dict[str, NDArray[Any]] = {"dense": numbers(dlrm.dense_features)}
+    if dlrm.kept:
+        ids = [rng.integers(PADDING, table.rows, (batch, table.pooling)) for table in dlrm.tables]
+        drawn["indices"] = np.hstack(ids).astype(dlrm.index_dtype)
+    drawn |= {partial.name: numbers(len(partial.tables) * dlrm.dim) for partial in partials}
     if dlrm.has_means:
-        drawn[-1] = np.ceil(4 * drawn[-1] + 2).clip(1)  # whole numbers, as bags have ids
-    return [torch.from_numpy(values) for values in drawn]
-
-
-def _inputs(dlrm: Dlrm, partials: Sequence[TablePartial]) -> list[tuple[str, int]]:
-    """The graph's inputs in order, and their widths."""
-    sums = [(partial.name, len(partial.tables) * dlrm.dim) for partial in partials]
-    return [("dense", dlrm.dense_features), *sums, *([(DIVISORS, len(dlrm.tables))] if dlrm.has_means else [])]
+        drawn[DIVISORS] = np.ceil(4 * numbers(len(dlrm.cut)) + 2).clip(1)  # whole numbers, as bags have ids
+    return {name: torch.from_numpy(values) for name, values in drawn.items()}
 
 
 def _check_scores(
-    dlrm: Dlrm, weights: DenseWeights, partials: Sequence[TablePartial], content: bytes, path: Path
+    dlrm: Dlrm,
+    weights: DenseWeights,
+    partials: Sequence[TablePartial],
+    kept: Sequence[KeptRows],
+    content: bytes,
+    path: Path,
 ) -> None:
     options = SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3  # errors only
     session = InferenceSession(content, options, providers=["CPUExecutionProvider"])
     for batch in (1, _TRACE_BATCH + 1):
-        dense, *others = _example(dlrm, partials, batch)
-        expected = score_pooled(dlrm, weights, dense, _pooled(dlrm, partials, others)).numpy()
-        names = [entry.name for entry in session.get_inputs()]
-        inputs = (dense, *others)
-        (got,) = session.run(["score"], {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
+        inputs = _example(dlrm, partials, batch)
+        expected = score_pooled(dlrm, weights, inputs["dense"], _pooled(dlrm, partials, kept, inputs)).numpy()
+        (got,) = session.run(["score"], {name: value.numpy() for name, value in inputs.items()})
         error = float(np.max(np.abs(got - expected)))
         if got.shape != (batch, 1) or not error <= _TOLERANCE:  # written so that NaN fails too
             raise ExportError(
@@ -278,12 +318,20 @@ def _check_scores(
             )
 
 
-def _pooled(dlrm: Dlrm, partials: Sequence[TablePartial], others: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Each table's sum over its partials, (B, dim), added up one by one, and divided where there are divisors."""
-    pooled = [torch.zeros(len(others[0]), dlrm.dim) for _ in dlrm.tables]
-    for partial, values in zip(partials, others, strict=False):
+def _pooled(
+    dlrm: Dlrm, partials: Sequence[TablePartial], kept: Sequence[KeptRows], inputs: Mapping[str, torch.Tensor]
+) -> list[torch.Tensor]:
+    """Each table's sum over its partials, (B, dim), added up one by one, and divided where there are divisors; of those
+    that stay what PyTorch pools.
+    """
+    pooled = [torch.zeros(len(inputs["dense"]), dlrm.dim) for _ in dlrm.tables]
+    for partial in partials:
         for position, table in enumerate(partial.tables):
-            pooled[table] = pooled[table] + values[:, position * dlrm.dim : (position + 1) * dlrm.dim]
+            pooled[table] = pooled[table] + inputs[partial.name][:, position * dlrm.dim : (position + 1) * dlrm.dim]
     if dlrm.has_means:
-        pooled = [sums / others[-1][:, table : table + 1] for table, sums in enumerate(pooled)]
+        for column, table in enumerate(dlrm.cut):
+            pooled[table] = pooled[table] / inputs[DIVISORS][:, column : column + 1]
+    columns = torch.split(inputs["indices"], [table.pooling for table in dlrm.tables], dim=1) if kept else []
+    for rows, table in zip(kept, dlrm.kept, strict=True):
+        pooled[table] = pool(dlrm.tables[table], rows, columns[table].numpy())
     return pooled

@@ -22,6 +22,9 @@ Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 Arrays = tuple[NDArray[np.float32], ...]
 """One layer of an interaction."""
 
+KeptRows = NDArray[np.float32]
+"""All rows (rows, dim) of a table that stays in the dense graph."""
+
 
 @dataclass(frozen=True, slots=True)
 class DenseWeights:

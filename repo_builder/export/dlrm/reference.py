@@ -28,7 +28,7 @@ def reference_scores(
     _check_inputs(dlrm, dense, indices)
     starts = np.cumsum([0, *(table.pooling for table in dlrm.tables)])
     pooled = [
-        _pooled(source, table, indices[:, start : start + table.pooling])
+        pool(table, whole_rows(source, table), indices[:, start : start + table.pooling])
         for table, start in zip(dlrm.tables, starts[:-1], strict=True)
     ]
     scores: NDArray[np.float32] = score_pooled(dlrm, source.dense(), torch.from_numpy(dense.copy()), pooled).numpy()
@@ -86,14 +86,19 @@ def _tensor(array: NDArray[np.float32]) -> torch.Tensor:
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
-def _pooled(source: WeightSource, table: DlrmTable, ids: NDArray[np.integer[Any]]) -> torch.Tensor:
-    """Each bag of the table's rows pooled, (B, dim) float32, for ids (B, pooling) with -1 for an empty place."""
+def whole_rows(source: WeightSource, table: DlrmTable) -> NDArray[np.float32]:
+    """All rows of a table, (rows, dim)."""
     weight = np.empty((table.rows, table.dim), np.float32)
     begin = 0
     for block in source.table_chunks(table.stored):
         rows = block if table.dtype == "fp32" else decode_rows(block, table.dim, table.dtype)
         weight[begin : begin + len(block)] = rows
         begin += len(block)
+    return weight
+
+
+def pool(table: DlrmTable, weight: NDArray[np.float32], ids: NDArray[np.integer[Any]]) -> torch.Tensor:
+    """Each bag of a table's rows pooled, (B, dim) float32, for ids (B, pooling) with -1 for an empty place."""
     filled = ids >= 0
     ends = np.cumsum(filled.sum(axis=1))
     offsets = np.concatenate([[0], ends[:-1]]) if len(ends) else ends

@@ -53,9 +53,12 @@ class DlrmSource:
     def write_dense(self, partials: Sequence[source.Partial], folder: Path) -> Sequence[str]:
         """See Source.write_dense; a look-up is a table, and those of a partial stand in it side by side."""
         from repo_builder.export.dlrm.dense import export_dense  # imports torch, for seconds: only where it is needed
+        from repo_builder.export.dlrm.reference import whole_rows
 
-        held = [TablePartial(partial.name, tuple(sorted(partial.columns))) for partial in partials]
-        export_dense(self._dlrm, self._weights.dense(), held, folder / "model.onnx")
+        dlrm, cut = self._dlrm, self._dlrm.cut
+        held = [TablePartial(each.name, tuple(cut[i] for i in sorted(each.columns))) for each in partials]
+        kept = [whole_rows(self._weights, dlrm.tables[i]) for i in dlrm.kept]
+        export_dense(dlrm, self._weights.dense(), held, folder / "model.onnx", kept)
         return ["model.onnx"]
 
     def write_ids(self, folder: Path) -> Sequence[str]:

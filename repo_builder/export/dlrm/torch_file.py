@@ -124,6 +124,12 @@ def _load_without_values(path: Path) -> object:
             raise CheckpointError(f"{path}: {_why_not_loaded(path, exc)}") from exc
 
 
+AS_BYTES = (
+    "s, z = value.q_per_channel_scales(), value.q_per_channel_zero_points(); torch.cat([value.int_repr(), "
+    "torch.stack([s, -s * z], 1).float().view(torch.uint8)], 1)"
+)
+
+
 def _why_not_loaded(path: Path, exc: Exception) -> str:
     try:
         refused = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
@@ -138,6 +144,11 @@ def _why_not_loaded(path: Path, exc: Exception) -> str:
         return (
             f"expected tensors only, got a pickle that calls {', '.join(refused)}; nothing of it was run; "
             "save model.state_dict() (plain tensors, gathered from all ranks), not the model"
+        )
+    if "quantized" in str(exc):
+        return (
+            "expected plain tensors, got quantized ones of torch (quantize_per_channel), which are not read by blocks; "
+            f"save each as rows of bytes ({AS_BYTES}) and say dtype: int8 in the spec, or save value.dequantize()"
         )
     lines = str(exc).splitlines() or [type(exc).__name__]
     return f"expected a state_dict of plain tensors, got a file that torch cannot load so: {lines[0][:200]}"

@@ -15,6 +15,7 @@ from repo_builder.export.exported.graph import ProgramGraph, ancestors
 from repo_builder.export.exported.ids import ProgramIds, RaggedNodes, find_ids
 from repo_builder.export.exported.probe import Probe, is_fixed
 from repo_builder.export.exported.sites import ProgramSite
+from repo_builder.export.stored import StoredTensor
 from repo_builder.model.types import Kept, Mode, RowFormat, Table
 
 Keep = Mapping[str, Literal["dense", "shard"]]
@@ -53,6 +54,14 @@ class ProgramCut:
     kept: tuple[Kept, ...]
 
 
+def row_format(stored: StoredTensor) -> RowFormat:
+    """Of a parameter's rows: numbers, or bytes that end with a scale and a bias."""
+    return RowFormat(stored.shape[1] - _SIDES_BYTES, "int8") if stored.dtype == "uint8" else RowFormat(stored.shape[1])
+
+
+_SIDES_BYTES = 8
+
+
 def choose(
     graph: ProgramGraph, sites: Sequence[ProgramSite], probes: Sequence[Probe], keep_under_bytes: int, keep: Keep
 ) -> ProgramCut:
@@ -67,6 +76,7 @@ def choose(
         by_parameter[_owner(graph, site.table)].append(site)
     reasons = {name: reason for name, held in by_parameter.items() if (reason := _reason(graph, name, held, sites))}
     same = _first_of_equal(graph)
+    _refuse_bytes(graph, reasons, keep)
     keys: dict[str, dict[_Key, list[ProgramSite]]] = {}
     for name, held in by_parameter.items():
         if name not in reasons:
@@ -79,7 +89,9 @@ def choose(
     kept = [_kept(graph, name, reason) for name, reason in reasons.items()]
     tables = []
     for each in joined:
-        looped = any(site.offsets is not None for held in keys[each.members[0]].values() for site in held)
+        looped = each.table.format.dtype != "fp32" or any(
+            site.offsets is not None for held in keys[each.members[0]].values() for site in held
+        )
         reason = _why_dense(each.table, 0 if looped else keep_under_bytes, keep.get(each.table.name))
         if reason is None:
             tables.append(each)
@@ -87,6 +99,19 @@ def choose(
     if not tables:
         raise ModelFileError(*_nothing(graph, kept))
     return ProgramCut(tuple(tables), _reads(graph, tables, keys), tuple(kept))
+
+
+def _refuse_bytes(graph: ProgramGraph, reasons: Mapping[str, str], keep: Keep) -> None:
+    """Raise ModelFileError where a table of quantized rows would stay dense: ONNX has no such look-up."""
+    said = {name: "keep: dense in the spec" for name, where in keep.items() if where == "dense"}
+    problems = [
+        f"{graph.program.path}: table {name}: its quantized rows cannot stay in the dense graph, but {reason}; "
+        "cut them off, or export the model with float weights"
+        for name, stored in graph.program.weights.tensors.items()
+        if stored.dtype == "uint8" and (reason := reasons.get(name) or said.get(name.removesuffix(".weight")))
+    ]
+    if problems:
+        raise ModelFileError(*problems)
 
 
 def _owner(graph: ProgramGraph, placeholder: Node) -> str:
@@ -106,8 +131,11 @@ def _placeholders(graph: ProgramGraph, name: str) -> list[Node]:
 
 def _reason(graph: ProgramGraph, name: str, held: Sequence[ProgramSite], sites: Sequence[ProgramSite]) -> str | None:
     """Why a parameter cannot be cut off, whatever its size; None where it can."""
-    if (flaw := graph.program.weights.tensors[name].problem()) is not None:
+    stored = graph.program.weights.tensors[name]
+    if (flaw := stored.flaw if stored.dtype == "uint8" else stored.problem()) is not None:
         return flaw
+    if row_format(stored).dim < 1:
+        return f"expected rows of bytes that end with a scale and a bias, got {stored.shape[1]} bytes a row"
     readers = {site.operator for site in held}
     for placeholder in _placeholders(graph, name):
         for user in placeholder.users:
@@ -160,14 +188,16 @@ def _canonical(found: ProgramIds, same: Mapping[Node, Node]) -> ProgramIds:
 def _joined(graph: ProgramGraph, keys: Mapping[str, Mapping[_Key, Sequence[ProgramSite]]]) -> list[Joined]:
     """Parameters of as many rows that are read by the same ids only, side by side in one table."""
     groups: dict[object, list[str]] = defaultdict(list)
-    shapes = {name: graph.program.weights.tensors[name].shape for name in keys}
+    rows = {name: graph.program.weights.tensors[name].shape[0] for name in keys}
+    formats = {name: row_format(graph.program.weights.tensors[name]) for name in keys}
     for name, reads in keys.items():
-        groups[shapes[name][0], frozenset(reads)].append(name)
+        alone = "" if formats[name].dtype == "fp32" else name  # each has a scale of its own
+        groups[rows[name], frozenset(reads), alone].append(name)
     joined = []
     for members in groups.values():
-        widest = max(members, key=lambda name: shapes[name][1])
-        dim = sum(shapes[name][1] for name in members)
-        joined.append(Joined(Table(_table_name(widest, keys), shapes[widest][0], RowFormat(dim)), tuple(members)))
+        widest = max(members, key=lambda name: formats[name].dim)
+        joint = RowFormat(sum(formats[name].dim for name in members), formats[widest].dtype)
+        joined.append(Joined(Table(_table_name(widest, keys), rows[widest], joint), tuple(members)))
     return joined
 
 

@@ -30,6 +30,7 @@ from repo_builder.export.exported.programs import dense_program, ids_program
 from repo_builder.export.exported.sites import find_sites
 from repo_builder.export.exported.sizes import Sizes, named_sizes
 from repo_builder.export.join import join_partials
+from repo_builder.export.quantized import QuantizedTable
 from repo_builder.export.queries import check_query, read_samples
 from repo_builder.export.stored import Checkpoint, rows_per_chunk
 from repo_builder.export.torch_onnx import output_names, to_onnx, write_onnx
@@ -96,10 +97,12 @@ class ExportedSource:
             model, dense=dense_costs(self._graph.program, self._cut, model, tensors, found, batch, self.tolerance)
         )
 
-    def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
+    def table_chunks(self, table: Table) -> Iterator[NDArray[Any]]:
         """As `Source` says."""
-        joined = self._choice.tables[self.model.tables.index(table)]
-        return _joined_blocks(self._graph.program.weights, joined.members)
+        members, weights = self._choice.tables[self.model.tables.index(table)].members, self._graph.program.weights
+        if table.format.dtype != "fp32":
+            return QuantizedTable(members[0], table.format, "end").blocks(weights)
+        return _joined_blocks(weights, members)
 
     def write_dense(self, partials: Sequence[Partial], folder: Path) -> Sequence[str]:
         """As `Source` says."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.export.graph_signature import (
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
-from repo_builder.export.exported.cut import ProgramCut, ProgramLookup
+from repo_builder.export.exported.cut import ProgramCut, ProgramLookup, row_format
 from repo_builder.export.exported.graph import ProgramGraph, ancestors, shape_of, size_of
 from repo_builder.export.exported.sizes import Sizes
 
@@ -114,7 +114,8 @@ def dense_program(graph: ProgramGraph, choice: ProgramCut, sizes: Sizes) -> tupl
     used = ancestors(graph.outputs, stop=[*results, *counts]) - results - set(counts)
     cutter = Cutter(graph)
     inputs = cutter.inputs(used)
-    widths = {name: shape[1] for name, shape in _shapes(graph).items()}
+    stored = graph.program.weights.tensors
+    widths = {name: row_format(each).dim for name, each in stored.items() if len(each.shape) == 2}
     looked_up = []
     for i, read in enumerate(choice.reads):
         table = choice.tables[read.table].table
@@ -163,10 +164,6 @@ def _symbolic(graph: ProgramGraph, sizes: Sizes, node: Node) -> Iterator[Any]:
     for each in node.meta["val"].shape:
         size = sizes.batch if sizes.is_batch(size_of(each)) else size_of(each)
         yield known.get(size, each)
-
-
-def _shapes(graph: ProgramGraph) -> Mapping[str, tuple[int, ...]]:
-    return {name: tensor.shape for name, tensor in graph.program.weights.tensors.items() if len(tensor.shape) == 2}
 
 
 def ids_program(graph: ProgramGraph, wanted: Sequence[Node]) -> ExportedProgram:

@@ -40,13 +40,15 @@ class ProgramSite:
 
 
 def find_sites(graph: ProgramGraph) -> list[ProgramSite]:
-    """All look-ups in floating-point matrices among the parameters, in the graph's order."""
+    """All look-ups in matrices of numbers, or of quantized rows, among the parameters, in the graph's order."""
     sites, used = [], set(graph.nodes)
     for node in graph.nodes:
         if node.op == "call_function" and (read := _READERS.get(node.target)) is not None:
             site = read(node)
             held = graph.parameters.get(site.table) if site is not None else None
-            if site is not None and held is not None and held.values.dim() == 2 and held.values.is_floating_point():
+            if site is None or held is None or held.values.dim() != 2:
+                continue
+            if held.values.is_floating_point() or (node.target is _BYTES_BAG and held.values.dtype == torch.uint8):
                 sites.append(_pooled_after(site, used))
     return sites
 
@@ -108,6 +110,23 @@ def _bag(node: Node) -> ProgramSite | None:
     )
 
 
+def _bytes_bag(node: Node) -> ProgramSite:
+    """Sums of rows of bytes that end with scale and bias; the operator's mode says nothing."""
+    pruned = argument(node, "pruned_weights", False) or argument(node, "compressed_indices_mapping") is not None
+    return ProgramSite(
+        operator=node,
+        result=node,
+        table=argument(node, 0),
+        ids=argument(node, 1),
+        mode="sum",
+        offsets=argument(node, 2),
+        with_last=bool(argument(node, "include_last_offset", False)),
+        weights=argument(node, "per_sample_weights"),
+        flaw=f"{node.name} has pruned rows, whose places are in a mapping" if pruned else None,
+    )
+
+
+_BYTES_BAG = torch.ops.quantized.embedding_bag_byte_rowwise_offsets.default
 _POOLED: Mapping[object, Mode] = {_ATEN.sum.dim_IntList: "sum", _ATEN.mean.dim: "mean"}
 _READERS: Mapping[object, Callable[[Node], ProgramSite | None]] = {
     _ATEN.embedding.default: _embedding,
@@ -117,4 +136,5 @@ _READERS: Mapping[object, Callable[[Node], ProgramSite | None]] = {
     _ATEN.embedding_bag.padding_idx: _bag,
     _ATEN._embedding_bag.default: _bag,
     _ATEN._embedding_bag_forward_only.default: _bag,
+    _BYTES_BAG: _bytes_bag,
 }

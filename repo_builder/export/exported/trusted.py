@@ -18,6 +18,7 @@ import torch
 from repo_builder.errors import ModelFileError
 
 _TENSOR_OPERATOR = re.compile(r"torch\.ops\.(?:aten|prims)\.(\w+)\.(\w+)")
+_BYTES_BAG = "torch.ops.quantized.embedding_bag_byte_rowwise_offsets.default"
 _OUTSIDE = frozenset({"save", "from_file"})  # aten operators that touch files
 _NUMBERS = """
     _operator.getitem _operator.eq _operator.ne _operator.le _operator.ge _operator.lt _operator.gt _operator.neg
@@ -124,8 +125,14 @@ def _operator_problem(node: Mapping[str, Any]) -> str | None:
             f"{where}: expected straight-line operators, got control flow ({target.rpartition('.')[2]}); "
             "write the branch or loop without control flow that depends on data, and export again"
         )
-    if target in _NUMBERS.split():
+    if target in _NUMBERS.split() or target == _BYTES_BAG:
         return None
+    if target.startswith(("torch.ops.quantized", "torch.ops.torchao.")):
+        return (
+            f"{where}: expected PyTorch's own operators (aten), got {target}; export the float model and say "
+            "rows: int8 in the spec, or look up rows of torch.ops.quantized.embedding_bag_byte_prepack by "
+            "embedding_bag_byte_rowwise_offsets"
+        )
     found = _TENSOR_OPERATOR.fullmatch(target)
     if found is None or found[1] in _OUTSIDE:
         return (

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Literal
 
 from repo_builder.errors import ModelFileError
@@ -20,9 +21,10 @@ from repo_builder.export.onnx_file.ids import (
     reason_against,
 )
 from repo_builder.export.onnx_file.loops import looped
+from repo_builder.export.onnx_file.quantized import QuantizedInitializer
 from repo_builder.export.onnx_file.sites import OnnxSite, find_sites, pooled
 from repo_builder.export.onnx_file.tensors import node_name
-from repo_builder.model.types import Kept, Mode
+from repo_builder.model.types import Kept, Mode, RowFormat
 
 Keep = Literal["dense", "shard"]
 """Where the spec wants a table, whatever its size."""
@@ -49,23 +51,37 @@ class OnnxLookup:
 
 @dataclass(frozen=True, slots=True)
 class OnnxCut:
-    """What is cut off a graph. members: each table's initializers; names: each table's."""
+    """What is cut off a graph. members: each table's initializers; names: each table's.
+
+    quantized: those initializers whose numbers are.
+    """
 
     names: tuple[str, ...]
     members: tuple[tuple[str, ...], ...]
+    quantized: Mapping[str, QuantizedInitializer]
     lookups: tuple[OnnxLookup, ...]
     kept: tuple[Kept, ...]
     notes: tuple[str, ...]
 
+    def format(self, dim: int, members: Sequence[str]) -> RowFormat:
+        """Of a table's rows, `dim` numbers of all its members."""
+        alone = self.quantized.get(members[0]) if len(members) == 1 else None
+        return alone.format if alone else RowFormat(dim)
 
-def cut(graph: Graph, keep_under_bytes: int, keep: Mapping[str, Keep]) -> OnnxCut:
-    """Cut the graph at its look-ups. Raises ModelFileError where `keep` names no table, or one that cannot be cut."""
+
+def cut(graph: Graph, path: Path, keep_under_bytes: int, keep: Mapping[str, Keep]) -> OnnxCut:
+    """Cut the graph of a file at its look-ups.
+
+    Raises ModelFileError where `keep` names no table, or one that cannot be cut, or a quantized table is damaged.
+    """
     sites, reasons = find_sites(graph)
     names = table_names([*dict.fromkeys([*(site.table for site in sites), *reasons])])
     _check_keep(keep, names, reasons)
     kept = dict(reasons)
+    scales = {site.table: site.quantization for site in sites if site.quantization and site.table not in reasons}
+    quantized = {table: QuantizedInitializer(path, graph, table, scale) for table, scale in scales.items()}
     for table, name in names.items():
-        size_bytes = 4 * prod(size.number for size in graph.shapes[table])
+        size_bytes = _size_bytes(graph, table, quantized)
         if keep.get(name) == "dense":
             kept.setdefault(table, f"keep: {name} is dense in the spec")
         elif keep.get(name) != "shard" and size_bytes < keep_under_bytes and not _is_looped(graph, sites, table):
@@ -73,15 +89,25 @@ def cut(graph: Graph, keep_under_bytes: int, keep: Mapping[str, Keep]) -> OnnxCu
     _keep_unreachable(graph, sites, kept)
     _check_keep(keep, names, kept)
     reads = _reads(graph, [site for site in sites if site.table not in kept])
-    members = _side_by_side(graph, reads)
-    notes = tuple(f"{names[table]}: {note}" for table, note in _loop_notes(graph, reads))
+    quantized = {table: each for table, each in quantized.items() if table in reads}
+    members = _side_by_side(graph, reads, quantized)
+    said = [*_loop_notes(graph, reads), *((table, each.note) for table, each in quantized.items())]
+    notes = tuple(f"{names[table]}: {note}" for table, note in said)
     return OnnxCut(
         tuple(names[tables[0]] for tables in members),
         members,
+        quantized,
         tuple(_found(members, reads)),
         tuple(_kept(graph, names, kept)),
         notes,
     )
+
+
+def _size_bytes(graph: Graph, table: str, quantized: Mapping[str, QuantizedInitializer]) -> int:
+    """Of its rows as they would be stored."""
+    if table in quantized:
+        return quantized[table].size_bytes
+    return 4 * prod(size.number for size in graph.shapes[table])
 
 
 def _is_looped(graph: Graph, sites: Sequence[OnnxSite], table: str) -> bool:
@@ -161,12 +187,18 @@ def _read(graph: Graph, plain: OnnxSite, looked_up: set[int]) -> tuple[OnnxRead,
 
 
 def _side_by_side(
-    graph: Graph, reads: Mapping[str, Mapping[OnnxRead, tuple[OnnxSite, ...]]]
+    graph: Graph,
+    reads: Mapping[str, Mapping[OnnxRead, tuple[OnnxSite, ...]]],
+    quantized: Mapping[str, QuantizedInitializer],
 ) -> tuple[tuple[str, ...], ...]:
-    """The initializers in tables: those of as many rows that are read alike, everywhere, are one."""
-    alike: dict[tuple[Size, frozenset[OnnxRead]], list[str]] = {}
+    """The initializers in tables: those of as many rows that are read alike, everywhere, are one.
+
+    But one whose rows have a scale of their own is a table by itself.
+    """
+    alike: dict[tuple[Size, frozenset[OnnxRead], str], list[str]] = {}
     for initializer, of_table in reads.items():
-        alike.setdefault((graph.shapes[initializer][0], frozenset(of_table)), []).append(initializer)
+        alone = initializer if initializer in quantized and quantized[initializer].format.dtype != "fp32" else ""
+        alike.setdefault((graph.shapes[initializer][0], frozenset(of_table), alone), []).append(initializer)
     return tuple(tuple(tables) for tables in alike.values())
 
 

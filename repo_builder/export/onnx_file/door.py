@@ -37,7 +37,6 @@ from repo_builder.model.types import (
     Lookup,
     Model,
     Ragged,
-    RowFormat,
     Table,
     Tensor,
 )
@@ -62,7 +61,7 @@ def open_onnx(
     inputs = tuple(_tensor(path, graph, entry) for entry in model.graph.input)
     whole = _session(lean, path)
     try:
-        found = cut(graph, keep_under_bytes, keep)
+        found = cut(graph, path, keep_under_bytes, keep)
     except ModelFileError as exc:
         raise ModelFileError(*(f"{path}: {problem}" for problem in exc.problems)) from exc
     _refuse_none(path, found)
@@ -173,7 +172,7 @@ def _source(
     tensors = {**query, **(ids_session.run(query) if ids_session is not None else {})}
     groups = _groups(found, tensors, max(1, sizes[BATCH]))
     tables = tuple(
-        Table(table, graph.shapes[members[0]][0].number, RowFormat(sum(dims(graph, found, position))))
+        Table(table, graph.shapes[members[0]][0].number, found.format(sum(dims(graph, found, position)), members))
         for position, (table, members) in enumerate(zip(found.names, found.members, strict=True))
     )
     lookups = tuple(_lookups(graph, found, tables, groups, tensors))

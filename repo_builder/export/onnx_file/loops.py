@@ -72,7 +72,8 @@ class _Way:
 def looped(graph: Graph, site: OnnxSite, weighable: Callable[[str], bool]) -> OnnxSite:
     """The look-up with the sum or mean that a loop makes of its bags, or as it is where there is none."""
     in_a_row = len(graph.shapes.get(site.ids, ())) == 1 and len(graph.shapes[site.table]) == 2
-    way = _way(graph, site) if in_a_row and site.type == TensorProto.FLOAT else None
+    plain = site.type == TensorProto.FLOAT and site.output == graph.nodes[site.node].output[0]
+    way = _way(graph, site) if in_a_row and plain else None
     if way is None or (way.weights is not None and not weighable(way.weights)):
         return site
     for bounds, kind in _bounds(graph, way.loop):

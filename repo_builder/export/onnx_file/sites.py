@@ -3,6 +3,8 @@
 table (Identity, Cast) ── Gather(axis 0) ─┬────────────────────────────── every id's row
 ids ──────────────────────────┘           ├── ReduceSum, ReduceMean ───── a bag's sum or mean
                                           └── Mul(weights) ── ReduceSum ── a weighted sum
+
+Of a table in fewer bits DequantizeLinear stands before the Gather, or right behind it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from repo_builder.export.onnx_file.graph import Graph, Size
+from repo_builder.export.onnx_file.quantized import HALF_BYTES, LEAST, Quantization, read_quantization
 from repo_builder.export.onnx_file.tensors import FLOATS, inner_graphs, node_name, values
 from repo_builder.model.types import Mode
 
@@ -30,6 +33,7 @@ class OnnxSite:
     or where it is pooled that of the reduction over the last `bag_axes` axes of the ids, which are kept with size 1
     where `keeps_axes`. weights: a tensor of a float32 per id, in their order. Where a loop makes bags of ids in a
     row: `bag` ids each, or from one bound to the next in the tensor `bounds`; `kind`: whether the last end is in it.
+    quantization: how the table's numbers are read, where they are quantized.
     """
 
     node: int
@@ -45,6 +49,7 @@ class OnnxSite:
     bounds: str | None = None
     kind: BoundsKind = "ends"
     padding: int | None = None
+    quantization: Quantization | None = None
 
 
 def find_sites(graph: Graph) -> tuple[Sequence[OnnxSite], Mapping[str, str]]:
@@ -52,13 +57,15 @@ def find_sites(graph: Graph) -> tuple[Sequence[OnnxSite], Mapping[str, str]]:
     sites: list[OnnxSite] = []
     reasons: dict[str, str] = {}
     for table in graph.initializers:
-        if graph.types[table] not in FLOATS and not _is_quantized(graph, table):
+        if graph.types[table] not in FLOATS and graph.types[table] not in LEAST:
             continue
-        found = list(_gathers(graph, table, table))
+        found = list((_gathers if graph.types[table] in FLOATS else _quantized)(graph, table, table))
         if not any(isinstance(each, OnnxSite) for each in found) and not _is_looked_up(graph, table):
             continue
         sites += [each for each in found if isinstance(each, OnnxSite)]
         reason = next((each for each in found if isinstance(each, str)), None) or _odd_shape(graph, table)
+        if len({each.quantization for each in found if isinstance(each, OnnxSite)}) > 1:
+            reason = reason or "its numbers are read by two scales"
         if reason is not None:
             reasons[table] = reason
     return sorted(sites, key=lambda site: site.node), reasons
@@ -85,7 +92,7 @@ def _gathers(graph: Graph, table: str, tensor: str, past: str | None = None) -> 
         elif node.op_type in ("Identity", "Cast"):
             inexact = node.op_type == "Cast" and not _is_exact(graph, tensor, node)
             yield from _gathers(graph, table, node.output[0], past or (_reason(node) if inexact else None))
-        elif node.op_type in ("Transpose", "DequantizeLinear", "Reshape", "Squeeze", "Unsqueeze"):
+        elif node.op_type in ("Transpose", "Reshape", "Squeeze", "Unsqueeze"):
             found = list(_gathers(graph, table, node.output[0], _reason(node)))
             yield from found or [_reason(node)]
         else:
@@ -114,8 +121,60 @@ def _is_looked_up(graph: Graph, table: str) -> bool:
 _OTHER_LOOK_UPS = {"EmbedLayerNormalization", "GatherBlockQuantized", "GatherElements", "GatherND"}
 
 
-def _is_quantized(graph: Graph, name: str) -> bool:
-    return any(graph.nodes[position].op_type == "DequantizeLinear" for position in graph.read_by.get(name, ()))
+def _quantized(graph: Graph, table: str, tensor: str) -> Iterator[OnnxSite | str]:
+    """Each use of a table of whole numbers that are dequantized; nothing where none is."""
+    readers = graph.read_by.get(table, ())
+    found = [list(_dequantized(graph, table, graph.nodes[position], position)) for position in readers]
+    if any(isinstance(each, OnnxSite) for of_node in found for each in of_node):
+        yield from (each for of_node in found for each in of_node)
+        if tensor in graph.outputs:
+            yield "it is an output of the model too"
+
+
+def _dequantized(graph: Graph, table: str, node: onnx.NodeProto, position: int) -> Iterator[OnnxSite | str]:
+    """The look-ups behind a node that reads a table of whole numbers, or why they are none."""
+    if _odd_shape(graph, table) is not None:
+        return
+    rank, quantized = len(graph.shapes[table]), list[OnnxSite | str]()
+    if node.input[:1] == [table] and node.op_type == "DequantizeLinear":
+        axis, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
+        read = read_quantization(graph, table, node.input[1:], axis % rank if axis < rank else axis, block)
+        quantized = list(_gathers(graph, table, node.output[0]))
+    elif node.input[:1] == [table] and node.op_type == "Gather" and attribute(node, "axis", 0) in (0, -rank):
+        after = only_reader(graph, node.output[0])
+        if after is None or after.op_type != "DequantizeLinear" or after.input[0] != node.output[0]:
+            yield f"node {node_name(node)} looks up its whole numbers"
+            return
+        read = read_quantization(graph, table, after.input[1:], _column_axis(graph, after), 0)
+        if attribute(after, "block_size", 0):
+            read = f"node {node_name(after)} has scales for blocks of what is looked up"
+        quantized = [_site(graph, position, table, node.input[1], after.output[0])]
+    elif node.input[:1] == [table] and node.op_type == "GatherBlockQuantized":
+        axis, block = attribute(node, "quantize_axis", 1), attribute(node, "block_size", 128)
+        read = read_quantization(graph, table, node.input[2:], axis % rank, block)
+        if graph.types[table] not in HALF_BYTES or attribute(node, "gather_axis", 0) not in (0, -rank):
+            read = f"node {node_name(node)} looks up other than rows of INT4 or UINT4"
+        quantized = [_site(graph, position, table, node.input[1], node.output[0])]
+    else:
+        yield _reason(node)
+        return
+    yield from (each if isinstance(each, str) else replace(each, quantization=_known(read)) for each in quantized)
+    if isinstance(read, str):
+        yield read
+
+
+def _column_axis(graph: Graph, after: onnx.NodeProto) -> int:
+    """Which axis of the table that of a node is which dequantizes looked-up rows: the columns', or none."""
+    rank = len(graph.shapes.get(after.input[0], ()))
+    return 1 if rank > 1 and attribute(after, "axis", 1) in (-1, rank - 1) else -1
+
+
+def _site(graph: Graph, position: int, table: str, ids: str, output: str) -> OnnxSite:
+    return OnnxSite(position, table, ids, output, graph.types.get(output, TensorProto.FLOAT))
+
+
+def _known(read: Quantization | str) -> Quantization | None:
+    return None if isinstance(read, str) else read
 
 
 def _is_exact(graph: Graph, tensor: str, cast: onnx.NodeProto) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -51,11 +51,15 @@ class OnnxSource:
         self._tried, self._recorded = tried, recorded
         self._members = dict(zip(cut.names, cut.members, strict=True))
         members = {name: graph.initializers[name] for of_table in cut.members for name in of_table}
-        self._tables = StoredTables(path, members)
+        self._tables = StoredTables(path, members, cut.quantized)
+        self._quantized = cut.quantized
 
-    def table_chunks(self, table: Table) -> Iterator[NDArray[np.float32]]:
+    def table_chunks(self, table: Table) -> Iterator[NDArray[Any]]:
         """The table's rows in id order, read from the file block by block."""
-        return self._tables.chunks(self._members[table.name])
+        members = self._members[table.name]
+        if table.format.dtype != "fp32":
+            return self._quantized[members[0]].stored(table.format)
+        return self._tables.chunks(members)
 
     def write_dense(self, partials: Sequence[Partial], folder: Path) -> Sequence[str]:
         """Write the dense graph on partial sums; raises ExportError where the partials do not make up the model."""

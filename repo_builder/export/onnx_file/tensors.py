@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -94,13 +95,23 @@ def _free_names(graph: onnx.GraphProto) -> set[str]:
     return read - own
 
 
+class Numbers(Protocol):
+    """A table whose numbers are worked out."""
+
+    def numbers(self) -> Iterator[NDArray[np.float32]]:
+        """The rows (n, dim) in blocks."""
+
+
 class StoredTables:
     """Initializers of a model by name, as matrices of float32; large ones are read from their files when asked for."""
 
-    def __init__(self, path: Path, initializers: Mapping[str, TensorProto]) -> None:
-        """path: the model's. initializers: of one or two dimensions; one of one dimension is a column."""
-        self._initializers, self._folder = initializers, path.parent
-        stored = {name: _stored(tensor, path.parent) for name, tensor in initializers.items() if is_external(tensor)}
+    def __init__(self, path: Path, initializers: Mapping[str, TensorProto], others: Mapping[str, Numbers]) -> None:
+        """path: the model's. initializers: of one or two dimensions; one of one dimension is a column. others: those of
+        them that are no floats.
+        """
+        self._initializers, self._folder, self._others = initializers, path.parent, others
+        floats = {name: tensor for name, tensor in initializers.items() if name not in others}
+        stored = {name: _stored(tensor, path.parent) for name, tensor in floats.items() if is_external(tensor)}
         self._checkpoint = Checkpoint(path, stored, ordered=False)
 
     def chunks(self, members: Sequence[str]) -> Iterator[NDArray[np.float32]]:
@@ -122,6 +133,9 @@ class StoredTables:
                     blocks[i] = following
 
     def _blocks(self, member: str) -> Iterator[NDArray[np.float32]]:
+        if member in self._others:
+            yield from self._others[member].numbers()
+            return
         if member in self._checkpoint.tensors:
             yield from self._checkpoint.blocks(member)
             return

@@ -32,6 +32,13 @@ def test_a_right_spec_is_told_part_by_part(spec: Path, capsys: pytest.CaptureFix
     assert "small.pt" in told and "12 tensors as in the spec" in told
 
 
+def test_tables_that_stay_dense_are_counted(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = document()
+    content["tables"][2]["keep"] = "dense"
+    assert main(["check", str(write(spec.parent, content))]) == 0
+    assert "4 tables, 4,035 rows, 23 ids a query row; 1 of them in the dense graph" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["check", "plan"])
 @pytest.mark.parametrize(
     ("field", "value", "told"),

@@ -31,6 +31,20 @@ def run(*words: object) -> int:
     return main(["plan", *map(str, words)])
 
 
+def test_what_stays_dense_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Eight tables by name, and how many more; none where none does."""
+    small = {"name": "S", "rows": 100, "dim": 4, "pooling": 1, "count": 10}
+    large = {**DOCUMENT["tables"][0], "rows": 100_000}
+    path = tmp_path / "m.yaml"
+    path.write_text(yaml.safe_dump({**DOCUMENT, "tables": [large, small]}))
+    assert run(path) == 0
+    names = ", ".join(f"S_{i}" for i in range(8))
+    assert f"kept dense: {names} and 2 more (10 tables, 15.6 KiB as float32)" in capsys.readouterr().out
+    path.write_text(yaml.safe_dump({**DOCUMENT, "tables": [large, small], "keep_under_bytes": 0}))
+    assert run(path) == 0
+    assert "kept dense" not in capsys.readouterr().out
+
+
 def test_explain_says_why_and_draws(spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture, profile = tmp_path / "explain.png", tmp_path / "profile.json"
     times = {"fixed_s": 1e-4, "per_row_s": 5e-8}

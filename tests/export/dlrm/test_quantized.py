@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from repo_builder.errors import CheckpointError
 from repo_builder.export.dlrm.reference import reference_scores
 from repo_builder.export.dlrm.source import open_weights
+from repo_builder.export.dlrm.torch_file import AS_BYTES
 from repo_builder.export.dlrm.trained import read_dlrm_of
 from repo_builder.model.dlrm import Dlrm
 from repo_builder.model.types import RowDtype
@@ -93,6 +94,36 @@ def test_rows_are_those_that_pytorch_unpacks(
     scores = reference_scores(spec, weights, dense.numpy(), indices.numpy())
     expected = torch.sigmoid(model(dense, bags_of(spec, indices))).detach().numpy()
     np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")  # which torch deprecated
+def test_torchs_quantized_tensors_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    """What the message says gives rows with the numbers that they have."""
+    spec = make_spec(source="dlrm", path=tmp_path / "m.pt", dim=16)
+    state, taken = dlrm_state(spec), dict[str, torch.Tensor]()
+    for i, table in enumerate(spec.tables):
+        weight = state[f"emb_l.{i}.weight"]
+        low, high = weight.amin(1), weight.amax(1)
+        s = (high - low) / 255
+        value = torch.quantize_per_channel(weight, s, -low / s, 0, torch.quint8)
+        state[f"emb_l.{i}.weight"] = value
+        named = {"torch": torch, "value": value}
+        told = AS_BYTES.split("; ")
+        exec(told[0], named)  # noqa: S102 # our own message
+        taken[table.name] = eval(told[1], named)  # noqa: S307 # our own message
+    torch.save(state, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match="got quantized ones of torch") as caught:
+        open_weights(spec)
+    assert len(caught.value.problems) == 1 and AS_BYTES in caught.value.problems[0]
+    for i, table in enumerate(spec.tables):
+        expected, state[f"emb_l.{i}.weight"] = state[f"emb_l.{i}.weight"].dequantize(), taken[table.name]
+        unpacked = PACK["int8"][1](taken[table.name])
+        np.testing.assert_allclose(unpacked.numpy(), expected.numpy(), atol=1e-6)
+    torch.save(state, tmp_path / "m.pt")
+    rows = np.concatenate(
+        list(open_weights(of_dtype(spec, "int8")).table_chunks(of_dtype(spec, "int8").tables[0].stored))
+    )
+    np.testing.assert_array_equal(rows, taken["C1"].numpy())
 
 
 @pytest.mark.parametrize("place", [in_front, beside])

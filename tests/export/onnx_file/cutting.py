@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
@@ -17,7 +18,7 @@ from repo_builder.export.onnx_file import open_onnx
 from repo_builder.export.onnx_file.cut import Keep
 from repo_builder.export.onnx_file.source import OnnxSource
 from repo_builder.model.source import Partial, divisors_name
-from repo_builder.model.types import Lookup, Model, Ragged
+from repo_builder.model.types import Lookup, Model, Ragged, RowFormat
 
 Arrays = Mapping[str, NDArray[Any]]
 INT64, INT32, FLOAT, BOOL = TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT, TensorProto.BOOL
@@ -64,11 +65,22 @@ def opened(
 def read_tables(source: OnnxSource) -> list[NDArray[np.float32]]:
     tables = []
     for each in source.model.tables:
-        blocks = list(source.table_chunks(each))
-        assert all(block.flags.c_contiguous and block.dtype == np.float32 for block in blocks)
-        tables.append(np.concatenate(blocks))
+        blocks, dtype = list(source.table_chunks(each)), np.float32 if each.format.dtype == "fp32" else np.uint8
+        assert all(block.flags.c_contiguous and block.dtype == dtype for block in blocks)
+        tables.append(_unpacked(np.concatenate(blocks), each.format))
         assert tables[-1].shape == (each.rows, each.format.dim)
     return tables
+
+
+def _unpacked(rows: NDArray[Any], row_format: RowFormat) -> NDArray[np.float32]:
+    """The numbers of rows as they come, by PyTorch's operators where they are quantized."""
+    match row_format.dtype:
+        case "int8":
+            return torch.ops.quantized.embedding_bag_byte_unpack(torch.from_numpy(rows)).numpy()
+        case "int4":
+            unpacked = torch.ops.quantized.embedding_bag_4bit_unpack(torch.from_numpy(rows)).numpy()
+            return np.ascontiguousarray(unpacked[:, : row_format.dim])
+    return rows
 
 
 def looked_up(model: Model, lookup: Lookup, tensors: Arrays, rows: NDArray[np.float32]) -> NDArray[np.float32]:
