@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,16 +138,12 @@ def build(
     for note in source.notes:
         tell(note)
     hotness = load_hotness(spec, watch=watch, tell=tell)
-    if not plan and layout == "model-wise":
-        plan = model_wise_plan(spec, hotness, DEFAULT_PROFILE)
-    planned = partial(
-        make_plan,
-        hotness=hotness,
-        profile=DEFAULT_PROFILE,
-        grouping="tiered",
-        s_max=s_max,
-        least_saving=LEAST_SAVING,
-    )
+
+    def planned(each: Spec) -> Plan:
+        if layout == "model-wise":
+            return model_wise_plan(each, hotness, DEFAULT_PROFILE)
+        return make_plan(each, hotness, DEFAULT_PROFILE, "tiered", s_max, least_saving=LEAST_SAVING)
+
     plan = plan or planned(with_chosen_rows(spec, hotness, planned, watch, tell))
     plan = on_cpu(plan) if cpu_only else plan
     with watch("building") as progress:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from elasticrec.tables import plain_table, profile_line, size
 from repo_builder.analysis.explain import Chain, Move, PlanCut, Segment
+from repo_builder.analysis.row_formats import tables_bytes
 from repo_builder.analysis.sizing import Sizing
 from repo_builder.analysis.sweep import FIELDS, Sweep, SweepPoint
 from repo_builder.partition.placement.place import Placement
@@ -46,7 +47,7 @@ def _replicas(service: Service) -> str:
 
 def plan_summary(plan: Plan, spec: Spec) -> str:
     """What the plan costs, beside replicating the whole tables, and what it rests on."""
-    whole = spec.model.stored_bytes(spec.rows.hot)
+    whole = tables_bytes(spec.model, plan)
     return (
         f"{plan.grouping}, {spec.serving.target_qps:g} queries/s of {count(spec.serving.batch, 'row')}: "
         f"{size(plan.memory_bytes)} over all replicas ({size(plan.embedding_memory_bytes)} of it embedding services; "

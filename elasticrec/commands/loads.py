@@ -46,7 +46,8 @@ def add_workload(commands: Commands) -> None:
         type=bounded(int, 0, 10_000_000),
         default=0,
         metavar="N",
-        help="add the whole model's answers to the first N queries to a .npz, for locust to compare; needs --spec",
+        help="add the whole model's answers to the first N queries to a .npz, of rows as DIR stores them, for locust "
+        "to compare; needs --spec",
     )
     parser.set_defaults(run=_workload)
 

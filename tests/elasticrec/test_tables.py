@@ -11,10 +11,10 @@ from rich.table import Table
 
 from elasticrec.commands.demo import demo_summary, demo_table
 from elasticrec.demo import Report
-from elasticrec.tables import size
+from elasticrec.tables import profile_line, size
 from elasticrec.tables_plan import plan_summary, plan_table
 from repo_builder.model.row_rule import RowRule
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile, ServiceTime
 from repo_builder.partition.plan import Grouping, Plan, Service, Shard
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling.perf_analyzer import Measurement
@@ -181,3 +181,10 @@ def test_the_demos_summary_has_the_worst_difference_and_the_sum_of_memory() -> N
     tables_bytes = (9 * 20_000 + 2_000) * 4 * 4
     assert second == f"memory {models * (models + 1) // 2}.0 MiB in all, of it tables {tables_bytes / 2**20:.1f} MiB"
     assert third == "scores equal PyTorch's: max abs difference 2.5e-07"
+
+
+def test_a_profile_of_another_machine_is_told_so_however_replicas_are_counted() -> None:
+    for profile in (DEFAULT_PROFILE, DEFAULT_PROFILE.sized_by("cpu")):
+        told = profile_line(profile.name)
+        assert told.startswith(f"profile: {profile.name} - of another machine (")
+    assert profile_line("mine") == "profile: mine"
