@@ -163,8 +163,8 @@ class RowTrial:
         if unknown or (name in given and given[name].size != scores.size):
             wrong = min(unknown, default=name)
             expected = f"{scores.size} numbers" if wrong == name else f"one of {', '.join(self._unrounded)}"
-            raise InputError(f"samples: {LABELS}{wrong}: expected {expected}, as the model's output, got {wrong} with "
-                             f"{given[wrong].size}")  # fmt: skip
+            raise InputError(f"{self.samples.told}: {LABELS}{wrong}: expected {expected}, as the model's output, got "
+                             f"{wrong} with {given[wrong].size}")  # fmt: skip
         if name in given:
             return given[name].reshape(-1).astype(np.bool_)
         chances = scores if ((scores >= 0) & (scores <= 1)).all() else 1 / (1 + np.exp(-np.clip(scores, -500, 500)))
