@@ -87,7 +87,8 @@ def _latency(plan: Plan, spec: Spec) -> str:
         f"predicted latency: p50 {found.p50_ms:.1f} ms, p95 {found.p95_ms:.1f} ms, p99 {found.p99_ms:.1f} ms, "
         f"idle {found.idle_ms:.1f} ms; the SLA is {spec.serving.sla_ms:g} ms at p95"
     )
-    added = sum(service.added for service in plan.services)
+    each = [service.added for service in plan.services]
+    added = max(each) if plan.grouping == "model_wise" else sum(each)  # whose services are in every replica
     if added:
         memory = size(plan.deployed_memory_bytes)
         were = f"{count(added, 'replica')} {'was' if added == 1 else 'were'} added"

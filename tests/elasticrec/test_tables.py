@@ -14,7 +14,7 @@ from elasticrec.demo import Report
 from elasticrec.tables import profile_line, size
 from elasticrec.tables_plan import plan_summary, plan_table
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile, ServiceTime
-from repo_builder.partition.plan import Grouping, Plan, Service, Shard
+from repo_builder.partition.plan import Grouping, Latency, Plan, Service, Shard
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling.perf_analyzer import Measurement
 from repo_builder.repository.configs import router_config
@@ -189,3 +189,13 @@ def test_a_profile_of_another_machine_is_told_so_however_replicas_are_counted() 
         told = profile_line(profile.name)
         assert told.startswith(f"profile: {profile.name} - of another machine (")
     assert profile_line("mine") == "profile: mine"
+
+
+def test_a_whole_replica_that_was_added_counts_once() -> None:
+    """Its two services are in every replica."""
+    spec, plan = planned("tiered", "m")
+    counted = {"tiered": "2 replicas were added", "model_wise": "1 replica was added"}
+    for grouping, told in counted.items():
+        services = tuple(replace(service, added=int(i < 2)) for i, service in enumerate(plan.services))
+        found = replace(plan, grouping=grouping, services=services, latency=Latency(1, 2, 3, 4))
+        assert told in plan_summary(found, spec)
