@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from elasticrec.loading import StrPath, Watch, load_hotness, log, unwatched
 from elasticrec.rows import with_chosen_rows
@@ -128,7 +128,11 @@ def build(
     ('rm1', 'single', ['dense', 'indices'])
     """
     from repo_builder.repository.build import build as write_repository  # imports onnx
+    from repo_builder.repository.configs import ShardBackend  # imports gRPC's Python
 
+    for name, value, known in (("layout", layout, Layout), ("shard_backend", shard_backend, ShardBackend)):
+        if value is not None and value not in get_args(known):
+            raise InputError(f"{name}: expected one of {', '.join(get_args(known))}, got {value!r}")
     layout = layout or ("model-wise" if plan and plan.grouping == "model_wise" else "single")
     if plan and layout == "model-wise" and plan.grouping != "model_wise":
         raise InputError("plan: expected none with the layout model-wise, which cuts nothing; leave one out")

@@ -65,6 +65,8 @@ def compare(
         comparison, points = compare_fleets(case, replicas, SWEEP_REPLICAS)
         return comparison, points, compare_rows(case, hotness, comparison.target_qps, row_speed, watch)
 
+    if replicas < 1:
+        raise InputError(f"replicas: expected at least 1, of the whole model, to compare with, got {replicas}")
     of_specs = [found(spec) for spec in specs]
     if not of_specs:
         raise InputError("specs: expected at least one to compare, got none")

@@ -65,6 +65,10 @@ def workload(
     folder, path = Path(repository), Path(target)
     if path.suffix not in ("", ".npz", ".json"):
         raise InputError(f"{target}: expected a name ending in .npz or .json, or a folder's")
+    if queries < 1:
+        raise InputError(f"queries: expected at least 1, got {queries}")
+    if expected and not (spec and path.suffix == ".npz"):
+        raise InputError("--expected: expected --spec with it, whose weights give the answers, and a .npz file with -o")
     manifest = load_manifest(folder)
     if trace:
         drawn = replay_workload(folder, manifest, Path(trace), queries, seed)
@@ -228,7 +232,7 @@ def report(
 def _read_runs(paths: Sequence[StrPath]) -> list[Run]:
     """Every run, or every problem of all of the files."""
     runs: list[Run] = []
-    problems: list[str] = []
+    problems: list[str] = [] if paths else ["runs: expected at least one to report, got none"]
     for path in paths:
         try:
             found = read_run(Path(path))

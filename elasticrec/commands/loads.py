@@ -18,7 +18,6 @@ from loadtest.perf_run import concurrencies, request_rates
 from loadtest.run import Run
 from loadtest.servers import PORTS
 from loadtest.workload import binary_words
-from repo_builder.errors import InputError
 from repo_builder.repository.manifest import load_manifest
 from repo_builder.words import count
 
@@ -53,10 +52,6 @@ def add_workload(commands: Commands) -> None:
 
 
 def _workload(args: argparse.Namespace) -> None:
-    if args.output.suffix not in ("", ".npz", ".json"):
-        raise InputError(f"{args.output}: expected a name ending in .npz or .json, or a folder's")
-    if args.expected and not (args.spec and args.output.suffix == ".npz"):
-        raise InputError("--expected: expected --spec with it, whose weights give the answers, and a .npz file with -o")
     drawn = loads.workload(
         args.repository,
         args.output,
