@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from elasticrec.loading import StrPath, Watch, load_hotness, log, unwatched
 from elasticrec.rows import with_chosen_rows
@@ -129,7 +128,11 @@ def build(
     ('rm1', 'single', ['dense', 'indices'])
     """
     from repo_builder.repository.build import build as write_repository  # imports onnx
+    from repo_builder.repository.configs import ShardBackend  # imports gRPC's Python
 
+    for name, value, known in (("layout", layout, Layout), ("shard_backend", shard_backend, ShardBackend)):
+        if value is not None and value not in get_args(known):
+            raise InputError(f"{name}: expected one of {', '.join(get_args(known))}, got {value!r}")
     layout = layout or ("model-wise" if plan and plan.grouping == "model_wise" else "single")
     if plan and layout == "model-wise" and plan.grouping != "model_wise":
         raise InputError("plan: expected none with the layout model-wise, which cuts nothing; leave one out")
@@ -139,17 +142,20 @@ def build(
     for note in source.notes:
         tell(note)
     hotness = load_hotness(spec, watch=watch, tell=tell)
-    if not plan and layout == "model-wise":
-        plan = model_wise_plan(spec, hotness, DEFAULT_PROFILE)
-    planned = partial(
-        make_plan,
-        hotness=hotness,
-        profile=DEFAULT_PROFILE,
-        grouping="tiered",
-        s_max=s_max,
-        least_saving=LEAST_SAVING,
-        profile_error=PROFILE_ERROR,
-    )
+
+    def planned(each: Spec) -> Plan:
+        if layout == "model-wise":
+            return model_wise_plan(each, hotness, DEFAULT_PROFILE)
+        return make_plan(
+            each,
+            hotness,
+            DEFAULT_PROFILE,
+            "tiered",
+            s_max,
+            least_saving=LEAST_SAVING,
+            profile_error=PROFILE_ERROR,
+        )
+
     plan = plan or planned(with_chosen_rows(spec, hotness, planned, watch, tell))
     plan = on_cpu(plan) if cpu_only else plan
     with watch("building") as progress:

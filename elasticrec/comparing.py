@@ -13,6 +13,7 @@ from repo_builder.analysis.compare import SWEEP_REPLICAS, Comparison, Comparison
 from repo_builder.analysis.compare import compare as compare_fleets
 from repo_builder.analysis.fleets import ComparisonCase, model_wise
 from repo_builder.analysis.row_formats import FormatComparison
+from repo_builder.errors import InputError
 from repo_builder.output import Tell
 from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile
@@ -71,7 +72,12 @@ def compare(
         comparison, points = compare_fleets(case, replicas, SWEEP_REPLICAS)
         return comparison, points, compare_rows(case, hotness, comparison.target_qps, row_speed, watch)
 
-    comparisons, sweeps, row_formats = zip(*map(found, specs), strict=True)
+    if replicas < 1:
+        raise InputError(f"replicas: expected at least 1, of the whole model, to compare with, got {replicas}")
+    of_specs = [found(spec) for spec in specs]
+    if not of_specs:
+        raise InputError("specs: expected at least one to compare, got none")
+    comparisons, sweeps, row_formats = zip(*of_specs, strict=True)
     return ComparisonReport(profile, cluster, s_max, replicas, comparisons, sweeps, row_formats)
 
 
@@ -121,7 +127,8 @@ def simulate(
         least_saving=LEAST_SAVING,
         profile_error=PROFILE_ERROR,
     )
-    plan = planned(with_chosen_rows(spec, hotness, planned, watch, tell))
+    spec = with_chosen_rows(spec, hotness, planned, watch, tell)
+    plan = planned(spec)
     model = SimulatedModel(spec.name, spec.serving.sla_ms, spec.serving.target_qps, profile)
     whole = model_wise(spec, model_accesses(spec, hotness), profile)
     simulated = (

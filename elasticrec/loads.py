@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from elasticrec.loading import StrPath, Watch, load_hotness, load_spec, log, unwatched
+from elasticrec.loading import StrPath, Watch, load_hotness, load_plan, load_spec, log, unwatched
 from loadtest.clients import Protocol
 from loadtest.perf_run import Load, Recording, concurrencies
 from loadtest.perf_run import search as search_rate
@@ -23,6 +23,7 @@ from loadtest.servers import PORTS, behind
 from loadtest.service_rows import service_rows
 from loadtest.target import LoadTarget
 from loadtest.workload import draw_workload, replay_workload, samples, write_workload
+from repo_builder.access.hotness import Hotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.access.query_file import QueryFile
 from repo_builder.errors import InputError
@@ -32,7 +33,7 @@ from repo_builder.model.arrays import Arrays
 from repo_builder.output import Tell
 from repo_builder.profiling import perf_analyzer
 from repo_builder.profiling.perf_analyzer import LoadTestError
-from repo_builder.repository.manifest import QUERIES, load_manifest
+from repo_builder.repository.manifest import PLAN, QUERIES, load_manifest
 from repo_builder.spec import Spec
 from repo_builder.words import count
 from repo_builder.writing import write_whole
@@ -64,6 +65,10 @@ def workload(
     folder, path = Path(repository), Path(target)
     if path.suffix not in ("", ".npz", ".json"):
         raise InputError(f"{target}: expected a name ending in .npz or .json, or a folder's")
+    if queries < 1:
+        raise InputError(f"queries: expected at least 1, got {queries}")
+    if expected and not (spec and path.suffix == ".npz"):
+        raise InputError("--expected: expected --spec with it, whose weights give the answers, and a .npz file with -o")
     manifest = load_manifest(folder)
     if trace:
         drawn = replay_workload(folder, manifest, Path(trace), queries, seed)
@@ -87,18 +92,33 @@ def _of_spec(
     known = samples(repository, manifest)
     hotness = load_hotness(spec, watch=watch, tell=tell)
     drawn = draw_queries(model, hotness, queries, manifest.batch, seed, known)
-    return replace(drawn, expected=_answers(spec, drawn, min(expected, queries), manifest.batch))
+    asked = [drawn.query(number, manifest.batch) for number in range(min(expected, queries))]
+    if not asked:
+        return drawn
+    stored = manifest.proof is not None and manifest.proof.score_error is not None
+    answers = _of_stored_rows(spec, repository, hotness, asked, watch) if stored else _answers(spec, asked)
+    return replace(drawn, expected={name: np.stack([answer[name] for answer in answers]) for name in answers[0]})
 
 
-def _answers(spec: Spec, drawn: QueryFile, queries: int, batch: int) -> Arrays:
-    """The whole model's to the first queries, by output, one behind the other."""
-    if not queries:
-        return {}
+def _answers(spec: Spec, queries: Sequence[Arrays]) -> Sequence[Arrays]:
+    """The whole model's, by output."""
     from repo_builder.export.dlrm.source import open_source  # torch is slow to import: only where it is needed
 
     source = open_source(spec)
-    answers = [source.answers(drawn.query(number, batch)) for number in range(queries)]
-    return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
+    return [source.answers(query) for query in queries]
+
+
+def _of_stored_rows(
+    spec: Spec, repository: Path, hotness: Hotness, queries: Sequence[Arrays], watch: Watch
+) -> Sequence[Arrays]:
+    """The whole model's, its rows as the repository's services store them: in fewer bits than they came in."""
+    from repo_builder.export.dlrm.source import open_source
+    from repo_builder.repository.row_error import RowTrial
+    from repo_builder.repository.samples import SampleQueries
+
+    plan = load_plan(repository / PLAN, spec)
+    with watch("reading tables") as progress:
+        return RowTrial(open_source(spec), hotness, SampleQueries(tuple(queries), {}, ""), progress).answers(plan)
 
 
 def loadtest(
@@ -212,7 +232,7 @@ def report(
 def _read_runs(paths: Sequence[StrPath]) -> list[Run]:
     """Every run, or every problem of all of the files."""
     runs: list[Run] = []
-    problems: list[str] = []
+    problems: list[str] = [] if paths else ["runs: expected at least one to report, got none"]
     for path in paths:
         try:
             found = read_run(Path(path))

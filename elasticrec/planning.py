@@ -12,7 +12,8 @@ from repo_builder.analysis.choice import best_plan
 from repo_builder.analysis.explain import Chain
 from repo_builder.analysis.explain import explain as explain_plan
 from repo_builder.analysis.sizing import Sizing, sizings
-from repo_builder.analysis.sweep import Setting, Sweep, SweepPoint, run_sweep
+from repo_builder.analysis.sweep import FIELDS, Setting, Sweep, SweepPoint, run_sweep
+from repo_builder.errors import InputError
 from repo_builder.output import Tell
 from repo_builder.partition.accesses import ModelAccesses, model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile
@@ -144,12 +145,24 @@ def sweep(
     >>> [point.model_wise_replicas for point in elasticrec.sweep(spec, values).points]
     [1, 1, 3]
     """
+    _check_sweep(values)
     if spec.rows.budget is not None:
         found = load_hotness(spec, watch=watch, tell=tell)
         spec = _with_rows(spec, found, profile, grouping, s_max, utilisation, least_saving, profile_error, watch, tell)
     setting = Setting(spec, profile, grouping or "tiered", s_max, utilisation, least_saving, profile_error)
     points = run_sweep(values, setting, lambda each: load_hotness(each, watch=watch, tell=tell))
     return Swept(values, setting, points)
+
+
+def _check_sweep(sweep: Sweep) -> None:
+    """As `plan --sweep` does of its words."""
+    field = FIELDS.get(sweep.field)
+    if field is None:
+        raise InputError(f"sweep: field: expected one of {', '.join(FIELDS)}, got {sweep.field!r}")
+    if not sweep.values or not all(field.low <= value <= field.high for value in sweep.values):
+        raise InputError(
+            f"sweep: values: expected {sweep.field} from {field.low:g} to {field.high:g}, got {sweep.values}"
+        )
 
 
 def place(spec: Spec, plan: Plan, cluster: Cluster, *, profile: Profile = DEFAULT_PROFILE) -> Placement:

@@ -32,7 +32,8 @@ def plain_table(*columns: str) -> Printed:
 
 def profile_line(name: str | None) -> str:
     """Which profile the figures rest on."""
-    return f"profile: {name}{_MEASURED_ELSEWHERE.get(name or '', '')}"
+    measured = (name or "").partition(", ")[0]  # how replicas are counted follows
+    return f"profile: {name}{_MEASURED_ELSEWHERE.get(measured, '')}"
 
 
 def score_error_line(error: ScoreError) -> str:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from elasticrec.tables import plain_table, profile_line, size
 from repo_builder.analysis.explain import Chain, Move, PlanCut, Segment
+from repo_builder.analysis.row_formats import tables_bytes
 from repo_builder.analysis.sizing import Sizing
 from repo_builder.analysis.sweep import FIELDS, Sweep, SweepPoint
 from repo_builder.partition.placement.place import Placement
@@ -46,7 +47,7 @@ def _replicas(service: Service) -> str:
 
 def plan_summary(plan: Plan, spec: Spec) -> str:
     """What the plan costs, beside replicating the whole tables, and what it rests on."""
-    whole = spec.model.stored_bytes(spec.rows.hot)
+    whole = tables_bytes(spec.model, plan)
     return (
         f"{plan.grouping}, {spec.serving.target_qps:g} queries/s of {count(spec.serving.batch, 'row')}: "
         f"{size(plan.memory_bytes)} over all replicas ({size(plan.embedding_memory_bytes)} of it embedding services; "
@@ -86,7 +87,8 @@ def _latency(plan: Plan, spec: Spec) -> str:
         f"predicted latency: p50 {found.p50_ms:.1f} ms, p95 {found.p95_ms:.1f} ms, p99 {found.p99_ms:.1f} ms, "
         f"idle {found.idle_ms:.1f} ms; the SLA is {spec.serving.sla_ms:g} ms at p95"
     )
-    added = sum(service.added for service in plan.services)
+    each = [service.added for service in plan.services]
+    added = max(each) if plan.grouping == "model_wise" else sum(each)  # whose services are in every replica
     if added:
         memory = size(plan.deployed_memory_bytes)
         were = f"{count(added, 'replica')} {'was' if added == 1 else 'were'} added"

@@ -29,7 +29,7 @@ _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 class ManifestOptions:
     """The choices; `tls_secret` holds ca.crt, tls.crt and tls.key, as cert-manager writes them.
 
-    Raises InputError where a name is none in Kubernetes, or the address no URL.
+    Raises InputError where a name is none in Kubernetes, the address no URL, or a number out of its bounds.
     """
 
     source: RepositorySource
@@ -55,6 +55,10 @@ class ManifestOptions:
         ]
         if not _is_url(self.prometheus):
             problems.append(f"--prometheus: expected a URL such as {PROMETHEUS}, got {self.prometheus!r}")
+        if self.min_replicas < 1:
+            problems.append(f"--min-replicas: expected at least 1, got {self.min_replicas}")
+        if not 0 < self.latency_share <= 1:
+            problems.append(f"--latency-share: expected a share above 0, at most 1, got {self.latency_share}")
         if problems:
             raise InputError(*problems)
 

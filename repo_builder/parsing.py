@@ -5,6 +5,7 @@ aliases and nesting are bounded.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable, Iterable
 from typing import Any
 
@@ -60,6 +61,9 @@ def _bounded_int(loader: _Loader, node: yaml.ScalarNode) -> int:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _bounded_int)
+_Loader.add_implicit_resolver(  # numbers of YAML 1.2 that PyYAML, which goes by 1.1, takes for text: 1e-3, 2.5E6
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+\Z"), list("-+.0123456789")
+)
 
 
 def _refuse_expansion(root: yaml.Node) -> None:

@@ -29,6 +29,12 @@ def test_yaml_and_json_read_alike(tmp_path: Path) -> None:
     assert documents == [{"a": [1, 2.5, {"b": "text"}]}] * 2
 
 
+@pytest.mark.parametrize("number", ["1e-3", "1E5", "-2.5e6", "+1.e+2", ".5e1", "0e0"])
+def test_numbers_with_an_exponent_are_numbers_in_yaml_as_in_json(number: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"a: {number}\nb: '{number}'\nc: {number}x\n")
+    assert read_document(tmp_path / "a.yaml", InputError) == {"a": float(number), "b": number, "c": f"{number}x"}
+
+
 def test_yaml_anchors_and_merges_are_allowed(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("a: &x {k: 1, l: 2}\nb: {<<: *x, l: 3}\n")
     assert read_document(tmp_path / "a.yaml", InputError) == {"a": {"k": 1, "l": 2}, "b": {"k": 1, "l": 3}}

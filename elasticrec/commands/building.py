@@ -149,8 +149,8 @@ def add_build(commands: Commands) -> None:
         "--layout",
         choices=["single", "fleet", "model-wise"],
         help="single: one server, one ensemble; fleet: a repository and a server for each service; model-wise: one "
-        "server that holds every table whole: an ONNX file as it is, any other model in our kernels (default: single; "
-        "model-wise for a plan that does not cut)",
+        "server that holds every table whole: an ONNX file as it is, any other model, and smaller rows, in our kernels "
+        "(default: single; model-wise for a plan that does not cut)",
     )
     told = "python, a process an instance; or native, C in the server's own process"
     add_shard_backend(parser, f"what serves embedding services on the CPU: {told}")

@@ -62,8 +62,12 @@ class RowFormat:
                 return (self.dim + 1) // 2 + 4
 
     def stored_as(self, dtype: RowDtype) -> RowFormat:
-        """The format in a service whose rows are of `dtype`: what came in fewer bits than float32 stays as it came."""
-        return RowFormat(self.dim, dtype) if self.dtype == "fp32" else self
+        """The format in a service whose rows are of `dtype`: as they came where that would take no fewer bytes.
+
+        So do rows that came in fewer bits than float32, and those of one or two numbers beside a scale and a bias.
+        """
+        stored = RowFormat(self.dim, dtype)
+        return stored if self.dtype == "fp32" and stored.row_bytes < self.row_bytes else self
 
 
 @dataclass(frozen=True, slots=True)

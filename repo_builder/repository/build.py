@@ -18,7 +18,7 @@ shard of two builds, as they meet in a rolling update, never make a score togeth
 looks for a replica of its own build.
 
 The layout `model-wise`, the baseline, has one embedding service with all tables; a model that its owner has in ONNX is
-served as it is there, DIR/NAME/1/model.onnx, and nothing else.
+served as it is there, DIR/NAME/1/model.onnx, and nothing else, unless its rows are to be stored in fewer bits.
 
 It is built in a temporary folder and renamed: an error or a stop leaves what was there before untouched.
 """
@@ -124,8 +124,11 @@ def _check_budget(design: Design, proof: Proof) -> None:
 
 
 def _write_whole(design: Design, source: Source, folder: Path) -> list[FileEntry]:
-    """Where nothing is to be cut and the source has it so, the whole model as one of Triton's; the new files."""
-    if not design.arrangement.uncut:
+    """Where nothing is to be cut or stored smaller and the source has it so, the whole model as one of Triton's.
+
+    Returns the new files.
+    """
+    if not design.arrangement.uncut or design.recodes:
         return []
     path = f"{design.spec.name}/{FIRST_VERSION}"
     (folder / path).mkdir(parents=True)

@@ -140,8 +140,8 @@ class Design:
     def recodes(self) -> bool:
         """Whether services store rows in fewer bits than they came in."""
         tables = enumerate(self.model.tables)
-        formats = ((held, i, table.format) for i, table in tables for held in self.wiring if i in held.matrix_of)
-        return any(held.matrices[held.matrix_of[i]].format != came for held, i, came in formats)
+        formats = ((held.stored(i), table.format) for i, table in tables for held in self.wiring if i in held.matrix_of)
+        return any(stored != came for stored, came in formats)
 
     @property
     def joins(self) -> bool:

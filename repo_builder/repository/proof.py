@@ -118,7 +118,7 @@ class Trial:
         found = []
         for number, (service, _) in enumerate(shards_of(self._design.wiring, model.tables[table].name)):
             holding, mine = self._design.wiring[service], shard == number
-            rows = stored_rows(looked_up.came(table)[mine], holding.service.row_dtype)
+            rows = stored_rows(looked_up.came(table)[mine], holding.stored(table).dtype)
             found.append(_HeldRows(holding, mine, holding.bases[table] + local[mine], rows))
         return found
 
@@ -126,8 +126,8 @@ class Trial:
         """The numbers of these rows, (n, dim), as services store them."""
         found = np.full(self._looked_up.rows(table).shape, np.nan, np.float32)
         for each in held:
-            row_format = each.holding.matrices[each.holding.matrix_of[table]].format
-            found[each.mine] = decode_rows(each.rows, row_format.dim, row_format.dtype)
+            stored = each.holding.stored(table)
+            found[each.mine] = decode_rows(each.rows, stored.dim, stored.dtype)
         return found
 
     def _check_rows(self, table: int, held: Sequence[_HeldRows]) -> None:

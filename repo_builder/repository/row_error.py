@@ -92,17 +92,25 @@ class RowTrial:
             source.write_dense(joined(source.model), Path(folder))
             self._dense = WrittenGraph(Path(folder))
         self._stream(source, progress)
-        self._unrounded = self._scores([self._seen(lookups) for lookups in self._lookups])
+        seen = [self._dense_inputs(number, self._seen(lookups)) for number, lookups in enumerate(self._lookups)]
+        self._unrounded = self._joined([self._dense.run(inputs) for inputs in seen])
         fractions = [tensor for tensor in source.model.outputs if DTYPES[tensor.datatype].kind == "f"]
         self._labels = {tensor.name: self._labels_of(tensor.name) for tensor in fractions or source.model.outputs}
+
+    def answers(self, plan: Plan) -> Sequence[Arrays]:
+        """Each query's outputs by name, of rows that are stored as the plan's services do.
+
+        Raises UnstorableError where one of them holds what its format cannot.
+        """
+        rows = [self._stored(number, plan) for number in range(len(self._lookups))]
+        return [self._dense.run(self._dense_inputs(number, each)) for number, each in enumerate(rows)]
 
     def error(self, plan: Plan) -> RowError | None:
         """Of rows that are stored as the plan's services do; None where one of them holds what its format cannot."""
         try:
-            rows = [self._stored(number, plan) for number in range(len(self._lookups))]
+            scores = self._joined(self.answers(plan))
         except UnstorableError:
             return None
-        scores = self._scores(rows)
         return RowError(tuple(self._error(name, scores[name]) for name in self._labels))
 
     def _stream(self, source: Source, progress: Progress) -> None:
@@ -134,9 +142,8 @@ class RowTrial:
                     found[table][held] = decode_rows(rows, stored.dim, stored.dtype)
         return found
 
-    def _scores(self, rows: Sequence[Sequence[NDArray[np.float32]]]) -> dict[str, NDArray[np.float64]]:
-        """Each output's numbers (n,), of all queries, with these rows of each query and table."""
-        answers = [self._dense.run(self._dense_inputs(number, each)) for number, each in enumerate(rows)]
+    def _joined(self, answers: Sequence[Arrays]) -> dict[str, NDArray[np.float64]]:
+        """Each output's numbers (n,), of all queries."""
         return {
             tensor.name: np.concatenate([answer[tensor.name].reshape(-1).astype(np.float64) for answer in answers])
             for tensor in self._model.outputs
@@ -156,8 +163,8 @@ class RowTrial:
         if unknown or (name in given and given[name].size != scores.size):
             wrong = min(unknown, default=name)
             expected = f"{scores.size} numbers" if wrong == name else f"one of {', '.join(self._unrounded)}"
-            raise InputError(f"samples: {LABELS}{wrong}: expected {expected}, as the model's output, got {wrong} with "
-                             f"{given[wrong].size}")  # fmt: skip
+            raise InputError(f"{self.samples.told}: {LABELS}{wrong}: expected {expected}, as the model's output, got "
+                             f"{wrong} with {given[wrong].size}")  # fmt: skip
         if name in given:
             return given[name].reshape(-1).astype(np.bool_)
         chances = scores if ((scores >= 0) & (scores <= 1)).all() else 1 / (1 + np.exp(-np.clip(scores, -500, 500)))

@@ -158,7 +158,7 @@ def write_embeddings(
                 if came[k] not in (None, placed.table.format):
                     files[k].pad(MATRIX_ALIGNMENT)
                 came[k] = placed.table.format
-            dtypes = [design.wiring[k].service.row_dtype for k in numbers]
+            dtypes = [design.wiring[k].stored(placed.position).dtype for k in numbers]
             try:
                 write_shards(_told(source, placed, seen), placed.shard_of_row, [files[k] for k in numbers], dtypes)
             except UnstorableError as exc:

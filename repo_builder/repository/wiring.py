@@ -115,6 +115,10 @@ class Holding:
         """The service's name."""
         return self.service.name
 
+    def stored(self, table: int) -> RowFormat:
+        """How the rows of a table that it has a shard of, by its index, are stored here."""
+        return self.matrices[self.matrix_of[table]].format
+
     def offset_bytes(self, matrix: int) -> int:
         """Where a matrix begins in the file."""
         offset_bytes = 0

@@ -16,6 +16,8 @@ import elasticrec
 from elasticrec.cli import main
 from elasticrec.loading import unwatched
 from elasticrec.rows import compare_rows, with_chosen_rows
+from elasticrec.tables import size
+from elasticrec.tables_plan import plan_summary
 from repo_builder.analysis.fleets import ComparisonCase
 from repo_builder.analysis.row_formats import RULES, FormatComparison
 from repo_builder.errors import InputError, SpecError
@@ -108,9 +110,33 @@ def sweep(spec: Spec, _: Path) -> object:
     return elasticrec.sweep(spec, elasticrec.Sweep("s_max", (1, 2)), profile=SMALL).setting.spec.rows.cold
 
 
-@pytest.mark.parametrize("verb", [build, explain, sweep])
+def build_whole(spec: Spec, target: Path) -> object:
+    return elasticrec.build(spec, target, layout="model-wise").plan.embedding_services[0].row_dtype
+
+
+@pytest.mark.parametrize("verb", [build, build_whole, explain, sweep])
 def test_every_verb_that_plans_spends_the_budget(verb: Callable[[Spec, Path], object], tmp_path: Path) -> None:
     assert verb(with_budget(1e9)[0], tmp_path / "built") == "int4"
+
+
+def test_a_simulation_has_whole_replicas_of_the_rows_that_the_budget_chose() -> None:
+    """Each pod beside the least memory of a container holds one copy of the tables."""
+    spec, traffic = with_budget(1e9)[0], elasticrec.Traffic((0.0,), (1.0,), 60.0)
+    told: list[str] = []
+    (pod,) = elasticrec.simulate(spec, traffic, profile=SMALL, tell=told.append)[0].timeline.fleet.services
+    assert told[0].startswith("toy: rows hot int8, cold int4: ")
+    tables = spec.model.stored_bytes("int8")
+    assert pod.memory_bytes == tables + spec.model.dense.parameter_bytes + SMALL.min_memory_bytes
+
+
+@pytest.mark.parametrize("rows", [RowRule("int8", "int8"), RowRule("fp32", "int4"), RowRule(budget=1e9)])
+def test_one_copy_of_the_tables_is_told_as_it_is_stored(rows: RowRule) -> None:
+    spec = replace(with_budget(1)[0], rows=rows)
+    plan = elasticrec.plan(spec, profile=SMALL, grouping="tiered", s_max=2)
+    held = sum(service.memory_bytes - SMALL.min_memory_bytes for service in plan.embedding_services)
+    (told,) = re.findall(r"one copy of the tables is (.*?)\)", plan_summary(plan, spec))
+    assert told == size(held)
+    assert told != size(spec.model.size_bytes)
 
 
 def test_a_spec_without_a_budget_is_not_read() -> None:
@@ -173,3 +199,8 @@ def test_a_file_that_ends_early_is_told(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"no checkpoint")
     with pytest.raises(InputError, match=r"model\.pt"):
         compared(trained)
+
+
+def test_comparing_nothing_is_told() -> None:
+    with pytest.raises(InputError, match="specs: expected at least one to compare, got none"):
+        elasticrec.compare([], CLUSTER)

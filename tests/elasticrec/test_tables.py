@@ -11,11 +11,10 @@ from rich.table import Table
 
 from elasticrec.commands.demo import demo_summary, demo_table
 from elasticrec.demo import Report
-from elasticrec.tables import size
+from elasticrec.tables import profile_line, size
 from elasticrec.tables_plan import plan_summary, plan_table
-from repo_builder.model.row_rule import RowRule
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
-from repo_builder.partition.plan import Grouping, Plan, Service, Shard
+from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile, ServiceTime
+from repo_builder.partition.plan import Grouping, Latency, Plan, Service, Shard
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling.perf_analyzer import Measurement
 from repo_builder.repository.configs import router_config
@@ -108,13 +107,13 @@ def test_a_plan_fits_the_terminal(grouping: Grouping, large: bool) -> None:
 def test_a_plan_is_shown_as_it_is() -> None:
     """Figures written out by hand; the dense service has no rows, and says none."""
     dense = Service("dense", "dense", "cpu", 2, 3, 1536, 0.0, 1234.4, ())
-    shards = (Shard("a", 0, 1_000), Shard("b", 5, 505))
+    shards = (Shard("a", 0, 1_000), Shard("b", 0, 505))
     tier = Service("tier0", "embedding", "gpu", 1, 4, 3 * 2**30, 98_765.4, 50.0, shards, (0,))
     spec = small_spec([{"name": "a", "rows": 1_000, "pooling": 2}, {"name": "b", "rows": 505, "pooling": 1}])
     plan = Plan("m", "tiered", (dense, tier), profile="measured")
     assert rendered(plan_table(plan))[1:] == [
         ["dense", "cpu", "1,234", "3", "x", "2", "1.5", "KiB"],
-        ["tier0", "gpu", "2", "1,500", "98,765", "50", "4", "x", "1", "3.0", "GiB"],
+        ["tier0", "gpu", "2", "1,505", "98,765", "50", "4", "x", "1", "3.0", "GiB"],
     ]
     assert plan_summary(plan, spec).splitlines() == [
         "tiered, 3000 queries/s of 32 rows: 12.0 GiB over all replicas (12.0 GiB of it embedding services; "
@@ -127,11 +126,13 @@ def test_a_plan_says_how_rows_are_stored_where_that_is_not_all_fp32() -> None:
     spec, plan = planned("tiered", LONG)
     assert "stored" not in rendered(plan_table(plan))[0]
     cold = replace(plan.embedding_services[-1], row_dtype="int8")
-    header, *lines = rendered(plan_table(replace(plan, services=(*plan.services[:-1], cold))))
+    plan = replace(plan, services=(*plan.services[:-1], cold))
+    header, *lines = rendered(plan_table(plan))
     assert " ".join(header) == PLAN_HEADER.replace("rows ", "rows stored ")
     assert [line[4] for line in lines[1:]] == ["fp32"] * (len(lines) - 2) + ["int8"]
-    whole = size(spec.model.size_bytes // 16 * 12)  # of dim 4
-    assert f"one copy of the tables is {whole}" in plan_summary(plan, replace(spec, rows=RowRule("int8", "int4")))
+    cold_rows = sum(shard.rows for shard in cold.shards)
+    whole = size(spec.model.size_bytes - cold_rows * (16 - 12))  # of dim 4
+    assert f"one copy of the tables is {whole}" in plan_summary(plan, spec)
 
 
 def report(grouping: Grouping, name: str) -> Report:
@@ -181,3 +182,20 @@ def test_the_demos_summary_has_the_worst_difference_and_the_sum_of_memory() -> N
     tables_bytes = (9 * 20_000 + 2_000) * 4 * 4
     assert second == f"memory {models * (models + 1) // 2}.0 MiB in all, of it tables {tables_bytes / 2**20:.1f} MiB"
     assert third == "scores equal PyTorch's: max abs difference 2.5e-07"
+
+
+def test_a_profile_of_another_machine_is_told_so_however_replicas_are_counted() -> None:
+    for profile in (DEFAULT_PROFILE, DEFAULT_PROFILE.sized_by("cpu")):
+        told = profile_line(profile.name)
+        assert told.startswith(f"profile: {profile.name} - of another machine (")
+    assert profile_line("mine") == "profile: mine"
+
+
+def test_a_whole_replica_that_was_added_counts_once() -> None:
+    """Its two services are in every replica."""
+    spec, plan = planned("tiered", "m")
+    counted = {"tiered": "2 replicas were added", "model_wise": "1 replica was added"}
+    for grouping, told in counted.items():
+        services = tuple(replace(service, added=int(i < 2)) for i, service in enumerate(plan.services))
+        found = replace(plan, grouping=grouping, services=services, latency=Latency(1, 2, 3, 4))
+        assert told in plan_summary(found, spec)

@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from k8s.objects import KUBERNETES
-from k8s.pods import load_s
 from k8s.render import render, to_yaml, write
-from repo_builder.errors import PlanError, RepositoryError
+from repo_builder.errors import RepositoryError
 from repo_builder.repository.built_fleet import BuiltFleet
 from repo_builder.scaling.edited import read_scaled_object
-from tests.k8s.fleets import TLS_SECRET, Made, fleet, options
+from tests.k8s.fleets import fleet, options
+from tests.k8s.manifests import Rendered, containers, of_kind
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -27,55 +27,6 @@ CUSTOM = {
     "PodMonitor": "podmonitor.json",
     "PrometheusRule": "prometheusrule.json",
 }
-
-VARIANTS = {
-    "store": (Made(), options()),
-    "claim": (Made(), options("pvc:models/rm1/v7", min_replicas=2, priority_class="high", namespace="other")),
-    "image": (Made(device="gpu", instances=2), options("init:registry/rm1@sha256:0123", tls_secret=TLS_SECRET)),
-    "long": (Made(model="R" * 60, services=("C_1_s0", "C_1_s1")), options()),
-}
-
-Objects = Mapping[str, Mapping[str, Any]]
-Rendered = tuple[BuiltFleet, Objects]
-
-
-@pytest.fixture(scope="module", params=VARIANTS)
-def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[BuiltFleet, Path]:
-    """A fleet and the folder of its manifests, once a variant."""
-    made, chosen = VARIANTS[request.param]
-    built, out = fleet(tmp_path_factory.mktemp("fleet"), made), tmp_path_factory.mktemp("k8s") / "out"
-    write(built, chosen, out)
-    return built, out
-
-
-@pytest.fixture(scope="module")
-def rendered(written: tuple[BuiltFleet, Path]) -> Rendered:
-    """The objects parsed again, as kubectl would read them."""
-    built, out = written
-    files = {path.name: yaml.safe_load(path.read_text()) for path in out.glob("*.yaml")}
-    listed = files.pop("kustomization.yaml")["resources"]
-    assert sorted(files) == sorted(listed)
-    return built, files
-
-
-def of_kind(objects: Objects, kind: str) -> dict[str, Any]:
-    return {item["metadata"]["name"]: item for item in objects.values() if item["kind"] == kind}
-
-
-def containers(deployment: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    pod = deployment["spec"]["template"]["spec"]
-    yield from [*pod["containers"], *pod.get("initContainers", [])]
-
-
-def test_files_are_checked_before_the_server_starts(rendered: Rendered) -> None:
-    """Where they lie in the pod: last of what runs before, by the server's own image."""
-    for item in of_kind(rendered[1], "Deployment").values():
-        pod = item["spec"]["template"]["spec"]
-        first = [each["command"][0] for each in pod.get("initContainers", [])]
-        mounted = any(mount["name"] == "models" for mount in pod["containers"][0]["volumeMounts"])
-        assert first in ([["sha256sum"], ["cp", "sha256sum"]] if mounted else [[]])
-        if mounted:
-            assert pod["initContainers"][-1]["image"] == pod["containers"][0]["image"]
 
 
 @pytest.mark.parametrize("version", [KUBERNETES, "1.37"])
@@ -218,152 +169,6 @@ def test_ports_are_named_alike_everywhere(rendered: Rendered) -> None:
         assert probed == {"http"}
     (monitor,) = of_kind(rendered[1], "PodMonitor").values()
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "metrics"
-
-
-def test_probes_ask_what_fails_after_the_start(rendered: Rendered) -> None:
-    """The pod's own model, whose process may die; while models load, the startup probe alone is asked."""
-    fleet, objects = rendered
-    for service in fleet.services:
-        container = next(containers(of_kind(objects, "Deployment")[service.name]))
-        startup, liveness, readiness = (container[f"{kind}Probe"] for kind in ("startup", "liveness", "readiness"))
-        assert startup["httpGet"]["path"] == "/v2/health/ready"
-        assert startup["failureThreshold"] * startup["periodSeconds"] >= load_s(service)
-        assert (
-            liveness["httpGet"] == readiness["httpGet"] == {"path": f"/v2/models/{service.model}/ready", "port": "http"}
-        )
-        for probe, patience_s in ((liveness, 30), (readiness, 10)):
-            assert probe["failureThreshold"] * probe["periodSeconds"] == patience_s
-
-
-def test_pods_may_do_nothing_but_serve(rendered: Rendered) -> None:
-    for account in of_kind(rendered[1], "ServiceAccount").values():
-        assert account["automountServiceAccountToken"] is False
-    for name, deployment in of_kind(rendered[1], "Deployment").items():
-        pod = deployment["spec"]["template"]["spec"]
-        assert pod["serviceAccountName"] == name
-        assert pod["automountServiceAccountToken"] is False
-        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 1000
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in containers(deployment):
-            assert container["securityContext"] == {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            }
-
-
-def quantity_bytes(text: str) -> int:
-    return int(text.removesuffix("Mi")) * 1024**2
-
-
-def test_memory_holds_weights_and_shm_and_requests_are_limits(rendered: Rendered) -> None:
-    built, objects = rendered
-    for service in built.services:
-        deployment = of_kind(objects, "Deployment")[service.name]
-        volumes = {each["name"]: each for each in deployment["spec"]["template"]["spec"]["volumes"]}
-        shm = quantity_bytes(volumes["shm"]["emptyDir"]["sizeLimit"])
-        for container in containers(deployment):
-            resources = container["resources"]
-            memory = quantity_bytes(resources["limits"]["memory"])
-            assert memory >= service.files_bytes + shm - 1024**2
-            assert memory >= service.planned.memory_bytes + service.shm_bytes
-            assert {**resources["limits"], **resources["requests"]} == resources["limits"]
-            assert int(resources["limits"]["cpu"]) == service.instances
-            gpus = resources["limits"].get("nvidia.com/gpu")
-            assert gpus == ("1" if service.planned.device == "gpu" else None)
-        disk = sum(quantity_bytes(each["emptyDir"]["sizeLimit"]) for each in volumes.values() if "emptyDir" in each)
-        assert disk - shm <= quantity_bytes(resources["limits"]["ephemeral-storage"])
-
-
-def test_a_pod_numbers_its_gpus_itself(tmp_path: Path) -> None:
-    """Two of a node's four are 0 and 1 in the pod that is lent them, whichever they are."""
-    of_a_node, of_a_pod = (fleet(tmp_path / str(gpus), Made(device="gpu", gpus=gpus)) for gpus in ((2, 3), (1, 0)))
-    with pytest.raises(PlanError) as caught:
-        render(of_a_node, options())
-    assert caught.value.problems == tuple(
-        f"{name}: gpus: expected [0, 1], as a pod numbers the GPUs that it is lent, got [2, 3]; change it in the plan "
-        "and build the fleet again"
-        for name in ("tier0", "tier1")
-    )
-    deployments = of_kind(render(of_a_pod, options()), "Deployment").values()
-    limits = [next(containers(each))["resources"]["limits"].get("nvidia.com/gpu") for each in deployments]
-    assert sorted(limits, key=str) == ["2", "2", None]
-
-
-def test_pods_go_to_nodes_that_can_run_them(rendered: Rendered) -> None:
-    built, objects = rendered
-    for service in built.services:
-        pod = of_kind(objects, "Deployment")[service.name]["spec"]["template"]["spec"]
-        on_gpu = service.planned.device == "gpu"
-        assert pod["nodeSelector"]["kubernetes.io/arch"] == "amd64"
-        assert ("nvidia.com/gpu.present" in pod["nodeSelector"]) == on_gpu
-        assert ("tolerations" in pod) == on_gpu
-        assert [each["topologyKey"] for each in pod["topologySpreadConstraints"]] == [
-            "topology.kubernetes.io/zone",
-            "kubernetes.io/hostname",
-        ]
-
-
-def test_a_pod_has_time_to_load_and_to_end(rendered: Rendered) -> None:
-    built, objects = rendered
-    for service in built.services:
-        deployment = of_kind(objects, "Deployment")[service.name]
-        container = next(containers(deployment))
-        startup = container["startupProbe"]
-        assert startup["periodSeconds"] * startup["failureThreshold"] >= 60 + service.files_bytes / 50e6
-        (drain,) = [int(each.split("=")[1]) for each in container["args"] if each.startswith("--exit-timeout-secs")]
-        grace = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-        assert grace >= container["lifecycle"]["preStop"]["sleep"]["seconds"] + drain + 10
-        assert drain > built.sla_ms / 1000
-        assert "replicas" not in deployment["spec"]
-        assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
-
-
-@pytest.mark.parametrize(
-    ("source", "repository"),
-    [
-        ("s3://https://minio.store:9000/models/v7/", "s3://https://minio.store:9000/models/v7/tier0"),
-        ("gs://models", "gs://models/tier0"),
-        ("pvc:models", "/models"),
-        ("init:registry/rm1", "/models"),
-    ],
-)
-def test_models_come_from_where_they_are(source: str, repository: str, tmp_path: Path) -> None:
-    objects = render(fleet(tmp_path), options(source))
-    pod = objects["rm1-tier0-deployment.yaml"]["spec"]["template"]["spec"]
-    assert f"--model-repository={repository}" in pod["containers"][0]["args"]
-    mounts = {each["name"]: each for each in pod["containers"][0]["volumeMounts"]}
-    volumes = {each["name"]: each for each in pod["volumes"]}
-    assert mounts.keys() == volumes.keys()
-    assert ("models" in mounts) == (repository == "/models")
-    if source == "pvc:models":
-        assert mounts["models"] == {"name": "models", "mountPath": "/models", "readOnly": True, "subPath": "tier0"}
-    egress = objects["rm1-tier0-networkpolicy.yaml"]["spec"].get("egress", [])
-    ports = {each["port"] for rule in egress for each in rule["ports"]}
-    assert ports == ({53, 80, 443} | ({9000} if "minio" in source else set()) if "//" in source else set())
-
-
-def test_tls_is_mutual_and_on_the_shards(tmp_path: Path) -> None:
-    objects = render(fleet(tmp_path), options(tls_secret=TLS_SECRET))
-    front, shard = (
-        objects[f"rm1-{name}-deployment.yaml"]["spec"]["template"]["spec"] for name in ("frontend", "tier0")
-    )
-    for pod in (front, shard):
-        assert {"secretName": TLS_SECRET, "defaultMode": 0o440} in [each.get("secret") for each in pod["volumes"]]
-    assert "--grpc-use-ssl-mutual=true" in shard["containers"][0]["args"]
-    assert not any("ssl" in word for word in front["containers"][0]["args"])
-    env = {each["name"]: each.get("value") for each in front["containers"][0]["env"]}
-    named = {env[f"ELASTICREC_TLS_{part}"].rpartition("/")[2] for part in ("CA", "CERT", "KEY")}
-    assert named == {"ca.crt", "tls.crt", "tls.key"}
-
-
-def test_new_addresses_start_new_front_ends(tmp_path: Path) -> None:
-    built = fleet(tmp_path)
-    hashes = set()
-    for namespace in ("a", "b"):
-        template = render(built, options(namespace=namespace))["rm1-frontend-deployment.yaml"]["spec"]["template"]
-        hashes.add(template["metadata"]["annotations"]["elasticrec/addresses-sha256"])
-    assert len(hashes) == 2
 
 
 def test_every_query_is_documented_with_its_reason(tmp_path: Path) -> None:

@@ -204,6 +204,6 @@ def test_labels_that_are_none_are_told(tmp_path: Path, labels: Mapping[str, NDAr
 @pytest.mark.parametrize(("name", "size"), [("other", 20), ("click", 19)])
 def test_labels_of_no_output_or_of_another_size_are_told(name: str, size: int) -> None:
     _, source = toy_spec("rows")
-    samples = SampleQueries((source.query(20, seed=1),), {name: np.zeros(size)}, "")
-    with pytest.raises(InputError, match=f"samples: labels/{name}: expected "):
+    samples = SampleQueries((source.query(20, seed=1),), {name: np.zeros(size)}, "the samples of r.npz (20 rows)")
+    with pytest.raises(InputError, match=rf"the samples of r\.npz \(20 rows\): labels/{name}: expected "):
         RowTrial(source, HOTNESS, samples, silent)
