@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from repo_builder.partition.accesses import Order
 from repo_builder.partition.cost import CostModel, Profile
 from repo_builder.partition.dp import Partition, partition
+from repo_builder.partition.order import Order
 from repo_builder.spec import Spec
 
 LEAST_SAVING = 0.01
