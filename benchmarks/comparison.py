@@ -17,7 +17,7 @@ from repo_builder.analysis.fleets import PER_TABLE, TIERED, ComparisonCase
 from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile
 from repo_builder.partition.placement.cluster import Cluster, load_cluster
-from repo_builder.partition.worth import LEAST_SAVING
+from repo_builder.partition.worth import LEAST_SAVING, PROFILE_ERROR
 from repo_builder.spec import Spec, load_spec
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -35,6 +35,7 @@ class Line:
     replicas: int = 10
     locality: float | None = None
     least_saving: float = LEAST_SAVING
+    profile_error: float = PROFILE_ERROR
 
 
 def fixed(seconds: float) -> Profile:
@@ -47,12 +48,13 @@ def lines() -> dict[str, Line]:
     found = {"CPU cluster, default profile": Line(), "CPU + GPU cluster": Line(cluster=GPUS)}
     if sys.argv[1:]:
         found["measured profile"] = Line(load_profile(Path(sys.argv[1])))
-    found |= {f"fixed time {1e3 * s:g} ms": Line(fixed(s)) for s in (1e-3, 1e-4, 2e-5)}
+    found |= {f"fixed time {1e3 * s:g} ms": Line(fixed(s)) for s in (5e-4, 5e-5, 2e-5)}
     found |= {
         f"min memory {megabytes} MB": Line(replace(DEFAULT_PROFILE, min_memory_bytes=megabytes * 10**6))
-        for megabytes in (30, 1000)
+        for megabytes in (20, 300)
     }
     found |= {f"traffic of {count} replicas": Line(replicas=count) for count in (3, 30, 100)}
+    found["the profile to the letter"] = Line(profile_error=0.0)
     found["the paper's recurrence"] = Line(least_saving=0.0)
     found["no spread over nodes"] = Line(cluster=replace(CPUS, spread=1.0))
     return found | {f"locality {share}": Line(locality=share) for share in (0.5, 0.99)}
@@ -71,7 +73,7 @@ def comparisons(spec: Spec, tried: Mapping[str, Line]) -> dict[str, Comparison]:
 def _at_locality(spec: Spec, tried: Mapping[str, Line]) -> dict[str, Comparison]:
     accesses = model_accesses(spec, load_hotness(spec), keep=True)
     cases = {
-        name: ComparisonCase(spec, accesses, line.profile, line.cluster, 16, line.least_saving)
+        name: ComparisonCase(spec, accesses, line.profile, line.cluster, 16, line.least_saving, line.profile_error)
         for name, line in tried.items()
     }
     return {name: compare(case, tried[name].replicas)[0] for name, case in cases.items()}

@@ -3,8 +3,9 @@
 Each server is measured alone, one replica on a core of its own; the load generator, and for a front end the shards that
 it calls, have the others:
 
- capacity    The most queries per second within the SLA, many in flight, so that calls are joined: what one replica is
-             good for, and what services are scaled by.
+ capacity    The most queries per second within the SLA: what one replica is good for, and what services are scaled by.
+             A service is asked as busy front ends ask it: a few calls at a time, of several queries each, which they
+             join; the whole model and a front end by as many queries in flight as bring the most.
  light load  The CPU that a query takes which comes alone. Waking threads is most of it, whatever is gathered: what a
              monitor sees of a fleet with time on its hands.
 
@@ -15,22 +16,20 @@ what the router sends it. Memory is a replica's as if it were alone on its machi
 
 RM1 and RM3 are examples/deeprecsys. MLPerf's DLRMv2 is examples/mlperf, scaled: its cuts are those of the full size,
 since containers are made smaller alike, and its memory is that of the full rows, computed from their bytes, and what
-was measured beside. Give --python one whose environment has the extra zoo. Plans go by a quick profile of the model's
-own services, since what a row costs depends on its bytes, and count on 60% of what it predicts: a cut that loads a cold
-tier to the brim costs a whole copy of it where the profile is off by a little.
+was measured beside. Give --python one whose environment has the extra zoo. Plans are those of `elasticrec plan` as it
+stands: by the default profile, or one of --profile, with no option chosen by hand.
 
-    python benchmarks/replication.py [--models rm1 rm3 dlrm_v2] [--replicas 10 30] [--scale 0.01] [--python PYTHON]
-        [--sla-ms 400] [--seconds 3] [--rounds 3] [--rows int8]
+    python benchmarks/replication.py [--models rm1 rm1_int8 rm3 dlrm_v2] [--replicas 10 30] [--profile profile.json]
+        [--scale 0.01] [--python PYTHON] [--sla-ms 400] [--seconds 1] [--rounds 1]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -41,18 +40,18 @@ import numpy as np
 import yaml
 from _contenders import front_end
 
-from elasticrec import profiling
+import elasticrec
 from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.export.dlrm.source import open_source
 from repo_builder.model.arrays import wired
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile, replicas_for
 from repo_builder.partition.plan import Plan, Service
-from repo_builder.partition.planner import make_plan, model_wise_plan
+from repo_builder.partition.planner import model_wise_plan
 from repo_builder.profiling import perf_analyzer
 from repo_builder.profiling.capacity import most_in_flight, on_cores, split_cores
 from repo_builder.profiling.measure import measure_loads
-from repo_builder.profiling.points import LoadFigures, ServiceLoad
+from repo_builder.profiling.points import CALLS, LoadFigures, ServiceLoad
 from repo_builder.repository.build import build
 from repo_builder.repository.wiring import model_name
 from repo_builder.serving.install import Installation, installation
@@ -63,11 +62,16 @@ from repo_builder.words import times_less
 from triton_backends.router.router import Router
 
 ROOT = Path(__file__).parent.parent
-SPECS = {"rm1": "deeprecsys/rm1.yaml", "rm3": "deeprecsys/rm3.yaml", "dlrm_v2": "mlperf/dlrm_v2.yaml"}
-GOALS = {("rm1", 10): 5.0, ("rm3", 10): 8.0, ("dlrm_v2", 10): 8.0, ("dlrm_v2", 30): 20.0}
-INT8_GOALS = {("rm1", 10): 10.0}
+SPECS = {
+    "rm1": "deeprecsys/rm1.yaml",
+    "rm1_int8": "deeprecsys/rm1.yaml",  # rows of its cold tiers as INT8
+    "rm3": "deeprecsys/rm3.yaml",
+    "dlrm_v2": "mlperf/dlrm_v2.yaml",
+}
+GOALS = {("rm1", 10): 5.0, ("rm1_int8", 10): 10.0, ("rm3", 10): 8.0, ("dlrm_v2", 10): 8.0, ("dlrm_v2", 30): 20.0}
 DLRM_V2_BYTES = 4 * 128 * 204_184_588  # all rows in full size
-QUERIES, IN_FLIGHT, S_MAX = 64, 16, 4
+QUERIES, IN_FLIGHT = 64, 16
+JOINED = (4, 16)  # queries of a busy front end's calls
 WHOLE, FRONT = "whole model", "frontend"
 
 
@@ -95,14 +99,6 @@ class Bench:
         drawn = draw_queries(spec.model, self.hotness, QUERIES, spec.serving.batch, 0, self.source.samples())
         self.queries = [drawn.query(number, spec.serving.batch) for number in range(QUERIES)]
 
-    def profile(self) -> Profile:
-        """What plans go by."""
-        path = self.args.profile or self.folder / "profile.json"
-        if not path.exists():
-            document = profiling.profile(self.spec, shard_backend="native", quick=True, tell=lambda line: None).document
-            path.write_text(json.dumps(document))
-        return load_profile(path)
-
     def whole(self) -> Seen:
         """A replica of the whole model."""
         repository = self.folder / "whole"
@@ -114,13 +110,33 @@ class Bench:
     def fleet(self, plan: Plan, repository: Path) -> dict[str, Seen]:
         """A replica of each service of the plan."""
         self._build(plan, repository, "fleet")
-        routed = self._routed(plan, repository)
+        routed = self._routed(repository)
         found = {FRONT: self._front_end(plan, repository)}
         for service in plan.embedding_services:
             with self._server(repository / service.name) as server:
-                name = model_name(self.spec, service.name)
-                found[service.name] = self._seen(server, name, routed[service.name], self._rows_bytes(service))
+                found[service.name] = self._service(server, service, routed)
         return found
+
+    def _service(self, server: Server, service: Service, routed: Sequence[Mapping[str, np.ndarray]]) -> Seen:
+        """Asked as front ends ask it: one query at a time, and calls of several queries."""
+        mine = [own(query, f"{service.name}_") for query in routed]
+        loads = [ServiceLoad(self._joined(service.name, mine, 1), 1)]
+        loads += [ServiceLoad(self._joined(service.name, mine, n), CALLS, joined=n) for n in JOINED]
+        name, rounds = model_name(self.spec, service.name), self.args.rounds
+        with on_cores(self.others):
+            figures = measure_loads(server, name, loads, rounds, self.args.seconds / rounds, lambda: None)
+        busy = [each for each in figures[1:] if each.p95_ms <= self.spec.serving.sla_ms]
+        assert busy, f"{name} misses the SLA"
+        capacity = max(busy, key=lambda each: each.core_qps)
+        return Seen(capacity, figures[0].cpu_s, memory_alone(server.process.pid), self._rows_bytes(service))
+
+    def _joined(self, service: str, queries: Sequence[Mapping[str, np.ndarray]], number: int) -> Path:
+        """So many queries in a call."""
+        path = self.folder / f"{service}-{number}.json"
+        calls = [queries[i : i + number] for i in range(0, len(queries), number)]
+        joined = ({name: np.concatenate([query[name] for query in call]) for name in call[0]} for call in calls)
+        perf_analyzer.write_queries(path, joined)
+        return path
 
     def _front_end(self, plan: Plan, repository: Path) -> Seen:
         """It has a core of its own; all shards share the others with the load generator."""
@@ -167,16 +183,10 @@ class Bench:
             perf_analyzer.write_queries(path, (wired(query, self.spec.model.inputs) for query in self.queries))
         return path
 
-    def _routed(self, plan: Plan, repository: Path) -> dict[str, Path]:
-        """What the router sends each service for the model's queries."""
+    def _routed(self, repository: Path) -> list[Mapping[str, np.ndarray]]:
+        """What the router sends the services for each of the model's queries."""
         router = Router.open(repository / "frontend" / model_name(self.spec, "router") / "1")
-        routed = [router.route({**query, **self.source.ids(query)}).tensors for query in self.queries]
-        paths = {}
-        for service in plan.embedding_services:
-            prefix = f"{service.name}_"
-            paths[service.name] = repository.with_name(f"{repository.name}-{service.name}.json")
-            perf_analyzer.write_queries(paths[service.name], (own(query, prefix) for query in routed))
-        return paths
+        return [router.route({**query, **self.source.ids(query)}).tensors for query in self.queries]
 
     def _rows_bytes(self, service: Service) -> int:
         dtypes = {table.name: table.format.stored_as(service.row_dtype) for table in self.spec.model.tables}
@@ -195,17 +205,23 @@ def main() -> None:
     parser.add_argument("--replicas", nargs="+", type=int, default=[10, 30], help="of the whole model")
     parser.add_argument("--scale", type=float, default=0.01, help="of DLRMv2's tables")
     parser.add_argument("--python", default=sys.executable, help="with torchrec, to export DLRMv2")
-    parser.add_argument("--profile", type=Path, help="what plans go by (default: a quick one of the model's services)")
-    parser.add_argument("--utilisation", type=float, default=0.6, help="of a replica's predicted capacity, to cut by")
-    parser.add_argument("--rows", choices=["int8"], help="format of the rows in cold tiers")
+    parser.add_argument("--profile", type=load_profile_of, default=DEFAULT_PROFILE, help="what plans go by")
     parser.add_argument("--sla-ms", type=float, help="instead of the example's, where others use this machine")
-    parser.add_argument("--seconds", type=float, default=3, help="a measurement")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1, help="a measurement")
+    parser.add_argument("--rounds", type=int, default=1)
     args = parser.parse_args()
+    wholes: dict[str, Seen] = {}  # by the example: the rows of a whole model are those of a hottest tier
     for name in args.models:
         with tempfile.TemporaryDirectory() as folder, installation() as installed:
             bench = Bench(installed, Path(folder), described(name, Path(folder), args), args)
-            compare(bench, name, bench.profile(), args)
+            if SPECS[name] not in wholes:
+                wholes[SPECS[name]] = bench.whole()
+            compare(bench, name, wholes[SPECS[name]], args)
+
+
+def load_profile_of(path: str) -> Profile:
+    """The argument of --profile."""
+    return load_profile(Path(path))
 
 
 def described(name: str, folder: Path, args: argparse.Namespace) -> Spec:
@@ -215,16 +231,16 @@ def described(name: str, folder: Path, args: argparse.Namespace) -> Spec:
         words = ("examples/mlperf/export.py", "--scale", str(args.scale), "-o", str(folder / "dlrm_v2.pt2"))
         subprocess.run([args.python, "-W", "ignore", *words], cwd=ROOT, check=True, capture_output=True)
     document["serving"]["sla_ms"] = args.sla_ms or document["serving"]["sla_ms"]
-    if args.rows:
-        document["rows"] = {"hot": "fp32", "cold": args.rows}
+    if name == "rm1_int8":
+        document["rows"] = {"hot": "fp32", "cold": "int8"}
     return parse_spec(document, folder / "spec.yaml")
 
 
-def compare(bench: Bench, name: str, profile: Profile, args: argparse.Namespace) -> None:
-    """The whole model once, and a fleet planned for the traffic of each number of its replicas."""
-    spec, seen = bench.spec, bench.whole()
+def compare(bench: Bench, name: str, seen: Seen, args: argparse.Namespace) -> None:
+    """The whole model, and a fleet planned for the traffic of each number of its replicas."""
+    spec = bench.spec
     scale = spec.model.size_bytes / DLRM_V2_BYTES if name == "dlrm_v2" else 1.0
-    cuts = replace(profile, min_memory_bytes=round(profile.min_memory_bytes * scale))
+    cuts = replace(args.profile, min_memory_bytes=round(args.profile.min_memory_bytes * scale))
     tables = spec.model.size_bytes / scale / 2**30
     print(
         f"\n{name}: {tables:,.1f} GiB of tables, queries of {spec.serving.batch} rows, SLA {spec.serving.sla_ms:g} ms"
@@ -232,13 +248,15 @@ def compare(bench: Bench, name: str, profile: Profile, args: argparse.Namespace)
     for replicas in args.replicas:
         target_qps = replicas * seen.capacity.core_qps
         planned = replace(spec, serving=replace(spec.serving, target_qps=target_qps))
-        plan = make_plan(planned, bench.hotness, cuts, "tiered", S_MAX, args.utilisation)
+        plan = elasticrec.plan(planned, bench.hotness, profile=cuts)
+        if plan.grouping == "model_wise":
+            print(f"{replicas} replicas of the whole model: the plan is not to cut it", flush=True)
+            continue
         found = {WHOLE: seen, **bench.fleet(plan, bench.folder / f"fleet-{replicas}")}
         tell(found, plan, replicas, scale)
-        goals = INT8_GOALS if args.rows else GOALS
         for way, counts in sized(found, replicas).items():
             whole, *parts = (counts[each] * found[each].full_bytes(scale) for each in found)
-            goal = goals.get((name, replicas)) if way == "capacity" else None
+            goal = GOALS.get((name, replicas)) if way == "capacity" else None
             met = "" if goal is None else f"; goal {goal:g}: {'met' if whole / sum(parts) >= goal else 'missed'}"
             print(
                 f"  by {way:<11}{whole / 2**30:9,.1f} GiB against {sum(parts) / 2**30:7,.1f}: "

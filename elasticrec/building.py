@@ -17,7 +17,7 @@ from repo_builder.output import Tell
 from repo_builder.partition.cost import DEFAULT_PROFILE
 from repo_builder.partition.plan import Plan, check_plan, on_cpu
 from repo_builder.partition.planner import make_plan, model_wise_plan
-from repo_builder.partition.worth import LEAST_SAVING
+from repo_builder.partition.worth import LEAST_SAVING, PROFILE_ERROR
 from repo_builder.repository.manifest import Layout, Manifest
 from repo_builder.spec import Spec
 from repo_builder.words import count
@@ -148,6 +148,7 @@ def build(
         grouping="tiered",
         s_max=s_max,
         least_saving=LEAST_SAVING,
+        profile_error=PROFILE_ERROR,
     )
     plan = plan or planned(with_chosen_rows(spec, hotness, planned, watch, tell))
     plan = on_cpu(plan) if cpu_only else plan

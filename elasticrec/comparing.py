@@ -19,7 +19,7 @@ from repo_builder.partition.cost import DEFAULT_PROFILE, Profile
 from repo_builder.partition.placement.cluster import Cluster
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import make_plan
-from repo_builder.partition.worth import LEAST_SAVING
+from repo_builder.partition.worth import LEAST_SAVING, PROFILE_ERROR
 from repo_builder.spec import Spec
 from repo_builder.traffic import Traffic
 from repo_builder.traffic import load_traffic as read_traffic
@@ -36,6 +36,7 @@ def compare(
     profile: Profile = DEFAULT_PROFILE,
     s_max: int = 16,
     least_saving: float = LEAST_SAVING,
+    profile_error: float = PROFILE_ERROR,
     replicas: int = 10,
     row_speed: bool = False,
     watch: Watch = unwatched,
@@ -45,7 +46,7 @@ def compare(
 
     Row formats are compared at the same traffic: their bytes, and where a spec's trained weights are there what they do
     to scores, for which the tables are read once. row_speed: measure on this machine how fast rows are read, too.
-    specs: may be a generator; only one spec's accesses are held at a time. least_saving: as for `plan`.
+    specs: may be a generator; only one spec's accesses are held at a time. least_saving, profile_error: as for `plan`.
 
     >>> spec, cluster = elasticrec.load_spec("rm1.yaml"), elasticrec.load_cluster("examples/clusters/cpu.yaml")
     >>> (found,) = elasticrec.compare([spec], cluster).comparisons
@@ -56,11 +57,17 @@ def compare(
     def found(spec: Spec) -> tuple[Comparison, tuple[Comparison, ...], FormatComparison]:
         hotness = load_hotness(spec, watch=watch, tell=tell)
         planned = partial(
-            make_plan, hotness=hotness, profile=profile, grouping="tiered", s_max=s_max, least_saving=least_saving
+            make_plan,
+            hotness=hotness,
+            profile=profile,
+            grouping="tiered",
+            s_max=s_max,
+            least_saving=least_saving,
+            profile_error=profile_error,
         )
         spec = with_chosen_rows(spec, hotness, planned, watch, tell)
         accesses = model_accesses(spec, hotness, keep=True)
-        case = ComparisonCase(spec, accesses, profile, cluster, s_max, least_saving)
+        case = ComparisonCase(spec, accesses, profile, cluster, s_max, least_saving, profile_error)
         comparison, points = compare_fleets(case, replicas, SWEEP_REPLICAS)
         return comparison, points, compare_rows(case, hotness, comparison.target_qps, row_speed, watch)
 
@@ -106,7 +113,13 @@ def simulate(
 
     hotness = load_hotness(spec, watch=watch, tell=tell)
     planned = partial(
-        make_plan, hotness=hotness, profile=profile, grouping=grouping, s_max=s_max, least_saving=LEAST_SAVING
+        make_plan,
+        hotness=hotness,
+        profile=profile,
+        grouping=grouping,
+        s_max=s_max,
+        least_saving=LEAST_SAVING,
+        profile_error=PROFILE_ERROR,
     )
     plan = planned(with_chosen_rows(spec, hotness, planned, watch, tell))
     model = SimulatedModel(spec.name, spec.serving.sla_ms, spec.serving.target_qps, profile)

@@ -20,7 +20,7 @@ from repo_builder.partition.placement.cluster import Cluster
 from repo_builder.partition.placement.place import Placement, placement_document
 from repo_builder.partition.placement.place import place as place_plan
 from repo_builder.partition.plan import Grouping, Plan, plan_to_json
-from repo_builder.partition.worth import LEAST_SAVING
+from repo_builder.partition.worth import LEAST_SAVING, PROFILE_ERROR
 from repo_builder.spec import Spec
 
 
@@ -34,6 +34,7 @@ def plan(
     s_max: int = 16,
     utilisation: float = 1.0,
     least_saving: float = LEAST_SAVING,
+    profile_error: float = PROFILE_ERROR,
     watch: Watch = unwatched,
     tell: Tell = log,
 ) -> Plan:
@@ -44,9 +45,10 @@ def plan(
     given, `tiered`, or replicas of the whole model (`model_wise`) where cutting saves less than 5% of their memory;
     s_max: the most shards per table; utilisation: the share of a replica's most queries per second to count on;
     least_saving: the share of the embedding services' memory that a service must save, beside the front ends that its
-    calls take up: cuts that save less are merged. With 0 none is, and nothing but cutting is weighed: the paper's
-    recurrence. Where the spec has a budget of score error (`rows`) the formats with the least memory within it are
-    chosen first, and told.
+    calls take up: cuts that save less are merged. With 0 none is, nothing but cutting is weighed, and the profile is
+    taken to the letter: the paper's recurrence; profile_error: the share by which the profile's times may be off,
+    either way: the cuts are those with the least memory on average over that. Where the spec has a budget of score
+    error (`rows`) the formats with the least memory within it are chosen first, and told.
 
     >>> spec = elasticrec.load_spec("rm1.yaml")
     >>> plan = elasticrec.plan(spec)
@@ -57,12 +59,13 @@ def plan(
     >>> profile = elasticrec.load_profile("profile.json")
     >>> plan = elasticrec.plan(spec, profile=profile, grouping="tiered", s_max=4)
     >>> [(service.name, sum(shard.rows for shard in service.shards)) for service in plan.embedding_services]
-    [('tier0', 46), ('tier1', 265), ('tier2', 19689)]
+    [('tier0', 82), ('tier1', 413), ('tier2', 19505)]
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
     profile = _of_containers(profile, cluster)
-    spec = _with_rows(spec, found, profile, grouping, s_max, utilisation, least_saving, watch, tell)
-    return best_plan(spec, model_accesses(spec, found), profile, grouping, s_max, utilisation, least_saving)[0]
+    spec = _with_rows(spec, found, profile, grouping, s_max, utilisation, least_saving, profile_error, watch, tell)
+    accesses = model_accesses(spec, found)
+    return best_plan(spec, accesses, profile, grouping, s_max, utilisation, least_saving, profile_error)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ def explain(
     s_max: int = 16,
     utilisation: float = 1.0,
     least_saving: float = LEAST_SAVING,
+    profile_error: float = PROFILE_ERROR,
     watch: Watch = unwatched,
     tell: Tell = log,
 ) -> Explanation:
@@ -102,11 +106,11 @@ def explain(
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
     profile = _of_containers(profile, cluster)
-    spec = _with_rows(spec, found, profile, grouping, s_max, utilisation, least_saving, watch, tell)
+    spec = _with_rows(spec, found, profile, grouping, s_max, utilisation, least_saving, profile_error, watch, tell)
     accesses = model_accesses(spec, found, keep=True)
-    best, cut = best_plan(spec, accesses, profile, grouping, s_max, utilisation, least_saving)
+    best, cut = best_plan(spec, accesses, profile, grouping, s_max, utilisation, least_saving, profile_error)
     sizes = sizings(spec, cut, profile, utilisation) if profile.light_load else ()
-    chains = explain_plan(spec, accesses, profile, cut, utilisation, least_saving)
+    chains = explain_plan(spec, accesses, profile, cut, utilisation, least_saving, profile_error)
     return Explanation(best, cut, chains, sizes, accesses)
 
 
@@ -128,6 +132,7 @@ def sweep(
     s_max: int = 16,
     utilisation: float = 1.0,
     least_saving: float = LEAST_SAVING,
+    profile_error: float = PROFILE_ERROR,
     watch: Watch = unwatched,
     tell: Tell = log,
 ) -> Swept:
@@ -137,12 +142,12 @@ def sweep(
 
     >>> spec, values = elasticrec.load_spec("rm1.yaml"), elasticrec.Sweep("target_qps", (100, 1000, 10_000))
     >>> [point.model_wise_replicas for point in elasticrec.sweep(spec, values).points]
-    [1, 1, 4]
+    [1, 1, 3]
     """
     if spec.rows.budget is not None:
         found = load_hotness(spec, watch=watch, tell=tell)
-        spec = _with_rows(spec, found, profile, grouping, s_max, utilisation, least_saving, watch, tell)
-    setting = Setting(spec, profile, grouping or "tiered", s_max, utilisation, least_saving)
+        spec = _with_rows(spec, found, profile, grouping, s_max, utilisation, least_saving, profile_error, watch, tell)
+    setting = Setting(spec, profile, grouping or "tiered", s_max, utilisation, least_saving, profile_error)
     points = run_sweep(values, setting, lambda each: load_hotness(each, watch=watch, tell=tell))
     return Swept(values, setting, points)
 
@@ -185,6 +190,7 @@ def _with_rows(
     s_max: int,
     utilisation: float,
     least_saving: float,
+    profile_error: float,
     watch: Watch,
     tell: Tell,
 ) -> Spec:
@@ -192,6 +198,6 @@ def _with_rows(
 
     def planned(each: Spec) -> Plan:
         accesses = model_accesses(each, hotness)
-        return best_plan(each, accesses, profile, grouping, s_max, utilisation, least_saving)[0]
+        return best_plan(each, accesses, profile, grouping, s_max, utilisation, least_saving, profile_error)[0]
 
     return with_chosen_rows(spec, hotness, planned, watch, tell)

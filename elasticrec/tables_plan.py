@@ -90,7 +90,7 @@ def _latency(plan: Plan, spec: Spec) -> str:
     if added:
         memory = size(plan.deployed_memory_bytes)
         were = f"{count(added, 'replica')} {'was' if added == 1 else 'were'} added"
-        line += f", for which {were} ({memory} in all; --utilisation 0.8 may need less)"
+        line += f", for which {were}, where they are cheapest ({memory} in all)"
     return line + "\n"
 
 
@@ -171,11 +171,33 @@ def explanation(chains: Sequence[Chain]) -> str:
 
 
 def _chain_lines(chain: Chain) -> list[str]:
-    names = table_label(chain.tables)
-    if not chain.cuts:
-        line = f"{names}: no cut pays: one service, {chain.services[0].name}, holds all rows"
-        return [line, *_merged_lines(chain.weighed)]
-    return [f"{names}:", *(line for cut in chain.cuts for line in _cut_lines(cut)), *_merged_lines(chain.weighed)]
+    names, cuts = table_label(chain.tables), [line for cut in chain.cuts for line in _cut_lines(cut)]
+    whole = f"{names}: no cut pays: one service, {chain.services[0].name}, holds all rows"
+    told = _robust_lines(chain.weighed) if chain.weighed.robust else _merged_lines(chain.weighed)
+    return [f"{names}:" if cuts else whole, *cuts, *told]
+
+
+def _robust_lines(weighed: Cuts) -> list[str]:
+    """What the cuts take where the profile is off, beside those that have the least memory by it to the letter."""
+    robust, least, worth = weighed.robust, weighed.least, weighed.worth
+    if robust is None:
+        return []
+    more = weighed.least_mean_bytes - robust.mean_bytes
+    after = ", ".join(f"{position:,}" for position in least.cuts[1:-1])
+    letter = f"{count(len(least.replicas), 'service')}{f', cut after {after} rows' if after else ''}"
+    lines = [
+        f"  memory is the mean where the profile is off by up to {worth.profile_error:.0%} either way; these cuts are "
+        f"at most {robust.gap:.2%} above the least",
+        f"  a service must save {size(weighed.service_bytes)} of it: {worth.share:.2%} of the least memory and "
+        f"{size(worth.call_bytes)} of front ends for its calls (--least-saving)",
+    ]
+    if least.cuts == robust.cuts:
+        return [*lines, "  by the profile to the letter (--profile-error 0) the least memory has the same cuts"]
+    return [
+        *lines,
+        f"  by the profile to the letter (--profile-error 0) the least memory has {letter}: {size(weighed.more_bytes)} "
+        f"less, and {size(more)} more on average where it is off",
+    ]
 
 
 def _merged_lines(weighed: Cuts) -> list[str]:
@@ -206,9 +228,10 @@ def _cut_lines(cut: PlanCut) -> list[str]:
 
 def _segment(segment: Segment) -> str:
     share = segment.load / segment.replicas
+    mean = "" if segment.mean_replicas == segment.replicas else f", {segment.mean_replicas:.2f} on average"
     return (
         f"{segment.name}: {count(segment.rows, 'row')}, {segment.gathers:,.0f} gathers a query, "
-        f"{count(segment.replicas, 'replica')} {share:.1%} loaded, {size(segment.cost_bytes)} over all"
+        f"{count(segment.replicas, 'replica')} {share:.1%} loaded{mean}, {size(segment.cost_bytes)} over all"
     )
 
 
@@ -218,9 +241,18 @@ def _move(cut: PlanCut, move: Move) -> str:
 
 
 def _why(cut: PlanCut, move: Move) -> str:
-    """The replicas that a move adds, or else how often its rows are stored."""
+    """The replicas that a move adds, or else how often its rows are stored; means where they are none."""
     sides = ((cut.left, move.left_replicas), (cut.right, move.right_replicas))
-    added = [f"{side.name} needs {count(now, 'replica')}" for side, now in sides if now > side.replicas]
+    if not all(now.is_integer() and side.mean_replicas.is_integer() for side, now in sides):
+        changed = [
+            f"{side.name} takes {now:.2f} replicas instead of {side.mean_replicas:.2f}"
+            for side, now in sides
+            if f"{now:.2f}" != f"{side.mean_replicas:.2f}"
+        ]
+        now_in, before_in = (cut.left, cut.right) if move.rows > 0 else (cut.right, cut.left)
+        moved = f"these rows in {now_in.mean_replicas:.2f} replicas instead of {before_in.mean_replicas:.2f}"
+        return ": " + ", ".join(changed or [moved])
+    added = [f"{side.name} needs {count(round(now), 'replica')}" for side, now in sides if now > side.replicas]
     if added:
         return ": " + " and ".join(added)
     before, after = (cut.right, cut.left) if move.rows > 0 else (cut.left, cut.right)

@@ -36,7 +36,7 @@ from repo_builder.local_fleet.run_folder import RunFolder, is_up
 from repo_builder.model.types import Model
 from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE
-from repo_builder.partition.worth import LEAST_SAVING
+from repo_builder.partition.worth import LEAST_SAVING, PROFILE_ERROR
 from repo_builder.spec import Spec
 from repo_builder.words import count
 from repo_builder.writing import write_whole
@@ -85,7 +85,7 @@ def _saving(spec: Spec) -> str:
     """What a plan at the guessed traffic takes, beside replicating the whole model."""
     try:
         accesses = model_accesses(spec, PowerLawHotness(0.9, 0))
-        choice = best_plan(spec, accesses, DEFAULT_PROFILE, None, 4, 1.0, LEAST_SAVING)[0].choice
+        choice = best_plan(spec, accesses, DEFAULT_PROFILE, None, 4, 1.0, LEAST_SAVING, PROFILE_ERROR)[0].choice
     except PlanError as exc:
         return f"no plan at the guessed traffic: {exc}"
     if choice is None:

@@ -17,7 +17,7 @@ from elasticrec.commands import COMMANDS
 from elasticrec.loading import load_profile
 from repo_builder.output import Progress
 from repo_builder.partition.cost import DEFAULT_MEASURED_ON, Profile
-from repo_builder.partition.worth import LEAST_SAVING
+from repo_builder.partition.worth import LEAST_SAVING, PROFILE_ERROR
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
 
@@ -128,15 +128,24 @@ def add_grouping(parser: argparse._ActionsContainer, told: str, default: str | N
     parser.add_argument("--grouping", choices=["tiered", "per_table"], default=default, help=f"{told}{ending}")
 
 
-def add_least_saving(parser: argparse._ActionsContainer) -> None:
-    """The option --least-saving."""
+def add_cutting(parser: argparse._ActionsContainer) -> None:
+    """The options --least-saving and --profile-error."""
     parser.add_argument(
         "--least-saving",
         type=bounded(float, 0, 0.99),
         default=LEAST_SAVING,
         metavar="SHARE",
         help="merge cuts whose service saves less than this share of the embedding services' memory and the front ends "
-        "that its calls take up; 0: merge none, the paper's recurrence (default: %(default)s)",
+        "that its calls take up; 0: merge none and take the profile to the letter, the paper's recurrence (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--profile-error",
+        type=bounded(float, 0, 0.9),
+        default=PROFILE_ERROR,
+        metavar="SHARE",
+        help="the profile's times may be off by this share, either way: cut so that the memory is least on average "
+        "over that; 0: by the profile to the letter (default: %(default)s)",
     )
 
 

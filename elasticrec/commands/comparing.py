@@ -10,8 +10,8 @@ from elasticrec import comparing, tables_compare
 from elasticrec.commands.common import (
     Commands,
     add_command,
+    add_cutting,
     add_grouping,
-    add_least_saving,
     add_profile,
     add_s_max,
     add_spec,
@@ -51,7 +51,7 @@ def add_compare(commands: Commands) -> None:
     parser.add_argument("--cluster", type=Path, required=True, metavar="FILE", help="the nodes and their prices")
     add_profile(parser)
     add_s_max(parser)
-    add_least_saving(parser)
+    add_cutting(parser)
     parser.add_argument(
         "--replicas",
         type=bounded(int, 1, 10_000),
@@ -81,6 +81,7 @@ def _compare(args: argparse.Namespace) -> None:
         profile=profile,
         s_max=args.s_max,
         least_saving=args.least_saving,
+        profile_error=args.profile_error,
         replicas=args.replicas,
         row_speed=args.row_speed,
         watch=watch,

@@ -11,8 +11,8 @@ from elasticrec.building import check_weights
 from elasticrec.commands.common import (
     Commands,
     add_command,
+    add_cutting,
     add_grouping,
-    add_least_saving,
     add_profile,
     add_s_max,
     add_spec,
@@ -54,7 +54,7 @@ def add_plan(commands: Commands) -> None:
     add_profile(parser)
     told = "tiered: a service holds one hotness tier of all tables; per_table: a service per shard, as in the paper "
     add_grouping(parser, f"{told}(default: tiered, unless cutting saves less than 5%% of whole replicas' memory)", None)
-    add_least_saving(parser)
+    add_cutting(parser)
     parser.add_argument(
         "--utilisation",
         type=bounded(float, 0.01, 1),
@@ -127,7 +127,7 @@ def _planned(
 
 
 def _asked(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in ("grouping", "s_max", "utilisation", "least_saving")}
+    return {name: getattr(args, name) for name in ("grouping", "s_max", "utilisation", "least_saving", "profile_error")}
 
 
 def _placed(spec: Spec, plan: Plan, profile: Profile, cluster: Cluster) -> Placement:

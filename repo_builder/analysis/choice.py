@@ -30,12 +30,13 @@ def best_plan(
     s_max: int,
     utilisation: float,
     least_saving: float,
+    profile_error: float = 0.0,
 ) -> tuple[Plan, Plan]:
     """The plan to follow, and the best one that cuts: the same, or the whole model's where no grouping is asked for.
 
     Both say what was weighed (`Plan.choice`), but for a `least_saving` of 0, the paper's recurrence, which weighs none.
     """
-    cut = plan_accesses(spec, accesses, profile, grouping or "tiered", s_max, utilisation, least_saving)
+    cut = plan_accesses(spec, accesses, profile, grouping or "tiered", s_max, utilisation, least_saving, profile_error)
     if not least_saving:
         return cut, cut
     try:

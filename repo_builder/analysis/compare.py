@@ -24,7 +24,8 @@ SWEEP_REPLICAS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
 ASSUMPTIONS = (
     "equal traffic: the most that so many model-wise replicas serve with a 95th percentile within the SLA",
     "equal replicas: one instance on one core, times from the same profile, none loaded above what model-wise may be",
-    "cuts that save less than a container is worth are merged (--least-saving)",
+    "cuts that save less than a container is worth are merged (--least-saving), the others have the least memory on "
+    "average where the profile is off (--profile-error)",
     "model-wise: all tables and the dense layers in one container; a query takes the dense time plus one call",
     "GPU cache: the hottest rows and the dense layers on the GPU, misses on the CPU at the same time",
     f"utility: share of a replica's rows touched by its first {FIRST_QUERIES:,} queries, mean over replicas; by bytes: "

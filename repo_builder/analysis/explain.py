@@ -1,7 +1,8 @@
 """Why each cut of a plan lies where it does: the services on both sides, and what another cut would cost.
 
-All figures are those of the recurrence (`partition.dp`): `CostModel.cost`, whole replicas included, of the services
-before replicas are added for the latency. In an optimal plan no change that is shown can be negative.
+All figures are those that the cuts were made by, of the services before replicas are added for the latency: of the
+recurrence (`partition.dp`), `CostModel.cost` with whole replicas; or where the profile may be off, the means of that
+(`partition.robust`). In an optimal plan no change that is shown can be negative.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from repo_builder.partition.cost import CostModel, Profile
 from repo_builder.partition.order import Order
 from repo_builder.partition.plan import S_MAX, Plan, Service
 from repo_builder.partition.priced import PricedOrder
+from repo_builder.partition.robust import mean_costs, mean_replicas
 from repo_builder.partition.worth import Cuts, cut, worth_of
 from repo_builder.spec import Spec
 
@@ -30,7 +32,8 @@ SHARE = 100
 class Segment:
     """The rows between two cuts as a service: `load` is how many replicas' time it takes, `cost_bytes` all memory.
 
-    row_dtype: how the service stores its rows.
+    mean_replicas: over the profile's errors, which `cost_bytes` goes by; `replicas` where there are none
+    row_dtype: how the service stores its rows
     """
 
     name: str
@@ -38,18 +41,19 @@ class Segment:
     gathers: float
     load: float
     replicas: int
+    mean_replicas: float
     cost_bytes: int
     row_dtype: RowDtype
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What changes if a cut moves by so many rows, to the colder ones where positive."""
+    """What changes if a cut moves by so many rows, to the colder ones where positive; replicas are means."""
 
     rows: int
     cost_bytes: int
-    left_replicas: int
-    right_replicas: int
+    left_replicas: float
+    right_replicas: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +96,13 @@ def explain(
     plan: Plan,
     utilisation: float,
     least_saving: float = 0.0,
+    profile_error: float = 0.0,
 ) -> tuple[Chain, ...]:
     """The chains of a plan that `plan_accesses` made of the same arguments."""
     target_qps = spec.serving.target_qps / utilisation
     model = profile.cost_model(target_qps)
-    weigh = partial(
-        cut, model=model, s_max=plan.s_max or S_MAX, worth=worth_of(spec, profile, target_qps, least_saving)
-    )
+    worth = worth_of(spec, profile, target_qps, least_saving, profile_error)
+    weigh = partial(cut, model=model, s_max=plan.s_max or S_MAX, worth=worth)
     if plan.grouping == "tiered":
         tables, order = (
             tuple(table.table for table in accesses.tables),
@@ -125,7 +129,7 @@ def _chain(tables: tuple[str, ...], services: Sequence[Service], rows: Order, mo
     positions = [0]
     for service in services:
         positions.append(positions[-1] + sum(shard.rows for shard in service.shards))
-    priced = _PricedCuts(PricedOrder(rows, model))
+    priced = _PricedCuts(PricedOrder(rows, model), weighed.worth.profile_error)
     segments = [
         priced.segment(service.name, begin, end, service.row_dtype)
         for service, (begin, end) in zip(services, pairwise(positions), strict=True)
@@ -142,18 +146,24 @@ class _PricedCuts:
     """Rows in their order, and what segments of it cost."""
 
     priced: PricedOrder
+    profile_error: float
 
     def segment(self, name: str, begin: int, end: int, row_dtype: RowDtype) -> Segment:
-        order, model = self.priced.order, self.priced.model
-        rows_s = float(self.priced.rows_s(np.array(begin), np.array(end)))
-        held_bytes = int(order.bytes_between(np.array(begin), np.array(end)))
+        order, model, at = self.priced.order, self.priced.model, (np.array(begin), np.array(end))
+        rows_s = float(self.priced.rows_s(*at))
+        replicas = model.replicas(rows_s)
+        mean, cost_bytes = float(replicas), model.cost(int(order.bytes_between(*at)), rows_s)
+        if self.profile_error:
+            mean = float(mean_replicas(np.array(model.load(rows_s)), self.profile_error))
+            cost_bytes = round(float(mean_costs(self.priced, *at, self.profile_error)))
         return Segment(
             name=name,
             rows=end - begin,
             gathers=float(order.gathers[end] - order.gathers[begin]),
             load=model.load(rows_s),
-            replicas=model.replicas(rows_s),
-            cost_bytes=model.cost(held_bytes, rows_s),
+            replicas=replicas,
+            mean_replicas=mean,
+            cost_bytes=cost_bytes,
             row_dtype=row_dtype,
         )
 
@@ -166,7 +176,7 @@ class _PricedCuts:
                 hotter = self.segment("", begin, position + rows, left.row_dtype)
                 colder = self.segment("", position + rows, end, right.row_dtype)
                 change = hotter.cost_bytes + colder.cost_bytes - now
-                moves.append(Move(rows, change, hotter.replicas, colder.replicas))
+                moves.append(Move(rows, change, hotter.mean_replicas, colder.mean_replicas))
         joined_bytes = self.segment("", begin, end, left.row_dtype).cost_bytes - now
         return PlanCut(
             position,

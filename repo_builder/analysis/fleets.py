@@ -150,7 +150,10 @@ def most_utilisation(service_s: float, alone_s: float, sla_ms: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonCase:
-    """What is held equal in a comparison; `accesses` is that of `spec`, `least_saving` what a service must be worth."""
+    """What is held equal in a comparison; `accesses` is that of `spec`.
+
+    `least_saving` is what a service must be worth, `profile_error` how far off cuts take the profile to be.
+    """
 
     spec: Spec
     accesses: ModelAccesses
@@ -158,6 +161,7 @@ class ComparisonCase:
     cluster: Cluster
     s_max: int
     least_saving: float = 0.0
+    profile_error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,8 +257,8 @@ class SizedFleets:
     def _elastic(self, strategy: str, target_qps: float) -> SizedFleet:
         """A plan in which no replica is loaded above what model-wise replicas may be."""
         case, spec, grouping = self.case, self._spec(target_qps), _GROUPINGS[strategy]
-        utilisation, saving = self.whole.utilisation, case.least_saving
-        plan = plan_accesses(spec, case.accesses, case.profile, grouping, case.s_max, utilisation, saving)
+        utilisation, saving, error = self.whole.utilisation, case.least_saving, case.profile_error
+        plan = plan_accesses(spec, case.accesses, case.profile, grouping, case.s_max, utilisation, saving, error)
         demands = tuple(self._demand(service, 0) for service in plan.services)
         return SizedFleet(strategy, plan.services, demands, plan)
 

@@ -34,6 +34,7 @@ class Setting:
     s_max: int
     utilisation: float = 1.0
     least_saving: float = 0.0
+    profile_error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,14 @@ def run_sweep(sweep: Sweep, setting: Setting, load: Callable[[Spec], Hotness]) -
 def _point(value: float, setting: Setting, accesses: ModelAccesses) -> SweepPoint:
     spec, profile = setting.spec, setting.profile
     plan = plan_accesses(
-        spec, accesses, profile, setting.grouping, setting.s_max, setting.utilisation, setting.least_saving
+        spec,
+        accesses,
+        profile,
+        setting.grouping,
+        setting.s_max,
+        setting.utilisation,
+        setting.least_saving,
+        setting.profile_error,
     )
     whole = model_wise(spec, accesses, profile, setting.utilisation).replicas(spec.serving.target_qps)
     return SweepPoint(

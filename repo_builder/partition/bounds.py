@@ -52,10 +52,10 @@ def coarse_bounds(priced: PricedOrder, s_max: int, blocks: int) -> CoarseBounds:
     """Bounds from about so many blocks. O(N + s_max * blocks^2) time."""
     first = grid(priced.order.gathers, blocks)
     last = np.append(first[1:] - 1, first[-1])
-    upper = float(_at_most(segment_costs(priced, first, first), s_max)[s_max, -1])
+    upper = float(at_most(segment_costs(priced, first, first), s_max)[s_max, -1])
     low = segment_costs(priced, last, first)
-    forward = _at_most(low, s_max)
-    backward = _exactly(low.T[::-1, ::-1], s_max)[:, ::-1]
+    forward = at_most(low, s_max)
+    backward = exactly(low.T[::-1, ::-1], s_max)[:, ::-1]
     windows = np.zeros((s_max, 2), np.int64)
     windows[0] = first[-1], first[-1]
     for after in range(1, s_max):
@@ -81,7 +81,7 @@ def segment_costs(priced: PricedOrder, begins: Positions, ends: Positions) -> Fl
     return costs
 
 
-def _at_most(costs: Floats, s_max: int) -> Floats:
+def at_most(costs: Floats, s_max: int) -> Floats:
     """(s_max + 1, blocks): the cheapest path from block 0 to each block by at most s steps."""
     best = np.full((s_max + 1, len(costs)), np.inf)
     best[:, 0] = 0.0
@@ -90,10 +90,28 @@ def _at_most(costs: Floats, s_max: int) -> Floats:
     return best
 
 
-def _exactly(costs: Floats, s_max: int) -> Floats:
+def exactly(costs: Floats, s_max: int) -> Floats:
     """(s_max + 1, blocks): the cheapest path from block 0 to each block by exactly s steps."""
     best = np.full((s_max + 1, len(costs)), np.inf)
     best[0, 0] = 0.0
     for s in range(1, s_max + 1):
         best[s] = (best[s - 1][:, None] + costs).min(axis=0)
     return best
+
+
+def cheapest_path(costs: Floats, s_max: int) -> Positions:
+    """The blocks on the cheapest path from the first to the last by at most s_max steps; the fewest of equal ones."""
+    best = np.full(len(costs), np.inf)
+    best[0] = 0.0
+    begins: list[NDArray[np.intp]] = []
+    least, services = np.inf, 0
+    for s in range(1, s_max + 1):
+        totals = best[:, None] + costs
+        begins.append(totals.argmin(axis=0))
+        best = totals.min(axis=0)
+        if best[-1] < least:
+            least, services = float(best[-1]), s
+    path = [len(costs) - 1]
+    for s in range(services, 0, -1):
+        path.append(int(begins[s - 1][path[-1]]))
+    return np.array(path[::-1])

@@ -20,13 +20,14 @@ service's format makes rows larger or smaller by different factors, what the gri
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.errors import PlanError
-from repo_builder.partition.bounds import coarse_bounds, grid, segment_costs
+from repo_builder.partition.bounds import cheapest_path, coarse_bounds, grid, segment_costs
 from repo_builder.partition.chain import TooManySteps, best_chain
 from repo_builder.partition.cost import CostModel
 from repo_builder.partition.order import Order
@@ -64,7 +65,7 @@ def partition(order: Order, model: CostModel, s_max: int) -> Partition:
     if not 1 <= s_max <= S_MAX:
         raise PlanError(f"s_max: expected 1 to {S_MAX} services, got {s_max}")
     priced = PricedOrder(order, model)
-    whole = _partition(priced, [])
+    whole = cut_at(priced, [])
     if whole.cost_bytes >= LARGEST_COST_BYTES:
         raise PlanError(
             f"target_qps: expected a fleet under 2^62 bytes, got {float(whole.cost_bytes):.3g} bytes; lower the traffic"
@@ -73,10 +74,10 @@ def partition(order: Order, model: CostModel, s_max: int) -> Partition:
     if s_max == 1 or order.rows == 1 or (same_replicas and order.hot_row_bytes is None):
         return whole
     inner = [1] if same_replicas else _chain_cuts(order, model, s_max)
-    found = min(whole, _partition(priced, inner), key=_preferred)
+    found = min(whole, cut_at(priced, inner), key=_preferred)
     if order.alike:
         return found
-    near = _partition(priced, _best_among(_near(order, found.cuts), priced, s_max))
+    near = cut_at(priced, _best_among(_near(order, found.cuts), priced, s_max))
     return min(found, near, key=_preferred)
 
 
@@ -97,7 +98,8 @@ def _chain_cuts(order: Order, model: CostModel, s_max: int) -> list[int]:
             lot *= 4
 
 
-def _partition(priced: PricedOrder, inner: list[int]) -> Partition:
+def cut_at(priced: PricedOrder, inner: Sequence[int]) -> Partition:
+    """The partition with these inner cuts, ascending."""
     cuts = (0, *inner, priced.order.rows)
     begins, ends = np.array(cuts[:-1]), np.array(cuts[1:])
     rows_s = tuple(priced.rows_s(begins, ends).tolist())
@@ -119,18 +121,4 @@ def _best_among(positions: NDArray[np.int64], priced: PricedOrder, s_max: int) -
     """The inner cuts of the cheapest partition whose cuts are among these positions, by the recurrence as it stands."""
     costs = segment_costs(priced, positions, positions)
     np.fill_diagonal(costs, np.inf)  # a service holds a row at least
-    best = np.full(len(positions), np.inf)
-    best[0] = 0.0
-    begins: list[NDArray[np.intp]] = []
-    least, services = np.inf, 0
-    for s in range(1, s_max + 1):
-        totals = best[:, None] + costs
-        begins.append(totals.argmin(axis=0))
-        best = totals.min(axis=0)
-        if best[-1] < least:
-            least, services = float(best[-1]), s
-    cuts, end = [], len(positions) - 1
-    for s in range(services, 1, -1):
-        end = int(begins[s - 1][end])
-        cuts.append(int(positions[end]))
-    return cuts[::-1]
+    return [int(position) for position in positions[cheapest_path(costs, s_max)[1:-1]]]

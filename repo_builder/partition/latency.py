@@ -17,18 +17,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from scipy.special import log_ndtr, ndtr
 
-from repo_builder.errors import PlanError
 from repo_builder.partition.cost import Profile
 from repo_builder.partition.plan import Latency, Plan, Service
 
 HORIZON_S = 60.0
 """How long the target traffic lasts before the autoscaler has answered a growing queue: a sync and a pod's start."""
 
-MAX_ADDED = 1000
 _VARIABILITY = 2.0  # ca2 + cs2
 
 
@@ -62,75 +60,38 @@ def predict_latency(plan: Plan, profile: Profile, target_qps: float) -> Latency:
     The front end's quantile and that of the slowest embedding service are added up, as if both were slow at once.
     """
     p50_ms, p95_ms, p99_ms = (_end_to_end_ms(plan, profile, target_qps, quantile) for quantile in (0.5, 0.95, 0.99))
-    return Latency(p50_ms, p95_ms, p99_ms, idle_ms=1000 * _idle_s(plan, profile))
+    return Latency(p50_ms, p95_ms, p99_ms, idle_ms=1000 * idle_s(plan, profile))
 
 
 def queue_latency(queue: Queue) -> Latency:
     """The quantiles of a query's latency where one queue is all that it waits in."""
-    p50_ms, p95_ms, p99_ms = (1000 * _quantile_s([queue], quantile) for quantile in (0.5, 0.95, 0.99))
+    p50_ms, p95_ms, p99_ms = (1000 * quantile_s([queue], quantile) for quantile in (0.5, 0.95, 0.99))
     return Latency(p50_ms, p95_ms, p99_ms, idle_ms=1000 * queue.alone_s)
 
 
-def meet_sla(plan: Plan, profile: Profile, target_qps: float, sla_ms: float) -> Plan:
-    """The plan with its predicted latency, and with as many more replicas as let the 95th percentile meet the SLA.
-
-    Each is added where queries wait longest; `Service.added` counts them, beside the replicas that throughput needs.
-    Raises PlanError where even an idle fleet misses the SLA, so that no replica helps.
-    """
-    idle_ms = check_idle(plan, profile, sla_ms)
-    for _ in range(MAX_ADDED):
-        latency = predict_latency(plan, profile, target_qps)
-        if latency.p95_ms <= sla_ms:
-            return replace(plan, latency=latency)
-        plan = _with_one_more(plan, profile, target_qps)
-    raise PlanError(
-        f"serving.sla_ms: expected one that {MAX_ADDED} more replicas can meet, got {sla_ms:g} ms while an idle fleet "
-        f"takes {idle_ms:.3g} ms; raise it"
-    )
-
-
-def check_idle(plan: Plan, profile: Profile, sla_ms: float) -> float:
-    """What a query takes in an idle fleet, ms; raises PlanError where that misses the SLA, so that no replica helps."""
-    idle_ms = 1000 * _idle_s(plan, profile)
-    if idle_ms > sla_ms:
-        raise PlanError(
-            f"serving.sla_ms: expected at least {idle_ms:.3g} ms, what a query takes in an idle fleet, got {sla_ms:g}; "
-            "raise it, lower serving.batch, or give the profile of a faster machine with --profile"
-        )
-    return idle_ms
-
-
-def _with_one_more(plan: Plan, profile: Profile, target_qps: float) -> Plan:
-    def wait_s(service: Service) -> float:
-        queue = _queue(service, profile, target_qps)
-        return _quantile_s([queue], 0.95) - queue.alone_s
-
-    slowest = max(plan.services, key=wait_s)
-    services = [replace(each, added=each.added + 1) if each is slowest else each for each in plan.services]
-    return replace(plan, services=tuple(services))
-
-
 def _end_to_end_ms(plan: Plan, profile: Profile, target_qps: float, quantile: float) -> float:
-    queues = {service.name: _queue(service, profile, target_qps) for service in plan.services}
+    queues = {service.name: queue_of(service, profile, target_qps) for service in plan.services}
     called = [queues[service.name] for service in plan.embedding_services]
     front = [queues[service.name] for service in plan.services if service.kind == "dense"]
-    return 1000 * (_quantile_s(front, quantile) + profile.remote_call_s + _quantile_s(called, quantile))
+    return 1000 * (quantile_s(front, quantile) + profile.remote_call_s + quantile_s(called, quantile))
 
 
-def _idle_s(plan: Plan, profile: Profile) -> float:
+def idle_s(plan: Plan, profile: Profile) -> float:
+    """Seconds of a query in an idle fleet."""
     called = max(alone_s(service, profile) for service in plan.embedding_services)
     front = sum(alone_s(service, profile) for service in plan.services if service.kind == "dense")
     return called + profile.remote_call_s + front
 
 
-def _queue(service: Service, profile: Profile, target_qps: float) -> Queue:
+def queue_of(service: Service, profile: Profile, target_qps: float) -> Queue:
+    """The queue of each of a service's replicas at so many queries per second of the fleet."""
     service_s = service.instances / service.qps
     utilisation = target_qps / (service.deployed * service.qps)
-    idle_s = alone_s(service, profile)
+    query_s = alone_s(service, profile)
     if service.kind == "embedding" and profile.batching:
         others = min(1.0, utilisation) * (profile.batching.queries - 1)
-        idle_s += others * (service_s - profile.batching.call_s / profile.batching.queries)
-    return Queue(utilisation, service_s, service.instances, idle_s)
+        query_s += others * (service_s - profile.batching.call_s / profile.batching.queries)
+    return Queue(utilisation, service_s, service.instances, query_s)
 
 
 def alone_s(service: Service, profile: Profile) -> float:
@@ -140,7 +101,7 @@ def alone_s(service: Service, profile: Profile) -> float:
     return service.instances / service.qps
 
 
-def _quantile_s(queues: Sequence[Queue], quantile: float) -> float:
+def quantile_s(queues: Sequence[Queue], quantile: float) -> float:
     """The time within which all of these, independent of each other, answer with that probability."""
 
     alike = Counter(queues)  # a plan per table of a thousand tables alike has a thousand queues alike

@@ -14,10 +14,10 @@ from repo_builder.model.types import RowDtype
 from repo_builder.partition.accesses import Key, ModelAccesses, TableAccesses, model_accesses, ranks_in_tables
 from repo_builder.partition.cost import CostModel, Profile, replicas_for
 from repo_builder.partition.dp import Partition
-from repo_builder.partition.latency import check_idle, meet_sla
 from repo_builder.partition.order import Order
 from repo_builder.partition.plan import S_MAX, Grouping, Latency, Plan, Service, Shard, check_plan
 from repo_builder.partition.priced import whole_rows_s
+from repo_builder.partition.sla import check_idle, meet_sla
 from repo_builder.partition.worth import Cuts, cut, worth_of
 from repo_builder.spec import Spec
 
@@ -35,9 +35,11 @@ def make_plan(
     s_max: int,
     utilisation: float = 1.0,
     least_saving: float = 0.0,
+    profile_error: float = 0.0,
 ) -> Plan:
     """`plan_accesses` on the accesses of the spec's tables."""
-    return plan_accesses(spec, model_accesses(spec, hotness), profile, grouping, s_max, utilisation, least_saving)
+    accesses = model_accesses(spec, hotness)
+    return plan_accesses(spec, accesses, profile, grouping, s_max, utilisation, least_saving, profile_error)
 
 
 def plan_accesses(
@@ -48,11 +50,13 @@ def plan_accesses(
     s_max: int,
     utilisation: float = 1.0,
     least_saving: float = 0.0,
+    profile_error: float = 0.0,
 ) -> Plan:
     """The plan with the least embedding memory at the spec's target traffic; `accesses` is the spec's.
 
     `utilisation` is the share of a replica's most queries per second that the plan counts on, in (0, 1].
-    `least_saving` is what a service must be worth (`worth.py`); 0 leaves the paper's recurrence as it is.
+    `least_saving` is what a service must be worth (`worth.py`); 0 leaves the paper's recurrence as it is. Else the cuts
+    are those with the least mean memory where the profile is off by up to `profile_error`, a share, either way.
 
     `per_table` cuts each table by itself, a service `TABLE_s0`, `TABLE_s1`, ... per shard (0 is the hottest), TABLE its
     name or one that is legal in a service's.
@@ -66,11 +70,14 @@ def plan_accesses(
         raise PlanError(f"utilisation: expected a share above 0, at most 1, got {utilisation}")
     if not 0 <= least_saving < 1:
         raise PlanError(f"least_saving: expected a share of at least 0, below 1, got {least_saving}")
+    if not 0 <= profile_error < 1:
+        raise PlanError(f"profile_error: expected a share of at least 0, below 1, got {profile_error}")
     if grouping not in _GROUPINGS:
         raise PlanError(f"grouping: expected one of {', '.join(_GROUPINGS)}, got {grouping!r}")
     target_qps = spec.serving.target_qps / utilisation
     model = profile.cost_model(target_qps)
-    cuts = partial(cut, model=model, s_max=s_max, worth=worth_of(spec, profile, target_qps, least_saving))
+    worth = worth_of(spec, profile, target_qps, least_saving, profile_error)
+    cuts = partial(cut, model=model, s_max=s_max, worth=worth)
     embedding = _GROUPINGS[grouping](accesses, model, cuts)
     plan = Plan(
         spec=spec.name,

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec["tables"] = [{"name": "C", "rows": 2_000, "dim": 32, "pooling": 4, "count": 10}]
     (folder / "rm1.yaml").write_text(yaml.safe_dump(spec))
     profile = {
-        "format": 1,
+        "format": 2,
         "name": "measured",
         "service_time": {"fixed_s": 2e-5, "per_row_s": 1e-6},
         "min_memory_bytes": 10_000,

@@ -1,4 +1,4 @@
-"""Predicted latencies against simulated queues; replicas added for the SLA; refusals."""
+"""Predicted latencies against simulated queues; room that a utilisation leaves."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from repo_builder.errors import PlanError
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Batching, Profile, ServiceTime
-from repo_builder.partition.latency import HORIZON_S, Queue, meet_sla, predict_latency
+from repo_builder.partition.latency import HORIZON_S, Queue, predict_latency
 from repo_builder.partition.plan import Plan, Service, Shard
 from repo_builder.partition.planner import make_plan
 from tests.partition.helpers import GivenHotness, small_spec, zipf_cdf
@@ -79,36 +79,6 @@ def test_batching_makes_a_query_wait_for_those_in_its_call() -> None:
     assert predict_latency(plan, profile, 1.0).idle_ms == pytest.approx(1 + 0.4 + 1.6)
     half_busy = predict_latency(plan, profile, 500.0)  # half of the time three others share the call
     assert half_busy.p50_ms == pytest.approx(1 + 0.4 + 1.6 + 0.5 * 3 * 0.8)
-
-
-def test_replicas_are_added_until_the_sla_is_met_and_not_one_more() -> None:
-    plan = plan_of((1, 910.0), (1, 5000.0), dense_qps=5000.0)
-    met = meet_sla(plan, PROFILE, 900.0, 30.0)
-    assert [service.added > 0 for service in met.services] == [False, True, False]
-    assert met.latency is not None and met.latency == predict_latency(met, PROFILE, 900.0)
-    assert met.latency.p95_ms <= 30
-    tier = met.services[1]
-    fewer = replace(met, services=(met.services[0], replace(tier, added=tier.added - 1), met.services[2]))
-    assert predict_latency(fewer, PROFILE, 900.0).p95_ms > 30
-    assert (met.memory_bytes, met.deployed_memory_bytes) == (30, 30 + 10 * tier.added)
-
-
-def test_a_plan_without_need_gets_none() -> None:
-    assert not any(service.added for service in meet_sla(plan_of((2, 900.0)), PROFILE, 900.0, 400.0).services)
-
-
-def test_the_recurrence_stays_as_it_is() -> None:
-    """Cuts and `replicas` do not depend on the SLA; only `added` does."""
-    loose = make_plan(replace(SPEC, serving=replace(SPEC.serving, sla_ms=1e6)), HOTNESS, PROFILE, "tiered", 3)
-    tight = make_plan(replace(SPEC, serving=replace(SPEC.serving, sla_ms=20.0)), HOTNESS, PROFILE, "tiered", 3)
-    assert [(s.shards, s.replicas) for s in loose.services] == [(s.shards, s.replicas) for s in tight.services]
-    assert sum(s.added for s in tight.services) > sum(s.added for s in loose.services)
-
-
-def test_an_sla_that_an_idle_fleet_misses_is_refused() -> None:
-    spec = replace(SPEC, serving=replace(SPEC.serving, sla_ms=3.0))
-    with pytest.raises(PlanError, match=r"serving.sla_ms: expected at least [\d.]+ ms, .* got 3; raise it"):
-        make_plan(spec, HOTNESS, PROFILE, "tiered", 3)
 
 
 @pytest.mark.parametrize("utilisation", [0.5, 0.8])

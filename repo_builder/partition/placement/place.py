@@ -1,53 +1,24 @@
-"""From a plan and a cluster to a placement: a device for every service, and a node for every replica.
-
-The devices are those with which the fewest nodes are filled, by a mixed-integer program. Replicas may be cut in it,
-which bounds the price of every whole packing from below. With z[o] = 1 where option o is taken, y[o, p] of its replicas
-in pool p, and n[p] nodes of pool p:
-
-    minimise    sum of price[p] * n[p]
-    subject to  every service:            its z sum up to 1
-                every option:             its y sum up to replicas[o] * z[o]
-                every pool and resource:  sum of need[o] * y[o, p] <= room[p] * n[p]
-                every option and pool:    y[o, p] <= most_on_a_node[o] * n[p]
-                n[p] whole, at most the pool's count
-
-Of the choices at the least price the one with the least memory, host and GPU, is taken: a second program.
-"""
+"""From a plan and a cluster to a placement: a device for every service, and a node for every replica."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-
 from repo_builder.errors import PlacementError, PlanError
-from repo_builder.partition.cost import DEFAULT_GPU_TIMES, Profile, replicas_for
-from repo_builder.partition.latency import meet_sla
+from repo_builder.partition.cost import Profile
 from repo_builder.partition.placement.cluster import Cluster
-from repo_builder.partition.placement.nodes import Demand, Packing, capacity
+from repo_builder.partition.placement.devices import DeviceChoice, choose
+from repo_builder.partition.placement.nodes import Demand, Packing
+from repo_builder.partition.placement.options import Option, options
 from repo_builder.partition.placement.packing import pack
 from repo_builder.partition.plan import Plan, Service
+from repo_builder.partition.sla import meet_sla
 from repo_builder.spec import Spec
-
-INSTANCE_BYTES = 40 * 10**6
-"""Host memory of one more instance in a replica: a process that shares the rows; 25 to 34 MiB were measured."""
-
-GPU_CONTEXT_BYTES = 10**9
-"""GPU memory of a process beside its rows: the CUDA context and the library's buffers; an estimate, not measured."""
-
-GPU_HOST_BYTES = 2 * 10**9
-"""Host memory of a process with torch and CUDA, beside a container's minimum; an estimate, not measured."""
 
 WHOLE_MODEL = "model"
 """What a replica of the whole model is called."""
-
-_SEARCH = {"mip_rel_gap": 1e-4, "node_limit": 5000, "time_limit": 10.0}
-_SLACK = 1e-6  # relative, of the least price, for the second program
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,172 +164,3 @@ def placement_document(placement: Placement) -> dict[str, Any]:
             {"pool": group.pool, "nodes": group.nodes, "replicas": dict(group.replicas)} for group in packing.groups
         ],
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """A service as it would run, and what its replicas need of nodes."""
-
-    service: Service
-    demand: Demand
-
-
-def options(service: Service, plan: Plan, spec: Spec, profile: Profile, cluster: Cluster) -> list[Option]:
-    """The service as it stands in the plan, and then every other way that the cluster allows.
-
-    Only throughput decides the replicas of the others, with the plan's room for bursts. A service that the plan puts
-    on a GPU stays there.
-    """
-    found = [Option(service, _demand_of(service, profile, cluster))]
-    if service.device == "gpu":
-        return found
-    others = [_with_instances(service, n) for n in range(1, cluster.max_instances + 1) if n != service.instances]
-    if cluster.gpu_pools:
-        others.append(_on_gpu(service, spec, profile))
-    target_qps = plan.target_qps or spec.serving.target_qps
-    for other in others:
-        changed = replace(other, replicas=_replicas(service, other, target_qps), added=0)
-        found.append(Option(changed, _demand_of(changed, profile, cluster)))
-    return found
-
-
-def _demand_of(service: Service, profile: Profile, cluster: Cluster) -> Demand:
-    """What the deployed replicas need: a core (`instance_millicores`) per instance, and on a GPU all of their rows."""
-    gpus = max(1, len(service.gpus)) if service.device == "gpu" else 0
-    processes = service.instances * (GPU_CONTEXT_BYTES + _held_bytes(service, profile))
-    return Demand(
-        name=service.name,
-        replicas=service.deployed,
-        millicores=service.instances * max(1, gpus) * cluster.instance_millicores,
-        memory_bytes=service.memory_bytes,
-        gpus=gpus,
-        gpu_memory_bytes=processes if gpus else 0,
-    )
-
-
-def _held_bytes(service: Service, profile: Profile) -> int:
-    """Bytes that a process keeps on its GPU: what a replica has beside its container's minimum and its own host's.
-
-    The host's copy of the rows is counted too, since the server maps the files that they are loaded from.
-    """
-    own = profile.min_memory_bytes + (service.instances - 1) * INSTANCE_BYTES + GPU_HOST_BYTES
-    return max(0, service.memory_bytes - own)
-
-
-def _with_instances(service: Service, instances: int) -> Service:
-    one_qps = service.qps / service.instances
-    memory_bytes = service.memory_bytes + (instances - service.instances) * INSTANCE_BYTES
-    return replace(service, instances=instances, qps=instances * one_qps, memory_bytes=memory_bytes)
-
-
-def _on_gpu(service: Service, spec: Spec, profile: Profile) -> Service:
-    """One instance on one GPU."""
-    times = profile.gpu or DEFAULT_GPU_TIMES
-    seconds = (
-        times.dense_service_time.seconds(spec.dense_flops)
-        if service.kind == "dense"
-        else times.service_time.seconds(service.gathers, service.gathered_bytes)
-    )
-    one = _with_instances(service, 1)
-    return replace(one, device="gpu", gpus=(0,), qps=1 / seconds, memory_bytes=one.memory_bytes + GPU_HOST_BYTES)
-
-
-def _replicas(planned: Service, other: Service, target_qps: float) -> int:
-    """Enough for the throughput, with as much room as the plan left above the least replicas."""
-    room = planned.replicas / replicas_for(target_qps / planned.qps)
-    return replicas_for(target_qps / other.qps * max(1.0, room))
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceChoice:
-    """The option taken of each service, and a lower bound of any choice's price per hour."""
-
-    options: tuple[Option, ...]
-    lower_bound_per_hour: float
-
-
-def choose(services: Sequence[Sequence[Option]], cluster: Cluster) -> DeviceChoice | None:
-    """The cheapest options, one per service; None where no choice fits, even cut."""
-    flat = [option for of_one in services for option in of_one]
-    constraints, bounds, integrality = _program(services, flat, cluster)
-    price = np.zeros(len(integrality))
-    price[-len(cluster.pools) :] = [pool.price_per_hour for pool in cluster.pools]
-    cheapest = milp(price, integrality=integrality, bounds=bounds, constraints=constraints, options=_SEARCH)
-    if cheapest.x is None:
-        return None
-    memory = np.zeros(len(integrality))
-    memory[: len(flat)] = [_memory_gb(option) for option in flat]
-    dear = LinearConstraint(price, ub=float(price @ cheapest.x) * (1 + _SLACK))
-    least = milp(memory, integrality=integrality, bounds=bounds, constraints=[*constraints, dear], options=_SEARCH)
-    taken = (cheapest if least.x is None else least).x[: len(flat)]
-    return DeviceChoice(tuple(_taken(services, taken)), max(0.0, float(cheapest.mip_dual_bound)))
-
-
-def _taken(services: Sequence[Sequence[Option]], taken: NDArray[np.float64]) -> list[Option]:
-    chosen, first = [], 0
-    for of_one in services:
-        chosen.append(of_one[int(np.argmax(taken[first : first + len(of_one)]))])
-        first += len(of_one)
-    return chosen
-
-
-def _memory_gb(option: Option) -> float:
-    demand = option.demand
-    return demand.replicas * (demand.memory_bytes + demand.gpus * demand.gpu_memory_bytes) / 1e9
-
-
-def _program(
-    services: Sequence[Sequence[Option]], flat: Sequence[Option], cluster: Cluster
-) -> tuple[list[LinearConstraint], Bounds, NDArray[np.float64]]:
-    """The variables are z (options), then y (options x pools), then n (pools)."""
-    options, pools = len(flat), len(cluster.pools)
-    size, y = options + options * pools + pools, options
-    n = options + options * pools
-    equal: list[NDArray[np.float64]] = []
-    sides: list[float] = []
-    first = 0
-    for of_one in services:
-        row = np.zeros(size)
-        row[first : first + len(of_one)] = 1
-        first += len(of_one)
-        equal.append(row)
-        sides.append(1.0)
-    for o, option in enumerate(flat):
-        row = np.zeros(size)
-        row[y + o * pools : y + (o + 1) * pools] = 1
-        row[o] = -option.demand.replicas
-        equal.append(row)
-        sides.append(0.0)
-    below = [*_resource_rows(flat, cluster, size, y, n), *_spread_rows(flat, cluster, size, y, n)]
-    upper = np.full(size, np.inf)
-    upper[:options] = 1
-    for o, option in enumerate(flat):
-        for p, pool in enumerate(cluster.pools):
-            upper[y + o * pools + p] = option.demand.replicas if option.demand.fits(pool) else 0
-    upper[n:] = [np.inf if pool.count is None else pool.count for pool in cluster.pools]
-    integrality = np.concatenate([np.ones(options), np.zeros(options * pools), np.ones(pools)])
-    constraints = [LinearConstraint(np.array(equal), lb=sides, ub=sides), LinearConstraint(np.array(below), ub=0.0)]
-    return constraints, Bounds(0, upper), integrality
-
-
-def _resource_rows(flat: Sequence[Option], cluster: Cluster, size: int, y: int, n: int) -> list[NDArray[np.float64]]:
-    rows = []
-    for p, pool in enumerate(cluster.pools):
-        for i, room in enumerate(capacity(pool)):
-            row = np.zeros(size)
-            for o, option in enumerate(flat):
-                row[y + o * len(cluster.pools) + p] = option.demand.vector[i] / max(room, 1)
-            row[n + p] = -1
-            rows.append(row)
-    return rows
-
-
-def _spread_rows(flat: Sequence[Option], cluster: Cluster, size: int, y: int, n: int) -> list[NDArray[np.float64]]:
-    rows = []
-    for o, option in enumerate(flat):
-        for p in range(len(cluster.pools)):
-            row = np.zeros(size)
-            row[y + o * len(cluster.pools) + p] = 1
-            row[n + p] = -cluster.most_on_a_node(option.demand.replicas)
-            rows.append(row)
-    return rows

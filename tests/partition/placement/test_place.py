@@ -10,15 +10,9 @@ import pytest
 from repo_builder.errors import PlacementError
 from repo_builder.partition.cost import DenseTime, DeviceTimes, Profile, ServiceTime
 from repo_builder.partition.placement.cluster import GB, Cluster, NodePool
+from repo_builder.partition.placement.options import GPU_CONTEXT_BYTES, GPU_HOST_BYTES, INSTANCE_BYTES, options
 from repo_builder.partition.placement.packing import pack
-from repo_builder.partition.placement.place import (
-    GPU_CONTEXT_BYTES,
-    GPU_HOST_BYTES,
-    INSTANCE_BYTES,
-    options,
-    place,
-    placement_document,
-)
+from repo_builder.partition.placement.place import place, placement_document
 from repo_builder.partition.plan import Plan, Service, Shard, check_plan
 from repo_builder.repository.configs import embedding_config
 from repo_builder.repository.design import Design
