@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.model.dlrm import DlrmTable
-from repo_builder.partition.accesses import Order
 from repo_builder.partition.bounds import coarse_bounds
 from repo_builder.partition.cost import DEFAULT_PROFILE, CostModel, ServiceTime
 from repo_builder.partition.dp import partition
+from repo_builder.partition.order import Order
 from repo_builder.partition.plan import S_MAX, Grouping
 from repo_builder.partition.planner import make_plan
 from repo_builder.spec import Spec, load_spec

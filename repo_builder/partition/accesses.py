@@ -24,6 +24,7 @@ from repo_builder.machine import check_memory
 from repo_builder.model.row_rule import AS_THEY_COME, RowRule
 from repo_builder.model.types import RowFormat
 from repo_builder.partition.cost import ServiceTime
+from repo_builder.partition.order import Order
 from repo_builder.spec import Spec
 
 Floats = NDArray[np.float64]
@@ -84,68 +85,6 @@ class TableAccesses:
             )
         steps *= self.gathers
         return steps
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """N rows in the order in which they are cut.
-
-    gathers  (N + 1,) float64: what a query gathers of the first j rows; from 0, non-decreasing, and, with rows of one
-             size, concave up to rounding
-    row_bytes  the bytes of every row; or, where rows differ, (N + 1,) int64, the bytes of the first j rows
-    hot_row_bytes  the same in the first service, where a format of its own is asked for there
-    gathered_bytes  where rows differ, (N + 1,) float64: the bytes that a query gathers of the first j rows
-    hot_gathered_bytes  the same in the first service, where it has a format of its own
-    """
-
-    gathers: Floats
-    row_bytes: int | Ints
-    hot_row_bytes: int | Ints | None = None
-    gathered_bytes: Floats | None = None
-    hot_gathered_bytes: Floats | None = None
-
-    @property
-    def rows(self) -> int:
-        """N."""
-        return len(self.gathers) - 1
-
-    @property
-    def alike(self) -> bool:
-        """Whether all rows are of one size, in the first service as in the others."""
-        return not isinstance(self.row_bytes, np.ndarray) and not isinstance(self.hot_row_bytes, np.ndarray)
-
-    def bytes_between(self, begin: Ints, end: Ints) -> Ints:
-        """Bytes of the rows (begin, end] in one service, which is the first where begin is 0; shapes go by broadcast.
-
-        Negative where an end comes before its begin.
-        """
-        held = _before(self.row_bytes, end) - _before(self.row_bytes, begin)
-        return held if self.hot_row_bytes is None else np.where(begin == 0, _before(self.hot_row_bytes, end), held)
-
-    def gathered_bytes_before(self, position: Ints | slice, hot: bool = False) -> Floats:
-        """Bytes that a query gathers of the rows before each position, `hot` in the first service."""
-        own = hot and self.hot_row_bytes is not None
-        row_bytes, sums = (
-            (self.hot_row_bytes, self.hot_gathered_bytes) if own else (self.row_bytes, self.gathered_bytes)
-        )
-        return self.gathers[position] * row_bytes if isinstance(row_bytes, int) else _given(sums)[position]
-
-    def rows_within(self, size_bytes: int) -> int:
-        """How many of the first rows fit, stored as in the first service, into so many bytes."""
-        held = self.row_bytes if self.hot_row_bytes is None else self.hot_row_bytes
-        if isinstance(held, int):
-            return min(self.rows, size_bytes // held)
-        return int(np.searchsorted(held, size_bytes, side="right")) - 1
-
-
-def _given(sums: Floats | None) -> Floats:
-    assert sums is not None, "rows that differ in size come with the bytes that are gathered of them"  # noqa: S101
-    return sums
-
-
-def _before(row_bytes: int | Ints, position: Ints) -> Ints:
-    """Bytes of the rows before each position, 0 to N; same shape as `position`."""
-    return position * row_bytes if isinstance(row_bytes, int) else row_bytes[position]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.errors import PlanError
-from repo_builder.partition.accesses import Order
 from repo_builder.partition.bounds import cheapest_path, coarse_bounds, grid, segment_costs
 from repo_builder.partition.chain import TooManySteps, best_chain
 from repo_builder.partition.cost import CostModel
+from repo_builder.partition.order import Order
 from repo_builder.partition.plan import S_MAX
 from repo_builder.partition.priced import PricedOrder
 

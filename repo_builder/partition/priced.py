@@ -13,8 +13,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.partition.accesses import ModelAccesses, Order
+from repo_builder.partition.accesses import ModelAccesses
 from repo_builder.partition.cost import REPLICA_TOLERANCE, CostModel, Profile
+from repo_builder.partition.order import Order
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

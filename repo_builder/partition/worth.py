@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from repo_builder.partition.accesses import Order
 from repo_builder.partition.cost import CostModel, Profile
 from repo_builder.partition.dp import Partition, cut_at, partition
+from repo_builder.partition.order import Order
 from repo_builder.partition.priced import PricedOrder
 from repo_builder.partition.robust import RobustCuts, mean_cost, robust_cuts
 from repo_builder.spec import Spec

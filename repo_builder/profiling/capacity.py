@@ -35,14 +35,11 @@ def on_cores(cores: Set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, former)
 
 
-def most_in_flight(
-    ask: Callable[[int], LoadFigures], start: int, sla_ms: float, most: int = MOST_IN_FLIGHT
-) -> int | None:
-    """How many queries together, in flight or in a call, let a replica answer most per second within the SLA at p95, at
-    most `most`; None where it cannot.
+def most_in_flight(ask: Callable[[int], LoadFigures], start: int, sla_ms: float) -> int | None:
+    """The queries in flight at which a replica answers most per second within the SLA at p95; None where it cannot.
 
-    ask: the figures with so many, the same whenever it is asked. More of them share a call and wait longer: they are
-    doubled from `start` while that pays, or halved until the SLA is met; then bisected.
+    ask: the figures with so many in flight, the same whenever it is asked. More of them join more queries in a call
+    and wait longer: they are doubled from `start` while that pays, or halved until the SLA is met; then bisected.
     """
     within = start
     while ask(within).p95_ms > sla_ms:
@@ -51,7 +48,7 @@ def most_in_flight(
         within //= 2
     if within < start:
         return _bisect(ask, within, 2 * within, sla_ms)
-    while 2 * within <= most:
+    while 2 * within <= MOST_IN_FLIGHT:
         more = ask(2 * within)
         if more.p95_ms > sla_ms:
             return _bisect(ask, within, 2 * within, sla_ms)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.model.dlrm import DlrmTable
-from repo_builder.partition.accesses import Order
 from repo_builder.partition.cost import CostModel
+from repo_builder.partition.order import Order
 from repo_builder.spec import Spec, parse_spec
 
 

@@ -96,7 +96,8 @@ def test_the_default_is_a_measured_profile_as_any() -> None:
     document = json.loads(path.read_text())
     assert document["service"]["backend"] == "native" and {"cpu", "cores", "date"} <= document["machine"].keys()
     assert document["machine"]["cpu"] in DEFAULT_MEASURED_ON
-    assert all(point["cpu_s"] > 0 for points in document["points"].values() for point in points)
+    assert all(point["cpu_s"] > 0 for kind in ("embedding", "dense") for point in document["points"][kind])
+    assert len({point["row_bytes"] for point in document["points"]["rows"]}) >= 5
     assert sum("capacity_qps" in point for point in document["points"]["embedding"]) >= 3
     assert DEFAULT_PROFILE.light_load is not None
     assert DEFAULT_PROFILE.light_load.fixed_s > DEFAULT_PROFILE.service_time.fixed_s

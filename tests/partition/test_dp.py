@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from repo_builder.errors import PlanError
 from repo_builder.partition import chain, dp
-from repo_builder.partition.accesses import Order
 from repo_builder.partition.cost import CostModel, ServiceTime
+from repo_builder.partition.order import Order
 from repo_builder.partition.priced import PricedOrder
 from tests.partition.helpers import brute_force, quadratic, zipf_cdf
 

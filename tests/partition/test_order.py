@@ -62,6 +62,27 @@ def test_rows_of_several_sizes_stand_by_gathers_and_byte() -> None:
         assert ranks == [sum(row[2] == i for row in order[:cut]) for i in range(4)]
 
 
+def test_rows_that_cost_by_the_byte_stand_by_the_time_of_a_byte() -> None:
+    """Where a row costs nothing but its bytes, size is all one; with both prices it lies between."""
+    tables = [
+        TableAccesses("A", _counted([8, 4, 2, 2]), 16, RowFormat(2)),
+        TableAccesses("B", _counted([7, 5, 3, 1]), 16, RowFormat(8)),
+    ]
+    for time in (ServiceTime(1e-4, 0.0, 1e-9), ServiceTime(1e-4, 1e-8, 1e-9), ServiceTime(1e-4, 0.0)):
+        rows = [
+            (-hits * (time.rows_s(1, table.row_bytes) or 1.0) / table.row_bytes, i, hits, table.row_bytes)
+            for i, table in enumerate(tables)
+            for hits in table.row_gathers().tolist()
+        ]
+        order = sorted(rows, key=lambda row: row[:2])
+        merged, ends = merged_order(tables, time), np.arange(len(rows) + 1)
+        assert merged.gathers == pytest.approx(np.cumsum([0.0] + [row[2] for row in order]))
+        gathered = np.cumsum([0.0] + [row[2] * row[3] for row in order])
+        assert merged.gathered_bytes_before(ends) == pytest.approx(gathered)
+        for cut, ranks in enumerate(ranks_in_tables(tables, ends.tolist(), time)):
+            assert ranks == [sum(row[1] == i for row in order[:cut]) for i in range(2)]
+
+
 def test_with_two_formats_rows_stand_by_the_colder_ones_bytes() -> None:
     """int8 rows take dim + 8 bytes in float32's place; a table that came in int8 has them in the first service too."""
     rule, alike = RowRule(hot="fp32", cold="int8"), _counted([8, 4, 2, 2, 0, 0])

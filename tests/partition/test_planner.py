@@ -11,8 +11,8 @@ import pytest
 
 from repo_builder.errors import PlanError
 from repo_builder.model.row_rule import RowRule
-from repo_builder.partition.accesses import Order
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, CostModel, Profile, RowCache, ServiceTime
+from repo_builder.partition.order import Order
 from repo_builder.partition.plan import Grouping, Plan, load_plan, plan_to_json
 from repo_builder.partition.planner import make_plan, model_wise_plan
 from repo_builder.spec import Spec

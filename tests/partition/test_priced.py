@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from repo_builder.partition import dp
-from repo_builder.partition.accesses import Order
 from repo_builder.partition.cost import CostModel, RowCache, ServiceTime
+from repo_builder.partition.order import Order
 from repo_builder.partition.priced import PricedOrder
 from tests.partition.helpers import PlainRows, quadratic, zipf_cdf
 

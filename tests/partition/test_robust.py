@@ -10,9 +10,9 @@ import pytest
 
 from repo_builder.errors import PlanError
 from repo_builder.partition import robust
-from repo_builder.partition.accesses import Order
 from repo_builder.partition.cost import CostModel, ServiceTime, replicas_for
 from repo_builder.partition.dp import partition
+from repo_builder.partition.order import Order
 from repo_builder.partition.planner import make_plan
 from repo_builder.partition.priced import PricedOrder
 from repo_builder.partition.robust import mean_cost, mean_replicas, robust_cuts

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from repo_builder.errors import PlanError
-from repo_builder.partition.accesses import Order
 from repo_builder.partition.cost import CostModel, Profile, ServiceTime
+from repo_builder.partition.order import Order
 from repo_builder.partition.planner import make_plan
 from repo_builder.partition.worth import Worth, cut, worth_of
 from tests.partition.helpers import plain_cost, quadratic, zipf_cdf

@@ -10,6 +10,7 @@ from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.profiling.models import LEAST_BAG, Models, Served, build_models
 from repo_builder.profiling.points import STANDARD
 from repo_builder.profiling.queries import dense_load, dense_query
+from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.descriptions import MAX_BATCH_ROWS
 from repo_builder.spec import Spec, parse_spec
 from tests.integration.models import document
@@ -57,6 +58,17 @@ def test_the_largest_table_alone_and_whole_where_rows_suffice(spec: Spec, tmp_pa
     assert described["matrices"] == [{"rows": 3000, "dim": 8, "dtype": "fp32"}]
     assert described["groups"][0]["units"] == [unit(1, LEAST_BAG)]
     assert shard(models.empty)["groups"][0]["units"] == [unit(4, 4 * LEAST_BAG)]
+
+
+@pytest.mark.parametrize(("backend", "batches"), [("native", False), ("python", True)])
+def test_embedding_services_are_configured_as_a_fleets(
+    backend: ShardBackend, batches: bool, spec: Spec, tmp_path: Path
+) -> None:
+    """Native ones take one call after another, which the fan-out router has joined; the dense one batches."""
+    models = build_models(spec, "tiered", 40, backend, tmp_path)
+    for served, batching in ((models.rows, batches), (models.empty, batches), (models.dense, True)):
+        config = (served.repository / served.name / "config.pbtxt").read_text()
+        assert ("dynamic_batching" in config) == batching, served.name
 
 
 def test_a_shard_takes_queries_of_every_size_that_is_measured() -> None:

@@ -62,7 +62,8 @@ def test_a_quick_profile_is_measured_and_planned_with(
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert schema_problems(found, "profile.schema.json") == []
     assert found["service"] == {
-        "spec": "small", "grouping": "tiered", "backend": "python", "tables": 4, "rows": 4035, "dim": 8, "row_bytes": 32.0,
+        "spec": "small", "grouping": "tiered", "backend": "python", "tables": 4, "rows": 4035, "dim": 8,
+        "row_bytes": 32.0,
         "batch": 8,
         "sla_ms": 400.0,
     }  # fmt: skip
