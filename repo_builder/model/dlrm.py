@@ -36,6 +36,11 @@ IndexDtype = Literal["int64", "int32"]
 PADDING = -1
 """Of `indices` on the wire: an empty slot."""
 
+_READ_FLOPS = 3000
+"""What a row that the dense graph looks up counts for, in operations of its layers: reading it took onnxruntime 33 to
+65 ns, with 16 to 128 numbers, where the default profile has 14.5 ps for an operation.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class DlrmTable:
@@ -210,7 +215,7 @@ def dlrm_model(name: str, dlrm: Dlrm) -> Model:
     stay = [dlrm.tables[i] for i in dlrm.kept]
     dense = Dense(
         whole.inputs,
-        whole.dense.flops_per_row + sum(table.pooling * table.dim for table in stay),
+        whole.dense.flops_per_row + _READ_FLOPS * sum(table.pooling for table in stay),
         whole.dense.parameter_bytes + sum(table.dense_bytes for table in stay),
         batched=True,
     )

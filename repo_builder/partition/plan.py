@@ -291,12 +291,14 @@ def _kind_problems(plan: Plan) -> Iterator[str]:
 
 def _shard_problems(plan: Plan, spec: Spec) -> Iterator[str]:
     held: dict[str, list[Shard]] = {table.name: [] for table in spec.model.tables}
+    kept = {each.name for each in spec.model.kept}
     for i, service in enumerate(plan.services):
         for j, shard in enumerate(service.shards):
             if shard.table in held:
                 held[shard.table].append(shard)
             else:
-                yield f"services[{i}].shards[{j}].table: expected a table of the spec, got {shard.table!r}"
+                dense = ", which stays dense: plan again" if shard.table in kept else ""
+                yield f"services[{i}].shards[{j}].table: expected a table of the spec, got {shard.table!r}{dense}"
         for name in duplicates([shard.table for shard in service.shards]):
             yield f"services[{i}].shards: expected one shard per table in a service, got two of {name!r}; join them"
         rows = sum(shard.rows for shard in service.shards)

@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
-from repo_builder.errors import SpecError
+from repo_builder.access.powerlaw import PowerLawHotness
+from repo_builder.errors import PlanError, SpecError
 from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights, dlrm_model
 from repo_builder.model.types import BATCH, Columns
+from repo_builder.partition.cost import DEFAULT_PROFILE
+from repo_builder.partition.plan import check_plan
+from repo_builder.partition.planner import make_plan
 from repo_builder.spec import Spec, parse_spec
 
 TABLES = (
@@ -61,7 +65,7 @@ def test_the_model_is_cut_at_the_others_alone() -> None:
     ]
     assert [tensor.name for tensor in model.dense.inputs] == ["dense", "indices"] and model.dense.batched
     assert model.dense.parameter_bytes == whole.dense.parameter_bytes + 4 * 8 * 103
-    assert model.dense.flops_per_row == whole.dense.flops_per_row + 8 * 3
+    assert model.dense.flops_per_row == whole.dense.flops_per_row + 3 * 3000  # three ids of tables that stay
     assert not model.has_means(0) and whole.has_means(0)
 
 
@@ -100,6 +104,14 @@ def test_queries_and_accesses_are_of_all_tables() -> None:
     assert [table.name for table in queried.tables] == ["large", "small_0", "small_1"]
     assert queried == parsed(keep_under_bytes=0).model
     assert queried.lookups[2].shape == (BATCH, 8)
+
+
+def test_a_plan_of_before_says_to_plan_again() -> None:
+    """It has a shard of a table that now stays dense."""
+    spec, before = parsed(), parsed(keep_under_bytes=0)
+    plan = make_plan(before, PowerLawHotness(0.9, 0), DEFAULT_PROFILE, "tiered", 1)
+    with pytest.raises(PlanError, match=r"expected a table of the spec, got 'small_0', which stays dense: plan again"):
+        check_plan(plan, spec)
 
 
 ENTRY = {"name": "t", "rows": 100, "dim": 8, "pooling": 1}
