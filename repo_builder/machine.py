@@ -15,7 +15,7 @@ import psutil
 
 from repo_builder.errors import InputError
 
-ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 20)}
+ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(2 << 20)}
 """What servers are told of glibc's allocator; the Dockerfile says the same.
 
 By itself it gives freed memory back to the kernel at once, and takes it again for the next query, 14 to 47 page faults
