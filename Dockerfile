@@ -23,7 +23,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends libnghttp2-1
     && if [ "$EMBEDDINGS_ON_GPU" = 1 ]; then pip install --no-cache-dir "torch>=2.9"; fi
 
 USER 1000
-# freed memory is kept for the next query: 6 to 16% more queries/s for some 20 MB
-ENV PYTHONDONTWRITEBYTECODE=1 MALLOC_MMAP_THRESHOLD_=4194304 MALLOC_TRIM_THRESHOLD_=8388608
+# freed memory is kept for the next query: 6 to 16% more queries/s
+ENV PYTHONDONTWRITEBYTECODE=1 MALLOC_MMAP_THRESHOLD_=4194304 MALLOC_TRIM_THRESHOLD_=2097152
 EXPOSE 8000 8001 8002
 CMD ["tritonserver", "--model-repository=/models", "--model-control-mode=none", "--disable-auto-complete-config"]

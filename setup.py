@@ -58,7 +58,7 @@ class PlatformWheel(bdist_wheel):
 
 def native_backend(library: str, *sources: str) -> Extension:
     """A backend that Triton loads into its own process, whose functions it finds then; `$ORIGIN` is its own folder."""
-    shared = [f"{NATIVE}/{name}.c" for name in ("shell", "tensors", "files", "json")]
+    shared = [f"{NATIVE}/{name}.c" for name in ("shell", "spare_memory", "loaded_code", "tensors", "files", "json")]
     name = f"{NATIVE}/libtriton_{library}".replace("/", ".")
     return Extension(
         name, [*shared, *sources], extra_compile_args=["-fvisibility=hidden", "-Wl,-rpath,$ORIGIN", "-ldl", "-lpthread"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from k8s.objects import PORTS, Object, mebibytes, metadata, selector
 from k8s.options import ManifestOptions
+from repo_builder.machine import ALLOCATOR
 from repo_builder.repository.built_fleet import MIB, BuiltFleet, BuiltService
 from repo_builder.scaling.queries import latency_flags
 
@@ -241,7 +242,7 @@ def flags(fleet: BuiltFleet, service: BuiltService, model_repository: str, tls: 
 
 def environment(service: BuiltService, tls: bool) -> Mapping[str, str]:
     """Environment variables, besides POD_UID; the router of the front end finds the embedding services by its own."""
-    words = {"HOME": SCRATCH_FOLDER, "PYTHONDONTWRITEBYTECODE": "1"}
+    words = {"HOME": SCRATCH_FOLDER, "PYTHONDONTWRITEBYTECODE": "1", **ALLOCATOR}
     if service.is_frontend:
         words["ELASTICREC_ADDRESSES"] = ADDRESSES
         if tls:

@@ -8,11 +8,19 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import psutil
 
 from repo_builder.errors import InputError
+
+ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(2 << 20)}
+"""What servers are told of glibc's allocator; the Dockerfile says the same.
+
+By itself it gives freed memory back to the kernel at once, and takes it again for the next query, 14 to 47 page faults
+each: kept for some seconds (`native/spare_memory.c`), it is 6 to 16% more queries/s.
+"""
 
 
 def machine_facts(tritonserver: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> Mapping[str, str | int]:

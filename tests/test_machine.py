@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,11 @@ from repo_builder import machine
 from repo_builder.errors import InputError
 from repo_builder.machine import last_cache_bytes
 from tests.integration.models import document
+
+
+def test_the_image_tells_the_allocator_what_servers_are_told() -> None:
+    text = (Path(__file__).parent.parent / "Dockerfile").read_text()
+    assert dict(re.findall(r"(MALLOC_\w+)=(\S+)", text)) == machine.ALLOCATOR
 
 
 def test_the_container_may_have_less_than_the_machine(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def whole_config(design: Design) -> pb.ModelConfig:
     _place_graph(config, design)
     if joins:
         config.dynamic_batching.SetInParent()
-    config.parameters["intra_op_thread_count"].string_value = "1"
+    _set_session(config)
     return config
 
 
@@ -109,7 +109,7 @@ def ids_configs(design: Design) -> list[pb.ModelConfig]:
     for tensor in graph.outputs:
         _set_dims(config.output.add(name=tensor.name), tensor, _inner(design, tensor), _dims(tensor.shape))
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=router_threads(design.plan))
-    config.parameters["intra_op_thread_count"].string_value = "1"
+    _set_session(config)
     return [config]
 
 
@@ -204,7 +204,7 @@ def dense_config(design: Design) -> pb.ModelConfig:
     _place_graph(config, design)
     if design.joins:
         config.dynamic_batching.SetInParent()
-    config.parameters["intra_op_thread_count"].string_value = "1"
+    _set_session(config)
     if design.joins and not any(-1 in item.dims for item in config.input):
         rows = min(design.spec.serving.batch, MAX_BATCH_ROWS)
         _warm_up(config, rows, {item.name: (item.data_type, item.dims) for item in config.input})
@@ -294,6 +294,12 @@ def _place_graph(config: pb.ModelConfig, design: Design) -> None:
     if design.dense.device == "gpu":
         cuda = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="cuda")
         cuda.parameters["use_tf32"] = "0"
+
+
+def _set_session(config: pb.ModelConfig) -> None:
+    """ONNX Runtime's session: one thread, and no arena, which would keep what the largest batch ever took."""
+    config.parameters["intra_op_thread_count"].string_value = "1"
+    config.parameters["enable_mem_arena"].string_value = "0"
 
 
 def _of_a_query(spec: Spec, dims: Sequence[int]) -> list[int]:

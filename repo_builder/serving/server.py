@@ -18,11 +18,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 import psutil
 
 from repo_builder.errors import InputError, PortTakenError, ServerError
+from repo_builder.machine import ALLOCATOR
 from repo_builder.serving.faults import LOG_BEGIN, why_ended, why_not_ready
 from repo_builder.serving.guardian import dismiss, ending_with_us, remove_regions, start_guardian
 from repo_builder.serving.install import Installation
@@ -34,10 +35,6 @@ POLL_S = 0.05
 WATCH_S = 1.0
 REAP_S = 5.0
 FREE_PORTS = (15_000, 32_000)  # below those that the kernel gives to clients, which could take one before the server
-
-# glibc gives freed memory back to the kernel early, and takes it again for the next query: 14 to 47 page faults each.
-# Kept, it is some 20 MB a server, for 6 to 16% more queries/s; the Dockerfile says the same.
-ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 20)}
 
 
 @dataclass(frozen=True, slots=True)

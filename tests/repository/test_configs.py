@@ -224,3 +224,13 @@ def test_a_graph_on_a_gpu_multiplies_in_float32() -> None:
         assert not read(make(design("rows", "single"))).HasField("optimization")
     config = read(configs.embedding_config(on_gpus(0), on_gpus(0).wiring[0], "native"))
     assert config.backend == "python" and not config.HasField("optimization")
+
+
+def test_a_graph_has_one_thread_and_no_arena() -> None:
+    """As NVIDIA's ONNX Runtime backend takes it, by its README; an arena would keep what the largest batch took."""
+    made = [configs.dense_config(design("rows", "fleet")), configs.whole_config(design("rows", "single"))]
+    made += configs.ids_configs(design("ids", "single"))
+    assert len(made) == 3
+    for config in map(read, made):
+        found = {key: config.parameters[key].string_value for key in ("intra_op_thread_count", "enable_mem_arena")}
+        assert found == {"intra_op_thread_count": "1", "enable_mem_arena": "0"}

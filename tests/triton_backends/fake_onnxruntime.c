@@ -57,6 +57,12 @@ static const void *append(void *options, const void *cuda) {
     return fake_failure;
 }
 
+static const void *without_arena(void *options) {
+    (void)options;
+    NOTE("no arena\n");
+    return NULL;
+}
+
 static void release(void *session) {
     (void)session;
     NOTE("released\n");
@@ -70,6 +76,7 @@ static const void *const *get_api(uint32_t version) {
     table[3] = (const void *)create_environment;
     table[7] = (const void *)create_session;
     table[10] = table[78] = table[205] = (const void *)create;
+    table[19] = (const void *)without_arena;
     table[30] = table[31] = (const void *)count;
     table[69] = (const void *)create_memory;
     table[95] = (const void *)release;

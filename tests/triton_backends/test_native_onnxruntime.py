@@ -1,6 +1,7 @@
 """The stand-in for Triton's ONNX Runtime backend, called as Triton calls it, on small graphs."""
 
 import ctypes
+import json
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,20 @@ def test_a_bad_request_fails_alone(backend: Backend, folder: Path, inputs: dict,
     with pytest.raises(BackendError, match=f"^{told}"):
         raise bad
     assert not isinstance(first, BackendError) and not isinstance(last, BackendError)
+
+
+def test_the_arena_is_on_or_off(backend: Backend, folder: Path) -> None:
+    """As Triton's own backend has it: a parameter of the config."""
+    for value in ("0", "1"):
+        text = json.dumps({"parameters": {"enable_mem_arena": {"string_value": value}}})
+        with Model(backend, folder, text) as model:
+            np.testing.assert_array_equal(model.infer({"a": rows(2, 1), "b": rows(2, 2)})["y"], rows(2, 3))
+    text = json.dumps({"parameters": {"other": {"string_value": "0"}, "enable_mem_arena": {"string_value": "no"}}})
+    with (
+        pytest.raises(BackendError, match=r"^enable_mem_arena: expected 0 or 1, got no"),
+        Model(backend, folder, text),
+    ):
+        pass
 
 
 NUMBERS = {

@@ -4,7 +4,7 @@
 #define ELASTICREC_ACCELERATORS_H
 
 #include "files.h"
-#include "triton.h"
+#include "json.h"
 
 enum { MOST_CUDA_OPTIONS = 32 };
 
@@ -14,6 +14,6 @@ typedef struct {
 } CudaOptions;
 
 /* Read them; false where the config asks for another accelerator, or for what has no room here. */
-bool read_cuda_options(TRITONBACKEND_Model *model, CudaOptions *options, Problem *problem);
+bool read_cuda_options(Json config, CudaOptions *options, Problem *problem);
 
 #endif

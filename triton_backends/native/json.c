@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { MOST_DEPTH = 32 };
+enum { MOST_DEPTH = 32, MOST_NAME = 256 };
 
 char json_peek(Json *json) {
     while (json->at < json->end && memchr(" \t\r\n", *json->at, 4) != NULL) json->at++;
@@ -109,4 +109,20 @@ bool json_value(Json *json, const char **from, size_t *size) {
     const bool good = skip(json, 0);
     *size = (size_t)(json->at - *from);
     return good;
+}
+
+bool json_next_member(Json *object, bool first, char *name, size_t room) {
+    if (!json_mark(object, first ? '{' : ',') || json_peek(object) == '}') return false;
+    return json_string(object, name, room) && json_mark(object, ':');
+}
+
+Json json_member(Json object, const char *wanted) {
+    char name[MOST_NAME];
+    const char *from;
+    size_t size;
+    for (bool first = true; json_next_member(&object, first, name, sizeof name); first = false) {
+        if (!json_value(&object, &from, &size)) break;
+        if (strcmp(name, wanted) == 0) return (Json){from, from + size};
+    }
+    return (Json){object.end, object.end};
 }

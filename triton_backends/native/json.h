@@ -14,4 +14,8 @@ bool json_mark(Json *json, char mark);                   /* take this character,
 bool json_string(Json *json, char *text, size_t room);   /* take a string, in UTF-8; what has no room is left out */
 bool json_value(Json *json, const char **from, size_t *size); /* take any value, and where it stands */
 
+/* take a member of an object that has begun, up to its value; false at its end, and where it is none */
+bool json_next_member(Json *object, bool first, char *name, size_t room);
+Json json_member(Json object, const char *wanted); /* what stands there under this name; nothing where it has no such member */
+
 #endif

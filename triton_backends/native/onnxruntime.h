@@ -37,6 +37,7 @@ typedef struct {
       const OrtValue *const *inputs, size_t input_count, const char *const *output_names, size_t output_count,        \
       OrtValue **outputs)                                                                                             \
     F(10, OrtStatus *, CreateSessionOptions, OrtSessionOptions **)                                                    \
+    F(19, OrtStatus *, DisableCpuMemArena, OrtSessionOptions *)                                                       \
     F(24, OrtStatus *, SetIntraOpNumThreads, OrtSessionOptions *, int threads)                                        \
     F(30, OrtStatus *, SessionGetInputCount, const OrtSession *, size_t *)                                            \
     F(31, OrtStatus *, SessionGetOutputCount, const OrtSession *, size_t *)                                           \

@@ -82,11 +82,10 @@ static bool add_cuda(const Model *model, int32_t gpu, const CudaOptions *asked, 
 }
 
 /* Have the model run on this GPU; never on the CPU instead because the GPU or a library is missing. */
-static bool use_gpu(const Model *model, TRITONBACKEND_Model *triton, int32_t gpu, OrtSessionOptions *options,
-                    Problem *problem) {
+static bool use_gpu(const Model *model, Json config, int32_t gpu, OrtSessionOptions *options, Problem *problem) {
     CudaOptions *asked = malloc(sizeof *asked);
     if (asked == NULL) return fail(problem, "model.onnx: out of memory");
-    bool good = read_cuda_options(triton, asked, problem);
+    bool good = read_cuda_options(config, asked, problem);
     if (good && !add_cuda(model, gpu, asked, options, problem)) {
         const Problem told = *problem;
         good = fail(problem,
@@ -98,14 +97,35 @@ static bool use_gpu(const Model *model, TRITONBACKEND_Model *triton, int32_t gpu
     return good;
 }
 
-static bool open_session(const Model *model, TRITONBACKEND_Model *triton, Place *place, Problem *problem) {
+/* Whether tensors lie in ONNX Runtime's own arena, which keeps what the largest batch took; as its config says. */
+static bool use_arena(const Model *model, Json config, OrtSessionOptions *options, Problem *problem) {
+    char value[NAME_BYTES] = "1";
+    Json text = json_member(json_member(json_member(config, "parameters"), "enable_mem_arena"), "string_value");
+    json_string(&text, value, sizeof value);
+    if (strcmp(value, "0") == 0) return done(model, model->ort.DisableCpuMemArena(options), problem);
+    return strcmp(value, "1") == 0 || fail(problem, "enable_mem_arena: expected 0 or 1, got %s", value);
+}
+
+static bool open_session(const Model *model, Json config, Place *place, Problem *problem) {
     OrtSessionOptions *options = NULL;
     const bool good =
         done(model, model->ort.CreateSessionOptions(&options), problem) &&
         done(model, model->ort.SetIntraOpNumThreads(options, 1), problem) &&
-        (place->gpu == ON_CPU || use_gpu(model, triton, place->gpu, options, problem)) &&
+        use_arena(model, config, options, problem) &&
+        (place->gpu == ON_CPU || use_gpu(model, config, place->gpu, options, problem)) &&
         done(model, model->ort.CreateSession(model->environment, model->path, options, &place->session), problem);
     if (options != NULL) model->ort.ReleaseSessionOptions(options);
+    return good;
+}
+
+static bool open_place(const Model *model, TRITONBACKEND_Model *triton, Place *place, Problem *problem) {
+    TRITONSERVER_Message *config;
+    const char *text;
+    size_t size;
+    if (!passed(TRITONBACKEND_ModelConfig(triton, TRITON_CONFIG_VERSION, &config), problem)) return false;
+    const bool good = passed(TRITONSERVER_MessageSerializeToJson(config, &text, &size), problem) &&
+                      open_session(model, (Json){text, text + size}, place, problem);
+    log_error(TRITONSERVER_MessageDelete(config));
     return good;
 }
 
@@ -135,7 +155,7 @@ static Place *place_of(Model *model, TRITONBACKEND_Model *triton, int32_t gpu, P
     if (place == NULL) return NULL;
     *place = (Place){model, gpu, NULL, model->places};
     model->places = place; /* whatever comes of it, model_close has it */
-    if (!open_session(model, triton, place, problem)) return NULL;
+    if (!open_place(model, triton, place, problem)) return NULL;
     return model->names != NULL || read_names(model, place->session, problem) ? place : NULL;
 }
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "spare_memory.h"
 
 TRITONSERVER_Error *TRITONBACKEND_Initialize(TRITONBACKEND_Backend *backend) {
     (void)backend;
@@ -34,14 +35,17 @@ TRITONSERVER_Error *TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model *model) {
     if (state == NULL) return TRITONSERVER_ErrorNew(TRITON_ERROR_INVALID_ARG, problem.text);
     error = TRITONBACKEND_ModelSetState(model, state);
     if (error != NULL) model_close(state);
+    else spare_memory_watch();
     return error;
 }
 
 TRITONSERVER_Error *TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model *model) {
     void *state = NULL;
     TRITONSERVER_Error *error = TRITONBACKEND_ModelState(model, &state);
-    if (error == NULL && state != NULL) model_close(state);
-    return error;
+    if (error != NULL || state == NULL) return error;
+    model_close(state);
+    spare_memory_leave();
+    return NULL;
 }
 
 TRITONSERVER_Error *TRITONBACKEND_ModelInstanceExecute(TRITONBACKEND_ModelInstance *instance,
