@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from elasticrec.loading import StrPath, Watch, load_hotness, log, unwatched
+from elasticrec.planning import of_containers
 from elasticrec.rows import compare_rows, with_chosen_rows
 from repo_builder.analysis.compare import SWEEP_REPLICAS, Comparison, ComparisonReport
 from repo_builder.analysis.compare import compare as compare_fleets
@@ -106,7 +107,8 @@ def simulate(
     """Play traffic against replicas of the whole model and against the plan's fleet, in this order.
 
     Both are scaled by the rules that `k8s` renders and Kubernetes' own arithmetic, cold starts included; with a cluster
-    their price is known too. timing: how long new pods take, by default the documented guesses.
+    their price is known too, and its containers' least memory counts.
+    timing: how long new pods take, by default the documented guesses.
 
     >>> spec, traffic = elasticrec.load_spec("rm1.yaml"), elasticrec.load_traffic("examples/traffic/day.csv")
     >>> whole, ours = elasticrec.simulate(spec, traffic)
@@ -117,6 +119,7 @@ def simulate(
     from repo_builder.simulation.play import simulate as play  # these import gRPC's Python
     from repo_builder.simulation.report import Played, prices_over_time
 
+    profile = of_containers(profile, cluster)
     hotness = load_hotness(spec, watch=watch, tell=tell)
     planned = partial(
         make_plan,

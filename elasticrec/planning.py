@@ -63,7 +63,7 @@ def plan(
     [('tier0', 82), ('tier1', 413), ('tier2', 19505)]
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
-    profile = _of_containers(profile, cluster)
+    profile = of_containers(profile, cluster)
     spec = _with_rows(spec, found, profile, grouping, s_max, utilisation, least_saving, profile_error, watch, tell)
     accesses = model_accesses(spec, found)
     return best_plan(spec, accesses, profile, grouping, s_max, utilisation, least_saving, profile_error)[0]
@@ -106,7 +106,7 @@ def explain(
     ('tier0', 'tier1', True)
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
-    profile = _of_containers(profile, cluster)
+    profile = of_containers(profile, cluster)
     spec = _with_rows(spec, found, profile, grouping, s_max, utilisation, least_saving, profile_error, watch, tell)
     accesses = model_accesses(spec, found, keep=True)
     best, cut = best_plan(spec, accesses, profile, grouping, s_max, utilisation, least_saving, profile_error)
@@ -173,7 +173,7 @@ def place(spec: Spec, plan: Plan, cluster: Cluster, *, profile: Profile = DEFAUL
     >>> placement.packing.nodes, placement.packing.price_per_hour
     (1, 3.5)
     """
-    return place_plan(spec, plan, _of_containers(profile, cluster), cluster)
+    return place_plan(spec, plan, of_containers(profile, cluster), cluster)
 
 
 def plan_json(plan: Plan | Placement) -> str:
@@ -188,7 +188,7 @@ def plan_json(plan: Plan | Placement) -> str:
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def _of_containers(profile: Profile, cluster: Cluster | None) -> Profile:
+def of_containers(profile: Profile, cluster: Cluster | None) -> Profile:
     """The profile with the least memory of a container that the cluster says, where it does."""
     if cluster is None or cluster.min_memory_bytes is None:
         return profile

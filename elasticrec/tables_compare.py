@@ -108,6 +108,7 @@ def comparison_notes(report: ComparisonReport) -> str:
     ]
     lines += [line for found in report.comparisons for line in _refusals(found)]
     lines += [f"{found.spec}, rows: {found.told}" for found in report.row_formats]
+    lines.append("rows: memory of the tiered fleet at that traffic, nothing placed on nodes")
     lines.append("gains: how many times better than model-wise; 1x is equal, below it is worse; in brackets above")
     if not report.cluster.gpu_pools:
         lines.append(f"cluster {report.cluster.name} has no GPUs: model-wise with a GPU cache is left out")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from elasticrec.cli import main
+from repo_builder.partition.worth import Cuts
 
 DOCUMENT = {
     "name": "m",
@@ -85,6 +86,16 @@ def test_one_service_is_told_as_no_cut_pays(draw: Draw) -> None:
         assert bar.get_height() < 0.4 * (high - low)  # no block that fills the panel
     ticks = panel(figure, "Replicas").get_xticks()
     assert (ticks == np.round(ticks)).all()
+
+
+@pytest.mark.parametrize("merged", [0, 1])
+def test_cuts_that_were_merged_are_not_told_to_take_more_memory(
+    merged: int, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cuts, "merged", property(lambda _: merged))
+    told = " ".join(texts(draw("repo_builder.analysis.plan_plots", "plan", "--explain", "--s-max", "1")))
+    assert ("any cut would take more memory" in told) == (not merged)
+    assert ("no cut saves what a service must" in told) == bool(merged)
 
 
 def test_a_comparison_of_one_spec_names_it_and_hides_no_line(draw: Draw) -> None:

@@ -172,7 +172,8 @@ def _cdf(axes: Axes, chain: Chain, prefix: Floats, colours: Sequence[tuple[float
             axes.annotate(service.name, (middle, 3), ha="center", va="bottom", rotation=90, fontsize=8, color=INK)
         begin = end
     if not chain.cuts:
-        told = f"one service, {chain.services[0].name}, holds all rows:\nany cut would take more memory"
+        why = "no cut saves what a service must" if chain.weighed.merged else "any cut would take more memory"
+        told = f"one service, {chain.services[0].name}, holds all rows:\n{why}"
         axes.text(0.97, 0.06, told, transform=axes.transAxes, ha="right", va="bottom", fontsize=10, color=INK)
     for cut in chain.cuts:
         axes.axvline(cut.position, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))

@@ -13,7 +13,7 @@ from repo_builder.model.types import RowDtype
 class RowRule:
     """How services store rows that come in float32 (`RowFormat.stored_as`).
 
-    hot: in the service with a table's hottest rows; a table that stays in one service is hot. cold: in every other.
+    hot: in the hottest service, `tier0` or a table's own `_s0`, and in one that holds all rows. cold: in every other.
     budget: the score error, at most, that hot and cold are still to be chosen for; until then they are fp32.
     """
 

@@ -129,6 +129,16 @@ def test_a_simulation_has_whole_replicas_of_the_rows_that_the_budget_chose() -> 
     assert pod.memory_bytes == tables + spec.model.dense.parameter_bytes + SMALL.min_memory_bytes
 
 
+def test_a_simulation_counts_the_clusters_containers_as_plans_do() -> None:
+    spec, traffic = replace(with_budget(1)[0], rows=RowRule()), elasticrec.Traffic((0.0,), (1.0,), 60.0)
+    cluster = replace(CLUSTER, min_memory_bytes=10**9)
+    whole, ours = elasticrec.simulate(spec, traffic, profile=SMALL, cluster=cluster)
+    planned = elasticrec.plan(spec, profile=SMALL, cluster=cluster, grouping="tiered").services
+    memory = {service.name: service.memory_bytes for service in planned}
+    assert {service.name: service.memory_bytes for service in ours.timeline.fleet.services} == memory
+    assert all(service.memory_bytes > 10**9 for service in whole.timeline.fleet.services)
+
+
 @pytest.mark.parametrize("rows", [RowRule("int8", "int8"), RowRule("fp32", "int4"), RowRule(budget=1e9)])
 def test_one_copy_of_the_tables_is_told_as_it_is_stored(rows: RowRule) -> None:
     spec = replace(with_budget(1)[0], rows=rows)
