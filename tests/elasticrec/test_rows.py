@@ -124,8 +124,8 @@ def test_a_simulation_has_whole_replicas_of_the_rows_that_the_budget_chose() -> 
     spec, traffic = with_budget(1e9)[0], elasticrec.Traffic((0.0,), (1.0,), 60.0)
     told: list[str] = []
     (pod,) = elasticrec.simulate(spec, traffic, profile=SMALL, tell=told.append)[0].timeline.fleet.services
-    assert told[0].startswith("toy: rows hot int8, cold int4: ")
-    tables = spec.model.stored_bytes("int8")
+    assert told[0].startswith("toy: rows int4: ")
+    tables = spec.model.stored_bytes("int4")
     assert pod.memory_bytes == tables + spec.model.dense.parameter_bytes + SMALL.min_memory_bytes
 
 
