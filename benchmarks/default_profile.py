@@ -25,7 +25,7 @@ from repo_builder.spec import load_spec
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples/deeprecsys"
-HELD_BYTES = 1 << 30  # of RM1's rows
+HELD_BYTES = 1 << 32  # of RM1's rows: all of them, since memory is slower the more of it is read
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ def plan(
     >>> spec = elasticrec.load_spec("rm1.yaml")
     >>> plan = elasticrec.plan(spec)
     >>> plan.grouping, [service.name for service in plan.services], plan.choice.whole_replicas
-    ('model_wise', ['dense', 'tables'], 1)
+    ('model_wise', ['dense', 'tables'], 2)
     >>> [service.name for service in elasticrec.plan(spec, grouping="tiered").services]
     ['dense', 'tier0']
     >>> profile = elasticrec.load_profile("profile.json")
@@ -143,7 +143,7 @@ def sweep(
 
     >>> spec, values = elasticrec.load_spec("rm1.yaml"), elasticrec.Sweep("target_qps", (100, 1000, 10_000))
     >>> [point.model_wise_replicas for point in elasticrec.sweep(spec, values).points]
-    [1, 1, 3]
+    [1, 1, 4]
     """
     _check_sweep(values)
     if spec.rows.budget is not None:
@@ -171,7 +171,7 @@ def place(spec: Spec, plan: Plan, cluster: Cluster, *, profile: Profile = DEFAUL
     >>> spec, cluster = elasticrec.load_spec("rm1.yaml"), elasticrec.load_cluster("examples/clusters/cpu.yaml")
     >>> placement = elasticrec.place(spec, elasticrec.plan(spec, cluster=cluster), cluster)
     >>> placement.packing.nodes, placement.packing.price_per_hour
-    (1, 3.5)
+    (2, 7.0)
     """
     return place_plan(spec, plan, of_containers(profile, cluster), cluster)
 

@@ -88,7 +88,8 @@ def model_wise(spec: Spec, accesses: ModelAccesses, profile: Profile, utilisatio
 
     Raises PlanError where even an idle replica misses the SLA.
     """
-    dense_s = profile.dense_service_time.seconds(spec.dense_flops)
+    front_s = profile.front_time.seconds(accesses.gathered()[0], 0)
+    dense_s = profile.dense_service_time.seconds(spec.dense_flops) + front_s
     rows_s = profile.service_time.fixed_s + whole_rows_s(accesses, profile)
     model = _whole_model(spec, profile, dense_s + rows_s, dense_s + profile.alone_s(rows_s), gpu_memory_bytes=0)
     return replace(model, utilisation=min(model.utilisation, utilisation))
@@ -107,6 +108,7 @@ def gpu_cached(spec: Spec, accesses: ModelAccesses, profile: Profile, gpu_memory
     gpu = profile.gpu or DEFAULT_GPU_TIMES
     gpu_s = gpu.dense_service_time.seconds(spec.dense_flops) + gpu.service_time.seconds(hits, hit_bytes)
     cpu_s = profile.service_time.seconds(max(0.0, gathers - hits), max(0.0, gathered - hit_bytes))
+    cpu_s += profile.front_time.seconds(gathers, 0)
     alone_s = gpu_s + profile.alone_s(cpu_s)
     return _whole_model(spec, profile, max(gpu_s, cpu_s), alone_s, gpu_memory_bytes)
 

@@ -33,10 +33,12 @@ def sizings(spec: Spec, plan: Plan, profile: Profile, utilisation: float = 1.0) 
     light = profile.sized_by("cpu")
     target_qps = spec.serving.target_qps / utilisation
 
+    embedding_s = light.service_time.fixed_s - profile.service_time.fixed_s
+    flops = spec.dense_flops
+    dense_s = light.dense_service_time.seconds(flops) - profile.dense_service_time.seconds(flops)
+
     def sizing(service: Service) -> Sizing:
-        dense = service.kind == "dense"
-        woken_s = light.service_time.fixed_s - profile.service_time.fixed_s
-        light_s = light.dense_service_time.seconds(spec.dense_flops) if dense else 1 / service.qps + woken_s
+        light_s = 1 / service.qps + (dense_s if service.kind == "dense" else embedding_s)
         by_capacity, by_cpu = replicas_for(target_qps / service.qps), replicas_for(target_qps * light_s)
         return Sizing(service, service.qps, 1 / light_s, by_capacity, by_cpu)
 

@@ -32,10 +32,6 @@ REPLICA_TOLERANCE = 1e-9
 DEFAULT_REMOTE_CALL_S = 0.0004
 """One gRPC call between servers, where it was not measured."""
 
-DEFAULT_FRONT_CALL_S = 2.2e-5
-"""A front end's CPU for one more service that a query calls, where it was not measured: benchmarks/fleet.py's 30 calls
-of `per_table` beside 3 of `tiered`."""
-
 SizeBy = Literal["capacity", "cpu"]
 """What replicas are counted by: a replica's most queries per second within the SLA on a core of its own; or the CPU
 seconds that a query takes where queries come one at a time."""
@@ -70,6 +66,25 @@ class DenseTime:
     def seconds(self, flops: float) -> float:
         """Time of a query of so many floating-point operations."""
         return self.fixed_s + self.per_flop_s * flops
+
+
+@dataclass(frozen=True, slots=True)
+class FrontTime:
+    """A front end's CPU seconds for a query beside its dense layers: `per_id_s` for each id, which it receives, checks,
+    routes and sends on, and `per_call_s` for each service that it calls.
+    """
+
+    per_id_s: float = 0.0
+    per_call_s: float = 0.0
+
+    def seconds(self, ids: float, calls: int) -> float:
+        """Time of a query of so many ids that calls so many services."""
+        return self.per_id_s * ids + self.per_call_s * calls
+
+
+DEFAULT_FRONT_TIME = FrontTime(per_id_s=2.6e-8, per_call_s=2.2e-5)
+"""Where it was not measured. An id: benchmarks/replication.py's front ends of RM1, beside their dense layers. A call:
+benchmarks/fleet.py's 30 calls of `per_table` beside 3 of `tiered`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +141,8 @@ class Profile:
 
     A replica's most queries per second within the SLA, on a core of its own, are the inverse of the service times.
     `batching`, `row_cache` and `light_load` are None where they were not measured, `gpu` where there was none;
-    `remote_call_s` is what one gRPC call of a service in another server adds to its latency, and `front_call_s` what it
-    takes of the front end's CPU.
+    `remote_call_s` is what one gRPC call of a service in another server adds to its latency, and `front_time` what
+    queries take of a front end beside its dense layers.
     """
 
     name: str
@@ -139,7 +154,7 @@ class Profile:
     gpu: DeviceTimes | None = None
     row_cache: RowCache | None = None
     light_load: LightLoad | None = None
-    front_call_s: float = DEFAULT_FRONT_CALL_S
+    front_time: FrontTime = FrontTime()
 
     def sized_by(self, size_by: SizeBy) -> Profile:
         """The profile whose service times are those that replicas are to be counted by.
@@ -206,7 +221,8 @@ def _dear_hits(profile: Profile) -> Iterator[str]:
 
 
 def _profile(document: Mapping[str, Any], default_name: str, dense: DenseTime) -> Profile:
-    batching, cache, gpu, light = (document.get(key) for key in ("batching", "row_cache", "gpu", "light_load"))
+    optional = ("batching", "row_cache", "gpu", "light_load", "front_time")
+    batching, cache, gpu, light, front = map(document.get, optional)
     return Profile(
         name=document.get("name", default_name),
         service_time=_service_time(document["service_time"]),
@@ -217,7 +233,7 @@ def _profile(document: Mapping[str, Any], default_name: str, dense: DenseTime) -
         gpu=_times(gpu) if gpu else None,
         row_cache=RowCache(int(cache["size_bytes"]), *_row_time(cache)) if cache else None,
         light_load=LightLoad(float(light["fixed_s"]), _dense_time(light["dense_service_time"])) if light else None,
-        front_call_s=float(document.get("front_call_s", DEFAULT_FRONT_CALL_S)),
+        front_time=FrontTime(float(front["per_id_s"]), float(front["per_call_s"])) if front else DEFAULT_FRONT_TIME,
     )
 
 

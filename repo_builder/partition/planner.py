@@ -78,11 +78,11 @@ def plan_accesses(
     model = profile.cost_model(target_qps)
     worth = worth_of(spec, profile, target_qps, least_saving, profile_error)
     cuts = partial(cut, model=model, s_max=s_max, worth=worth)
-    embedding = _GROUPINGS[grouping](accesses, model, cuts)
+    embedding = tuple(_GROUPINGS[grouping](accesses, model, cuts))
     plan = Plan(
         spec=spec.name,
         grouping=grouping,
-        services=(_dense_service(spec, profile, target_qps), *embedding),
+        services=(_dense_service(spec, accesses, profile, target_qps, len(embedding)), *embedding),
         target_qps=spec.serving.target_qps,
         batch=spec.serving.batch,
         s_max=s_max,
@@ -98,10 +98,11 @@ def model_wise_plan(spec: Spec, hotness: Hotness, profile: Profile) -> Plan:
     More traffic is served by more whole servers, which is what the layout is there to show: so the plan says neither
     the target traffic nor a latency at it. Raises PlanError where even idle services miss the spec's SLA.
     """
+    accesses = model_accesses(spec, hotness)
     plan = Plan(
         spec=spec.name,
         grouping="model_wise",
-        services=(_dense_service(spec, profile, 0), _whole_service(spec, model_accesses(spec, hotness), profile)),
+        services=(_dense_service(spec, accesses, profile, 0), _whole_service(spec, accesses, profile)),
         batch=spec.serving.batch,
         profile=profile.name,
     )
@@ -117,7 +118,7 @@ def replicated_plan(
 
     A replica's least memory is counted with its tables, and both its services answer as many queries as it does.
     """
-    dense = replace(_dense_service(spec, profile, 0), memory_bytes=spec.model.dense.parameter_bytes)
+    dense = replace(_dense_service(spec, accesses, profile, 0), memory_bytes=spec.model.dense.parameter_bytes)
     services = (dense, _whole_service(spec, accesses, profile))
     plan = Plan(
         spec=spec.name,
@@ -189,9 +190,10 @@ def _embedding_service(
     )
 
 
-def _dense_service(spec: Spec, profile: Profile, target_qps: float) -> Service:
-    dense = spec.model.dense
-    seconds = profile.dense_service_time.seconds(spec.dense_flops)
+def _dense_service(spec: Spec, accesses: ModelAccesses, profile: Profile, target_qps: float, calls: int = 0) -> Service:
+    """The front end: all ids of a query come to it, and it calls so many services."""
+    dense, (ids, _) = spec.model.dense, accesses.gathered()
+    seconds = profile.dense_service_time.seconds(spec.dense_flops) + profile.front_time.seconds(ids, calls)
     return Service(
         name="dense",
         kind="dense",

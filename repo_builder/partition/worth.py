@@ -53,7 +53,7 @@ def worth_of(spec: Spec, profile: Profile, target_qps: float, least_saving: floa
     if not least_saving:
         return Worth()
     front_bytes = spec.model.dense.parameter_bytes + profile.min_memory_bytes
-    return Worth(least_saving, round(target_qps * profile.front_call_s * front_bytes), profile_error)
+    return Worth(least_saving, round(target_qps * profile.front_time.per_call_s * front_bytes), profile_error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,10 +107,10 @@ def fit_row(row_bytes: Sequence[int], row_s: Sequence[float]) -> tuple[RowPrice,
 def fixed_time(fit: CallFit, full_load: Sequence[float]) -> tuple[float, Batching]:
     """A query's time beside its rows where `full_load` queries were joined in a call, a number a capacity.
 
-    A query's share of a call's fixed time goes with 1 / queries, so their harmonic mean is taken, not below 1.
+    Their median is taken, not below 1: a query of so many rows that none can be joined to it takes what these take.
     Raises FitError where the fixed time comes out as nothing.
     """
-    queries = max(1.0, len(full_load) / sum(1 / joined for joined in full_load))
+    queries = max(1.0, median(full_load))
     fixed_s = _above_0(fit.call_s / queries + fit.query_s, "query")
     return fixed_s, Batching(fit.call_s, fit.query_s, queries)
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.partition.accesses import ModelAccesses, model_accesses
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
+from repo_builder.partition.cost import Profile, ServiceTime
 from repo_builder.partition.placement.cluster import Cluster, NodePool
 from repo_builder.spec import Spec
-from tests.partition.helpers import small_spec
+from tests.partition.helpers import DENSE_TIME, small_spec
 
-PROFILE = Profile("fast", ServiceTime(2e-5, 5e-8), 5000, DEFAULT_DENSE_TIME)
+PROFILE = Profile("fast", ServiceTime(2e-5, 5e-8), 5000, DENSE_TIME)
 TABLES: list[dict[str, Any]] = [
     {"name": "A", "rows": 20_000, "pooling": 128},
     {"name": "B", "rows": 3_000, "pooling": 64, "count": 2},

@@ -11,7 +11,7 @@ from repo_builder.analysis.choice import LEAST_FLEET_SAVING, best_plan
 from repo_builder.analysis.compare import ComparisonReport, compare
 from repo_builder.analysis.fleets import MODEL_WISE, ComparisonCase, SizedFleets, model_wise
 from repo_builder.errors import PlanError
-from repo_builder.partition.cost import Profile
+from repo_builder.partition.cost import FrontTime, Profile
 from repo_builder.partition.placement.place import WHOLE_MODEL, place
 from repo_builder.partition.plan import Grouping, Plan, load_plan, plan_to_json
 from repo_builder.partition.planner import plan_accesses
@@ -20,7 +20,8 @@ from repo_builder.spec import Spec
 from tests.analysis.helpers import CPUS, PROFILE, SPEC, accesses
 
 ACCESSES = accesses()
-DEAR = replace(PROFILE, min_memory_bytes=10**7)  # containers that weigh more than the tables
+# containers that weigh more than the tables
+DEAR = replace(PROFILE, min_memory_bytes=10**7, front_time=FrontTime(per_call_s=2.2e-5))
 
 
 def at(target_qps: float) -> Spec:

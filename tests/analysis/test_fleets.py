@@ -8,7 +8,7 @@ import pytest
 from repo_builder.analysis.fleets import GPU_RESERVE_BYTES, gpu_cached, model_wise, most_utilisation
 from repo_builder.errors import PlanError
 from repo_builder.model.row_rule import RowRule
-from repo_builder.partition.cost import DEFAULT_GPU_TIMES
+from repo_builder.partition.cost import DEFAULT_GPU_TIMES, FrontTime
 from repo_builder.partition.latency import Queue
 from tests.analysis.helpers import PROFILE, SPEC, accesses, with_sla
 
@@ -24,6 +24,13 @@ def test_a_replica_holds_everything_and_takes_both_times() -> None:
     service = model.replicas(10.5 * model.capacity_qps)
     assert service.replicas == 11 and service.device == "cpu"
     assert sum(shard.rows for shard in service.shards) == ROWS
+
+
+def test_a_replica_receives_and_routes_its_ids_on_the_cpu() -> None:
+    routing, room = replace(PROFILE, front_time=FrontTime(1e-6, 1.0)), GPU_RESERVE_BYTES + 10**6
+    more_s = model_wise(SPEC, accesses(), routing).service_s - model_wise(SPEC, accesses(), PROFILE).service_s
+    assert more_s == pytest.approx(1e-6 * GATHERS)
+    assert gpu_cached(SPEC, accesses(), routing, room).service_s == pytest.approx(2e-5 + 1e-6 * GATHERS)
 
 
 def test_the_load_is_the_largest_that_meets_the_sla() -> None:

@@ -13,7 +13,7 @@ from elasticrec.commands.demo import demo_summary, demo_table
 from elasticrec.demo import Report
 from elasticrec.tables import profile_line, size
 from elasticrec.tables_plan import plan_summary, plan_table
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile, ServiceTime
+from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, ServiceTime
 from repo_builder.partition.plan import Grouping, Latency, Plan, Service, Shard
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling.perf_analyzer import Measurement
@@ -22,7 +22,7 @@ from repo_builder.repository.design import Design
 from repo_builder.repository.wiring import wire
 from repo_builder.serving.client import ModelTimes
 from repo_builder.spec import Spec
-from tests.partition.helpers import GivenHotness, small_spec, zipf_cdf
+from tests.partition.helpers import DENSE_TIME, GivenHotness, small_spec, zipf_cdf
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -69,7 +69,7 @@ def rendered(table: Table) -> list[list[str]]:
 
 LONG = "n" * 64  # the longest name of a model or a table
 TABLES = [{"name": "C", "rows": 20_000, "pooling": 128, "count": 9}, {"name": LONG, "rows": 2_000, "pooling": 3}]
-PROFILE = Profile("a guess", ServiceTime(1e-5, 1e-7), 2000, DEFAULT_DENSE_TIME)
+PROFILE = Profile("a guess", ServiceTime(1e-5, 1e-7), 2000, DENSE_TIME)
 PLAN_HEADER = "service device shards rows gathers/query queries/s replicas memory each"
 DEMO_HEADER = "model instances rows memory (PSS) requests requests/call queue ms compute ms"
 

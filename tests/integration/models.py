@@ -9,16 +9,17 @@ import torch
 from repo_builder.access.load import load_hotness
 from repo_builder.export.dlrm.source import open_source
 from repo_builder.export.examples import write_example_checkpoint
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
+from repo_builder.partition.cost import Profile, ServiceTime
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.serving.client import Protocol, infer
 from repo_builder.spec import Spec, parse_spec
+from tests.partition.helpers import DENSE_TIME
 
 # services cost next to nothing here, so that the optimum has several
-CHEAP = Profile("tests", ServiceTime(fixed_s=1e-5, per_row_s=1e-4), 2_000, DEFAULT_DENSE_TIME)
+CHEAP = Profile("tests", ServiceTime(fixed_s=1e-5, per_row_s=1e-4), 2_000, DENSE_TIME)
 
 
 def document(index_dtype: str = "int64") -> dict:

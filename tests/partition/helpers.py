@@ -12,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.model.dlrm import DlrmTable
-from repo_builder.partition.cost import CostModel
+from repo_builder.partition.cost import CostModel, DenseTime
 from repo_builder.partition.order import Order
 from repo_builder.spec import Spec, parse_spec
+
+DENSE_TIME = DenseTime(fixed_s=1e-4, per_flop_s=1.5e-11)
+"""What no new measurement of the default profile moves."""
 
 
 def plain_cost(model: CostModel, rows_bytes: int, rows_s: float) -> int:

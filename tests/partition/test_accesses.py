@@ -10,17 +10,17 @@ from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.errors import PlanError
 from repo_builder.model.row_rule import RowRule
 from repo_builder.partition.accesses import merged_order, model_accesses
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
+from repo_builder.partition.cost import Profile, ServiceTime
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import make_plan, plan_accesses
 from repo_builder.spec import Spec
-from tests.partition.helpers import GivenHotness, small_spec, zipf_cdf
+from tests.partition.helpers import DENSE_TIME, GivenHotness, small_spec, zipf_cdf
 
 SPEC = small_spec([{"name": "A", "rows": 90, "pooling": 128}, {"name": "B", "rows": 60, "pooling": 512, "count": 2}])
 HOTNESS = GivenHotness({"A": zipf_cdf(90), "": zipf_cdf(60, 0.7)})
 
 TIME = ServiceTime(2e-5, 5e-8, 1e-9)
-PROFILE = Profile("fast", TIME, 5000, DEFAULT_DENSE_TIME)
+PROFILE = Profile("fast", TIME, 5000, DENSE_TIME)
 GROUPINGS: tuple[Grouping, ...] = ("tiered", "per_table")
 
 

@@ -11,6 +11,7 @@ import pytest
 from repo_builder.errors import PlanError
 from repo_builder.partition import cost
 from repo_builder.partition.cost import (
+    DEFAULT_FRONT_TIME,
     DEFAULT_MEASURED_ON,
     DEFAULT_PROFILE,
     CostModel,
@@ -48,6 +49,12 @@ def test_a_query_alone_pays_the_whole_call(tmp_path: Path) -> None:
     assert profile.alone_s(1e-3) == pytest.approx(1e-3 + 2.25e-4)
     assert profile.remote_call_s == 1e-3
     assert load_profile(_write(tmp_path, GOOD)).alone_s(1e-3) == 1e-3
+
+
+def test_a_front_end_takes_its_ids_and_calls_time(tmp_path: Path) -> None:
+    profile = load_profile(_write(tmp_path, {**GOOD, "front_time": {"per_id_s": 1e-8, "per_call_s": 1e-5}}))
+    assert profile.front_time.seconds(1000, 3) == pytest.approx(4e-5)
+    assert load_profile(_write(tmp_path, GOOD)).front_time == DEFAULT_FRONT_TIME
 
 
 def test_a_row_costs_what_its_bytes_say(tmp_path: Path) -> None:
@@ -130,6 +137,7 @@ def test_profile_may_bring_gpu_times(tmp_path: Path) -> None:
         ({"remote_call_s": -1}, "remote_call_s"),
         ({"format": 1, "service_time": 3}, "format"),
         ({"row_cache": {"size_bytes": 1}}, "row_cache.per_row_s"),
+        ({"front_time": {"per_id_s": 1}}, "front_time.per_call_s"),
         ({"light_load": {"fixed_s": 1}}, "light_load.dense_service_time"),
     ],
 )

@@ -7,14 +7,14 @@ import pytest
 from numpy.typing import NDArray
 
 from repo_builder.errors import PlanError
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Batching, Profile, ServiceTime
+from repo_builder.partition.cost import Batching, Profile, ServiceTime
 from repo_builder.partition.latency import HORIZON_S, Queue, predict_latency
 from repo_builder.partition.plan import Plan, Service, Shard
 from repo_builder.partition.planner import make_plan
-from tests.partition.helpers import GivenHotness, small_spec, zipf_cdf
+from tests.partition.helpers import DENSE_TIME, GivenHotness, small_spec, zipf_cdf
 
 SERVICE_S = 0.02
-PROFILE = Profile("measured", ServiceTime(1e-3, 1e-6), 5000, DEFAULT_DENSE_TIME)
+PROFILE = Profile("measured", ServiceTime(1e-3, 1e-6), 5000, DENSE_TIME)
 SPEC = small_spec([{"name": "A", "rows": 90, "pooling": 128}], target_qps=900.0)
 HOTNESS = GivenHotness({"": zipf_cdf(90)})
 

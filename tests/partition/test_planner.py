@@ -11,14 +11,14 @@ import pytest
 
 from repo_builder.errors import PlanError
 from repo_builder.model.row_rule import RowRule
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, CostModel, Profile, RowCache, ServiceTime
+from repo_builder.partition.cost import CostModel, FrontTime, Profile, RowCache, ServiceTime
 from repo_builder.partition.order import Order
 from repo_builder.partition.plan import Grouping, Plan, load_plan, plan_to_json
 from repo_builder.partition.planner import make_plan, model_wise_plan
 from repo_builder.spec import Spec
-from tests.partition.helpers import GivenHotness, quadratic, small_spec, zipf_cdf
+from tests.partition.helpers import DENSE_TIME, GivenHotness, quadratic, small_spec, zipf_cdf
 
-PROFILE = Profile("fast", ServiceTime(2e-5, 5e-8), 5000, DEFAULT_DENSE_TIME)
+PROFILE = Profile("fast", ServiceTime(2e-5, 5e-8), 5000, DENSE_TIME)
 TABLES = [{"name": "A", "rows": 90, "pooling": 128}, {"name": "B", "rows": 60, "pooling": 512, "count": 2}]
 HOTNESS = GivenHotness({"A": zipf_cdf(90), "": zipf_cdf(60, 0.7)})
 GROUPINGS: tuple[Grouping, ...] = ("tiered", "per_table")
@@ -174,6 +174,15 @@ def test_dense_service_by_hand() -> None:
     spec = small_spec([{"name": "A", "rows": 9, "pooling": 1}, {"name": "B", "rows": 9, "pooling": 1}])
     assert spec.model.dense.parameter_bytes == 4 * ((24 + 8) + (32 + 4) + (35 + 5) + (5 + 1))
     assert spec.dense_flops == 2 * 32 * (24 + 32 + 35 + 5 + 3 * 4)
+
+
+@pytest.mark.parametrize("grouping", GROUPINGS)
+def test_a_front_end_takes_time_for_its_ids_and_calls(grouping: Grouping) -> None:
+    spec, dense_s = small_spec(TABLES), DENSE_TIME.seconds(small_spec(TABLES).dense_flops)
+    plan = make_plan(spec, HOTNESS, replace(PROFILE, front_time=FrontTime(1e-8, 3e-4)), grouping, 4)
+    expected_s = dense_s + 1e-8 * 32 * spec.dlrm.index_columns + 3e-4 * len(plan.embedding_services)
+    assert plan.services[0].qps == pytest.approx(1 / expected_s)
+    assert plan.services[0].replicas >= math.ceil(3000 * expected_s) > math.ceil(3000 * dense_s)
 
 
 @pytest.mark.parametrize("name", ["A_s0", "tier0", "dense", "router"])

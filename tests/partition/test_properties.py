@@ -16,11 +16,11 @@ from repo_builder.access.hotness import CountedHotness
 from repo_builder.access.load import load_hotness
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.access.queries import IdSampler
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
+from repo_builder.partition.cost import Profile, ServiceTime
 from repo_builder.partition.plan import Grouping, Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.spec import Access, Spec
-from tests.partition.helpers import small_spec
+from tests.partition.helpers import DENSE_TIME, small_spec
 
 GROUPINGS: tuple[Grouping, ...] = ("tiered", "per_table")
 Counts = dict[str, NDArray[np.int64]]
@@ -31,7 +31,7 @@ profiles = st.builds(
     name=st.just("p"),
     service_time=st.builds(ServiceTime, st.sampled_from([1e-5, 1e-4]), st.sampled_from([0.0, 5e-8, 1e-6])),
     min_memory_bytes=st.sampled_from([0, 10, 1000]),
-    dense_service_time=st.just(DEFAULT_DENSE_TIME),
+    dense_service_time=st.just(DENSE_TIME),
 )
 
 
@@ -100,7 +100,7 @@ def test_a_replayed_synthetic_trace_gathers_what_was_predicted(grouping: Groupin
     spec = small_spec(
         [{"name": "A", "rows": 30_000, "pooling": 60}, {"name": "B", "rows": 8_000, "pooling": 40}], target_qps=40_000.0
     )
-    profile = Profile("p", ServiceTime(2e-5, 5e-8), 5000, DEFAULT_DENSE_TIME)
+    profile = Profile("p", ServiceTime(2e-5, 5e-8), 5000, DENSE_TIME)
     hotness, rng, queries = PowerLawHotness(0.9, 3), np.random.default_rng(11), 2500
     plan = make_plan(spec, hotness, profile, grouping, 4)
     assert len(plan.embedding_services) >= 3
@@ -119,7 +119,7 @@ def test_a_trace_replayed_on_its_own_plan_gathers_exactly_what_was_predicted(tmp
     np.savez(tmp_path / "trace.npz", **trace)
     spec = replace(spec, access=Access("trace", tmp_path / "trace.npz"))
     hotness = load_hotness(spec)
-    plan = make_plan(spec, hotness, Profile("p", ServiceTime(1e-4, 1e-6), 100, DEFAULT_DENSE_TIME), "tiered", 4)
+    plan = make_plan(spec, hotness, Profile("p", ServiceTime(1e-4, 1e-6), 100, DENSE_TIME), "tiered", 4)
     holders = shard_of_ids(spec, hotness, plan)
     shares = [np.bincount(holders[name][ids], minlength=len(plan.services)) / len(ids) for name, ids in trace.items()]
     measured = 32 * (3 * shares[0] + shares[1])
@@ -178,7 +178,7 @@ def test_one_hot_row_with_everything(grouping: Grouping) -> None:
     """It is cut off from the rest, or not; the rest gathers nothing and needs one replica."""
     spec = small_spec([{"name": "A", "rows": 1000, "pooling": 500}], target_qps=5000.0)
     counts = {"A": np.where(np.arange(1000) == 77, 9, 0)}
-    plan = plan_of(spec, counts, Profile("p", ServiceTime(2e-5, 5e-8), 10, DEFAULT_DENSE_TIME), grouping, 16)
+    plan = plan_of(spec, counts, Profile("p", ServiceTime(2e-5, 5e-8), 10, DENSE_TIME), grouping, 16)
     hot, cold = plan.embedding_services
     assert [(shard.begin, shard.end) for shard in (*hot.shards, *cold.shards)] == [(0, 1), (1, 1000)]
     assert (cold.gathers, cold.replicas) == (0.0, 1)
@@ -188,17 +188,13 @@ def test_one_hot_row_with_everything(grouping: Grouping) -> None:
 @pytest.mark.parametrize("grouping", GROUPINGS)
 def test_s_max_above_the_rows(grouping: Grouping) -> None:
     spec = small_spec([{"name": "A", "rows": 2, "pooling": 500}], target_qps=5000.0)
-    plan = plan_of(
-        spec, {"A": np.array([9, 1])}, Profile("p", ServiceTime(1e-5, 5e-8), 0, DEFAULT_DENSE_TIME), grouping, 16
-    )
+    plan = plan_of(spec, {"A": np.array([9, 1])}, Profile("p", ServiceTime(1e-5, 5e-8), 0, DENSE_TIME), grouping, 16)
     assert 1 <= len(plan.embedding_services) <= 2
     assert [rank for s in plan.embedding_services for rank in range(s.shards[0].begin, s.shards[0].end)] == [0, 1]
 
 
 def test_a_single_row_is_one_service() -> None:
     spec = small_spec([{"name": "A", "rows": 1, "pooling": 1}])
-    plan = plan_of(
-        spec, {"A": np.array([3])}, Profile("p", ServiceTime(1e-4, 1e-6), 0, DEFAULT_DENSE_TIME), "tiered", 16
-    )
+    plan = plan_of(spec, {"A": np.array([3])}, Profile("p", ServiceTime(1e-4, 1e-6), 0, DENSE_TIME), "tiered", 16)
     (service,) = plan.embedding_services
     assert [(shard.begin, shard.end) for shard in service.shards] == [(0, 1)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from repo_builder.errors import PlanError
-from repo_builder.partition.cost import CostModel, Profile, ServiceTime
+from repo_builder.partition.cost import CostModel, FrontTime, Profile, ServiceTime
 from repo_builder.partition.order import Order
 from repo_builder.partition.planner import make_plan
 from repo_builder.partition.worth import Worth, cut, worth_of
@@ -61,7 +61,7 @@ def test_no_two_neighbours_could_be_joined_for_less_than_a_service_is_worth() ->
 def test_a_service_must_save_the_front_ends_that_its_calls_take() -> None:
     """By hand: 3,000 calls a second of 0.1 ms take 0.3 of a front end's time, and so much of its memory."""
     spec = small_spec(TABLES)
-    profile = replace(PROFILE, front_call_s=1e-4)
+    profile = replace(PROFILE, front_time=FrontTime(per_call_s=1e-4))
     front_bytes = spec.model.dense.parameter_bytes + 5000
     assert worth_of(spec, profile, 3000.0, 0.02) == Worth(0.02, round(0.3 * front_bytes))
     assert worth_of(spec, profile, 3000.0, 0.0) == Worth()  # the paper's recurrence

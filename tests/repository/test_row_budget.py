@@ -12,18 +12,19 @@ from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.model.row_rule import RowRule
 from repo_builder.model.types import BATCH, Model, RowDtype, RowFormat, Table
 from repo_builder.output import silent
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
+from repo_builder.partition.cost import Profile, ServiceTime
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.row_budget import RowChoice, choose_rows, row_rules
 from repo_builder.repository.row_error import RowTrial
 from repo_builder.repository.samples import SampleQueries
 from repo_builder.spec import Spec
+from tests.partition.helpers import DENSE_TIME
 from tests.repository.test_row_error import with_stored_tables
 from tests.toy_source import ROWS, ToySource, toy_spec
 
 HOTNESS = PowerLawHotness(0.9, 0)
-SMALL = Profile("small containers", ServiceTime(1e-5, 4e-4), 100, DEFAULT_DENSE_TIME)
+SMALL = Profile("small containers", ServiceTime(1e-5, 4e-4), 100, DENSE_TIME)
 DTYPES: tuple[RowDtype, ...] = ("fp32", "fp16", "bf16", "int8", "int4")
 
 

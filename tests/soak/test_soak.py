@@ -25,13 +25,14 @@ from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.export.dlrm.source import open_source
 from repo_builder.machine import machine_facts
-from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
+from repo_builder.partition.cost import Profile, ServiceTime
 from repo_builder.partition.planner import make_plan
 from repo_builder.repository.build import build
 from repo_builder.serving.install import installation
 from repo_builder.serving.processes import memory_by_model
 from repo_builder.serving.server import Server, free_ports, running, stubs
 from repo_builder.spec import Spec, load_spec
+from tests.partition.helpers import DENSE_TIME
 from tests.soak.traffic import SAMPLE_S, point, samples
 from tests.soak.watch import Held, grown, held, pss_slope, watching
 
@@ -64,7 +65,7 @@ def soaked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Soaked]:
     spec = load_spec(EXAMPLE)
     spec = replace(spec, serving=replace(spec.serving, target_qps=800))
     weights, hotness = open_source(spec), load_hotness(spec)
-    profile = Profile("40 MB a service", ServiceTime(5e-4, 5e-8), 40_000_000, DEFAULT_DENSE_TIME)
+    profile = Profile("40 MB a service", ServiceTime(5e-4, 5e-8), 40_000_000, DENSE_TIME)
     plan = make_plan(spec, hotness, profile, "tiered", 4)
     build(spec, plan, hotness, weights, tmp_path / "rm1", shard_backend=request.param)
     queries = draw_queries(spec.model, hotness, QUERIES, spec.serving.batch, seed=0)

@@ -77,10 +77,11 @@ def _with_instances(service: Service, instances: int) -> Service:
 
 
 def _on_gpu(service: Service, spec: Spec, profile: Profile) -> Service:
-    """One instance on one GPU."""
+    """One instance on one GPU; a front end's ids and calls stay on the CPU, and the slower of the two bounds it."""
     times = profile.gpu or DEFAULT_GPU_TIMES
+    on_cpu_s = service.instances / service.qps - profile.dense_service_time.seconds(spec.dense_flops)
     seconds = (
-        times.dense_service_time.seconds(spec.dense_flops)
+        max(times.dense_service_time.seconds(spec.dense_flops), on_cpu_s)
         if service.kind == "dense"
         else times.service_time.seconds(service.gathers, service.gathered_bytes)
     )

@@ -61,7 +61,8 @@ def test_explain_counts_replicas_both_ways(spec: Path, tmp_path: Path, capsys: p
     dense = {"fixed_s": 1e-4, "per_flop_s": 0}
     times = {"service_time": {"fixed_s": 1e-4, "per_row_s": 1e-7}, "dense_service_time": dense}
     light = {"fixed_s": 9e-4, "dense_service_time": {**dense, "fixed_s": 3e-4}}
-    profile.write_text(json.dumps({**times, "light_load": light, "min_memory_bytes": 10_000}))
+    free = {"per_id_s": 0, "per_call_s": 0}  # a front end takes its dense layers' time alone
+    profile.write_text(json.dumps({**times, "front_time": free, "light_load": light, "min_memory_bytes": 10_000}))
     assert run(spec, "--profile", profile, "--explain", "--s-max", "1") == 0
     told = capsys.readouterr().out
     rows = [line.split() for line in told.splitlines()[-5:-2]]
