@@ -85,8 +85,10 @@ def at_most(costs: Floats, s_max: int) -> Floats:
     """(s_max + 1, blocks): the cheapest path from block 0 to each block by at most s steps."""
     best = np.full((s_max + 1, len(costs)), np.inf)
     best[:, 0] = 0.0
+    totals = np.empty_like(costs)  # one for all steps: made anew, each would be faulted in and given back
     for s in range(1, s_max + 1):
-        best[s] = np.minimum(best[s - 1], (best[s - 1][:, None] + costs).min(axis=0))
+        np.add(best[s - 1][:, None], costs, out=totals)
+        best[s] = np.minimum(best[s - 1], totals.min(axis=0))
     return best
 
 
@@ -94,8 +96,10 @@ def exactly(costs: Floats, s_max: int) -> Floats:
     """(s_max + 1, blocks): the cheapest path from block 0 to each block by exactly s steps."""
     best = np.full((s_max + 1, len(costs)), np.inf)
     best[0, 0] = 0.0
+    totals = np.empty_like(costs)
     for s in range(1, s_max + 1):
-        best[s] = (best[s - 1][:, None] + costs).min(axis=0)
+        np.add(best[s - 1][:, None], costs, out=totals)
+        best[s] = totals.min(axis=0)
     return best
 
 
@@ -105,8 +109,9 @@ def cheapest_path(costs: Floats, s_max: int) -> Positions:
     best[0] = 0.0
     begins: list[NDArray[np.intp]] = []
     least, services = np.inf, 0
+    totals = np.empty_like(costs)
     for s in range(1, s_max + 1):
-        totals = best[:, None] + costs
+        np.add(best[:, None], costs, out=totals)
         begins.append(totals.argmin(axis=0))
         best = totals.min(axis=0)
         if best[-1] < least:

@@ -79,7 +79,7 @@ from numpy.typing import NDArray
 
 from repo_builder.partition.bounds import MARGIN, CoarseBounds
 from repo_builder.partition.cost import REPLICA_TOLERANCE
-from repo_builder.partition.priced import PricedOrder
+from repo_builder.partition.priced import PricedOrder, steps_above
 
 Ints = NDArray[np.int64]
 
@@ -155,8 +155,7 @@ class _Search:
         self.upper = np.inf if bounds is None else bounds.upper * (1 + MARGIN)
         self.steps = 0
         self.noise = NOISE * float(self.prefix[-1])
-        replicas = self.model.target_qps * priced.unit_s * np.diff(self.prefix)  # (N,), what a row is worth
-        self.heavy = int(np.count_nonzero(replicas > OPEN))
+        self.heavy = steps_above(OPEN, self.prefix, self.model.target_qps * priced.unit_s)  # by a row's replicas
         self.first_ends = self._first_ends() if priced.own_first else np.zeros(0, np.int64)
 
     def singles(self, layer: _Layer, used: int) -> _Steps:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,8 +159,10 @@ class Profile:
     def sized_by(self, size_by: SizeBy) -> Profile:
         """The profile whose service times are those that replicas are to be counted by.
 
-        Raises PlanError where they were not measured.
+        Raises PlanError where they were not measured, and for any other word.
         """
+        if size_by not in get_args(SizeBy):
+            raise PlanError(f"size_by: expected one of {', '.join(get_args(SizeBy))}, got {size_by!r}")
         if size_by == "capacity":
             return self
         if self.light_load is None:

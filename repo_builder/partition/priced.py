@@ -20,6 +20,8 @@ from repo_builder.partition.order import Order
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+BLOCK_ROWS = 1 << 12
+
 
 class PricedOrder:
     """An order of rows under a cost model; positions are 0 ... N, arrays of them go by broadcast."""
@@ -131,3 +133,15 @@ def whole_rows_s(accesses: ModelAccesses, profile: Profile) -> float:
         return time.rows_s(gathers, gathered)
     hits, hit_bytes = accesses.hottest(cache.size_bytes, time)
     return cache.rows_s(hits, hit_bytes) + time.rows_s(gathers - hits, gathered - hit_bytes)
+
+
+def steps_above(least: float, prefix: Floats, scale: float) -> int:
+    """How many steps of `prefix`, never falling, are above `least` when scaled; (N + 1,) float64, scale >= 0.
+
+    A step is at most the rise of the block that it is in, and rounding keeps that so: only blocks that rise enough are
+    looked at, and nothing as long as the order is made.
+    """
+    edges = np.append(np.arange(0, len(prefix) - 1, BLOCK_ROWS), len(prefix) - 1)
+    risen = np.flatnonzero(scale * np.diff(prefix[edges]) > least)
+    blocks = (prefix[edges[i] : edges[i + 1] + 1] for i in risen.tolist())
+    return sum(int(np.count_nonzero(scale * np.diff(block) > least)) for block in blocks)

@@ -96,6 +96,13 @@ def test_without_light_load_there_is_no_cpu_to_size_by(tmp_path: Path) -> None:
         profile.sized_by("cpu")
 
 
+@pytest.mark.parametrize("word", ["cpus", "Capacity", ""])
+def test_an_unknown_word_to_size_by_is_refused(word: Any) -> None:
+    """Also of a profile that knows the CPU at light load, where a typo would pass for it."""
+    with pytest.raises(PlanError, match=f"^size_by: expected one of capacity, cpu, got '{word}'$"):
+        DEFAULT_PROFILE.sized_by(word)
+
+
 def test_the_default_is_a_measured_profile_as_any() -> None:
     """It keeps the schema, and says of which machine and services it is."""
     path = Path(cost.__file__).with_name("default_profile.json")

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from repo_builder.partition import dp
 from repo_builder.partition.cost import CostModel, RowCache, ServiceTime
 from repo_builder.partition.order import Order
-from repo_builder.partition.priced import PricedOrder
+from repo_builder.partition.priced import BLOCK_ROWS, PricedOrder, steps_above
 from tests.partition.helpers import PlainRows, quadratic, zipf_cdf
 
 
@@ -122,3 +123,14 @@ def test_a_cache_moves_the_first_cut_and_no_tier_is_over_the_brim() -> None:
         replicas >= 20_000.0 * (2e-5 + seconds) * (1 - 1e-9)
         for replicas, seconds in zip(found.replicas, found.rows_s, strict=True)
     )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_steps_are_counted_block_by_block_as_one_by_one(seed: int) -> None:
+    """Of sums that rise anywhere, over several blocks and a part of one; some steps equal the least to the bit."""
+    rng = np.random.default_rng(seed)
+    steps = rng.choice([0.0, 1e-9, 0.25, 0.3, 7.0], int(rng.integers(0, 3 * BLOCK_ROWS)), p=[0.5, 0.3, 0.1, 0.05, 0.05])
+    prefix = np.concatenate([[0.0], np.cumsum(np.sort(steps)[::-1] if seed % 2 else steps)])
+    for scale in (0.0, 1e-3, 0.7, 1.0, 1e9):
+        expected = sum(scale * (after - before) > 0.25 for before, after in pairwise(prefix.tolist()))
+        assert steps_above(0.25, prefix, scale) == expected
