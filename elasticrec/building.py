@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, get_args
 
 from elasticrec.loading import StrPath, Watch, load_hotness, log, unwatched
 from elasticrec.rows import with_chosen_rows
+from repo_builder.analysis.choice import best_plan
 from repo_builder.errors import InputError
 from repo_builder.extras import named_extras
 from repo_builder.model.source import ModelFile, Source
 from repo_builder.output import Tell
+from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.cost import DEFAULT_PROFILE
-from repo_builder.partition.plan import Plan, check_plan, on_cpu
-from repo_builder.partition.planner import make_plan, model_wise_plan
+from repo_builder.partition.plan import Choice, Plan, check_plan, on_cpu
+from repo_builder.partition.planner import model_wise_plan
 from repo_builder.partition.worth import LEAST_SAVING, PROFILE_ERROR
 from repo_builder.repository.manifest import Layout, Manifest
 from repo_builder.spec import Spec
@@ -93,6 +95,15 @@ def _open(spec: Spec) -> Source:
     return open_source(spec)
 
 
+def _against_the_planner(choice: Choice, spec: Spec) -> str:
+    replicas = count(choice.whole_replicas, "replica")
+    return (
+        f"{spec.name}: elasticrec plan would not cut this model at {spec.serving.target_qps:g} queries/s: cutting "
+        f"saves less than {choice.least_saving:.0%} of the memory of {replicas} of the whole; it is built cut all the "
+        "same: --layout model-wise builds it whole, --layout single or fleet asks for the cuts"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Built:
     """The plan that a repository was built by, and its manifest."""
@@ -116,7 +127,8 @@ def build(
 ) -> Built:
     """Write a model repository into a folder, which appears whole or not at all; a former one there is replaced.
 
-    plan: made now where it is not given, with at most `s_max` shards per table; layout: `single`, one server and one
+    plan: made now where it is not given, tiered, with at most `s_max` shards per table; where `elasticrec.plan` would
+    not cut, and no layout is given either, that is told. layout: `single`, one server and one
     ensemble, `fleet`, a repository and a server for each service, or `model-wise`, one server that holds every table
     whole; where none is given `single`, or `model-wise` for a plan that does not cut; shard_backend: `python`, or
     `native`, in C; cpu_only: place on the CPU what the plan places on GPUs.
@@ -133,6 +145,7 @@ def build(
     for name, value, known in (("layout", layout, Layout), ("shard_backend", shard_backend, ShardBackend)):
         if value is not None and value not in get_args(known):
             raise InputError(f"{name}: expected one of {', '.join(get_args(known))}, got {value!r}")
+    nothing_asked = plan is None and layout is None
     layout = layout or ("model-wise" if plan and plan.grouping == "model_wise" else "single")
     if plan and layout == "model-wise" and plan.grouping != "model_wise":
         raise InputError("plan: expected none with the layout model-wise, which cuts nothing; leave one out")
@@ -146,17 +159,12 @@ def build(
     def planned(each: Spec) -> Plan:
         if layout == "model-wise":
             return model_wise_plan(each, hotness, DEFAULT_PROFILE)
-        return make_plan(
-            each,
-            hotness,
-            DEFAULT_PROFILE,
-            "tiered",
-            s_max,
-            least_saving=LEAST_SAVING,
-            profile_error=PROFILE_ERROR,
-        )
+        accesses = model_accesses(each, hotness)
+        return best_plan(each, accesses, DEFAULT_PROFILE, "tiered", s_max, 1.0, LEAST_SAVING, PROFILE_ERROR)[0]
 
     plan = plan or planned(with_chosen_rows(spec, hotness, planned, watch, tell))
+    if nothing_asked and plan.choice and plan.choice.is_whole:
+        tell(_against_the_planner(plan.choice, spec))
     plan = on_cpu(plan) if cpu_only else plan
     with watch("building") as progress:
         folder = Path(target)

@@ -6,9 +6,10 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from elasticrec.loading import Watch, load_hotness, log, unwatched
+from repo_builder.errors import InputError
 from repo_builder.extras import named_extras
 from repo_builder.output import Tell
 from repo_builder.partition.accesses import model_accesses
@@ -54,7 +55,12 @@ def profile(
     from repo_builder.profiling.fit import fit_measured
     from repo_builder.profiling.measure import measure
     from repo_builder.profiling.points import QUICK, STANDARD, ProfileOptions
+    from repo_builder.repository.configs import ShardBackend
 
+    known = {"grouping": (grouping, ("tiered", "per_table")), "shard_backend": (shard_backend, get_args(ShardBackend))}
+    for name, (value, words) in known.items():
+        if value not in words:
+            raise InputError(f"{name}: expected one of {', '.join(words)}, got {value!r}")
     effort = QUICK if quick else STANDARD
     row_bytes = max(table.format.row_bytes for table in spec.model.tables)
     held_rows = (QUICK_HELD_BYTES if quick else HELD_BYTES) // row_bytes

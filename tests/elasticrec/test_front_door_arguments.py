@@ -24,6 +24,10 @@ def build(**words: Any) -> Callable[[elasticrec.Spec, Path], object]:
     return lambda spec, folder: elasticrec.build(spec, folder / "out", **words)
 
 
+def profile(**words: Any) -> Callable[[elasticrec.Spec, Path], object]:
+    return lambda spec, _: elasticrec.profile(spec, **words)
+
+
 def sweep(field: str, *values: float) -> Callable[[elasticrec.Spec, Path], object]:
     return lambda spec, _: elasticrec.sweep(spec, elasticrec.Sweep(field, values))
 
@@ -41,6 +45,8 @@ def workload(name: str, **words: Any) -> Callable[[elasticrec.Spec, Path], objec
     [
         (build(layout="flat"), "layout: expected one of single, fleet, model-wise, got 'flat'"),
         (build(shard_backend="rust"), "shard_backend: expected one of python, native, got 'rust'"),
+        (profile(grouping="tired"), "grouping: expected one of tiered, per_table, got 'tired'"),
+        (profile(shard_backend="rust"), "shard_backend: expected one of python, native, got 'rust'"),
         (lambda spec, _: elasticrec.compare([spec], CLUSTER, replicas=0), "replicas: expected at least 1"),
         (sweep("fixed"), "sweep: field: expected one of locality, target_qps, s_max, fixed_s, min_memory, got 'fixed'"),
         (sweep("s_max"), r"sweep: values: expected s_max from 1 to 16, got \(\)"),
