@@ -12,8 +12,8 @@ it calls, have the others:
 The traffic is what so many replicas of the whole model carry, counted the same way as the services' replicas, which are
 whole numbers. A replica of the whole model runs all the while, on the core of what is measured, and both are asked in
 turns: what counts is a service's CPU by that of the whole model in the same turn, the median over the rounds, since a
-machine is not as fast all the time. A capacity counts the server's CPU seconds a query, so that what others take of its
-core does not show; beside it stands the share of the core that the server had. Queries are the model's own, and those of
+machine is not as fast all the time. A capacity counts the server's CPU seconds a query, so that what others take of it
+does not show; beside it stands the share of the core that the server had. Queries are the model's own, and those of
 a service what the router sends it. Memory is a replica's as if it were alone on its machine, after the load; a server
 holds every query that is in flight, so that no more are than bring something.
 
