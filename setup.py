@@ -72,7 +72,9 @@ setup(
         native_backend("elasticrec_router", ANSWERS, f"{NATIVE}/router_model.c", *ROUTER),
         native_backend("elasticrec_fanout", *FANOUT, *ROUTER),
         native_backend("elasticrec_shard", ANSWERS, f"{NATIVE}/shard.c", f"{NATIVE}/shard_model.c", *KERNELS),
-        native_backend("onnxruntime", ANSWERS, f"{NATIVE}/accelerators.c", f"{NATIVE}/onnxruntime_model.c"),
+        native_backend(
+            "onnxruntime", *(f"{NATIVE}/{name}.c" for name in ("accelerators", "onnxruntime_model", "onnxruntime_run"))
+        ),
     ],
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel},
 )

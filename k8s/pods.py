@@ -9,7 +9,7 @@ from typing import Any
 
 from k8s.objects import PORTS, Object, mebibytes, metadata, selector
 from k8s.options import ManifestOptions
-from repo_builder.machine import ALLOCATOR
+from repo_builder.machine import NO_SPARE_REQUESTS, allocator
 from repo_builder.repository.built_fleet import MIB, BuiltFleet, BuiltService
 from repo_builder.scaling.queries import latency_flags
 
@@ -222,6 +222,7 @@ def flags(fleet: BuiltFleet, service: BuiltService, model_repository: str, tls: 
         "--model-control-mode=none",
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={drain_s(fleet)}",
+        NO_SPARE_REQUESTS,
         f"--grpc-max-connection-age={CONNECTION_AGE_MS}",
         f"--grpc-max-connection-age-grace={1000 * drain_s(fleet)}",
         f"--http-restricted-api={RESTRICTED}:{ADMIN_KEY}",
@@ -242,7 +243,7 @@ def flags(fleet: BuiltFleet, service: BuiltService, model_repository: str, tls: 
 
 def environment(service: BuiltService, tls: bool) -> Mapping[str, str]:
     """Environment variables, besides POD_UID; the router of the front end finds the embedding services by its own."""
-    words = {"HOME": SCRATCH_FOLDER, "PYTHONDONTWRITEBYTECODE": "1", **ALLOCATOR}
+    words = {"HOME": SCRATCH_FOLDER, "PYTHONDONTWRITEBYTECODE": "1", **allocator(service.instances)}
     if service.is_frontend:
         words["ELASTICREC_ADDRESSES"] = ADDRESSES
         if tls:

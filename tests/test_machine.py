@@ -20,6 +20,11 @@ def test_the_image_tells_the_allocator_what_servers_are_told() -> None:
     assert dict(re.findall(r"(MALLOC_\w+)=(\S+)", text)) == machine.ALLOCATOR
 
 
+def test_a_server_has_a_heap_a_core_and_two_at_least() -> None:
+    assert [machine.allocator(cores)["MALLOC_ARENA_MAX"] for cores in (1, 2, 3, 64)] == ["2", "2", "3", "64"]
+    assert machine.allocator(1).items() >= machine.ALLOCATOR.items()
+
+
 def test_the_container_may_have_less_than_the_machine(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("5000000\n")
     (tmp_path / "memory.current").write_text("2000000\n")

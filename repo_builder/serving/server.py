@@ -23,7 +23,7 @@ from typing import BinaryIO
 import psutil
 
 from repo_builder.errors import InputError, PortTakenError, ServerError
-from repo_builder.machine import ALLOCATOR
+from repo_builder.machine import NO_SPARE_REQUESTS, allocator
 from repo_builder.serving.faults import LOG_BEGIN, why_ended, why_not_ready
 from repo_builder.serving.guardian import dismiss, ending_with_us, remove_regions, start_guardian
 from repo_builder.serving.install import Installation
@@ -117,7 +117,7 @@ def running(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**ALLOCATOR, **os.environ, **installation.environment, **environment},
+            env={**allocator(len(os.sched_getaffinity(0))), **os.environ, **installation.environment, **environment},
             start_new_session=True,  # a group of its own: Ctrl-C reaches us alone, and the stubs end with it
             preexec_fn=ending_with_us(signal.SIGTERM),
         )
@@ -230,6 +230,7 @@ def _command(installation: Installation, models: Path, ports: Ports, host: str, 
         "--model-control-mode=none",
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        NO_SPARE_REQUESTS,
         f"--backend-config=python,shm-region-prefix-name={prefix}",
     ]
     for name, port in (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics)):

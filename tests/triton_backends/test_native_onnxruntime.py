@@ -42,11 +42,17 @@ def rows(count: int, value: float) -> np.ndarray:
     return np.full((count, 2), value, np.float32)
 
 
+ALONE, JOINED = "{}", json.dumps({"max_batch_size": 4096})
+
+
+@pytest.mark.parametrize("config", [ALONE, JOINED])
 @pytest.mark.parametrize(("pieces", "offset"), [(1, 0), (3, 1)])
-def test_requests_of_a_batch_get_their_own_rows(backend: Backend, folder: Path, pieces: int, offset: int) -> None:
+def test_requests_of_a_batch_get_their_own_rows(
+    backend: Backend, folder: Path, pieces: int, offset: int, config: str
+) -> None:
     sizes = (1, 3, 2)
     requests = [{"a": Given(rows(n, n), pieces, offset), "b": Given(rows(n, 10 * n), pieces, offset)} for n in sizes]
-    with Model(backend, folder) as model:
+    with Model(backend, folder, config) as model:
         for n, answer in zip(sizes, model.infer_all(requests, Asked(offset=offset)), strict=True):
             assert not isinstance(answer, BackendError)
             assert set(answer) == {"y", "z"}
@@ -54,6 +60,53 @@ def test_requests_of_a_batch_get_their_own_rows(backend: Backend, folder: Path, 
             np.testing.assert_array_equal(answer["z"], rows(n, -n))
 
 
+def write_batch_sum(folder: Path, *, scalar: bool = False) -> Path:
+    """`y` = `a` + the sum of `a` over the run; `scalar`: one more output, without rows."""
+    a, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ("rows", "columns")) for name in "ay")
+    outputs = [y, *([helper.make_tensor_value_info("size", TensorProto.INT64, ())] if scalar else [])]
+    nodes = [
+        helper.make_node("ReduceSum", ["a"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["a", "sum"], ["y"]),
+        *([helper.make_node("Size", ["a"], ["size"])] if scalar else []),
+    ]
+    return save(folder, nodes, [a], outputs)
+
+
+def batch_sums(model: Model, sizes: list[int], columns: list[int] | None = None) -> list[float]:
+    """Queries of so many rows of ones: of each, how many rows were run with its own, which are its part."""
+    shapes = zip(sizes, columns or [2] * len(sizes), strict=True)
+    answers = model.infer_all([{"a": np.ones(shape, np.float32)} for shape in shapes])
+    for size, answer in zip(sizes, answers, strict=True):
+        assert not isinstance(answer, BackendError)
+        assert answer["y"].shape[0] == size and np.ptp(answer["y"]) == 0
+    return [(answer["y"][0, 0] - 1) / answer["y"].shape[1] for answer in answers]
+
+
+def test_queries_of_a_batch_run_as_one_up_to_128_rows(backend: Backend, tmp_path: Path) -> None:
+    """Their order stays; one that has more rows by itself runs alone; so do all where the model has no batches."""
+    with Model(backend, write_batch_sum(tmp_path), JOINED) as model:
+        assert batch_sums(model, [60, 68, 1, 300, 5, 7, 116]) == [128, 128, 1, 300, 128, 128, 128]
+        assert batch_sums(model, [60, 69]) == [60, 69]
+        assert batch_sums(model, [1] * 200) == [64] * 192 + [8] * 8
+        assert batch_sums(model, [2, 3, 4], columns=[2, 2, 5]) == [5, 5, 4]
+        assert (model.instance.executions, model.instance.executed, model.instance.bad) == (4, 212, 0)
+    for config in (ALONE, json.dumps({"max_batch_size": 1}), json.dumps({"max_batch_size": 0})):
+        with Model(backend, tmp_path, config) as model:
+            assert batch_sums(model, [60, 68, 1]) == [60, 68, 1]
+
+
+def test_outputs_without_rows_are_each_querys_own(backend: Backend, tmp_path: Path) -> None:
+    with Model(backend, write_batch_sum(tmp_path, scalar=True), JOINED) as model:
+        assert batch_sums(model, [2, 3]) == [2, 3]
+
+
+def test_a_query_without_rows_runs_alone(backend: Backend, folder: Path) -> None:
+    with Model(backend, folder, JOINED) as model:
+        answers = model.infer_all([{"a": rows(n, 1), "b": rows(n, 2)} for n in (0, 0, 3)])
+    assert [answer["y"].shape for answer in answers if not isinstance(answer, BackendError)] == [(0, 2), (0, 2), (3, 2)]
+
+
+@pytest.mark.parametrize("config", [ALONE, JOINED])
 @pytest.mark.parametrize(
     ("inputs", "told"),
     [
@@ -63,13 +116,27 @@ def test_requests_of_a_batch_get_their_own_rows(backend: Backend, folder: Path, 
         ({"a": rows(2, 0), "b": np.zeros((2, 3), np.float32)}, "ONNX Runtime: .*Got invalid dimensions for input: b"),
     ],
 )
-def test_a_bad_request_fails_alone(backend: Backend, folder: Path, inputs: dict, told: str) -> None:
+def test_a_bad_request_fails_alone(backend: Backend, folder: Path, inputs: dict, told: str, config: str) -> None:
     good = {"a": rows(1, 1), "b": rows(1, 2)}
-    with Model(backend, folder) as model:
+    with Model(backend, folder, config) as model:
         first, bad, last = model.infer_all([good, inputs, good])
     with pytest.raises(BackendError, match=f"^{told}"):
         raise bad
     assert not isinstance(first, BackendError) and not isinstance(last, BackendError)
+
+
+def test_where_a_run_of_several_fails_each_runs_alone(backend: Backend, tmp_path: Path) -> None:
+    """An id that is no row fails the whole run; the others' answers come all the same."""
+    table = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", 1])
+    found = helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["batch", 1, 4])
+    save(tmp_path, [helper.make_node("Gather", ["table", "ids"], ["rows"])], [ids], [found], table=table)
+    with Model(backend, tmp_path, JOINED) as model:
+        first, bad, last = model.infer_all([{"ids": np.array([[number]])} for number in (3, 50, 7)])
+    assert isinstance(bad, BackendError) and "indices element out of data bounds" in str(bad)
+    for number, answer in ((3, first), (7, last)):
+        assert not isinstance(answer, BackendError)
+        np.testing.assert_array_equal(answer["rows"][0, 0], table[number])
 
 
 def test_the_arena_is_on_or_off(backend: Backend, folder: Path) -> None:

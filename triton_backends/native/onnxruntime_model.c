@@ -1,46 +1,18 @@
 /* A stand-in for Triton's own ONNX Runtime backend, for servers that come without: `model.onnx` of the version folder, its
- * external data beside it, with inputs and outputs of any shape and any numbers. It runs requests one by one, each with
- * one thread on the CPU, or by the CUDA provider on the GPU that its instance is placed on, with tensors in the host's
- * memory: all that our configs ask for. ONNX Runtime itself lies beside this library. */
+ * external data beside it, with inputs and outputs of any shape and any numbers. It runs on one thread of the CPU, or by
+ * the CUDA provider on the GPU that its instance is placed on, with tensors in the host's memory: all that our configs ask
+ * for. Here sessions are opened; `onnxruntime_run.c` answers. ONNX Runtime itself lies beside this library. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "accelerators.h"
-#include "answers.h"
-#include "onnxruntime.h"
+#include "onnxruntime_model.h"
 
 static const char *const LIBRARY = "libonnxruntime.so.1";
 
-/* ONNX Runtime's numbers of Triton's types; 0 where it has none. */
-static const int ort_types[TRITON_TYPES] = {0, 9, 2, 4, 12, 13, 3, 5, 6, 7, 10, 1, 11, 0, 16};
-
-typedef struct Model Model;
-
-/* The model on a device, shared by all instances there: their state. */
-typedef struct Place {
-    const Model *model;
-    int32_t gpu;
-    OrtSession *session;
-    struct Place *next;
-} Place;
-
-enum { ON_CPU = -1 };
-
-struct Model {
-    OrtApi ort;
-    OrtEnv *environment;
-    OrtMemoryInfo *memory;
-    OrtAllocator *allocator; /* ONNX Runtime's own */
-    char *path;              /* of model.onnx */
-    Place *places;           /* Triton makes a model's instances one after another */
-    char **names;            /* of the inputs, then of the outputs; read of the first place */
-    size_t inputs, outputs;
-};
-
-/* Whether a call of ONNX Runtime's went well; else what it says is the problem. */
-static bool done(const Model *model, OrtStatus *status, Problem *problem) {
+bool done(const Model *model, OrtStatus *status, Problem *problem) {
     if (status == NULL) return true;
     fail(problem, "ONNX Runtime: %s", model->ort.GetErrorMessage(status));
     model->ort.ReleaseStatus(status);
@@ -106,8 +78,17 @@ static bool use_arena(const Model *model, Json config, OrtSessionOptions *option
     return strcmp(value, "1") == 0 || fail(problem, "enable_mem_arena: expected 0 or 1, got %s", value);
 }
 
+/* Whether rows of several queries may be run as one: of a model that has batches. */
+static bool read_joins(Json config) {
+    Json number = json_member(config, "max_batch_size");
+    const char *from;
+    size_t size;
+    return json_value(&number, &from, &size) && size > 0 && *from != '-' && (size > 1 || *from > '1');
+}
+
 static bool open_session(const Model *model, Json config, Place *place, Problem *problem) {
     OrtSessionOptions *options = NULL;
+    place->joins = read_joins(config);
     const bool good =
         done(model, model->ort.CreateSessionOptions(&options), problem) &&
         done(model, model->ort.SetIntraOpNumThreads(options, 1), problem) &&
@@ -153,7 +134,7 @@ static Place *place_of(Model *model, TRITONBACKEND_Model *triton, int32_t gpu, P
     place = calloc(1, sizeof *place);
     if (place == NULL) fail(problem, "model.onnx: out of memory");
     if (place == NULL) return NULL;
-    *place = (Place){model, gpu, NULL, model->places};
+    *place = (Place){.model = model, .gpu = gpu, .next = model->places};
     model->places = place; /* whatever comes of it, model_close has it */
     if (!open_place(model, triton, place, problem)) return NULL;
     return model->names != NULL || read_names(model, place->session, problem) ? place : NULL;
@@ -209,84 +190,4 @@ void model_close(void *state) {
     if (model->environment != NULL) model->ort.ReleaseEnv(model->environment);
     free(model->path);
     free(model);
-}
-
-/* Hand an input to ONNX Runtime where it lies. */
-static bool wrap_input(const Model *model, const Tensor *tensor, OrtValue **value, Problem *problem) {
-    return done(model,
-                model->ort.CreateTensorWithDataAsOrtValue(model->memory, (void *)tensor->data,
-                                                          (size_t)(tensor->count * tensor->bytes), tensor->shape,
-                                                          (size_t)tensor->dims, ort_types[tensor->type], value),
-                problem);
-}
-
-static bool put_numbers(const Model *model, const char *name, OrtValue *value, int type, const int64_t *shape,
-                        size_t dims, TRITONBACKEND_Response *response, Problem *problem) {
-    void *numbers, *output;
-    int triton_type = 0;
-    size_t size;
-    while (triton_type < TRITON_TYPES && (ort_types[triton_type] != type || type == 0)) triton_type++;
-    if (triton_type == TRITON_TYPES) return fail(problem, "%s: expected a model that gives numbers", name);
-    if (!done(model, model->ort.GetTensorMutableData(value, &numbers), problem) ||
-        !add_tensor(response, name, triton_type, shape, dims, &output, problem))
-        return false;
-    size = number_bytes(triton_type);
-    for (size_t i = 0; i < dims; i++) size *= (size_t)shape[i];
-    if (size > 0) memcpy(output, numbers, size);
-    return true;
-}
-
-static bool copy_output(const Model *model, const char *name, OrtValue *value, TRITONBACKEND_Response *response,
-                        Problem *problem) {
-    const OrtApi *ort = &model->ort;
-    OrtTensorTypeAndShapeInfo *about = NULL;
-    int64_t shape[MOST_DIMS];
-    size_t dims = 0;
-    int type = 0;
-    bool good = done(model, ort->GetTensorTypeAndShape(value, &about), problem) &&
-                done(model, ort->GetTensorElementType(about, &type), problem) &&
-                done(model, ort->GetDimensionsCount(about, &dims), problem);
-    if (good && dims > MOST_DIMS)
-        good = fail(problem, "%s: expected at most %d dimensions, got %zu", name, MOST_DIMS, dims);
-    good = good && done(model, ort->GetDimensions(about, shape, dims), problem) &&
-           put_numbers(model, name, value, type, shape, dims, response, problem);
-    if (about != NULL) ort->ReleaseTensorTypeAndShapeInfo(about);
-    return good;
-}
-
-/* `values`: room for the inputs, then the outputs, all NULL. */
-static bool run(const Place *place, TRITONBACKEND_Request *request, Tensor *tensors, OrtValue **values,
-                TRITONBACKEND_Response *response, Problem *problem) {
-    const Model *model = place->model;
-    for (size_t i = 0; i < model->inputs; i++)
-        if (!tensor_open(request, model->names[i], tensors + i, problem) ||
-            !wrap_input(model, tensors + i, values + i, problem))
-            return false;
-    const char *const *names = (const char *const *)model->names;
-    const OrtValue *const *inputs = (const OrtValue *const *)values;
-    OrtValue **outputs = values + model->inputs;
-    if (!done(model,
-              model->ort.Run(place->session, NULL, names, inputs, model->inputs, names + model->inputs,
-                             model->outputs, outputs),
-              problem))
-        return false;
-    for (size_t i = 0; i < model->outputs; i++)
-        if (!copy_output(model, names[model->inputs + i], outputs[i], response, problem)) return false;
-    return true;
-}
-
-bool model_answer(const void *state, TRITONBACKEND_Request *request, TRITONBACKEND_Response *response,
-                  Problem *problem) {
-    const Place *place = state;
-    const Model *model = place->model;
-    Tensor *tensors = calloc(model->inputs + 1, sizeof *tensors);
-    OrtValue **values = calloc(model->inputs + model->outputs, sizeof *values);
-    const bool good = tensors == NULL || values == NULL ? fail(problem, "out of memory")
-                                                        : run(place, request, tensors, values, response, problem);
-    for (size_t i = 0; values != NULL && i < model->inputs + model->outputs; i++)
-        if (values[i] != NULL) model->ort.ReleaseValue(values[i]);
-    for (size_t i = 0; tensors != NULL && i < model->inputs; i++) tensor_close(tensors + i);
-    free(values);
-    free(tensors);
-    return good;
 }
