@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return built(tmp_path_factory.mktemp("up"))
+    return built(tmp_path_factory.mktemp("up"), sla_ms=20_000)  # a query's deadline, which no slow machine may miss
 
 
 @pytest.fixture(scope="module")

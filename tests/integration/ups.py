@@ -52,9 +52,10 @@ class Built:
         return self.run.events.read_text()
 
 
-def built(folder: Path, target_qps: float = 400.0, dense_qps: float = 2000.0) -> Built:
+def built(folder: Path, target_qps: float = 400.0, dense_qps: float = 2000.0, sla_ms: float = 400.0) -> Built:
     """Two embedding services and a front end, one replica each in the plan; the hot one does 63 queries/s a replica."""
     spec = make_spec(folder)
+    spec = replace(spec, serving=replace(spec.serving, sla_ms=sla_ms))
     planned = plan_for(spec, "tiered", 2)
     dense, *embedding = planned.services
     plan = replace(planned, services=(replace(dense, qps=dense_qps), *embedding), target_qps=target_qps)
