@@ -9,7 +9,7 @@ from typing import Any
 
 from k8s.objects import PORTS, Object, mebibytes, metadata, selector
 from k8s.options import ManifestOptions
-from repo_builder.machine import NO_SPARE_REQUESTS, allocator
+from repo_builder.machine import allocator
 from repo_builder.repository.built_fleet import MIB, BuiltFleet, BuiltService
 from repo_builder.scaling.queries import latency_flags
 
@@ -222,7 +222,6 @@ def flags(fleet: BuiltFleet, service: BuiltService, model_repository: str, tls: 
         "--model-control-mode=none",
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={drain_s(fleet)}",
-        NO_SPARE_REQUESTS,
         f"--grpc-max-connection-age={CONNECTION_AGE_MS}",
         f"--grpc-max-connection-age-grace={1000 * drain_s(fleet)}",
         f"--http-restricted-api={RESTRICTED}:{ADMIN_KEY}",

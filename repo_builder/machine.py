@@ -32,12 +32,6 @@ def allocator(cores: int) -> Mapping[str, str]:
     return {**ALLOCATOR, "MALLOC_ARENA_MAX": str(max(2, cores))}
 
 
-NO_SPARE_REQUESTS: Final = "--grpc-infer-allocation-pool-size=0"
-"""What servers are told of requests that were answered: by itself Triton keeps eight, each as large as the largest
-that it held. Without, front ends take up to 7 MiB less, and no more CPU a query.
-"""
-
-
 def machine_facts(tritonserver: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> Mapping[str, str | int]:
     """Processor, cores that this process may use, memory, kernel, versions, and the date (UTC)."""
     named = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)

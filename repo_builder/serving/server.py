@@ -23,7 +23,7 @@ from typing import BinaryIO
 import psutil
 
 from repo_builder.errors import InputError, PortTakenError, ServerError
-from repo_builder.machine import NO_SPARE_REQUESTS, allocator
+from repo_builder.machine import allocator
 from repo_builder.serving.faults import LOG_BEGIN, why_ended, why_not_ready
 from repo_builder.serving.guardian import dismiss, ending_with_us, remove_regions, start_guardian
 from repo_builder.serving.install import Installation
@@ -230,7 +230,6 @@ def _command(installation: Installation, models: Path, ports: Ports, host: str, 
         "--model-control-mode=none",
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-        NO_SPARE_REQUESTS,
         f"--backend-config=python,shm-region-prefix-name={prefix}",
     ]
     for name, port in (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics)):

@@ -15,7 +15,7 @@ import yaml
 from k8s.objects import KUBERNETES
 from k8s.render import render, to_yaml, write
 from repo_builder.errors import RepositoryError
-from repo_builder.machine import ALLOCATOR, NO_SPARE_REQUESTS
+from repo_builder.machine import ALLOCATOR
 from repo_builder.repository.built_fleet import BuiltFleet
 from repo_builder.scaling.edited import read_scaled_object
 from tests.k8s.fleets import fleet, options
@@ -168,7 +168,6 @@ def test_every_server_is_told_how_to_keep_freed_memory(rendered: Rendered) -> No
         variables = {each["name"]: each.get("value") for each in container["env"]}
         assert variables.items() >= ALLOCATOR.items()
         assert int(variables["MALLOC_ARENA_MAX"]) == max(2, int(container["resources"]["limits"]["cpu"]))
-        assert NO_SPARE_REQUESTS in container["args"]
 
 
 def test_ports_are_named_alike_everywhere(rendered: Rendered) -> None:
