@@ -163,10 +163,10 @@ def build(
         return best_plan(each, accesses, DEFAULT_PROFILE, "tiered", s_max, 1.0, LEAST_SAVING, PROFILE_ERROR)[0]
 
     plan = plan or planned(with_chosen_rows(spec, hotness, planned, watch, tell))
-    if nothing_asked and plan.choice and plan.choice.is_whole:
-        tell(_against_the_planner(plan.choice, spec))
     plan = on_cpu(plan) if cpu_only else plan
     with watch("building") as progress:
         folder = Path(target)
         manifest = write_repository(spec, plan, hotness, source, folder, progress, shard_backend, layout=layout)
+    if nothing_asked and plan.choice and plan.choice.is_whole:
+        tell(_against_the_planner(plan.choice, spec))
     return Built(plan, manifest)
