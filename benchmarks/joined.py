@@ -13,7 +13,6 @@ import argparse
 import json
 import shutil
 import tempfile
-import urllib.request
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -28,6 +27,7 @@ from single_hot import in_tiers
 from repo_builder.access.load import load_hotness
 from repo_builder.access.queries import draw_queries
 from repo_builder.export.dlrm.source import open_source
+from repo_builder.local_fleet.status import metric, metrics_text
 from repo_builder.partition.cost import DEFAULT_DENSE_TIME, DEFAULT_PROFILE, Profile
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling import perf_analyzer
@@ -116,9 +116,9 @@ def measure(
 def turn(router: Router, model: str, queries: Path, concurrency: int, seconds: float) -> None:
     """Ask a router with so many queries under way."""
     asked = router.servers["frontend"]
-    before, counted = cpu_s(router.servers), counts(asked)
+    before, counted = cpu_s(router.servers), counts(asked, model)
     seen = perf_analyzer.run(model, asked.grpc, queries, concurrency, seconds)
-    spent_s, (answered, calls, parts) = cpu_s(router.servers), counts(asked)
+    spent_s, (answered, calls, parts) = cpu_s(router.servers), counts(asked, model)
     answered -= counted[0]
     router.qps[concurrency].append(seen.throughput_qps)
     router.p50_ms[concurrency].append(seen.p50_ms)
@@ -127,20 +127,12 @@ def turn(router: Router, model: str, queries: Path, concurrency: int, seconds: f
     router.joined[concurrency].append((parts - counted[2]) / (calls - counted[1]) if parts else np.nan)
 
 
-def counts(server: Server) -> tuple[float, float, float]:
+def counts(server: Server, model: str) -> tuple[float, float, float]:
     """So far: queries answered; calls of embedding services, and the queries that these were made for."""
-    with urllib.request.urlopen(server.metrics) as answer:  # noqa: S310 - http on loopback, to the server that this program started
-        lines = answer.read().decode().splitlines()
-
-    def total(name: str) -> float:
-        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
-
-    routed = sum(
-        float(line.split()[-1])
-        for line in lines
-        if line.startswith("nv_inference_request_success{") and "router" in line
-    )
-    return routed, total("elasticrec_remote_calls_total{"), total("elasticrec_remote_queries_total{")
+    text = metrics_text(server)
+    routed = metric(text, "nv_inference_request_success", model=f"{model}_router")
+    calls, queries = metric(text, "elasticrec_remote_calls_total"), metric(text, "elasticrec_remote_queries_total")
+    return sum(routed), sum(calls), sum(queries)
 
 
 def report(title: str, routers: list[Router]) -> None:

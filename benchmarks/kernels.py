@@ -7,7 +7,6 @@ nothing else is said. numba is measured where it is installed.
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 import time
@@ -130,9 +129,9 @@ def skewed_ids(rng: np.random.Generator, rows: int) -> Callable[[], np.ndarray]:
 def speeds_at(calls: dict[str, Callable[..., np.ndarray]], draw: Callable[[], np.ndarray]) -> dict[str, float]:
     """M rows/s of each, by the median."""
     spent: dict[str, list[float]] = {name: [] for name in calls}
-    order = random.Random(0)  # noqa: S311 - the order of turns, alike in each run: no secret hangs on it
+    order = np.random.default_rng(0)
     for _ in range(REPEATS + 1):
-        for name in order.sample(list(calls), len(calls)):  # who comes second finds the same matrix' pages mapped
+        for name in order.permutation(list(calls)):  # who comes second finds the same matrix' pages mapped
             ids = draw()  # others each time, whose cold rows are cold
             start = time.thread_time()
             calls[name](ids=ids)

@@ -79,7 +79,7 @@ def schema(name: str) -> dict[str, Any]:
 
 
 _SCHEMAS: Registry[Any] = Registry(
-    retrieve=lambda name: Resource.from_contents(schema(name))  # type: ignore[call-arg] # mypy sees the field `_retrieve`, whose argument attrs calls so
+    retrieve=lambda name: Resource.from_contents(schema(name))  # type: ignore[call-arg] # mypy does not see `retrieve`, the alias by which attrs takes the field `_retrieve`
 )
 """Schemas refer to parts of each other by their files' names."""
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from loadtest.report.charts import MIB, Chart, colour, service_colours
+from loadtest.report.charts import MIB, colour, service_colours
 from loadtest.report.charts_loads import breakdown_charts, load_text, memory_charts, run_legend, sweep_charts
 from loadtest.report.charts_time import timeline_charts
 from loadtest.report.summary import RunSummary, breakdown_point, summarize
@@ -34,6 +33,7 @@ def page(runs: Sequence[Run]) -> str:
     breakdowns, memories = breakdown_charts(runs, colours), memory_charts(runs, colours)
     summaries = [summarize(run) for run in runs]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment.from_string(_file("page.html")).render(
         runs=runs,
         policy=_policy(library, script),
@@ -48,7 +48,7 @@ def page(runs: Sequence[Run]) -> str:
         facts=[_facts(run) for run in runs],
         commands=[shlex.join(run.command) for run in runs],
         details=[_details(i, run) for i, run in enumerate(runs)],
-        figures=_figures([*sweep, *timelines, *breakdowns, *memories]),
+        figures={chart.id: chart.figure for chart in (*sweep, *timelines, *breakdowns, *memories)},
         library=Markup(library),  # noqa: S704 - Plotly's own script, which would not run escaped: nothing of a user is in it
         script=Markup(script),  # noqa: S704 - a file of this package: nothing of a run or a user is in it
     )
@@ -66,12 +66,6 @@ def _policy(*scripts: str) -> str:
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-
-
-def _figures(charts: Sequence[Chart]) -> Markup:
-    """The figures as JSON inside a script element, which only `<` could end."""
-    text = json.dumps({chart.id: chart.figure for chart in charts}, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - escaped by this very line: JSON has `<` in strings alone, and there \u003c means it
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

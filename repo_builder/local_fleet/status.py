@@ -118,7 +118,7 @@ def _reading(about: BuiltService, replica: Replica) -> ReplicaReading | None:
     if replica.server is None or replica.state == "ended":
         return None
     try:
-        text = _text(replica.server)
+        text = metrics_text(replica.server)
         memory_bytes = sum(memory_by_model(replica.server.process.pid).values())
     except (OSError, psutil.Error):
         return None
@@ -140,8 +140,9 @@ def metric(text: str, name: str, **labels: str) -> Iterator[float]:
                 yield sample.value
 
 
-def _text(server: Server) -> str:
-    with urllib.request.urlopen(server.metrics, timeout=2) as answer:  # noqa: S310 - our own server
+def metrics_text(server: Server) -> str:
+    """A server's metrics in Prometheus's text format; raises OSError where it does not answer."""
+    with urllib.request.urlopen(server.metrics, timeout=2) as answer:  # noqa: S310 - http, to a server that we started
         content: bytes = answer.read()
     return content.decode()
 

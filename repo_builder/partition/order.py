@@ -64,7 +64,7 @@ class Order:
 
 
 def _given(sums: Floats | None) -> Floats:
-    assert sums is not None, "rows that differ in size come with the bytes that are gathered of them"  # noqa: S101
+    assert sums is not None, "rows that differ in size come with the bytes that are gathered of them"  # noqa: S101 - the caller's own mistake, no user's
     return sums
 
 

@@ -5,7 +5,7 @@
 #include "onnxruntime_model.h"
 
 /* Rows of a run on the CPU, unless a query has more by itself. RM3's dense layers take 2.28 ms for 32 rows, by 128 at once
- * 1.93 for each 32, by 512 1.82; and a run's memory grows with its rows. A GPU takes all that come. */
+ * 1.93 for each 32, by 512 1.82; and a run's memory grows with its rows. A GPU takes all of MOST_QUERIES. */
 enum { MOST_CPU_ROWS = 128, MOST_QUERIES = 64 };
 
 /* ONNX Runtime's numbers of Triton's types; 0 where it has none. */

@@ -30,7 +30,9 @@ class Bytes(nn.Module):
         self.top = nn.Linear(27, 1)
         self.last = last
 
-    def forward(self, ids: torch.Tensor, bounds: torch.Tensor, weights: torch.Tensor, items: torch.Tensor, user: torch.Tensor) -> torch.Tensor:  # fmt: skip # noqa: E501
+    def forward(
+        self, ids: torch.Tensor, bounds: torch.Tensor, weights: torch.Tensor, items: torch.Tensor, user: torch.Tensor
+    ) -> torch.Tensor:
         read = quantized.embedding_bag_byte_rowwise_offsets
         one = read(self.ragged, ids, bounds, False, 0, False, weights, None, self.last)
         other = read(self.columns, items.reshape(-1), torch.arange(0, items.numel(), items.shape[1]))
