@@ -28,6 +28,8 @@ from repo_builder.spec import FleetSettings, Spec
 from tests.integration.models import CHEAP, make_spec, pytorch_scores, random_query
 from tests.servers import serving
 
+ANSWER_S = 150.0  # a query that nobody answers is an error then, and no test that hangs
+
 
 @dataclass
 class Running:
@@ -155,7 +157,7 @@ def load(
         while not stop.is_set():
             asked = time.monotonic()
             try:
-                scores = infer(sdk, spec, query).as_numpy("score")
+                scores = infer(sdk, spec, query, client_timeout=ANSWER_S).as_numpy("score")
             except InferenceServerException as exc:
                 seen.errors.append((asked - start, time.monotonic() - asked, str(exc)))
                 continue
@@ -170,14 +172,18 @@ def load(
         yield seen
 
 
-def infer(
-    sdk: Sdk, spec: Spec, query: tuple[np.ndarray, np.ndarray], client_timeout: float | None = None
-) -> grpcclient.InferResult:
+def infer_inputs(spec: Spec, query: tuple[np.ndarray, np.ndarray]) -> list[grpcclient.InferInput]:
     inputs = []
     for name, array, kind in zip(("dense", "indices"), query, ("FP32", spec.dlrm.index_dtype.upper()), strict=True):
         inputs.append(grpcclient.InferInput(name, array.shape, kind))
         inputs[-1].set_data_from_numpy(array)
-    return sdk.infer(spec.name, inputs, client_timeout=client_timeout)
+    return inputs
+
+
+def infer(
+    sdk: Sdk, spec: Spec, query: tuple[np.ndarray, np.ndarray], client_timeout: float | None = None
+) -> grpcclient.InferResult:
+    return sdk.infer(spec.name, infer_inputs(spec, query), client_timeout=client_timeout)
 
 
 def metric(server: Server, name: str, **labels: str) -> float:

@@ -1,17 +1,22 @@
-"""The real perf_analyzer on a real server: its figures against the server's own counts."""
+"""Real load on a real server: perf_analyzer's figures against the server's own counts, and a flood."""
 
+import asyncio
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tritonclient.grpc.aio as aio
 
 from loadtest.workload import binary_words, write_workload
 from repo_builder.access.query_file import QueryFile
 from repo_builder.profiling.perf_analyzer import LoadTestError, measure, run, write_input_data
 from repo_builder.serving.client import times_by_model
 from repo_builder.spec import Spec
-from tests.integration.conftest import Served
-from tests.integration.models import pytorch_scores, random_query, score
+from tests.integration.conftest import Served, serve
+from tests.integration.fleets import infer_inputs
+from tests.integration.models import pytorch_scores, random_query
 
 pytestmark = pytest.mark.server
 
@@ -68,13 +73,22 @@ def test_an_unreachable_server_is_told(served: Served, data: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_flood_of_queries_leaves_the_server_whole(own_server: Served, tmp_path: Path) -> None:
+@pytest.fixture
+def native_server(tmp_path: Path) -> Iterator[Served]:
+    """A server that the test may break, with native shards."""
+    yield from serve(tmp_path, "tiered", "int64", "native")
+
+
+def test_a_flood_of_queries_is_answered_rightly(native_server: Served) -> None:
     """Thousands of queries in flight once broke the server's heap, where the router had no dynamic batching."""
-    path = tmp_path / "data.json"
-    write_input_data(path, joined(own_server.spec, 40), own_server.spec.model.inputs, 8)
-    words = ["-m", "small", "-i", "grpc", "-u", own_server.server.grpc, "--input-data", str(path), "--async"]
-    measure([*words, "--request-rate-range=3000", "--request-distribution=poisson"], 2)
-    assert own_server.server.process.poll() is None
-    query = random_query(own_server.spec, 8, seed=1)
-    scores = score("grpc", own_server.server.grpc, "small", *query)
-    assert abs(scores - pytorch_scores(own_server.spec, *query)).max() < 1e-5
+    spec, address = native_server.spec, native_server.server.grpc
+    query = random_query(spec, 8, seed=1)
+
+    async def flood() -> list[np.ndarray]:
+        async with aio.InferenceServerClient(address) as sdk:
+            asked = [sdk.infer(spec.name, infer_inputs(spec, query)) for _ in range(4000)]
+            answers = await asyncio.wait_for(asyncio.gather(*asked), timeout=200)
+            return [answer.as_numpy("score") for answer in answers]
+
+    scores = np.stack(asyncio.run(flood()))
+    assert abs(scores - pytorch_scores(spec, *query)).max() < 1e-5
