@@ -22,6 +22,8 @@ if words := os.environ.get("SANITIZED_CC"):  # of `make sanitize`: zig has not a
 KERNELS = sorted(str(path) for path in Path("triton_backends/kernels").glob("*.c"))
 NATIVE = "triton_backends/native"
 ANSWERS = f"{NATIVE}/answers.c"
+WIRE = sorted(str(path) for path in Path("triton_backends/wire").glob("*.c"))
+LISTENER = sorted(str(path) for path in Path("triton_backends/listener").glob("*.c"))
 FANOUT = sorted(str(path) for path in Path("triton_backends/fanout").glob("*.c"))
 ROUTER = [*(f"{NATIVE}/{name}.c" for name in ("queries", "router", "routing")), *KERNELS]
 
@@ -70,8 +72,8 @@ setup(
         Extension("triton_backends.kernels.kernels", KERNELS),
         Extension(f"triton_backends.embedding_shard.{GPU_KERNEL}", ["triton_backends/embedding_shard/gpu_bags.c"]),
         native_backend("elasticrec_router", ANSWERS, f"{NATIVE}/router_model.c", *ROUTER),
-        native_backend("elasticrec_fanout", *FANOUT, *ROUTER),
-        native_backend("elasticrec_shard", ANSWERS, f"{NATIVE}/shard.c", f"{NATIVE}/shard_model.c", *KERNELS),
+        native_backend("elasticrec_fanout", *WIRE, *FANOUT, *ROUTER),
+        native_backend("elasticrec_shard", ANSWERS, f"{NATIVE}/shard.c", f"{NATIVE}/shard_model.c", *WIRE, *LISTENER, *KERNELS),
         native_backend(
             "onnxruntime", *(f"{NATIVE}/{name}.c" for name in ("accelerators", "onnxruntime_model", "onnxruntime_run"))
         ),

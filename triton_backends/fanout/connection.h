@@ -1,31 +1,19 @@
-/* Inside a connection: `transport.c` moves its bytes, `http2.c` makes frames of them, and `grpc.c` answers. */
+/* Inside a connection: `transport.c` connects its channel, `http2.c` makes frames of them, and `grpc.c` answers. */
 #ifndef ELASTICREC_CONNECTION_H
 #define ELASTICREC_CONNECTION_H
 
 #include "http2.h"
 
-enum { FIRST_BYTES = 24, MOST_GATHERED = 64 };
+enum { FIRST_BYTES = 24 };
 typedef enum { CONNECTING, SHAKING_HANDS, OPEN, ENDED } State;
-
-/* Bytes of a call's message, to be sent before those of `out` from `at` on. */
-typedef struct {
-    size_t at;
-    Piece piece;
-} Gathered;
 
 struct Connection {
     Loop *loop;
     ConnectionOwner *owner; /* NULL once it has let go */
     State state;
-    int socket;
-    uint32_t events; /* that epoll waits for */
-    Secured *secured;
+    Channel channel;
     nghttp2_session *session;
     Stream *streams; /* all of its calls */
-    char *out;       /* to be sent from `out_sent` on */
-    size_t out_bytes, out_sent, out_room; /* there is room for what is gathered too */
-    Gathered gathered[MOST_GATHERED]; /* until `transport_send` or `transport_keep` */
-    size_t gathered_count, gathered_bytes;
     bool heard, leaving; /* the server has spoken; no new calls */
     size_t unheard;      /* streams that HTTP/2 still knows, but nobody here */
     uint8_t first[FIRST_BYTES]; /* that the server said */
@@ -34,7 +22,6 @@ struct Connection {
     Connection *next_touched, *next;
     Timer patience; /* to connect; where it is leaving: with unheard streams */
     Address address;
-    Problem problem;
 };
 
 /* The connection is gone: its calls end, and it is freed by `loop_bury`. */
@@ -52,21 +39,9 @@ void connection_touch(Connection *connection);
 /* ---- transport.c ---- */
 
 bool transport_open(Connection *connection); /* false and the problem where there is no socket */
-void transport_close(Connection *connection);
 
 /* Go on connecting; 1: it is open, 0: later, -1: it failed, and the problem says why. */
 int transport_connect(Connection *connection);
-
-/* Bytes read; 0: none now; -1: the connection is gone, and the problem says why. */
-ssize_t transport_read(Connection *connection, void *bytes, size_t room);
-
-/* Send of `out` what can be sent; false where the connection is gone. */
-bool transport_send(Connection *connection);
-bool transport_append(Connection *connection, const void *bytes, size_t size);
-
-/* Likewise, but many bytes need not be copied: they stay where they are until then. */
-bool transport_gather(Connection *connection, const void *bytes, size_t size);
-void transport_keep(Connection *connection); /* copy what is gathered: it will not stay where it is */
 
 /* ---- grpc.c ---- */
 

@@ -33,10 +33,10 @@ void loop_close(Loop *loop) {
 
 static void out_of_patience(Timer *timer) {
     Connection *connection = OWNER(timer, Connection, patience);
-    if (connection->problem.text[0] == '\0')
-        fail(&connection->problem, "failed to connect: the server %s in time",
+    if (connection->channel.problem.text[0] == '\0')
+        fail(&connection->channel.problem, "failed to connect: the server %s in time",
              connection->state == CONNECTING ? "does not accept" : "says nothing");
-    connection_end(connection, connection->problem.text);
+    connection_end(connection, connection->channel.problem.text);
 }
 
 Connection *connection_open(Loop *loop, const Address *address, ConnectionOwner *owner) {
@@ -45,6 +45,7 @@ Connection *connection_open(Loop *loop, const Address *address, ConnectionOwner 
     connection->loop = loop;
     connection->owner = owner;
     connection->address = *address;
+    connection->channel = (Channel){.epoll = loop->epoll, .user = connection, .socket = -1};
     connection->next = loop->connections;
     loop->connections = connection;
     const bool opened = transport_open(connection);
@@ -74,7 +75,7 @@ void connection_call(Connection *connection, Stream *stream) {
 /* Its connection knows it no longer. */
 static void let_go(Stream *stream) {
     Connection *connection = stream->connection;
-    if (connection->gathered_count > 0) transport_keep(connection); /* its message may go */
+    if (connection->channel.gathered_count > 0) channel_keep(&connection->channel); /* its message may go */
     if (stream->id > 0) {
         http2_forget(connection, stream);
         connection->unheard++;
@@ -116,7 +117,7 @@ void connection_leave(Connection *connection) {
 
 void connection_break(Connection *connection, const char *why) {
     if (connection->state == ENDED) return;
-    fail(&connection->problem, "%s", why);
+    fail(&connection->channel.problem, "%s", why);
     timer_set(&connection->loop->timers, &connection->patience, connection->loop->now_ns, out_of_patience);
 }
 
@@ -134,15 +135,15 @@ void connection_end(Connection *connection, const char *why) {
 
 static void begin(Connection *connection) {
     connection->state = OPEN;
-    if (!http2_begin(connection)) return connection_end(connection, connection->problem.text);
+    if (!http2_begin(connection)) return connection_end(connection, connection->channel.problem.text);
     connection_touch(connection);
 }
 
 /* A server that closes before its first word may be one of another kind. */
 static void closed(Connection *connection) {
-    const Problem problem = connection->problem;
-    if (!connection->heard) fail(&connection->problem, "%s before it spoke HTTP/2; is it a gRPC server?", problem.text);
-    connection_end(connection, connection->problem.text);
+    const Problem problem = connection->channel.problem;
+    if (!connection->heard) fail(&connection->channel.problem, "%s before it spoke HTTP/2; is it a gRPC server?", problem.text);
+    connection_end(connection, connection->channel.problem.text);
 }
 
 /* Read once, and let answers keep what they need of it; `more`: there may be more to read. */
@@ -151,16 +152,16 @@ static bool receive_some(Connection *connection, bool *more) {
     if (loop->buffer == NULL) loop->buffer = buffer_new(loop->room);
     Buffer *buffer = loop->buffer;
     if (buffer == NULL) return connection_end(connection, "out of memory"), false;
-    const ssize_t got = transport_read(connection, buffer->bytes, buffer->room);
+    const ssize_t got = channel_read(&connection->channel, buffer->bytes, buffer->room);
     if (got < 0) return closed(connection), false;
     const bool good = got == 0 || http2_received(connection, buffer->bytes, (size_t)got), full = got == (ssize_t)buffer->room;
-    *more = full || (got > 0 && connection->secured != NULL);
+    *more = full || (got > 0 && connection->channel.secured != NULL);
     if (full && loop->room < MOST_READ_BYTES) loop->room *= 2;
     if (buffer->holders > 1 || buffer->room < loop->room) {
         loop->buffer = NULL;
         buffer_release(buffer);
     }
-    if (!good) connection_end(connection, connection->problem.text);
+    if (!good) connection_end(connection, connection->channel.problem.text);
     return good;
 }
 
@@ -176,7 +177,7 @@ void connection_ready(Connection *connection, uint32_t events) {
     if (connection->state != OPEN) {
         const int done = transport_connect(connection);
         if (done > 0) begin(connection);
-        if (done < 0) connection_end(connection, connection->problem.text);
+        if (done < 0) connection_end(connection, connection->channel.problem.text);
         return;
     }
     if (events & ~(uint32_t)EPOLLOUT) receive(connection);
@@ -186,19 +187,19 @@ void connection_ready(Connection *connection, uint32_t events) {
 static void flush(Connection *connection) {
     if (connection->state != OPEN) return;
     do {
-        if (!http2_fill(connection) || !transport_send(connection))
-            return connection_end(connection, connection->problem.text);
-    } while (connection->out_bytes == 0 && http2_wants_to_send(connection));
+        if (!http2_fill(connection) || !channel_send(&connection->channel))
+            return connection_end(connection, connection->channel.problem.text);
+    } while (connection->channel.out_bytes == 0 && http2_wants_to_send(connection));
     const bool done = connection->leaving && connection->streams == NULL && connection->unheard == 0;
-    if (done && connection->out_bytes == 0) return connection_end(connection, "closed");
+    if (done && connection->channel.out_bytes == 0) return connection_end(connection, "closed");
     if (!http2_idle(connection)) return;
-    if (!connection->leaving) fail(&connection->problem, "the server breaks the rules of HTTP/2");
-    connection_end(connection, connection->problem.text);
+    if (!connection->leaving) fail(&connection->channel.problem, "the server breaks the rules of HTTP/2");
+    connection_end(connection, connection->channel.problem.text);
 }
 
 static void connection_free(Connection *connection) {
     http2_end(connection);
-    transport_close(connection);
+    channel_close(&connection->channel);
     free(connection);
 }
 

@@ -2,21 +2,7 @@
 #ifndef ELASTICREC_FAILURES_H
 #define ELASTICREC_FAILURES_H
 
-#include <stdbool.h>
-
-enum {
-    GRPC_OK = 0,
-    GRPC_UNKNOWN = 2,
-    GRPC_INVALID_ARGUMENT = 3,
-    GRPC_NOT_FOUND = 5,
-    GRPC_PERMISSION_DENIED = 7,
-    GRPC_OUT_OF_RANGE = 11,
-    GRPC_UNIMPLEMENTED = 12,
-    GRPC_INTERNAL = 13,
-    GRPC_UNAVAILABLE = 14,
-    GRPC_UNAUTHENTICATED = 16,
-    GRPC_STATUSES
-};
+#include "../wire/status.h"
 
 typedef enum {
     GONE,    /* no connection, shutting down, a dead Python stub, or another build's model: another may answer */

@@ -229,7 +229,8 @@ static bool open_all(Model *model, const char *folder, Problem *problem) {
     return model->watcher != NULL;
 }
 
-void *model_open(const char *folder, Problem *problem) {
+void *model_open(TRITONBACKEND_Model *triton_model, const char *folder, Problem *problem) {
+    (void)triton_model;
     Model *model = calloc(1, sizeof *model);
     if (model == NULL) fail(problem, "out of memory");
     if (model == NULL) return NULL;

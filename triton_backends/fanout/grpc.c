@@ -127,7 +127,7 @@ void answer_judge(const Stream *stream, uint32_t code, Outcome *outcome) {
     if (code == NGHTTP2_REFUSED_STREAM) {
         *outcome = (Outcome){GRPC_UNAVAILABLE, true, "the server refused the call"};
         if (stream->connection->leaving)
-            snprintf(outcome->details, sizeof outcome->details, "%s", stream->connection->problem.text);
+            snprintf(outcome->details, sizeof outcome->details, "%s", stream->connection->channel.problem.text);
     } else if (stream->status > 0) {
         outcome->status = stream->status;
     } else if (stream->http_status != 200 && stream->http_status != 0) {

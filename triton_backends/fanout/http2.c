@@ -1,6 +1,4 @@
 /* Frames by nghttp2: each call is a stream. */
-#include <dlfcn.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,26 +6,13 @@
 #include "connection.h"
 #include "failures.h"
 
-static const char *const LIBRARY = "libnghttp2.so.14";
-enum { WINDOW_BYTES = 1 << 30, STREAM_WINDOW_BYTES = 1 << 26, FRAME_BYTES = 1 << 20, MOST_OUT_BYTES = 1 << 20 };
+enum { MOST_OUT_BYTES = 1 << 20 };
 
 enum { TLS_ALERT = 21, TLS_MAJOR = 3 }; /* how a TLS server answers plain text */
 
-#define DECLARE(type, name, ...) type (*name)(__VA_ARGS__);
-static struct {
-    NGHTTP2_FUNCTIONS(DECLARE)
-} h2;
 static nghttp2_session_callbacks *callbacks;
 
 /* ---- a call's request ---- */
-
-static ssize_t read_length(nghttp2_session *session, uint8_t type, int32_t id, int32_t session_window,
-                           int32_t stream_window, uint32_t max_frame_size, void *user) {
-    (void)session, (void)type, (void)id, (void)user;
-    ssize_t length = session_window < stream_window ? session_window : stream_window;
-    if (length > (ssize_t)max_frame_size) length = max_frame_size;
-    return length < FRAME_BYTES ? length : FRAME_BYTES;
-}
 
 static ssize_t on_read(nghttp2_session *session, int32_t id, uint8_t *buffer, size_t room, uint32_t *flags,
                        nghttp2_data_source *source, void *user) {
@@ -39,38 +24,33 @@ static ssize_t on_read(nghttp2_session *session, int32_t id, uint8_t *buffer, si
     return (ssize_t)size;
 }
 
-static bool gather(void *connection, const void *bytes, size_t size) {
-    return transport_gather(connection, bytes, size);
+static bool gather(void *channel, const void *bytes, size_t size) {
+    return channel_gather(channel, bytes, size);
 }
 
 static int on_send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *head, size_t size,
                         nghttp2_data_source *source, void *user) {
     (void)source;
-    Connection *connection = user;
+    Channel *channel = &((Connection *)user)->channel;
     Stream *stream = h2.session_get_stream_user_data(session, frame->stream_id);
     if (stream == NULL) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-    if (connection->out_bytes + connection->gathered_bytes > MOST_OUT_BYTES) return NGHTTP2_ERR_WOULDBLOCK;
-    if (!transport_append(connection, head, 9) ||
-        !message_each(stream->message, stream->sent, size, gather, connection))
+    if (channel->out_bytes + channel->gathered_bytes > MOST_OUT_BYTES) return NGHTTP2_ERR_WOULDBLOCK;
+    if (!channel_append(channel, head, 9) ||
+        !message_each(stream->message, stream->sent, size, gather, channel))
         return NGHTTP2_ERR_CALLBACK_FAILURE;
     stream->sent += size;
     return 0;
 }
 
-static nghttp2_nv header(const char *name, const char *value) {
-    return (nghttp2_nv){(uint8_t *)name, (uint8_t *)value, strlen(name), strlen(value),
-                        NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE};
-}
-
 void http2_submit(Connection *connection, Stream *stream) {
     const nghttp2_nv headers[] = {
-        header(":method", "POST"),
-        header(":scheme", connection->secured != NULL ? "https" : "http"),
-        header(":path", "/inference.GRPCInferenceService/ModelInfer"),
-        header(":authority", connection->address.text),
-        header("te", "trailers"),
-        header("content-type", "application/grpc"),
-        header("user-agent", "elasticrec"),
+        nghttp2_header(":method", "POST"),
+        nghttp2_header(":scheme", connection->channel.secured != NULL ? "https" : "http"),
+        nghttp2_header(":path", "/inference.GRPCInferenceService/ModelInfer"),
+        nghttp2_header(":authority", connection->address.text),
+        nghttp2_header("te", "trailers"),
+        nghttp2_header("content-type", "application/grpc"),
+        nghttp2_header("user-agent", "elasticrec"),
     };
     const nghttp2_data_provider body = {.read = on_read};
     stream->id = h2.submit_request(connection->session, NULL, headers, sizeof headers / sizeof *headers, &body, stream);
@@ -129,7 +109,7 @@ static int on_frame_not_sent(nghttp2_session *session, const nghttp2_frame *fram
         if (stream->id == frame->stream_id) {
             Outcome outcome = {GRPC_UNAVAILABLE, true, ""};
             snprintf(outcome.details, sizeof outcome.details, "%s",
-                     connection->leaving ? connection->problem.text : h2.strerror(code));
+                     connection->leaving ? connection->channel.problem.text : h2.strerror(code));
             stream_end(stream, &outcome);
             break;
         }
@@ -148,10 +128,10 @@ static void goes_away(Connection *connection, const nghttp2_goaway *frame) {
     ConnectionOwner *owner = connection->owner;
     char text[80];
     copy_printable(frame->text, frame->text_size, text, sizeof text);
-    fail(&connection->problem, "the server ended the connection with GOAWAY (%s%s%s)",
+    fail(&connection->channel.problem, "the server ended the connection with GOAWAY (%s%s%s)",
          h2.http2_strerror(frame->error_code), *text != '\0' ? ": " : "", text);
     connection_leave(connection);
-    if (owner != NULL) owner->leaving(owner, connection->problem.text);
+    if (owner != NULL) owner->leaving(owner, connection->channel.problem.text);
 }
 
 static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
@@ -177,53 +157,25 @@ void http2_forget(Connection *connection, const Stream *stream) {
 
 /* ---- a session ---- */
 
-static void load_functions(void *library, const char **missing) {
-#define LOAD(type, name, ...)                                                                                         \
-    *(void **)&h2.name = dlsym(library, "nghttp2_" #name);                                                            \
-    if (h2.name == NULL) *missing = #name;
-    NGHTTP2_FUNCTIONS(LOAD)
-}
-
-static pthread_mutex_t loading = PTHREAD_MUTEX_INITIALIZER;
-
-static bool load(Problem *problem) {
-    if (callbacks != NULL) return true;
-    /* DEEPBIND: the server may hold another version for libcurl, whose functions this one must not call */
-    void *library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
-    if (library == NULL) return fail(problem, "%s; install Debian's libnghttp2-14", dlerror());
-    const char *missing = NULL;
-    load_functions(library, &missing);
-    if (missing != NULL) return fail(problem, "%s: nghttp2_%s is not there", LIBRARY, missing);
-    if (h2.session_callbacks_new(&callbacks) != 0) return fail(problem, "%s: out of memory", LIBRARY);
-    h2.session_callbacks_set_on_header_callback(callbacks, on_header);
-    h2.session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data);
-    h2.session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
-    h2.session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
-    h2.session_callbacks_set_on_frame_not_send_callback(callbacks, on_frame_not_sent);
-    h2.session_callbacks_set_send_data_callback(callbacks, on_send_data);
-    h2.session_callbacks_set_data_source_read_length_callback(callbacks, read_length);
-    return true;
+static void set_callbacks(nghttp2_session_callbacks *made) {
+    h2.session_callbacks_set_on_header_callback(made, on_header);
+    h2.session_callbacks_set_on_data_chunk_recv_callback(made, on_data);
+    h2.session_callbacks_set_on_stream_close_callback(made, on_stream_close);
+    h2.session_callbacks_set_on_frame_recv_callback(made, on_frame);
+    h2.session_callbacks_set_on_frame_not_send_callback(made, on_frame_not_sent);
+    h2.session_callbacks_set_send_data_callback(made, on_send_data);
 }
 
 bool http2_load(Problem *problem) {
-    pthread_mutex_lock(&loading);
-    const bool loaded = load(problem);
-    pthread_mutex_unlock(&loading);
-    return loaded;
+    return nghttp2_load(&callbacks, set_callbacks, problem);
 }
 
 bool http2_begin(Connection *connection) {
-    const nghttp2_settings_entry settings[] = {
-        {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
-        {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, STREAM_WINDOW_BYTES},
-        {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, FRAME_BYTES},
-    };
     nghttp2_session *session = NULL;
     int code = h2.session_client_new(&session, callbacks, connection);
     connection->session = session;
-    if (code == 0) code = h2.submit_settings(session, 0, settings, sizeof settings / sizeof *settings);
-    if (code == 0) code = h2.session_set_local_window_size(session, 0, 0, WINDOW_BYTES);
-    return code == 0 || fail(&connection->problem, "%s", h2.strerror(code));
+    if (code == 0) code = nghttp2_greet(session, 0); /* calls come from here alone */
+    return code == 0 || fail(&connection->channel.problem, "%s", h2.strerror(code));
 }
 
 void http2_end(Connection *connection) {
@@ -238,25 +190,25 @@ static bool check_first(Connection *connection, const uint8_t *bytes, size_t siz
     connection->first_got += more;
     if (connection->first_got < 4 || connection->first[3] == NGHTTP2_SETTINGS) return true;
     copy_printable(connection->first, connection->first_got, text, sizeof text);
-    if (connection->secured == NULL && connection->first[0] == TLS_ALERT && connection->first[1] == TLS_MAJOR)
-        return fail(&connection->problem, "the server speaks TLS; set ELASTICREC_TLS_CA");
-    return fail(&connection->problem, "it is no gRPC server: it speaks %s, not HTTP/2 (it says \"%s\")",
+    if (connection->channel.secured == NULL && connection->first[0] == TLS_ALERT && connection->first[1] == TLS_MAJOR)
+        return fail(&connection->channel.problem, "the server speaks TLS; set ELASTICREC_TLS_CA");
+    return fail(&connection->channel.problem, "it is no gRPC server: it speaks %s, not HTTP/2 (it says \"%s\")",
                 strncmp(text, "HTTP/1", 6) == 0 ? "HTTP/1" : "something else", text);
 }
 
 bool http2_received(Connection *connection, const uint8_t *bytes, size_t size) {
     if (!connection->heard && !check_first(connection, bytes, size)) return false;
     const ssize_t used = h2.session_mem_recv(connection->session, bytes, size);
-    return used >= 0 || fail(&connection->problem, "broken HTTP/2: %s", h2.strerror((int)used));
+    return used >= 0 || fail(&connection->channel.problem, "broken HTTP/2: %s", h2.strerror((int)used));
 }
 
 bool http2_fill(Connection *connection) {
-    while (connection->out_bytes + connection->gathered_bytes <= MOST_OUT_BYTES) {
+    while (connection->channel.out_bytes + connection->channel.gathered_bytes <= MOST_OUT_BYTES) {
         const uint8_t *bytes;
         const ssize_t size = h2.session_mem_send(connection->session, &bytes);
-        if (size < 0) return fail(&connection->problem, "broken HTTP/2: %s", h2.strerror((int)size));
+        if (size < 0) return fail(&connection->channel.problem, "broken HTTP/2: %s", h2.strerror((int)size));
         if (size == 0) return true;
-        if (!transport_append(connection, bytes, (size_t)size)) return false;
+        if (!channel_append(&connection->channel, bytes, (size_t)size)) return false;
     }
     return true;
 }

@@ -4,11 +4,11 @@
 
 #include <sys/socket.h>
 
+#include "../wire/channel.h"
+#include "../wire/nghttp2.h"
 #include "buffers.h"
 #include "messages.h"
-#include "nghttp2.h"
 #include "timers.h"
-#include "tls.h"
 
 enum { DETAILS_BYTES = 256, ADDRESS_BYTES = 300 };
 

@@ -3,27 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- protobuf, written ---- */
+#include "../wire/protobuf.h"
 
-enum { LENGTH_DELIMITED = 2, VARINT = 0, FIXED64 = 1, FIXED32 = 5 };
-
-static char *put_varint(char *at, uint64_t value) {
-    for (; value >= 128; value >>= 7) *at++ = (char)(value | 128);
-    *at++ = (char)value;
-    return at;
-}
-
-static char *put_tag(char *at, uint32_t field, uint64_t size) {
-    *at++ = (char)(field << 3 | LENGTH_DELIMITED);
-    return put_varint(at, size);
-}
-
-static char *put_text(char *at, uint32_t field, const char *text) {
-    const size_t size = strlen(text);
-    at = put_tag(at, field, size);
-    memcpy(at, text, size);
-    return at + size;
-}
+/* ---- written ---- */
 
 /* An InferInputTensor: name 1, datatype 2, shape 3. */
 static char *put_input(char *at, const RequestTensor *input, uint64_t count) {
@@ -44,12 +26,6 @@ static size_t tensor_bytes(const RequestTensor *tensor) {
     return size;
 }
 
-static void add_piece(Message *message, const void *bytes, size_t size) {
-    if (size == 0) return;
-    message->pieces[message->piece_count++] = (Piece){bytes, size};
-    message->size += size;
-}
-
 /* The bytes of `text` for the head, and for what stands around a tensor's numbers. */
 enum { HEAD_BYTES = 2 * NAME_BYTES + 32, AROUND_BYTES = 3 * TENSOR_NAME_BYTES };
 
@@ -65,86 +41,16 @@ bool message_write(Message *message, const char *model, const char *version, con
     for (int64_t i = 0; i < tensor_count; i++) at = put_input(at, tensors + i, tensor_bytes(tensors + i) / 4);
     for (int64_t i = 0; i < tensor_count; i++) {
         at = put_tag(at, 7, tensor_bytes(tensors + i));
-        add_piece(message, begin, (size_t)(at - begin));
+        message_add(message, begin, (size_t)(at - begin));
         begin = at;
         for (int64_t p = 0; p < tensors[i].piece_count; p++)
-            add_piece(message, tensors[i].pieces[p].bytes, tensors[i].pieces[p].size);
+            message_add(message, tensors[i].pieces[p].bytes, tensors[i].pieces[p].size);
     }
-    const size_t size = message->size - PREFIX_BYTES;
-    message->text[0] = 0; /* not compressed; then the size, big end first */
-    for (int i = 0; i < 4; i++) message->text[1 + i] = (char)(size >> (24 - 8 * i));
+    message_seal(message);
     return true;
 }
 
-void message_close(Message *message) {
-    free(message->text);
-    free(message->pieces);
-    *message = (Message){0};
-}
-
-size_t message_bytes(const Message *message) {
-    return message->size;
-}
-
-bool message_each(const Message *message, size_t offset, size_t size, bool (*take)(void *to, const void *bytes, size_t size),
-                  void *to) {
-    for (const Piece *piece = message->pieces; size > 0; piece++) {
-        if (offset >= piece->size) {
-            offset -= piece->size;
-            continue;
-        }
-        const size_t here = piece->size - offset < size ? piece->size - offset : size;
-        if (!take(to, (const char *)piece->bytes + offset, here)) return false;
-        size -= here;
-        offset = 0;
-    }
-    return true;
-}
-
-/* ---- protobuf, read: nothing is trusted ---- */
-
-typedef struct {
-    const uint8_t *at, *end;
-} Bytes;
-
-typedef struct {
-    uint64_t number; /* the field's */
-    uint64_t value;  /* of a varint */
-    Bytes content;   /* of a length-delimited field */
-    bool delimited;
-} Field;
-
-static bool take_varint(Bytes *bytes, uint64_t *value) {
-    *value = 0;
-    for (int shift = 0; shift < 64 && bytes->at < bytes->end; shift += 7) {
-        const uint8_t byte = *bytes->at++;
-        *value |= (uint64_t)(byte & 127) << shift;
-        if (byte < 128) return true;
-    }
-    return false;
-}
-
-static bool take_bytes(Bytes *bytes, uint64_t size, Bytes *taken) {
-    if (size > (uint64_t)(bytes->end - bytes->at)) return false;
-    *taken = (Bytes){bytes->at, bytes->at + size};
-    bytes->at += size;
-    return true;
-}
-
-static bool take_field(Bytes *bytes, Field *field) {
-    uint64_t tag;
-    if (!take_varint(bytes, &tag)) return false;
-    field->number = tag >> 3;
-    field->delimited = (tag & 7) == LENGTH_DELIMITED;
-    switch (tag & 7) {
-        case VARINT: return take_varint(bytes, &field->value);
-        case FIXED64: return take_bytes(bytes, 8, &field->content);
-        case FIXED32: return take_bytes(bytes, 4, &field->content);
-        case LENGTH_DELIMITED:
-            return take_varint(bytes, &field->value) && take_bytes(bytes, field->value, &field->content);
-        default: return false;
-    }
-}
+/* ---- read: nothing is trusted ---- */
 
 enum { MOST_ANSWER_DIMS = 4 };
 
@@ -160,12 +66,6 @@ static bool add_dim(Output *output, uint64_t value) {
     if (output->dims == MOST_ANSWER_DIMS) return false;
     output->shape[output->dims++] = value;
     return true;
-}
-
-static bool is_text(const Field *field, const char *text) {
-    const size_t size = strlen(text);
-    return field->delimited && (size_t)(field->content.end - field->content.at) == size &&
-           memcmp(field->content.at, text, size) == 0;
 }
 
 /* An InferOutputTensor: name 1, datatype 2, shape 3, in one piece or not. */

@@ -2,15 +2,9 @@
 #ifndef ELASTICREC_MESSAGES_H
 #define ELASTICREC_MESSAGES_H
 
-#include "../native/files.h"
+#include "../wire/message.h"
 
-enum { PREFIX_BYTES = 5, TENSOR_NAME_BYTES = 32 };
-
-/* Bytes that stay where they are. */
-typedef struct {
-    const void *bytes;
-    size_t size;
-} Piece;
+enum { TENSOR_NAME_BYTES = 32 };
 
 /* A request's tensor (1, n) of numbers of 4 bytes: those of its pieces, one after another. */
 typedef struct {
@@ -20,23 +14,9 @@ typedef struct {
     int64_t piece_count;
 } RequestTensor;
 
-/* A ModelInferRequest behind gRPC's prefix. */
-typedef struct {
-    char *text; /* what stands around the numbers */
-    Piece *pieces;
-    int64_t piece_count;
-    size_t size;
-} Message;
-
-/* model, version: at most NAME_BYTES, as all names here. To be closed whatever comes of it; false where memory is out. */
+/* Write a ModelInferRequest. model, version: at most NAME_BYTES, as all names here. To be closed whatever comes of it; false where memory is out. */
 bool message_write(Message *message, const char *model, const char *version, const RequestTensor *tensors,
                    int64_t tensor_count);
-void message_close(Message *message);
-size_t message_bytes(const Message *message);
-
-/* The `size` bytes from `offset` on, which must be there, piece by piece; false, and no more, where `take` is. */
-bool message_each(const Message *message, size_t offset, size_t size, bool (*take)(void *to, const void *bytes, size_t size),
-                  void *to);
 
 /* What one of an answer's tensors must be. */
 typedef struct {

@@ -156,7 +156,8 @@ TRITONSERVER_Error *TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelIns
     return TRITONBACKEND_ModelInstanceSetState(instance, place);
 }
 
-void *model_open(const char *folder, Problem *problem) {
+void *model_open(TRITONBACKEND_Model *triton_model, const char *folder, Problem *problem) {
+    (void)triton_model;
     const size_t room = strlen(folder) + sizeof "/model.onnx";
     Model *model = calloc(1, sizeof *model);
     if (model != NULL) model->path = malloc(room);

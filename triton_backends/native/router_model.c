@@ -8,7 +8,8 @@
 #include "answers.h"
 #include "queries.h"
 
-void *model_open(const char *folder, Problem *problem) {
+void *model_open(TRITONBACKEND_Model *triton_model, const char *folder, Problem *problem) {
+    (void)triton_model;
     return router_open(folder, problem);
 }
 

@@ -7,15 +7,30 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../listener/listener.h"
 #include "answers.h"
 #include "shard.h"
 
-void *model_open(const char *folder, Problem *problem) {
-    return shard_open(folder, problem);
+typedef struct {
+    Shard *shard;
+    Listener *listener; /* NULL: Triton's own front ends take its calls */
+} Service;
+
+void *model_open(TRITONBACKEND_Model *triton_model, const char *folder, Problem *problem) {
+    Service *service = calloc(1, sizeof *service);
+    if (service == NULL) return fail(problem, "out of memory"), NULL;
+    service->shard = shard_open(folder, problem);
+    if (service->shard != NULL && listener_open(triton_model, &service->listener, problem)) return service;
+    if (service->shard != NULL) shard_close(service->shard);
+    free(service);
+    return NULL;
 }
 
 void model_close(void *model) {
-    shard_close(model);
+    Service *service = model;
+    listener_close(service->listener);
+    shard_close(service->shard);
+    free(service);
 }
 
 enum { IDS, BAG_LENGTHS, WEIGHTS, KINDS };
@@ -90,7 +105,7 @@ static bool answer(const Shard *shard, const ShardGroup *group, TRITONBACKEND_Re
 
 bool model_answer(const void *model, TRITONBACKEND_Request *request, TRITONBACKEND_Response *response,
                   Problem *problem) {
-    const Shard *shard = model;
+    const Shard *shard = ((const Service *)model)->shard;
     for (int64_t g = 0; g < shard->group_count; g++)
         if (!answer(shard, shard->groups + g, request, response, problem)) return false;
     return true;

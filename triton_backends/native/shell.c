@@ -30,7 +30,7 @@ TRITONSERVER_Error *TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model *model) {
     char *folder = malloc(room);
     if (folder == NULL) return TRITONSERVER_ErrorNew(TRITON_ERROR_INTERNAL, "out of memory");
     snprintf(folder, room, "%s/%llu", location, (unsigned long long)version);
-    void *state = model_open(folder, &problem);
+    void *state = model_open(model, folder, &problem);
     free(folder);
     if (state == NULL) return TRITONSERVER_ErrorNew(TRITON_ERROR_INVALID_ARG, problem.text);
     error = TRITONBACKEND_ModelSetState(model, state);

@@ -9,7 +9,7 @@
 #include "triton.h"
 
 /* Open what lies in a model's version folder; NULL and the problem where it is broken. All instances share it. */
-void *model_open(const char *folder, Problem *problem);
+void *model_open(TRITONBACKEND_Model *triton_model, const char *folder, Problem *problem);
 void model_close(void *model);
 
 /* Answer and release all these requests, now or later. Called by several threads at once. `model`: what was opened, or

@@ -19,6 +19,11 @@ typedef struct TRITONSERVER_Message TRITONSERVER_Message;
 typedef struct TRITONSERVER_Metric TRITONSERVER_Metric;
 typedef struct TRITONSERVER_MetricFamily TRITONSERVER_MetricFamily;
 typedef struct TRITONSERVER_Parameter TRITONSERVER_Parameter;
+typedef struct TRITONSERVER_Server TRITONSERVER_Server;
+typedef struct TRITONSERVER_InferenceRequest TRITONSERVER_InferenceRequest;
+typedef struct TRITONSERVER_InferenceResponse TRITONSERVER_InferenceResponse;
+typedef struct TRITONSERVER_ResponseAllocator TRITONSERVER_ResponseAllocator;
+typedef struct TRITONSERVER_InferenceTrace TRITONSERVER_InferenceTrace;
 typedef struct TRITONBACKEND_Backend TRITONBACKEND_Backend;
 typedef struct TRITONBACKEND_Model TRITONBACKEND_Model;
 typedef struct TRITONBACKEND_ModelInstance TRITONBACKEND_ModelInstance;
@@ -32,9 +37,12 @@ typedef struct TRITONBACKEND_Output TRITONBACKEND_Output;
 enum { TRITON_API_MAJOR = 1, TRITON_CONFIG_VERSION = 1 };
 enum {
     TRITON_ERROR_INTERNAL = 1,
+    TRITON_ERROR_NOT_FOUND = 2,
     TRITON_ERROR_INVALID_ARG = 3,
     TRITON_ERROR_UNAVAILABLE = 4,
-    TRITON_ERROR_UNSUPPORTED = 5
+    TRITON_ERROR_UNSUPPORTED = 5,
+    TRITON_ERROR_ALREADY_EXISTS = 6,
+    TRITON_ERROR_CANCELLED = 7
 };
 enum { TRITON_TYPE_BOOL = 1, TRITON_TYPE_INT32 = 8, TRITON_TYPE_INT64 = 9, TRITON_TYPE_FP32 = 11, TRITON_TYPES = 15 };
 enum { TRITON_MEMORY_CPU = 0, TRITON_MEMORY_CPU_PINNED = 1, TRITON_MEMORY_GPU = 2 };
@@ -46,6 +54,7 @@ enum { TRITON_RELEASE_ALL = 1, TRITON_RESPONSE_FINAL = 1 };
 TRITONSERVER_Error *TRITONSERVER_ErrorNew(int code, const char *message);
 void TRITONSERVER_ErrorDelete(TRITONSERVER_Error *error);
 const char *TRITONSERVER_ErrorMessage(TRITONSERVER_Error *error);
+int TRITONSERVER_ErrorCode(TRITONSERVER_Error *error);
 TRITONSERVER_Error *TRITONSERVER_LogMessage(int level, const char *file, int line, const char *message);
 
 /* metrics live until they are deleted, before their family; labels are copied */
@@ -109,6 +118,59 @@ TRITONSERVER_Error *TRITONBACKEND_ModelInstanceReportBatchStatistics(TRITONBACKE
                                                                      uint64_t compute_begin_ns,
                                                                      uint64_t compute_end_ns, uint64_t end_ns);
 TRITONSERVER_Error *TRITONBACKEND_RequestRelease(TRITONBACKEND_Request *request, uint32_t flags);
+
+/* ---- asking the server that we are in, as its own front ends do ---- */
+
+/* an allocator gives a response's outputs their memory, and takes it back; the response and both callbacks' pointers are
+ * those that a request was given */
+typedef TRITONSERVER_Error *TRITONSERVER_AllocateFn(TRITONSERVER_ResponseAllocator *allocator, const char *name,
+                                                    size_t byte_size, int memory_type, int64_t memory_type_id,
+                                                    void *user, void **buffer, void **buffer_user,
+                                                    int *actual_memory_type, int64_t *actual_memory_type_id);
+typedef TRITONSERVER_Error *TRITONSERVER_FreeFn(TRITONSERVER_ResponseAllocator *allocator, void *buffer,
+                                                void *buffer_user, size_t byte_size, int memory_type,
+                                                int64_t memory_type_id);
+typedef TRITONSERVER_Error *TRITONSERVER_StartFn(TRITONSERVER_ResponseAllocator *allocator, void *user);
+typedef void TRITONSERVER_ReleaseFn(TRITONSERVER_InferenceRequest *request, uint32_t flags, void *user);
+typedef void TRITONSERVER_CompleteFn(TRITONSERVER_InferenceResponse *response, uint32_t flags, void *user);
+
+TRITONSERVER_Error *TRITONBACKEND_ModelServer(TRITONBACKEND_Model *model, TRITONSERVER_Server **server);
+TRITONSERVER_Error *TRITONSERVER_ResponseAllocatorNew(TRITONSERVER_ResponseAllocator **allocator,
+                                                      TRITONSERVER_AllocateFn *allocate, TRITONSERVER_FreeFn *free,
+                                                      TRITONSERVER_StartFn *start);
+TRITONSERVER_Error *TRITONSERVER_ResponseAllocatorDelete(TRITONSERVER_ResponseAllocator *allocator);
+
+/* a request is ours until it is released, what its inputs point at too; version -1: the newest */
+TRITONSERVER_Error *TRITONSERVER_InferenceRequestNew(TRITONSERVER_InferenceRequest **request,
+                                                     TRITONSERVER_Server *server, const char *model, int64_t version);
+TRITONSERVER_Error *TRITONSERVER_InferenceRequestDelete(TRITONSERVER_InferenceRequest *request);
+TRITONSERVER_Error *TRITONSERVER_InferenceRequestAddInput(TRITONSERVER_InferenceRequest *request, const char *name,
+                                                          int datatype, const int64_t *shape, uint64_t dims);
+TRITONSERVER_Error *TRITONSERVER_InferenceRequestAppendInputData(TRITONSERVER_InferenceRequest *request,
+                                                                 const char *name, const void *base, size_t byte_size,
+                                                                 int memory_type, int64_t memory_type_id);
+TRITONSERVER_Error *TRITONSERVER_InferenceRequestSetReleaseCallback(TRITONSERVER_InferenceRequest *request,
+                                                                    TRITONSERVER_ReleaseFn *release, void *user);
+TRITONSERVER_Error *TRITONSERVER_InferenceRequestSetResponseCallback(TRITONSERVER_InferenceRequest *request,
+                                                                     TRITONSERVER_ResponseAllocator *allocator,
+                                                                     void *allocator_user,
+                                                                     TRITONSERVER_CompleteFn *complete, void *user);
+
+/* where it fails no callback is called, and the request stays ours */
+TRITONSERVER_Error *TRITONSERVER_ServerInferAsync(TRITONSERVER_Server *server, TRITONSERVER_InferenceRequest *request,
+                                                  TRITONSERVER_InferenceTrace *trace);
+
+/* a response is ours to delete; its error and what it points at are its own */
+TRITONSERVER_Error *TRITONSERVER_InferenceResponseError(TRITONSERVER_InferenceResponse *response);
+TRITONSERVER_Error *TRITONSERVER_InferenceResponseDelete(TRITONSERVER_InferenceResponse *response);
+TRITONSERVER_Error *TRITONSERVER_InferenceResponseModel(TRITONSERVER_InferenceResponse *response, const char **name,
+                                                        int64_t *version);
+TRITONSERVER_Error *TRITONSERVER_InferenceResponseOutputCount(TRITONSERVER_InferenceResponse *response,
+                                                              uint32_t *count);
+TRITONSERVER_Error *TRITONSERVER_InferenceResponseOutput(TRITONSERVER_InferenceResponse *response, uint32_t index,
+                                                         const char **name, int *datatype, const int64_t **shape,
+                                                         uint64_t *dims, const void **base, size_t *byte_size,
+                                                         int *memory_type, int64_t *memory_type_id, void **user);
 
 /* what Triton calls in a backend: see shell.c; ModelInstanceInitialize only where a backend has it */
 TRITON_ENTRY_POINT TRITONSERVER_Error *TRITONBACKEND_Initialize(TRITONBACKEND_Backend *backend);

@@ -1,7 +1,7 @@
-/* The part of nghttp2's API, version 1, that `http2.c` uses.
+/* The part of nghttp2's API, version 1, that the router's calls and the shards' listener use.
  *
  * The library keeps functions, values and structs of its major version (libnghttp2.so.14) as they are, so no header is
- * needed to compile; it is opened when the first router is loaded. Functions return 0 or a size where all went well,
+ * needed to compile; it is opened when somebody needs it. Functions return 0 or a size where all went well,
  * else a negative code. Source: nghttp2.h of nghttp2/nghttp2.
  */
 #ifndef ELASTICREC_NGHTTP2_H
@@ -11,6 +11,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "../native/files.h"
+
 typedef struct nghttp2_session nghttp2_session;
 typedef struct nghttp2_session_callbacks nghttp2_session_callbacks;
 
@@ -19,11 +21,17 @@ enum {
     NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE = -521, /* of one stream, which is reset */
     NGHTTP2_ERR_CALLBACK_FAILURE = -902
 };
-enum { NGHTTP2_HEADERS = 1, NGHTTP2_SETTINGS = 4, NGHTTP2_GOAWAY = 7 };                 /* frames */
-enum { NGHTTP2_DATA_FLAG_EOF = 1, NGHTTP2_DATA_FLAG_NO_COPY = 4, NGHTTP2_FLAG_ACK = 1 }; /* flags */
+enum { NGHTTP2_DATA = 0, NGHTTP2_HEADERS = 1, NGHTTP2_SETTINGS = 4, NGHTTP2_GOAWAY = 7 };                 /* frames */
+enum { /* flags */
+    NGHTTP2_DATA_FLAG_EOF = 1,
+    NGHTTP2_DATA_FLAG_NO_END_STREAM = 2,
+    NGHTTP2_DATA_FLAG_NO_COPY = 4,
+    NGHTTP2_FLAG_END_STREAM = 1
+};
 enum { NGHTTP2_NO_ERROR = 0, NGHTTP2_REFUSED_STREAM = 7, NGHTTP2_CANCEL = 8 };          /* ends of streams */
 enum {
     NGHTTP2_SETTINGS_ENABLE_PUSH = 2,
+    NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS = 3,
     NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE = 4,
     NGHTTP2_SETTINGS_MAX_FRAME_SIZE = 5
 };
@@ -94,6 +102,11 @@ typedef ssize_t nghttp2_read_length(nghttp2_session *, uint8_t type, int32_t str
       nghttp2_read_length *)                                                                                          \
     F(const char *, http2_strerror, uint32_t code) /* of a frame's code */                                            \
     F(void, session_callbacks_del, nghttp2_session_callbacks *)                                                       \
+    F(void, session_callbacks_set_on_begin_headers_callback, nghttp2_session_callbacks *, nghttp2_on_frame *)          \
+    F(int, session_server_new, nghttp2_session **, const nghttp2_session_callbacks *, void *user)                     \
+    F(int, submit_response, nghttp2_session *, int32_t stream, const nghttp2_nv *, size_t count,                      \
+      const nghttp2_data_provider *)                                                                                   \
+    F(int, submit_trailer, nghttp2_session *, int32_t stream, const nghttp2_nv *, size_t count)                       \
     F(int, session_client_new, nghttp2_session **, const nghttp2_session_callbacks *, void *user)                     \
     F(void, session_del, nghttp2_session *)                                                                           \
     F(ssize_t, session_mem_recv, nghttp2_session *, const uint8_t *, size_t)                                          \
@@ -107,5 +120,22 @@ typedef ssize_t nghttp2_read_length(nghttp2_session *, uint8_t type, int32_t str
     F(int, submit_rst_stream, nghttp2_session *, uint8_t flags, int32_t stream, uint32_t code)                        \
     F(void *, session_get_stream_user_data, nghttp2_session *, int32_t stream)                                        \
     F(int, session_set_stream_user_data, nghttp2_session *, int32_t stream, void *stream_user)
+
+#define NGHTTP2_MEMBER(type, name, ...) type (*name)(__VA_ARGS__);
+extern struct Nghttp2 {
+    NGHTTP2_FUNCTIONS(NGHTTP2_MEMBER)
+} h2; /* filled in by `nghttp2_load` */
+
+/* Load the library, once, and make callbacks, once each; false and the problem where it is not there. */
+bool nghttp2_load(nghttp2_session_callbacks **callbacks, void (*set)(nghttp2_session_callbacks *), Problem *problem);
+
+/* Begin to speak on a new session: large windows and frames. */
+int nghttp2_greet(nghttp2_session *session, uint32_t most_streams);
+
+/* As large frames as the other side takes. */
+ssize_t nghttp2_frame_length(nghttp2_session *, uint8_t type, int32_t stream, int32_t session_window,
+                             int32_t stream_window, uint32_t max_frame_size, void *user);
+
+nghttp2_nv nghttp2_header(const char *name, const char *value); /* which are not copied */
 
 #endif

@@ -1,0 +1,38 @@
+/* A connection's HTTP/2: one thread reads, and all that have an answer write. */
+#ifndef ELASTICREC_SESSION_H
+#define ELASTICREC_SESSION_H
+
+#include <pthread.h>
+
+#include "../wire/nghttp2.h"
+#include "call.h"
+
+/* Held by the listener until it has ended, and by each of its calls. */
+struct Session {
+    atomic_int holders;
+    Session *next; /* in the listener's list */
+    pthread_mutex_t lock; /* of all that follows */
+    Channel channel;
+    nghttp2_session *http2;
+    Call *calls; /* whose streams are open */
+    Call *complete, **last_complete; /* that are to be made, in this order */
+    Call *closed; /* whose streams are, though their last bytes may not be sent yet */
+    bool ended;     /* the listener is to bury it */
+};
+
+bool session_load(Problem *problem); /* HTTP/2's library */
+
+/* A new session on an accepted socket, which it takes; NULL where there is no memory for it. */
+Session *session_open(int epoll, int socket);
+
+/* Its socket is ready: read, and make what calls are complete. buffer: for what is read. False: it has ended. */
+bool session_ready(Session *session, const Core *core, uint8_t *buffer, size_t room);
+
+/* The listener lets go of it: the connection is closed. */
+void session_bury(Session *session);
+void session_release(Session *session);
+
+/* A call has its answer, or its error. */
+void session_answer(Call *call);
+
+#endif
