@@ -1,62 +1,12 @@
 /* Triton's backend API, held in plain structs that a test fills in and reads (fake_triton.py).
  *
  * Only what our backends call, from any thread. Errors and metrics are counted, so that a test sees what was not freed. */
+#include "fake_triton.h"
+
 #include <pthread.h>
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { MOST_OUTPUTS = 64 };
-
-typedef struct {
-    char message[1024];
-} Error;
-
-typedef struct {
-    const char *name;
-    int32_t datatype, memory_type;
-    const int64_t *shape;
-    uint32_t dims, buffer_count;
-    uint64_t byte_size; /* as told; the buffers' sizes may say something else */
-    const void *const *buffers;
-    const uint64_t *sizes;
-} Input;
-
-typedef struct {
-    char name[256];
-    int32_t datatype;
-    uint32_t dims;
-    int64_t shape[8];
-    uint64_t byte_size;
-    char *memory; /* the buffer is `memory + offset` */
-} Output;
-
-typedef struct {
-    const Input *inputs;
-    uint32_t input_count, output_count;
-    int32_t output_memory_type, output_offset; /* what OutputBuffer answers with */
-    Output outputs[MOST_OUTPUTS];
-    char error[1024]; /* of the response */
-    int32_t sent;
-    atomic_int released;
-} Request;
-
-typedef struct {
-    const char *location;
-    uint64_t version;
-    void *state;
-    const char *config; /* in JSON */
-} Model;
-
-typedef struct {
-    Model *model;
-    uint64_t good, bad, executions, executed;
-    void *state;
-    int32_t kind, device;
-} Instance;
 
 uint32_t fake_api_major = 1;
 atomic_int fake_live_errors = 0;
@@ -66,8 +16,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* ---- errors and logs ---- */
 
 Error *TRITONSERVER_ErrorNew(int code, const char *message) {
-    (void)code;
     Error *error = calloc(1, sizeof *error);
+    error->code = code;
     strncpy(error->message, message, sizeof error->message - 1);
     fake_live_errors++;
     return error;
@@ -77,6 +27,8 @@ void TRITONSERVER_ErrorDelete(Error *error) {
     free(error);
     fake_live_errors--;
 }
+
+int TRITONSERVER_ErrorCode(Error *error) { return error->code; }
 
 const char *TRITONSERVER_ErrorMessage(Error *error) { return error->message; }
 
@@ -319,6 +271,7 @@ Error *TRITONBACKEND_OutputBuffer(Output *output, void **buffer, uint64_t byte_s
 
 Error *TRITONBACKEND_ResponseSend(Request *response, uint32_t flags, Error *error) {
     if (error != NULL) strncpy(response->error, error->message, sizeof response->error - 1);
+    if (error != NULL) response->code = error->code;
     response->sent += flags == 1;
     return NULL;
 }

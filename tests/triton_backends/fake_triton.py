@@ -75,6 +75,7 @@ class _Request(Structure):
         ("error", c_char * 1024),
         ("sent", c_int32),
         ("released", c_int32),
+        ("code", c_int32),
     )
 
 
@@ -123,7 +124,8 @@ class BackendError(Exception):
 
 def compile_fake(folder: Path) -> Path:
     """The stand-in's library."""
-    return compile_library(Path(__file__).with_name("fake_triton.c"), folder)
+    here = Path(__file__).parent
+    return compile_library(here / "fake_triton.c", folder, str(here / "fake_server.c"))
 
 
 def compile_library(source: Path, folder: Path, *flags: str) -> Path:
