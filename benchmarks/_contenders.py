@@ -67,7 +67,7 @@ def served_fleet(installed: Installation, name: str, repository: Path, services:
         for service in services:
             log = repository.with_name(f"{repository.name}-{service}.log")
             servers[service] = stack.enter_context(running(installed, repository / service, free_ports(), log))
-        addresses = {service: [server.grpc] for service, server in servers.items()}
+        addresses = {service: [server.calls] for service, server in servers.items()}
         front = stack.enter_context(front_end(installed, repository, addresses))
         yield Contender(name, repository, front, {"frontend": front, **servers})
 
@@ -104,7 +104,7 @@ def wire_bytes(installed: Installation, contender: Contender, spec: Spec, querie
     """
     with ExitStack() as stack:
         inner = {
-            service: stack.enter_context(counting(server.grpc))
+            service: stack.enter_context(counting(server.calls))
             for service, server in contender.servers.items()
             if server is not contender.asked
         }

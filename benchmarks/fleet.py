@@ -126,7 +126,7 @@ def fleet(installed: Installation, folder: Path, plan: Plan) -> Iterator[Mapping
             log = folder.with_name(f"{folder.name}-{name}.log")
             servers[name] = stack.enter_context(running(installed, folder / name, free_ports(), log))
         addresses = folder.with_name(f"{folder.name}.json")
-        addresses.write_text(json.dumps({name: [server.grpc] for name, server in servers.items()}))
+        addresses.write_text(json.dumps({name: [server.calls] for name, server in servers.items()}))
         log = folder.with_name(f"{folder.name}-frontend.log")
         environment = {"ELASTICREC_ADDRESSES": str(addresses)}
         frontend = running(installed, folder / "frontend", free_ports(), log, environment=environment)

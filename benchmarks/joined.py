@@ -91,7 +91,7 @@ def measure(
         return stack.enter_context(running(installed, repository, free_ports(), log, environment=environment))
 
     shards = {s.name: serve(s.name, folder / "fleet" / s.name) for s in plan.embedding_services}
-    (folder / "addresses.json").write_text(json.dumps({name: [shard.grpc] for name, shard in shards.items()}))
+    (folder / "addresses.json").write_text(json.dumps({name: [shard.calls] for name, shard in shards.items()}))
     routers = []
     for name, library in libraries.items():
         shutil.copytree(folder / "fleet/frontend", folder / name)

@@ -68,7 +68,7 @@ def measure(folder: Path, shards: int, installed: Installation, args: argparse.N
             name: stack.enter_context(running(installed, repository / name, free_ports(), folder / f"{name}.log"))
             for name in services
         }
-        addresses = {name: [server.grpc] for name, server in servers.items()}
+        addresses = {name: [server.calls] for name, server in servers.items()}
         contenders = []
         fronts = {"before": with_library(repository, args.before)} if args.before else {}
         for name, front in {**fronts, "each once": repository}.items():

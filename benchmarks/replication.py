@@ -185,7 +185,7 @@ class Bench:
                 service.name: stack.enter_context(self._server(repository / service.name, self.others))
                 for service in plan.embedding_services
             }
-            addresses = {name: [server.grpc] for name, server in servers.items()}
+            addresses = {name: [server.calls] for name, server in servers.items()}
             with on_cores(self.own):
                 server = stack.enter_context(front_end(self.installed, repository, addresses))
             return self._seen(self._model(server), 0)

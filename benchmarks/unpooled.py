@@ -202,7 +202,7 @@ def between_servers(installed: Installation, contender: Contender, queries: Quer
     """Mean bytes of a query between the front end and the embedding services."""
     with ExitStack() as stack:
         wires = {
-            service: stack.enter_context(counting(server.grpc))
+            service: stack.enter_context(counting(server.calls))
             for service, server in contender.servers.items()
             if server is not contender.asked
         }

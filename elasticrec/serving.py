@@ -39,7 +39,8 @@ def serve(
     """Run tritonserver on a verified repository while the block lasts; leaves neither process nor memory behind.
 
     Yields the ready server: its addresses are `http`, `grpc` and `metrics`, its log is `log`, by default beside the
-    repository. ports: free ones where none are given. A service of a fleet is served by its own folder.
+    repository. ports: free ones where none are given. A service of a fleet is served by its own folder; its `calls` is
+    what a front end's file of addresses takes.
 
     >>> with elasticrec.serve("model_repository/rm1") as server:
     ...     scores = elasticrec.query("model_repository/rm1", server.grpc, rows=4)["score"]
@@ -50,8 +51,8 @@ def serve(
     from repo_builder.serving.server import free_ports, remove_caches, running
 
     folder, ports = Path(repository), ports or free_ports()
-    if len({ports.http, ports.grpc, ports.metrics}) < 3:
-        raise InputError(f"ports: expected three different ones, got {ports.http}, {ports.grpc} and {ports.metrics}")
+    if len(set(ports.numbers)) < len(ports.numbers):
+        raise InputError(f"ports: expected different ones, got {', '.join(map(str, ports.numbers))}")
     whole = servable(folder.resolve())
     service = folder.resolve().relative_to(whole).as_posix().removeprefix(".")
     check_gpus(folder)

@@ -13,6 +13,9 @@ Object = Mapping[str, Any]
 HTTP, GRPC, METRICS = 8000, 8001, 8002
 PORTS = {"http": HTTP, "grpc": GRPC, "metrics": METRICS}
 
+TRITON_GRPC = 8003
+"""Of Triton itself where a shard's own listener has GRPC, so that addresses and rules are the same for all shards."""
+
 KUBERNETES, KEDA = "1.30", "2.18"
 """The oldest versions that keep every field: Kubernetes 1.30 has `preStop.sleep` on by default; KEDA 2.17 knows
 `fallback.behavior`, which an older one drops silently, and 2.18 falls back for metrics of type Value too.

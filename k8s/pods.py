@@ -7,10 +7,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from k8s.objects import PORTS, Object, mebibytes, metadata, selector
+from k8s.objects import GRPC, PORTS, TRITON_GRPC, Object, mebibytes, metadata, selector
 from k8s.options import ManifestOptions
 from repo_builder.machine import allocator
 from repo_builder.repository.built_fleet import MIB, BuiltFleet, BuiltService
+from repo_builder.repository.native import LISTEN
 from repo_builder.scaling.queries import latency_flags
 
 PRE_STOP_S = 15
@@ -215,6 +216,11 @@ def load_s(service: BuiltService) -> int:
     return START_S + math.ceil(service.files_bytes / LOAD_BYTES_PER_S)
 
 
+def takes_calls(service: BuiltService, tls: bool) -> bool:
+    """Whether front ends' calls go past Triton's gRPC, to the listener: it speaks plain text only."""
+    return service.listens and not tls
+
+
 def flags(fleet: BuiltFleet, service: BuiltService, model_repository: str, tls: bool) -> Sequence[str]:
     """The command line of tritonserver 2.51 and later; `$(POD_UID)` is filled in by Kubernetes."""
     words = [
@@ -227,6 +233,8 @@ def flags(fleet: BuiltFleet, service: BuiltService, model_repository: str, tls: 
         f"--http-restricted-api={RESTRICTED}:{ADMIN_KEY}",
         f"--grpc-restricted-protocol={RESTRICTED}:{ADMIN_KEY}",
     ]
+    if takes_calls(service, tls):
+        words.append(f"--grpc-port={TRITON_GRPC}")
     if service.is_frontend:
         words += latency_flags()
     elif tls:
@@ -243,6 +251,8 @@ def flags(fleet: BuiltFleet, service: BuiltService, model_repository: str, tls: 
 def environment(service: BuiltService, tls: bool) -> Mapping[str, str]:
     """Environment variables, besides POD_UID; the router of the front end finds the embedding services by its own."""
     words = {"HOME": SCRATCH_FOLDER, "PYTHONDONTWRITEBYTECODE": "1", **allocator(service.instances)}
+    if takes_calls(service, tls):
+        words[LISTEN] = f"0.0.0.0:{GRPC}"  # where Triton's own ports are bound too
     if service.is_frontend:
         words["ELASTICREC_ADDRESSES"] = ADDRESSES
         if tls:

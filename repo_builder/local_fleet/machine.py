@@ -91,22 +91,21 @@ class FreePorts:
         self._given: set[int] = set()
 
     def take(self, again: Ports | None = None) -> Ports:
-        """Three that nobody listens on, and that were not given before; `again`, where nobody has those meanwhile."""
+        """Some that nobody listens on, and that were not given before; `again`, where nobody has those meanwhile."""
         with self._lock:
-            if again and not (numbers := {again.http, again.grpc, again.metrics}) & self._given:
-                self._given |= numbers
+            if again and not self._given.intersection(again.numbers):
+                self._given.update(again.numbers)
                 return again
             while True:
                 ports = free_ports()
-                numbers = {ports.http, ports.grpc, ports.metrics}
-                if not numbers & self._given:
-                    self._given |= numbers
+                if not self._given.intersection(ports.numbers):
+                    self._given.update(ports.numbers)
                     return ports
 
     def release(self, ports: Ports) -> None:
         """Those may be given again."""
         with self._lock:
-            self._given -= {ports.http, ports.grpc, ports.metrics}
+            self._given.difference_update(ports.numbers)
 
 
 def check_port(port: int, option: str) -> None:

@@ -2,7 +2,7 @@
 
 DIR.run/lock            held by `elasticrec up`
 DIR.run/control.sock    how `ps`, `scale` and `down` reach it
-DIR.run/addresses.json  every service's ready replicas, HOST:PORT of gRPC: front ends follow it, and clients may
+DIR.run/addresses.json  where each ready replica takes calls by gRPC, HOST:PORT: front ends follow it, and clients may
 DIR.run/targets.json    what Prometheus scrapes
 DIR.run/prometheus/     its configuration and data
 DIR.run/rules/          the ScaledObjects that were rendered for --autoscale

@@ -209,6 +209,7 @@ def _replica(replica: Replica) -> Status:
         "name": replica.name,
         "state": replica.state,
         "pid": server.process.pid if server else None,
+        "calls": server.calls if server else None,
         "grpc": server.grpc if server else None,
         "http": server.http if server else None,
         "metrics": server.metrics if server else None,

@@ -139,7 +139,7 @@ class Supervisor:
     def _publish(self) -> None:
         """The files that others follow, where something changed; what cannot be written is tried again."""
         addresses = {
-            name: [replica.server.grpc for replica in service.ready if replica.server]
+            name: [replica.server.calls for replica in service.ready if replica.server]
             for name, service in self.services.items()
         }
         targets = [

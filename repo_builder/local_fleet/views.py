@@ -39,10 +39,11 @@ def service_table(status: Status) -> Table:
 
 def replica_table(status: Status) -> RenderableType:
     """The services, and below them a line per replica."""
-    table = _table("replica", "state", "pid", "grpc", "http", left=5)
+    keys = ("name", "state", "pid", "calls", "grpc", "http")
+    table = _table("replica", *keys[1:], left=len(keys))
     for service in status["services"]:
         for replica in service["replicas"]:
-            words = (replica[key] for key in ("name", "state", "pid", "grpc", "http"))
+            words = (replica[key] for key in keys)
             table.add_row(*(Text("-" if word is None else str(word)) for word in words))
     return Group(service_table(status), Text(), table)
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from repo_builder.errors import RepositoryError
 from repo_builder.model.types import Columns, Lookup
 from repo_builder.partition.plan import Service, load_plan
 from repo_builder.repository.manifest import PLAN, Manifest, load_manifest
+from repo_builder.repository.native import listens, read_config
 from repo_builder.repository.service_names import service_names
 
 FRONTEND = "frontend"
@@ -32,7 +32,8 @@ class BuiltService:
 
     `folder` is its model repository below the fleet's root; `model` the Triton model whose requests are its queries,
     `steps` the models that do its work (the same model, but for the front end's ensemble). `instances` are all
-    Triton instances of a replica, `files_bytes` what it loads, `shm_bytes` the /dev/shm that its largest calls take.
+    Triton instances of a replica, `files_bytes` what it loads, `shm_bytes` the /dev/shm that its largest calls take;
+    `listens` is whether it can take calls past Triton's gRPC.
     """
 
     name: str
@@ -43,6 +44,7 @@ class BuiltService:
     instances: int
     files_bytes: int
     shm_bytes: int
+    listens: bool
 
     @property
     def is_frontend(self) -> bool:
@@ -95,14 +97,16 @@ def load_fleet(folder: Path) -> BuiltFleet:
     configs = {key: tuple(_configs(folder / key)) for key in planned}
     calls = {key: _call_row_bytes(manifest, service) for key, service in planned.items()}
     services = [
-        _service(manifest, names[key], key, service, configs[key], calls[key]) for key, service in planned.items()
+        _service(manifest, names[key], folder / key, service, configs[key], calls[key])
+        for key, service in planned.items()
     ]
     return BuiltFleet(manifest.name, manifest.sla_ms, plan.target_qps, tuple(services))
 
 
 def _service(
-    manifest: Manifest, name: str, key: str, planned: Service, configs: tuple[pb.ModelConfig, ...], row_bytes: int
+    manifest: Manifest, name: str, folder: Path, planned: Service, configs: tuple[pb.ModelConfig, ...], row_bytes: int
 ) -> BuiltService:
+    key = folder.name
     working = [config for config in configs if config.platform != ENSEMBLE]
     stubs = sum(_instances(config) for config in working if config.backend == "python")
     return BuiltService(
@@ -114,6 +118,7 @@ def _service(
         instances=sum(_instances(config) for config in working),
         files_bytes=sum(entry.size_bytes for entry in manifest.files if entry.path.startswith(f"{key}/")),
         shm_bytes=BASE_SHM_BYTES + stubs * (STUB_SHM_BYTES + 2 * MAX_QUERY_ROWS * row_bytes),
+        listens=listens(folder),
     )
 
 
@@ -123,10 +128,7 @@ def _configs(folder: Path) -> Iterator[pb.ModelConfig]:
     if not paths:
         raise RepositoryError(f"{folder}: expected models with a config.pbtxt, found none; build again")
     for path in paths:
-        try:
-            config = text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
-        except (OSError, UnicodeDecodeError, text_format.ParseError) as exc:
-            raise RepositoryError(f"{path}: expected a model's config, but {exc}; build again") from exc
+        config = read_config(path)
         config.name = config.name or path.parent.name
         yield config
 

@@ -43,6 +43,7 @@ from repo_builder.model.types import BATCH, Ragged, Tensor
 from repo_builder.partition.plan import Plan, Service
 from repo_builder.repository.descriptions import MAX_BATCH_ROWS
 from repo_builder.repository.design import Arrangement, Design
+from repo_builder.repository.native import native_backend
 from repo_builder.repository.wiring import SUMS, Holding, at_shard, model_name, on_wire
 from repo_builder.spec import Spec
 
@@ -178,11 +179,6 @@ def embedding_config(design: Design, held: Holding, shard_backend: ShardBackend)
 def sends_halves(design: Design) -> bool:
     """Whether embedding services send their sums in half precision: over a network they may."""
     return design.arrangement.separate and design.spec.fleet.sums_dtype == "fp16"
-
-
-def native_backend(kind: str) -> str:
-    """The name of one of `triton_backends/native`; its library is `libtriton_<name>.so`."""
-    return f"elasticrec_{kind}"
 
 
 def is_native(service: Service, shard_backend: ShardBackend) -> bool:

@@ -16,6 +16,7 @@ from repo_builder.repository import configs
 from repo_builder.repository.descriptions import default_addresses, fanout_description
 from repo_builder.repository.design import Design
 from repo_builder.repository.manifest import CHECKSUMS, PLAN, QUERIES, FileEntry
+from repo_builder.repository.native import native_library
 from repo_builder.repository.wiring import Holding, at_shard
 
 _ENSEMBLE = b"An ensemble has no files of its own, but Triton wants its version's folder.\n"
@@ -73,7 +74,7 @@ def _config_file(config: pb.ModelConfig) -> tuple[str, bytes]:
 
 def _library_file(config: pb.ModelConfig) -> tuple[str, bytes]:
     """A native backend's library, in the folder of a model that it serves: Triton looks there first."""
-    name = f"libtriton_{config.backend}.so"
+    name = native_library(config.backend)
     return f"{config.name}/{name}", (resources.files("triton_backends") / "native" / name).read_bytes()
 
 

@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
 
-from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from repo_builder.errors import RepositoryError, ServerError
+from repo_builder.repository.native import read_config
 
 STUB_VERSIONS = ("3.11", "3.12")
 """Pythons that nvidia-pytriton's Python backend was built for, of those that we run on."""
@@ -131,10 +131,7 @@ def check_gpus(repository: Path, devices: Path = Path("/dev")) -> None:
     present = len(list(devices.glob("nvidia[0-9]*")))
     problems = []
     for path in sorted(repository.glob("*/config.pbtxt")):
-        try:
-            config = text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
-        except (text_format.ParseError, UnicodeDecodeError, OSError) as exc:
-            raise RepositoryError(f"{path}: expected a Triton model config: {exc}; build the repository again") from exc
+        config = read_config(path)
         wanted = {
             gpu for group in config.instance_group if group.kind == pb.ModelInstanceGroup.KIND_GPU for gpu in group.gpus
         }

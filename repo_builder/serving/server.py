@@ -24,6 +24,7 @@ import psutil
 
 from repo_builder.errors import InputError, PortTakenError, ServerError
 from repo_builder.machine import allocator
+from repo_builder.repository.native import LISTEN, listens
 from repo_builder.serving.faults import LOG_BEGIN, why_ended, why_not_ready
 from repo_builder.serving.guardian import dismiss, ending_with_us, remove_regions, start_guardian
 from repo_builder.serving.install import Installation
@@ -39,17 +40,23 @@ FREE_PORTS = (15_000, 32_000)  # below those that the kernel gives to clients, w
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """TCP ports of the three endpoints."""
+    """TCP ports of the three endpoints, and of the listener that takes front ends' calls: None is to have none."""
 
     http: int = 8000
     grpc: int = 8001
     metrics: int = 8002
+    calls: int | None = None
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """All that there are."""
+        return [self.http, self.grpc, self.metrics, *([] if self.calls is None else [self.calls])]
 
 
 def free_ports() -> Ports:
     """Ports of the loopback address that nobody listens on now."""
     sockets: list[socket.socket] = []
-    while len(sockets) < 3:
+    while len(sockets) < 4:
         with contextlib.suppress(OSError):
             sockets.append(socket.create_server(("127.0.0.1", random.randrange(*FREE_PORTS))))  # noqa: S311 - a port, no secret
     numbers = [int(each.getsockname()[1]) for each in sockets]
@@ -82,6 +89,11 @@ class Server:
         return f"{self.host}:{self.ports.grpc}"
 
     @property
+    def calls(self) -> str:
+        """`host:port` that a front end calls: of the listener where the server has one, else of gRPC."""
+        return f"{self.host}:{self.ports.calls or self.ports.grpc}"
+
+    @property
     def metrics(self) -> str:
         """The address of the Prometheus metrics."""
         return f"http://{self.host}:{self.ports.metrics}/metrics"
@@ -103,11 +115,14 @@ def running(
     """Serve a repository while the block runs; leaves neither process nor shared memory behind.
 
     flags: more of tritonserver's own, such as --grpc-max-connection-age=30000; environment: more variables;
-    stop: gives up waiting for a server that loads, once it is set.
+    stop: gives up waiting for a server that loads, once it is set. The server's own `ports` have `calls` only where it
+    listens there: a native embedding service that is alone and not told to speak TLS.
 
     Raises PortTakenError, or ServerError where the server does not become ready, with what its log says of it.
     """
     address = _numeric(host)
+    if not _takes_calls(repository, flags):
+        ports = replace(ports, calls=None)
     _check_ports(address, ports)
     prefix = f"elasticrec_{os.getpid()}_{ports.http}_"
     with _safe_path(repository) as models, _open_log(log) as output:
@@ -117,7 +132,7 @@ def running(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**allocator(len(os.sched_getaffinity(0))), **os.environ, **installation.environment, **environment},
+            env={**_surroundings(installation, address, ports), **environment},
             start_new_session=True,  # a group of its own: Ctrl-C reaches us alone, and the stubs end with it
             preexec_fn=ending_with_us(signal.SIGTERM),
         )
@@ -134,6 +149,17 @@ def running(
                 remove_caches(repository)
                 if guardian:  # to the last: who loses patience with us sends SIGKILL now
                     dismiss(guardian)
+
+
+def _takes_calls(repository: Path, flags: Sequence[str]) -> bool:
+    """The listener speaks plain text: where gRPC is to be TLS no door may stand open beside it."""
+    return listens(repository) and not any(flag.startswith("--grpc-use-ssl") for flag in flags)
+
+
+def _surroundings(installation: Installation, host: str, ports: Ports) -> Mapping[str, str]:
+    """The server's environment; what the user has of LISTEN there is for a server of theirs."""
+    listener = "" if ports.calls is None else f"{host}:{ports.calls}"
+    return {**allocator(len(os.sched_getaffinity(0))), **os.environ, **installation.environment, LISTEN: listener}
 
 
 @contextlib.contextmanager
@@ -192,13 +218,12 @@ def remove_caches(repository: Path) -> None:
 
 def _check_ports(host: str, ports: Ports) -> None:
     """Another server there would answer our question whether ours is ready."""
-    for name, port in (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics)):
+    options = ("--http-port or --host", "--grpc-port or --host", "--metrics-port or --host", "Ports(calls=...)")
+    for port, option in zip(ports.numbers, options, strict=False):
         try:
             socket.create_server((host, port)).close()
         except OSError as exc:
-            raise PortTakenError(
-                f"{host}:{port}: {os.strerror(exc.errno or 0)}; choose another with --{name}-port or --host"
-            ) from exc
+            raise PortTakenError(f"{host}:{port}: {os.strerror(exc.errno or 0)}; choose another with {option}") from exc
 
 
 def wait(server: Server, stop: threading.Event | None = None) -> None:

@@ -73,7 +73,7 @@ class Running:
 
     def write_addresses(self, **entries: str | list[str]) -> None:
         """Every shard server that was started, but for these entries; the file is swapped as a ConfigMap is."""
-        found = {name: [server.grpc for server in servers] for name, servers in self.shards.items()}
+        found = {name: [server.calls for server in servers] for name, servers in self.shards.items()}
         part = self.addresses.with_suffix(".part")
         part.write_text(json.dumps({**found, **entries}))
         part.rename(self.addresses)

@@ -152,8 +152,8 @@ def test_the_address_file_is_followed(pair: Running) -> None:
             np.testing.assert_allclose(score("grpc", pair.frontend.grpc, "small", *query), expected, atol=1e-5)
 
     for kept, gone, entry in (
-        (first, second, [first.grpc]),
-        (second, first, f"dns:///localhost:{second.ports.grpc}"),
+        (first, second, [first.calls]),
+        (second, first, f"dns:///{second.calls.replace('127.0.0.1', 'localhost')}"),
     ):
         pair.write_addresses(tier1=entry)
         eventually(lambda replicas=(kept, gone): calls(replicas, ask_ten) == [10, 0])  # until the file is read again

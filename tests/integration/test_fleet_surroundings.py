@@ -36,12 +36,12 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @contextmanager
 def beside(fleet: Running, address: str) -> Iterator[None]:
     """tier1 has a second replica at this address, which takes queries when the block begins."""
-    fleet.write_addresses(tier1=[fleet.shards["tier1"][0].grpc, address])
+    fleet.write_addresses(tier1=[fleet.shards["tier1"][0].calls, address])
     try:
         eventually(lambda: f"replica {address} serves" in fleet.frontend.log.read_text())
         yield
     finally:
-        fleet.write_addresses(tier1=[fleet.shards["tier1"][0].grpc])
+        fleet.write_addresses(tier1=[fleet.shards["tier1"][0].calls])
 
 
 def answered(server: Server) -> float:
@@ -62,7 +62,7 @@ def takes_queries(fleet: Running, server: Server) -> None:
 def test_a_slow_replica_fails_no_query_and_is_asked_less(fleet: Running) -> None:
     """Its answers take 200 ms more: what it still gets is what nobody else was free for."""
     second = fleet.start_shard("tier1")
-    with delay(second.grpc) as proxy, beside(fleet, proxy.address):
+    with delay(second.calls) as proxy, beside(fleet, proxy.address):
         proxy.delay_s = SLOW_S
         slow = answered(second)
         with load(fleet.spec, fleet.frontend, clients=3) as seen:
@@ -82,7 +82,7 @@ def test_with_hedging_nobody_waits_for_a_slow_replica(fleet: Running) -> None:
     query = random_query(fleet.spec, 2, seed=4)
     for _ in range(100):  # latencies to learn from
         score("grpc", frontend.grpc, "small", *query)
-    with delay(second.grpc) as proxy, beside(fleet, proxy.address):
+    with delay(second.calls) as proxy, beside(fleet, proxy.address):
         eventually(lambda: f"replica {proxy.address} serves" in frontend.log.read_text())
         proxy.delay_s = SLOW_S
         with load(fleet.spec, frontend, clients=2) as seen:
@@ -98,7 +98,7 @@ def test_a_cut_network_costs_errors_only_up_to_the_deadline(fleet: Running) -> N
     with cable() as far:
         with far.inside():
             second = fleet.start_shard("tier1", host=far.host)
-        with beside(fleet, second.grpc):
+        with beside(fleet, second.calls):
             takes_queries(fleet, second)
             with load(fleet.spec, fleet.frontend, clients=3) as seen:
                 time.sleep(0.5)
@@ -111,7 +111,7 @@ def test_a_cut_network_costs_errors_only_up_to_the_deadline(fleet: Running) -> N
         fleet.shards["tier1"].remove(second)
         second.process.kill()
         second.process.wait()
-    assert f"{second.grpc} did not answer within" in fleet.frontend.log.read_text()
+    assert f"{second.calls} did not answer within" in fleet.frontend.log.read_text()
 
 
 def check_only_up_to_the_deadline(seen: Load, fault_s: float) -> None:
@@ -128,7 +128,7 @@ def test_a_full_shm_refuses_large_calls_aloud_and_fails_none_that_fit(fleet: Run
     folder = fleet.folder.parent
     second = fleet.start_shard("tier1", changed=lambda installed: with_own_shm(installed, folder, 16 * 1024))
     shm, large = Shm(second), 4096
-    with beside(fleet, second.grpc):
+    with beside(fleet, second.calls):
         takes_queries(fleet, second)
         shm.fill()
         before = answered(second)

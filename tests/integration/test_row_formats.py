@@ -36,7 +36,7 @@ def own_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     addresses = folder / "addresses.json"
     addresses.write_text("{}")
     with host(folder / "models", ELASTICREC_ADDRESSES=str(addresses)) as found:
-        addresses.write_text(json.dumps({service: [found.server.grpc] for service in SERVICES}))
+        addresses.write_text(json.dumps({service: [found.server.calls] for service in SERVICES}))
         yield found
 
 

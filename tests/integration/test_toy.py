@@ -57,7 +57,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         if request.param == "fleet":
             shards = stack.enter_context(serving(folder / "services", folder / "services.log"))
             addresses = folder / "addresses.json"
-            addresses.write_text(json.dumps({name: [shards.grpc] for name in sorted(services)}))
+            addresses.write_text(json.dumps({name: [shards.calls] for name in sorted(services)}))
             environment["ELASTICREC_ADDRESSES"] = str(addresses)
         yield stack.enter_context(serving(folder / "front", folder / "front.log", environment=environment))
 

@@ -29,6 +29,7 @@ class Made:
     device: str = "cpu"
     gpus: tuple[int, ...] = (0,)  # where the device is one
     backend: str = "python"
+    library: bytes = b"reads ELASTICREC_LISTEN"  # a native backend's
     instances: int = 1
     rows: int = 1_000_000
     qps: float = 800.0
@@ -92,3 +93,5 @@ def _config(folder: Path, made: Made, name: str, kind: str) -> None:
             config.output.add(name="sums", dims=[len(made.tables) * DIM])
     folder.mkdir(parents=True)
     (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
+    if config.backend == "elasticrec_shard":
+        (folder / "libtriton_elasticrec_shard.so").write_bytes(made.library)

@@ -145,6 +145,43 @@ def test_models_come_from_where_they_are(source: str, repository: str, tmp_path:
     assert ports == ({53, 80, 443} | ({9000} if "minio" in source else set()) if "//" in source else set())
 
 
+CALLED = {"name": "ELASTICREC_LISTEN", "value": "0.0.0.0:8001"}
+
+
+def test_native_shards_take_calls_where_all_shards_are_called(tmp_path: Path) -> None:
+    """Triton's own gRPC makes room there; nobody else's pod, address or rule differs from those of Python shards."""
+    native, python = (
+        render(fleet(tmp_path / backend, Made(backend=backend)), options())
+        for backend in ("elasticrec_shard", "python")
+    )
+    for name, differs in (("tier0", True), ("tier1", True), ("frontend", False)):
+        file = f"rm1-{name}-deployment.yaml"
+        mine, others = next(containers(native[file])), next(containers(python[file]))
+        assert (CALLED in mine["env"]) == ("--grpc-port=8003" in mine["args"]) == differs
+        assert CALLED not in others["env"] and "--grpc-port=8003" not in others["args"]
+        assert mine["ports"] == others["ports"] and {"name": "grpc", "containerPort": 8001} in mine["ports"]
+    rest = {path for path in native if not path.endswith("deployment.yaml")}
+    unlike = {path for path in rest if native[path] != python[path]}
+    assert not {path for path in unlike if "network" in path or "service" in path or "addresses" in path}
+
+
+@pytest.mark.parametrize(
+    ("made", "tls"),
+    [
+        (Made(backend="elasticrec_shard"), TLS_SECRET),
+        (Made(backend="elasticrec_shard", library=b"of an earlier build"), None),
+        (Made(device="gpu"), None),
+    ],
+    ids=["tls", "earlier", "gpu"],
+)
+def test_other_shards_are_called_at_tritons_grpc(made: Made, tls: str | None, tmp_path: Path) -> None:
+    objects = render(fleet(tmp_path, made), options(tls_secret=tls))
+    for deployment in of_kind(objects, "Deployment").values():
+        container = next(containers(deployment))
+        assert "ELASTICREC_LISTEN" not in {each["name"] for each in container["env"]}
+        assert not any(word.startswith("--grpc-port") for word in container["args"])
+
+
 def test_tls_is_mutual_and_on_the_shards(tmp_path: Path) -> None:
     objects = render(fleet(tmp_path), options(tls_secret=TLS_SECRET))
     front, shard = (

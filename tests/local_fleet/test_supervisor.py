@@ -36,7 +36,7 @@ class FakeReplica:
         self.made.append(self)
 
     def serve(self, ports: Ports) -> None:
-        self.server = SimpleNamespace(grpc=f"127.0.0.1:{ports.grpc}", host="127.0.0.1", ports=ports)
+        self.server = SimpleNamespace(calls=f"127.0.0.1:{ports.calls}", host="127.0.0.1", ports=ports)
         self.state, self.ready_at_s = "ready", time.monotonic()
 
     def die(self) -> None:
@@ -99,7 +99,7 @@ def test_a_service_that_wants_many_does_not_keep_others_from_starting(
         step(started)
         for i, each in enumerate(replicas):
             if each.state == "starting":
-                each.serve(Ports(1000 * round + i, 2000 * round + i, 3000 * round + i))
+                each.serve(Ports(1000 * round + i, 2000 * round + i, 3000 * round + i, 4000 * round + i))
     assert {"frontend-1", "tier1-1", "tier0-2"} <= {each.name for each in replicas}
 
 
@@ -123,6 +123,16 @@ def test_who_replaces_a_dead_replica_gets_its_ports_and_nobody_else_does(
     step(started)
     (newcomer,) = [each for each in replicas if each.name == "tier0-3"]
     assert newcomer.wished is None
+
+
+def test_front_ends_are_told_where_calls_are_taken(run: RunFolder, replicas: list[FakeReplica]) -> None:
+    started = supervisor(run)
+    step(started)
+    for i, each in enumerate(replicas):
+        each.serve(Ports(10 + i, 20 + i, 30 + i, 40 + i))
+    step(started)
+    told = json.loads(run.addresses.read_text())
+    assert [told[each.name.removesuffix("-1")] for each in replicas[:2]] == [["127.0.0.1:40"], ["127.0.0.1:41"]]
 
 
 def test_a_disk_that_is_full_ends_nothing_and_the_files_come_later(

@@ -74,7 +74,14 @@ def test_who_leaves_before_the_answer_ends_nothing_and_leaves_no_traceback(capfd
 
 def test_the_views_show_names_as_they_are() -> None:
     """Square brackets are rich's markup; here they are text."""
-    replica = {"name": "tier0-1", "state": "ready", "pid": 12, "grpc": "127.0.0.1:5", "http": None}
+    replica = {
+        "name": "tier0-1",
+        "state": "ready",
+        "pid": 12,
+        "calls": "127.0.0.1:6",
+        "grpc": "127.0.0.1:5",
+        "http": None,
+    }
     service = {"name": "[red]x", "ready": 1, "wanted": 2, "qps": 12.34, "p95_ms": None, "memory_bytes": 3 * 1024**2}
     status = {
         "model": "[bold]m",
@@ -85,6 +92,7 @@ def test_the_views_show_names_as_they_are() -> None:
     for view in (live_view(status), replica_table(status)):
         text = console_text(view)
         assert "[red]x" in text and "12.3" in text and "3.0 MiB" in text and "127.0.0.1:5" in text
+    assert "127.0.0.1:6" in console_text(replica_table(status))
     assert "[bold]m: starting" in console_text(live_view(status)) and "[dim]e" in console_text(live_view(status))
 
 

@@ -61,6 +61,19 @@ def test_models_without_processes_of_their_own_need_no_more_shm(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("made", "listen"),
+    [
+        (Made(backend="elasticrec_shard"), True),
+        (Made(backend="elasticrec_shard", library=b"of an earlier build"), False),
+        (Made(), False),
+    ],
+)
+def test_native_services_whose_library_can_listen_do(made: Made, listen: bool, tmp_path: Path) -> None:
+    built = fleet(tmp_path, made)
+    assert [service.listens for service in built.services] == [False, listen, listen]
+
+
+@pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"layout": "single"}, "expected a repository of layout fleet, got single; .* build --layout fleet"),

@@ -92,7 +92,7 @@ def break_something(fleet: Running, rng: random.Random) -> str:
         time.sleep(rng.uniform(0.05, 1))
         os.kill(victim.process.pid, signal.SIGCONT)
     elif how == "leave":
-        fleet.write_addresses(tier1=[each.grpc for each in fleet.shards["tier1"] if each is not victim])
+        fleet.write_addresses(tier1=[each.calls for each in fleet.shards["tier1"] if each is not victim])
         time.sleep(rng.uniform(0.5, 1.5))
         fleet.write_addresses()
     else:

@@ -56,7 +56,7 @@ def hosts(folder: Path) -> Iterator[Hosts]:
     """Three servers without models."""
     addresses = folder / "addresses.json"
     with host(folder / "single") as single, host(folder / "shards") as shards:
-        addresses.write_text(json.dumps({service: [shards.server.grpc] for service in SERVICES}))
+        addresses.write_text(json.dumps({service: [shards.server.calls] for service in SERVICES}))
         with host(folder / "front", ELASTICREC_ADDRESSES=str(addresses)) as front:
             yield Hosts(single, shards, front)
 
