@@ -23,6 +23,8 @@ KERNELS = sorted(str(path) for path in Path("triton_backends/kernels").glob("*.c
 NATIVE = "triton_backends/native"
 ANSWERS = f"{NATIVE}/answers.c"
 FANOUT = sorted(str(path) for path in Path("triton_backends/fanout").glob("*.c"))
+CALLING = ("buffers", "connections", "failures", "grpc", "http2", "messages", "timers", "tls", "transport")
+CLIENT = [*(f"triton_backends/fanout/{name}.c" for name in CALLING), f"{NATIVE}/files.c", f"{NATIVE}/json.c"]
 ROUTER = [*(f"{NATIVE}/{name}.c" for name in ("queries", "router", "routing")), *KERNELS]
 
 # for GPUs from Volta on; the last word is of other targets alone
@@ -69,6 +71,11 @@ setup(
     ext_modules=[
         Extension("triton_backends.kernels.kernels", KERNELS),
         Extension(f"triton_backends.embedding_shard.{GPU_KERNEL}", ["triton_backends/embedding_shard/gpu_bags.c"]),
+        Extension(
+            "triton_backends.call_load.call_load",
+            ["triton_backends/call_load/call_load.c", *CLIENT],
+            extra_compile_args=["-fvisibility=hidden", "-ldl", "-lpthread"],
+        ),
         native_backend("elasticrec_router", ANSWERS, f"{NATIVE}/router_model.c", *ROUTER),
         native_backend("elasticrec_fanout", *FANOUT, *ROUTER),
         native_backend("elasticrec_shard", ANSWERS, f"{NATIVE}/shard.c", f"{NATIVE}/shard_model.c", *KERNELS),
