@@ -49,6 +49,7 @@ from repo_builder.serving.server import Server, free_ports, running
 from repo_builder.spec import Spec
 
 Load = ServiceLoad | CallLoad
+"""What is sent to a service, and how many at a time."""
 
 
 def measure(
@@ -56,7 +57,8 @@ def measure(
 ) -> Measured:
     """Build the models below `folder`, serve each alone and measure it; `progress` counts measurements.
 
-    Raises LoadTestError without perf_analyzer, ServerError without tritonserver, or what a failure of them raises.
+    Raises LoadTestError without perf_analyzer or nghttp2, ServerError without tritonserver, or what a failure of them
+    raises.
     """
     perf_analyzer.find()  # before the long work: tell now that it is missing, or what a load of calls needs
     call_load.check()
