@@ -25,6 +25,9 @@ ANSWERS = f"{NATIVE}/answers.c"
 WIRE = sorted(str(path) for path in Path("triton_backends/wire").glob("*.c"))
 LISTENER = sorted(str(path) for path in Path("triton_backends/listener").glob("*.c"))
 FANOUT = sorted(str(path) for path in Path("triton_backends/fanout").glob("*.c"))
+CALLING = ("buffers", "connections", "failures", "grpc", "http2", "messages", "timers", "transport")
+CLIENT = [*WIRE, *(f"triton_backends/fanout/{name}.c" for name in CALLING), f"{NATIVE}/files.c", f"{NATIVE}/json.c"]
+SHARD = [f"{NATIVE}/shard.c", f"{NATIVE}/shard_model.c"]
 ROUTER = [*(f"{NATIVE}/{name}.c" for name in ("queries", "router", "routing")), *KERNELS]
 
 # for GPUs from Volta on; the last word is of other targets alone
@@ -71,9 +74,14 @@ setup(
     ext_modules=[
         Extension("triton_backends.kernels.kernels", KERNELS),
         Extension(f"triton_backends.embedding_shard.{GPU_KERNEL}", ["triton_backends/embedding_shard/gpu_bags.c"]),
+        Extension(
+            "triton_backends.call_load.call_load",
+            ["triton_backends/call_load/call_load.c", *CLIENT],
+            extra_compile_args=["-fvisibility=hidden", "-ldl", "-lpthread"],
+        ),
         native_backend("elasticrec_router", ANSWERS, f"{NATIVE}/router_model.c", *ROUTER),
         native_backend("elasticrec_fanout", *WIRE, *FANOUT, *ROUTER),
-        native_backend("elasticrec_shard", ANSWERS, f"{NATIVE}/shard.c", f"{NATIVE}/shard_model.c", *WIRE, *LISTENER, *KERNELS),
+        native_backend("elasticrec_shard", ANSWERS, *SHARD, *WIRE, *LISTENER, *KERNELS),
         native_backend(
             "onnxruntime", *(f"{NATIVE}/{name}.c" for name in ("accelerators", "onnxruntime_model", "onnxruntime_run"))
         ),

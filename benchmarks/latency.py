@@ -26,6 +26,7 @@ from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Plan
 from repo_builder.partition.planner import make_plan
 from repo_builder.profiling import perf_analyzer
+from repo_builder.profiling.call_load import CallLoad
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.serving.client import ModelTimes, infer, times_by_model
@@ -83,7 +84,7 @@ def measure(folder: Path, args: argparse.Namespace) -> None:
         report(taken, len(plan.embedding_services))
         for backend, server in servers.items():
             where(backend, before[backend], times_by_model(server.http))
-        instance_rate(folder, plan, servers, args.rounds)
+        instance_rate(plan, servers, args.rounds)
 
 
 def check(
@@ -116,18 +117,17 @@ def where(backend: str, before: Mapping[str, ModelTimes], after: Mapping[str, Mo
             print(f"  {name:<18} queue {times.queue_ms:5.2f}   compute {times.compute_ms:5.2f}")
 
 
-def instance_rate(folder: Path, plan: Plan, servers: Mapping[str, Server], rounds: int) -> None:
+def instance_rate(plan: Plan, servers: Mapping[str, Server], rounds: int) -> None:
     """What one instance serves of queries of one row with one id a table: the fixed time of a call."""
     service = plan.embedding_services[0]
     name, tables = f"{plan.spec}_{service.name}", len(service.shards)
     query = {"ids": np.zeros(tables, np.int32), "lengths": np.ones(tables, np.int32)}
-    perf_analyzer.write_queries(folder / "bags.json", [query])
+    load = CallLoad([query], IN_FLIGHT)
     rates: dict[str, list[float]] = {backend: [] for backend in servers}
     before = {backend: times_by_model(server.http)[name] for backend, server in servers.items()}
     for _ in range(rounds):
         for backend, server in servers.items():
-            found = perf_analyzer.run(name, server.grpc, folder / "bags.json", IN_FLIGHT, 3)
-            rates[backend].append(found.throughput_qps)
+            rates[backend].append(load.run(server, name, 3).throughput_qps)
     print(f"one instance of a service, {tables} ids per query, {IN_FLIGHT} in flight; most (and median) of the rounds:")
     for backend, values in rates.items():
         first, last = before[backend], times_by_model(servers[backend].http)[name]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,11 +29,11 @@ from repo_builder.partition.cost import DEFAULT_DENSE_TIME, Profile, ServiceTime
 from repo_builder.partition.plan import Service
 from repo_builder.partition.planner import make_plan
 from repo_builder.partition.priced import PricedOrder
-from repo_builder.profiling import perf_analyzer
+from repo_builder.profiling.call_load import CallLoad
 from repo_builder.profiling.capacity import on_cores, split_cores
 from repo_builder.profiling.fit import fit_measured
 from repo_builder.profiling.measure import measure, measure_loads
-from repo_builder.profiling.points import CALLS, Effort, ProfileOptions, ServiceLoad
+from repo_builder.profiling.points import CALLS, Effort, ProfileOptions
 from repo_builder.profiling.row_prices import row_cache
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
@@ -50,8 +50,8 @@ CUTS = Profile("40 MB a service", ServiceTime(5e-4, 5e-8), 40_000_000, DEFAULT_D
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """A tier of the plan for `target_qps`, the rows (begin, end] of all: its model in a repository of its own, and the
-    file of its queries, joined.
+    """A tier of the plan for `target_qps`, the rows (begin, end] of all: its model in a repository of its own, and its
+    calls, of several queries each.
     """
 
     target_qps: float
@@ -60,7 +60,7 @@ class Tier:
     end: int
     model: str
     repository: Path
-    queries: Path
+    calls: Sequence[Mapping[str, NDArray[np.int32]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +113,10 @@ def measure_tier(tier: Tier, profile: Profile, mean_row_s: float, accesses: Mode
     with ExitStack() as stack:
         installed = stack.enter_context(installation())
         with on_cores(own):
-            log = tier.queries.with_suffix(".log")
+            log = tier.repository.with_suffix(".log")
             server = stack.enter_context(running(installed, tier.repository, free_ports(), log))
         with on_cores(others):
-            load = ServiceLoad(tier.queries, CALLS, joined=JOINED)
+            load = CallLoad(tier.calls, CALLS, JOINED)
             (found,) = measure_loads(server, tier.model, [load], 1, seconds, lambda: None)
     order = accesses.order(accesses.tables, profile.service_time)
     priced = PricedOrder(order, profile.cost_model(tier.target_qps))
@@ -140,10 +140,9 @@ def build_tiers(target_qps: float, backend: ShardBackend, folder: Path) -> list[
     for service in plan.embedding_services:
         begin, end = end, end + sum(shard.rows for shard in service.shards)
         name = model_name(spec, service.name)
-        tier = Tier(target_qps, service, begin, end, name, folder / service.name, folder / f"{service.name}.json")
+        tier = Tier(target_qps, service, begin, end, name, folder / service.name, routed[service.name])
         tier.repository.mkdir()
         (folder / "whole" / service.name / name).rename(tier.repository / name)
-        perf_analyzer.write_queries(tier.queries, routed[service.name])
         tiers.append(tier)
     return tiers
 

@@ -53,8 +53,9 @@ from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, load_profile, 
 from repo_builder.partition.plan import Plan, Service
 from repo_builder.partition.planner import model_wise_plan
 from repo_builder.profiling import perf_analyzer
+from repo_builder.profiling.call_load import CallLoad
 from repo_builder.profiling.capacity import most_in_flight, on_cores, split_cores
-from repo_builder.profiling.measure import measure_loads
+from repo_builder.profiling.measure import Load, measure_loads
 from repo_builder.profiling.points import CALLS, LoadFigures, ServiceLoad
 from repo_builder.repository.build import build
 from repo_builder.repository.wiring import model_name
@@ -85,8 +86,8 @@ class Asked:
 
     server: Server
     model: str
-    busy: Sequence[ServiceLoad]
-    alone: ServiceLoad
+    busy: Sequence[Load]
+    alone: Load
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,17 +167,9 @@ class Bench:
     def _service(self, server: Server, service: Service, routed: Sequence[Mapping[str, np.ndarray]]) -> Asked:
         """Asked as front ends ask it: one query at a time, and calls of several queries."""
         mine = [own(query, f"{service.name}_") for query in routed]
-        busy = [ServiceLoad(self._joined(service.name, mine, n), CALLS, joined=n) for n in JOINED]
-        alone = ServiceLoad(self._joined(service.name, mine, 1), 1)
+        busy = [CallLoad(joined(mine, n), CALLS, n) for n in JOINED]
+        alone = CallLoad(mine, 1)
         return Asked(server, model_name(self.spec, service.name), busy, alone)
-
-    def _joined(self, service: str, queries: Sequence[Mapping[str, np.ndarray]], number: int) -> Path:
-        """So many queries in a call."""
-        path = self.folder / f"{service}-{number}.json"
-        calls = [queries[i : i + number] for i in range(0, len(queries), number)]
-        joined = ({name: np.concatenate([query[name] for query in call]) for name in call[0]} for call in calls)
-        perf_analyzer.write_queries(path, joined)
-        return path
 
     def _front_end(self, plan: Plan, repository: Path) -> Seen:
         """It has a core of its own; all shards share the others with the load generator."""
@@ -223,7 +216,7 @@ class Bench:
         assert within, f"{asked.model} misses the SLA"
         return max(within, key=lambda each: each.core_qps), light_s
 
-    def _figures(self, server: Server, model: str, load: ServiceLoad, rounds: int = 1) -> LoadFigures:
+    def _figures(self, server: Server, model: str, load: Load, rounds: int = 1) -> LoadFigures:
         with on_cores(self.others):
             return measure_loads(server, model, [load], rounds, self.args.seconds, lambda: None)[0]
 
@@ -259,6 +252,12 @@ class Bench:
 def own(query: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """A service's tensors of a routed query, without the axis that joins queries."""
     return {name.removeprefix(prefix): array[0] for name, array in query.items() if name.startswith(prefix)}
+
+
+def joined(queries: Sequence[Mapping[str, np.ndarray]], number: int) -> list[dict[str, np.ndarray]]:
+    """So many queries in a call."""
+    calls = [queries[i : i + number] for i in range(0, len(queries), number)]
+    return [{name: np.concatenate([query[name] for query in call]) for name in call[0]} for call in calls]
 
 
 def main() -> None:

@@ -35,10 +35,11 @@ def add_profile(commands: Commands) -> None:
     parser = add_command(
         commands,
         "profile",
-        "Start real Triton servers with services like the spec's, measure them with perf_analyzer, and fit the cost\n"
-        "model that `elasticrec plan --profile` takes. A replica is a server with one instance on a core of its own;\n"
-        "the load generator has the others. A capacity is the most queries per second within the spec's SLA, by the\n"
-        "server's processor time. It takes some 4 minutes, with --quick one; let nothing else run.",
+        "Start real Triton servers with services like the spec's, measure them under load (embedding services with\n"
+        "calls as front ends make them, dense ones with perf_analyzer), and fit the cost model that\n"
+        "`elasticrec plan --profile` takes. A replica is a server with one instance on a core of its own; the load\n"
+        "generator has the others. A capacity is the most queries per second within the spec's SLA, by the server's\n"
+        "processor time. It takes some 4 minutes, with --quick one; let nothing else run.",
         "elasticrec profile rm1.yaml -o profile.json --plot fit.png",
     )
     add_spec(parser)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +22,8 @@ from repo_builder.access.hotness import Hotness
 from repo_builder.errors import ServerError
 from repo_builder.machine import machine_facts
 from repo_builder.output import Progress, silent
-from repo_builder.profiling import perf_analyzer
+from repo_builder.profiling import call_load, perf_analyzer
+from repo_builder.profiling.call_load import CallLoad
 from repo_builder.profiling.capacity import most_in_flight, on_cores, split_cores
 from repo_builder.profiling.models import Models, Served, build_models
 from repo_builder.profiling.points import (
@@ -46,15 +48,20 @@ from repo_builder.serving.processes import cpu_seconds, memory_alone
 from repo_builder.serving.server import Server, free_ports, running
 from repo_builder.spec import Spec
 
+Load = ServiceLoad | CallLoad
+"""What is sent to a service, and how many at a time."""
+
 
 def measure(
     spec: Spec, hotness: Hotness, options: ProfileOptions, folder: Path, progress: Progress = silent
 ) -> Measured:
     """Build the models below `folder`, serve each alone and measure it; `progress` counts measurements.
 
-    Raises LoadTestError without perf_analyzer, ServerError without tritonserver, or what a failure of them raises.
+    Raises LoadTestError without perf_analyzer or nghttp2, ServerError without tritonserver, or what a failure of them
+    raises.
     """
-    perf_analyzer.find()  # before the long work: tell now that it is missing
+    perf_analyzer.find()  # before the long work: tell now that it is missing, or what a load of calls needs
+    call_load.check()
     own, others = split_cores()
     bench = _Bench(folder, options.effort, spec.serving.sla_ms, own, _counter(options.effort, progress))
     with installation() as installed, on_cores(others):
@@ -64,7 +71,7 @@ def measure(
         with _serving(installed, models.empty, own) as server:
             query = one_row_a_bag(spec.model, models.wired("empty"), spec.serving.batch)
             remote = measure_remote_call(server, models.empty.name, _joinable(query), 3 * options.effort.rounds)
-            bench.strain(server, models.empty, query)
+            CallLoad([query], CALLS).run(server, models.empty.name, 1.0)  # the memory that it serves with
             memory_bytes = memory_alone(server.process.pid)
             version = version_of(server.http) or "unknown"
     with on_cores(own):
@@ -100,17 +107,22 @@ class _Bench:
         self, installed: Installation, models: Models, hotness: Hotness, spec: Spec
     ) -> tuple[EmbeddingPoint, ...]:
         """The embedding service at all its loads; a capacity is the best of those within the SLA."""
-        held, batch = models.wired("rows"), spec.serving.batch
-        loads: dict[ServiceLoad, tuple[Accesses, int]] = {}
-        for accesses, gathers, joined, calls in self.effort.embedding_loads:
-            data = self.folder / f"{accesses}-{gathers}-{joined}.json"
-            if not data.exists():
-                asked = batch * joined, gathers * joined, accesses
-                perf_analyzer.write_queries(data, draw_queries(hotness, spec.model, held, models.held_rows, *asked))
-            loads[ServiceLoad(data, calls, joined=joined)] = accesses, gathers
-        found, _ = self._found(installed, models.rows, list(loads), [])
-        points = [EmbeddingPoint(*loads[load], load.joined, load.in_flight, figures) for load, figures in found.items()]
-        best = {self._best([point for point in points if point.gathers == gathers]) for gathers in self.effort.gathers}
+        held, batch, effort = models.wired("rows"), spec.serving.batch, self.effort
+
+        @cache
+        def drawn(accesses: Accesses, gathers: int, joined: int) -> list[Query]:
+            asked = batch * joined, gathers * joined, accesses
+            return list(draw_queries(hotness, spec.model, held, models.held_rows, *asked))
+
+        loads = [
+            CallLoad(drawn(accesses, gathers, joined), in_flight, joined)
+            for accesses, gathers, joined, in_flight in effort.embedding_loads
+        ]
+        with _serving(installed, models.rows, self.cores) as server:
+            seconds = effort.seconds / effort.rounds
+            found = measure_loads(server, models.rows.name, loads, effort.rounds, seconds, self.tick)
+        points = [EmbeddingPoint(*asked, figures) for asked, figures in zip(effort.embedding_loads, found, strict=True)]
+        best = {self._best([point for point in points if point.gathers == gathers]) for gathers in effort.gathers}
         return tuple(replace(point, capacity=point in best) for point in points)
 
     def _best(self, points: Sequence[EmbeddingPoint]) -> EmbeddingPoint | None:
@@ -131,13 +143,6 @@ class _Bench:
             DensePoint(rows := described[_asked(load)], _flops(spec, rows), load.in_flight, figures, load in best)
             for load, figures in found.items()
         )
-
-    def strain(self, server: Server, model: Served, query: Query) -> None:
-        """Full load once, so that the server holds the memory that it serves with."""
-        data = self.folder / "empty.json"
-        perf_analyzer.write_queries(data, [query])
-        load = ServiceLoad(data, CALLS)
-        measure_loads(server, model.name, [load], 1, 1.0, lambda: None)
 
     def _found(
         self, installed: Installation, model: Served, loads: Sequence[ServiceLoad], sought: Sequence[ServiceLoad]
@@ -205,11 +210,11 @@ def _joinable(query: Query) -> Query:
 
 
 def measure_loads(
-    server: Server, model: str, loads: Sequence[ServiceLoad], rounds: int, seconds: float, tick: Callable[[], None]
+    server: Server, model: str, loads: Sequence[Load], rounds: int, seconds: float, tick: Callable[[], None]
 ) -> list[LoadFigures]:
     """Each load's figures: medians over `rounds` of all loads in turn, of `seconds` each; `tick` is called after each.
 
-    Raises LoadTestError where perf_analyzer fails.
+    Raises LoadTestError where one fails.
     """
     found: list[list[LoadFigures]] = [[] for _ in loads]
     for _ in range(rounds):
@@ -219,9 +224,9 @@ def measure_loads(
     return [_median(figures) for figures in found]
 
 
-def _measure(server: Server, model: str, load: ServiceLoad, seconds: float) -> LoadFigures:
+def _measure(server: Server, model: str, load: Load, seconds: float) -> LoadFigures:
     before, before_s = times_by_model(server.http)[model], cpu_seconds(server.process.pid)
-    measured = perf_analyzer.run(model, server.grpc, load.input_data, load.in_flight, seconds, load.rows)
+    measured = load.run(server, model, seconds)
     after, after_s = times_by_model(server.http)[model], cpu_seconds(server.process.pid)
     requests = after.requests - before.requests
     return LoadFigures(

@@ -9,7 +9,10 @@ from typing import Literal
 
 from repo_builder.model.types import RowFormat
 from repo_builder.partition.plan import Grouping
+from repo_builder.profiling import perf_analyzer
+from repo_builder.profiling.perf_analyzer import Measurement
 from repo_builder.repository.configs import ShardBackend
+from repo_builder.serving.server import Server
 
 Accesses = Literal["spec", "cold"]
 """Whose rows a query gathers: those that the model's accesses draw, or all alike."""
@@ -20,14 +23,20 @@ CALLS = 4
 
 @dataclass(frozen=True, slots=True)
 class ServiceLoad:
-    """What is sent: queries of `rows` rows (1 for an embedding service), `in_flight` calls always under way, which
-    bring `joined` queries each.
-    """
+    """What is sent to dense services and whole models: queries of `rows` rows, `in_flight` of them always under way."""
 
     input_data: Path | Literal["random"]
     in_flight: int
     rows: int = 1
-    joined: int = 1
+
+    @property
+    def joined(self) -> int:
+        """Queries that a call brings."""
+        return 1
+
+    def run(self, server: Server, model: str, seconds: float) -> Measurement:
+        """Measure it for about `seconds` with perf_analyzer; raises LoadTestError where that fails."""
+        return perf_analyzer.run(model, server.grpc, self.input_data, self.in_flight, seconds, self.rows)
 
 
 @dataclass(frozen=True, slots=True)
