@@ -69,6 +69,15 @@ def test_bags_that_repeat_score_as_in_the_single_layout_bit_for_bit(both: Both, 
     eventually(lambda: repeated_bags(fleet) >= before + 39 * several)
 
 
+def test_native_shards_are_called_past_tritons_grpc_and_others_at_it(both: Both) -> None:
+    fleet = both.fleet
+    shards = [(name, server) for name, servers in fleet.shards.items() for server in servers]
+    for name, shard in shards:
+        backend = next((fleet.folder / name).glob("*/config.pbtxt")).read_text()
+        assert (shard.calls != shard.grpc) == ("elasticrec_shard" in backend)
+        assert f"replica {shard.calls} serves" in fleet.frontend.log.read_text()
+
+
 def repeated_bags(fleet: Running) -> float:
     return sum(
         metric(fleet.frontend, "elasticrec_remote_repeated_bags_total", service=service) for service in fleet.shards

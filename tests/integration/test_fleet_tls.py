@@ -55,16 +55,18 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory, ours: Certificates) -> Iterator[Running]:
-    """Shards that want mutual TLS; no front end yet."""
+    """Native shards that want mutual TLS, which Triton's gRPC speaks, not their listener; no front end yet."""
     folder = tmp_path_factory.mktemp("tls")
     spec = make_spec(folder)
     plan = plan_for(spec, "tiered", 1)
-    make_fleet(folder / "fleet", plan, spec)
+    make_fleet(folder / "fleet", plan, spec, "native")
     with ExitStack() as stack:
         fleet = Running(spec, plan, folder / "fleet", folder / "addresses.json", stack)
         for service in plan.embedding_services:
             fleet.start_shard(service.name, flags=ours.server)
-        fleet.write_addresses(tier0=f"dns:///localhost:{fleet.shards['tier0'][0].ports.grpc}")
+        (shard,) = fleet.shards["tier0"]
+        assert shard.calls == shard.grpc
+        fleet.write_addresses(tier0=f"dns:///localhost:{shard.ports.grpc}")
         yield fleet
 
 

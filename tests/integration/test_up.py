@@ -50,6 +50,18 @@ def test_it_prints_the_front_ends_and_scores_as_pytorch(fleet: Built, running: U
     assert json.loads(fleet.run.addresses.read_text())["frontend"] == [address]
 
 
+def test_native_shards_are_called_at_a_port_of_their_own(tmp_path: Path) -> None:
+    fleet = built(tmp_path, sla_ms=20_000, shard_backend="native")
+    query = random_query(fleet.spec, 4, seed=1)
+    with ready(fleet):
+        (frontend,) = fleet.replicas("frontend")
+        (shard,) = fleet.replicas("tier0")
+        assert frontend["calls"] == frontend["grpc"] and shard["calls"] != shard["grpc"]
+        assert json.loads(fleet.run.addresses.read_text())["tier0"] == [shard["calls"]]
+        scores = score("grpc", frontend["grpc"], "small", *query)
+        np.testing.assert_allclose(scores, pytorch_scores(fleet.spec, *query), atol=1e-5)
+
+
 def test_everything_listens_on_the_loopback_address_alone(running: Up) -> None:
     listening = [
         connection.laddr.ip

@@ -23,6 +23,7 @@ from tritonclient.utils import InferenceServerException
 
 from repo_builder.local_fleet.control import ask
 from repo_builder.local_fleet.run_folder import RunFolder
+from repo_builder.repository.configs import ShardBackend
 from repo_builder.spec import Spec
 from tests.integration.fleets import Load, at_once, infer, make_fleet, plan_for
 from tests.integration.models import make_spec, pytorch_scores, random_query
@@ -52,14 +53,20 @@ class Built:
         return self.run.events.read_text()
 
 
-def built(folder: Path, target_qps: float = 400.0, dense_qps: float = 2000.0, sla_ms: float = 400.0) -> Built:
+def built(
+    folder: Path,
+    target_qps: float = 400.0,
+    dense_qps: float = 2000.0,
+    sla_ms: float = 400.0,
+    shard_backend: ShardBackend = "python",
+) -> Built:
     """Two embedding services and a front end, one replica each in the plan; the hot one does 63 queries/s a replica."""
     spec = make_spec(folder)
     spec = replace(spec, serving=replace(spec.serving, sla_ms=sla_ms))
     planned = plan_for(spec, "tiered", 2)
     dense, *embedding = planned.services
     plan = replace(planned, services=(replace(dense, qps=dense_qps), *embedding), target_qps=target_qps)
-    make_fleet(folder / "fleet", plan, spec)
+    make_fleet(folder / "fleet", plan, spec, shard_backend)
     return Built(spec, folder / "fleet")
 
 
