@@ -45,13 +45,6 @@ class QueryBags:
     weighted: NDArray[np.bool_]
     share: NDArray[np.int64]
 
-    @property
-    def filled(self) -> NDArray[np.int64]:
-        """The first bag of each tensor, where there is more than one: none of them may be empty."""
-        _, firsts = np.unique(2 * self.share + self.weighted, return_index=True)
-        alone = len(firsts) == 1
-        return np.empty(0, np.int64) if alone else np.asarray(firsts, np.int64)
-
 
 def bags_of(model: Model, held: Holding, batch: int) -> QueryBags:
     """The bags of a query of `batch` rows: those of a unit row by row, as they stand on the wire."""
@@ -87,9 +80,7 @@ def draw_queries(
     """
     rng = np.random.default_rng(gathers)
     bags, count = bags_of(model, held, batch), int(np.clip(_POOL // gathers, *_QUERIES))
-    filled = bags.filled if len(bags.filled) < gathers else bags.filled[:0]
-    lengths = rng.multinomial(gathers - len(filled), bags.means / bags.means.sum(), count)  # (count, bags)
-    lengths[:, filled] += 1
+    lengths = rng.multinomial(gathers, bags.means / bags.means.sum(), count)  # (count, bags)
     owners = np.repeat(np.tile(bags.tables, count), lengths.reshape(-1))  # each id's table
     ids = np.empty(owners.size, np.int32)
     for index, rows in held_rows.items():

@@ -116,11 +116,11 @@ def bags_by_hand(query: dict) -> list[tuple[str, list[int], bool]]:
 
 @pytest.mark.parametrize("gathers", [4, 32, 1000])
 def test_a_service_of_any_model_is_asked_by_its_wiring(gathers: int) -> None:
-    """Several groups, dims, weights; each tensor has something in it, for what is empty cannot be sent."""
+    """Several groups, dims, weights; a tensor may be empty."""
     queries = list(draw_queries(HOTNESS, RANKER, WIRED, HELD, 4, gathers, "spec"))
     for query in queries:
         assert query.keys() == {"ids", "lengths", "weights", "ids_1", "lengths_1"}
-        assert len(query["ids"]) + len(query["ids_1"]) == gathers and all(len(array) for array in query.values())
+        assert len(query["ids"]) + len(query["ids_1"]) == gathers
         bags = bags_by_hand(dict(query))
         for table, ids, _ in bags:
             rows = HELD[("items", "tags", "users").index(table)]
