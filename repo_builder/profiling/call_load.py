@@ -60,17 +60,17 @@ class _Load(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CallLoad:
-    """What is sent to an embedding service: calls of these tensors in turn, (n,) int32 or float32 by name, `in_flight`
-    of them always under way, which bring `joined` queries each.
+    """What is sent to an embedding service: these tensors in turn, (n,) int32 or float32 by name, `in_flight` calls
+    always under way, which bring `joined` queries each.
     """
 
-    calls: Sequence[Mapping[str, NDArray[Any]]]
+    queries: Sequence[Mapping[str, NDArray[Any]]]
     in_flight: int
     joined: int = 1
 
     def run(self, server: Server, model: str, seconds: float) -> Measurement:
         """Measure it for about `seconds`; raises LoadTestError where a call fails."""
-        return run(server.grpc, model, "", self.calls, self.in_flight, seconds)
+        return run(server.calls, model, "", self.queries, self.in_flight, seconds)
 
 
 def check() -> None:
@@ -84,7 +84,7 @@ def run(
     address: str,
     model: str,
     version: str,
-    calls: Sequence[Mapping[str, NDArray[Any]]],
+    queries: Sequence[Mapping[str, NDArray[Any]]],
     in_flight: int,
     seconds: float,
     patience_s: float = PATIENCE_S,
@@ -95,7 +95,7 @@ def run(
     fails.
     """
     host, _, port = address.rpartition(":")
-    queries = [_query(call) for call in calls]
+    pointed = [_pointed(query) for query in queries]
     latencies = np.empty(_MOST_LATENCIES, np.uint64)
     load = _Load(
         address=address.encode(),
@@ -103,7 +103,7 @@ def run(
         port=port.encode(),
         model=model.encode(),
         version=version.encode(),
-        queries=(_Query * len(queries))(*(query for query, _ in queries)),
+        queries=(_Query * len(queries))(*(query for query, _ in pointed)),
         query_count=len(queries),
         in_flight=in_flight,
         duration_ns=round(1e9 * seconds),
@@ -117,12 +117,12 @@ def run(
     return Measurement(in_flight, 1e9 * load.calls / load.took_ns, float(p50_ms), float(p95_ms), float(p99_ms))
 
 
-def _query(call: Mapping[str, NDArray[Any]]) -> tuple[_Query, list[NDArray[Any]]]:
-    """And the arrays that it points to, which are to be kept as long."""
-    arrays = [np.ascontiguousarray(array) for array in call.values()]
+def _pointed(query: Mapping[str, NDArray[Any]]) -> tuple[_Query, list[NDArray[Any]]]:
+    """The query as C has it, and the arrays that it points to, which are to be kept as long."""
+    arrays = [np.ascontiguousarray(array) for array in query.values()]
     tensors = [
         _Tensor(name.encode(), _DATATYPES[array.dtype.name], array.ctypes.data, array.size)
-        for name, array in zip(call, arrays, strict=True)
+        for name, array in zip(query, arrays, strict=True)
     ]
     return _Query((_Tensor * len(tensors))(*tensors), len(tensors)), arrays
 
