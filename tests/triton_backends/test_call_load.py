@@ -198,6 +198,12 @@ def test_a_query_that_no_service_has_is_refused(bad: Call, shard: Watched) -> No
     assert shard.begun == 0
 
 
+@pytest.mark.parametrize(("queries", "in_flight"), [([], 1), (CALLS, 0)])
+def test_nothing_to_send_is_refused(queries: list[Call], in_flight: int, shard: Watched) -> None:
+    with pytest.raises(LoadTestError, match="expected queries, and calls under way, got"):
+        run(shard.address, "m", "7", queries, in_flight, SECONDS)
+
+
 def test_ctrl_c_ends_it(shard: Watched) -> None:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

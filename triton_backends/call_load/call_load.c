@@ -167,6 +167,9 @@ static bool write_message(const Load *load, const LoadQuery *query, Message *mes
 
 static bool write_messages(LoadRun *run) {
     Load *load = run->load;
+    if (load->query_count < 1 || load->in_flight < 1)
+        return fail(&load->problem, "expected queries, and calls under way, got %lld and %lld",
+                    (long long)load->query_count, (long long)load->in_flight);
     run->messages = calloc((size_t)load->query_count, sizeof *run->messages);
     run->calls = calloc((size_t)load->in_flight, sizeof *run->calls);
     bool good = run->messages != NULL && run->calls != NULL;
