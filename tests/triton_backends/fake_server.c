@@ -1,10 +1,9 @@
 /* The part of Triton's in-process API that the shards' listener asks, with one model; each request has a thread of its own.
  *
- * `fake_hold` keeps answers back while it is set. */
+ * `fake_hold` keeps answers back until it is called again. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "fake_triton.h"
 
@@ -46,7 +45,18 @@ struct Answer {
 
 static Execute *execute;
 static Instance *instance;
-atomic_int fake_hold = 0, fake_live_requests = 0, fake_live_answers = 0, fake_under_way = 0;
+atomic_int fake_live_requests = 0, fake_live_answers = 0, fake_under_way = 0;
+
+static pthread_mutex_t holding = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t let_go = PTHREAD_COND_INITIALIZER;
+static bool held = false;
+
+void fake_hold(bool hold) {
+    pthread_mutex_lock(&holding);
+    held = hold;
+    pthread_cond_broadcast(&let_go);
+    pthread_mutex_unlock(&holding);
+}
 
 void fake_serve(Execute *by, Instance *its) {
     execute = by;
@@ -196,7 +206,9 @@ static void *work(void *argument) {
     Asked *asked = argument;
     Request *request = &asked->request;
     execute(instance, &request, 1);
-    while (atomic_load(&fake_hold)) usleep(5000);
+    pthread_mutex_lock(&holding);
+    while (held) pthread_cond_wait(&let_go, &holding);
+    pthread_mutex_unlock(&holding);
     Answer *answer = answer_of(asked);
     fake_free_outputs(request);
     asked->complete(answer, 1, asked->complete_user);

@@ -64,12 +64,11 @@ class Listening:
     @contextmanager
     def holding(self) -> Iterator[None]:
         """No call is answered within the block."""
-        held = ctypes.c_int32.in_dll(self.fake, "fake_hold")
-        held.value = 1
+        self.fake.fake_hold(True)
         try:
             yield
         finally:
-            held.value = 0
+            self.fake.fake_hold(False)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
@@ -309,10 +308,10 @@ def test_resets_do_not_bring_more_calls_than_a_connection_may_have(listening: Li
             call = frame(HEADERS, END_HEADERS, stream, REQUEST) + frame(DATA, END_STREAM, stream, BODY)
             with suppress(ConnectionError):  # nghttp2 hangs up on too many
                 client.sendall(call + frame(RST_STREAM, 0, stream, reset))
-        eventually(lambda: listening.count("fake_under_way") > 500)
+        eventually(lambda: listening.count("fake_under_way") > 500, 60)
         time.sleep(0.5)
         assert listening.count("fake_under_way") <= 1024
-    eventually(listening.idle)
+    eventually(listening.idle, 60)
 
 
 def test_a_slow_reader_gets_all_of_a_long_answer(listening: Listening) -> None:
