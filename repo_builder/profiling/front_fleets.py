@@ -3,8 +3,8 @@
 They differ in nothing else. The model is ours, not the spec's, so that its dense layers are next to nothing and the
 front end's own work shows; rows and tables are RM1's, so that a service answers a query with 32 KB, all services'
 sums of it. The shards are always native: the front end is the same one, whatever serves them, and however they are
-grouped. No table stands in one service alone, for its ids are not mapped then, and cost half of what they do else; the
-id maps fit the processor's caches, which those of the largest tables do not.
+grouped. No table stands in one service alone, for its ids need no map then: they cost half of what they do in two
+services or in six. The id maps fit the processor's caches, which those of the largest tables do not.
 
 The dense model takes queries one by one. It would join those that wait for it, which are not as many at each point,
 and what that spares it would pass for the price of ids and calls. All else is as in any fleet: calls that would wait
