@@ -32,7 +32,8 @@ from repo_builder.partition.priced import PricedOrder
 from repo_builder.profiling.call_load import CallLoad
 from repo_builder.profiling.capacity import on_cores, split_cores
 from repo_builder.profiling.fit import fit_measured
-from repo_builder.profiling.measure import measure, measure_loads
+from repo_builder.profiling.loads import measure_loads
+from repo_builder.profiling.measure import measure
 from repo_builder.profiling.points import CALLS, Effort, ProfileOptions
 from repo_builder.profiling.row_prices import row_cache
 from repo_builder.repository.build import build

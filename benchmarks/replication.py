@@ -55,7 +55,7 @@ from repo_builder.partition.planner import model_wise_plan
 from repo_builder.profiling import perf_analyzer
 from repo_builder.profiling.call_load import CallLoad
 from repo_builder.profiling.capacity import most_in_flight, on_cores, split_cores
-from repo_builder.profiling.measure import Load, measure_loads
+from repo_builder.profiling.loads import Load, measure_loads
 from repo_builder.profiling.points import CALLS, LoadFigures, ServiceLoad
 from repo_builder.repository.build import build
 from repo_builder.repository.wiring import model_name

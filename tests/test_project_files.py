@@ -13,6 +13,11 @@ TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MUL
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
 
 
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]), ids=lambda path: path.name)
+def test_no_text_is_left_from_a_merge(path: Path) -> None:
+    assert not re.findall(r"^(?:<{7}|>{7}|={7}$).*", path.read_text(), re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", ["CONTRIBUTING.md", "CHANGELOG.md"])
 def test_what_is_named_is_there(name: str) -> None:
     text = (ROOT / name).read_text()

@@ -110,12 +110,13 @@ def _table(document: Mapping[str, Any]) -> Table:
         "p95 ms",
         "model is off by",
     )
-    for kind, unit in (("embedding", "gathers"), ("dense", "rows")):
+    for kind, unit in (("embedding", "gathers"), ("dense", "rows"), ("front", "ids")):
         for point in document["points"][kind]:
             asked = f"{point[unit]:,} {point.get('accesses', '')} {unit}".replace(" spec ", " ")
+            calls = f", {point['services']} services" if "services" in point else ""
             table.add_row(
-                kind,
-                " ".join(asked.split()),
+                "front end" if kind == "front" else kind,
+                " ".join(asked.split()) + calls,
                 str(point["in_flight"]),
                 f"{point['queries']:.2f}",
                 f"{point['qps']:,.0f}",
@@ -130,6 +131,7 @@ def _table(document: Mapping[str, Any]) -> Table:
 def _summary(document: Mapping[str, Any], args: argparse.Namespace) -> str:
     time, batching, dense = document["service_time"], document["batching"], document["dense_service_time"]
     cache, fit, light = document["row_cache"], document["fit"], document["light_load"]
+    front = document["front_time"]
     return "\n".join(
         [
             f"embedding call   {_us(batching['call_s'])} + queries x ({_us(batching['query_s'])} + gathers); "
@@ -141,6 +143,8 @@ def _summary(document: Mapping[str, Any], args: argparse.Namespace) -> str:
             f"RMS error {fit['rows']['relative_rms']:.0%}",
             f"dense query      {_us(dense['fixed_s'])} + {1e12 * dense['per_flop_s']:.1f} ps x operations; "
             f"RMS error {fit['dense']['relative_rms']:.0%}",
+            f"front end        {_ns(front['per_id_s'])} x ids + {_us(front['per_call_s'])} x services beside the dense "
+            f"query; RMS error {fit['front']['relative_rms']:.0%}",
             f"remote call      {_us(document['remote_call_s'])} of latency, "
             f"{_us(document['client_cpu_s'])} of the caller's processor time",
             f"minimum memory   {size(document['min_memory_bytes'])} of a service that holds a row per table",

@@ -6,7 +6,9 @@ latency, queueing included (`partition.latency`), meets the spec's SLA.
 
  model-wise  one container holds all tables, their rows as in a hottest service, and the dense layers. A query takes the
              dense layers' time plus one call of an embedding service that gathers everything: in one process there is
-             no remote call.
+             no remote call. It has a fleet's time for each id, for it receives, checks and copies them all as a front
+             end does: `build --layout model-wise` has a router too, and RM1's took as much (`benchmarks/README.md`,
+             "The default profile"). A graph in ONNX that is served as it came has none; its gathers check ids.
  GPU cache   besides, the hottest rows of all tables that fit into the GPU's memory are gathered there and the dense
              layers run there. The CPU gathers the misses of one query while the GPU works on another, so the slower of
              the two bounds the throughput (the cache is given the benefit of a perfect overlap).

@@ -8,7 +8,7 @@ from typing import Any
 from repo_builder.partition.accesses import ModelAccesses
 from repo_builder.partition.cost import FORMAT
 from repo_builder.profiling.fit import FitQuality, Fits, dense_points, fitted_points
-from repo_builder.profiling.points import DensePoint, EmbeddingPoint, Measured, ProfileOptions, RowPoint
+from repo_builder.profiling.points import DensePoint, EmbeddingPoint, FrontPoint, Measured, ProfileOptions, RowPoint
 from repo_builder.profiling.row_prices import row_cache
 from repo_builder.spec import Spec
 
@@ -26,6 +26,7 @@ def profile_document(
         "batching": asdict(fits.batching),
         "dense_service_time": asdict(fits.dense),
         "light_load": asdict(fits.light),
+        "front_time": asdict(fits.front),
         "min_memory_bytes": measured.min_memory_bytes,
         "remote_call_s": measured.remote.latency_s,
         "client_cpu_s": measured.remote.client_cpu_s,
@@ -33,6 +34,7 @@ def profile_document(
             "embedding": _quality(fits.calls.quality),
             "rows": _quality(fits.rows_quality),
             "dense": _quality(fits.dense_quality),
+            "front": _quality(fits.front_quality),
         },
         "service": {
             "spec": spec.name,
@@ -74,6 +76,7 @@ def _points(measured: Measured, fits: Fits) -> dict[str, list[dict[str, Any]]]:
         "embedding": [_point(point, calls.get(point)) for point in measured.embedding],
         "rows": [_row(point, *errors) for point, *errors in kernel],
         "dense": [_point(point, dense.get(point)) for point in measured.dense],
+        "front": [_front(*each) for each in zip(measured.front, fits.front_quality.residuals, strict=True)],
     }
 
 
@@ -81,6 +84,11 @@ def _row(point: RowPoint, hit_error: float, miss_error: float) -> dict[str, Any]
     stored = {"dim": point.format.dim, "dtype": point.format.dtype, "row_bytes": point.format.row_bytes}
     errors = {"hit_residual": hit_error, "miss_residual": miss_error}
     return {**stored, "hit_s": point.hit_s, "miss_s": point.miss_s, **errors}
+
+
+def _front(point: FrontPoint, residual: float) -> dict[str, Any]:
+    described = asdict(point)
+    return {**described, **described.pop("figures"), "residual": residual}
 
 
 def _point(point: EmbeddingPoint | DensePoint, residual: float | None) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
 
 from repo_builder.errors import ElasticRecError
-from repo_builder.partition.cost import Batching, DenseTime, LightLoad, ServiceTime
-from repo_builder.profiling.points import DensePoint, EmbeddingPoint, LoadFigures, Measured, is_busy
+from repo_builder.partition.cost import Batching, DenseTime, FrontTime, LightLoad, ServiceTime
+from repo_builder.profiling.points import DensePoint, EmbeddingPoint, FrontPoint, LoadFigures, Measured, is_busy
 from repo_builder.profiling.row_prices import RowPrice
 
 _ROBUST_FROM = 0.1  # relative error from which a point pulls linearly
@@ -90,6 +90,18 @@ def fit_dense(flops: Sequence[float], query_s: Sequence[float]) -> tuple[DenseTi
     return DenseTime(_above_0(fixed_s, "dense query"), per_flop_s), quality
 
 
+def fit_front(points: Sequence[FrontPoint]) -> tuple[FrontTime, FitQuality]:
+    """What the front end's seconds a query grow by with its ids and with the services that it calls.
+
+    What it takes besides is fitted too and left out: a dense service, which is measured as a whole server, has it in
+    its own fixed time. Raises FitError as `fit_calls`.
+    """
+    ids, services, seconds = np.array([(p.ids, p.services, p.figures.cpu_s) for p in points], float).reshape(-1, 3).T
+    design = np.column_stack([np.ones_like(ids), ids, services])
+    (_, per_id_s, per_call_s), quality = _fit(design, seconds, "different ids and services")
+    return FrontTime(per_id_s, per_call_s), quality
+
+
 def fit_light(gathers: Sequence[float], query_s: Sequence[float]) -> float:
     """The fixed time of the measured seconds a query, affine in the gathers; raises FitError as `fit_calls`."""
     design = np.column_stack([np.ones(len(gathers)), np.array(gathers, float)])
@@ -157,9 +169,9 @@ def _fit(
 class Fits:
     """The models fitted to what was measured.
 
-    `time`, with what a row takes from memory, and `dense` are of capacities, and `light` of queries that come one at a
-    time; `hit` is what the kernel alone takes for a row from the caches, and `mean_row_s` what a service took for one
-    with the spec's accesses.
+    `time`, with what a row takes from memory, and `dense` are of capacities, `light` of queries that come one at a
+    time, and `front` of a loaded front end; `hit` is what the kernel alone takes for a row from the caches, and
+    `mean_row_s` what a service took for one with the spec's accesses.
     """
 
     calls: CallFit
@@ -171,12 +183,14 @@ class Fits:
     dense: DenseTime
     dense_quality: FitQuality
     light: LightLoad
+    front: FrontTime
+    front_quality: FitQuality
 
 
 def fit_measured(measured: Measured) -> Fits:
-    """Fit the embedding service's calls to the busy points with the spec's accesses, rows to the kernel's, and the
-    dense service's times to its capacities. Raises FitError where they do not determine a model, or no load was within
-    the SLA.
+    """Fit the embedding service's calls to the busy points with the spec's accesses, rows to the kernel's, the dense
+    service's times to its capacities, and the front end's to all its points. Raises FitError where they do not
+    determine a model, or no load was within the SLA.
     """
     fitted, dense = fitted_points(measured), dense_points(measured)
     joined = [point.figures.queries for point in fitted if point.capacity]
@@ -184,11 +198,11 @@ def fit_measured(measured: Measured) -> Fits:
         raise FitError("fit: expected loads within the spec's serving.sla_ms, got none; raise it")
     calls = fit_calls([CallPoint(point.gathers, point.figures.queries, call_s(point.figures)) for point in fitted])
     fixed_s, batching = fixed_time(calls, joined)
-    dense_time, dense_quality = fit_dense(*_flops_and_seconds(dense))
     hit, miss, rows_quality = _rows(measured, calls)
     time = ServiceTime(fixed_s, miss.per_row_s, miss.per_byte_s)
-    light = _light(measured)
-    return Fits(calls, time, batching, hit, calls.per_gather_s, rows_quality, dense_time, dense_quality, light)
+    dense_fit, front_fit = fit_dense(*_flops_and_seconds(dense)), fit_front(measured.front)
+    mean_row_s, light = calls.per_gather_s, _light(measured)
+    return Fits(calls, time, batching, hit, mean_row_s, rows_quality, *dense_fit, light, *front_fit)
 
 
 def _rows(measured: Measured, calls: CallFit) -> tuple[RowPrice, RowPrice, FitQuality]:

@@ -1,16 +1,14 @@
 """Measuring a spec's services on real Triton servers, one server at a time, each with one instance of one model, on a
-core of its own: the load generator has the others.
+core of its own: the load generator has the others. The front end of a fleet is measured besides (`front.py`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,9 @@ from repo_builder.output import Progress, silent
 from repo_builder.profiling import call_load, perf_analyzer
 from repo_builder.profiling.call_load import CallLoad
 from repo_builder.profiling.capacity import most_in_flight, on_cores, split_cores
+from repo_builder.profiling.front import measure_front
+from repo_builder.profiling.front_fleets import FRONT_LOADS
+from repo_builder.profiling.loads import measure_loads, serving
 from repo_builder.profiling.models import Models, Served, build_models
 from repo_builder.profiling.points import (
     CALLS,
@@ -44,12 +45,9 @@ from repo_builder.profiling.row_prices import measure_row_points
 from repo_builder.serving.client import times_by_model
 from repo_builder.serving.faults import version_of
 from repo_builder.serving.install import Installation, installation
-from repo_builder.serving.processes import cpu_seconds, memory_alone
-from repo_builder.serving.server import Server, free_ports, running
+from repo_builder.serving.processes import memory_alone
+from repo_builder.serving.server import Server
 from repo_builder.spec import Spec
-
-Load = ServiceLoad | CallLoad
-"""What is sent to a service, and how many at a time."""
 
 
 def measure(
@@ -68,18 +66,20 @@ def measure(
         models = build_models(spec, options.grouping, options.max_rows, options.backend, folder)
         embedding = bench.embedding(installed, models, hotness, spec)
         dense = bench.dense(installed, models, spec, hotness)
-        with _serving(installed, models.empty, own) as server:
+        with serving(installed, models.empty.repository, own) as server:
             query = one_row_a_bag(spec.model, models.wired("empty"), spec.serving.batch)
             remote = measure_remote_call(server, models.empty.name, _joinable(query), 3 * options.effort.rounds)
             CallLoad([query], CALLS).run(server, models.empty.name, 1.0)  # the memory that it serves with
             memory_bytes = memory_alone(server.process.pid)
             version = version_of(server.http) or "unknown"
+        front = measure_front(installed, options.effort, own, folder / "front", bench.tick)
     with on_cores(own):
         rows = measure_row_points()
     facts = machine_facts(version)
     row_bytes = gathered_row_bytes(spec.model, models.wired("rows"))
     held_rows = models.held_rows.values()
-    return Measured(embedding, rows, row_bytes, dense, remote, memory_bytes, len(held_rows), sum(held_rows), facts)
+    held = len(held_rows), sum(held_rows)
+    return Measured(embedding, rows, row_bytes, dense, front, remote, memory_bytes, *held, facts)
 
 
 def measure_dense(spec: Spec, hotness: Hotness, options: ProfileOptions, folder: Path) -> tuple[DensePoint, ...]:
@@ -118,7 +118,7 @@ class _Bench:
             CallLoad(drawn(accesses, gathers, joined), in_flight, joined)
             for accesses, gathers, joined, in_flight in effort.embedding_loads
         ]
-        with _serving(installed, models.rows, self.cores) as server:
+        with serving(installed, models.rows.repository, self.cores) as server:
             seconds = effort.seconds / effort.rounds
             found = measure_loads(server, models.rows.name, loads, effort.rounds, seconds, self.tick)
         points = [EmbeddingPoint(*asked, figures) for asked, figures in zip(effort.embedding_loads, found, strict=True)]
@@ -151,7 +151,7 @@ class _Bench:
         which of them the capacities are.
         """
         rounds, best = self.effort.rounds, set()
-        with _serving(installed, model, self.cores) as server:
+        with serving(installed, model.repository, self.cores) as server:
 
             def measured(loads: Sequence[ServiceLoad]) -> list[LoadFigures]:
                 return measure_loads(server, model.name, loads, rounds, self.effort.seconds / rounds, self.tick)
@@ -176,20 +176,11 @@ def _asked(load: ServiceLoad) -> ServiceLoad:
     return replace(load, in_flight=0)
 
 
-@contextmanager
-def _serving(installed: Installation, model: Served, cores: Set[int]) -> Iterator[Server]:
-    """A server on these cores; we go back to ours once it is ready."""
-    log = model.repository.with_suffix(".log")
-    with ExitStack() as stack:
-        with on_cores(cores):
-            server = stack.enter_context(running(installed, model.repository, free_ports(), log))
-        yield server
-
-
 def _counter(effort: Effort, progress: Progress) -> Callable[[], None]:
     """Tells `progress` of one measurement more; how many a search takes is not known before."""
     searches = 2 * len(effort.dense_rows)
-    done, total = 0, effort.rounds * (len(effort.embedding_loads) + len(effort.dense_loads) + searches)
+    points = len(effort.embedding_loads) + len(effort.dense_loads) + len(FRONT_LOADS)
+    done, total = 0, effort.rounds * (points + searches)
     progress(done, total)
 
     def tick() -> None:
@@ -207,46 +198,6 @@ def _flops(spec: Spec, rows: int) -> int:
 def _joinable(query: Query) -> Query:
     """The query with the axis that joins queries."""
     return {name: array[np.newaxis] for name, array in query.items()}
-
-
-def measure_loads(
-    server: Server, model: str, loads: Sequence[Load], rounds: int, seconds: float, tick: Callable[[], None]
-) -> list[LoadFigures]:
-    """Each load's figures: medians over `rounds` of all loads in turn, of `seconds` each; `tick` is called after each.
-
-    Raises LoadTestError where one fails.
-    """
-    found: list[list[LoadFigures]] = [[] for _ in loads]
-    for _ in range(rounds):
-        for load, figures in zip(loads, found, strict=True):
-            figures.append(_measure(server, model, load, seconds))
-            tick()
-    return [_median(figures) for figures in found]
-
-
-def _measure(server: Server, model: str, load: Load, seconds: float) -> LoadFigures:
-    before, before_s = times_by_model(server.http)[model], cpu_seconds(server.process.pid)
-    measured = load.run(server, model, seconds)
-    after, after_s = times_by_model(server.http)[model], cpu_seconds(server.process.pid)
-    requests = after.requests - before.requests
-    return LoadFigures(
-        qps=load.joined * measured.throughput_qps,
-        queries=load.joined * requests / (after.executions - before.executions),
-        cpu_s=(after_s - before_s) / (load.joined * requests),
-        p50_ms=measured.p50_ms,
-        p95_ms=measured.p95_ms,
-    )
-
-
-def _median(figures: Sequence[LoadFigures]) -> LoadFigures:
-    """The median of each figure by itself."""
-    return LoadFigures(
-        qps=median(each.qps for each in figures),
-        queries=median(each.queries for each in figures),
-        cpu_s=median(each.cpu_s for each in figures),
-        p50_ms=median(each.p50_ms for each in figures),
-        p95_ms=median(each.p95_ms for each in figures),
-    )
 
 
 _CALLS = 100  # between two looks at the server's statistics

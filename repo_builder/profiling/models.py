@@ -81,7 +81,7 @@ def build_models(spec: Spec, grouping: Grouping, max_rows: int, backend: ShardBa
     held_rows = _held_rows(tables, held, max_rows)
     small = replace(spec, model=_small(spec.model, held_rows))
     design, source = Design.of(small, _plan(small, held_rows), "single"), _opened(spec)
-    _write(design, _Source(source, small.model), backend, folder / "whole")
+    write_files(design, RandomRows(source, small.model), backend, folder / "whole")
     _configure(design, backend, folder / "whole")
     rows, empty, dense = (_take(folder, spec, part) for part in _PARTS)
     return Models(rows, empty, dense, design, held_rows, source)
@@ -111,11 +111,11 @@ def _plan(spec: Spec, held_rows: Mapping[int, int]) -> Plan:
     tables = spec.model.tables
     rows = tuple(Shard(tables[index].name, 0, rows) for index, rows in held_rows.items())
     empty = tuple(Shard(table.name, table.rows - 1, table.rows) for table in tables)
-    services = (_service("dense", ()), _service("rows", rows), _service("empty", empty))
+    services = (planned_service("dense", ()), planned_service("rows", rows), planned_service("empty", empty))
     return Plan(spec.name, "tiered", services)
 
 
-def _service(name: str, shards: tuple[Shard, ...]) -> Service:
+def planned_service(name: str, shards: tuple[Shard, ...]) -> Service:
     """One instance; its figures are what is to be measured."""
     kind: Kind = "embedding" if shards else "dense"
     return Service(name, kind, "cpu", instances=1, replicas=1, memory_bytes=0, gathers=0.0, qps=0.0, shards=shards)
@@ -128,7 +128,7 @@ def _opened(spec: Spec) -> Source:
     return open_source(spec)
 
 
-class _Source:
+class RandomRows:
     """A model with its own dense layers, and random rows in tables of another size."""
 
     def __init__(self, source: Source, model: Model) -> None:
@@ -142,28 +142,34 @@ class _Source:
             yield rows if dtype == "fp32" else stored_rows(rows, dtype)
 
     def write_dense(self, partials: Sequence[Partial], folder: Path) -> Sequence[str]:
+        """See Source.write_dense."""
         return self._source.write_dense(partials, folder)
 
     def write_ids(self, folder: Path) -> Sequence[str]:
+        """See Source.write_ids."""
         return self._source.write_ids(folder)
 
     def write_whole(self, folder: Path) -> Sequence[str]:
+        """See Source.write_whole; nobody serves it."""
         return []
 
     def ids(self, inputs: Arrays) -> Arrays:
+        """See Source.ids."""
         return self._source.ids(inputs)
 
     def answers(self, inputs: Arrays) -> Arrays:
+        """See Source.answers."""
         return self._source.answers(inputs)
 
     def samples(self) -> Arrays | None:
+        """See Source.samples."""
         return self._source.samples()
 
     def tried(self) -> None:
         """Nobody asks whether it answers as the model does."""
 
 
-def _write(design: Design, source: Source, backend: ShardBackend, folder: Path) -> None:
+def write_files(design: Design, source: Source, backend: ShardBackend, folder: Path) -> None:
     """All files but the manifest: nobody will ask whether it answers as the model does."""
     even = PowerLawHotness(locality=0.0, seed=0)  # all rows alike: the hotness order is that of the ids
     folder.mkdir()

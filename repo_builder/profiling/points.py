@@ -90,6 +90,19 @@ class DensePoint:
 
 
 @dataclass(frozen=True, slots=True)
+class FrontPoint:
+    """A fleet's front end with queries of so many rows and ids, which call so many embedding services; all points of a
+    profile have as many rows and queries in flight. The figures' queries a call are 1: it joins none before its router.
+    """
+
+    services: int
+    ids: int
+    rows: int
+    in_flight: int
+    figures: LoadFigures
+
+
+@dataclass(frozen=True, slots=True)
 class RowPoint:
     """Seconds that the embedding services' kernel takes for a row of a format: from the caches, and from memory."""
 
@@ -116,6 +129,7 @@ class Measured:
     rows: tuple[RowPoint, ...]
     row_bytes: float
     dense: tuple[DensePoint, ...]
+    front: tuple[FrontPoint, ...]
     remote: RemoteCall
     min_memory_bytes: int
     tables: int

@@ -6,6 +6,7 @@ from repo_builder.profiling.points import (
     STANDARD,
     DensePoint,
     EmbeddingPoint,
+    FrontPoint,
     LoadFigures,
     Measured,
     RemoteCall,
@@ -19,6 +20,7 @@ GATHER_S = {"spec": 2e-8, "cold": 3e-8}
 ROW_BYTES = 128.0
 HIT, MISS = (2e-9, 1e-11), (5e-9, 1.5e-10)  # of the kernel, a row and a byte
 DENSE_S, PER_FLOP_S, FLOPS = 2e-4, 5e-11, 160_000
+FRONT_S, PER_ID_S, PER_CALL_S = 3e-4, 2e-8, 3e-5
 WAKING_S = 5e-4  # of CPU that a query takes more where it comes alone
 BUSY = 0.8  # of a saturated server's core: the rest others took
 
@@ -47,6 +49,10 @@ def exact() -> Measured:
     for count, in_flight in STANDARD.dense_loads:
         found = figures(DENSE_S + PER_FLOP_S * FLOPS * count, 2.0, in_flight)
         dense.append(DensePoint(count, FLOPS * count, in_flight, found, capacity=in_flight == 16))
+    front = []
+    for services, ids in ((2, 2048), (2, 20480), (8, 2048), (8, 20480)):
+        found = figures(FRONT_S + PER_ID_S * ids + PER_CALL_S * services, 1.0, 16)
+        front.append(FrontPoint(services, ids, 32, 16, found))
     machine = {"cpu": "a processor", "cores": 2, "cache_bytes": 32 << 20, "date": "2026-01-02"}
-    remote = RemoteCall(4e-4, 2e-4)
-    return Measured(tuple(embedding), tuple(rows), ROW_BYTES, tuple(dense), remote, 70_000_000, 10, 2_000_000, machine)
+    points = tuple(embedding), tuple(rows), ROW_BYTES, tuple(dense), tuple(front)
+    return Measured(*points, RemoteCall(4e-4, 2e-4), 70_000_000, 10, 2_000_000, machine)

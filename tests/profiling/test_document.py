@@ -33,7 +33,7 @@ def test_the_planner_reads_what_was_fitted(profile: dict, tmp_path: Path) -> Non
     assert profile["format"] == 2
     assert read.name == "small, python, measured 2026-01-02 on a processor"
     assert (read.service_time, read.dense_service_time, read.batching) == (fits.time, fits.dense, fits.batching)
-    assert read.light_load == fits.light
+    assert (read.light_load, read.front_time) == (fits.light, fits.front)
     assert read.row_cache == row_cache(fits.hit, fits.time, fits.mean_row_s, samples.accesses())
     assert (read.min_memory_bytes, read.remote_call_s) == (70_000_000, 4e-4)
 
@@ -50,6 +50,9 @@ def test_every_point_is_kept_and_fitted_ones_say_their_error(profile: dict) -> N
     assert [(p["dim"], p["dtype"], p["row_bytes"]) for p in rows] == [(f.dim, f.dtype, f.row_bytes) for f in FORMATS]
     assert all(abs(p["hit_residual"]) + abs(p["miss_residual"]) < 1e-6 for p in rows)
     assert [(p["rows"], p["in_flight"]) for p in profile["points"]["dense"]] == STANDARD.dense_loads
+    front = [(p["services"], p["ids"], p["rows"], p["in_flight"]) for p in profile["points"]["front"]]
+    assert front == [(2, 2048, 32, 16), (2, 20480, 32, 16), (8, 2048, 32, 16), (8, 20480, 32, 16)]
+    assert all(abs(p["residual"]) < 1e-6 for p in profile["points"]["front"]) and profile["fit"]["front"]["points"] == 4
     assert profile["fit"]["embedding"]["points"] == sum("residual" in p for p in points)
     assert profile["fit"]["embedding"]["relative_max"] == max(abs(p["residual"]) for p in points if "residual" in p)
 
@@ -60,6 +63,9 @@ def test_every_point_is_kept_and_fitted_ones_say_their_error(profile: dict) -> N
         ({"client_cpu_s": -1}, "client_cpu_s"),
         ({"fit": {"dense": {"points": 1, "relative_rms": -1, "relative_max": 1}}}, "fit.dense.relative_rms"),
         ({"points": {"embedding": [{"qps": 1}]}}, "points.embedding[0].queries"),
+        ({"points": {"front": [{"services": 0}]}}, "points.front[0].services"),
+        ({"points": {"front": [{"services": 2, "rows": 32}]}}, "points.front[0].ids"),
+        ({"fit": {"front": {"points": 4, "relative_rms": 0, "relative_max": -1}}}, "fit.front.relative_max"),
         ({"machine": "mine"}, "machine"),
     ],
 )

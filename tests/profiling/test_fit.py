@@ -16,12 +16,13 @@ from repo_builder.profiling.fit import (
     dense_points,
     fit_calls,
     fit_dense,
+    fit_front,
     fit_measured,
     fit_row,
     fitted_points,
     fixed_time,
 )
-from repo_builder.profiling.points import CALLS
+from repo_builder.profiling.points import CALLS, FrontPoint
 from tests.profiling import samples
 
 GRID = [(g, n) for g in (32, 1024, 8192, 65536) for n in (1.5, 3.0, 6.0)]
@@ -129,6 +130,48 @@ def test_dense_points_alike_or_without_fixed_time_are_an_error() -> None:
         fit_dense([1e5, 1e6, 1e7], [1e-6, 1e-4, 1e-2])
 
 
+def front_points(loads: list[tuple[int, int]], seconds: list[float]) -> list[FrontPoint]:
+    """Of so many (services, ids)."""
+    figures = [samples.figures(each, 1.0, 16) for each in seconds]
+    return [FrontPoint(services, ids, 32, 16, each) for (services, ids), each in zip(loads, figures, strict=True)]
+
+
+FRONT_LOADS = [(2, 2048), (2, 20480), (8, 2048), (8, 20480)]
+
+
+@given(st.floats(1e-5, 1e-2), st.floats(1e-9, 1e-6), st.floats(1e-6, 1e-3))
+def test_a_front_ends_ids_and_calls_are_told_from_all_else(rest_s: float, per_id_s: float, per_call_s: float) -> None:
+    """What it takes whatever is asked is no part of them."""
+    front, quality = fit_front(
+        front_points(FRONT_LOADS, [rest_s + per_id_s * ids + per_call_s * calls for calls, ids in FRONT_LOADS])
+    )
+    assert quality.relative_max < 1e-5
+    ids_s, calls_s = per_id_s * 18432, per_call_s * 6
+    off_s = 1e-4 * (rest_s + ids_s + calls_s)
+    assert front.seconds(18432, 0) == pytest.approx(ids_s, abs=off_s)
+    assert front.seconds(0, 6) == pytest.approx(calls_s, abs=off_s)
+
+
+def test_front_ends_are_fitted_as_plain_least_squares_would() -> None:
+    """NumPy's on the relative errors is the oracle, where these are small."""
+    seconds = [4.02e-4, 7.67e-4, 5.82e-4, 9.57e-4]
+    design = np.array([(1, ids, calls) for calls, ids in FRONT_LOADS]) / np.array(seconds)[:, np.newaxis]
+    (_, per_id_s, per_call_s), *_ = np.linalg.lstsq(design, np.ones(4), rcond=None)
+    front, quality = fit_front(front_points(FRONT_LOADS, seconds))
+    assert (front.per_id_s, front.per_call_s) == pytest.approx((per_id_s, per_call_s), rel=1e-3)
+    assert 0 < quality.relative_rms < 0.01
+
+
+def test_calls_that_seem_to_spare_time_cost_nothing() -> None:
+    front, _ = fit_front(front_points(FRONT_LOADS, [5e-4, 9e-4, 4e-4, 8e-4]))
+    assert front.per_call_s == 0.0 and front.per_id_s > 0
+
+
+def test_front_ends_alike_are_an_error() -> None:
+    with pytest.raises(FitError, match="3 points with different ids and services, got 4"):
+        fit_front(front_points([(2, 2048), (2, 20480)] * 2, [1e-3, 2e-3] * 2))
+
+
 @given(st.floats(0, 1e-7), st.floats(1e-12, 1e-9))
 def test_a_rows_time_is_affine_in_its_bytes(per_row_s: float, per_byte_s: float) -> None:
     sizes = [40, 64, 128, 512, 1024]
@@ -164,6 +207,9 @@ def test_known_times_are_found() -> None:
     assert fits.batching.queries == pytest.approx(16)
     assert fits.time.fixed_s == pytest.approx(samples.CALL_S / 16 + samples.QUERY_S, rel=1e-5)
     assert (fits.dense.fixed_s, fits.dense.per_flop_s) == pytest.approx((samples.DENSE_S, samples.PER_FLOP_S), rel=1e-5)
+    assert (fits.front.per_id_s, fits.front.per_call_s) == pytest.approx(
+        (samples.PER_ID_S, samples.PER_CALL_S), rel=1e-5
+    )
 
 
 def test_a_row_from_memory_is_a_services_and_grows_as_the_kernels() -> None:

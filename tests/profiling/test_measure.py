@@ -30,6 +30,9 @@ def test_services_of_any_model_are_measured(tmp_path: Path) -> None:
     assert sorted(p.gathers for p in measured.embedding if p.capacity) == [32, 8192]
     assert sorted(p.rows for p in measured.dense if p.capacity) == [1, 32, 256]
     assert all(point.figures.qps > 0 for point in (*measured.embedding, *measured.dense))
+    assert [(p.services, p.ids) for p in measured.front] == [(2, 2048), (2, 20480), (8, 2048), (8, 20480)]
+    assert {(p.rows, p.in_flight) for p in measured.front} == {(32, 4)}
+    assert all(p.figures.cpu_s > 0 and p.figures.queries == 1 for p in measured.front)
     assert (measured.tables, measured.held_rows) == (3, 299) and measured.remote.latency_s > 0
     accesses = model_accesses(spec, PowerLawHotness(0.8, 0))
     profile = profile_document(spec, accesses, options, measured, fit_measured(measured))
