@@ -54,7 +54,7 @@ def plan(
     >>> spec = elasticrec.load_spec("rm1.yaml")
     >>> plan = elasticrec.plan(spec)
     >>> plan.grouping, [service.name for service in plan.services], plan.choice.whole_replicas
-    ('model_wise', ['dense', 'tables'], 2)
+    ('model_wise', ['dense', 'tables'], 1)
     >>> [service.name for service in elasticrec.plan(spec, grouping="tiered").services]
     ['dense', 'tier0']
     >>> profile = elasticrec.load_profile("profile.json")
@@ -171,7 +171,7 @@ def place(spec: Spec, plan: Plan, cluster: Cluster, *, profile: Profile = DEFAUL
     >>> spec, cluster = elasticrec.load_spec("rm1.yaml"), elasticrec.load_cluster("examples/clusters/cpu.yaml")
     >>> placement = elasticrec.place(spec, elasticrec.plan(spec, cluster=cluster), cluster)
     >>> placement.packing.nodes, placement.packing.price_per_hour
-    (2, 7.0)
+    (1, 3.5)
     """
     return place_plan(spec, plan, of_containers(profile, cluster), cluster)
 

@@ -209,13 +209,12 @@ def test_ctrl_c_ends_it(shard: Watched) -> None:
         raise KeyboardInterrupt
 
     former = signal.signal(signal.SIGUSR1, interrupt)
-    begin, main = time.monotonic(), threading.get_ident()
-    timer = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGUSR1))
+    timer = threading.Timer(0.3, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1))
     timer.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            run(shard.address, "m", "7", CALLS, 1, 60)
+            run(shard.address, "m", "7", CALLS, 1, 3600)  # longer than a test may take
     finally:
         timer.join()
         signal.signal(signal.SIGUSR1, former)
-    assert time.monotonic() - begin < 30 and shard.cancelled == 0
+    assert shard.cancelled == 0

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -304,13 +304,12 @@ def test_resets_do_not_bring_more_calls_than_a_connection_may_have(listening: Li
     reset = (8).to_bytes(4, "big")
     with listening.holding(), listening.connect() as client:
         client.sendall(HELLO)
-        for stream in range(1, 2 * 1500, 2):
+        for stream in range(1, 2 * 700, 2):
             call = frame(HEADERS, END_HEADERS, stream, REQUEST) + frame(DATA, END_STREAM, stream, BODY)
-            with suppress(ConnectionError):  # nghttp2 hangs up on too many
-                client.sendall(call + frame(RST_STREAM, 0, stream, reset))
-        eventually(lambda: listening.count("fake_under_way") > 500, 60)
+            client.sendall(call + frame(RST_STREAM, 0, stream, reset))
+        eventually(lambda: listening.count("fake_under_way") == 512, 60)
         time.sleep(0.5)
-        assert listening.count("fake_under_way") <= 1024
+        assert listening.count("fake_under_way") == 512
     eventually(listening.idle, 60)
 
 
@@ -319,7 +318,7 @@ def test_a_slow_reader_gets_all_of_a_long_answer(listening: Listening) -> None:
     query = bags(2, 16)
     with listening.connect() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
-        calls = 400
+        calls = 250
         slow.sendall(HELLO)
         body = prefixed(request(query).SerializeToString())
         for stream in range(1, 2 * calls, 2):

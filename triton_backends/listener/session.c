@@ -9,7 +9,8 @@
 enum {
     MOST_OUT_BYTES = 1 << 20,
     MOST_READS = 16, /* at a time: others wait */
-    MOST_STREAMS = 1024,
+    MOST_STREAMS = 256,
+    MOST_CALLS = 2 * MOST_STREAMS, /* those too that were reset, until Triton has answered them */
     MOST_REQUEST_BYTES = 1 << 28
 };
 
@@ -47,8 +48,7 @@ static void release_all(Call *calls) {
 static int on_begin(nghttp2_session *http2, const nghttp2_frame *frame, void *user) {
     Session *session = user;
     if (frame->type != NGHTTP2_HEADERS || h2.session_get_stream_user_data(http2, frame->stream_id) != NULL) return 0;
-    /* those that were reset count until Triton has answered them */
-    Call *call = atomic_load(&session->holders) <= MOST_STREAMS ? calloc(1, sizeof *call) : NULL;
+    Call *call = atomic_load(&session->holders) <= MOST_CALLS ? calloc(1, sizeof *call) : NULL;
     if (call == NULL) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     call->stream = frame->stream_id;
     atomic_init(&call->holders, 1);
