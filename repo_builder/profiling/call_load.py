@@ -5,8 +5,9 @@ nothing but the calls themselves and takes next to no processor time from who is
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Mapping, Sequence
-from ctypes import POINTER, c_bool, c_char, c_char_p, c_int64, c_uint64, c_void_p
+from ctypes import POINTER, c_bool, c_char, c_char_p, c_int32, c_int64, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -52,6 +53,7 @@ class _Load(ctypes.Structure):
         ("patience_ns", c_uint64),
         ("latencies_ns", c_void_p),
         ("room", c_int64),
+        ("stop", c_int32),
         ("calls", c_int64),
         ("took_ns", c_uint64),
         ("problem", c_char * _PROBLEM_BYTES),
@@ -111,10 +113,23 @@ def run(
         latencies_ns=latencies.ctypes.data,
         room=latencies.size,
     )
-    if not _library().elasticrec_call_load(load):
+    if not _interruptible(load):
         raise LoadTestError(f"{model} at {address}: {load.problem.decode(errors='replace')}")
     p50_ms, p95_ms, p99_ms = np.percentile(latencies[: load.calls], (50, 95, 99)) / 1e6
     return Measurement(in_flight, 1e9 * load.calls / load.took_ns, float(p50_ms), float(p95_ms), float(p99_ms))
+
+
+def _interruptible(load: _Load) -> bool:
+    """Whether it went well. In a thread of its own: a signal's handler runs once Python has the main thread again."""
+    done: list[bool] = []
+    thread = threading.Thread(target=lambda: done.append(_library().elasticrec_call_load(load)))
+    thread.start()
+    try:
+        thread.join()
+    finally:
+        load.stop = 1
+        thread.join()
+    return done == [True]
 
 
 def _pointed(query: Mapping[str, NDArray[Any]]) -> tuple[_Query, list[NDArray[Any]]]:

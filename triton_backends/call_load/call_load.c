@@ -1,6 +1,7 @@
 /* Load on one server: the fan-out router's client without the router, some calls always under way, each one timed. */
 #include <errno.h>
 #include <netdb.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,7 @@
 
 #define EXPORTED __attribute__((visibility("default")))
 
-enum { MOST_EVENTS = 64, MOST_TENSORS = 256, MOST_ANSWER_BYTES = 1 << 30 };
+enum { STOP_MS = 100 /* between two looks whether it is to end */, MOST_EVENTS = 64, MOST_TENSORS = 256, MOST_ANSWER_BYTES = 1 << 30 };
 
 /* A tensor (1, n) of numbers of 4 bytes. */
 typedef struct {
@@ -36,6 +37,7 @@ typedef struct {
     uint64_t patience_ns; /* with the first answer, and after `duration_ns` with the last ones */
     uint64_t *latencies_ns; /* of the first `room` calls */
     int64_t room;
+    atomic_int stop; /* set by whoever wants it to end: no call begins any more */
 
     int64_t calls;
     uint64_t took_ns; /* from the first call to the last answer */
@@ -131,7 +133,8 @@ static void call_ended(Stream *stream, const Outcome *outcome) {
 
 static int wait_ms(const Loop *loop) {
     const uint64_t at_ns = timers_next_ns(&loop->timers);
-    return at_ns <= loop->now_ns ? 0 : (int)((at_ns - loop->now_ns) / 1000000 + 1);
+    const uint64_t left_ms = at_ns <= loop->now_ns ? 0 : (at_ns - loop->now_ns) / 1000000 + 1;
+    return left_ms < STOP_MS ? (int)left_ms : STOP_MS;
 }
 
 /* What was asked for is waited for, also after a problem: Triton 2.51 crashes on calls that are cancelled. */
@@ -140,7 +143,8 @@ static void drive(LoadRun *run) {
     Loop *loop = &run->loop;
     while (run->under_way > 0 && !run->given_up) {
         const int count = epoll_wait(loop->epoll, events, MOST_EVENTS, wait_ms(loop));
-        if (count < 0) tell(run, "interrupted", strerror(errno));
+        if (count < 0 && errno != EINTR) tell(run, "no epoll", strerror(errno));
+        if (atomic_load(&run->load->stop)) tell(run, "interrupted", "by its caller");
         loop->now_ns = now_ns();
         for (int i = 0; i < count; i++) connection_ready(events[i].data.ptr, events[i].events);
         timers_run(&loop->timers, loop->now_ns);
