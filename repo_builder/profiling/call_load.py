@@ -113,6 +113,7 @@ def run(
         latencies_ns=latencies.ctypes.data,
         room=latencies.size,
     )
+    load.kept = pointed, latencies  # it points there, also where a second signal ends the wait for it
     if not _interruptible(load):
         raise LoadTestError(f"{model} at {address}: {load.problem.decode(errors='replace')}")
     p50_ms, p95_ms, p99_ms = np.percentile(latencies[: load.calls], (50, 95, 99)) / 1e6
@@ -121,8 +122,8 @@ def run(
 
 def _interruptible(load: _Load) -> bool:
     """Whether it went well. In a thread of its own: a signal's handler runs once Python has the main thread again."""
-    done: list[bool] = []
-    thread = threading.Thread(target=lambda: done.append(_library().elasticrec_call_load(load)))
+    call, done = _library().elasticrec_call_load, []
+    thread = threading.Thread(target=lambda: done.append(call(load)))
     thread.start()
     try:
         thread.join()

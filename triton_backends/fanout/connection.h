@@ -60,9 +60,8 @@ bool http2_begin(Connection *connection); /* on an open transport */
 void http2_end(Connection *connection);
 void http2_submit(Connection *connection, Stream *stream);
 bool http2_received(Connection *connection, const uint8_t *bytes, size_t size);
-bool http2_fill(Connection *connection); /* put frames into `out`; false where the connection is broken */
+bool http2_send(Connection *connection); /* what there is; false where the connection is broken */
 bool http2_idle(const Connection *connection); /* nothing to be read or sent any more */
-bool http2_wants_to_send(const Connection *connection);
 bool http2_is_sent(const Stream *stream); /* all of its request */
 void http2_cancel(Connection *connection, const Stream *stream);
 void http2_forget(Connection *connection, const Stream *stream); /* its frames go unheard from now on */

@@ -186,10 +186,7 @@ void connection_ready(Connection *connection, uint32_t events) {
 
 static void flush(Connection *connection) {
     if (connection->state != OPEN) return;
-    do {
-        if (!http2_fill(connection) || !channel_send(&connection->channel))
-            return connection_end(connection, connection->channel.problem.text);
-    } while (connection->channel.out_bytes == 0 && http2_wants_to_send(connection));
+    if (!http2_send(connection)) return connection_end(connection, connection->channel.problem.text);
     const bool done = connection->leaving && connection->streams == NULL && connection->unheard == 0;
     if (done && connection->channel.out_bytes == 0) return connection_end(connection, "closed");
     if (!http2_idle(connection)) return;

@@ -3,10 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../wire/frames.h"
 #include "connection.h"
 #include "failures.h"
-
-enum { MOST_OUT_BYTES = 1 << 20 };
 
 enum { TLS_ALERT = 21, TLS_MAJOR = 3 }; /* how a TLS server answers plain text */
 
@@ -24,22 +23,13 @@ static ssize_t on_read(nghttp2_session *session, int32_t id, uint8_t *buffer, si
     return (ssize_t)size;
 }
 
-static bool gather(void *channel, const void *bytes, size_t size) {
-    return channel_gather(channel, bytes, size);
-}
-
 static int on_send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *head, size_t size,
                         nghttp2_data_source *source, void *user) {
     (void)source;
-    Channel *channel = &((Connection *)user)->channel;
+    Connection *connection = user;
     Stream *stream = h2.session_get_stream_user_data(session, frame->stream_id);
     if (stream == NULL) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-    if (channel->out_bytes + channel->gathered_bytes > MOST_OUT_BYTES) return NGHTTP2_ERR_WOULDBLOCK;
-    if (!channel_append(channel, head, 9) ||
-        !message_each(stream->message, stream->sent, size, gather, channel))
-        return NGHTTP2_ERR_CALLBACK_FAILURE;
-    stream->sent += size;
-    return 0;
+    return frames_take(&connection->channel, head, stream->message, &stream->sent, size);
 }
 
 void http2_submit(Connection *connection, Stream *stream) {
@@ -202,19 +192,8 @@ bool http2_received(Connection *connection, const uint8_t *bytes, size_t size) {
     return used >= 0 || fail(&connection->channel.problem, "broken HTTP/2: %s", h2.strerror((int)used));
 }
 
-bool http2_fill(Connection *connection) {
-    while (connection->channel.out_bytes + connection->channel.gathered_bytes <= MOST_OUT_BYTES) {
-        const uint8_t *bytes;
-        const ssize_t size = h2.session_mem_send(connection->session, &bytes);
-        if (size < 0) return fail(&connection->channel.problem, "broken HTTP/2: %s", h2.strerror((int)size));
-        if (size == 0) return true;
-        if (!channel_append(&connection->channel, bytes, (size_t)size)) return false;
-    }
-    return true;
-}
-
-bool http2_wants_to_send(const Connection *connection) {
-    return h2.session_want_write(connection->session) != 0;
+bool http2_send(Connection *connection) {
+    return frames_send(connection->session, &connection->channel);
 }
 
 bool http2_idle(const Connection *connection) {

@@ -6,8 +6,9 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "../wire/frames.h"
+
 enum {
-    MOST_OUT_BYTES = 1 << 20,
     MOST_READS = 16, /* at a time: others wait */
     MOST_STREAMS = 256,
     MOST_CALLS = 2 * MOST_STREAMS, /* those too that were reset, until Triton has answered them */
@@ -156,20 +157,12 @@ static ssize_t on_read(nghttp2_session *http2, int32_t id, uint8_t *buffer, size
     return h2.submit_trailer(http2, id, &end, 1) == 0 ? (ssize_t)size : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 }
 
-static bool gather(void *channel, const void *bytes, size_t size) {
-    return channel_gather(channel, bytes, size);
-}
-
 static int on_send_data(nghttp2_session *http2, nghttp2_frame *frame, const uint8_t *head, size_t size,
                         nghttp2_data_source *source, void *user) {
     (void)source;
-    Channel *channel = &((Session *)user)->channel;
+    Session *session = user;
     Call *call = h2.session_get_stream_user_data(http2, frame->stream_id);
-    if (channel->out_bytes + channel->gathered_bytes > MOST_OUT_BYTES) return NGHTTP2_ERR_WOULDBLOCK;
-    if (!channel_append(channel, head, 9) || !message_each(&call->answer, call->sent, size, gather, channel))
-        return NGHTTP2_ERR_CALLBACK_FAILURE;
-    call->sent += size;
-    return 0;
+    return frames_take(&session->channel, head, &call->answer, &call->sent, size);
 }
 
 static int submit(Session *session, Call *call) {
@@ -223,26 +216,11 @@ void session_release(Session *session) {
     free(session);
 }
 
-/* Frames into what is to be sent. */
-static bool fill(Session *session) {
-    Channel *channel = &session->channel;
-    while (channel->out_bytes + channel->gathered_bytes <= MOST_OUT_BYTES) {
-        const uint8_t *bytes;
-        const ssize_t size = h2.session_mem_send(session->http2, &bytes);
-        if (size < 0) return false;
-        if (size == 0) return true;
-        if (!channel_append(channel, bytes, (size_t)size)) return false;
-    }
-    return true;
-}
-
 /* Send what can be sent; false where the connection is at its end. */
 static bool flush(Session *session) {
-    do {
-        if (!fill(session) || !channel_send(&session->channel)) return false;
-    } while (session->channel.out_bytes == 0 && h2.session_want_write(session->http2));
-    return h2.session_want_read(session->http2) || h2.session_want_write(session->http2) ||
-           session->channel.out_bytes > 0;
+    return frames_send(session->http2, &session->channel) &&
+           (h2.session_want_read(session->http2) || h2.session_want_write(session->http2) ||
+            session->channel.out_bytes > 0);
 }
 
 static Call *take_closed(Session *session) {

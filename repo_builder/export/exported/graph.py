@@ -133,7 +133,7 @@ def _is_random(node: Node) -> bool:
 
 def argument(node: Node, position: int | str, default: Any = None) -> Any:
     """An operator's argument by its position or name, where it is given or has a default value."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr] # an operator
+    schema = node.target._schema.arguments  # type: ignore[union-attr] # torch types `target` as any callable or a name; a node of an operator has an OpOverload there
     index = (
         position
         if isinstance(position, int)

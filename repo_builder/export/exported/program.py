@@ -120,7 +120,7 @@ def _loaded(archive: Archive) -> ExportedProgram:
     try:
         with quiet():
             return torch.export.load(content)
-    except Exception as exc:
+    except Exception as exc:  # torch.export.load names no errors of its own, and raises whatever its parts do
         line = next(iter(str(exc).splitlines()), type(exc).__name__)
         written_by = archive.document.get("torch_version", "another version")
         raise ModelFileError(
@@ -142,7 +142,7 @@ def _without_writes(path: Path, exported: ExportedProgram) -> ExportedProgram:
         with quiet():
             functional: ExportedProgram = exported.run_decompositions({})
             return functional
-    except Exception as exc:
+    except Exception as exc:  # torch names none for it: an operator's decomposition may raise anything
         line = next(iter(str(exc).splitlines()), type(exc).__name__)
         raise ModelFileError(
             f"{path}: torch {torch.__version__} cannot write this program without operators that work in place "
