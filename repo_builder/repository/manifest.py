@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 CHECKSUMS = "SHA256SUMS"
 PLAN = "plan.json"
 QUERIES = "queries.npz"
-FORMAT = 2
+FORMAT = 3
 """Of the manifest file; one of another number is refused by name."""
 
 Layout = Literal["single", "fleet", "model-wise"]

@@ -125,7 +125,7 @@ Seen = Callable[[int, int, NDArray[Any]], None]
 class _PlacedTable:
     """A table's shards, hottest first, each with the position of its service in the plan; and each row's shard.
 
-    position: in the model. shard_of_row: (rows,) uint8. id_map: (blocks, block words) uint64, of `build_id_map`.
+    position: in the model. shard_of_row: (rows,) uint8. id_map: (lines, 8) uint64, of `build_id_map`.
     """
 
     position: int

@@ -20,7 +20,7 @@ def entry(path: str, content: bytes) -> dict[str, Any]:
 
 def manifest_document() -> dict[str, Any]:
     return {
-        "format": 2,
+        "format": 3,
         "generator": "elasticrec 0",
         "name": "small",
         "layout": "single",

@@ -269,7 +269,7 @@ def a_repository_with_foreign_bytecode(target: Path) -> None:
 
 def a_repository_of_another_format(target: Path) -> None:
     manifest = repository(target, "mine") / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
+    manifest.write_text(manifest.read_text().replace('"format": 3', '"format": 1'))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def a_repository_of_another_format(target: Path) -> None:
         (a_repository_with_foreign_bytecode, "expected nothing beside .* got tools/__pycache__/mine.pyc"),
         (
             a_repository_of_another_format,
-            "expected a former .*format: expected 2, got 1; it was built by elasticrec 0.*",
+            "expected a former .*format: expected 3, got 1; it was built by elasticrec 0.*",
         ),
         (a_foreign_folder, "expected a former repository or nothing, got other files .*"),
     ],

@@ -88,13 +88,13 @@ def test_every_field_is_needed(key: str, repository: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("format", 1), ("format", 3), ("format", None), ("generator", None), ("generator", "vite")]
+    ("key", "value"), [("format", 1), ("format", 2), ("format", None), ("generator", None), ("generator", "vite")]
 )
 def test_another_versions_or_programs_manifest_is_told_as_such(key: str, value: object, repository: Path) -> None:
     """In one line, whatever else is in it."""
     document = {**manifest_document(), "unheard_of": 1, key: value}
     told = {
-        "format": f"format: expected 2, got {value}; it was built by elasticrec 0: build it again, into another folder",
+        "format": f"format: expected 3, got {value}; it was built by elasticrec 0: build it again, into another folder",
         "generator": "expected the manifest of a built repository, got another program's file",
     }
     for each in (document, {name: item for name, item in document.items() if name != key}):

@@ -47,46 +47,57 @@ INLINE __m512i divided(__m512i x, int64_t divisor) {
     return _mm512_srli_epi64(_mm512_mul_epu32(x, _mm512_set1_epi64((1LL << 32) / divisor + 1)), 32);
 }
 
+/* Lane i of the result is lane i of words[choice's lane i]. */
+INLINE __m512i chosen(const __m512i *words, int count, __m512i choice) {
+    __m512i found = words[0];
+    EACH (int w = 1; w < count; w++)
+        found = _mm512_mask_mov_epi64(found, _mm512_cmpeq_epi64_mask(choice, _mm512_set1_epi64(w)), words[w]);
+    return found;
+}
+
+/* The counters of eight ids' shards, in the lanes' low halves: of their blocks, and of the groups that these are in. */
+INLINE __m512i rows_before(const uint64_t *map, int bits, const __m512i *counters, __m512i block, __m512i shard) {
+    const int in_word = IS_GROUPED(bits) ? 2 : 1; /* bits that number a word's counters */
+    const __m512i word = chosen(counters, COUNTER_WORDS(bits), _mm512_srli_epi64(shard, in_word));
+    const __m512i place = _mm512_and_si512(shard, _mm512_set1_epi64((1 << in_word) - 1));
+    if (!IS_GROUPED(bits)) return _mm512_srlv_epi64(word, _mm512_slli_epi64(place, 5));
+    const __m512i in_group = _mm512_srlv_epi64(word, _mm512_slli_epi64(place, 4));
+    const __m512i group = _mm512_srli_epi64(block, 9); /* of GROUP_BLOCKS */
+    const __m512i start = _mm512_mullo_epi64(group, _mm512_set1_epi64(2 * LINE_WORDS * (GROUP_BLOCKS + 1)));
+    const __m256i before = _mm512_i64gather_epi32(_mm512_add_epi64(start, shard), map, 4);
+    return _mm512_add_epi64(_mm512_and_si512(in_group, _mm512_set1_epi64(0xffff)), _mm512_cvtepu32_epi64(before));
+}
+
 /* The shards and local rows of eight ids, a lane an id. Their blocks are loaded whole and transposed, so that a
  * register holds the same word of each block; then all is as in look_up.c. */
 INLINE void look_up_eight(const uint64_t *map, int bits, int words, __m512i id, __m512i *shard, __m512i *local) {
     const __m512i one = _mm512_set1_epi64(1), zero = _mm512_setzero_si512();
-    const int counters = COUNTER_WORDS(bits), size = BLOCK_WORDS(bits, words);
-    const __m512i number = _mm512_srli_epi64(id, 6), block = divided(number, words);
+    const int counters = COUNTER_WORDS(bits);
+    const __m512i number = _mm512_srli_epi64(id, 6), block = words == 1 ? number : divided(number, words);
     const __m512i word = _mm512_sub_epi64(number, _mm512_mullo_epi64(block, _mm512_set1_epi64(words)));
     const __m512i bit = _mm512_and_si512(id, _mm512_set1_epi64(63));
     const __m512i index = _mm512_add_epi64(_mm512_slli_epi64(word, 6), bit);
+    const __m512i heads = IS_GROUPED(bits) ? _mm512_add_epi64(_mm512_srli_epi64(block, 9), one) : zero;
     uint64_t starts[8];
-    _mm512_storeu_si512(starts, _mm512_mullo_epi64(block, _mm512_set1_epi64(size)));
-    __m512i column[32], flips[4];
-    EACH (int part = 0; part < size; part += 8) {
-        Square square;
-        EACH (int i = 0; i < 8; i++)
-            square.lane[i] = _mm512_loadu_si512(map + starts[i] + part);
-        square = transposed(square);
-        EACH (int i = 0; i < 8; i++) column[part + i] = square.lane[i];
-    }
+    _mm512_storeu_si512(starts, _mm512_slli_epi64(_mm512_add_epi64(block, heads), 3));
+    Square column;
+    EACH (int i = 0; i < 8; i++) column.lane[i] = _mm512_loadu_si512(map + starts[i]);
+    column = transposed(column);
+    __m512i flips[MAX_BITS];
     *shard = zero;
     EACH (int p = 0; p < bits; p++) {
-        __m512i own = column[counters + p * words];
-        EACH (int w = 1; w < words; w++)
-            own = _mm512_mask_mov_epi64(own, _mm512_cmpeq_epi64_mask(word, _mm512_set1_epi64(w)),
-                                        column[counters + p * words + w]);
+        __m512i own = chosen(column.lane + counters + p * words, words, word);
         own = _mm512_and_si512(_mm512_srlv_epi64(own, bit), one);
         *shard = _mm512_or_si512(*shard, _mm512_slli_epi64(own, p));
         flips[p] = _mm512_sub_epi64(own, one);
     }
-    __m512i counter = column[0];
-    EACH (int c = 1; c < counters; c++)
-        counter = _mm512_mask_mov_epi64(
-            counter, _mm512_cmpeq_epi64_mask(_mm512_srli_epi64(*shard, 1), _mm512_set1_epi64(c)), column[c]);
-    *local = _mm512_srlv_epi64(counter, _mm512_slli_epi64(_mm512_and_si512(*shard, one), 5)); /* its low 32 bits */
+    *local = rows_before(map, bits, column.lane, block, *shard);
     EACH (int w = 0; w < words; w++) {
         /* the word's ids before the id: none, some, or, where a shift by 64 or more leaves nothing to flip, all */
         const __m512i into = _mm512_max_epi64(_mm512_sub_epi64(index, _mm512_set1_epi64(64 * w)), zero);
         __m512i same = _mm512_xor_si512(_mm512_sllv_epi64(_mm512_set1_epi64(-1), into), _mm512_set1_epi64(-1));
         EACH (int p = 0; p < bits; p++)
-            same = _mm512_ternarylogic_epi64(same, column[counters + p * words + w], flips[p], A_AND_B_XOR_C);
+            same = _mm512_ternarylogic_epi64(same, column.lane[counters + p * words + w], flips[p], A_AND_B_XOR_C);
         *local = _mm512_add_epi64(*local, _mm512_popcnt_epi64(same));
     }
 }
@@ -157,8 +168,8 @@ INLINE __m512i joined(__m512i low, __m512i high) {
     DEFINE_COPY(INDEX)                                                                                                \
     DEFINE_LOOK_UP(INDEX, 1, 7)                                                                                       \
     DEFINE_LOOK_UP(INDEX, 2, 3)                                                                                       \
-    DEFINE_LOOK_UP(INDEX, 3, 4)                                                                                       \
-    DEFINE_LOOK_UP(INDEX, 4, 6)                                                                                       \
+    DEFINE_LOOK_UP(INDEX, 3, 2)                                                                                       \
+    DEFINE_LOOK_UP(INDEX, 4, 1)                                                                                       \
     LookUp_##INDEX wide_look_ups_##INDEX[] = {wide_look_up_0_##INDEX, wide_look_up_1_##INDEX,                         \
                                               wide_look_up_2_##INDEX, wide_look_up_3_##INDEX,                         \
                                               wide_look_up_4_##INDEX};

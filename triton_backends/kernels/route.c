@@ -66,7 +66,7 @@ static inline bool find_repeated(const Read *read, int64_t row, Unit *units) {
         const uint64_t rows = (uint64_t)lookup->rows;                                                                 \
         for (int64_t i = 0; i < size; i++) {                                                                          \
             const uint64_t id = (uint64_t)(int64_t)ids[i];                                                            \
-            if (id < rows) PREFETCH(lookup->map + id / (64 * WORDS) * BLOCK_WORDS(BITS, WORDS));                      \
+            if (id < rows) PREFETCH(lookup->map + block_at(BITS, id / (64 * WORDS)));                                 \
             else if (ids[i] != PADDING || !lookup->padded) return i;                                                  \
         }                                                                                                             \
         return -1;                                                                                                    \
@@ -83,8 +83,8 @@ static inline bool find_repeated(const Read *read, int64_t row, Unit *units) {
     }                                                                                                                 \
     DEFINE_CHECK(INDEX, 1, 7)                                                                                         \
     DEFINE_CHECK(INDEX, 2, 3)                                                                                         \
-    DEFINE_CHECK(INDEX, 3, 4)                                                                                         \
-    DEFINE_CHECK(INDEX, 4, 6)                                                                                         \
+    DEFINE_CHECK(INDEX, 3, 2)                                                                                         \
+    DEFINE_CHECK(INDEX, 4, 1)                                                                                         \
     static int64_t check_##INDEX(const Read *read, int64_t begin, int64_t size) {                                     \
         static int64_t (*const checks[])(const Lookup *, const INDEX *, int64_t) = {                                  \
             check_0_##INDEX, check_1_##INDEX, check_2_##INDEX, check_3_##INDEX, check_4_##INDEX};                     \

@@ -53,9 +53,7 @@ static void (*const places[])(const Lookup *, FoundRow *, const FoundRow *, Unit
                                                                                        place_3, place_4};
 
 static inline const uint64_t *block_of(const Lookup *lookup, uint64_t id) {
-    static const uint64_t words[] = {1, 7, 3, 4, 6}; /* see id_map.h */
-    const uint64_t of_block = words[lookup->bits];
-    return lookup->map + id / (64 * of_block) * (uint64_t)BLOCK_WORDS(lookup->bits, (int64_t)of_block);
+    return lookup->map + block_at((int)lookup->bits, id / (64 * PLANE_WORDS[lookup->bits]));
 }
 
 #define DEFINE_ROWS(INDEX)                                                                                            \

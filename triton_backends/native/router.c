@@ -1,5 +1,7 @@
 #include "router.h"
 
+#include "../kernels/id_map.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,13 +10,6 @@
 /* far above what a plan can hold; they keep sums and products of these numbers within 64 bits */
 enum { MAX_ITEMS = 1 << 16, MAX_BAGS = 1 << 20 };
 static const int64_t MAX_ROWS = INT32_MAX, MAX_FILE_BYTES = (int64_t)1 << 40;
-
-static int64_t id_map_bytes(int64_t rows, int64_t bits) {
-    static const int64_t plane_words[] = {0, 7, 3, 4, 6}; /* see id_map.h */
-    if (bits == 0) return 0;
-    const int64_t block_ids = 64 * plane_words[bits];
-    return (rows + block_ids - 1) / block_ids * (4 * (1 << bits) + 8 * bits * plane_words[bits]);
-}
 
 /* ---- its lists ---- */
 
@@ -62,14 +57,15 @@ static bool read_input(Reader *reader, Router *router) {
 }
 
 static bool read_table(Reader *reader, Router *router) {
-    int64_t offset, bits = 0;
+    int64_t offset;
+    int bits = 0;
     RoutedTable *table = added(reader, &router->tables, &router->table_count, sizeof *table);
     if (table == NULL || !begin(reader, &table->name) || !field(reader, "rows", 1, MAX_ROWS, &table->rows) ||
         !field(reader, "map_offset", 0, MAX_FILE_BYTES, &offset) ||
         !field(reader, "shards", 1, MAX_SHARDS, &table->shards) || !read_mark(reader, '}'))
         return false;
     while ((int64_t)1 << bits < table->shards) bits++;
-    const int64_t end = offset + id_map_bytes(table->rows, bits);
+    const int64_t end = offset + (int64_t)id_map_bytes((uint64_t)table->rows, bits);
     if (offset % 8 != 0 || end > (int64_t)router->id_maps.size)
         return fail(reader->problem, "idmap.bin: expected %lld bytes for table %s, got %zu", (long long)end,
                     table->name.text, router->id_maps.size);
