@@ -11,9 +11,10 @@ sweep makes one `ModelAccesses` that keeps what it merged, and plans on it as of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import gcd
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from repo_builder.model.row_rule import AS_THEY_COME, RowRule
 from repo_builder.model.types import RowFormat
 from repo_builder.partition.cost import ServiceTime
 from repo_builder.partition.order import Order
+from repo_builder.partition.steps import BLOCK_ROWS, Steps
 from repo_builder.spec import Spec
 
 Floats = NDArray[np.float64]
@@ -72,19 +74,21 @@ class TableAccesses:
         """Equal for tables alike: of one CDF, as many gathers, rows as large. Good while the table lives."""
         return id(self.cdf), self.gathers, *self.sizes
 
-    def row_gathers(self) -> Floats:
-        """What a query gathers of each row, hottest first: (rows,) float64, never increasing.
+    def steps(self) -> Steps:
+        """What each row adds to the CDF, hottest first.
 
         Raises PlanError for a CDF that is not concave, so not that of a hotness order.
         """
-        steps, gap = _concave_steps(self.cdf)
-        if gap > CONCAVITY_TOLERANCE:
+        steps = Steps(self.cdf)
+        if steps.gap > CONCAVITY_TOLERANCE:
             raise PlanError(
                 f"table {self.table}: cdf: expected the hottest rows first, got colder rows before hotter ones "
-                f"(the CDF is {gap:.3g} under its concave majorant)"
+                f"(the CDF is {steps.gap:.3g} under its concave majorant)"
             )
-        steps *= self.gathers
         return steps
+
+
+StepsOf = Callable[[TableAccesses], Steps]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,7 @@ class ModelAccesses:
     tables: tuple[TableAccesses, ...]
     keep: bool = False
     _kept: dict[tuple[tuple[float | None, ...], ...], Order] = field(default_factory=dict, compare=False, repr=False)
+    _steps: dict[int, Steps] = field(default_factory=dict, compare=False, repr=False)  # by the CDF's id
 
     def stored_by(self, rule: RowRule) -> ModelAccesses:
         """The same accesses to rows stored by another rule; what either keeps serves both."""
@@ -105,12 +110,16 @@ class ModelAccesses:
         key = tuple(table.key[:2] if of_one_size else (*table.key, time.per_row_s, time.per_byte_s) for table in tables)
         order = self._kept.get(key)
         if order is None:
-            order = merged_order(tables, time)
+            order = merged_order(tables, time, self._steps_of)
             if self.keep:
                 self._kept[key] = order
         if of_one_size:
             order = replace(order, row_bytes=tables[0].row_bytes, hot_row_bytes=tables[0].hot_row_bytes)
         return order
+
+    def ranks(self, cuts: Sequence[int], time: ServiceTime) -> list[list[int]]:
+        """`ranks_in_tables` of all tables."""
+        return ranks_in_tables(self.tables, cuts, time, self._steps_of)
 
     def rows_within(self, size_bytes: int, time: ServiceTime) -> int:
         """How many of the hottest rows of all tables fit, stored as in the hottest service, into so many bytes."""
@@ -125,9 +134,16 @@ class ModelAccesses:
 
     def hottest(self, size_bytes: int, time: ServiceTime) -> tuple[float, float]:
         """The same of those that go to the hottest rows of so many bytes."""
-        ranks = ranks_in_tables(self.tables, [self.rows_within(size_bytes, time)], time)[0]
+        ranks = self.ranks([self.rows_within(size_bytes, time)], time)[0]
         held = zip(self.tables, ranks, strict=True)
         return _with_bytes(self.tables, [table.gathers * float(table.cdf[rank]) for table, rank in held])
+
+    def _steps_of(self, table: TableAccesses) -> Steps:
+        """Its steps, made once for each CDF."""
+        key = id(table.cdf)
+        if key not in self._steps:
+            self._steps[key] = table.steps()
+        return self._steps[key]
 
 
 def _with_bytes(tables: Sequence[TableAccesses], gathers: Sequence[float]) -> tuple[float, float]:
@@ -175,38 +191,38 @@ def check_cdf(accesses: TableAccesses, rows: int) -> None:
         raise PlanError(f"{where}: expected non-decreasing values, got a fall after rank {falls.argmax()}")
 
 
-def merged_order(tables: Sequence[TableAccesses], time: ServiceTime) -> Order:
+def merged_order(tables: Sequence[TableAccesses], time: ServiceTime, steps_of: StepsOf = TableAccesses.steps) -> Order:
     """The rows of all tables in one order.
 
     O(n) for n rows of one table or of tables alike, O(n * log(tables)) otherwise; 8 bytes per row, half as much again
     while sorting. Where rows differ in size 24 bytes per row, and 40 while sorting; 16 more for two formats.
     """
-    alike = _alike(tables)
-    scale = _Scale.of(tables, time)
+    kinds = _kinds(tables, _Scale.of(tables, time), steps_of)
     prefix = np.empty(1 + sum(table.rows for table in tables))
     prefix[0] = 0.0
     begin = 1
-    for table, count in alike:
-        end = begin + count * table.rows
-        prefix[begin:end].reshape(table.rows, count)[:] = _ascending(table, scale)[:, None]
-        begin = end
+    for kind in kinds:
+        for block in kind.blocks():
+            end = begin + kind.count * len(block)
+            prefix[begin:end].reshape(len(block), kind.count)[:] = block[:, None]
+            begin = end
     if len({table.sizes for table in tables}) > 1:
-        return _mixed(prefix, alike, scale)
-    if len(alike) > 1:
+        return _mixed(prefix, kinds)
+    if len(kinds) > 1:
         prefix[1:].sort(kind="stable")  # merges the runs
     _accumulate(prefix)
     return Order(prefix, tables[0].row_bytes, tables[0].hot_row_bytes)
 
 
-def _mixed(prefix: Floats, alike: Sequence[tuple[TableAccesses, int]], scale: _Scale) -> Order:
+def _mixed(prefix: Floats, kinds: Sequence[_Kind]) -> Order:
     """The order of rows that differ in size: `prefix[1:]` is (rows,), not sorted yet."""
-    counts = [count * table.rows for table, count in alike]
+    counts = [kind.count * kind.table.rows for kind in kinds]
     order = np.argsort(prefix[1:], kind="stable")
-    sizes = np.repeat([table.row_bytes for table, _ in alike], counts)[order]
-    prefix[1:] = prefix[1:][order] * np.repeat([scale.of_row(table.row_bytes) for table, _ in alike], counts)[order]
+    sizes = np.repeat([kind.table.row_bytes for kind in kinds], counts)[order]
+    prefix[1:] = prefix[1:][order] * np.repeat([kind.scale for kind in kinds], counts)[order]
     hot_bytes, hot_gathered = None, None
-    if alike[0][0].hot_row_bytes is not None:  # one rule for all
-        hot_sizes = np.repeat([table.hot_row_bytes or 0 for table, _ in alike], counts)[order]
+    if kinds[0].table.hot_row_bytes is not None:  # one rule for all
+        hot_sizes = np.repeat([kind.table.hot_row_bytes or 0 for kind in kinds], counts)[order]
         hot_bytes, hot_gathered = _sums(hot_sizes), _gathered(prefix, hot_sizes)
     del order
     gathered = _gathered(prefix, sizes)
@@ -226,22 +242,16 @@ def _sums(sizes: Ints) -> Ints:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
 
 
-def ranks_in_tables(tables: Sequence[TableAccesses], cuts: Sequence[int], time: ServiceTime) -> list[list[int]]:
+def ranks_in_tables(
+    tables: Sequence[TableAccesses], cuts: Sequence[int], time: ServiceTime, steps_of: StepsOf = TableAccesses.steps
+) -> list[list[int]]:
     """For each cut of the merged order how many rows of each table come before it: over the cuts, then the tables."""
-    scale, alike = _Scale.of(tables, time), _alike(tables)
-    kinds = {table.key: kind for kind, (table, _) in enumerate(alike)}
-    ascending = [(_ascending(table, scale), count) for table, count in alike]
-    kind_of = [kinds[table.key] for table in tables]
+    kinds = _kinds(tables, _Scale.of(tables, time), steps_of)
+    index = {kind.table.key: i for i, kind in enumerate(kinds)}
+    kind_of = [index[table.key] for table in tables]
     sizes = {size: i for i, size in enumerate(dict.fromkeys(table.sizes for table in tables))}
     first = sorted(range(len(tables)), key=lambda i: sizes[tables[i].sizes])
-    return [_split(ascending, kind_of, first, cut) for cut in cuts]
-
-
-def _ascending(table: TableAccesses, scale: _Scale) -> Floats:
-    """The negated gathers of each row on the scale by which rows stand: (rows,) float64, ascending from the hottest."""
-    steps = table.row_gathers()
-    steps /= -scale.of_row(table.row_bytes)
-    return steps
+    return [_split(kinds, kind_of, first, cut) for cut in cuts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,38 +274,75 @@ class _Scale:
         return row_bytes // self.unit * (unit_s / row_s if row_s else 1.0)
 
 
-def _alike(tables: Sequence[TableAccesses]) -> list[tuple[TableAccesses, int]]:
-    """The tables that differ in CDF, gathers or size of row, and how many there are of each; by size, as they come."""
+@dataclass(slots=True)
+class _Kind:
+    """The rows of `count` tables alike, by their negated gathers on the scale by which rows stand, so ascending.
+
+    firsts: of the first row of each block of `Steps`; the block that was looked at last is held
+    """
+
+    table: TableAccesses
+    count: int
+    scale: float
+    steps: Steps
+    firsts: Floats = field(init=False)
+    _held: tuple[int, Floats] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.firsts = self._ascending(self.steps.firsts.copy())
+
+    def blocks(self) -> Iterator[Floats]:
+        """All of one table's rows."""
+        return map(self._ascending, self.steps.blocks())
+
+    def rank(self, value: float, side: Literal["left", "right"]) -> int:
+        """`np.searchsorted` of a value among one table's rows."""
+        index = int(np.searchsorted(self.firsts, value, side=side)) - 1
+        if index < 0:
+            return 0
+        if self._held is None or self._held[0] != index:
+            self._held = index, self._ascending(self.steps.block(index))
+        return index * BLOCK_ROWS + int(np.searchsorted(self._held[1], value, side=side))
+
+    def _ascending(self, steps: Floats) -> Floats:
+        """In place."""
+        steps *= self.table.gathers
+        steps /= -self.scale
+        return steps
+
+
+def _kinds(tables: Sequence[TableAccesses], scale: _Scale, steps_of: StepsOf) -> list[_Kind]:
+    """The tables that differ in CDF, gathers or size of row; by size, as they come."""
     counts: dict[Key, int] = {}
     first: dict[Key, TableAccesses] = {}
     for table in tables:
         counts[table.key] = counts.get(table.key, 0) + 1
         first.setdefault(table.key, table)
     sizes = list(dict.fromkeys(table.sizes for table in tables))
-    return sorted(((first[key], count) for key, count in counts.items()), key=lambda item: sizes.index(item[0].sizes))
+    return [
+        _Kind(first[key], count, scale.of_row(first[key].row_bytes), steps_of(first[key]))
+        for key, count in sorted(counts.items(), key=lambda item: sizes.index(first[item[0]].sizes))
+    ]
 
 
-def _split(
-    ascending: Sequence[tuple[Floats, int]], kind_of: Sequence[int], first: Sequence[int], cut: int
-) -> list[int]:
-    """The first `cut` rows of the merged order, by table.
+def _split(kinds: Sequence[_Kind], kind_of: Sequence[int], first: Sequence[int], cut: int) -> list[int]:
+    """The first `cut` rows of the merged order, by table; `kind_of` has the kind of each.
 
-    `ascending` holds the negated gathers of each kind of table, and how many tables are of it; only the ties, which go
-    to the tables in the order `first`, are worked out table by table.
+    Only the ties, which go to the tables in the order `first`, are worked out table by table.
     """
     if cut == 0:
         return [0] * len(kind_of)
     low, high = 0, int(np.array(np.inf).view(np.int64))  # floats >= 0 are ordered as their bits are
     while low < high:  # the largest value that at least `cut` rows reach: that of the last row before the cut
         middle = (low + high + 1) // 2
-        value = -np.array(middle, np.int64).view(np.float64)
-        if sum(count * int(np.searchsorted(steps, value, side="right")) for steps, count in ascending) >= cut:
+        value = -float(np.array(middle, np.int64).view(np.float64))
+        if sum(kind.count * kind.rank(value, "right") for kind in kinds) >= cut:
             low = middle
         else:
             high = middle - 1
-    value = -np.array(low, np.int64).view(np.float64)
-    begins = [int(np.searchsorted(steps, value, side="left")) for steps, _ in ascending]
-    ties = [int(np.searchsorted(steps, value, side="right")) - begins[i] for i, (steps, _) in enumerate(ascending)]
+    value = -float(np.array(low, np.int64).view(np.float64))
+    begins = [kind.rank(value, "left") for kind in kinds]
+    ties = [kind.rank(value, "right") - begin for kind, begin in zip(kinds, begins, strict=True)]
     ranks = [begins[kind] for kind in kind_of]
     missing = cut - sum(ranks)
     for i in first:
@@ -306,31 +353,14 @@ def _split(
 
 
 def _accumulate(prefix: Floats) -> None:
-    """Turn negated gathers of each row into sums, in place; summed by chunks, so that errors stay near one rounding."""
+    """Turn negated gathers of each row, none above 0, into sums, in place, which so never fall.
+
+    Summed by chunks, so that errors stay near one rounding.
+    """
     base = 0.0
     for begin in range(1, len(prefix), CHUNK_ROWS):
         chunk = prefix[begin : begin + CHUNK_ROWS]
-        np.negative(chunk, out=chunk)
-        total = base + float(np.sum(chunk))
+        total = base - float(np.sum(chunk))
         np.cumsum(chunk, out=chunk)
-        chunk += base
+        np.subtract(base, chunk, out=chunk)
         base = max(total, float(chunk[-1]))
-    np.maximum.accumulate(prefix, out=prefix)
-
-
-def _concave_steps(cdf: Floats) -> tuple[Floats, float]:
-    """The steps of the least concave majorant, and how far it rises above the CDF, which is concave up to rounding.
-
-    The steps are (rows,) float64, never increasing; `np.diff` where that never rises.
-    """
-    steps = np.diff(cdf)
-    if not (steps[1:] > steps[:-1]).any():
-        return steps, 0.0
-    from scipy.optimize import isotonic_regression  # slow to import, and rarely wanted
-
-    pools = np.asarray(isotonic_regression(steps, increasing=False).blocks, np.intp)  # first row of each, then the end
-    sizes = np.diff(pools)
-    steps = np.repeat(np.diff(cdf[pools]) / sizes, sizes)
-    begins = np.repeat(pools[:-1], sizes)
-    gap = float(np.max(cdf[begins] + (np.arange(len(steps)) - begins) * steps - cdf[:-1]))
-    return steps, max(gap, 0.0)
