@@ -24,7 +24,6 @@ from repo_builder.partition.dp import partition
 from repo_builder.partition.order import Order
 from repo_builder.partition.plan import S_MAX, Grouping
 from repo_builder.partition.planner import make_plan
-from repo_builder.partition.priced import PricedOrder
 from repo_builder.spec import Spec, load_spec
 
 SPEC = Path(__file__).parent.parent / "examples" / "paper" / "rm1.yaml"
@@ -116,7 +115,7 @@ def one_table(sizes: list[int]) -> None:
         started = time.perf_counter()
         ours = partition(order, MODEL, S_MAX)
         seconds = time.perf_counter() - started
-        assert coarse_bounds(PricedOrder(order, MODEL), S_MAX, 256).prefix[S_MAX, -1] <= ours.cost_bytes * (1 + 1e-9)
+        assert coarse_bounds(order, MODEL, S_MAX, 256).prefix[S_MAX, -1] <= ours.cost_bytes * (1 + 1e-9)
         ratios = [binned_cost(prefix, bins) / ours.cost_bytes for bins in (64, 1024)]
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         growth = f"{seconds / before:.2f}" if before else "-"

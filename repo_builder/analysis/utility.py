@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.partition.accesses import Key, TableAccesses
 from repo_builder.partition.plan import Service, Shard
+from repo_builder.partition.table_accesses import Key, TableAccesses
 
 Floats = NDArray[np.float64]
 

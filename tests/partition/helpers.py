@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.model.dlrm import DlrmTable
-from repo_builder.partition.accesses import TableAccesses
 from repo_builder.partition.cost import CostModel, DenseTime
 from repo_builder.partition.order import Order
+from repo_builder.partition.table_accesses import TableAccesses
 from repo_builder.spec import Spec, parse_spec
 
 DENSE_TIME = DenseTime(fixed_s=1e-4, per_flop_s=1.5e-11)

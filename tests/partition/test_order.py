@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 from repo_builder.errors import PlanError
 from repo_builder.model.row_rule import RowRule
 from repo_builder.model.types import RowFormat
-from repo_builder.partition.accesses import TableAccesses, check_cdf, merged_order, ranks_in_tables
 from repo_builder.partition.cost import ServiceTime
+from repo_builder.partition.merging import merged_order, ranks_in_tables
+from repo_builder.partition.table_accesses import TableAccesses, check_cdf
 from tests.partition.helpers import row_gathers, zipf_cdf
 
 TIME = ServiceTime(1e-4, 1e-8)

@@ -7,10 +7,12 @@ from scipy.optimize import isotonic_regression
 
 from repo_builder.model.row_rule import RowRule
 from repo_builder.model.types import RowFormat
-from repo_builder.partition.accesses import TableAccesses, merged_order, model_accesses, ranks_in_tables
+from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.cost import Profile, ServiceTime
+from repo_builder.partition.merging import merged_order, ranks_in_tables
 from repo_builder.partition.planner import plan_accesses
 from repo_builder.partition.steps import BLOCK_ROWS, Steps
+from repo_builder.partition.table_accesses import TableAccesses
 from tests.partition.helpers import DENSE_TIME, GivenHotness, row_gathers, small_spec, zipf_cdf
 
 ROWS = 2 * BLOCK_ROWS + 1234
