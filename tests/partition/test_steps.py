@@ -34,12 +34,15 @@ def _cdfs() -> dict[str, NDArray[np.float64]]:
     rng = np.random.default_rng(0)
     swapped = zipf_cdf(ROWS)
     swapped[5000] -= 1e-8  # one row below the next few
+    late = np.diff(zipf_cdf(ROWS))
+    late[10_000] = late[2000]  # in one block, and hotter than many of the block before
     return {
         "concave": zipf_cdf(ROWS, 0.5),
         "noise at the end": _rounded(zipf_cdf(ROWS), 1e-9),
         "noise from the middle of a block on": _rounded(zipf_cdf(ROWS), 3e-10),
         "all noise": _rounded(np.linspace(0, 1, ROWS + 1), 1e-7),
         "one row": swapped,
+        "pools of rows that fall": np.append(0.0, np.cumsum(late) / late.sum()),
         "counted": _counted(rng.zipf(1.3, ROWS).clip(max=10**6)),
         "counted evenly": _counted(np.ones(ROWS, np.int64)),
         "a block to the row": _rounded(zipf_cdf(BLOCK_ROWS), 1e-9),
