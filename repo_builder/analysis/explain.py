@@ -15,12 +15,13 @@ from itertools import pairwise
 import numpy as np
 
 from repo_builder.model.types import RowDtype
-from repo_builder.partition.accesses import Key, ModelAccesses
+from repo_builder.partition.accesses import ModelAccesses
 from repo_builder.partition.cost import CostModel, Profile
 from repo_builder.partition.order import Order
 from repo_builder.partition.plan import S_MAX, Plan, Service
 from repo_builder.partition.priced import PricedOrder
 from repo_builder.partition.robust import mean_costs, mean_replicas
+from repo_builder.partition.table_accesses import Key
 from repo_builder.partition.worth import Cuts, cut, worth_of
 from repo_builder.spec import Spec
 

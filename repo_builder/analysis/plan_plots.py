@@ -19,7 +19,8 @@ from repo_builder.analysis.explain import Chain
 from repo_builder.analysis.sweep import FIELDS, Setting, Sweep, SweepPoint
 from repo_builder.analysis.utility import UtilityModel
 from repo_builder.figures import INK, count_axis, dress, nested_width, new_figure, save_png
-from repo_builder.partition.accesses import Floats, ModelAccesses
+from repo_builder.partition.accesses import ModelAccesses
+from repo_builder.partition.order import Floats
 from repo_builder.partition.plan import Service
 from repo_builder.spec import Spec
 from repo_builder.words import count, table_label

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.partition.accesses import Key, TableAccesses
 from repo_builder.partition.plan import Service, Shard
+from repo_builder.partition.table_accesses import Key, TableAccesses
 
 Floats = NDArray[np.float64]
 
@@ -36,11 +36,14 @@ class TouchedRows:
         rows = len(cdf) - 1
         chunks = [self._between(begin, min(begin + CHUNK_ROWS, rows)) for begin in range(0, rows, CHUNK_ROWS)]
         self._before = np.concatenate([[0.0], np.cumsum(chunks)])
+        self._upto: dict[int, float] = {}  # tables alike are cut at the same few ranks, fleet after fleet
 
     def upto(self, rank: int) -> float:
         """The expected number of touched rows among the `rank` hottest."""
-        chunk = rank // CHUNK_ROWS
-        return float(self._before[chunk]) + self._between(chunk * CHUNK_ROWS, rank)
+        if rank not in self._upto:
+            chunk = rank // CHUNK_ROWS
+            self._upto[rank] = float(self._before[chunk]) + self._between(chunk * CHUNK_ROWS, rank)
+        return self._upto[rank]
 
     def _between(self, begin: int, end: int) -> float:
         share = np.minimum(np.diff(self._cdf[begin : end + 1]), 1.0)

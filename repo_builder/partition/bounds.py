@@ -10,6 +10,7 @@ optimal cut.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,10 @@ from repo_builder.partition.priced import PricedOrder
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
+
+CostsOf = Callable[[Positions, Positions], Floats]
+
+BAND_ROWS = 32
 
 MARGIN = 1e-12
 """Bounds are compared with this relative margin, far above the rounding of the sums and far below a row's bytes."""
@@ -76,47 +81,78 @@ def grid(gathers: Floats, blocks: int) -> Positions:
 
 def segment_costs(priced: PricedOrder, begins: Positions, ends: Positions) -> Floats:
     """Cost of the rows from each begin (down) to each end (across), infinite where a block comes before itself."""
-    costs = priced.costs(begins[:, None], ends[None, :])
-    costs[np.tril_indices(len(costs), -1)] = np.inf
+    return path_costs(priced.costs, begins, ends)
+
+
+def path_costs(costs_of: CostsOf, begins: Positions, ends: Positions) -> Floats:
+    """What `costs_of` says of each begin (down) and end (across), which go by broadcast; infinite below the diagonal.
+
+    Made in bands of some rows, from the diagonal on: what a band takes stays in the caches, and is not made anew.
+    """
+    costs = np.full((len(begins), len(ends)), np.inf)
+    for band in _bands(len(begins)):
+        costs[band, band.start :] = costs_of(begins[band, None], ends[None, band.start :])
+        square = costs[band, band]
+        square[np.tril_indices(len(square), -1)] = np.inf
     return costs
 
 
 def at_most(costs: Floats, s_max: int) -> Floats:
     """(s_max + 1, blocks): the cheapest path from block 0 to each block by at most s steps."""
-    best = np.full((s_max + 1, len(costs)), np.inf)
-    best[:, 0] = 0.0
-    totals = np.empty_like(costs)  # one for all steps: made anew, each would be faulted in and given back
-    for s in range(1, s_max + 1):
-        np.add(best[s - 1][:, None], costs, out=totals)
-        best[s] = np.minimum(best[s - 1], totals.min(axis=0))
-    return best
+    return np.minimum.accumulate(useful_steps(costs, s_max), axis=0)
 
 
 def exactly(costs: Floats, s_max: int) -> Floats:
     """(s_max + 1, blocks): the cheapest path from block 0 to each block by exactly s steps."""
-    best = np.full((s_max + 1, len(costs)), np.inf)
-    best[0, 0] = 0.0
-    totals = np.empty_like(costs)
+    best, costs = _start(costs, s_max)
     for s in range(1, s_max + 1):
-        np.add(best[s - 1][:, None], costs, out=totals)
-        best[s] = totals.min(axis=0)
+        best[s] = _step(best[s - 1], costs)
+    return best
+
+
+def useful_steps(costs: Floats, s_max: int) -> Floats:
+    """`exactly`, up to the first number of steps by which no block is reached cheaper than by fewer; infinite then.
+
+    More steps than that bring no block nearer either.
+    """
+    best, costs = _start(costs, s_max)
+    least = best[0]
+    for s in range(1, s_max + 1):
+        reached = _step(best[s - 1], costs)
+        if (reached >= least).all():
+            break
+        best[s] = reached
+        least = np.minimum(least, reached)
     return best
 
 
 def cheapest_path(costs: Floats, s_max: int) -> Positions:
     """The blocks on the cheapest path from the first to the last by at most s_max steps; the fewest of equal ones."""
-    best = np.full(len(costs), np.inf)
-    best[0] = 0.0
-    begins: list[NDArray[np.intp]] = []
-    least, services = np.inf, 0
-    totals = np.empty_like(costs)
-    for s in range(1, s_max + 1):
-        np.add(best[:, None], costs, out=totals)
-        begins.append(totals.argmin(axis=0))
-        best = totals.min(axis=0)
-        if best[-1] < least:
-            least, services = float(best[-1]), s
+    best = useful_steps(costs, s_max)
+    services = int(best[:, -1].argmin())
     path = [len(costs) - 1]
     for s in range(services, 0, -1):
-        path.append(int(begins[s - 1][path[-1]]))
+        path.append(int((best[s - 1] + costs[:, path[-1]]).argmin()))
     return np.array(path[::-1])
+
+
+def _start(costs: Floats, s_max: int) -> tuple[Floats, Floats]:
+    """What no step reaches, with room for more, and the costs row by row."""
+    best = np.full((s_max + 1, len(costs)), np.inf)
+    best[0, 0] = 0.0
+    return best, np.ascontiguousarray(costs)
+
+
+def _step(best: Floats, costs: Floats) -> Floats:
+    """The cheapest way to each block by one step more; nothing leads back, so that `costs` below the diagonal is not
+    read.
+    """
+    reached = np.full_like(best, np.inf)
+    for band in _bands(len(best)):
+        ahead = reached[band.start :]
+        np.minimum(ahead, (best[band, None] + costs[band, band.start :]).min(axis=0), out=ahead)
+    return reached
+
+
+def _bands(rows: int) -> Iterator[slice]:
+    return (slice(begin, min(begin + BAND_ROWS, rows)) for begin in range(0, rows, BAND_ROWS))

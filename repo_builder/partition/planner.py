@@ -11,13 +11,14 @@ from itertools import pairwise
 from repo_builder.access.hotness import Hotness
 from repo_builder.errors import PlanError
 from repo_builder.model.types import RowDtype
-from repo_builder.partition.accesses import Key, ModelAccesses, TableAccesses, model_accesses, ranks_in_tables
+from repo_builder.partition.accesses import ModelAccesses, model_accesses
 from repo_builder.partition.cost import CostModel, Profile, replicas_for
 from repo_builder.partition.dp import Partition
 from repo_builder.partition.order import Order
 from repo_builder.partition.plan import S_MAX, Grouping, Latency, Plan, Service, Shard, check_plan
 from repo_builder.partition.priced import whole_rows_s
 from repo_builder.partition.sla import check_idle, meet_sla
+from repo_builder.partition.table_accesses import Key, TableAccesses
 from repo_builder.partition.worth import Cuts, cut, worth_of
 from repo_builder.spec import Spec
 
@@ -148,7 +149,7 @@ def _per_table(accesses: ModelAccesses, model: CostModel, cuts: _Cut) -> Iterato
 def _tiered(accesses: ModelAccesses, model: CostModel, cuts: _Cut) -> Iterator[Service]:
     tables = accesses.tables
     found = cuts(accesses.order(tables, model.service_time)).taken
-    inner = ranks_in_tables(tables, found.cuts[1:-1], model.service_time)
+    inner = accesses.ranks(found.cuts[1:-1], model.service_time)
     ranks = [[0] * len(tables), *inner, [table.rows for table in tables]]
     for i, ((begins, ends), rows_s) in enumerate(zip(pairwise(ranks), found.rows_s, strict=True)):
         dtype = tables[0].rule.cold if i else tables[0].rule.hot

@@ -23,11 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.partition.bounds import MARGIN, at_most, cheapest_path, exactly, grid
+from repo_builder.partition.bounds import MARGIN, at_most, cheapest_path, grid, path_costs, useful_steps
 from repo_builder.partition.priced import PricedOrder
 
 Floats = NDArray[np.float64]
@@ -92,15 +93,16 @@ def robust_cuts(priced: PricedOrder, s_max: int, error: float, known: Sequence[S
     else:
         first = np.union1d(grid(order.gathers, BLOCKS), _near(best.cuts, order.rows))
     alive = np.ones(len(first), np.bool_)
+    costs_of = partial(mean_costs, priced, error=error)
     for _ in range(ROUNDS):
-        costs = _path_costs(priced, first, first, error)
+        costs = path_costs(costs_of, first, first)
         np.fill_diagonal(costs, np.inf)  # a service holds a row at least
         cuts = tuple(first[cheapest_path(costs, s_max)].tolist())
         best = min(best, RobustCuts(cuts, mean_cost(priced, cuts, error), 0.0), key=_mean)
         last = np.append(first[1:] - 1, first[-1])
         if (last == first).all():
             return RobustCuts(best.cuts, best.mean_bytes, best.mean_bytes)
-        low = _path_costs(priced, last, first, error)
+        low = path_costs(costs_of, last, first)
         low[~alive] = low[:, ~alive] = np.inf
         through = _through(low, s_max)
         bound = max(bound, min(float(through[-1]), best.mean_bytes))
@@ -109,13 +111,6 @@ def robust_cuts(priced: PricedOrder, s_max: int, error: float, known: Sequence[S
         alive &= through <= best.mean_bytes * (1 + MARGIN)
         first, alive = _finer(first, alive, _near(best.cuts, order.rows))
     return RobustCuts(best.cuts, best.mean_bytes, bound)
-
-
-def _path_costs(priced: PricedOrder, begins: Positions, ends: Positions, error: float) -> Floats:
-    """`mean_costs` from each begin (down) to each end (across), infinite where a block comes before itself."""
-    costs = mean_costs(priced, begins[:, None], ends[None, :], error)
-    costs[np.tril_indices(len(costs), -1)] = np.inf
-    return costs
 
 
 def _mean(found: RobustCuts) -> tuple[float, int]:
@@ -131,7 +126,7 @@ def _near(cuts: Sequence[int], rows: int) -> Positions:
 def _through(costs: Floats, s_max: int) -> Floats:
     """The cheapest path from the first block to the last through each, by at most s_max steps; (blocks,)."""
     forward = at_most(costs, s_max)
-    backward = exactly(costs.T[::-1, ::-1], s_max)[:, ::-1]
+    backward = useful_steps(costs.T[::-1, ::-1], s_max)[:, ::-1]
     through: Floats = (forward[::-1] + backward).min(axis=0)  # by some steps after it, the others before it at most
     return through
 

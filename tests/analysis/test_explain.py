@@ -13,10 +13,11 @@ from elasticrec.tables_plan import explanation
 from repo_builder.analysis.explain import explain
 from repo_builder.analysis.plan_plots import plot_explanation
 from repo_builder.model.row_rule import RowRule
-from repo_builder.partition.accesses import Floats, ModelAccesses, TableAccesses
+from repo_builder.partition.accesses import ModelAccesses
 from repo_builder.partition.cost import CostModel, replicas_for
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import plan_accesses
+from repo_builder.partition.table_accesses import Floats, TableAccesses
 from tests.analysis.helpers import PROFILE, SPEC, accesses
 from tests.partition.helpers import plain_cost, small_spec
 

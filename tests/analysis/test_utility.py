@@ -10,8 +10,8 @@ from repo_builder.access.queries import IdSampler
 from repo_builder.analysis.utility import CHUNK_ROWS, TouchedRows, Utility, UtilityModel
 from repo_builder.model.dlrm import DlrmTable
 from repo_builder.model.types import RowFormat
-from repo_builder.partition.accesses import TableAccesses
 from repo_builder.partition.plan import Service, Shard
+from repo_builder.partition.table_accesses import TableAccesses
 from tests.partition.helpers import zipf_cdf
 
 

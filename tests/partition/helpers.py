@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from repo_builder.model.dlrm import DlrmTable
 from repo_builder.partition.cost import CostModel, DenseTime
 from repo_builder.partition.order import Order
+from repo_builder.partition.table_accesses import TableAccesses
 from repo_builder.spec import Spec, parse_spec
 
 DENSE_TIME = DenseTime(fixed_s=1e-4, per_flop_s=1.5e-11)
@@ -73,6 +74,11 @@ def zipf_cdf(rows: int, alpha: float = 1.05) -> NDArray[np.float64]:
     """(rows + 1,) float64 from 0 to 1."""
     sums = np.cumsum(np.arange(1, rows + 1) ** -alpha)
     return np.concatenate([[0.0], sums / sums[-1]])
+
+
+def row_gathers(table: TableAccesses) -> NDArray[np.float64]:
+    """What a query gathers of each row, hottest first: (rows,) float64."""
+    return np.concatenate(list(table.steps().blocks())) * table.gathers
 
 
 class GivenHotness:

@@ -9,8 +9,9 @@ import pytest
 from repo_builder.access.powerlaw import PowerLawHotness
 from repo_builder.errors import PlanError
 from repo_builder.model.row_rule import RowRule
-from repo_builder.partition.accesses import merged_order, model_accesses
+from repo_builder.partition.accesses import model_accesses
 from repo_builder.partition.cost import Profile, ServiceTime
+from repo_builder.partition.merging import merged_order
 from repo_builder.partition.plan import Grouping
 from repo_builder.partition.planner import make_plan, plan_accesses
 from repo_builder.spec import Spec

@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 from repo_builder.errors import PlanError
 from repo_builder.model.row_rule import RowRule
 from repo_builder.model.types import RowFormat
-from repo_builder.partition.accesses import TableAccesses, check_cdf, merged_order, ranks_in_tables
 from repo_builder.partition.cost import ServiceTime
-from tests.partition.helpers import zipf_cdf
+from repo_builder.partition.merging import merged_order, ranks_in_tables
+from repo_builder.partition.table_accesses import TableAccesses, check_cdf
+from tests.partition.helpers import row_gathers, zipf_cdf
 
 TIME = ServiceTime(1e-4, 1e-8)
 
@@ -30,7 +31,7 @@ def _tables() -> list[TableAccesses]:
 
 def test_merge_equals_a_stable_sort_of_all_rows() -> None:
     tables = _tables()
-    rows = [(-hits, i) for i, table in enumerate(tables) for hits in table.row_gathers().tolist()]
+    rows = [(-hits, i) for i, table in enumerate(tables) for hits in row_gathers(table).tolist()]
     order = sorted(rows, key=lambda row: row[0])
     merged = merged_order(tables, TIME)
     assert merged.gathers == pytest.approx(np.cumsum([0.0] + [-hits for hits, _ in order]))
@@ -51,7 +52,7 @@ def test_rows_of_several_sizes_stand_by_gathers_and_byte() -> None:
     rows = [
         (-hits / table.row_bytes, [8, 16, 24].index(table.row_bytes), i, hits, table.row_bytes)
         for i, table in enumerate(tables)
-        for hits in table.row_gathers().tolist()
+        for hits in row_gathers(table).tolist()
     ]
     order = sorted(rows, key=lambda row: row[:3])
     merged = merged_order(tables, TIME)
@@ -72,7 +73,7 @@ def test_rows_that_cost_by_the_byte_stand_by_the_time_of_a_byte() -> None:
         rows = [
             (-hits * (time.rows_s(1, table.row_bytes) or 1.0) / table.row_bytes, i, hits, table.row_bytes)
             for i, table in enumerate(tables)
-            for hits in table.row_gathers().tolist()
+            for hits in row_gathers(table).tolist()
         ]
         order = sorted(rows, key=lambda row: row[:2])
         merged, ends = merged_order(tables, time), np.arange(len(rows) + 1)
@@ -94,7 +95,7 @@ def test_with_two_formats_rows_stand_by_the_colder_ones_bytes() -> None:
     sizes = [(16, 32), (32, 96), (16, 16)]  # cold, hot
     assert [table.sizes for table in tables] == sizes
     rows = [
-        (-hits / sizes[i][0], i, sizes[i]) for i, table in enumerate(tables) for hits in table.row_gathers().tolist()
+        (-hits / sizes[i][0], i, sizes[i]) for i, table in enumerate(tables) for hits in row_gathers(table).tolist()
     ]
     order = sorted(rows, key=lambda row: row[:2])
     merged, ends = merged_order(tables, TIME), np.arange(len(rows) + 1)
@@ -108,7 +109,7 @@ def test_with_two_formats_rows_stand_by_the_colder_ones_bytes() -> None:
 def test_rounding_in_a_cdf_does_not_tear_equal_rows_apart() -> None:
     """Rows of one access each differ in float64 steps; pooled, they are exactly equal again."""
     table = TableAccesses("A", _counted([1000, *[1] * 9999]), 100, RowFormat(1))
-    steps = table.row_gathers()
+    steps = row_gathers(table)
     assert len(np.unique(np.diff(table.cdf)[1:])) > 1
     assert (np.diff(steps) <= 0).all() and len(np.unique(steps[1:])) < 10
     assert steps.sum() == pytest.approx(100, rel=1e-12)
@@ -138,7 +139,7 @@ def test_bad_cdfs_are_named(cdf: list[float], message: str) -> None:
 
 def test_a_cdf_in_another_order_than_hottest_first_is_an_error() -> None:
     with pytest.raises(PlanError, match="expected the hottest rows first"):
-        TableAccesses("A", np.array([0, 0.1, 1.0]), 1, RowFormat(1)).row_gathers()
+        TableAccesses("A", np.array([0, 0.1, 1.0]), 1, RowFormat(1)).steps()
 
 
 def test_splitting_works_on_kinds_of_tables_not_on_tables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Measurements as a machine of known times would show them."""
 
 from repo_builder.model.types import RowFormat
-from repo_builder.partition.accesses import ModelAccesses, TableAccesses
+from repo_builder.partition.accesses import ModelAccesses
+from repo_builder.partition.table_accesses import TableAccesses
 from repo_builder.profiling.points import (
     STANDARD,
     DensePoint,
