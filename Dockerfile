@@ -5,12 +5,12 @@
 #       -v "$PWD/model_repository/rm1:/models:ro" elasticrec-triton
 #
 # A server of a fleet is the same image with another folder mounted; a front end needs -e ELASTICREC_ADDRESSES too. A native
-# shard takes its calls past Triton's gRPC with -e ELASTICREC_LISTEN=0.0.0.0:8003.
+# shard takes its calls past Triton's gRPC with -e ELASTICREC_LISTEN=0.0.0.0:8003, and over TLS as the README has it.
 #
 # 26.04 (tritonserver 2.68) or later: older ones can be ended by what clients do (README, When a process dies).
 #
 # The models' code and kernels lie in the repository itself; they need Python >= 3.10, glibc >= 2.17, x86-64 and NumPy,
-# and a fleet's router libnghttp2, as native shards that listen do, and OpenSSL 3 where it is to speak TLS: the image has that.
+# and a fleet's router libnghttp2, as native shards that listen do, and OpenSSL 3 where they are to speak TLS: the image has that.
 #
 # 26.04 or later: the pods' probes ask a model's own readiness (/v2/models/M/ready), which tells that a process of the
 # Python backend died since Triton 2.65; /v2/health/ready does since March 2026, /v2/health/live never. With an older

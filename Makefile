@@ -47,7 +47,7 @@ test-long: $(STAMP) ## the tests that make test leaves out, each of many seconds
 sanitize: $(STAMP) ## the C code's tests on builds with sanitizers of memory, undefined behaviour and threads
 	@sh tools/debian-packages.sh $(SANITIZER_PACKAGES)
 	sh tools/sanitize.sh address,undefined tests/triton_backends
-	sh tools/sanitize.sh thread $(wildcard tests/triton_backends/test_fanout_*.py) tests/triton_backends/test_listener.py \
+	sh tools/sanitize.sh thread $(wildcard tests/triton_backends/test_fanout_*.py tests/triton_backends/test_listener*.py) \
 		tests/triton_backends/test_call_load.py
 
 MINUTES ?= 30

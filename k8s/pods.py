@@ -11,7 +11,7 @@ from k8s.objects import GRPC, PORTS, TRITON_GRPC, Object, mebibytes, metadata, s
 from k8s.options import ManifestOptions
 from repo_builder.machine import allocator
 from repo_builder.repository.built_fleet import MIB, BuiltFleet, BuiltService
-from repo_builder.repository.native import LISTEN
+from repo_builder.repository.native import LISTEN, LISTEN_CA, LISTEN_CERT, LISTEN_KEY
 from repo_builder.scaling.queries import latency_flags
 
 PRE_STOP_S = 15
@@ -25,6 +25,8 @@ START_S = 60
 """To start Triton and its Python processes, and to warm up."""
 
 TLS_FOLDER = "/etc/elasticrec/tls"
+TLS_CA, TLS_CERT, TLS_KEY = f"{TLS_FOLDER}/ca.crt", f"{TLS_FOLDER}/tls.crt", f"{TLS_FOLDER}/tls.key"
+"""As cert-manager writes them; of both ends of the calls."""
 
 RESTRICTED = "shared-memory,model-config,model-repository,statistics,trace,logging"
 ADMIN_KEY = "elasticrec-admin=$(POD_UID)"
@@ -216,11 +218,6 @@ def load_s(service: BuiltService) -> int:
     return START_S + math.ceil(service.files_bytes / LOAD_BYTES_PER_S)
 
 
-def takes_calls(service: BuiltService, tls: bool) -> bool:
-    """Whether front ends' calls go past Triton's gRPC, to the listener: it speaks plain text only."""
-    return service.listens and not tls
-
-
 def flags(fleet: BuiltFleet, service: BuiltService, model_repository: str, tls: bool) -> Sequence[str]:
     """The command line of tritonserver 2.51 and later; `$(POD_UID)` is filled in by Kubernetes."""
     words = [
@@ -233,7 +230,7 @@ def flags(fleet: BuiltFleet, service: BuiltService, model_repository: str, tls: 
         f"--http-restricted-api={RESTRICTED}:{ADMIN_KEY}",
         f"--grpc-restricted-protocol={RESTRICTED}:{ADMIN_KEY}",
     ]
-    if takes_calls(service, tls):
+    if service.listens:
         words.append(f"--grpc-port={TRITON_GRPC}")
     if service.is_frontend:
         words += latency_flags()
@@ -241,9 +238,9 @@ def flags(fleet: BuiltFleet, service: BuiltService, model_repository: str, tls: 
         words += [
             "--grpc-use-ssl=true",
             "--grpc-use-ssl-mutual=true",
-            f"--grpc-server-cert={TLS_FOLDER}/tls.crt",
-            f"--grpc-server-key={TLS_FOLDER}/tls.key",
-            f"--grpc-root-cert={TLS_FOLDER}/ca.crt",
+            f"--grpc-server-cert={TLS_CERT}",
+            f"--grpc-server-key={TLS_KEY}",
+            f"--grpc-root-cert={TLS_CA}",
         ]
     return words
 
@@ -251,12 +248,12 @@ def flags(fleet: BuiltFleet, service: BuiltService, model_repository: str, tls: 
 def environment(service: BuiltService, tls: bool) -> Mapping[str, str]:
     """Environment variables, besides POD_UID; the router of the front end finds the embedding services by its own."""
     words = {"HOME": SCRATCH_FOLDER, "PYTHONDONTWRITEBYTECODE": "1", **allocator(service.instances)}
-    if takes_calls(service, tls):
+    if service.listens:
         words[LISTEN] = f"0.0.0.0:{GRPC}"  # where Triton's own ports are bound too
+        if tls:
+            words |= {LISTEN_CA: TLS_CA, LISTEN_CERT: TLS_CERT, LISTEN_KEY: TLS_KEY}
     if service.is_frontend:
         words["ELASTICREC_ADDRESSES"] = ADDRESSES
         if tls:
-            words["ELASTICREC_TLS_CA"] = f"{TLS_FOLDER}/ca.crt"
-            words["ELASTICREC_TLS_CERT"] = f"{TLS_FOLDER}/tls.crt"
-            words["ELASTICREC_TLS_KEY"] = f"{TLS_FOLDER}/tls.key"
+            words |= {"ELASTICREC_TLS_CA": TLS_CA, "ELASTICREC_TLS_CERT": TLS_CERT, "ELASTICREC_TLS_KEY": TLS_KEY}
     return words

@@ -9,6 +9,7 @@ from pathlib import Path
 from elasticrec import serving
 from elasticrec.commands.common import Commands, add_command, add_repository, bounded, out, warn
 from elasticrec.tables import score_error_line
+from repo_builder.errors import InputError
 from repo_builder.model.arrays import Array, has_rows
 from repo_builder.repository.manifest import load_manifest
 from repo_builder.words import count
@@ -53,21 +54,36 @@ def add_serve(commands: Commands) -> None:
         parser.add_argument(
             f"--{name}-port", type=bounded(int, 1, 65535), default=port, metavar="N", help="(default: %(default)s)"
         )
+    parser.add_argument(
+        "--calls-port",
+        type=bounded(int, 1, 65535),
+        metavar="N",
+        help="where a fleet's native embedding service takes front ends' calls past Triton's gRPC (default: nowhere)",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
     parser.add_argument("--log-file", type=Path, metavar="FILE", help="the server's log (default: DIR-PORT.log)")
     parser.set_defaults(run=_serve)
 
 
 def _serve(args: argparse.Namespace) -> None:
-    from repo_builder.serving import faults  # these import gRPC's Python
+    from repo_builder.repository.native import listens  # these import gRPC's Python
+    from repo_builder.serving import faults
     from repo_builder.serving.server import Ports, wait
 
-    ports = Ports(args.http_port, args.grpc_port, args.metrics_port)
+    whole = serving.servable(args.repository.resolve())
+    ports = Ports(args.http_port, args.grpc_port, args.metrics_port, args.calls_port)
+    if ports.calls is not None and not listens(args.repository):
+        raise InputError(
+            "--calls-port: expected a fleet's embedding service, built by this version with --shard-backend native, "
+            f"got {args.repository}, whose calls all come to --grpc-port; leave the option out"
+        )
     with serving.serve(args.repository, ports=ports, host=args.host, log=args.log_file) as server:
         try:
-            print(f"model    {load_manifest(serving.servable(args.repository.resolve())).name}")
+            print(f"model    {load_manifest(whole).name}")
             print(f"http     {server.http}")
             print(f"grpc     {server.grpc}")
+            if server.ports.calls is not None:
+                print(f"calls    {server.calls}")
             print(f"metrics  {server.metrics}")
             print(f"log      {server.log}")
             print("ready", flush=True)

@@ -11,7 +11,12 @@ from repo_builder.errors import RepositoryError
 
 LISTEN = "ELASTICREC_LISTEN"
 """In a server's environment: the HOST:PORT at which a native embedding service takes front ends' calls past Triton's
-gRPC, in plain text; empty: nowhere.
+gRPC; empty: nowhere.
+"""
+
+LISTEN_CERT, LISTEN_KEY, LISTEN_CA = f"{LISTEN}_CERT", f"{LISTEN}_KEY", f"{LISTEN}_CA"
+"""Beside it: PEM files by which it takes them over TLS, and of whom each client must have a certificate; empty: plain
+text, and anybody.
 """
 
 
@@ -37,8 +42,8 @@ def listens(folder: Path) -> bool:
     """Whether the server of a model repository listens where LISTEN says.
 
     That is a native embedding service alone in its server, as a fleet has them: two would want the same port. The
-    library is its build's own, and says itself whether it knows the variable: one of an earlier build would leave the
-    port closed.
+    library is its build's own, and says itself whether it knows the variables: one of an earlier build would leave the
+    port closed, or speak plain text where TLS is asked for.
     """
     paths = list(folder.glob("*/config.pbtxt"))
     if len(paths) != 1:
@@ -46,6 +51,6 @@ def listens(folder: Path) -> bool:
     backend = read_config(paths[0]).backend
     library = paths[0].with_name(native_library(backend))
     try:
-        return backend == native_backend("shard") and library.is_file() and LISTEN.encode() in library.read_bytes()
+        return backend == native_backend("shard") and library.is_file() and LISTEN_CERT.encode() in library.read_bytes()
     except OSError as exc:
         raise RepositoryError(f"{library}: cannot be read: {exc.strerror}") from exc

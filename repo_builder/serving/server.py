@@ -24,7 +24,7 @@ import psutil
 
 from repo_builder.errors import InputError, PortTakenError, ServerError
 from repo_builder.machine import allocator
-from repo_builder.repository.native import LISTEN, listens
+from repo_builder.repository.native import LISTEN, LISTEN_CA, LISTEN_CERT, LISTEN_KEY, listens
 from repo_builder.serving.faults import LOG_BEGIN, why_ended, why_not_ready
 from repo_builder.serving.guardian import dismiss, ending_with_us, remove_regions, start_guardian
 from repo_builder.serving.install import Installation
@@ -116,13 +116,15 @@ def running(
 
     flags: more of tritonserver's own, such as --grpc-max-connection-age=30000; environment: more variables;
     stop: gives up waiting for a server that loads, once it is set. The server's own `ports` have `calls` only where it
-    listens there: a native embedding service that is alone and not told to speak TLS.
+    listens there: a native embedding service that is alone. It speaks TLS there where the flags have gRPC speak it.
 
-    Raises PortTakenError, or ServerError where the server does not become ready, with what its log says of it.
+    Raises PortTakenError, InputError where these flags leave out a file that TLS needs, or ServerError where the server
+    does not become ready, with what its log says of it.
     """
     address = _numeric(host)
-    if not _takes_calls(repository, flags):
+    if not listens(repository):
         ports = replace(ports, calls=None)
+    listener = _listener(address, ports.calls, flags)
     _check_ports(address, ports)
     prefix = f"elasticrec_{os.getpid()}_{ports.http}_"
     with _safe_path(repository) as models, _open_log(log) as output:
@@ -132,7 +134,7 @@ def running(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**_surroundings(installation, address, ports), **environment},
+            env={**_surroundings(installation), **listener, **environment},
             start_new_session=True,  # a group of its own: Ctrl-C reaches us alone, and the stubs end with it
             preexec_fn=ending_with_us(signal.SIGTERM),
         )
@@ -151,15 +153,28 @@ def running(
                     dismiss(guardian)
 
 
-def _takes_calls(repository: Path, flags: Sequence[str]) -> bool:
-    """The listener speaks plain text: where gRPC is to be TLS no door may stand open beside it."""
-    return listens(repository) and not any(flag.startswith("--grpc-use-ssl") for flag in flags)
+def _surroundings(installation: Installation) -> Mapping[str, str]:
+    """The server's environment, but for what its listener reads."""
+    return {**allocator(len(os.sched_getaffinity(0))), **os.environ, **installation.environment}
 
 
-def _surroundings(installation: Installation, host: str, ports: Ports) -> Mapping[str, str]:
-    """The server's environment; what the user has of LISTEN there is for a server of theirs."""
-    listener = "" if ports.calls is None else f"{host}:{ports.calls}"
-    return {**allocator(len(os.sched_getaffinity(0))), **os.environ, **installation.environment, LISTEN: listener}
+def _listener(host: str, port: int | None, flags: Sequence[str]) -> Mapping[str, str]:
+    """What the listener reads; what the user has of it in the environment is for a server of theirs.
+
+    It speaks TLS where Triton's gRPC is told to, by the same files: no other door may stand open beside that one.
+    """
+    told = {LISTEN: "" if port is None else f"{host}:{port}", LISTEN_CERT: "", LISTEN_KEY: "", LISTEN_CA: ""}
+    given = dict(flag.partition("=")[::2] for flag in flags)
+    wanted = {name for name, value in given.items() if value.lower() not in ("false", "0")}
+    mutual = "--grpc-use-ssl-mutual" in wanted
+    if port is None or not (mutual or "--grpc-use-ssl" in wanted):
+        return told
+    files = {LISTEN_CERT: "--grpc-server-cert", LISTEN_KEY: "--grpc-server-key"}
+    if mutual:
+        files[LISTEN_CA] = "--grpc-root-cert"
+    if lacking := [option for option in files.values() if not given.get(option)]:
+        raise InputError(f"{', '.join(lacking)}: expected {lacking[0]}=FILE beside --grpc-use-ssl, got none")
+    return told | {name: given[option] for name, option in files.items()}
 
 
 @contextlib.contextmanager
@@ -218,7 +233,7 @@ def remove_caches(repository: Path) -> None:
 
 def _check_ports(host: str, ports: Ports) -> None:
     """Another server there would answer our question whether ours is ready."""
-    options = ("--http-port or --host", "--grpc-port or --host", "--metrics-port or --host", "Ports(calls=...)")
+    options = ("--http-port or --host", "--grpc-port or --host", "--metrics-port or --host", "--calls-port or --host")
     for port, option in zip(ports.numbers, options, strict=False):
         try:
             socket.create_server((host, port)).close()

@@ -1,4 +1,7 @@
-"""TLS and mutual TLS between a front end and its shards, with certificates made here."""
+"""Mutual TLS between a front end and its shards, with certificates made here.
+
+Native shards' listener speaks it; Python ones are called at Triton's gRPC.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -6,46 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tritonclient.grpc as grpcclient
-import trustme
+import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from repo_builder.errors import ServerError
-from tests.integration.fleets import Running, make_fleet, plan_for
+from tests.certificates import Certificates
+from tests.integration.fleets import Running, eventually, make_fleet, metric, plan_for
 from tests.integration.models import make_spec, pytorch_scores, random_query, score
 
 pytestmark = pytest.mark.server
 
-
-class Certificates:
-    """A certificate authority's PEM files: the CA, and one for 127.0.0.1 and localhost that servers and clients use."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        authority = trustme.CA()
-        issued = authority.issue_cert("127.0.0.1", "localhost")
-        self.ca, self.cert, self.key = folder / "ca.pem", folder / "cert.pem", folder / "key.pem"
-        authority.cert_pem.write_to_path(str(self.ca))
-        self.cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-        issued.private_key_pem.write_to_path(str(self.key))
-
-    @property
-    def client(self) -> dict[str, str]:
-        return {
-            "ELASTICREC_TLS_CA": str(self.ca),
-            "ELASTICREC_TLS_CERT": str(self.cert),
-            "ELASTICREC_TLS_KEY": str(self.key),
-        }
-
-    @property
-    def server(self) -> list[str]:
-        return [
-            "--grpc-use-ssl=true",
-            "--grpc-use-ssl-mutual=true",
-            f"--grpc-server-cert={self.cert}",
-            f"--grpc-server-key={self.key}",
-            f"--grpc-root-cert={self.ca}",
-        ]
+BAGS = 4  # of a row: the model's tables
 
 
 @pytest.fixture(scope="module")
@@ -53,35 +27,53 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("ours") / "pki")
 
 
-@pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory, ours: Certificates) -> Iterator[Running]:
-    """Native shards that want mutual TLS, which Triton's gRPC speaks, not their listener; no front end yet."""
+@pytest.fixture(scope="module", params=["native", "python"])
+def fleet(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ours: Certificates
+) -> Iterator[Running]:
+    """Shards alone, of which one is called by a name that DNS resolves; no front end yet."""
     folder = tmp_path_factory.mktemp("tls")
     spec = make_spec(folder)
-    plan = plan_for(spec, "tiered", 1)
-    make_fleet(folder / "fleet", plan, spec, "native")
+    plan = plan_for(spec, "tiered", 2)
+    make_fleet(folder / "fleet", plan, spec, request.param)
     with ExitStack() as stack:
         fleet = Running(spec, plan, folder / "fleet", folder / "addresses.json", stack)
         for service in plan.embedding_services:
             fleet.start_shard(service.name, flags=ours.server)
         (shard,) = fleet.shards["tier0"]
-        assert shard.calls == shard.grpc
-        fleet.write_addresses(tier0=f"dns:///localhost:{shard.ports.grpc}")
+        assert (shard.calls != shard.grpc) is (request.param == "native")
+        fleet.write_addresses(tier0=f"dns:///localhost:{shard.calls.rpartition(':')[2]}")
         yield fleet
 
 
 def test_scores_over_mutual_tls(fleet: Running, ours: Certificates) -> None:
-    """By a name that DNS resolves: the certificate is checked against the name."""
+    """The certificate is checked against the name by which a shard is called; Triton counts what the listener takes."""
     frontend = fleet.start_frontend(environment=ours.client)
+    shard, labels = fleet.shards["tier0"][0], {"model": "small_tier0"}
+    before = metric(shard, "nv_inference_count", **labels)
     query = random_query(fleet.spec, 9, seed=1)
     scores = score("grpc", frontend.grpc, "small", *query)
     np.testing.assert_allclose(scores, pytorch_scores(fleet.spec, *query), atol=1e-5)
+    eventually(lambda: metric(shard, "nv_inference_count", **labels) == before + 1)
 
 
+def bags() -> list[triton.InferInput]:
+    """One row, with one id in its first bag."""
+    made = []
+    for name, numbers in (("ids", [0]), ("lengths", [1, *[0] * (BAGS - 1)])):
+        array = np.array([numbers], np.int32)
+        made.append(triton.InferInput(name, array.shape, "INT32"))
+        made[-1].set_data_from_numpy(array)
+    return made
+
+
+@pytest.mark.parametrize("port", ["calls", "grpc"])
 @pytest.mark.parametrize("who", ["plain text", "no certificate", "another authority's certificate"])
-def test_an_unauthenticated_peer_is_refused(fleet: Running, ours: Certificates, tmp_path: Path, who: str) -> None:
-    """The shard itself refuses it; the right certificate on the same port is answered."""
-    shard = fleet.shards["tier0"][0]
+def test_an_unauthenticated_peer_is_refused(
+    fleet: Running, ours: Certificates, tmp_path: Path, who: str, port: str
+) -> None:
+    """The shard itself refuses it, at each of its ports for calls; the right certificate there is answered."""
+    address = getattr(fleet.shards["tier0"][0], port)
     strangers = Certificates(tmp_path / "strangers")
     options = {
         "plain text": {},
@@ -93,24 +85,24 @@ def test_an_unauthenticated_peer_is_refused(fleet: Running, ours: Certificates, 
             "certificate_chain": str(strangers.cert),
         },
     }[who]
-    client = grpcclient.InferenceServerClient(shard.grpc, **options)
-    with pytest.raises(InferenceServerException, match="UNAVAILABLE"):
-        client.is_server_live(client_timeout=5)
-    client.close()
-    right = grpcclient.InferenceServerClient(
-        shard.grpc,
+    with (
+        triton.InferenceServerClient(address, **options) as client,
+        pytest.raises(InferenceServerException, match="UNAVAILABLE"),
+    ):
+        client.infer("small_tier0", bags(), client_timeout=20)
+    with triton.InferenceServerClient(
+        address,
         ssl=True,
         root_certificates=str(ours.ca),
         private_key=str(ours.key),
         certificate_chain=str(ours.cert),
-    )
-    assert right.is_server_live(client_timeout=5)
-    right.close()
+    ) as right:
+        assert right.infer("small_tier0", bags(), client_timeout=20).as_numpy("sums").shape[0] == 1
 
 
 def test_a_front_end_trusts_no_other_authoritys_shard(fleet: Running, ours: Certificates, tmp_path: Path) -> None:
     """Nor do its queries wait: they fail at once, saying which replica."""
     strangers = Certificates(tmp_path / "strangers")
     frontend = fleet.start_frontend(environment={**ours.client, "ELASTICREC_TLS_CA": str(strangers.ca)})
-    with pytest.raises(ServerError, match=r"service tier0: replica .*UNAVAILABLE"):
+    with pytest.raises(ServerError, match=r"service tier\d: replica .*UNAVAILABLE"):
         score("grpc", frontend.grpc, "small", *random_query(fleet.spec, 2, seed=1))

@@ -1,6 +1,7 @@
 """A native shard's listener in the real server: its answers, refusals and counts are those of Triton's own gRPC."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2 as pb
 
-from repo_builder.serving.server import Server
+from repo_builder.serving.server import Server, free_ports
 from tests.integration.fleets import Running, eventually, infer, metric, running_fleet
 from tests.integration.models import pytorch_scores, random_query
+from tests.integration.test_serve import start, wait_for_ready
 
 pytestmark = pytest.mark.server
 
@@ -72,3 +74,25 @@ def test_it_answers_as_tritons_own_grpc(shard: Server, ids: list[int], model: st
     assert isinstance(ours, pb.ModelInferResponse)
     assert [each.shape for each in ours.outputs] == [each.shape for each in tritons.outputs]
     assert (ours.raw_output_contents, ours.model_version) == (tritons.raw_output_contents, tritons.model_version)
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_serve_takes_calls_where_it_is_told(fleet: Running, shard: Server, tmp_path: Path, listens: bool) -> None:
+    """At no port but Triton's without the option."""
+    ports, asked = free_ports(), request([0, 1], "small_tier0")
+    process = start(
+        fleet.folder / "tier0", ports, tmp_path / "log", *([f"--calls-port={ports.calls}"] if listens else [])
+    )
+    try:
+        lines = wait_for_ready(process)
+        assert (
+            (f"calls    127.0.0.1:{ports.calls}" in lines) is any(line.startswith("calls") for line in lines) is listens
+        )
+        expected, answers = ask(shard.grpc, asked), [ask(f"127.0.0.1:{ports.grpc}", asked)]
+        if listens:
+            answers.append(ask(f"127.0.0.1:{ports.calls}", asked))
+        assert isinstance(expected, pb.ModelInferResponse)
+        assert all(answer.raw_output_contents == expected.raw_output_contents for answer in answers)
+    finally:
+        process.kill()
+        process.communicate()

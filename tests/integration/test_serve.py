@@ -46,9 +46,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "repository"
 
 
-def start(repository: Path, ports: Ports, log: Path) -> subprocess.Popen[str]:
+def start(repository: Path, ports: Ports, log: Path, *options: str) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", "elasticrec.cli", "serve", repository, "--log-file", log]
-    words += [f"--http-port={ports.http}", f"--grpc-port={ports.grpc}", f"--metrics-port={ports.metrics}"]
+    words += [f"--http-port={ports.http}", f"--grpc-port={ports.grpc}", f"--metrics-port={ports.metrics}", *options]
     return subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -29,7 +29,7 @@ class Made:
     device: str = "cpu"
     gpus: tuple[int, ...] = (0,)  # where the device is one
     backend: str = "python"
-    library: bytes = b"reads ELASTICREC_LISTEN"  # a native backend's
+    library: bytes = b"reads ELASTICREC_LISTEN_CERT"  # a native backend's
     instances: int = 1
     rows: int = 1_000_000
     qps: float = 800.0

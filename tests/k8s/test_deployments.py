@@ -165,14 +165,15 @@ def test_native_shards_take_calls_where_all_shards_are_called(tmp_path: Path) ->
     assert not {path for path in unlike if "network" in path or "service" in path or "addresses" in path}
 
 
+@pytest.mark.parametrize("tls", [None, TLS_SECRET])
 @pytest.mark.parametrize(
-    ("made", "tls"),
+    "made",
     [
-        (Made(backend="elasticrec_shard"), TLS_SECRET),
-        (Made(backend="elasticrec_shard", library=b"of an earlier build"), None),
-        (Made(device="gpu"), None),
+        Made(backend="elasticrec_shard", library=b"of an earlier build"),
+        Made(backend="elasticrec_shard", library=b"reads ELASTICREC_LISTEN, of one that knows no TLS"),
+        Made(device="gpu"),
     ],
-    ids=["tls", "earlier", "gpu"],
+    ids=["earlier", "plain", "gpu"],
 )
 def test_other_shards_are_called_at_tritons_grpc(made: Made, tls: str | None, tmp_path: Path) -> None:
     objects = render(fleet(tmp_path, made), options(tls_secret=tls))
@@ -182,14 +183,28 @@ def test_other_shards_are_called_at_tritons_grpc(made: Made, tls: str | None, tm
         assert not any(word.startswith("--grpc-port") for word in container["args"])
 
 
-def test_tls_is_mutual_and_on_the_shards(tmp_path: Path) -> None:
-    objects = render(fleet(tmp_path), options(tls_secret=TLS_SECRET))
+@pytest.mark.parametrize("backend", ["python", "elasticrec_shard"])
+def test_tls_is_mutual_and_on_the_shards(backend: str, tmp_path: Path) -> None:
+    """At Triton's gRPC, and by the same files where a native shard takes calls past it."""
+    objects = render(fleet(tmp_path, Made(backend=backend)), options(tls_secret=TLS_SECRET))
     front, shard = (
         objects[f"rm1-{name}-deployment.yaml"]["spec"]["template"]["spec"] for name in ("frontend", "tier0")
     )
     for pod in (front, shard):
         assert {"secretName": TLS_SECRET, "defaultMode": 0o440} in [each.get("secret") for each in pod["volumes"]]
-    assert "--grpc-use-ssl-mutual=true" in shard["containers"][0]["args"]
+    words = dict(word.partition("=")[::2] for word in shard["containers"][0]["args"])
+    assert words["--grpc-use-ssl"] == words["--grpc-use-ssl-mutual"] == "true"
+    listener = {each["name"]: each["value"] for each in shard["containers"][0]["env"] if "LISTEN" in each["name"]}
+    assert listener == (
+        {}
+        if backend == "python"
+        else {
+            "ELASTICREC_LISTEN": "0.0.0.0:8001",
+            "ELASTICREC_LISTEN_CA": words["--grpc-root-cert"],
+            "ELASTICREC_LISTEN_CERT": words["--grpc-server-cert"],
+            "ELASTICREC_LISTEN_KEY": words["--grpc-server-key"],
+        }
+    )
     assert not any("ssl" in word for word in front["containers"][0]["args"])
     env = {each["name"]: each.get("value") for each in front["containers"][0]["env"]}
     named = {env[f"ELASTICREC_TLS_{part}"].rpartition("/")[2] for part in ("CA", "CERT", "KEY")}

@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from repo_builder.errors import PortTakenError, RepositoryError, ServerError
+from repo_builder.errors import InputError, PortTakenError, RepositoryError, ServerError
 from repo_builder.repository.native import LISTEN
 from repo_builder.serving.install import Installation
 from repo_builder.serving.server import Ports, Server, free_ports, running
@@ -16,20 +16,20 @@ from repo_builder.serving.server import Ports, Server, free_ports, running
 SHARD = "elasticrec_shard"
 TOLD = """#!/usr/bin/python3
 import json, os, sys
-print(json.dumps([os.environ.get("ELASTICREC_LISTEN"), sys.argv[1:]]))
+print(json.dumps([{n: v for n, v in os.environ.items() if "ELASTICREC_LISTEN" in n}, sys.argv[1:]]))
 sys.exit(1)
 """
 
 
-def model(repository: Path, backend: str, library: bytes = b"reads ELASTICREC_LISTEN") -> None:
+def model(repository: Path, backend: str, library: bytes = b"reads ELASTICREC_LISTEN_CERT") -> None:
     folder = repository / f"m{len(list(repository.glob('*')))}"
     folder.mkdir(parents=True)
     (folder / "config.pbtxt").write_text(f'backend: "{backend}"')
     (folder / f"libtriton_{backend}.so").write_bytes(library)
 
 
-def listener(folder: Path, ports: Ports, *flags: str, **environment: str) -> str | None:
-    """What a server of `folder / "r"` finds in LISTEN; one that says so, and ends."""
+def surroundings(folder: Path, ports: Ports, *flags: str, **environment: str) -> dict[str, str]:
+    """What a server of `folder / "r"` finds of its listener; one that says so, and ends."""
     binary, log = folder / "tritonserver", folder / "r.log"
     binary.write_text(TOLD)
     binary.chmod(0o755)
@@ -41,6 +41,11 @@ def listener(folder: Path, ports: Ports, *flags: str, **environment: str) -> str
     found, words = json.loads(log.read_text().splitlines()[-1])
     assert f"--grpc-port={ports.grpc}" in words
     return found
+
+
+def listener(folder: Path, ports: Ports, *flags: str, **environment: str) -> str:
+    """Where it takes calls."""
+    return surroundings(folder, ports, *flags, **environment)[LISTEN]
 
 
 def test_four_free_ports_differ() -> None:
@@ -67,13 +72,61 @@ def test_other_repositories_do_not(backends: list[str], tmp_path: Path) -> None:
         assert listener(tmp_path, free_ports()) == ""
 
 
-def test_nor_where_no_port_is_given_nor_beside_tls_nor_with_a_library_that_cannot(tmp_path: Path) -> None:
+def test_nor_where_no_port_is_given_nor_with_a_library_that_cannot(tmp_path: Path) -> None:
     model(tmp_path / "r", SHARD)
     assert listener(tmp_path, replace(free_ports(), calls=None)) == ""
-    for flag in ("--grpc-use-ssl=true", "--grpc-use-ssl-mutual=true"):
-        assert listener(tmp_path, free_ports(), flag) == ""
-    (tmp_path / "r/m0/libtriton_elasticrec_shard.so").write_bytes(b"of an earlier build")
+    (tmp_path / "r/m0/libtriton_elasticrec_shard.so").write_bytes(b"of an earlier build, of plain ELASTICREC_LISTEN")
     assert listener(tmp_path, free_ports()) == ""
+
+
+PAIR = ("--grpc-server-cert=c", "--grpc-server-key=k", "--grpc-root-cert=a")
+
+
+@pytest.mark.parametrize(
+    ("flags", "files"),
+    [
+        ((), ("", "", "")),
+        (PAIR, ("", "", "")),
+        (("--grpc-use-ssl=False", "--grpc-use-ssl-mutual=0", *PAIR), ("", "", "")),
+        (("--grpc-use-ssl=true", *PAIR), ("c", "k", "")),
+        (("--grpc-use-ssl=1", "--grpc-use-ssl-mutual=true", *PAIR), ("c", "k", "a")),
+        (("--grpc-use-ssl-mutual=true", *PAIR), ("c", "k", "a")),
+    ],
+    ids=" ".join,
+)
+def test_it_speaks_tls_where_tritons_grpc_does(
+    flags: tuple[str, ...], files: tuple[str, str, str], tmp_path: Path
+) -> None:
+    """By the same files; those of the user's environment are for a server of theirs."""
+    model(tmp_path / "r", SHARD)
+    ports = free_ports()
+    with mock.patch.dict("os.environ", {f"{LISTEN}_{part}": "theirs" for part in ("CERT", "KEY", "CA")}):
+        found = surroundings(tmp_path, ports, *flags)
+        without = surroundings(tmp_path, replace(ports, calls=None), *flags)
+    assert tuple(found.pop(f"{LISTEN}_{part}") for part in ("CERT", "KEY", "CA")) == files
+    assert found == {LISTEN: f"127.0.0.1:{ports.calls}"}
+    assert not any(without.values())
+
+
+@pytest.mark.parametrize(
+    ("flags", "lacking"),
+    [
+        (("--grpc-use-ssl=true", "--grpc-server-cert=c"), "--grpc-server-key: "),
+        (("--grpc-use-ssl", "true", *PAIR[1:]), "--grpc-server-cert: "),
+        (("--grpc-use-ssl-mutual=true", *PAIR[:2]), "--grpc-root-cert: "),
+        (("--grpc-use-ssl=yes",), "--grpc-server-cert, --grpc-server-key: "),
+    ],
+    ids=" ".join,
+)
+def test_it_speaks_no_plain_text_where_files_of_tls_are_not_said(
+    flags: tuple[str, ...], lacking: str, tmp_path: Path
+) -> None:
+    model(tmp_path / "r", SHARD)
+    with (
+        pytest.raises(InputError, match=f"^{lacking}expected .*=FILE beside --grpc-use-ssl"),
+        running(Installation(tmp_path / "none"), tmp_path / "r", free_ports(), tmp_path / "log", flags=flags),
+    ):
+        pass
 
 
 def test_front_ends_call_the_listener_or_else_grpc(tmp_path: Path) -> None:
@@ -83,7 +136,7 @@ def test_front_ends_call_the_listener_or_else_grpc(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "remedy"), [("http", "--http-port"), ("grpc", "--grpc-port"), ("calls", r"Ports\(calls=...\)")]
+    ("name", "remedy"), [("http", "--http-port"), ("grpc", "--grpc-port"), ("calls", "--calls-port")]
 )
 def test_a_port_that_is_taken_is_named_with_the_remedy(name: str, remedy: str, tmp_path: Path) -> None:
     model(tmp_path / "r", SHARD)

@@ -1,13 +1,11 @@
-"""The native shard's own port: calls of a real gRPC client, bytes of a hostile one, and many at once."""
+"""The native shard's own port, with TLS and without: calls of real gRPC, bytes of a hostile client, many at once."""
 
-import ctypes
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -15,108 +13,59 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
+from tests.certificates import Certificates
 from tests.triton_backends.fake_triton import Backend, BackendError, Model
 from tests.triton_backends.fanouts import eventually
+from tests.triton_backends.listening import (
+    BODY,
+    HEAD,
+    HELLO,
+    METHOD,
+    MOST_ROWS,
+    PREFACE,
+    REQUEST,
+    WHOLE,
+    Listening,
+    free_port,
+    infer_of,
+    request,
+    sums,
+)
+from tests.triton_backends.listening import listening as opened
 from tests.triton_backends.test_fanout_frames import (
     DATA,
     END_HEADERS,
     END_STREAM,
     HEADERS,
     RST_STREAM,
-    SETTINGS,
     frame,
-    literal,
     prefixed,
 )
 from tests.triton_backends.test_native_shard import bags, write
-from triton_backends.embedding_shard.shard import EmbeddingShard
 
 WINDOW_UPDATE = 8
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
-REQUEST = (
-    literal(":method", "POST")
-    + literal(":scheme", "http")
-    + literal(":path", METHOD)
-    + literal(":authority", "x")
-    + literal("te", "trailers")
-    + literal("content-type", "application/grpc")
-)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
-@dataclass(frozen=True)
-class Listening:
-    """A shard that listens, and the same in Python to compare with."""
-
-    fake: ctypes.CDLL
-    model: Model
-    port: int
-    python: EmbeddingShard
-
-    def count(self, name: str) -> int:
-        return ctypes.c_int32.in_dll(self.fake, name).value
-
-    @contextmanager
-    def holding(self) -> Iterator[None]:
-        """No call is answered within the block."""
-        self.fake.fake_hold(True)
-        try:
-            yield
-        finally:
-            self.fake.fake_hold(False)
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
-
-    def idle(self) -> bool:
-        """Nothing of any call is left."""
-        return not any(self.count(f"fake_{what}") for what in ("under_way", "live_requests", "live_answers"))
-
-
-@pytest.fixture(scope="module")
-def listening(fake: ctypes.CDLL, shard: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
-    folder, port = write(tmp_path_factory.mktemp("listening")), free_port()
-    model = Model(shard, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ELASTICREC_LISTEN", f"127.0.0.1:{port}")
-        model.__enter__()
-    fake.fake_serve(shard.library.TRITONBACKEND_ModelInstanceExecute, ctypes.byref(model.instance))
-    python = EmbeddingShard.open(folder / "1")
-    yield Listening(fake, model, port, python)
-    model.__exit__()
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port))
+@pytest.fixture(scope="module", params=["plain text", "TLS"])
+def listening(
+    request: pytest.FixtureRequest, shard: Backend, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Listening]:
+    folder = tmp_path_factory.mktemp("listening")
+    certificates = Certificates(folder / "pki") if request.param == "TLS" else None
+    with opened(shard, folder, certificates) as made:
+        yield made
 
 
 @pytest.fixture
 def call(listening: Listening) -> Iterator[grpc.UnaryUnaryMultiCallable]:
     """ModelInfer of real gRPC; afterwards nothing is left of any call."""
-    with grpc.insecure_channel(f"127.0.0.1:{listening.port}") as channel:
-        yield channel.unary_unary(METHOD, pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString)
+    with listening.channel() as channel:
+        yield infer_of(channel)
     eventually(listening.idle)
     assert listening.count("fake_live_errors") == 0
 
 
-def request(query: dict[str, np.ndarray], model: str = "m", version: str = "1") -> pb.ModelInferRequest:
-    made = pb.ModelInferRequest(model_name=model, model_version=version)
-    for name, array in query.items():
-        made.inputs.add(name=name, datatype="INT32", shape=array.shape)
-        made.raw_input_contents.append(array.tobytes())
-    return made
-
-
-def sums(answer: pb.ModelInferResponse) -> np.ndarray:
-    (output,), (raw,) = answer.outputs, answer.raw_output_contents
-    assert (output.name, output.datatype) == ("sums", "FP32")
-    return np.frombuffer(raw, np.float32).reshape(output.shape)
-
-
-@pytest.mark.parametrize("batch", [0, 1, 16])
+@pytest.mark.parametrize("batch", [0, 1, 16, MOST_ROWS])
 def test_an_answer_is_that_of_the_python_shard(
     listening: Listening, call: grpc.UnaryUnaryMultiCallable, batch: int
 ) -> None:
@@ -131,12 +80,8 @@ def test_many_connections_get_each_their_own(listening: Listening) -> None:
     wrong: list[int] = []
 
     def client(seed: int) -> None:
-        with grpc.insecure_channel(
-            f"127.0.0.1:{listening.port}", options=[("grpc.use_local_subchannel_pool", 1)]
-        ) as channel:
-            infer = channel.unary_unary(
-                METHOD, pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString
-            )
+        with listening.channel(options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            infer = infer_of(channel)
             queries = [bags(100 * seed + i, i % 16) for i in range(40)]
             futures = [infer.future(request(query)) for query in queries]
             for query, future in zip(queries, futures, strict=True):
@@ -208,7 +153,7 @@ MESSAGES = {
 
 @pytest.mark.parametrize("case", MESSAGES)
 def test_a_message_that_is_no_request_is_refused(listening: Listening, case: str) -> None:
-    with grpc.insecure_channel(f"127.0.0.1:{listening.port}") as channel:
+    with listening.channel() as channel:
         send = channel.unary_unary(METHOD, lambda data: data, lambda data: data)
         with pytest.raises(grpc.RpcError, match="expected a ModelInferRequest's") as caught:
             send(MESSAGES[case])
@@ -217,7 +162,7 @@ def test_a_message_that_is_no_request_is_refused(listening: Listening, case: str
 
 
 def test_other_methods_are_not_served(listening: Listening) -> None:
-    with grpc.insecure_channel(f"127.0.0.1:{listening.port}") as channel:
+    with listening.channel() as channel:
         live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive", lambda data: data, lambda data: data)
         with pytest.raises(grpc.RpcError, match="only ModelInfer") as caught:
             live(b"")
@@ -225,17 +170,13 @@ def test_other_methods_are_not_served(listening: Listening) -> None:
 
 
 def test_compression_is_refused(listening: Listening) -> None:
-    with grpc.insecure_channel(f"127.0.0.1:{listening.port}", compression=grpc.Compression.Gzip) as channel:
-        infer = channel.unary_unary(METHOD, pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString)
+    with listening.channel(compression=grpc.Compression.Gzip) as channel:
+        infer = infer_of(channel)
         with pytest.raises(grpc.RpcError, match="not compressed") as caught:
             infer(request(bags(0, 9)))
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-BODY = prefixed(request(bags(1, 2)).SerializeToString())
-HELLO = PREFACE + frame(SETTINGS, 0, 0)
-HEAD = frame(HEADERS, END_HEADERS, 1, REQUEST)
-WHOLE = HEAD + frame(DATA, END_STREAM, 1, BODY)
 # by name: what a client sends, and whether the connection is closed on it; else the next call on another is answered
 HOSTILE: dict[str, tuple[bytes, bool]] = {
     "HTTP/1": (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", True),
@@ -266,7 +207,7 @@ def is_closed(client: socket.socket) -> bool:
             pass
     except TimeoutError:
         return False
-    except ConnectionError:
+    except (ConnectionError, ssl.SSLError):
         return True
     return True
 
@@ -323,10 +264,8 @@ def test_a_slow_reader_gets_all_of_a_long_answer(listening: Listening) -> None:
         body = prefixed(request(query).SerializeToString())
         for stream in range(1, 2 * calls, 2):
             slow.sendall(frame(HEADERS, END_HEADERS, stream, REQUEST) + frame(DATA, END_STREAM, stream, body))
-        with grpc.insecure_channel(f"127.0.0.1:{listening.port}") as channel:
-            infer = channel.unary_unary(
-                METHOD, pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString
-            )
+        with listening.channel() as channel:
+            infer = infer_of(channel)
             np.testing.assert_array_equal(sums(infer(request(query))), listening.python.answer(query)["sums"])
         bodies = dict.fromkeys(range(1, 2 * calls, 2), b"")
         left = set(bodies)

@@ -31,11 +31,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("shard"))
 
 
-def write(folder: Path) -> Path:
+def write(folder: Path, max_batch_rows: int = MAX_BATCH_ROWS) -> Path:
     (folder / "1").mkdir()
     weights = np.random.default_rng(0).standard_normal((ROWS, DIM)).astype(np.float32)
     weights.tofile(folder / "1/weights.bin")
-    held = Held([HeldMatrix(ROWS, DIM)], [HeldGroup(0, MAX_BATCH_ROWS, [HeldUnit(0, TABLES, COLUMNS)])])
+    held = Held([HeldMatrix(ROWS, DIM)], [HeldGroup(0, max_batch_rows, [HeldUnit(0, TABLES, COLUMNS)])])
     (folder / "1/shard.json").write_text(json.dumps(held.document(), indent=1) + "\n")
     return folder
 

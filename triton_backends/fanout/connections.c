@@ -18,7 +18,7 @@ enum {
 static const uint64_t CONNECT_NS = 1000000000; /* until the server speaks */
 static const uint64_t LEAVE_NS = 60000000000;  /* for answers that nobody waits for */
 
-bool loop_open(Loop *loop, const Tls *tls, Problem *problem) {
+bool loop_open(Loop *loop, Tls *tls, Problem *problem) {
     *loop = (Loop){.epoll = -1, .tls = tls, .last_touched = &loop->touched, .room = FIRST_READ_BYTES};
     if (!http2_load(problem)) return false;
     loop->epoll = epoll_create1(EPOLL_CLOEXEC);

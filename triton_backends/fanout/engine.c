@@ -146,8 +146,7 @@ void engine_submit(Engine *engine, Query *query) {
     *engine->last_query = query;
     engine->last_query = &query->next;
     pthread_mutex_unlock(&engine->lock);
-    if (engine->loop.tls != NULL) wake(engine); /* OpenSSL may raise SIGPIPE, which this thread need not have blocked */
-    else begin_queries(engine);
+    begin_queries(engine);
 }
 
 /* ---- the thread ---- */
@@ -201,7 +200,7 @@ static bool open_services(Engine *engine, Counters *counters, Problem *problem) 
     return true;
 }
 
-/* Signals are the server's, not this thread's: none of them, nor one of a broken connection, reaches it. */
+/* Signals are the server's, not this thread's. */
 static bool start_thread(Engine *engine, Problem *problem) {
     sigset_t all, old;
     sigfillset(&all);
@@ -227,7 +226,7 @@ static bool watch(Engine *engine, int *fd) {
     return *fd >= 0 && epoll_ctl(engine->loop.epoll, EPOLL_CTL_ADD, *fd, &event) == 0;
 }
 
-static bool open_all(Engine *engine, const Tls *tls, Counters *counters, Problem *problem) {
+static bool open_all(Engine *engine, Tls *tls, Counters *counters, Problem *problem) {
     if (!loop_open(&engine->loop, tls, problem) || !open_services(engine, counters, problem)) return false;
     engine->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     engine->alarm = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
@@ -240,7 +239,7 @@ static bool open_all(Engine *engine, const Tls *tls, Counters *counters, Problem
     return start_thread(engine, problem);
 }
 
-Engine *engine_open(const Settings *settings, const Tls *tls, Counters *counters, Problem *problem) {
+Engine *engine_open(const Settings *settings, Tls *tls, Counters *counters, Problem *problem) {
     Engine *engine = calloc(1, sizeof *engine);
     if (engine == NULL) {
         fail(problem, "out of memory");

@@ -8,7 +8,7 @@
 typedef struct Engine Engine;
 
 /* A running loop over services that have no replicas yet; NULL and the problem where it cannot run. */
-Engine *engine_open(const Settings *settings, const Tls *tls, Counters *counters, Problem *problem);
+Engine *engine_open(const Settings *settings, Tls *tls, Counters *counters, Problem *problem);
 
 /* Queries under way get an error; afterwards no query, nor anything of the engine, is used any more. */
 void engine_close(Engine *engine);

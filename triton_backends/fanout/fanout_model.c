@@ -217,7 +217,7 @@ static void wait_until_ready(const Model *model) {
 static bool open_all(Model *model, const char *folder, Problem *problem) {
     model->router = router_open(folder, problem);
     if (model->router == NULL || !settings_open(folder, model->router, &model->settings, problem) ||
-        !tls_open(&model->tls, problem))
+        !tls_client_open(&model->tls, problem))
         return false;
     model->addresses = address_path(folder);
     if (model->addresses == NULL) return fail(problem, "out of memory");

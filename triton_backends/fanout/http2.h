@@ -54,14 +54,14 @@ struct ConnectionOwner {
 struct Loop {
     int epoll;
     Timers timers;
-    const Tls *tls; /* NULL: plain text */
+    Tls *tls; /* NULL: plain text */
     Connection *connections, *touched, **last_touched; /* all; those to be flushed, in this order */
     Buffer *buffer;              /* for what is read; NULL: it stays with an answer */
     size_t room;                 /* of the next one */
     uint64_t now_ns;
 };
 
-bool loop_open(Loop *loop, const Tls *tls, Problem *problem);
+bool loop_open(Loop *loop, Tls *tls, Problem *problem);
 void loop_close(Loop *loop); /* after its connections */
 
 /* Where a server is, as `connect` takes it. */

@@ -25,11 +25,9 @@ bool transport_open(Connection *connection) {
 }
 
 static int shake_hands(Connection *connection) {
-    bool writes = false;
-    Problem problem;
-    const int done = tls_handshake(connection->channel.secured, &writes, &problem);
+    const int done = channel_secure(&connection->channel, connection->loop->tls, connection->address.host);
+    const Problem problem = connection->channel.problem;
     if (done < 0) fail(&connection->channel.problem, "failed to connect: %s", problem.text);
-    if (done >= 0) channel_wait(&connection->channel, writes ? EPOLLOUT : EPOLLIN);
     return done;
 }
 
@@ -46,10 +44,6 @@ int transport_connect(Connection *connection) {
         channel_wait(&connection->channel, EPOLLIN);
         return 1;
     }
-    Problem problem;
     connection->state = SHAKING_HANDS;
-    connection->channel.secured = tls_begin(connection->loop->tls, connection->channel.socket, connection->address.host, &problem);
-    if (connection->channel.secured != NULL) return shake_hands(connection);
-    fail(&connection->channel.problem, "failed to connect: %s", problem.text);
-    return -1;
+    return shake_hands(connection);
 }

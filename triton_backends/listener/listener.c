@@ -16,38 +16,90 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../native/shell.h"
 #include "session.h"
 
 enum { MOST_SESSIONS = 4096, BACKLOG = 512, READ_BYTES = 1 << 18, MOST_EVENTS = 64, DEAF_MS = 100, HOST_BYTES = 64 };
+enum { MOST_STRANGERS = 1024, LOOK_MS = 500 /* for those whose time is over */ };
+static const uint64_t HANDSHAKE_NS = 5000000000, TELL_NS = 1000000000; /* until it is done; between warnings */
 static const char VARIABLE[] = "ELASTICREC_LISTEN";
+
+/* The oldest comes first. */
+typedef struct {
+    Session *first, **end;
+    size_t count;
+} Sessions;
 
 struct Listener {
     Core core;
+    Tls *tls; /* NULL: plain text */
     int epoll, socket, stop;
-    bool deaf; /* no connection can be accepted for now */
-    Session *sessions;
-    size_t session_count;
+    bool deaf;          /* no connection can be accepted for now */
+    Sessions strangers; /* whose handshake is not done */
+    Sessions guests;    /* all others */
+    uint64_t told_ns;
     uint8_t *buffer;
     pthread_t thread;
 };
 
 /* ---- connections ---- */
 
+static void add(Sessions *sessions, Session *session) {
+    session->next = NULL;
+    *sessions->end = session;
+    sessions->end = &session->next;
+    sessions->count++;
+}
+
+static void take_out(Sessions *sessions, Session *session) {
+    Session **link = &sessions->first;
+    while (*link != session) link = &(*link)->next;
+    *link = session->next;
+    if (*link == NULL) sessions->end = link;
+    sessions->count--;
+}
+
 static bool hear(Listener *listener, int operation, uint32_t events) {
     struct epoll_event event = {events, {.ptr = listener}};
     return epoll_ctl(listener->epoll, operation, listener->socket, &event) == 0;
 }
 
-static void bury(Listener *listener, Session *session) {
-    Session **link = &listener->sessions;
-    while (*link != session) link = &(*link)->next;
-    *link = session->next;
-    listener->session_count--;
+static void bury(Sessions *sessions, Session *session) {
+    take_out(sessions, session);
     session_bury(session);
 }
 
 static void serve(Listener *listener, Session *session) {
-    if (!session_ready(session, &listener->core, listener->buffer, READ_BYTES)) bury(listener, session);
+    if (!session_ready(session, &listener->core, listener->buffer, READ_BYTES)) bury(&listener->guests, session);
+}
+
+/* Warn of what is wrong with a handshake, or with renewed files; not of each, since anybody may come. */
+static void tell(Listener *listener, const Session *session) {
+    const char *problem = session->channel.problem.text;
+    const uint64_t now = now_ns();
+    if (*problem == '\0' || (listener->told_ns != 0 && now - listener->told_ns < TELL_NS)) return;
+    struct sockaddr_storage address;
+    socklen_t size = sizeof address;
+    char host[HOST_BYTES] = "an unknown address";
+    if (getpeername(session->channel.socket, (struct sockaddr *)&address, &size) == 0)
+        getnameinfo((struct sockaddr *)&address, size, host, sizeof host, NULL, 0, NI_NUMERICHOST);
+    log_warning("%s: a client at %s: %s", VARIABLE, host, problem);
+    listener->told_ns = now;
+}
+
+/* A step of a handshake. What a client sends behind it is read when epoll tells of it again. */
+static void meet(Listener *listener, Session *session) {
+    const bool good = session_ready(session, &listener->core, listener->buffer, READ_BYTES);
+    tell(listener, session);
+    if (!good) return bury(&listener->strangers, session);
+    if (!session->met) return;
+    take_out(&listener->strangers, session);
+    add(&listener->guests, session);
+}
+
+static void drop_late(Sessions *strangers) {
+    while (strangers->first != NULL && now_ns() - strangers->first->opened_ns > HANDSHAKE_NS)
+        bury(strangers, strangers->first);
 }
 
 static void welcome(Listener *listener, int socket) {
@@ -55,15 +107,16 @@ static void welcome(Listener *listener, int socket) {
     setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     setsockopt(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, &give_up_ms, sizeof give_up_ms);
     setsockopt(socket, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
-    Session *session = listener->session_count < MOST_SESSIONS ? session_open(listener->epoll, socket) : NULL;
+    Session *session = listener->guests.count < MOST_SESSIONS ? session_open(listener->epoll, socket, listener->tls) : NULL;
     if (session == NULL) {
         close(socket);
         return;
     }
-    session->next = listener->sessions;
-    listener->sessions = session;
-    listener->session_count++;
-    serve(listener, session);
+    Sessions *strangers = &listener->strangers;
+    if (strangers->count == MOST_STRANGERS) bury(strangers, strangers->first); /* they keep nobody else out */
+    session->opened_ns = now_ns();
+    add(session->met ? &listener->guests : strangers, session);
+    if (session->met) serve(listener, session);
 }
 
 static void accept_all(Listener *listener) {
@@ -78,21 +131,37 @@ static void accept_all(Listener *listener) {
     }
 }
 
+/* See to who is ready; false once the listener is to stop. Of handshakes, which take long, there is one step a time, that
+ * no call waits for more: epoll tells of the others again. Who is new comes last, since others may have to go for it. */
+static bool see(Listener *listener, const struct epoll_event *events, int count) {
+    bool goes_on = true, knocked = false, met = false;
+    for (int i = 0; i < count; i++) {
+        Session *session = events[i].data.ptr;
+        if (events[i].data.ptr == NULL) goes_on = false;
+        else if (events[i].data.ptr == listener) knocked = true;
+        else if (session->met) serve(listener, session);
+        else if (!met) {
+            meet(listener, session);
+            met = true;
+        }
+    }
+    if (knocked) accept_all(listener);
+    return goes_on;
+}
+
 static void *run(void *argument) {
     Listener *listener = argument;
     struct epoll_event events[MOST_EVENTS];
     prctl(PR_SET_NAME, "elasticrec-lis");
-    for (bool stopping = false; !stopping;) {
-        const int count = epoll_wait(listener->epoll, events, MOST_EVENTS, listener->deaf ? DEAF_MS : -1);
+    for (bool goes_on = true; goes_on;) {
+        const int patience_ms = listener->deaf ? DEAF_MS : listener->strangers.count > 0 ? LOOK_MS : -1;
+        const int count = epoll_wait(listener->epoll, events, MOST_EVENTS, patience_ms);
         if (listener->deaf) listener->deaf = !hear(listener, EPOLL_CTL_MOD, EPOLLIN);
-        for (int i = 0; i < count; i++) {
-            void *ready = events[i].data.ptr;
-            if (ready == NULL) stopping = true;
-            else if (ready == listener) accept_all(listener);
-            else serve(listener, ready);
-        }
+        goes_on = see(listener, events, count);
+        drop_late(&listener->strangers);
     }
-    while (listener->sessions != NULL) bury(listener, listener->sessions);
+    while (listener->strangers.first != NULL) bury(&listener->strangers, listener->strangers.first);
+    while (listener->guests.first != NULL) bury(&listener->guests, listener->guests.first);
     return NULL;
 }
 
@@ -147,6 +216,7 @@ static void dismantle(Listener *listener) {
     if (listener->socket >= 0) close(listener->socket);
     if (listener->stop >= 0) close(listener->stop);
     core_close(&listener->core);
+    if (listener->tls != NULL) tls_close(listener->tls);
     free(listener->buffer);
     free(listener);
 }
@@ -169,8 +239,10 @@ bool listener_open(TRITONBACKEND_Model *model, Listener **listener, Problem *pro
     Listener *made = calloc(1, sizeof *made);
     if (made == NULL) return fail(problem, "out of memory");
     made->epoll = made->socket = made->stop = -1;
-    if (!session_load(problem) || !core_open(model, &made->core, problem) || !listen_at(made, where, problem) ||
-        !start(made, problem)) {
+    made->strangers.end = &made->strangers.first;
+    made->guests.end = &made->guests.first;
+    if (!session_load(problem) || !tls_server_open(&made->tls, problem) || !core_open(model, &made->core, problem) ||
+        !listen_at(made, where, problem) || !start(made, problem)) {
         dismantle(made);
         return false;
     }

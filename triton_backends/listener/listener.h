@@ -2,7 +2,7 @@
  *
  * Triton's gRPC server wakes four threads for a call, which costs more than most calls are worth. Here one thread reads
  * the calls of all connections and hands each to Triton in this process; the thread that has the answer sends it.
- * What is spoken is Triton's own: gRPC's ModelInfer, with raw contents, in plain text. */
+ * What is spoken is Triton's own: gRPC's ModelInfer, with raw contents, in plain text or by TLS (`wire/tls.h`). */
 #ifndef ELASTICREC_LISTENER_H
 #define ELASTICREC_LISTENER_H
 
@@ -11,7 +11,8 @@
 
 typedef struct Listener Listener;
 
-/* Listen where ELASTICREC_LISTEN says, HOST:PORT; *listener is NULL where it says nothing. False where that cannot be. */
+/* Listen where ELASTICREC_LISTEN says, HOST:PORT; *listener is NULL where it says nothing. By TLS where
+ * ELASTICREC_LISTEN_CERT and _KEY are set, and to clients of _CA alone where that is too. False where that cannot be. */
 bool listener_open(TRITONBACKEND_Model *model, Listener **listener, Problem *problem);
 
 /* Once Triton has no call of its model any more. */

@@ -191,11 +191,13 @@ bool session_load(Problem *problem) {
     return nghttp2_load(&callbacks, set_callbacks, problem);
 }
 
-Session *session_open(int epoll, int socket) {
+Session *session_open(int epoll, int socket, Tls *tls) {
     Session *session = calloc(1, sizeof *session);
     if (session == NULL) return NULL;
     struct epoll_event event = {EPOLLIN, {.ptr = session}};
     atomic_init(&session->holders, 1);
+    session->tls = tls;
+    session->met = tls == NULL;
     pthread_mutex_init(&session->lock, NULL);
     session->last_complete = &session->complete;
     session->channel = (Channel){.epoll = epoll, .user = session, .socket = socket, .events = EPOLLIN};
@@ -236,7 +238,15 @@ static Call *take_complete(Session *session) {
     return calls;
 }
 
+/* Go on with the handshake; false where it failed. */
+static bool meet(Session *session) {
+    const int done = channel_secure(&session->channel, session->tls, NULL);
+    session->met = done > 0;
+    return done == 0 || (done > 0 && flush(session));
+}
+
 static bool receive(Session *session, uint8_t *buffer, size_t room) {
+    if (session->channel.secured != NULL) room = TLS_RECORD_BYTES; /* what does not fill that is all that is there */
     ssize_t got = (ssize_t)room;
     for (int i = 0; i < MOST_READS && got == (ssize_t)room; i++) {
         got = channel_read(&session->channel, buffer, room);
@@ -247,7 +257,8 @@ static bool receive(Session *session, uint8_t *buffer, size_t room) {
 
 bool session_ready(Session *session, const Core *core, uint8_t *buffer, size_t room) {
     pthread_mutex_lock(&session->lock);
-    if (!session->ended) session->ended = !receive(session, buffer, room) || !flush(session);
+    if (!session->met) session->ended = !meet(session);
+    else if (!session->ended) session->ended = !receive(session, buffer, room) || !flush(session);
     const bool ended = session->ended;
     Call *complete = take_complete(session), *closed = ended ? NULL : take_closed(session);
     pthread_mutex_unlock(&session->lock);

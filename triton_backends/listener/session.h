@@ -11,6 +11,9 @@
 struct Session {
     atomic_int holders;
     Session *next; /* in the listener's list */
+    Tls *tls;      /* NULL: plain text */
+    bool met;      /* it is plain text, or the handshake is done; until then only the listener knows the session */
+    uint64_t opened_ns; /* the listener's */
     pthread_mutex_t lock; /* of all that follows */
     Channel channel;
     nghttp2_session *http2;
@@ -23,9 +26,10 @@ struct Session {
 bool session_load(Problem *problem); /* HTTP/2's library */
 
 /* A new session on an accepted socket, which it takes; NULL where there is no memory for it. */
-Session *session_open(int epoll, int socket);
+Session *session_open(int epoll, int socket, Tls *tls);
 
-/* Its socket is ready: read, and make what calls are complete. buffer: for what is read. False: it has ended. */
+/* Its socket is ready: go on with the handshake, and no further; or read, and make what calls are complete. buffer: for
+ * what is read. False: it has ended. */
 bool session_ready(Session *session, const Core *core, uint8_t *buffer, size_t room);
 
 /* The listener lets go of it: the connection is closed. */

@@ -22,6 +22,15 @@ void channel_wait(Channel *channel, uint32_t events) {
     if (epoll_ctl(channel->epoll, EPOLL_CTL_MOD, channel->socket, &event) == 0) channel->events = events;
 }
 
+int channel_secure(Channel *channel, Tls *tls, const char *host) {
+    bool writes = false;
+    if (channel->secured == NULL) channel->secured = tls_begin(tls, channel->socket, host, &channel->problem);
+    if (channel->secured == NULL) return -1;
+    const int done = tls_handshake(channel->secured, &writes, &channel->problem);
+    if (done >= 0) channel_wait(channel, writes ? EPOLLOUT : EPOLLIN);
+    return done;
+}
+
 ssize_t channel_read(Channel *channel, void *bytes, size_t room) {
     if (channel->secured != NULL) return tls_read(channel->secured, bytes, room, &channel->problem);
     const ssize_t got = recv(channel->socket, bytes, room, 0);

@@ -35,6 +35,9 @@ typedef struct {
     Problem problem; /* why what failed did */
 } Channel;
 
+/* Go on with TLS on a connected socket. host: that the server's certificate must be for; NULL: we are the server.
+ * 1: it is secured, 0: later, when epoll says so, -1: it failed, and the problem says why. */
+int channel_secure(Channel *channel, Tls *tls, const char *host);
 void channel_close(Channel *channel);
 void channel_wait(Channel *channel, uint32_t events);
 
