@@ -53,7 +53,7 @@ def main() -> None:
     args.output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     for name, quality in document["fit"].items():
         print(f"{name}: RMS error of the fit {quality['relative_rms']:.0%}, {quality['relative_max']:.0%} at most")
-    told = ("service_time", "row_cache", "batching", "dense_service_time", "front_time")
+    told = ("service_time", "row_cache", "row_levels", "batching", "dense_service_time", "front_time")
     print(json.dumps({key: document[key] for key in told}))
 
 

@@ -19,17 +19,20 @@ from numpy.typing import NDArray
 
 from repo_builder.model.dlrm import DlrmTable
 from repo_builder.partition.bounds import coarse_bounds
-from repo_builder.partition.cost import DEFAULT_PROFILE, CostModel, ServiceTime
+from repo_builder.partition.cost import DEFAULT_PROFILE, CostModel, RowCache, ServiceTime
 from repo_builder.partition.dp import partition
 from repo_builder.partition.order import Order
 from repo_builder.partition.plan import S_MAX, Grouping
 from repo_builder.partition.planner import make_plan
+from repo_builder.partition.priced import PricedOrder
 from repo_builder.spec import Spec, load_spec
 
 SPEC = Path(__file__).parent.parent / "examples" / "paper" / "rm1.yaml"
 
 ROW_BYTES = 128
-MODEL = CostModel(100_000.0, ServiceTime(2e-5, 5e-8), 10**6)  # some 200 replicas of a whole table
+LEVELS = RowCache(1 << 19, 1e-8), RowCache(1 << 22, 1.5e-8), RowCache(1 << 25, 3e-8)
+MODEL = CostModel(100_000.0, ServiceTime(2e-5, 5e-8), 10**6, 0, RowCache(1 << 25, 3.5e-8), LEVELS)
+"""Some 160 replicas of a whole table."""
 GATHERS = 41_000
 
 
@@ -39,17 +42,15 @@ def zipf_prefix(rows: int, alpha: float = 1.05) -> NDArray[np.float64]:
     return np.concatenate([[0.0], sums * (GATHERS / sums[-1])])
 
 
-def binned_cost(prefix: NDArray[np.float64], bins: int) -> float:
+def binned_cost(priced: PricedOrder, bins: int) -> float:
     """The best cost with cuts at the ends of equal bins only, as the paper's dynamic program coarsens them."""
-    positions = np.linspace(0, len(prefix) - 1, bins + 1).astype(np.int64)
-    gathers = prefix[positions]
+    positions = np.linspace(0, priced.order.rows, bins + 1).astype(np.int64)
     best = np.append(0.0, np.full(bins, np.inf))
     answer = np.inf
     for _ in range(S_MAX):
         new = np.full_like(best, np.inf)
         for j in range(1, len(best)):
-            sizes = (positions[j] - positions[:j]) * ROW_BYTES + MODEL.min_memory_bytes
-            new[j] = np.min(best[:j] + MODEL.replica_counts(gathers[j] - gathers[:j]) * sizes)
+            new[j] = np.min(best[:j] + priced.costs(positions[:j], positions[j : j + 1]))
         best, answer = new, min(answer, float(new[-1]))
     return answer
 
@@ -110,13 +111,13 @@ def one_table(sizes: list[int]) -> None:
     print("rows         seconds  growth  peak RSS MB  64 bins  1,024 bins  (cost against ours)")
     before = None
     for rows in sizes:
-        prefix = zipf_prefix(rows)
-        order = Order(prefix, ROW_BYTES)
+        order = Order(zipf_prefix(rows), ROW_BYTES)
         started = time.perf_counter()
         ours = partition(order, MODEL, S_MAX)
         seconds = time.perf_counter() - started
-        assert coarse_bounds(order, MODEL, S_MAX, 256).prefix[S_MAX, -1] <= ours.cost_bytes * (1 + 1e-9)
-        ratios = [binned_cost(prefix, bins) / ours.cost_bytes for bins in (64, 1024)]
+        priced = PricedOrder(order, MODEL)
+        assert coarse_bounds(priced, S_MAX, 256).prefix[S_MAX, -1] <= ours.cost_bytes * (1 + 1e-9)
+        ratios = [binned_cost(priced, bins) / ours.cost_bytes for bins in (64, 1024)]
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         growth = f"{seconds / before:.2f}" if before else "-"
         print(f"{rows:<12,} {seconds:7.3f}  {growth:>6}  {peak_mb:11,}  {ratios[0]:7.3f}  {ratios[1]:10.3f}")

@@ -31,11 +31,10 @@ from repo_builder.partition.planner import make_plan
 from repo_builder.partition.priced import PricedOrder
 from repo_builder.profiling.call_load import CallLoad
 from repo_builder.profiling.capacity import on_cores, split_cores
-from repo_builder.profiling.fit import fit_measured
+from repo_builder.profiling.fit import cached_rows, fit_measured
 from repo_builder.profiling.loads import measure_loads
 from repo_builder.profiling.measure import measure
 from repo_builder.profiling.points import CALLS, Effort, ProfileOptions
-from repo_builder.profiling.row_prices import row_cache
 from repo_builder.repository.build import build
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.repository.wiring import model_name
@@ -95,16 +94,19 @@ def rounds(folder: Path, args: argparse.Namespace) -> tuple[list[Tier], list[lis
     found = []
     for number in range(args.rounds):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            fits = fit_measured(measure(spec, load_hotness(spec), options, Path(scratch)))
-        cache = row_cache(fits.hit, fits.time, fits.mean_row_s, accesses)
-        profile = replace(CUTS, service_time=fits.time, row_cache=cache)
+            measured = measure(spec, load_hotness(spec), options, Path(scratch))
+        fits = fit_measured(measured)
+        cache, levels = cached_rows(measured, fits, accesses)
+        profile = replace(CUTS, service_time=fits.time, row_cache=cache, row_levels=levels)
+        mean_row_s = fits.calls.per_gather_s
         print(
             f"round {number + 1}: {1e6 * fits.time.fixed_s:.0f} us a query, a row of 128 bytes "
-            f"{1e9 * fits.time.rows_s(1, 128):.1f} ns, cached {1e9 * cache.rows_s(1, 128):.1f}, in the mean "
-            f"{1e9 * fits.mean_row_s:.1f}, RMS error of the fit {fits.calls.quality.relative_rms:.0%}",
+            f"{1e9 * fits.time.rows_s(1, 128):.1f} ns, cached {1e9 * cache.rows_s(1, 128):.1f}, of hot services "
+            f"{', '.join(f'{1e9 * level.rows_s(1, 128):.1f}' for level in levels)}, in the mean "
+            f"{1e9 * mean_row_s:.1f}, RMS error of the fit {fits.calls.quality.relative_rms:.0%}",
             flush=True,
         )
-        found.append([measure_tier(tier, profile, fits.mean_row_s, accesses, args.seconds) for tier in tiers])
+        found.append([measure_tier(tier, profile, mean_row_s, accesses, args.seconds) for tier in tiers])
     return tiers, found
 
 

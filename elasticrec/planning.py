@@ -143,7 +143,7 @@ def sweep(
 
     >>> spec, values = elasticrec.load_spec("rm1.yaml"), elasticrec.Sweep("target_qps", (100, 1000, 10_000))
     >>> [point.model_wise_replicas for point in elasticrec.sweep(spec, values).points]
-    [1, 1, 4]
+    [1, 1, 3]
     """
     _check_sweep(values)
     if spec.rows.budget is not None:

@@ -38,7 +38,7 @@ def machine_facts(tritonserver: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> M
     return {
         "cpu": named.group(1) if named else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
-        "cache_bytes": last_cache_bytes(),
+        "cache_bytes": max(cache_sizes(), default=0),
         "memory_bytes": psutil.virtual_memory().total,
         "kernel": platform.release(),
         "tritonserver": tritonserver,
@@ -48,13 +48,17 @@ def machine_facts(tritonserver: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> M
     }
 
 
-def last_cache_bytes(cache: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
-    """The size of the processor's last cache; 0 where the kernel does not tell."""
+def cache_sizes(cache: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> tuple[int, ...]:
+    """The bytes of the processor's caches of data by their level, each larger than the one before; none where the
+    kernel does not tell.
+    """
     sizes = {
         int((index / "level").read_text()): int((index / "size").read_text().strip().removesuffix("K")) * 1024
         for index in cache.glob("index*")
+        if (index / "type").read_text().strip() != "Instruction"
     }
-    return sizes[max(sizes)] if sizes else 0
+    levels = [sizes[level] for level in sorted(sizes)]
+    return tuple(size for i, size in enumerate(levels) if size > max(levels[:i], default=0))
 
 
 def check_memory(needed_bytes: int, what: str, remedy: str) -> None:

@@ -165,6 +165,7 @@ def _copy_examples(folder: Path) -> None:
         "min_memory_bytes": 10**7,
         "batching": {"call_s": 1e-5, "query_s": 1e-6, "queries": 2},
         "row_cache": {"size_bytes": 10**6, "per_row_s": 1e-8, "per_byte_s": 1e-10},
+        "row_levels": [{"size_bytes": 10**5, "per_row_s": 1e-9, "per_byte_s": 1e-11}],
     }
     (folder / "profile.json").write_text(json.dumps(profile))
     (folder / "traffic.csv").write_text("seconds,qps\n0,100\n600,400\n1200,0\n1800,0\n")

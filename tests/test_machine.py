@@ -11,7 +11,7 @@ import yaml
 from elasticrec.cli import main
 from repo_builder import machine
 from repo_builder.errors import InputError
-from repo_builder.machine import last_cache_bytes
+from repo_builder.machine import cache_sizes
 from tests.integration.models import document
 
 
@@ -88,14 +88,20 @@ def test_every_command_says_so(
     assert "GiB are needed and 0.9 GiB are free" in line
 
 
-def test_the_last_cache_is_that_of_the_highest_level(tmp_path: Path) -> None:
-    for index, level, size in ((0, 1, "32K"), (1, 1, "48K"), (2, 3, "32768K"), (3, 2, "1024K")):
+def test_caches_of_data_stand_by_their_level(tmp_path: Path) -> None:
+    """One that is no larger than a nearer one holds nothing more."""
+    caches = (
+        (0, 1, "Instruction", "64K"), (1, 1, "Data", "48K"), (2, 3, "Unified", "32768K"), (3, 2, "Unified", "1024K"),
+        (4, 4, "Unified", "16384K"),
+    )  # fmt: skip
+    for index, level, kind, size in caches:
         folder = tmp_path / f"index{index}"
         folder.mkdir()
         (folder / "level").write_text(f"{level}\n")
+        (folder / "type").write_text(f"{kind}\n")
         (folder / "size").write_text(f"{size}\n")
-    assert last_cache_bytes(tmp_path) == 32 << 20
+    assert cache_sizes(tmp_path) == (48 << 10, 1 << 20, 32 << 20)
 
 
 def test_no_cache_told_is_none(tmp_path: Path) -> None:
-    assert last_cache_bytes(tmp_path) == 0
+    assert cache_sizes(tmp_path) == ()

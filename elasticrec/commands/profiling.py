@@ -114,6 +114,7 @@ def _table(document: Mapping[str, Any]) -> Table:
         for point in document["points"][kind]:
             asked = f"{point[unit]:,} {point.get('accesses', '')} {unit}".replace(" spec ", " ")
             calls = f", {point['services']} services" if "services" in point else ""
+            calls += f" within {size(point['within_bytes'])}" if "within_bytes" in point else ""
             table.add_row(
                 "front end" if kind == "front" else kind,
                 " ".join(asked.split()) + calls,
@@ -132,6 +133,7 @@ def _summary(document: Mapping[str, Any], args: argparse.Namespace) -> str:
     time, batching, dense = document["service_time"], document["batching"], document["dense_service_time"]
     cache, fit, light = document["row_cache"], document["fit"], document["light_load"]
     front = document["front_time"]
+    levels = ", ".join(f"{_row(level)} within {size(level['size_bytes'])}" for level in document["row_levels"])
     return "\n".join(
         [
             f"embedding call   {_us(batching['call_s'])} + queries x ({_us(batching['query_s'])} + gathers); "
@@ -141,6 +143,7 @@ def _summary(document: Mapping[str, Any], args: argparse.Namespace) -> str:
             f"lone query       {_us(light['fixed_s'])} + gathers of processor time",
             f"gathered row     {_row(time)} from memory, {_row(cache)} of the hottest {size(cache['size_bytes'])}; "
             f"RMS error {fit['rows']['relative_rms']:.0%}",
+            f"of hot services  {levels}",
             f"dense query      {_us(dense['fixed_s'])} + {1e12 * dense['per_flop_s']:.1f} ps x operations; "
             f"RMS error {fit['dense']['relative_rms']:.0%}",
             f"front end        {_ns(front['per_id_s'])} x ids + {_us(front['per_call_s'])} x services beside the dense "

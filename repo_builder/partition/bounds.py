@@ -1,11 +1,10 @@
 """Bounds on the dynamic program from a coarse grid: which cuts can be in an optimal partition at all.
 
 The positions 0 ... N of the hotness order are grouped into blocks of neighbours; 0 is one of its own, so that the first
-service, whose rows may have another format and other times, is known by its begin. A segment that starts in block I and
-ends in block J holds at least the rows between the last position of I and the first of J, so the cost of those rows is
-a lower bound on its cost, and a dynamic program over blocks bounds every partition from below. A partition along the
-blocks' first positions bounds the optimum from above. A block whose lower bound is above that upper bound holds no
-optimal cut.
+service, whose rows may have another format, is known by its begin. A segment that starts in block I and ends in block J
+holds at least the rows between the last position of I and the first of J, so the cost of those rows is a lower bound on
+its cost, and a dynamic program over blocks bounds every partition from below. A partition along the blocks' first
+positions bounds the optimum from above. A block whose lower bound is above that upper bound holds no optimal cut.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The exact optimum for rows of one size, found over the few cuts that can be optimal.
 
-Problem. Rows 1 ... N stand hottest first; G[j] is what a query's gathers of the first j of them take (non-decreasing,
-concave), in seconds or, with rows of one size, in rows. Cut them into at most S services; one that holds rows (k, j]
-with r replicas costs r * ((j - k) * row_bytes + min_memory) and must be able to gather its rows: G[j] - G[k] <= cap(r),
-the most whose load still counts as r replicas, so cap(r) = r / target_qps - fixed_s up to the tolerance, in G's unit.
-Find the cheapest choice of cuts c and replicas r.
+Problem. Rows 1 ... N stand hottest first; G[j] is the seconds that a query's gathers of the first j of them take
+(non-decreasing, and concave: `row_times.py` sees to that where the caches hold some). Cut them into at most S services;
+one that holds rows (k, j] with r replicas costs r * ((j - k) * row_bytes + min_memory) and must be able to gather its
+rows: G[j] - G[k] <= cap(r), the most whose load still counts as r replicas, so cap(r) = r / target_qps - fixed_s up to
+the tolerance. Find the cheapest choice of cuts c and replicas r.
 
 Which cuts can be optimal. Among the optimal choices take one with the fewest services, then the fewest pairs i < j with
 r_i < r_j, then the smallest sum of cuts. Call a cut between services i and i + 1 *falling* if r_i >= r_{i+1} and
@@ -43,11 +43,11 @@ n * min_memory + p x + q (b - x), where x / b <= cap(p) / g, as hotter rows gath
 n / 2 * (1 - (slack / 2g)^2) * b >= 3/8 * n * b, as slack = cap(p) + cap(q) - g < h_t <= g.
 
 A first service of its own. Let the first service's rows take hot_row_bytes each, and all others' row_bytes, whichever
-is more; and let what a query gathers of its first j rows take F[j], non-decreasing, whatever that is beside G[j] (a row
-of another format has another price, and the first rows are cached: `priced.py`). Of the optimal choices take one as
-above, and count rising pairs among the services after the first. All that was said of the cuts between those holds as
-it stands, since their rows have one price: 1 and 2 move a cut, 3 exchanges two of them, and k of a pair is tight
-wherever the services before it end. What is new is c_1, with the slope r_1 * hot_row_bytes - r_2 * row_bytes:
+is more; and let what a query gathers of its first j rows take F[j], non-decreasing, whatever that is beside G[j], as a
+row of another format has another price. Of the optimal choices take one as above, and count rising pairs among the
+services after the first. All that was said of the cuts between those holds as it stands, since a row costs the same in
+each: 1 and 2 move a cut, 3 exchanges two of them, and k of a pair is tight wherever the services before it end. What is
+new is c_1, with the slope r_1 * hot_row_bytes - r_2 * row_bytes:
 
  4. Where that is not negative c_1 cannot move left, where the first service still fits, F never falling: service 2
     stops it, so that it is a single step's as in 1; or it is 1, as the first service must not run empty: then service 2
@@ -59,6 +59,16 @@ So the last step, to the position 0, is a single one at the first service's pric
 comes from where single and pair steps lead, or from a *first end*: the position 1, and those of 5 for each number of
 replicas. From every position a single step may lead to a first end, with the replicas that it needs, tight or not.
 There are as many first ends as replicas: time grows as before.
+
+Small services. Where the caches hold all rows of a service, those up to a position C, these take less of it than of a
+service that holds others too: T(k, j) = A[j] - A[k] for j <= C, and B[j] - B[k] beyond, A and B concave, no row of A
+dearer than of B (`row_times.py`). So T never falls as k falls or j rises, and which sums a service divides is told by
+its end, which stays where its begin is moved. 1 and 2 hold as they stand, but that C may stop a rising cut, too; C is
+among the first ends. 3 holds of two small services, and of two large ones: where t is at most C, the rows (k, t] take
+no less of a large one, so that (*) holds of B. What is left is a small service i, rising to a large one. If it is the
+first, or stopped by C, that is a first end. If it is neither, and full, c_{i-1} and c_i may move together, and no rule
+says how far: such a choice is found only if its c_i is a position that something else leads to. It has a hot service
+with fewer replicas than both neighbours; none has been seen among thousands of optima (tests, brute force).
 
 A service may have to be worth `service_bytes` besides. That is as much in all choices of as many services, and the
 arguments above change none, or fewer: they hold as they stand.
@@ -79,7 +89,7 @@ from numpy.typing import NDArray
 
 from repo_builder.partition.bounds import MARGIN, CoarseBounds
 from repo_builder.partition.cost import REPLICA_TOLERANCE
-from repo_builder.partition.priced import PricedOrder, steps_above
+from repo_builder.partition.priced import PricedOrder
 
 Ints = NDArray[np.int64]
 
@@ -150,13 +160,14 @@ class _Search:
     """The steps of the recurrence, for one order and cost model."""
 
     def __init__(self, priced: PricedOrder, s_max: int, bounds: CoarseBounds | None) -> None:
-        self.priced, self.prefix, self.model = priced, priced.prefix, priced.model
+        self.priced, self.seconds, self.model = priced, priced.times.between, priced.model
         self.s_max, self.bounds = s_max, bounds
         self.upper = np.inf if bounds is None else bounds.upper * (1 + MARGIN)
         self.steps = 0
-        self.noise = NOISE * float(self.prefix[-1])
-        self.heavy = steps_above(OPEN, self.prefix, self.model.target_qps * priced.unit_s)  # by a row's replicas
-        self.first_ends = self._first_ends() if priced.own_first else np.zeros(0, np.int64)
+        self.noise = NOISE * priced.times.large.total_s
+        self.heavy = priced.times.large.steps_above(OPEN / self.model.target_qps)  # by a row's replicas
+        own_first = priced.own_first or priced.times.two_prices
+        self.first_ends = self._first_ends() if own_first else np.zeros(0, np.int64)
 
     def singles(self, layer: _Layer, used: int) -> _Steps:
         """Every step by one service from a layer to the layer `used`; to the last layer only those to position 0."""
@@ -189,17 +200,18 @@ class _Search:
             return found[0]
         origin, total, position = self._pair_ends(layer, used)
         end = layer.position[origin]
-        slack = self.priced.capacity(total, 2) - (self.prefix[end] - self.prefix[position])
+        slack = self.priced.capacity(total, 2) - self.seconds(position, end)
         # replicas of the left service; fewer make h_t smaller, so (*) fails for good
         first = np.minimum((total - 1) // 2, self.priced.replicas(position, np.full_like(position, high)))
         least = self.model.replicas(0.0)
         while len(origin):
             self._spend(len(origin) + ROUND_STEPS)
             cut = self.priced.tight(end, first)  # t of (*)
-            gathers = self.prefix[cut] - self.prefix[np.maximum(cut - 1, 0)]
-            keep = (first >= least) & (cut > position) & (slack < gathers + self.noise)
+            row_s = self.seconds(np.maximum(cut - 1, 0), end) - self.seconds(cut, end)
+            keep = (first >= least) & (cut > position) & (slack < row_s + self.noise)
             keep &= self.priced.fits(position, np.full_like(position, low), first)
-            origin, total, position, end, slack, first = (a[keep] for a in (origin, total, position, end, slack, first))
+            origin, total, position, end, first = (a[keep] for a in (origin, total, position, end, first))
+            slack = slack[keep]
             found.append(self._pair_steps(layer, origin, position, end, first, total - first))
             first = first - 1
         return self._promising(_Steps(*(np.concatenate(parts) for parts in zip(*found, strict=True))), used)
@@ -209,7 +221,9 @@ class _Search:
         return self._ragged(np.full_like(end, low), np.minimum(end - 1, min(high, self.heavy)))
 
     def _first_ends(self) -> Ints:
-        """The positions, ascending, where a first service of another format may end without being stopped."""
+        """The positions, ascending, where a first service of its own, or the last small one, may end without being
+        stopped.
+        """
         low, high = 1, self.priced.order.rows
         if self.bounds is not None:
             windows = self.bounds.windows[1:]
@@ -218,7 +232,8 @@ class _Search:
         zero = np.zeros(1, np.int64)
         _, replicas = self._ragged(*(self.priced.replicas(zero, np.array([end])) for end in (low, high)))
         positions = self.priced.left_tight(np.zeros_like(replicas), replicas)
-        reached: Ints = np.unique(np.concatenate([np.ones(1, np.int64), positions[positions > 0]]))
+        others = np.array([1, self.priced.times.cached], np.int64)
+        reached: Ints = np.unique(np.concatenate([others[others > 0], positions[positions > 0]]))
         return reached
 
     def _to_first_ends(self, layer: _Layer, used: int) -> tuple[Ints, Ints]:
@@ -235,7 +250,7 @@ class _Search:
             self.priced.replicas(first, last) * self.priced.replica_bytes(first, last)
             for first, last in ((position, end[origin]), (zero, position))
         )
-        keep = total <= self.upper
+        keep = (total <= self.upper) | (position == self.priced.times.cached)  # there others may come before
         return origin[keep], position[keep]
 
     def _pair_ends(self, layer: _Layer, used: int) -> tuple[Ints, Ints, Ints]:
@@ -280,7 +295,7 @@ class _Search:
         if used == self.s_max:
             return 0, 0
         if self.bounds is None:
-            return 0, len(self.prefix) - 1
+            return 0, self.priced.order.rows
         low, high = self.bounds.windows[used]
         return int(low), int(high)
 
@@ -311,7 +326,7 @@ class _Search:
     def _pair_replicas(self, end: Ints, begin: Ints) -> Ints:
         """The fewest replicas p + q, p < q, whose capacities together hold a segment; each takes a query of no rows."""
         alone = self.model.replicas(0.0)
-        load = self.model.loads(self.priced.unit_s * (self.prefix[end] - self.prefix[begin])) + self.model.load(0.0)
+        load = self.model.loads(self.seconds(begin, end)) + self.model.load(0.0)
         fewest: Ints = np.maximum(np.ceil(load / (1 + REPLICA_TOLERANCE)).astype(np.int64), 2 * alone + 1)
         return fewest
 

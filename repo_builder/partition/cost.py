@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -102,10 +103,8 @@ class Batching:
 
 @dataclass(frozen=True, slots=True)
 class RowCache:
-    """What the processor's caches hold of a service with the hottest rows: the first `size_bytes` of these, so that the
-    gathers of them take no more than this; a row of theirs takes `per_row_s`, and `per_byte_s` a byte.
-
-    All others come from memory, and all rows of colder services: their accesses are spread over too many rows.
+    """What the processor's caches hold: a row among the hottest of `size_bytes` together takes a service `per_row_s`,
+    and `per_byte_s` a byte.
     """
 
     size_bytes: int
@@ -140,9 +139,12 @@ class Profile:
     """What was measured of the machine that will serve: service times, and the memory of an empty container.
 
     A replica's most queries per second within the SLA, on a core of its own, are the inverse of the service times.
-    `batching`, `row_cache` and `light_load` are None where they were not measured, `gpu` where there was none;
-    `remote_call_s` is what one gRPC call of a service in another server adds to its latency, and `front_time` what
-    queries take of a front end beside its dense layers.
+    `batching` and `light_load` are None where they were not measured, `gpu` where there was none.
+    `row_cache`, None where it was not measured either, is of services that hold other rows too; `row_levels`, by their
+    size, of those that hold no others, each row of the smallest level that it is within. Services of rows from memory
+    find hot rows far apart, in pages of their own, among all that was read since. `remote_call_s` is what one gRPC call
+    of a service in another server adds to its latency, and `front_time` what queries take of a front end beside its
+    dense layers.
     """
 
     name: str
@@ -153,6 +155,7 @@ class Profile:
     remote_call_s: float = DEFAULT_REMOTE_CALL_S
     gpu: DeviceTimes | None = None
     row_cache: RowCache | None = None
+    row_levels: tuple[RowCache, ...] = ()
     light_load: LightLoad | None = None
     front_time: FrontTime = FrontTime()
 
@@ -188,7 +191,7 @@ class Profile:
 
     def cost_model(self, target_qps: float) -> CostModel:
         """What services cost that serve so many queries per second."""
-        return CostModel(target_qps, self.service_time, self.min_memory_bytes, row_cache=self.row_cache)
+        return CostModel(target_qps, self.service_time, self.min_memory_bytes, 0, self.row_cache, self.row_levels)
 
 
 DEFAULT_GPU_TIMES = DeviceTimes(
@@ -209,17 +212,24 @@ def load_profile(path: Path) -> Profile:
         raise PlanError(*(f"{path}: {problem}" for problem in problems))
     dense = _dense_time(document["dense_service_time"]) if "dense_service_time" in document else DEFAULT_DENSE_TIME
     profile = _profile(document, path.stem, dense)
-    problems = list(_dear_hits(profile))
+    problems = list(_falls(profile))
     if problems:
         raise PlanError(*(f"{path}: {problem}" for problem in problems))
     return profile
 
 
-def _dear_hits(profile: Profile) -> Iterator[str]:
-    for key in ("per_row_s", "per_byte_s"):
-        most, found = getattr(profile.service_time, key), getattr(profile.row_cache, key, 0.0)
-        if found > most:
-            yield f"row_cache.{key}: expected at most service_time.{key} = {most:g}, got {found:g}"
+def _falls(profile: Profile) -> Iterator[str]:
+    """What is less of a level than of the one before, of the caches than of the last, or of memory than of these."""
+    if profile.row_levels and profile.row_cache is None:
+        yield "row_levels: expected row_cache beside them, got none"
+    levels: list[tuple[str, RowCache | ServiceTime]]
+    levels = [(f"row_levels[{i}]", level) for i, level in enumerate(profile.row_levels)]
+    levels += [("row_cache", profile.row_cache)] if profile.row_cache else []
+    for (name, level), (larger, next_level) in pairwise([*levels, ("service_time", profile.service_time)]):
+        for key in ("size_bytes", "per_row_s", "per_byte_s"):
+            found, most = getattr(level, key), getattr(next_level, key, math.inf)
+            if found > most:
+                yield f"{name}.{key}: expected at most {larger}.{key} = {most:g}, got {found:g}"
 
 
 def _profile(document: Mapping[str, Any], default_name: str, dense: DenseTime) -> Profile:
@@ -233,7 +243,8 @@ def _profile(document: Mapping[str, Any], default_name: str, dense: DenseTime) -
         batching=Batching(*(float(batching[key]) for key in ("call_s", "query_s", "queries"))) if batching else None,
         remote_call_s=float(document.get("remote_call_s", DEFAULT_REMOTE_CALL_S)),
         gpu=_times(gpu) if gpu else None,
-        row_cache=RowCache(int(cache["size_bytes"]), *_row_time(cache)) if cache else None,
+        row_cache=_row_cache(cache) if cache else None,
+        row_levels=tuple(map(_row_cache, document.get("row_levels", ()))),
         light_load=LightLoad(float(light["fixed_s"]), _dense_time(light["dense_service_time"])) if light else None,
         front_time=FrontTime(float(front["per_id_s"]), float(front["per_call_s"])) if front else DEFAULT_FRONT_TIME,
     )
@@ -245,6 +256,10 @@ def _times(entry: Mapping[str, Any]) -> DeviceTimes:
 
 def _service_time(entry: Mapping[str, Any]) -> ServiceTime:
     return ServiceTime(float(entry["fixed_s"]), *_row_time(entry))
+
+
+def _row_cache(entry: Mapping[str, Any]) -> RowCache:
+    return RowCache(int(entry["size_bytes"]), *_row_time(entry))
 
 
 def _row_time(entry: Mapping[str, Any]) -> tuple[float, float]:
@@ -288,6 +303,7 @@ class CostModel:
     min_memory_bytes: int
     service_bytes: int = 0
     row_cache: RowCache | None = None
+    row_levels: tuple[RowCache, ...] = ()
 
     def load(self, rows_s: float) -> float:
         """The service's time per second of traffic, in replicas, where a query's rows take `rows_s`."""

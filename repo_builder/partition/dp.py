@@ -1,8 +1,8 @@
 """The partition of an order of rows into services with the least memory (ElasticRec, ISCA 2024, algorithm 2), exactly.
 
-Problem. Given T[j], the time of what a query gathers of the first j rows, and W[j], their bytes, find cuts
-0 = c_0 < c_1 < ... < c_s = N, s <= s_max, with the least sum of `CostModel.cost` over the segments (c_{i-1}, c_i]. The
-first segment's rows may have a format and times of their own, told apart by c_0 = 0 (`priced.py`).
+Problem. Given T[j], the time of what a query gathers of the first j rows (`row_times.py`), and W[j], their bytes, find
+cuts 0 = c_0 < c_1 < ... < c_s = N, s <= s_max, with the least sum of `CostModel.cost` over the segments (c_{i-1}, c_i].
+The first segment's rows may have a format of their own, told apart by c_0 = 0 (`priced.py`).
 State: best[s][j], the least cost of the rows 1 ... j in s services.
 Recurrence: best[s][j] = min over k < j of best[s - 1][k] + cost(k, j), best[0][0] = 0; answer: the least best[s][N].
 Complexity: as written, O(s_max * N^2). The paper coarsens the rows into bins; here every row stays a possible cut:
@@ -12,10 +12,12 @@ provably hold every optimal cut.
 With a great many replicas, some hundreds at the least, and more than SMALL_ROWS rows that may be too much work. Then
 replicas are counted in lots of 4, 16, 64 ...: the cost is under that of the optimum with a lot more of each service.
 
-Where rows differ in size, a service may be left with room for part of a large row, and the proof of `chain.py` holds
-only up to that. There the recurrence is run over the rows near the cuts found, and the grid: all rows up to
-SMALL_ROWS, so that these are exact too; beyond, what is missed is a few rows' bytes per replica, and, where the first
-service's format makes rows larger or smaller by different factors, what the grid misses of the first cut.
+Where rows differ in size, a service may be left with room for part of a large row, and a row from memory may take more
+than a hotter one from a cache: the proof of `chain.py` holds only up to that. There the recurrence is run over the rows
+near the cuts found, and the grid: all rows up to SMALL_ROWS, so that these are exact too; beyond, what is missed is a
+few rows' bytes per replica, and, where the first service's format makes rows larger or smaller by different factors,
+what the grid misses of the first cut. Where rows cost less in services that the caches hold whole, one kind of cut is
+beyond the proof (`chain.py`): the recurrence is run over all rows up to SMALL_ROWS.
 """
 
 from __future__ import annotations
@@ -70,12 +72,12 @@ def partition(order: Order, model: CostModel, s_max: int) -> Partition:
         raise PlanError(
             f"target_qps: expected a fleet under 2^62 bytes, got {float(whole.cost_bytes):.3g} bytes; lower the traffic"
         )
-    same_replicas = priced.prefix[-1] * priced.unit_s == 0  # of every service: cuts only cost, but for another format
+    same_replicas = priced.times.large.total_s == 0  # of every service: cuts only cost, but for another format
     if s_max == 1 or order.rows == 1 or (same_replicas and order.hot_row_bytes is None):
         return whole
-    inner = [1] if same_replicas else _chain_cuts(order, model, s_max)
+    inner = [1] if same_replicas else _chain_cuts(priced, s_max)
     found = min(whole, cut_at(priced, inner), key=_preferred)
-    if order.alike:
+    if order.alike and (order.rows > SMALL_ROWS or not priced.times.two_prices):
         return found
     near = cut_at(priced, _best_among(_near(order, found.cuts), priced, s_max))
     return min(found, near, key=_preferred)
@@ -85,15 +87,14 @@ def _preferred(choice: Partition) -> tuple[int, int]:
     return choice.cost_bytes, len(choice.cuts)
 
 
-def _chain_cuts(order: Order, model: CostModel, s_max: int) -> list[int]:
+def _chain_cuts(priced: PricedOrder, s_max: int) -> list[int]:
     """The inner cuts of the cheapest partition, counting replicas in the smallest lots that are few enough."""
-    lot = 1
+    model, lot = priced.model, 1
     while True:
-        lots = replace(model, target_qps=model.target_qps / lot, service_bytes=model.service_bytes // lot)
-        priced = PricedOrder(order, lots)
-        bounds = coarse_bounds(priced, s_max, GRID_BLOCKS) if order.rows > SMALL_ROWS else None
+        lots = priced.under(replace(model, target_qps=model.target_qps / lot, service_bytes=model.service_bytes // lot))
+        bounds = coarse_bounds(lots, s_max, GRID_BLOCKS) if priced.order.rows > SMALL_ROWS else None
         try:
-            return best_chain(priced, s_max, bounds)[1]
+            return best_chain(lots, s_max, bounds)[1]
         except TooManySteps:
             lot *= 4
 

@@ -47,17 +47,32 @@ class Order:
         held = _before(self.row_bytes, end) - _before(self.row_bytes, begin)
         return held if self.hot_row_bytes is None else np.where(begin == 0, _before(self.hot_row_bytes, end), held)
 
+    def first_rows(self, rows: int) -> Order:
+        """The first so many of the rows; no copies."""
+        within = slice(rows + 1)
+        held = self.row_bytes if isinstance(self.row_bytes, int) else self.row_bytes[within]
+        hot = self.hot_row_bytes[within] if isinstance(self.hot_row_bytes, np.ndarray) else self.hot_row_bytes
+        gathered, hot_gathered = (
+            None if each is None else each[within] for each in (self.gathered_bytes, self.hot_gathered_bytes)
+        )
+        return Order(self.gathers[within], held, hot, gathered, hot_gathered)
+
+    def stored(self, hot: bool) -> int | Ints:
+        """`row_bytes`, or `hot`, those in the first service."""
+        return self.hot_row_bytes if hot and self.hot_row_bytes is not None else self.row_bytes
+
     def gathered_bytes_before(self, position: Ints | slice, hot: bool = False) -> Floats:
         """Bytes that a query gathers of the rows before each position, `hot` in the first service."""
-        own = hot and self.hot_row_bytes is not None
-        row_bytes, sums = (
-            (self.hot_row_bytes, self.hot_gathered_bytes) if own else (self.row_bytes, self.gathered_bytes)
-        )
+        row_bytes, sums = self.stored(hot), self.gathered_bytes
+        if hot and self.hot_row_bytes is not None:
+            sums = self.hot_gathered_bytes
         return self.gathers[position] * row_bytes if isinstance(row_bytes, int) else _given(sums)[position]
 
-    def rows_within(self, size_bytes: int) -> int:
-        """How many of the first rows fit, stored as in the first service, into so many bytes."""
-        held = self.row_bytes if self.hot_row_bytes is None else self.hot_row_bytes
+    def rows_within(self, size_bytes: int, hot: bool = True) -> int:
+        """How many of the first rows fit into so many bytes, stored as in services that are not the first, or `hot`, as
+        in the first.
+        """
+        held = self.stored(hot)
         if isinstance(held, int):
             return min(self.rows, size_bytes // held)
         return int(np.searchsorted(held, size_bytes, side="right")) - 1

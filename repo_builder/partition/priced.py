@@ -1,26 +1,25 @@
 """Runs of an order's rows as services: their bytes, the time of a query's gathers, and how far replicas reach.
 
-A service holds the rows (begin, end] of the order. The one with begin 0, the first, has the hottest rows: they may be
-stored in a format of their own, and as many of them as the processor's caches hold are gathered from there. All other
-gathers come from memory (`cost.RowCache`). So the time of the rows of any other service is a difference of sums, and
-that of the first one's depends on its end alone, and never falls with it.
+A service holds the rows (begin, end] of the order, and a query's gathers of them take a difference of sums
+(`row_times.py`). The one with begin 0, the first, has the hottest rows, which may be stored in a format of their own:
+then its time depends on its end alone, and never falls with it.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
+from copy import copy
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.partition.accesses import ModelAccesses
-from repo_builder.partition.cost import REPLICA_TOLERANCE, CostModel, Profile
+from repo_builder.partition.cost import REPLICA_TOLERANCE, CostModel, Profile, RowCache, ServiceTime
 from repo_builder.partition.order import Order
+from repo_builder.partition.row_times import RowTimes, segment_times
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-BLOCK_ROWS = 1 << 12
 
 
 class PricedOrder:
@@ -28,44 +27,21 @@ class PricedOrder:
 
     def __init__(self, order: Order, model: CostModel) -> None:
         self.order, self.model = order, model
-        cache = model.row_cache
-        self.cached = order.rows_within(cache.size_bytes) if cache else 0
-        self.own_first = self.cached > 0 or order.hot_row_bytes is not None
-        """Whether the first service's rows have bytes or times of their own."""
+        self.times = segment_times(order, model)
+        self.own_first = order.hot_row_bytes is not None
+        """Whether the first service's rows have bytes and times of their own: `first`'s."""
+        self.first = segment_times(order, model, hot=True) if self.own_first else self.times
 
-    @cached_property
-    def _rest(self) -> tuple[Floats, float]:
-        """(N + 1,) sums that grow with the time of the first rows in a service that is not the first, and a unit's
-        seconds.
-        """
-        time, order = self.model.service_time, self.order
-        if isinstance(order.row_bytes, int):
-            return order.gathers, time.rows_s(1, order.row_bytes)
-        return time.rows_s(order.gathers, order.gathered_bytes_before(slice(None))), 1.0
-
-    @property
-    def prefix(self) -> Floats:
-        """(N + 1,) float64, non-decreasing, and concave over the rows' bytes: the sums that services divide."""
-        return self._rest[0]
-
-    @property
-    def unit_s(self) -> float:
-        """Seconds of one of `prefix`."""
-        return self._rest[1]
+    def under(self, model: CostModel) -> PricedOrder:
+        """The same rows under a cost model whose rows take as long."""
+        priced = copy(self)
+        priced.model = model
+        return priced
 
     def rows_s(self, begin: Ints, end: Ints) -> Floats:
         """Seconds of a query's gathers of the rows (begin, end] in one service; 0 where none are between."""
-        prefix, unit_s = self._rest
-        rest: Floats = unit_s * np.maximum(prefix[end] - prefix[begin], 0.0)
-        return np.where(begin == 0, self._first_s(end), rest) if self.own_first else rest
-
-    def _first_s(self, end: Ints) -> Floats:
-        order, time = self.order, self.model.service_time
-        hits = np.minimum(end, self.cached)
-        gathers, hot_gathers = order.gathers[end], order.gathers[hits]
-        gathered, hot_gathered = (order.gathered_bytes_before(position, hot=True) for position in (end, hits))
-        seconds: Floats = time.rows_s(gathers - hot_gathers, gathered - hot_gathered)
-        return seconds + self.model.row_cache.rows_s(hot_gathers, hot_gathered) if self.model.row_cache else seconds
+        rest: Floats = np.maximum(self.times.between(begin, end), 0.0)
+        return np.where(begin == 0, self.first.between(np.zeros_like(begin), end), rest) if self.own_first else rest
 
     def loads(self, begin: Ints, end: Ints) -> Floats:
         """Replicas' time that the rows (begin, end] take at the target traffic."""
@@ -86,29 +62,34 @@ class PricedOrder:
         return self.model.replica_counts(self.rows_s(begin, end)) * held + float(self.model.service_bytes)
 
     def capacity(self, replicas: Ints, services: int) -> Floats:
-        """The most of `prefix` that so many services, with so many replicas in all, can take; none the first."""
+        """The seconds of rows that so many services, with so many replicas in all, can take; none the first."""
         seconds = replicas * (1 + REPLICA_TOLERANCE) / self.model.target_qps
-        return np.asarray((seconds - services * self.model.service_time.fixed_s) / self.unit_s, np.float64)
+        return np.asarray(seconds - services * self.model.service_time.fixed_s, np.float64)
 
     def fits(self, begin: Ints, end: Ints, replicas: Ints, services: int = 1) -> NDArray[np.bool_]:
         """Whether `replicas` are enough for the rows (begin, end] cut into so many services, none the first."""
-        load = self.model.loads(self.unit_s * (self.prefix[end] - self.prefix[begin]))
+        load = self.model.loads(self.times.between(begin, end))
         load += (services - 1) * self.model.load(0.0)
         return _within(load, replicas)
 
     def tight(self, end: Ints, replicas: Ints, services: int = 1) -> Ints:
-        """The smallest k so that `replicas` `fits` for the rows (k, end]; `end` if there is none."""
-        target = self.prefix[end] - self.capacity(replicas, services)
-        position = np.minimum(np.searchsorted(self.prefix, target, side="left"), end)
+        """The smallest k so that `replicas` `fits` for the rows (k, end]; `end` if there is none. All are (n,)."""
+        position = np.empty_like(end)
+        for mine, times in self.times.of_ends(end):
+            position[mine] = self._tight(times, end[mine], replicas[mine], services)
+        return position
+
+    def _tight(self, times: RowTimes, end: Ints, replicas: Ints, services: int) -> Ints:
+        target = times.before(end) - self.capacity(replicas, services)
+        position = np.asarray(np.minimum(times.reaching(target), end), np.int64)
         while True:  # the formula may miss by rounding; step over runs of equal sums at once
             fits = self.fits(position, end, replicas, services)
-            hotter = np.searchsorted(self.prefix, self.prefix[np.maximum(position - 1, 0)], side="left")
-            lower = fits & (position > 0) & self.fits(hotter, end, replicas, services)
+            lower = fits & (position > 0) & self.fits(np.maximum(position - 1, 0), end, replicas, services)
             higher = ~fits & (position < end)
             if not (lower.any() or higher.any()):
-                return np.asarray(position, np.int64)
-            colder = np.minimum(np.searchsorted(self.prefix, self.prefix[position], side="right"), end)
-            position = np.where(lower, hotter, np.where(higher, colder, position))
+                return position
+            position[lower] = times.run_begin(position[lower] - 1)
+            position[higher] = np.minimum(times.run_end(position[higher]), end[higher])
 
     def left_tight(self, begin: Ints, replicas: Ints) -> Ints:
         """The largest j so that `replicas` are enough for the rows (begin, j]; `begin` where there is none."""
@@ -127,21 +108,13 @@ def _within(load: Floats, replicas: Ints) -> NDArray[np.bool_]:
 
 def whole_rows_s(accesses: ModelAccesses, profile: Profile) -> float:
     """Seconds of all of a query's gathers where one service holds every row: the first one, as `PricedOrder` has it."""
-    time, cache = profile.service_time, profile.row_cache
+    memory, cache = profile.service_time, profile.row_cache
     gathers, gathered = accesses.gathered()
     if cache is None:
-        return time.rows_s(gathers, gathered)
-    hits, hit_bytes = accesses.hottest(cache.size_bytes, time)
-    return cache.rows_s(hits, hit_bytes) + time.rows_s(gathers - hits, gathered - hit_bytes)
-
-
-def steps_above(least: float, prefix: Floats, scale: float) -> int:
-    """How many steps of `prefix`, never falling, are above `least` when scaled; (N + 1,) float64, scale >= 0.
-
-    A step is at most the rise of the block that it is in, and rounding keeps that so: only blocks that rise enough are
-    looked at, and nothing as long as the order is made.
-    """
-    edges = np.append(np.arange(0, len(prefix) - 1, BLOCK_ROWS), len(prefix) - 1)
-    risen = np.flatnonzero(scale * np.diff(prefix[edges]) > least)
-    blocks = (prefix[edges[i] : edges[i + 1] + 1] for i in risen.tolist())
-    return sum(int(np.count_nonzero(scale * np.diff(block) > least)) for block in blocks)
+        return memory.rows_s(gathers, gathered)
+    small = accesses.rows_within(cache.size_bytes, memory) == sum(table.rows for table in accesses.tables)
+    caches = profile.row_levels if small else (cache,)
+    prices: list[RowCache | ServiceTime] = [*caches, cache if small else memory]
+    sums = [(0.0, 0.0), *(accesses.hottest(each.size_bytes, memory) for each in caches), (gathers, gathered)]
+    spans = zip(prices, pairwise(sums), strict=True)
+    return sum(price.rows_s(after[0] - before[0], after[1] - before[1]) for price, (before, after) in spans)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from repo_builder.partition.accesses import ModelAccesses
 from repo_builder.partition.cost import FORMAT
-from repo_builder.profiling.fit import FitQuality, Fits, dense_points, fitted_points
+from repo_builder.profiling.fit import FitQuality, Fits, cached_rows, dense_points, fitted_points
 from repo_builder.profiling.points import DensePoint, EmbeddingPoint, FrontPoint, Measured, ProfileOptions, RowPoint
-from repo_builder.profiling.row_prices import row_cache
 from repo_builder.spec import Spec
 
 
@@ -18,11 +18,13 @@ def profile_document(
 ) -> dict[str, Any]:
     """What `profile.json` holds: see `profile.schema.json`. `accesses` is the spec's."""
     machine = measured.machine
+    cache, levels = cached_rows(measured, fits, accesses)
     return {
         "format": FORMAT,
         "name": f"{spec.name}, {options.backend}, measured {machine['date']} on {machine['cpu']}",
         "service_time": asdict(fits.time),
-        "row_cache": asdict(row_cache(fits.hit, fits.time, fits.mean_row_s, accesses)),
+        "row_cache": asdict(cache),
+        "row_levels": list(map(asdict, levels)),
         "batching": asdict(fits.batching),
         "dense_service_time": asdict(fits.dense),
         "light_load": asdict(fits.light),
@@ -70,25 +72,31 @@ def _points(measured: Measured, fits: Fits) -> dict[str, list[dict[str, Any]]]:
     """Every point as it was measured; those of a fit with their relative error, model / measured - 1."""
     calls = dict(zip(fitted_points(measured), fits.calls.quality.residuals, strict=True))
     dense = dict(zip(dense_points(measured), fits.dense_quality.residuals, strict=True))
-    residuals = fits.rows_quality.residuals
-    kernel = zip(measured.rows, residuals, residuals[len(measured.rows) :], strict=False)
+    errors, count = fits.rows_quality.residuals, len(measured.rows)  # (levels and memory, formats), flat
     return {
-        "embedding": [_point(point, calls.get(point)) for point in measured.embedding],
-        "rows": [_row(point, *errors) for point, *errors in kernel],
+        "embedding": [_embedding(point, calls.get(point)) for point in measured.embedding],
+        "rows": [_row(point, errors[i::count]) for i, point in enumerate(measured.rows)],
         "dense": [_point(point, dense.get(point)) for point in measured.dense],
         "front": [_front(*each) for each in zip(measured.front, fits.front_quality.residuals, strict=True)],
     }
 
 
-def _row(point: RowPoint, hit_error: float, miss_error: float) -> dict[str, Any]:
+def _row(point: RowPoint, errors: Sequence[float]) -> dict[str, Any]:
     stored = {"dim": point.format.dim, "dtype": point.format.dtype, "row_bytes": point.format.row_bytes}
-    errors = {"hit_residual": hit_error, "miss_residual": miss_error}
-    return {**stored, "hit_s": point.hit_s, "miss_s": point.miss_s, **errors}
+    residuals = {"hit_residuals": list(errors[:-1]), "miss_residual": errors[-1]}
+    return {**stored, "hit_s": list(point.hit_s), "miss_s": point.miss_s, **residuals}
 
 
 def _front(point: FrontPoint, residual: float) -> dict[str, Any]:
     described = asdict(point)
     return {**described, **described.pop("figures"), "residual": residual}
+
+
+def _embedding(point: EmbeddingPoint, residual: float | None) -> dict[str, Any]:
+    load = {name: value for name, value in asdict(point.load).items() if value is not None}
+    described = _point(point, residual)
+    del described["load"]
+    return {**load, **described}
 
 
 def _point(point: EmbeddingPoint | DensePoint, residual: float | None) -> dict[str, Any]:

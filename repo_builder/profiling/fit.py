@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
 
 from repo_builder.errors import ElasticRecError
-from repo_builder.partition.cost import Batching, DenseTime, FrontTime, LightLoad, ServiceTime
+from repo_builder.partition.accesses import ModelAccesses
+from repo_builder.partition.cost import Batching, DenseTime, FrontTime, LightLoad, RowCache, ServiceTime
 from repo_builder.profiling.points import DensePoint, EmbeddingPoint, FrontPoint, LoadFigures, Measured, is_busy
-from repo_builder.profiling.row_prices import RowPrice
+from repo_builder.profiling.row_prices import RowPrice, row_cache, row_levels
 
 _ROBUST_FROM = 0.1  # relative error from which a point pulls linearly
 _SEPARABLE = 1e-4  # least singular value, beside the largest, at which coefficients can be told apart
@@ -170,15 +171,15 @@ class Fits:
     """The models fitted to what was measured.
 
     `time`, with what a row takes from memory, and `dense` are of capacities, `light` of queries that come one at a
-    time, and `front` of a loaded front end; `hit` is what the kernel alone takes for a row from the caches, and
-    `mean_row_s` what a service took for one with the spec's accesses.
+    time, and `front` of a loaded front end; `hits` is what the kernel alone takes for a row of each level of the
+    caches, and `hits_s` what a service with such rows alone took.
     """
 
     calls: CallFit
     time: ServiceTime
     batching: Batching
-    hit: RowPrice
-    mean_row_s: float
+    hits: tuple[RowPrice, ...]
+    hits_s: tuple[float, ...]
     rows_quality: FitQuality
     dense: DenseTime
     dense_quality: FitQuality
@@ -196,32 +197,40 @@ def fit_measured(measured: Measured) -> Fits:
     joined = [point.figures.queries for point in fitted if point.capacity]
     if not joined or not dense:
         raise FitError("fit: expected loads within the spec's serving.sla_ms, got none; raise it")
-    calls = fit_calls([CallPoint(point.gathers, point.figures.queries, call_s(point.figures)) for point in fitted])
+    calls = fit_calls([CallPoint(point.load.gathers, point.figures.queries, call_s(point.figures)) for point in fitted])
     fixed_s, batching = fixed_time(calls, joined)
-    hit, miss, rows_quality = _rows(measured, calls)
-    time = ServiceTime(fixed_s, miss.per_row_s, miss.per_byte_s)
+    memory, hits, rows_quality = _rows(measured, calls)
+    time = ServiceTime(fixed_s, memory.per_row_s, memory.per_byte_s)
     dense_fit, front_fit = fit_dense(*_flops_and_seconds(dense)), fit_front(measured.front)
-    mean_row_s, light = calls.per_gather_s, _light(measured)
-    return Fits(calls, time, batching, hit, mean_row_s, rows_quality, *dense_fit, light, *front_fit)
+    hits_s = tuple(_per_gather_s(calls, point) for point in measured.embedding if point.load.accesses == "cached")
+    return Fits(calls, time, batching, hits, hits_s, rows_quality, *dense_fit, _light(measured), *front_fit)
 
 
-def _rows(measured: Measured, calls: CallFit) -> tuple[RowPrice, RowPrice, FitQuality]:
-    """What a row takes of the kernel from the caches, and of a service from memory; and how far the kernel's rows are
-    from affine in their bytes.
+def cached_rows(measured: Measured, fits: Fits, accesses: ModelAccesses) -> tuple[RowCache, tuple[RowCache, ...]]:
+    """What a row takes that the caches hold, of a service that holds others too, and of those that do not, level by
+    level; `accesses` is what was measured.
+    """
+    cache = row_cache(measured.caches[-1], fits.hits[-1], fits.time, fits.calls.per_gather_s, accesses)
+    return cache, row_levels(measured.caches, fits.hits, measured.row_bytes, fits.hits_s, cache)
+
+
+def _rows(measured: Measured, calls: CallFit) -> tuple[RowPrice, tuple[RowPrice, ...], FitQuality]:
+    """What a row takes of a service from memory, and of the kernel from each level of the caches; and how far the
+    kernel's rows are from affine in their bytes, level by level, then from memory.
     """
     sizes = [point.format.row_bytes for point in measured.rows]
-    (cold,) = (point for point in measured.embedding if point.accesses == "cold")
-    hit, hit_quality = fit_row(sizes, [point.hit_s for point in measured.rows])
-    miss, miss_quality = fit_row(sizes, [point.miss_s for point in measured.rows])
-    miss = miss.through(measured.row_bytes, _per_gather_s(calls, cold))
-    return hit, miss, FitQuality((*hit_quality.residuals, *miss_quality.residuals))
+    (cold,) = (point for point in measured.embedding if point.load.accesses == "cold")
+    by_level = zip(*((*point.hit_s, point.miss_s) for point in measured.rows), strict=True)
+    prices, qualities = zip(*(fit_row(sizes, seconds) for seconds in by_level), strict=True)
+    memory = prices[-1].through(measured.row_bytes, _per_gather_s(calls, cold))
+    return memory, prices[:-1], FitQuality(tuple(error for quality in qualities for error in quality.residuals))
 
 
 def _light(measured: Measured) -> LightLoad:
     """What a query takes of a core where queries come one at a time: waking threads is most of it."""
-    lone = [point for point in measured.embedding if point.in_flight == 1]
+    lone = [point for point in measured.embedding if point.load.in_flight == 1]
     dense, _ = fit_dense(*_flops_and_seconds([point for point in measured.dense if point.in_flight == 1]))
-    return LightLoad(fit_light([point.gathers for point in lone], [point.figures.cpu_s for point in lone]), dense)
+    return LightLoad(fit_light([point.load.gathers for point in lone], [point.figures.cpu_s for point in lone]), dense)
 
 
 def _flops_and_seconds(points: Sequence[DensePoint]) -> tuple[list[int], list[float]]:
@@ -246,4 +255,4 @@ def call_s(figures: LoadFigures) -> float:
 def _per_gather_s(calls: CallFit, point: EmbeddingPoint) -> float:
     """What is left for the gathered rows when the fitted fixed times are taken off."""
     rest_s = call_s(point.figures) - calls.seconds(point.figures.queries, 0)
-    return max(0.0, rest_s / (point.figures.queries * point.gathers))
+    return max(0.0, rest_s / (point.figures.queries * point.load.gathers))

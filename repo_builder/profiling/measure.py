@@ -32,6 +32,7 @@ from repo_builder.profiling.points import (
     Accesses,
     DensePoint,
     Effort,
+    EmbeddingLoad,
     EmbeddingPoint,
     LoadFigures,
     Measured,
@@ -41,7 +42,7 @@ from repo_builder.profiling.points import (
     is_busy,
 )
 from repo_builder.profiling.queries import Query, dense_load, draw_queries, gathered_row_bytes, one_row_a_bag
-from repo_builder.profiling.row_prices import measure_row_points
+from repo_builder.profiling.row_prices import cache_levels, measure_row_points
 from repo_builder.serving.client import times_by_model
 from repo_builder.serving.faults import version_of
 from repo_builder.serving.install import Installation, installation
@@ -61,10 +62,12 @@ def measure(
     perf_analyzer.find()  # before the long work: tell now that it is missing, or what a load of calls needs
     call_load.check()
     own, others = split_cores()
-    bench = _Bench(folder, options.effort, spec.serving.sla_ms, own, _counter(options.effort, progress))
+    caches = cache_levels()
+    loads = options.effort.embedding_loads(caches)
+    bench = _Bench(folder, options.effort, spec.serving.sla_ms, own, _counter(options.effort, len(loads), progress))
     with installation() as installed, on_cores(others):
         models = build_models(spec, options.grouping, options.max_rows, options.backend, folder)
-        embedding = bench.embedding(installed, models, hotness, spec)
+        embedding = bench.embedding(installed, models, hotness, spec, loads)
         dense = bench.dense(installed, models, spec, hotness)
         with serving(installed, models.empty.repository, own) as server:
             query = one_row_a_bag(spec.model, models.wired("empty"), spec.serving.batch)
@@ -74,12 +77,12 @@ def measure(
             version = version_of(server.http) or "unknown"
         front = measure_front(installed, options.effort, own, folder / "front", bench.tick)
     with on_cores(own):
-        rows = measure_row_points()
+        rows = measure_row_points(caches)
     facts = machine_facts(version)
     row_bytes = gathered_row_bytes(spec.model, models.wired("rows"))
     held_rows = models.held_rows.values()
     held = len(held_rows), sum(held_rows)
-    return Measured(embedding, rows, row_bytes, dense, front, remote, memory_bytes, *held, facts)
+    return Measured(embedding, caches, rows, row_bytes, dense, front, remote, memory_bytes, *held, facts)
 
 
 def measure_dense(spec: Spec, hotness: Hotness, options: ProfileOptions, folder: Path) -> tuple[DensePoint, ...]:
@@ -104,25 +107,25 @@ class _Bench:
     tick: Callable[[], None]
 
     def embedding(
-        self, installed: Installation, models: Models, hotness: Hotness, spec: Spec
+        self, installed: Installation, models: Models, hotness: Hotness, spec: Spec, asked: Sequence[EmbeddingLoad]
     ) -> tuple[EmbeddingPoint, ...]:
         """The embedding service at all its loads; a capacity is the best of those within the SLA."""
         held, batch, effort = models.wired("rows"), spec.serving.batch, self.effort
 
         @cache
-        def drawn(accesses: Accesses, gathers: int, joined: int) -> list[Query]:
-            asked = batch * joined, gathers * joined, accesses
-            return list(draw_queries(hotness, spec.model, held, models.held_rows, *asked))
+        def drawn(accesses: Accesses, gathers: int, joined: int, within_bytes: int | None) -> list[Query]:
+            query = batch * joined, gathers * joined, accesses, within_bytes
+            return list(draw_queries(hotness, spec.model, held, models.held_rows, *query))
 
         loads = [
-            CallLoad(drawn(accesses, gathers, joined), in_flight, joined)
-            for accesses, gathers, joined, in_flight in effort.embedding_loads
+            CallLoad(drawn(load.accesses, load.gathers, load.joined, load.within_bytes), load.in_flight, load.joined)
+            for load in asked
         ]
         with serving(installed, models.rows.repository, self.cores) as server:
             seconds = effort.seconds / effort.rounds
             found = measure_loads(server, models.rows.name, loads, effort.rounds, seconds, self.tick)
-        points = [EmbeddingPoint(*asked, figures) for asked, figures in zip(effort.embedding_loads, found, strict=True)]
-        best = {self._best([point for point in points if point.gathers == gathers]) for gathers in effort.gathers}
+        points = [EmbeddingPoint(load, figures) for load, figures in zip(asked, found, strict=True)]
+        best = {self._best([point for point in points if point.load.gathers == gathers]) for gathers in effort.gathers}
         return tuple(replace(point, capacity=point in best) for point in points)
 
     def _best(self, points: Sequence[EmbeddingPoint]) -> EmbeddingPoint | None:
@@ -176,10 +179,10 @@ def _asked(load: ServiceLoad) -> ServiceLoad:
     return replace(load, in_flight=0)
 
 
-def _counter(effort: Effort, progress: Progress) -> Callable[[], None]:
+def _counter(effort: Effort, embedding_loads: int, progress: Progress) -> Callable[[], None]:
     """Tells `progress` of one measurement more; how many a search takes is not known before."""
     searches = 2 * len(effort.dense_rows)
-    points = len(effort.embedding_loads) + len(effort.dense_loads) + len(FRONT_LOADS)
+    points = embedding_loads + len(effort.dense_loads) + len(FRONT_LOADS)
     done, total = 0, effort.rounds * (points + searches)
     progress(done, total)
 

@@ -16,7 +16,8 @@ from repo_builder.profiling.points import EmbeddingPoint, Measured
 from repo_builder.words import count
 
 _COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b")
-_KINDS = (("hit_s", "from the caches", "#d62728"), ("miss_s", "from memory", "#17becf"))
+_MEMORY = "#17becf"
+_CACHES = ("#8c1a1b", "#d62728", "#ff9896", "#f7d4d4")
 
 
 def plot_fit(measured: Measured, fits: Fits, title: str, path: Path) -> None:
@@ -59,28 +60,33 @@ def _in_flight(queries: int) -> str:
 
 def _draw_embedding(axes: Axes, measured: Measured, fits: Fits) -> None:
     points = fitted_points(measured)
-    for joined, colour in zip(sorted({point.joined for point in points}), _COLOURS, strict=False):
-        own = [point for point in points if point.joined == joined]
+    for joined, colour in zip(sorted({point.load.joined for point in points}), _COLOURS, strict=False):
+        own = [point for point in points if point.load.joined == joined]
         queries = mean(point.figures.queries for point in own)
         _draw(axes, own, f"{queries:.1f} in a call", "o", colour)
-        gathers = np.geomspace(min(p.gathers for p in own), max(p.gathers for p in own), 100)
+        gathers = np.geomspace(min(p.load.gathers for p in own), max(p.load.gathers for p in own), 100)
         axes.plot(gathers, [1000 * fits.calls.seconds(queries, g) / queries for g in gathers.tolist()], color=colour)
-    _draw(axes, [p for p in measured.embedding if p.accesses == "cold"], "cold rows only", "^", _KINDS[1][2])
+    for accesses, colour in (("cached", _CACHES[1]), ("cold", _MEMORY)):
+        own = [point for point in measured.embedding if point.load.accesses == accesses]
+        _draw(axes, own, f"{accesses} rows only", "^", colour)
 
 
 def _draw_rows(axes: Axes, measured: Measured) -> None:
     """The kernel's rows, and the lines that were fitted to them."""
     sizes = [point.format.row_bytes for point in measured.rows]
     along = np.geomspace(min(sizes), max(sizes), 100)
-    for name, label, colour in _KINDS:
-        seconds = [getattr(point, name) for point in measured.rows]
+    drawn = [
+        (f"within {size_bytes // 1024:,} KiB", colour, [point.hit_s[i] for point in measured.rows])
+        for i, (size_bytes, colour) in enumerate(zip(measured.caches, _CACHES, strict=False))
+    ]
+    for label, colour, seconds in (*drawn, ("from memory", _MEMORY, [point.miss_s for point in measured.rows])):
         price, _ = fit_row(sizes, seconds)
         axes.plot(sizes, [1e9 * each for each in seconds], "o", color=colour, markersize=5, label=label)
         axes.plot(along, [1e9 * price.seconds(each) for each in along.tolist()], color=colour)
 
 
 def _draw(axes: Axes, points: Sequence[EmbeddingPoint], label: str, marker: str, colour: str) -> None:
-    gathers = [point.gathers for point in points]
+    gathers = [point.load.gathers for point in points]
     times_ms = [1000 * point.figures.cpu_s for point in points]
     axes.plot(gathers, times_ms, marker, color=colour, markersize=5, label=label)
 

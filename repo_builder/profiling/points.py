@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,11 +14,16 @@ from repo_builder.profiling.perf_analyzer import Measurement
 from repo_builder.repository.configs import ShardBackend
 from repo_builder.serving.server import Server
 
-Accesses = Literal["spec", "cold"]
-"""Whose rows a query gathers: those that the model's accesses draw, or all alike."""
+Accesses = Literal["spec", "cached", "cold"]
+"""Which rows a query gathers: as the model's accesses draw them, or all alike, some that lie together or all."""
 
 CALLS = 4
 """Under way at a busy embedding service: each of several front ends has one at a replica, and joins what waits."""
+
+
+def asked_bytes(cache_bytes: int) -> int:
+    """How many bytes of rows are asked for to see what those of a cache cost: other things are held there too."""
+    return cache_bytes // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +65,30 @@ class LoadFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddingPoint:
-    """An embedding service's figures with queries of so many gathers, `joined` of them in a call, as the fan-out router
-    does it; `capacity`: the most that was measured within the SLA.
+class EmbeddingLoad:
+    """What is sent to an embedding service: queries of so many gathers, `joined` of them in a call, as the fan-out
+    router does it, `in_flight` calls always under way; `within_bytes`: of all cached rows.
     """
 
     accesses: Accesses
     gathers: int
     joined: int
     in_flight: int
+    within_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingPoint:
+    """An embedding service's figures at a load; `capacity`: the most that was measured within the SLA."""
+
+    load: EmbeddingLoad
     figures: LoadFigures
     capacity: bool = False
 
 
 def is_busy(point: EmbeddingPoint) -> bool:
     """Whether it is one of a busy service with the spec's accesses: there the next call always waits."""
-    return point.accesses == "spec" and point.in_flight == CALLS
+    return point.load.accesses == "spec" and point.load.in_flight == CALLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +117,12 @@ class FrontPoint:
 
 @dataclass(frozen=True, slots=True)
 class RowPoint:
-    """Seconds that the embedding services' kernel takes for a row of a format: from the caches, and from memory."""
+    """Seconds that the embedding services' kernel takes for a row of a format: from each level of the caches, and from
+    memory.
+    """
 
     format: RowFormat
-    hit_s: float
+    hit_s: tuple[float, ...]
     miss_s: float
 
 
@@ -122,10 +137,11 @@ class RemoteCall:
 @dataclass(frozen=True, slots=True)
 class Measured:
     """All that a profile is made of; `tables` and `held_rows` are of the embedding service that was measured, and
-    `row_bytes` what a row that it gathers has in the mean.
+    `row_bytes` what a row that it gathers has in the mean. `caches` are the bytes of the levels of the caches.
     """
 
     embedding: tuple[EmbeddingPoint, ...]
+    caches: tuple[int, ...]
     rows: tuple[RowPoint, ...]
     row_bytes: float
     dense: tuple[DensePoint, ...]
@@ -142,8 +158,8 @@ class Effort:
     """What is measured, and for how long: `seconds` a point, spread over `rounds` that take all points in turn.
 
     A point is the median of its rounds, so that a short disturbance does not show. `joined` are the queries of a busy
-    embedding service's calls; a capacity has the most of them that the SLA allows. `cold_gathers` is the size of the
-    queries that show what a row from memory costs.
+    embedding service's calls; a capacity has the most of them that the SLA allows. `row_gathers` is the size of the
+    queries that show what a row from a cache, or from memory, costs.
     """
 
     seconds: float
@@ -152,17 +168,17 @@ class Effort:
     joined: tuple[int, ...]
     dense_rows: tuple[int, ...]
     dense_in_flight: tuple[int, ...]
-    cold_gathers: int = 32768
+    row_gathers: int = 32768
 
-    @property
-    def embedding_loads(self) -> list[tuple[Accesses, int, int, int]]:
-        """The accesses, the gathers, the queries joined in a call and the calls in flight of every point of the
-        embedding service.
-        """
-        loads: list[tuple[Accesses, int, int, int]] = []
+    def embedding_loads(self, caches: Sequence[int]) -> list[EmbeddingLoad]:
+        """Every point of the embedding service, where the caches hold so many bytes, level by level."""
+        loads = []
         for gathers in self.gathers:
-            loads += [("spec", gathers, 1, 1), *(("spec", gathers, joined, CALLS) for joined in self.joined)]
-        return [*loads, ("cold", self.cold_gathers, max(self.joined), CALLS)]
+            loads.append(EmbeddingLoad("spec", gathers, 1, 1))
+            loads += [EmbeddingLoad("spec", gathers, joined, CALLS) for joined in self.joined]
+        rows = self.row_gathers, max(self.joined), CALLS
+        cached = [EmbeddingLoad("cached", *rows, asked_bytes(size)) for size in caches]
+        return [*loads, *cached, EmbeddingLoad("cold", *rows)]
 
     @property
     def dense_loads(self) -> list[tuple[int, int]]:

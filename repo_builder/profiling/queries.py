@@ -2,7 +2,8 @@
 
 Of an embedding service: what a gathered row costs depends on where it comes from. Hot rows stay in the processor's
 caches, cold ones come from memory. So a query's rows are drawn like the model's own accesses (`spec`), and beside them
-all alike (`cold`). Of a dense service: what the model's router and embedding services would give it, vectors random.
+all alike: of those that lie together in a few bytes, as a hot service's do (`cached`), and of all (`cold`). Of a dense
+service: what the model's router and embedding services would give it, vectors random.
 """
 
 from __future__ import annotations
@@ -71,12 +72,14 @@ def draw_queries(
     batch: int,
     gathers: int,
     accesses: Accesses,
+    within_bytes: int | None = None,
 ) -> Iterator[Query]:
     """Queries of exactly `gathers` rows for a service that holds `held_rows` of each table, one after another. Joined
     queries are one of as many times more rows and gathers.
 
     A bag's share of the gathers goes with its look-up's mean. Where a service holds fewer rows than the table has,
-    ranks in hotness are folded. The same arguments give the same queries.
+    ranks in hotness are folded. Cached rows are the first of each table, of as many of the `within_bytes`. The same
+    arguments give the same queries.
     """
     rng = np.random.default_rng(gathers)
     bags, count = bags_of(model, held, batch), int(np.clip(_POOL // gathers, *_QUERIES))
@@ -85,8 +88,12 @@ def draw_queries(
     ids = np.empty(owners.size, np.int32)
     for index, rows in held_rows.items():
         mine = owners == index
-        ranks = _ranks(hotness, model.tables[index], int(mine.sum()), accesses, rng)
-        ids[mine] = held.bases[index] + ranks * _SCATTER % rows
+        table, drawn = model.tables[index], int(mine.sum())
+        if within_bytes is None:
+            ids[mine] = held.bases[index] + _ranks(hotness, table, drawn, accesses, rng) * _SCATTER % rows
+        else:
+            within = max(1, within_bytes // len(held_rows) // table.format.row_bytes)
+            ids[mine] = held.bases[index] + rng.integers(0, min(rows, within), drawn)
     for number in range(count):
         yield _query(bags, ids[number * gathers : (number + 1) * gathers], lengths[number])
 

@@ -40,7 +40,7 @@ def _measure(
 ) -> Mapping[RowFormat, float]:
     """Of formats of one dim, which is the `done`-th of `dims`."""
     dim, rng = formats[0].dim, np.random.default_rng(0)
-    rows = max(_DRAWN_ROWS, matrix_bytes // (4 * dim))
+    rows = max(1, matrix_bytes // (4 * dim))
     check_memory(sum(rows * each.row_bytes for each in formats), "--row-speed: rows to read", "leave it out")
     drawn = rng.standard_normal((_DRAWN_ROWS, dim), np.float32)
     matrices = {each: _tiled(encode_rows(drawn, each.dtype), rows) for each in formats}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from itertools import combinations, pairwise
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repo_builder.model.dlrm import DlrmTable
-from repo_builder.partition.cost import CostModel, DenseTime
+from repo_builder.partition.cost import CostModel, DenseTime, RowCache, ServiceTime
 from repo_builder.partition.order import Order
 from repo_builder.partition.table_accesses import TableAccesses
 from repo_builder.spec import Spec, parse_spec
@@ -28,24 +28,56 @@ def plain_cost(model: CostModel, rows_bytes: int, rows_s: float) -> int:
     return max(1, whole) * (rows_bytes + model.min_memory_bytes) + model.service_bytes
 
 
+Price = RowCache | ServiceTime
+
+
+def row_seconds(
+    order: Order, row_bytes: int | NDArray[np.int64], beyond: Price, caches: Sequence[RowCache], rows: int | None = None
+) -> tuple[list[int], list[float]]:
+    """Bytes and time of the first rows, by the smallest cache that each is within; neighbours of one size share theirs
+    until none takes more than a hotter one.
+    """
+    gathers = np.diff(order.gathers)[:rows]
+    sizes = (np.full(order.rows, row_bytes) if isinstance(row_bytes, int) else np.diff(row_bytes))[:rows]
+    prices = [beyond] * len(sizes)
+    for cache in reversed(caches):
+        within = int((np.cumsum(sizes) <= cache.size_bytes).sum())
+        prices[:within] = [cache] * within
+    each = [g * (p.per_row_s + p.per_byte_s * int(size)) for g, p, size in zip(gathers, prices, sizes, strict=True)]
+    if not isinstance(row_bytes, int):
+        return sizes.tolist(), each
+    pools: list[tuple[float, int]] = []
+    for seconds in each:
+        pools.append((seconds, 1))
+        while len(pools) > 1 and pools[-1][0] / pools[-1][1] > pools[-2][0] / pools[-2][1]:
+            (last_s, last_rows), (before_s, before_rows) = pools.pop(), pools.pop()
+            pools.append((before_s + last_s, before_rows + last_rows))
+    return sizes.tolist(), [seconds / rows for seconds, rows in pools for _ in range(rows)]
+
+
 class PlainRows:
     """An order's rows one by one: their bytes and times, in the first service and in any other."""
 
     def __init__(self, order: Order, model: CostModel) -> None:
-        self.model, gathers, memory, cache = model, np.diff(order.gathers), model.service_time, model.row_cache
-        self.sums: list[tuple[list[int], list[float]]] = []
+        self.model, cache = model, model.row_cache
+        self.sums: list[tuple[list[int], list[float], list[float]]] = []
         for row_bytes in (order.row_bytes if order.hot_row_bytes is None else order.hot_row_bytes, order.row_bytes):
-            sizes = np.full(order.rows, row_bytes) if isinstance(row_bytes, int) else np.diff(row_bytes)
-            seconds = gathers * (memory.per_row_s + memory.per_byte_s * sizes)
-            if cache is not None and not self.sums:
-                hits = np.cumsum(sizes) <= cache.size_bytes
-                seconds = np.where(hits, gathers * (cache.per_row_s + cache.per_byte_s * sizes), seconds)
-            self.sums.append(([0, *np.cumsum(sizes).tolist()], [0.0, *np.cumsum(seconds).tolist()]))
+            sizes, seconds = row_seconds(order, row_bytes, model.service_time, [cache] if cache else [])
+            small: list[float] = []
+            if cache and model.row_levels:
+                cached = sum(held <= cache.size_bytes for held in accumulate(sizes))
+                _, small = row_seconds(order, row_bytes, cache, model.row_levels, cached)
+            self.sums.append(([0, *accumulate(sizes)], *([0.0, *accumulate(each)] for each in (small, seconds))))
+
+    def seconds(self, begin: int, end: int) -> float:
+        """Of a service with the rows begin ... end - 1, which is small or holds more than the caches do."""
+        _, small, large = self.sums[begin > 0]
+        return small[end] - small[begin] if end < len(small) else large[end] - large[begin]
 
     def cost(self, begin: int, end: int) -> int:
-        """Of a service with the rows begin ... end - 1."""
-        held, seconds = self.sums[begin > 0]
-        return plain_cost(self.model, held[end] - held[begin], seconds[end] - seconds[begin])
+        """Of such a service."""
+        held = self.sums[begin > 0][0]
+        return plain_cost(self.model, held[end] - held[begin], self.seconds(begin, end))
 
 
 def brute_force(order: Order, model: CostModel, s_max: int) -> tuple[float, int]:

@@ -1,6 +1,7 @@
 """Profiles from files, replicas under the ceiling, costs."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,20 +60,43 @@ def test_a_front_end_takes_its_ids_and_calls_time(tmp_path: Path) -> None:
 
 def test_a_row_costs_what_its_bytes_say(tmp_path: Path) -> None:
     times = {"fixed_s": 1e-4, "per_row_s": 1e-9, "per_byte_s": 1e-11}
-    cache = {"size_bytes": 100, "per_row_s": 1e-10, "per_byte_s": 1e-12}
-    profile = load_profile(_write(tmp_path, {**GOOD, "service_time": times, "row_cache": cache}))
+    cached = {
+        "row_cache": {"size_bytes": 100, "per_row_s": 1e-10, "per_byte_s": 1e-12},
+        "row_levels": [{"size_bytes": 10, "per_row_s": 1e-11}],
+    }
+    profile = load_profile(_write(tmp_path, {**GOOD, "service_time": times, **cached}))
     assert profile.service_time.seconds(1000, 128_000) == pytest.approx(1e-4 + 1e-6 + 1.28e-6)
-    assert profile.row_cache == RowCache(100, 1e-10, 1e-12)
-    assert profile.cost_model(5).row_cache == profile.row_cache
+    assert (profile.row_cache, profile.row_levels) == (RowCache(100, 1e-10, 1e-12), (RowCache(10, 1e-11),))
+    model = profile.cost_model(5)
+    assert (model.row_cache, model.row_levels) == (profile.row_cache, profile.row_levels)
+    plain = load_profile(_write(tmp_path, GOOD))
+    assert (plain.row_cache, plain.row_levels) == (None, ())
 
 
-@pytest.mark.parametrize("key", ["per_row_s", "per_byte_s"])
-def test_rows_of_a_cache_are_no_dearer_than_from_memory(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "key", "value", "problem"),
+    [
+        (0, "per_row_s", 6e-10, "row_levels[0].per_row_s: expected at most row_levels[1].per_row_s = 5e-10, got 6e-10"),
+        (0, "size_bytes", 9, "row_levels[0].size_bytes: expected at most row_levels[1].size_bytes = 2, got 9"),
+        (1, "size_bytes", 9, "row_levels[1].size_bytes: expected at most row_cache.size_bytes = 3, got 9"),
+        (1, "per_byte_s", 6e-12, "row_levels[1].per_byte_s: expected at most row_cache.per_byte_s = 5e-12, got 6e-12"),
+        (2, "per_row_s", 1e-8, "row_cache.per_row_s: expected at most service_time.per_row_s = 1e-09, got 1e-08"),
+        (2, "per_byte_s", 1e-8, "row_cache.per_byte_s: expected at most service_time.per_byte_s = 1e-11, got 1e-08"),
+    ],
+)
+def test_rows_of_a_cache_are_no_dearer_than_those_beyond(
+    tmp_path: Path, place: int, key: str, value: float, problem: str
+) -> None:
     times = {"fixed_s": 1e-4, "per_row_s": 1e-9, "per_byte_s": 1e-11}
-    cache = {"size_bytes": 1, "per_row_s": 1e-9, "per_byte_s": 1e-11, key: 1e-8}
-    path = _write(tmp_path, {**GOOD, "service_time": times, "row_cache": cache})
-    with pytest.raises(PlanError, match=rf"row_cache\.{key}: expected at most service_time\.{key} = 1e-\d+, got 1e-08"):
+    caches = [{"size_bytes": size, "per_row_s": 5e-10, "per_byte_s": 5e-12} for size in (1, 2, 3)]
+    caches[place][key] = value
+    document = {**GOOD, "service_time": times, "row_levels": caches[:2], "row_cache": caches[2]}
+    path = _write(tmp_path, document)
+    with pytest.raises(PlanError, match=re.escape(f"{path}: {problem}")):
         load_profile(path)
+    del document["row_cache"]
+    with pytest.raises(PlanError, match="row_levels: expected row_cache beside them, got none"):
+        load_profile(_write(tmp_path, document))
 
 
 def test_replicas_are_counted_by_the_times_that_are_asked_for(tmp_path: Path) -> None:
@@ -80,12 +104,12 @@ def test_replicas_are_counted_by_the_times_that_are_asked_for(tmp_path: Path) ->
     cache = {"size_bytes": 100, "per_row_s": 1e-9}
     batching = {"call_s": 3e-4, "query_s": 2.5e-5, "queries": 4}
     light = {"fixed_s": 7e-4, "dense_service_time": {"fixed_s": 9e-4, "per_flop_s": 3e-12}}
-    document = {**GOOD, "row_cache": cache, "batching": batching, "light_load": light}
+    document = {**GOOD, "row_cache": cache, "row_levels": [cache], "batching": batching, "light_load": light}
     profile = load_profile(_write(tmp_path, document))
     lone = profile.sized_by("cpu")
     assert profile.sized_by("capacity") == profile
     assert lone.service_time == replace(profile.service_time, fixed_s=7e-4)
-    assert lone.row_cache == profile.row_cache and lone.alone_s(1e-3) == 1e-3
+    assert (lone.row_cache, lone.row_levels) == (profile.row_cache, profile.row_levels) and lone.alone_s(1e-3) == 1e-3
     assert lone.dense_service_time.seconds(1e9) == pytest.approx(3.9e-3)
     assert lone.name == "profile, by CPU at light load" and lone.min_memory_bytes == profile.min_memory_bytes
 
@@ -144,6 +168,7 @@ def test_profile_may_bring_gpu_times(tmp_path: Path) -> None:
         ({"remote_call_s": -1}, "remote_call_s"),
         ({"format": 1, "service_time": 3}, "format"),
         ({"row_cache": {"size_bytes": 1}}, "row_cache.per_row_s"),
+        ({"row_levels": [{"size_bytes": 1}]}, "row_levels[0].per_row_s"),
         ({"front_time": {"per_id_s": 1}}, "front_time.per_call_s"),
         ({"light_load": {"fixed_s": 1}}, "light_load.dense_service_time"),
     ],

@@ -16,7 +16,7 @@ from repo_builder.partition.order import Order
 from repo_builder.partition.plan import Grouping, Plan, load_plan, plan_to_json
 from repo_builder.partition.planner import make_plan, model_wise_plan
 from repo_builder.spec import Spec
-from tests.partition.helpers import DENSE_TIME, GivenHotness, quadratic, small_spec, zipf_cdf
+from tests.partition.helpers import DENSE_TIME, GivenHotness, PlainRows, quadratic, small_spec, zipf_cdf
 
 PROFILE = Profile("fast", ServiceTime(2e-5, 5e-8), 5000, DENSE_TIME)
 TABLES = [{"name": "A", "rows": 90, "pooling": 128}, {"name": "B", "rows": 60, "pooling": 512, "count": 2}]
@@ -100,7 +100,7 @@ def test_what_is_not_cut_is_stored_hot() -> None:
 
 
 def test_a_services_time_is_that_of_its_stored_bytes() -> None:
-    """Rows that fit into the processor's cache as int8, and in part in float32: the rest comes from memory."""
+    """Rows that fit into the processor's caches as int8, and in part in float32: the rest comes from memory."""
     time = ServiceTime(2e-5, 5e-8, 1e-9)
     profile = replace(PROFILE, service_time=time, row_cache=RowCache(12 * 210, 1e-8, 2e-10))
     plans = [make_plan(replace(small_spec(TABLES), rows=rule), HOTNESS, profile, "tiered", 1) for rule in ONE_FORMAT]
@@ -154,18 +154,18 @@ def test_a_tier_leaves_out_tables_without_rows_in_it() -> None:
 
 
 def test_what_the_cuts_count_is_what_the_services_take() -> None:
-    """The hottest tier's hottest rows are cached, all others not: no tier needs a replica more than it was cut for."""
-    profile = replace(PROFILE, row_cache=RowCache(16 * 20, 1e-9))
+    """The hottest rows are cached, all others not: no tier needs a replica more than it was cut for."""
+    profile = replace(PROFILE, row_cache=RowCache(16 * 40, 1e-8), row_levels=(RowCache(16 * 20, 1e-9),))
     plan = make_plan(small_spec(TABLES), HOTNESS, profile, "tiered", 3)
     assert len(plan.embedding_services) == 3
     gathers = [np.diff(HOTNESS.cdf(table)) * table.pooling * 32 for table in small_spec(TABLES).dlrm.tables]
     order = np.concatenate([[0.0], np.cumsum(np.sort(np.concatenate(gathers))[::-1])])
-    model = CostModel(3000.0, PROFILE.service_time, 5000, row_cache=profile.row_cache)
+    model = CostModel(3000.0, PROFILE.service_time, 5000, row_cache=profile.row_cache, row_levels=profile.row_levels)
     assert plan.embedding_memory_bytes == quadratic(Order(order, 16), model, 3)[0]
-    for i, service in enumerate(plan.embedding_services):
-        hits = order[20] if i == 0 else 0.0
-        rows_s = 1e-9 * hits + 5e-8 * (service.gathers - hits)
-        assert service.qps == pytest.approx(1 / (2e-5 + rows_s))
+    rows, end = PlainRows(Order(order, 16), model), 0
+    for service in plan.embedding_services:
+        begin, end = end, end + sum(shard.rows for shard in service.shards)
+        assert service.qps == pytest.approx(1 / (2e-5 + rows.seconds(begin, end)))
         assert service.replicas == max(1, math.ceil(3000 / service.qps))
 
 

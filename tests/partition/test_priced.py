@@ -10,7 +10,7 @@ import pytest
 from repo_builder.partition import dp
 from repo_builder.partition.cost import CostModel, RowCache, ServiceTime
 from repo_builder.partition.order import Order
-from repo_builder.partition.priced import BLOCK_ROWS, PricedOrder, steps_above
+from repo_builder.partition.priced import PricedOrder
 from tests.partition.helpers import PlainRows, quadratic, zipf_cdf
 
 
@@ -29,11 +29,17 @@ def _gathers(rng: random.Random, rows: int) -> list[float]:
 def _model(rng: random.Random, gathers: list[float], most_bytes: int) -> CostModel:
     """Some tenths of a replica to hundreds in all; rows that cost by the row, by the byte, or both."""
     memory = ServiceTime(rng.choice([1e-4, 0.01, 0.1, 1.0]), *rng.choice([(1.0, 0.0), (0.0, 0.1), (1.0, 0.1)]))
-    hit = rng.choice([0.0, 0.1, 0.5, 1.0])
-    size_bytes = rng.choice([0, 1, 10, 100, rng.randint(1, most_bytes)])
-    cache = RowCache(size_bytes, hit * memory.per_row_s, rng.choice([0.0, hit]) * memory.per_byte_s)
+    levels = rng.choice([0, 1, 1, 2, 3, 4])  # the last of them the caches', for all services
+    held = sorted(rng.choice([0, 1, 10, 100, rng.randint(1, most_bytes)]) for _ in range(levels))
+    hits = sorted(rng.choice([0.0, 0.1, 0.2, 0.5, 1.0]) for _ in range(levels))
+    by_byte = rng.choice([0.0, 1.0])  # as much cheaper by the byte as by the row, or nothing by the byte at all
+    caches = tuple(
+        RowCache(size, hit * memory.per_row_s, by_byte * hit * memory.per_byte_s)
+        for size, hit in zip(held, hits, strict=True)
+    )
+    priced = (caches[-1], caches[:-1]) if caches else (None, ())
     qps = 10 ** rng.uniform(-1, 2.5) / memory.rows_s(sum(gathers), sum(gathers) * 8)
-    return CostModel(qps, memory, rng.choice([0, 1, 3, 10, 40, 300]), 0, rng.choice([cache, cache, None]))
+    return CostModel(qps, memory, rng.choice([0, 1, 3, 10, 40, 300]), 0, *priced)
 
 
 def _order(gathers: list[float], sizes: list[tuple[int, int]], time: ServiceTime, hot: bool) -> Order:
@@ -62,7 +68,7 @@ def test_the_least_cost_is_that_of_the_recurrence(
     """
     monkeypatch.setattr(dp, "SMALL_ROWS", 10**9 if blocks is None else 0)
     monkeypatch.setattr(dp, "GRID_BLOCKS", blocks)
-    rng, cached, cut_short = random.Random(23), 0, 0
+    rng, cached, shared = random.Random(23), 0, 0
     for _ in range(400):
         gathers = _gathers(rng, rng.randint(1, 25))
         sizes = [rng.choice(SIZES)] * len(gathers) if alike else [rng.choice(SIZES) for _ in gathers]
@@ -71,25 +77,25 @@ def test_the_least_cost_is_that_of_the_recurrence(
         order = _order(gathers, sizes, model.service_time, hot)
         found = dp.partition(order, model, s_max)
         assert (found.cost_bytes, len(found.replicas)) == quadratic(order, model, s_max)
-        within = PricedOrder(order, model).cached
-        cached += len(found.cuts) > 2 and 0 < found.cuts[1] <= within
-        cut_short += len(found.cuts) > 2 and 0 < within < found.cuts[1]
-    assert cached > 0 and cut_short > 0  # first services all of whose rows are cached, and with others behind them
+        if model.row_levels:
+            end = PricedOrder(order, model).times.cached
+            cached += 0 < end < order.rows and any(begin > 0 and after <= end for begin, after in pairwise(found.cuts))
+            shared += len(found.cuts) > 2 and any(begin < end < after for begin, after in pairwise(found.cuts))
+    assert cached > 0 and shared > 0  # of cached rows alone, and not the first; with others behind them
 
 
 def test_a_services_time_is_that_of_its_rows_one_by_one() -> None:
     rng = random.Random(3)
-    for _ in range(50):
+    for i in range(200):
         gathers = _gathers(rng, 12)
-        sizes = [rng.choice(SIZES) for _ in gathers]
+        sizes = [rng.choice(SIZES)] * 12 if i % 2 else [rng.choice(SIZES) for _ in gathers]
         model = _model(rng, gathers, sum(size for _, size in sizes))
         order = _order(gathers, sizes, model.service_time, rng.random() < 0.5)
         priced, plain = PricedOrder(order, model), PlainRows(order, model)
         for begin in range(12):
             for end in range(begin + 1, 13):
-                _, seconds = plain.sums[begin > 0]
                 found = priced.rows_s(np.array(begin), np.array(end))
-                assert found == pytest.approx(seconds[end] - seconds[begin])
+                assert found == pytest.approx(plain.seconds(begin, end), abs=1e-12 * plain.seconds(0, 12))
                 costs = priced.costs(np.array([begin]), np.array([end]))
                 assert costs[0] == plain.cost(begin, end)
 
@@ -109,28 +115,21 @@ def test_large_rows_need_replicas_by_their_bytes() -> None:
     )
 
 
-def test_a_cache_moves_the_first_cut_and_no_tier_is_over_the_brim() -> None:
+def test_caches_spare_replicas_and_no_tier_is_over_the_brim() -> None:
     """What the optimum counts is what its services take, so that none needs a copy more than was planned."""
     gathers = zipf_cdf(50_000) * 4096
     plain = CostModel(20_000.0, ServiceTime(2e-5, 5e-8), 10**5)
-    cached = replace(plain, row_cache=RowCache(128 * 2_000, 5e-9))
+    levels = RowCache(128 * 200, 5e-9), RowCache(128 * 2_000, 1e-8)
+    cached = replace(plain, row_cache=RowCache(128 * 2_000, 3e-8), row_levels=levels)
     order = Order(gathers, 128)
     without, found = dp.partition(order, plain, 6), dp.partition(order, cached, 6)
-    assert found.cost_bytes < without.cost_bytes and found.cuts[1] > without.cuts[1]
-    hits = gathers[min(2_000, found.cuts[1])]
-    assert found.rows_s[0] == pytest.approx(5e-9 * hits + 5e-8 * (gathers[found.cuts[1]] - hits))
+    assert found.cost_bytes < without.cost_bytes and sum(found.replicas) < sum(without.replicas)
+    hits, more = gathers[200], gathers[2_000]
+    tiers = dp.cut_at(PricedOrder(order, cached), [2_000])
+    assert tiers.rows_s[0] == pytest.approx(5e-9 * hits + 1e-8 * (more - hits))
+    whole = dp.cut_at(PricedOrder(order, cached), [])
+    assert whole.rows_s[0] == pytest.approx(3e-8 * more + 5e-8 * (gathers[-1] - more))
     assert all(
         replicas >= 20_000.0 * (2e-5 + seconds) * (1 - 1e-9)
         for replicas, seconds in zip(found.replicas, found.rows_s, strict=True)
     )
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_steps_are_counted_block_by_block_as_one_by_one(seed: int) -> None:
-    """Of sums that rise anywhere, over several blocks and a part of one; some steps equal the least to the bit."""
-    rng = np.random.default_rng(seed)
-    steps = rng.choice([0.0, 1e-9, 0.25, 0.3, 7.0], int(rng.integers(0, 3 * BLOCK_ROWS)), p=[0.5, 0.3, 0.1, 0.05, 0.05])
-    prefix = np.concatenate([[0.0], np.cumsum(np.sort(steps)[::-1] if seed % 2 else steps)])
-    for scale in (0.0, 1e-3, 0.7, 1.0, 1e9):
-        expected = sum(scale * (after - before) > 0.25 for before, after in pairwise(prefix.tolist()))
-        assert steps_above(0.25, prefix, scale) == expected

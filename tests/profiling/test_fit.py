@@ -13,6 +13,7 @@ from repo_builder.profiling.fit import (
     CallPoint,
     FitError,
     FitQuality,
+    cached_rows,
     dense_points,
     fit_calls,
     fit_dense,
@@ -203,7 +204,7 @@ def test_known_times_are_found() -> None:
     fits = fit_measured(samples.exact())
     assert fits.calls.quality.relative_max < 1e-6
     assert fits.calls.call_s == pytest.approx(samples.CALL_S, rel=1e-5)
-    assert fits.mean_row_s == pytest.approx(samples.GATHER_S["spec"], rel=1e-5)
+    assert fits.calls.per_gather_s == pytest.approx(samples.GATHER_S["spec"], rel=1e-5)
     assert fits.batching.queries == pytest.approx(16)
     assert fits.time.fixed_s == pytest.approx(samples.CALL_S / 16 + samples.QUERY_S, rel=1e-5)
     assert (fits.dense.fixed_s, fits.dense.per_flop_s) == pytest.approx((samples.DENSE_S, samples.PER_FLOP_S), rel=1e-5)
@@ -218,9 +219,19 @@ def test_a_row_from_memory_is_a_services_and_grows_as_the_kernels() -> None:
     assert fits.time.per_byte_s == pytest.approx(samples.MISS[1], rel=1e-4)
     assert fits.time.rows_s(1.0, samples.ROW_BYTES) == pytest.approx(samples.GATHER_S["cold"], rel=1e-4)
     assert fits.time.rows_s(1.0, 512.0) == pytest.approx(3e-8 + 384 * 1.5e-10, rel=1e-4)
-    assert (fits.hit.per_row_s, fits.hit.per_byte_s) == pytest.approx(samples.HIT, rel=1e-4)
-    assert len(fits.rows_quality.residuals) == 2 * len(samples.exact().rows)
+    assert len(fits.rows_quality.residuals) == 3 * len(samples.exact().rows)
     assert fits.rows_quality.relative_max < 1e-6
+
+
+def test_rows_of_each_level_are_a_services_and_grow_as_the_kernels() -> None:
+    """A service takes 6 and 10 ns for one of 128 bytes, a kernel 5 and 10 ps a byte of it."""
+    measured = samples.exact()
+    cache, levels = cached_rows(measured, fit_measured(measured), samples.accesses())
+    assert cache.size_bytes == samples.CACHES[-1] and cache.rows_s(1.0, 128.0) > levels[-1].rows_s(1.0, 128.0)
+    assert tuple(level.size_bytes for level in levels) == samples.CACHES
+    for level, (_, per_byte_s), row_s in zip(levels, samples.HITS, (6e-9, 1e-8), strict=True):
+        assert level.per_byte_s == pytest.approx(per_byte_s, rel=1e-4)
+        assert level.rows_s(1.0, samples.ROW_BYTES) == pytest.approx(row_s, rel=1e-4)
 
 
 def test_a_query_that_comes_alone_pays_for_waking() -> None:
@@ -240,7 +251,7 @@ def test_without_a_load_within_the_sla_there_is_no_fit() -> None:
 
 def test_points_of_the_fits() -> None:
     measured = samples.exact()
-    assert {(point.accesses, point.joined, point.in_flight) for point in fitted_points(measured)} == {
+    assert {(p.load.accesses, p.load.joined, p.load.in_flight) for p in fitted_points(measured)} == {
         ("spec", joined, CALLS) for joined in (1, 4, 16)
     }
     assert [(point.rows, point.in_flight) for point in dense_points(measured)] == [

@@ -21,13 +21,13 @@ def test_services_of_any_model_are_measured(tmp_path: Path) -> None:
     """A server refuses what is not as its shard says: every query was taken. What is fitted is a profile."""
     spec, _ = toy_spec("toy")
     spec = replace(spec, serving=replace(spec.serving, sla_ms=60_000))  # on any machine, whatever else it does
-    effort = Effort(0.5, 1, (32, 8192), (1, 4, 8), (1, 32, 256), (1, 4), cold_gathers=4096)
+    effort = Effort(0.5, 1, (32, 8192), (1, 4, 8), (1, 32, 256), (1, 4), row_gathers=4096)
     options = ProfileOptions("tiered", "native", 300, effort)
     measured = measure(spec, PowerLawHotness(0.8, 0), options, tmp_path)
-    asked = [(p.accesses, p.gathers, p.joined, p.in_flight) for p in measured.embedding]
-    assert asked == effort.embedding_loads
+    assert [point.load for point in measured.embedding] == effort.embedding_loads(measured.caches)
+    assert all(len(point.hit_s) == len(measured.caches) > 0 for point in measured.rows)
     assert [(p.rows, p.in_flight) for p in measured.dense][: len(effort.dense_loads)] == effort.dense_loads
-    assert sorted(p.gathers for p in measured.embedding if p.capacity) == [32, 8192]
+    assert sorted(p.load.gathers for p in measured.embedding if p.capacity) == [32, 8192]
     assert sorted(p.rows for p in measured.dense if p.capacity) == [1, 32, 256]
     assert all(point.figures.qps > 0 for point in (*measured.embedding, *measured.dense))
     assert [(p.services, p.ids) for p in measured.front] == [(2, 2048), (2, 20480), (8, 2048), (8, 20480)]

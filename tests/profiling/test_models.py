@@ -72,7 +72,7 @@ def test_embedding_services_are_configured_as_a_fleets(
 
 
 def test_a_shard_takes_queries_of_every_size_that_is_measured() -> None:
-    assert max(*STANDARD.gathers, STANDARD.cold_gathers) <= MAX_BATCH_ROWS * LEAST_BAG
+    assert max(*STANDARD.gathers, STANDARD.row_gathers) <= MAX_BATCH_ROWS * LEAST_BAG
 
 
 def toy(kind: str, folder: Path) -> Models:

@@ -90,6 +90,16 @@ def test_rows_follow_the_accesses_asked_for() -> None:
     assert share_of_hottest_tenth("cold") < 0.2
 
 
+def test_cached_rows_are_the_first_of_each_table() -> None:
+    """768 bytes hold eight rows of 32 of each; all of them are asked for alike."""
+    rows = {0: 1000, 1: 5000, 2: 1}
+    queries = [dict(q) for q in draw_queries(HOTNESS, MODEL, wired(MODEL, rows), rows, BATCH, 9000, "cached", 768)]
+    found = rows_by_table(queries, (1000, 5000, 1))
+    for own, within in zip(found, (8, 8, 1), strict=True):
+        counts = np.bincount(own, minlength=within)
+        assert len(counts) == within and counts == pytest.approx(np.full(within, len(own) / within), rel=0.1)
+
+
 def test_the_same_arguments_give_the_same_queries() -> None:
     for one, other in zip(draw(500, "spec"), draw(500, "spec"), strict=True):
         assert np.array_equal(one["ids"], other["ids"]) and np.array_equal(one["lengths"], other["lengths"])
