@@ -64,6 +64,15 @@ def test_a_leaking_process_is_told_by_what_it_leaks(leak: str) -> None:
     assert {problem.split(":")[0] for problem in grown(before, after)} == ({leak} if leak else set())
 
 
+def at_rest(processes: list[psutil.Process], prefix: str, number: int) -> Held:
+    """The least that is seen in a second: an answer comes before what its query had is given back."""
+    looks = []
+    for _ in range(20):
+        time.sleep(0.05)
+        looks.append(held(processes, prefix, number))
+    return min(looks, key=lambda look: look.used_bytes)
+
+
 @pytest.mark.server
 @pytest.mark.parametrize("every", [0, 100])
 def test_four_bytes_of_shared_memory_that_a_real_server_loses_in_a_hundred_queries_are_told(
@@ -85,7 +94,7 @@ def test_four_bytes_of_shared_memory_that_a_real_server_loses_in_a_hundred_queri
             for number in range(250):
                 assert client.infer("leak", [tensor]).as_numpy("sum") == [8]
                 if number in (49, 249):
-                    seen.append(held(processes, prefix, number))
+                    seen.append(at_rest(processes, prefix, number))
     assert seen[0].regions == 1 and seen[0].used_bytes > 0
     assert [problem.split(":")[0] for problem in grown(*seen)] == (["used_bytes"] if every else [])
 
