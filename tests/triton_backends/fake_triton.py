@@ -156,7 +156,7 @@ class Backend:
     def check(self, error: int | None) -> None:
         """Raise an error that a function of the backend returned."""
         if error:
-            message = self.fake.TRITONSERVER_ErrorMessage(c_void_p(error)).decode()
+            message = self.fake.TRITONSERVER_ErrorMessage(c_void_p(error)).decode(errors="backslashreplace")
             self.fake.TRITONSERVER_ErrorDelete(c_void_p(error))
             raise BackendError(message)
 
@@ -267,10 +267,10 @@ def _input(name: str, given: Given, kept: list[object]) -> _Input:
 def _answer(request: _Request, offset: int) -> dict[str, np.ndarray] | BackendError:
     assert (request.sent, request.released) == (1, 1)
     if request.error:
-        return BackendError(request.error.decode())
+        return BackendError(request.error.decode(errors="backslashreplace"))
     kinds = {number: dtype for dtype, number in TYPES.items()}
     return {
-        output.name.decode(): np.frombuffer(
+        output.name.decode(errors="backslashreplace"): np.frombuffer(  # a damaged router.json has any names
             ctypes.string_at(output.memory + offset, output.byte_size), kinds[output.datatype]
         ).reshape(output.shape[: output.dims])
         for output in request.outputs[: request.output_count]

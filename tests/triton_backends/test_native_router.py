@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from repo_builder.repository.descriptions import MAX_BATCH_ROWS
@@ -313,6 +313,7 @@ def test_a_missing_file_or_folder_is_named(backend: Backend, folder: Path, name:
 
 @settings(deadline=None, max_examples=300)
 @given(seed=st.integers(0, 2**32), name=st.sampled_from(["router.json", "idmap.bin"]))
+@example(25529, "router.json")  # a service's name that is no text
 def test_no_damage_to_a_file_crashes_it(backend: Backend, seed: int, name: str) -> None:
     """Bytes replaced, put in and taken out: it is refused, or routes (wrongly perhaps), without a crash."""
     rng = np.random.default_rng(seed)
