@@ -70,9 +70,9 @@ INLINE __m512i rows_before(const uint64_t *map, int bits, const __m512i *counter
 
 /* The shards and local rows of eight ids, a lane an id. Their blocks are loaded whole and transposed, so that a
  * register holds the same word of each block; then all is as in look_up.c. */
-INLINE void look_up_eight(const uint64_t *map, int bits, int words, __m512i id, __m512i *shard, __m512i *local) {
+INLINE void look_up_eight(const uint64_t *map, int bits, __m512i id, __m512i *shard, __m512i *local) {
     const __m512i one = _mm512_set1_epi64(1), zero = _mm512_setzero_si512();
-    const int counters = COUNTER_WORDS(bits);
+    const int counters = COUNTER_WORDS(bits), words = PLANE_WORDS[bits];
     const __m512i number = _mm512_srli_epi64(id, 6), block = words == 1 ? number : divided(number, words);
     const __m512i word = _mm512_sub_epi64(number, _mm512_mullo_epi64(block, _mm512_set1_epi64(words)));
     const __m512i bit = _mm512_and_si512(id, _mm512_set1_epi64(63));
@@ -106,7 +106,7 @@ INLINE __m512i joined(__m512i low, __m512i high) {
     return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(low)), _mm512_cvtepi64_epi32(high), 1);
 }
 
-#define DEFINE_LOOK_UP(INDEX, BITS, WORDS)                                                                            \
+#define DEFINE_LOOK_UP(INDEX, BITS)                                                                                   \
     WIDE static void wide_look_up_##BITS##_##INDEX(const Lookup *lookup, const INDEX *bag, int64_t size, Unit *units, \
                                                    int64_t row, int64_t nth) {                                        \
         int64_t counts[1 << BITS] = {0};                                                                              \
@@ -120,7 +120,7 @@ INLINE __m512i joined(__m512i low, __m512i high) {
                 ids[half] = load_##INDEX(mask, bag + start + 8 * half);                                               \
                 there[half] = _mm512_mask_cmpge_epi64_mask(mask, ids[half], _mm512_setzero_si512());                  \
                 ids[half] = _mm512_maskz_mov_epi64(there[half], ids[half]);                                           \
-                look_up_eight(lookup->map, BITS, WORDS, ids[half], shards + half, locals + half);                     \
+                look_up_eight(lookup->map, BITS, ids[half], shards + half, locals + half);                            \
             }                                                                                                         \
             const __m512i shard = joined(shards[0], shards[1]), local = joined(locals[0], locals[1]);                 \
             const __mmask16 real = (__mmask16)(there[0] | there[1] << 8);                                             \
@@ -166,10 +166,10 @@ INLINE __m512i joined(__m512i low, __m512i high) {
 
 #define DEFINE_LOOK_UPS(INDEX)                                                                                        \
     DEFINE_COPY(INDEX)                                                                                                \
-    DEFINE_LOOK_UP(INDEX, 1, 7)                                                                                       \
-    DEFINE_LOOK_UP(INDEX, 2, 3)                                                                                       \
-    DEFINE_LOOK_UP(INDEX, 3, 2)                                                                                       \
-    DEFINE_LOOK_UP(INDEX, 4, 1)                                                                                       \
+    DEFINE_LOOK_UP(INDEX, 1)                                                                                          \
+    DEFINE_LOOK_UP(INDEX, 2)                                                                                          \
+    DEFINE_LOOK_UP(INDEX, 3)                                                                                          \
+    DEFINE_LOOK_UP(INDEX, 4)                                                                                          \
     LookUp_##INDEX wide_look_ups_##INDEX[] = {wide_look_up_0_##INDEX, wide_look_up_1_##INDEX,                         \
                                               wide_look_up_2_##INDEX, wide_look_up_3_##INDEX,                         \
                                               wide_look_up_4_##INDEX};

@@ -61,12 +61,12 @@ static inline bool find_repeated(const Read *read, int64_t row, Unit *units) {
 /* ---- routing ---- */
 
 /* check: the index of the first bad id, or -1; and on the way, the cache lines that the look-up will need. */
-#define DEFINE_CHECK(INDEX, BITS, WORDS)                                                                              \
+#define DEFINE_CHECK(INDEX, BITS)                                                                                     \
     static int64_t check_##BITS##_##INDEX(const Lookup *lookup, const INDEX *ids, int64_t size) {                     \
         const uint64_t rows = (uint64_t)lookup->rows;                                                                 \
         for (int64_t i = 0; i < size; i++) {                                                                          \
             const uint64_t id = (uint64_t)(int64_t)ids[i];                                                            \
-            if (id < rows) PREFETCH(lookup->map + block_at(BITS, id / (64 * WORDS)));                                 \
+            if (id < rows) PREFETCH(lookup->map + block_at(BITS, id / (64 * PLANE_WORDS[BITS])));                     \
             else if (ids[i] != PADDING || !lookup->padded) return i;                                                  \
         }                                                                                                             \
         return -1;                                                                                                    \
@@ -81,10 +81,10 @@ static inline bool find_repeated(const Read *read, int64_t row, Unit *units) {
             if ((uint64_t)(int64_t)ids[i] + shift >= end) return i;                                                   \
         return -1;                                                                                                    \
     }                                                                                                                 \
-    DEFINE_CHECK(INDEX, 1, 7)                                                                                         \
-    DEFINE_CHECK(INDEX, 2, 3)                                                                                         \
-    DEFINE_CHECK(INDEX, 3, 2)                                                                                         \
-    DEFINE_CHECK(INDEX, 4, 1)                                                                                         \
+    DEFINE_CHECK(INDEX, 1)                                                                                            \
+    DEFINE_CHECK(INDEX, 2)                                                                                            \
+    DEFINE_CHECK(INDEX, 3)                                                                                            \
+    DEFINE_CHECK(INDEX, 4)                                                                                            \
     static int64_t check_##INDEX(const Read *read, int64_t begin, int64_t size) {                                     \
         static int64_t (*const checks[])(const Lookup *, const INDEX *, int64_t) = {                                  \
             check_0_##INDEX, check_1_##INDEX, check_2_##INDEX, check_3_##INDEX, check_4_##INDEX};                     \
