@@ -1,6 +1,7 @@
 """What a call of a native shard costs by its own listener, and by Triton's gRPC server: the same server, in turns.
 
-The shard is alone on a core, the router's gRPC client in C on the others; CPU is that of the shard's whole process.
+The shard is alone on a core, the router's gRPC client in C on the others, each call on a connection of its own as of so
+many front ends; CPU is that of the shard's whole process.
 
     python benchmarks/listener.py [--rounds 5] [--seconds 2]
 """

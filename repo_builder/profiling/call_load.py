@@ -91,7 +91,8 @@ def run(
     seconds: float,
     patience_s: float = PATIENCE_S,
 ) -> Measurement:
-    """Call `model` at a numeric HOST:PORT for about `seconds`, and once before: the connection's time is no call's.
+    """Call `model` at a numeric HOST:PORT for about `seconds`, so many calls always under way, each on a connection of
+    its own, and once before: the connections' time is no call's.
 
     version: "" for whichever the server has; patience_s: with answers that are due. Raises LoadTestError where a call
     fails.

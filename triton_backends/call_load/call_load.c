@@ -1,4 +1,5 @@
-/* Load on one server: the fan-out router's client without the router, some calls always under way, each one timed. */
+/* Load on one server: the fan-out router's client without the router, some calls always under way, each one timed. Each has
+ * a connection of its own, as each of several front ends has one, and one call at a time for a shard of one instance. */
 #include <errno.h>
 #include <netdb.h>
 #include <stdatomic.h>
@@ -46,21 +47,22 @@ typedef struct {
 
 typedef struct LoadRun LoadRun;
 
+/* One after another on a connection. */
 typedef struct {
     Stream stream;
     LoadRun *run;
+    ConnectionOwner owner;
+    Connection *connection; /* NULL once it is gone */
     uint64_t begin_ns;
 } Call;
 
 struct LoadRun {
     Load *load;
     Loop loop;
-    ConnectionOwner owner;
-    Connection *connection; /* NULL once it is gone */
     Message *messages;      /* a query each */
     Call *calls;            /* `in_flight` of them */
     int64_t under_way, next_query;
-    uint64_t begin_ns; /* 0: before the first answer, which is not counted: it took the connection's time too */
+    uint64_t begin_ns; /* 0: before the first answers, which are not counted: they took the connections' time too */
     Timer patience;
     bool failed, given_up;
 };
@@ -78,9 +80,9 @@ static void tell(LoadRun *run, const char *what, const char *why) {
 }
 
 static void gone(ConnectionOwner *owner, const char *why) {
-    LoadRun *run = OWNER(owner, LoadRun, owner);
-    run->connection = NULL;
-    tell(run, status_name(GRPC_UNAVAILABLE), why);
+    Call *call = OWNER(owner, Call, owner);
+    call->connection = NULL;
+    tell(call->run, status_name(GRPC_UNAVAILABLE), why);
 }
 
 static void out_of_patience(Timer *timer) {
@@ -95,11 +97,13 @@ static void out_of_patience(Timer *timer) {
 
 static void call_ended(Stream *stream, const Outcome *outcome);
 
-static void begin_call(LoadRun *run, Call *call) {
+static void begin_call(Call *call) {
+    LoadRun *run = call->run;
     const Message *message = run->messages + run->next_query++ % run->load->query_count;
-    *call = (Call){{.message = message, .limit = MOST_ANSWER_BYTES, .ended = call_ended}, run, run->loop.now_ns};
+    call->stream = (Stream){.message = message, .limit = MOST_ANSWER_BYTES, .ended = call_ended};
+    call->begin_ns = run->loop.now_ns;
     run->under_way++;
-    connection_call(run->connection, &call->stream);
+    connection_call(call->connection, &call->stream);
 }
 
 static void begin(LoadRun *run) {
@@ -107,7 +111,7 @@ static void begin(LoadRun *run) {
     run->next_query = 0;
     timer_set(&run->loop.timers, &run->patience, run->begin_ns + run->load->duration_ns + run->load->patience_ns,
               out_of_patience);
-    for (int64_t i = 0; i < run->load->in_flight; i++) begin_call(run, run->calls + i);
+    for (int64_t i = 0; i < run->load->in_flight; i++) begin_call(run->calls + i);
 }
 
 static void count_call(Load *load, uint64_t latency_ns, uint64_t took_ns) {
@@ -123,10 +127,10 @@ static void call_ended(Stream *stream, const Outcome *outcome) {
     run->under_way--;
     if (outcome->status != GRPC_OK) return tell(run, status_name(outcome->status), outcome->details);
     if (run->failed) return;
-    if (run->begin_ns == 0) return begin(run);
+    if (run->begin_ns == 0) return run->under_way == 0 ? begin(run) : (void)0;
     const uint64_t spent_ns = run->loop.now_ns - run->begin_ns;
     count_call(run->load, run->loop.now_ns - call->begin_ns, spent_ns);
-    if (spent_ns < run->load->duration_ns) begin_call(run, call);
+    if (spent_ns < run->load->duration_ns) begin_call(call);
 }
 
 /* ---- the loop ---- */
@@ -195,18 +199,24 @@ static bool find_address(Load *load, Address *address) {
     return true;
 }
 
-static bool connect_to(LoadRun *run) {
+static bool connect_all(LoadRun *run) {
     Address address;
     if (!find_address(run->load, &address)) return false;
     run->loop.now_ns = now_ns();
-    run->connection = connection_open(&run->loop, &address, &run->owner);
-    if (run->connection == NULL) return fail(&run->load->problem, "out of memory");
-    return timer_set(&run->loop.timers, &run->patience, run->loop.now_ns + run->load->patience_ns, out_of_patience) ||
-           fail(&run->load->problem, "out of memory");
+    bool good = timer_set(&run->loop.timers, &run->patience, run->loop.now_ns + run->load->patience_ns,
+                          out_of_patience);
+    for (int64_t i = 0; good && i < run->load->in_flight; i++) {
+        Call *call = run->calls + i;
+        *call = (Call){.run = run, .owner = {gone, gone}};
+        call->connection = connection_open(&run->loop, &address, &call->owner);
+        good = call->connection != NULL;
+    }
+    return good || fail(&run->load->problem, "out of memory");
 }
 
 static void close_run(LoadRun *run) {
-    if (run->connection != NULL) connection_leave(run->connection);
+    for (int64_t i = 0; run->calls != NULL && i < run->load->in_flight; i++)
+        if (run->calls[i].connection != NULL) connection_leave(run->calls[i].connection);
     loop_hang_up(&run->loop, "it is over");
     loop_bury(&run->loop);
     loop_close(&run->loop);
@@ -217,9 +227,9 @@ static void close_run(LoadRun *run) {
 
 /* Call the server for a while; false and the problem where a call fails, which ends it. */
 EXPORTED bool elasticrec_call_load(Load *load) {
-    LoadRun run = {.load = load, .owner = {gone, gone}};
-    if (loop_open(&run.loop, NULL, &load->problem) && write_messages(&run) && connect_to(&run)) {
-        begin_call(&run, run.calls);
+    LoadRun run = {.load = load};
+    if (loop_open(&run.loop, NULL, &load->problem) && write_messages(&run) && connect_all(&run)) {
+        for (int64_t i = 0; i < load->in_flight; i++) begin_call(run.calls + i);
         drive(&run);
     } else run.failed = true;
     close_run(&run);
