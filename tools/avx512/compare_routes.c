@@ -175,7 +175,7 @@ static void compare(const Table *table, Kind kind, int id_bytes, int once) {
 }
 
 void compare_routes(void) {
-    for (int shards = 1; shards <= MAX_SHARDS; shards++) {
+    for (int shards = 1; shards <= MOST_SHARDS; shards++) {
         int bits = 0;
         while (1 << bits < shards) bits++;
         const int64_t block = 64 * PLANE_WORDS[bits], group = GROUP_BLOCKS * block;

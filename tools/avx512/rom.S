@@ -1,4 +1,4 @@
-/* An option ROM, which the BIOS calls in real mode: to the program, which the emulator put at 1 MiB, in protected mode. */
+/* An option ROM, which the BIOS calls in real mode: to the program, which the emulator put at 2 MiB, in protected mode. */
     .code16
     .byte 0x55, 0xaa, 1 /* 512 bytes; the caller makes their sum 0 */
     cli
@@ -16,7 +16,7 @@ protected:
     movw %ax, %ds
     movw %ax, %es
     movw %ax, %ss
-    movl $0x100000, %eax
+    movl $0x200000, %eax
     jmpl *%eax
     .balign 8
 descriptors: /* none, code, data, and code of 64 bits */

@@ -1,4 +1,4 @@
-/* At 1 MiB, in protected mode: on to 64 bits and all vector registers, and to start().
+/* At 2 MiB, in protected mode: on to 64 bits and all vector registers, and to start().
  * The first GiB is itself; of the second one machine.c says what is there. */
     .section .start, "ax"
     .code32
