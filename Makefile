@@ -6,8 +6,9 @@ STAMP := $(VENV)/.setup
 DEBIAN_PACKAGES := python3-venv libpython3.11 libb64-0d libnghttp2-14
 TEST_PACKAGES := prometheus chromium iproute2
 SANITIZER_PACKAGES := gcc libc6-dev
+EMULATOR_PACKAGES := bochs bochs-term bochsbios vgabios
 
-.PHONY: help setup demo test test-fast test-long sanitize soak zoo lint format types bench clean
+.PHONY: help setup demo test test-fast test-long sanitize avx512 soak zoo lint format types bench clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +50,10 @@ sanitize: $(STAMP) ## the C code's tests on builds with sanitizers of memory, un
 	sh tools/sanitize.sh address,undefined tests/triton_backends
 	sh tools/sanitize.sh thread $(wildcard tests/triton_backends/test_fanout_*.py tests/triton_backends/test_listener*.py) \
 		tests/triton_backends/test_call_load.py
+
+avx512: $(STAMP) ## the kernels on an emulated processor with AVX-512, some minutes: for machines that have none
+	@sh tools/debian-packages.sh $(EMULATOR_PACKAGES)
+	sh tools/avx512.sh
 
 MINUTES ?= 30
 soak: $(STAMP) ## half an hour of traffic a shard backend, MINUTES=5 for less; records go to build/soak
