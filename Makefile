@@ -8,7 +8,7 @@ TEST_PACKAGES := prometheus chromium iproute2
 SANITIZER_PACKAGES := gcc libc6-dev
 EMULATOR_PACKAGES := bochs bochs-term bochsbios vgabios
 
-.PHONY: help setup demo test test-fast test-long sanitize avx512 soak zoo lint format types bench clean
+.PHONY: help setup demo test test-fast test-long sanitize emulate soak zoo lint format types bench clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,7 +51,7 @@ sanitize: $(STAMP) ## the C code's tests on builds with sanitizers of memory, un
 	sh tools/sanitize.sh thread $(wildcard tests/triton_backends/test_fanout_*.py tests/triton_backends/test_listener*.py) \
 		tests/triton_backends/test_call_load.py
 
-avx512: $(STAMP) ## the kernels on an emulated processor with AVX-512, some minutes: for machines that have none
+emulate: $(STAMP) ## the kernels on an emulated processor with AVX-512: for machines that have none
 	@sh tools/debian-packages.sh $(EMULATOR_PACKAGES)
 	sh tools/avx512.sh
 

@@ -7,9 +7,10 @@ library=$(realpath "${1:-triton_backends/kernels/kernels.so}")
 python=$PWD/.venv/bin/python
 root=$PWD
 place=$PWD/build/avx512
-# Bochs (2.7 and later, its decoder of VSIB) takes a gather by zmm16 to zmm31 for no instruction, and tables of 9 to 16 shards
-# have one: with a Bochs that knows better, MOST_SHARDS=16
-flags="-DMOST_SHARDS=${MOST_SHARDS:-8} -target x86_64-linux-musl -mcpu=x86_64_v2 -O2 -g0 -ffreestanding -fno-builtin -fno-stack-protector -fno-pic"
+# Bochs 2.7 takes a gather whose index is in zmm16 to zmm31 for no instruction, and tables of 9 to 16 shards have one. With a
+# Bochs that knows better, or a library that has the index elsewhere: MOST_SHARDS=16
+flags="-DMOST_SHARDS=${MOST_SHARDS:-8} -target x86_64-linux-musl -mcpu=x86_64_v2 -O2 -g0
+    -ffreestanding -fno-builtin -fno-stack-protector -fno-pic"
 rm -rf "$place"
 mkdir -p "$place"
 cd "$place"
@@ -28,6 +29,6 @@ split --bytes=131072 --numeric-suffixes --suffix-length=1 program program.
 
 echo continue >commands # Debian's Bochs has a debugger, which waits for a word
 touch output
-BXSHARE=/usr/share/bochs TERM=vt100 bochs-bin -q -f "$root/tools/avx512/bochsrc" -rc commands </dev/null >screen 2>&1 &
+BXSHARE=/usr/share/bochs TERM=vt100 timeout 1800 bochs-bin -q -f "$root/tools/avx512/bochsrc" -rc commands </dev/null >screen 2>&1 &
 tail --follow --lines=+1 --pid=$! output
 grep -q '^PASSED$' output || { echo "not passed; what the emulator says: $place/bochs.log" >&2; exit 1; }

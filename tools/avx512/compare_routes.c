@@ -71,7 +71,8 @@ typedef struct {
 
 static Query draw_query(const Table *table, Kind kind, int id_bytes, int repeats) {
     static int64_t ids[MOST_ROWS * 4 * 128];
-    Query query = {.ids = ids, .rows = 1 + (int64_t)below(12), .count = kind == SEVERAL_A_ROW ? 2 + (int64_t)below(3) : 1};
+    Query query = {.ids = ids, .rows = 1 + (int64_t)below(12), .count = 1};
+    if (kind == SEVERAL_A_ROW) query.count = 2 + (int64_t)below(3);
     query.bag = kind == RAGGED ? -1 : (int64_t)below(below(4) ? 101 : 20);
     if (kind == SEVERAL_A_ROW && query.bag == 1) query.bag = 7; /* of single ids another function takes care */
     for (int64_t row = 0; row < query.rows; row++) {
@@ -116,7 +117,8 @@ static Answer answer(const Table *table, const Query *query, int id_bytes, int o
         const int64_t bags = first_bag(s) + query->count + 1;
         answer.ids[s] = zeroed_room(4 * sizes[s]);
         answer.lengths[s] = zeroed_room(4 * (size_t)(query->rows * bags));
-        answer.units[s] = (Unit){.ids = (int32_t *)answer.ids[s].at, .lengths = (int32_t *)answer.lengths[s].at, .bags = bags};
+        int32_t *const ids = (int32_t *)answer.ids[s].at, *const lengths = (int32_t *)answer.lengths[s].at;
+        answer.units[s] = (Unit){.ids = ids, .lengths = lengths, .bags = bags};
     }
     const Read read = {
         .lookup = &lookup, .ids = query->room.at, .starts = query->bag < 0 ? query->starts : NULL, .id_bytes = id_bytes,
@@ -139,7 +141,8 @@ static int is_counted(const Table *table, const Query *query, const Answer *answ
                 if (answer->units[s].ids[at[s]++] != 1000 * s + table->local[query->ids[i]]) return 0;
             }
             for (int s = 0; s < table->shards; s++)
-                if (answer->units[s].lengths[row * answer->units[s].bags + first_bag(s) + nth] != at[s] - begin[s]) return 0;
+                if (answer->units[s].lengths[row * answer->units[s].bags + first_bag(s) + nth] != at[s] - begin[s])
+                    return 0;
         }
     for (int s = 0; s < table->shards; s++)
         if (answer->units[s].count != at[s]) return 0;
@@ -148,7 +151,8 @@ static int is_counted(const Table *table, const Query *query, const Answer *answ
 
 static int are_same(int shards, const Answer *one, const Answer *other) {
     for (int s = 0; s < shards; s++)
-        if (one->units[s].count != other->units[s].count || memcmp(one->ids[s].at, other->ids[s].at, one->ids[s].size) != 0 ||
+        if (one->units[s].count != other->units[s].count ||
+            memcmp(one->ids[s].at, other->ids[s].at, one->ids[s].size) != 0 ||
             memcmp(one->lengths[s].at, other->lengths[s].at, one->lengths[s].size) != 0)
             return 0;
     return 1;
@@ -164,8 +168,8 @@ static void compare(const Table *table, Kind kind, int id_bytes, int once) {
     *processor = all;
     const int right = are_same(table->shards, &wide, &plain) && (once || is_counted(table, &query, &wide));
     if (!right)
-        say("%d shards, %d rows, ids of %d bytes, %s%s\n", (int64_t)table->shards, table->rows, (int64_t)id_bytes, NAMES[kind],
-            once ? ", repeated ones once" : "");
+        say("%d shards, %d rows, ids of %d bytes, %s%s\n", (int64_t)table->shards, table->rows, (int64_t)id_bytes,
+            NAMES[kind], once ? ", repeated ones once" : "");
     seen.cases++, seen.ids += query.total, seen.faults += !right;
     for (int s = 0; s < table->shards; s++) {
         give_back(wide.ids[s]), give_back(wide.lengths[s]);
@@ -180,8 +184,8 @@ void compare_routes(void) {
         while (1 << bits < shards) bits++;
         const int64_t block = 64 * PLANE_WORDS[bits], group = GROUP_BLOCKS * block;
         const int64_t sizes[] = {
-            1, 2, 63, 64, 65, 449, block - 1, block, block + 1, 5 * block - 3, group - 1, group, group + 1, 2 * group - block - 1,
-            2 * group + block + 1, 3 * group + 7, LARGE,
+            1, 2, 63, 64, 65, 449, block - 1, block, block + 1, 5 * block - 3, group - 1, group, group + 1,
+            2 * group - block - 1, 2 * group + block + 1, 3 * group + 7, LARGE,
         };
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes && seen.faults < 10; i++) {
             const Table table = draw_table(shards, sizes[i], (int)(i + (size_t)shards) % 3);

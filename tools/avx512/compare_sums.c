@@ -63,7 +63,8 @@ static void compare(RowDtype dtype, int64_t dim, int64_t rows, int weighted, int
     }
     *processor = all;
     const int differ = memcmp(out[0].at, out[1].at, size) || memcmp(out[0].at, out[2].at, size);
-    if (differ) say("%s of dim %d, %d rows%s%s\n", NAMES[dtype], dim, rows, weighted ? ", weighted" : "", take ? ", taken" : "");
+    if (differ)
+        say("%s of dim %d, %d rows%s%s\n", NAMES[dtype], dim, rows, weighted ? ", weighted" : "", take ? ", taken" : "");
     seen.cases++, seen.ids += count, seen.faults += differ;
     for (int v = 0; v < 3; v++) give_back(out[v]);
     give_back(matrix);
