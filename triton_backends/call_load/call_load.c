@@ -127,7 +127,10 @@ static void call_ended(Stream *stream, const Outcome *outcome) {
     run->under_way--;
     if (outcome->status != GRPC_OK) return tell(run, status_name(outcome->status), outcome->details);
     if (run->failed) return;
-    if (run->begin_ns == 0) return run->under_way == 0 ? begin(run) : (void)0;
+    if (run->begin_ns == 0) {
+        if (run->under_way == 0) begin(run);
+        return;
+    }
     const uint64_t spent_ns = run->loop.now_ns - run->begin_ns;
     count_call(run->load, run->loop.now_ns - call->begin_ns, spent_ns);
     if (spent_ns < run->load->duration_ns) begin_call(call);
