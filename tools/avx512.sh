@@ -29,6 +29,10 @@ split --bytes=131072 --numeric-suffixes --suffix-length=1 program program.
 
 echo continue >commands # Debian's Bochs has a debugger, which waits for a word
 touch output
-BXSHARE=/usr/share/bochs TERM=vt100 timeout 1800 bochs-bin -q -f "$root/tools/avx512/bochsrc" -rc commands </dev/null >screen 2>&1 &
-tail --follow --lines=+1 --pid=$! output
+export BXSHARE=/usr/share/bochs TERM=vt100
+bochs-bin -q -f "$root/tools/avx512/bochsrc" -rc commands </dev/null >screen 2>&1 &
+emulator=$!
+trap 'kill -KILL $emulator 2>/dev/null || :' EXIT # it hears of no other signal, and of Ctrl-C neither
+trap 'exit 130' INT TERM
+timeout --foreground 1800 tail --follow --lines=+1 --pid=$emulator output || :
 grep -q '^PASSED$' output || { echo "not passed; what the emulator says: $place/bochs.log" >&2; exit 1; }
