@@ -12,6 +12,7 @@ options count: what they send is the master's, the workload at the same path.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import signal
 import sys
@@ -104,7 +105,8 @@ def _end_workers(runner: object) -> None:
     if isinstance(runner, MasterRunner):
         runner.quit()  # reaches those that have connected
         for worker in psutil.Process().children():
-            worker.terminate()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended by itself
+                worker.terminate()
 
 
 def _interrupt() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from repo_builder.serving.install import Installation, installation
+from repo_builder.serving.processes import stub_models
 from repo_builder.serving.server import Ports, Server, free_ports, running
 
 _ends: list[threading.Thread] = []
@@ -43,9 +44,7 @@ def serving(
 
 def kill_stub(server_pid: int, model: str) -> None:
     """End the process of the Python backend that serves a model's first instance."""
-    processes = psutil.Process(server_pid).children(recursive=True)
-    stub = next(each for each in processes if f"/{model}/1/model.py" in " ".join(each.cmdline()))
-    stub.kill()
+    psutil.Process(next(pid for pid, served in stub_models(server_pid).items() if served == model)).kill()
 
 
 def join_all() -> None:

@@ -6,10 +6,12 @@ The Python backend's are children of the server, one an instance: stubs. A nativ
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -45,18 +47,24 @@ def memory_alone(pid: int) -> int:
     """
     private_bytes = 0
     shared_bytes: dict[str, int] = {}  # by file
-    for process in (psutil.Process(pid), *children(pid)):
-        for mapping in process.memory_maps(grouped=True):
-            private_bytes += mapping.private_clean + mapping.private_dirty
-            shared = mapping.shared_clean + mapping.shared_dirty
-            shared_bytes[mapping.path] = max(shared_bytes.get(mapping.path, 0), shared)
+    for mapping in itertools.chain.from_iterable(_of_all(pid, psutil.Process.memory_maps)):
+        private_bytes += mapping.private_clean + mapping.private_dirty
+        shared = mapping.shared_clean + mapping.shared_dirty
+        shared_bytes[mapping.path] = max(shared_bytes.get(mapping.path, 0), shared)
     return private_bytes + sum(shared_bytes.values())
 
 
 def cpu_seconds(pid: int) -> float:
     """CPU seconds that the server and its stubs have taken so far."""
-    times = [process.cpu_times() for process in (psutil.Process(pid), *children(pid))]
-    return float(sum(each.user + each.system for each in times))
+    return float(sum(each.user + each.system for each in _of_all(pid, psutil.Process.cpu_times)))
+
+
+def _of_all(pid: int, look: Callable[[psutil.Process], Any]) -> Iterator[Any]:
+    """What is seen of the server, and of all that it started but for those of a moment, such as a shell."""
+    yield look(psutil.Process(pid))
+    for child in children(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            yield look(child)
 
 
 def find_server(address: str) -> int | None:

@@ -230,10 +230,11 @@ def test_a_supervisor_killed_while_replicas_load_leaves_nothing_not_even_what_is
     """A server that is told to end while it loads leaves its Python stubs behind, and a frozen one cannot be told."""
     fleet = built(tmp_path)
     with up(fleet, "--replicas", "tier0=4", "--replicas", "tier1=3") as running:
-        eventually(lambda: len([each for each in running.children() if each.name() == "tritonserver"]) > 2, 60)
+        eventually(lambda: len(running.named("tritonserver")) > 2, 60)
         started = running.children()
         for name in ("tritonserver", "prometheus"):
-            next((each.suspend() for each in started if each.name() == name), None)
+            for each in running.named(name)[:1]:
+                each.suspend()
         running.process.kill()
         running.process.wait(60)
         _, alive = psutil.wait_procs(started, 60)

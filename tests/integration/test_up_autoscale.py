@@ -45,7 +45,8 @@ def memory(fleet: Built) -> dict[str, int]:
 
 
 def prometheus_of(running: Up) -> psutil.Process:
-    return next(process for process in running.children() if process.name() == "prometheus")
+    (prometheus,) = running.named("prometheus")
+    return prometheus
 
 
 def test_traffic_steps_up_and_down_and_prometheus_dies(tmp_path: Path) -> None:

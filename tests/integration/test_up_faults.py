@@ -71,7 +71,7 @@ def test_a_killed_front_end_is_replaced_and_its_clients_go_to_the_other(fleet: B
 @needs_prometheus
 def test_while_prometheus_is_silent_nothing_is_scaled_down(fleet: Built, scaled: Up) -> None:
     """A third replica that the traffic does not need stays as long; queries are served all the while."""
-    prometheus = next(process for process in scaled.children() if process.name() == "prometheus")
+    (prometheus,) = scaled.named("prometheus")
     with following_load(fleet, 1, pause_s=0.05) as seen:
         prometheus.suspend()
         eventually(lambda: "prometheus does not answer: timed out; no scaling by metrics until" in fleet.events(), 20)

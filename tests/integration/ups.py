@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -94,6 +95,14 @@ class Up:
 
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
+
+    def named(self, name: str) -> list[psutil.Process]:
+        """Its processes of a name; some others are there for a moment only."""
+        found = []
+        for child in self.children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [child] if child.name() == name else []
+        return found
 
 
 @contextmanager

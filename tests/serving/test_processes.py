@@ -11,7 +11,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from repo_builder.serving.processes import SERVER, children, dead_children, memory_by_model, stub_model, stub_models
+from repo_builder.serving.processes import (
+    SERVER,
+    children,
+    cpu_seconds,
+    dead_children,
+    memory_alone,
+    memory_by_model,
+    stub_model,
+    stub_models,
+)
 
 Start = Callable[..., psutil.Process]
 
@@ -67,6 +76,15 @@ def test_of_a_server_that_has_gone_nothing_is_known() -> None:
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
     assert children(gone.pid) == [] and dead_children(gone.pid) == [] and not stub_models(gone.pid)
+
+
+@pytest.mark.parametrize("look", [memory_by_model, memory_alone, cpu_seconds])
+def test_children_that_come_and_go_are_no_hindrance(look: Callable[[int], object], start: Start) -> None:
+    """As the shells that Triton starts a stub by."""
+    server = start("sh", "-c", "while :; do sleep 0.001; done")
+    for _ in range(500):
+        look(server.pid)
+    assert look(server.pid)
 
 
 def test_a_process_that_has_gone_is_no_stub() -> None:
