@@ -147,6 +147,7 @@ def check_queues_are_short(prometheus: Prometheus, front: dict[str, Rule], shard
 
 def check_latency(prometheus: Prometheus, load: Load, front: dict[str, Rule], idle_front: dict[str, Rule]) -> None:
     """What the clients saw less the way; and nothing where the front end could do a hundred times more."""
-    seen_us = 1e6 * float(np.quantile([latency for _, latency in load.done], 0.95))
-    assert 0.3 * seen_us < prometheus.one(front["latency"].query.promql(SCOPE)) < 1.2 * seen_us
+    half_us, most_us = 1e6 * np.quantile([latency for _, latency in load.done], [0.5, 0.95])
+    # where another server starts, some queries wait long before they reach this one, which counts nothing of that
+    assert 0.3 * half_us < prometheus.one(front["latency"].query.promql(SCOPE)) < 1.2 * most_us
     assert prometheus.one(idle_front["latency"].query.promql(SCOPE)) == 0
