@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import tritonclient.grpc as grpcclient
@@ -28,6 +29,7 @@ from repo_builder.spec import FleetSettings, Spec
 from tests.integration.models import CHEAP, make_spec, pytorch_scores, random_query
 from tests.servers import serving
 
+T = TypeVar("T")
 ANSWER_S = 150.0  # a query that nobody answers is an error then, and no test that hangs
 
 
@@ -193,6 +195,16 @@ def metric(server: Server, name: str, **labels: str) -> float:
     wanted = [f'{key}="{value}"' for key, value in labels.items()]
     series = [line for line in lines if line.startswith((f"{name}{{", f"{name} ")) and all(w in line for w in wanted)]
     return sum(float(line.rsplit(" ", 1)[1]) for line in series)
+
+
+def settled(count: Callable[[], T]) -> T:
+    """What is counted once it moves no more: a server counts a call after its answer has left."""
+    seen = count()
+    while True:
+        time.sleep(0.5)
+        before, seen = seen, count()
+        if seen == before:
+            return seen
 
 
 def eventually(check: object, timeout_s: float = 10) -> None:

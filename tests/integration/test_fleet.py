@@ -19,7 +19,7 @@ from repo_builder.export.dlrm.source import open_source
 from repo_builder.repository.build import build
 from repo_builder.repository.manifest import load_manifest
 from repo_builder.serving.server import Server, free_ports
-from tests.integration.fleets import Running, eventually, load, metric, running_fleet
+from tests.integration.fleets import Running, eventually, load, metric, running_fleet, settled
 from tests.integration.models import beside_candidates, pytorch_scores, random_query, score
 from tests.servers import serving
 
@@ -89,12 +89,12 @@ def test_padding_alone_asks_no_service(both: Both) -> None:
     fleet = both.fleet
     dense, indices = random_query(fleet.spec, 6, seed=1)
     indices[2:4] = -1
-    before = asked(fleet)
+    before = settled(lambda: asked(fleet))
     for rows, calls in ((slice(2, 4), 0), (slice(0, 6), len(fleet.shards))):
         scores = score("grpc", fleet.frontend.grpc, "small", dense[rows], indices[rows])
         np.testing.assert_allclose(scores, pytorch_scores(fleet.spec, dense[rows], indices[rows]), atol=1e-5)
         eventually(lambda calls=calls: asked(fleet) >= before + calls)
-        assert asked(fleet) == before + calls
+        assert settled(lambda: asked(fleet)) == before + calls
 
 
 def asked(fleet: Running) -> float:
@@ -119,11 +119,15 @@ def test_a_service_without_an_id_is_not_asked(both: Both) -> None:
         begin += table.pooling
     if (indices == -1).all():
         pytest.skip("the last tier holds every table")
-    counts = [_requests(fleet, service.name) for service in fleet.plan.embedding_services]
+
+    def counts() -> list[float]:
+        return [_requests(fleet, service.name) for service in fleet.plan.embedding_services]
+
+    before = settled(counts)
     scores = score("grpc", fleet.frontend.grpc, "small", dense, indices)
     np.testing.assert_allclose(scores, pytorch_scores(fleet.spec, dense, indices), atol=1e-5)
-    after = [_requests(fleet, service.name) for service in fleet.plan.embedding_services]
-    assert after[-1] == counts[-1] and sum(after) > sum(counts)
+    eventually(lambda: sum(counts()) > sum(before))
+    assert settled(counts)[-1] == before[-1]
 
 
 def _requests(fleet: Running, service: str) -> float:

@@ -15,7 +15,17 @@ from tritonclient.utils import InferenceServerException
 
 from repo_builder.errors import ServerError
 from repo_builder.serving.server import Server, stubs
-from tests.integration.fleets import Load, Running, eventually, infer, load, make_fleet, metric, running_fleet
+from tests.integration.fleets import (
+    Load,
+    Running,
+    eventually,
+    infer,
+    load,
+    make_fleet,
+    metric,
+    running_fleet,
+    settled,
+)
 from tests.integration.models import pytorch_scores, random_query, score
 
 pytestmark = pytest.mark.server
@@ -59,9 +69,13 @@ def answered(server: Server) -> float:
 
 def calls(replicas: Sequence[Server], ask: Callable[[], None]) -> list[float]:
     """The calls that each replica of tier1 answers while `ask` runs."""
-    before = [answered(replica) for replica in replicas]
+
+    def counts() -> list[float]:
+        return [answered(replica) for replica in replicas]
+
+    before = settled(counts)
     ask()
-    return [answered(replica) - count for replica, count in zip(replicas, before, strict=True)]
+    return list(np.subtract(settled(counts), before))
 
 
 def serves_from(fleet: Running, server: Server) -> None:
@@ -156,7 +170,9 @@ def test_the_address_file_is_followed(pair: Running) -> None:
         (second, first, f"dns:///{second.calls.replace('127.0.0.1', 'localhost')}"),
     ):
         pair.write_addresses(tier1=entry)
-        eventually(lambda replicas=(kept, gone): calls(replicas, ask_ten) == [10, 0])  # until the file is read again
+        eventually(
+            lambda replicas=(kept, gone): calls(replicas, ask_ten) == [10, 0], 30
+        )  # until the file is read again
         assert calls([gone], ask_ten) == [0]
     pair.addresses.write_text("{")
     time.sleep(0.6)
@@ -243,7 +259,7 @@ def test_one_query_too_many_is_refused_at_once(pair: Running, degrading: Server)
 
 
 def test_counts_of_remote_calls_are_metrics(pair: Running) -> None:
-    before = metric(pair.frontend, "elasticrec_remote_calls_total", service="tier0")
+    before = settled(lambda: metric(pair.frontend, "elasticrec_remote_calls_total", service="tier0"))
     query = random_query(pair.spec, 2, seed=8)
     for _ in range(10):
         score("grpc", pair.frontend.grpc, "small", *query)

@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from repo_builder.errors import ServerError
 from tests.certificates import Certificates
-from tests.integration.fleets import Running, eventually, make_fleet, metric, plan_for
+from tests.integration.fleets import Running, eventually, make_fleet, metric, plan_for, settled
 from tests.integration.models import make_spec, pytorch_scores, random_query, score
 
 pytestmark = pytest.mark.server
@@ -50,7 +50,7 @@ def test_scores_over_mutual_tls(fleet: Running, ours: Certificates) -> None:
     """The certificate is checked against the name by which a shard is called; Triton counts what the listener takes."""
     frontend = fleet.start_frontend(environment=ours.client)
     shard, labels = fleet.shards["tier0"][0], {"model": "small_tier0"}
-    before = metric(shard, "nv_inference_count", **labels)
+    before = settled(lambda: metric(shard, "nv_inference_count", **labels))
     query = random_query(fleet.spec, 9, seed=1)
     scores = score("grpc", frontend.grpc, "small", *query)
     np.testing.assert_allclose(scores, pytorch_scores(fleet.spec, *query), atol=1e-5)

@@ -1,6 +1,8 @@
 """A native shard's listener in the real server: its answers, refusals and counts are those of Triton's own gRPC."""
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -10,7 +12,7 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2 as pb
 
 from repo_builder.serving.server import Server, free_ports
-from tests.integration.fleets import Running, eventually, infer, metric, running_fleet
+from tests.integration.fleets import Running, eventually, infer, metric, running_fleet, settled
 from tests.integration.models import pytorch_scores, random_query
 from tests.integration.test_serve import start, wait_for_ready
 
@@ -56,11 +58,22 @@ def test_a_front_ends_calls_come_to_the_listener(fleet: Running, shard: Server) 
     """Triton counts them as its own; where front ends look, there is nothing but the listener's address."""
     assert shard.calls in fleet.addresses.read_text()
     assert shard.grpc not in fleet.addresses.read_text()
-    query, before = random_query(fleet.spec, 5, seed=2), metric(shard, "nv_inference_count", model="small_tier0")
+    query = random_query(fleet.spec, 5, seed=2)
+    before = settled(lambda: metric(shard, "nv_inference_count", model="small_tier0"))
     with triton.InferenceServerClient(fleet.frontend.grpc) as sdk:
         scores = infer(sdk, fleet.spec, query).as_numpy("score")
     assert abs(scores - pytorch_scores(fleet.spec, *query)).max() < 1e-5
     eventually(lambda: metric(shard, "nv_inference_count", model="small_tier0") == before + 1)
+
+
+def test_its_thread_interrupts_nobody(shard: Server) -> None:
+    """The kernel lets it wait for who computes, so that calls which came meanwhile are read together."""
+    policies = []
+    for thread in Path(f"/proc/{shard.process.pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread of Triton's that has ended meanwhile
+            if (thread / "comm").read_text() == "elasticrec-lis\n":
+                policies.append(os.sched_getscheduler(int(thread.name)))
+    assert policies == [os.SCHED_BATCH]
 
 
 @pytest.mark.parametrize(("ids", "model"), [([0, 1], "small_tier0"), ([-7], "small_tier0"), ([0], "nobody")])

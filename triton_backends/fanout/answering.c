@@ -1,7 +1,6 @@
 /* What a job's members are answered: of each group `sums` (rows, widths of all its look-ups), added up of what the
  * embedding services answer, or put together of rows that they answer as they are, and `divisors` (rows, bags of all
  * look-ups) where some are averaged; with `missing_shard: degrade` also `degraded` (rows of the first group, 1). */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -109,10 +108,9 @@ static bool put_sums(const Job *job, int64_t group, int64_t begin, int64_t rows,
                      TRITONBACKEND_Response *response, Problem *problem) {
     const Settings *settings = &job->model->settings;
     const int64_t width = settings->widths[group];
-    char name[TENSOR_NAME_BYTES], suffix[SUFFIX_BYTES];
+    char name[TENSOR_NAME_BYTES];
     void *total;
-    group_suffix(group, suffix);
-    snprintf(name, sizeof name, "sums%s", suffix);
+    tensor_name(name, "sums", group);
     if (!add_output(response, name, TRITON_TYPE_FP32, rows, width, &total, problem)) return false;
     if (job->model->router->groups[group].unpooled > job->model->router->groups[group].first)
         memset(total, 0, sizeof(float) * (size_t)(rows * width));

@@ -2,9 +2,8 @@
 #ifndef ELASTICREC_MESSAGES_H
 #define ELASTICREC_MESSAGES_H
 
+#include "../native/files.h"
 #include "../wire/message.h"
-
-enum { TENSOR_NAME_BYTES = 32 };
 
 /* A request's tensor (1, n) of numbers of 4 bytes: those of its pieces, one after another. */
 typedef struct {

@@ -1,15 +1,12 @@
 #include "requests.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 enum { MOST_TENSORS = 3 }; /* of a group: ids, lengths and weights */
 
 static RequestTensor begin_tensor(const char *name, int64_t group, const char *datatype, const Piece *pieces) {
     RequestTensor tensor = {.datatype = datatype, .pieces = pieces};
-    char suffix[SUFFIX_BYTES];
-    group_suffix(group, suffix);
-    snprintf(tensor.name, sizeof tensor.name, "%s%s", name, suffix);
+    tensor_name(tensor.name, name, group);
     return tensor;
 }
 
@@ -58,9 +55,7 @@ bool request_write(const Settings *settings, const RemoteShard *shard, const Uni
 
 static AnswerShape shape_of(const char *name, int64_t group, int64_t rows, int64_t width, bool half) {
     AnswerShape shape = {.rows = rows, .width = width, .half = half};
-    char suffix[SUFFIX_BYTES];
-    group_suffix(group, suffix);
-    snprintf(shape.name, sizeof shape.name, "%s%s", name, suffix);
+    tensor_name(shape.name, name, group);
     return shape;
 }
 

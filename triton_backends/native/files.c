@@ -120,7 +120,7 @@ bool read_end(Reader *reader) {
     return reader->json.at == reader->json.end || unexpected(reader, "the end of the file");
 }
 
-void group_suffix(int64_t group, char suffix[SUFFIX_BYTES]) {
-    suffix[0] = '\0';
-    if (group > 0) snprintf(suffix, SUFFIX_BYTES, "_%d", (int)group);
+void tensor_name(char text[TENSOR_NAME_BYTES], const char *name, int64_t group) {
+    char *end = stpcpy(text, name);
+    if (group > 0) snprintf(end, (size_t)(text + TENSOR_NAME_BYTES - end), "_%d", (int)group);
 }

@@ -11,7 +11,7 @@
 #include "json.h"
 
 enum { NAME_BYTES = 256 }; /* of a table, tensor or service, its end included */
-enum { SUFFIX_BYTES = 16 };
+enum { TENSOR_NAME_BYTES = 32 }; /* of a group's tensor, its end included */
 
 typedef struct {
     char text[512];
@@ -48,7 +48,7 @@ bool read_text(Reader *reader, char text[NAME_BYTES]);  /* any string that is no
 bool read_number(Reader *reader, int64_t least, int64_t most, int64_t *number); /* an integer in these bounds */
 bool read_end(Reader *reader);                          /* nothing more */
 
-/* What the names of a group's tensors end with: nothing for the first one. */
-void group_suffix(int64_t group, char suffix[SUFFIX_BYTES]);
+/* What a group's tensor is called: `name`, at most 20 letters, and after the first group the group's number. */
+void tensor_name(char text[TENSOR_NAME_BYTES], const char *name, int64_t group);
 
 #endif

@@ -1,7 +1,6 @@
 #include "queries.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -137,12 +136,11 @@ void rows_close(RowSet *set) {
 
 bool put_divisors(const Router *router, int64_t group, const Unit *units, const bool *asked, int64_t rows,
                   TRITONBACKEND_Response *response, Problem *problem) {
-    char name[32], suffix[SUFFIX_BYTES];
+    char name[TENSOR_NAME_BYTES];
     void *data;
     const int64_t width = router->groups[group].bags;
     if (router->groups[group].means == 0) return true;
-    group_suffix(group, suffix);
-    snprintf(name, sizeof name, "divisors%s", suffix);
+    tensor_name(name, "divisors", group);
     const size_t size = sizeof(float) * (size_t)(rows * width);
     float *divisors = malloc(size); /* an output's buffer need not be aligned */
     if (divisors == NULL) return fail(problem, "%s: out of memory for %lld rows", name, (long long)rows);

@@ -219,6 +219,12 @@ static void find_spaces(Router *router) {
     }
 }
 
+static void part_name(char text[PART_NAME_BYTES], const char *service, const char *tensor, int64_t group) {
+    char name[TENSOR_NAME_BYTES];
+    tensor_name(name, tensor, group);
+    snprintf(text, PART_NAME_BYTES, "%s_%s", service, name);
+}
+
 /* Join the units of a service and group. */
 static bool make_parts(Router *router, Reader *reader) {
     for (int64_t u = 0; u < router->unit_count; u++) {
@@ -232,12 +238,10 @@ static bool make_parts(Router *router, Reader *reader) {
             part = added(reader, &router->parts, &router->part_count, sizeof *part);
             if (part == NULL) return false;
             const char *name = router->services[unit->service].text;
-            char suffix[SUFFIX_BYTES];
-            group_suffix(unit->group, suffix);
             *part = (RoutedPart){.service = unit->service, .group = unit->group, .first = u};
-            snprintf(part->ids_name, PART_NAME_BYTES, "%s_ids%s", name, suffix);
-            snprintf(part->lengths_name, PART_NAME_BYTES, "%s_lengths%s", name, suffix);
-            snprintf(part->weights_name, PART_NAME_BYTES, "%s_weights%s", name, suffix);
+            part_name(part->ids_name, name, "ids", unit->group);
+            part_name(part->lengths_name, name, "lengths", unit->group);
+            part_name(part->weights_name, name, "weights", unit->group);
         }
         part->end = u + 1;
         part->bags += unit->bags;

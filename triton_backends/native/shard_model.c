@@ -3,7 +3,6 @@
  * bags, whose one length says how many ids they have, `rows` (1, numbers): each id's. Of a later group the names have its
  * suffix. */
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,10 +41,10 @@ typedef struct {
     size_t size;
 } Answer;
 
-static bool open_answer(TRITONBACKEND_Response *response, const char *name, const char *suffix, int64_t rows,
+static bool open_answer(TRITONBACKEND_Response *response, const char *name, int64_t group, int64_t rows,
                         int64_t columns, Answer *answer, Problem *problem) {
-    char text[32];
-    snprintf(text, sizeof text, "%s%s", name, suffix);
+    char text[TENSOR_NAME_BYTES];
+    tensor_name(text, name, group);
     *answer = (Answer){.size = sizeof(float) * (size_t)(rows * columns)};
     if (!add_output(response, text, TRITON_TYPE_FP32, rows, columns, &answer->output, problem)) return false;
     answer->numbers = (uintptr_t)answer->output % sizeof(float) == 0 ? answer->output : malloc(answer->size + 1);
@@ -58,26 +57,27 @@ static void close_answer(Answer *answer, bool good) {
     free(answer->numbers);
 }
 
-static bool put_answers(const Shard *shard, const ShardGroup *group, const Bags *bags, const char *suffix,
-                        TRITONBACKEND_Response *response, Problem *problem) {
+static bool put_answers(const Shard *shard, const ShardGroup *group, const Bags *bags, TRITONBACKEND_Response *response,
+                        Problem *problem) {
     int64_t rows, numbers;
     Answer sums = {0}, unpooled = {0};
+    const int64_t number = group->group;
     const bool good = shard_check(shard, group, bags, &rows, &numbers, problem) &&
-                      (group->bags == 0 || open_answer(response, "sums", suffix, rows, group->width, &sums, problem)) &&
-                      (group->unpooled == 0 || open_answer(response, "rows", suffix, 1, numbers, &unpooled, problem)) &&
+                      (group->bags == 0 || open_answer(response, "sums", number, rows, group->width, &sums, problem)) &&
+                      (group->unpooled == 0 || open_answer(response, "rows", number, 1, numbers, &unpooled, problem)) &&
                       shard_answer(shard, group, bags, sums.numbers, unpooled.numbers, problem);
     close_answer(&sums, good);
     close_answer(&unpooled, good);
     return good;
 }
 
-static bool open_tensors(TRITONBACKEND_Request *request, const ShardGroup *group, const char *suffix,
-                         Tensor tensors[KINDS], Problem *problem) {
+static bool open_tensors(TRITONBACKEND_Request *request, const ShardGroup *group, Tensor tensors[KINDS],
+                         Problem *problem) {
     static const char *const names[KINDS] = {"ids", "lengths", "weights"};
     static const int types[KINDS] = {TRITON_TYPE_INT32, TRITON_TYPE_INT32, TRITON_TYPE_FP32};
     for (int kind = 0; kind < (group->weighted ? KINDS : WEIGHTS); kind++) {
-        char name[32];
-        snprintf(name, sizeof name, "%s%s", names[kind], suffix);
+        char name[TENSOR_NAME_BYTES];
+        tensor_name(name, names[kind], group->group);
         if (!tensor_open(request, name, tensors + kind, problem)) return false;
         if (tensors[kind].type != types[kind])
             return fail(problem, "%s: expected %s, got %s", name, type_name(types[kind]),
@@ -91,13 +91,11 @@ static bool open_tensors(TRITONBACKEND_Request *request, const ShardGroup *group
 static bool answer(const Shard *shard, const ShardGroup *group, TRITONBACKEND_Request *request,
                    TRITONBACKEND_Response *response, Problem *problem) {
     Tensor tensors[KINDS] = {{0}};
-    char suffix[SUFFIX_BYTES];
-    group_suffix(group->group, suffix);
-    bool good = open_tensors(request, group, suffix, tensors, problem);
+    bool good = open_tensors(request, group, tensors, problem);
     if (good) {
         const Bags bags = {tensors[IDS].data,          tensors[BAG_LENGTHS].data,  tensors[WEIGHTS].data,
                            tensors[IDS].count,         tensors[BAG_LENGTHS].count, tensors[WEIGHTS].count};
-        good = put_answers(shard, group, &bags, suffix, response, problem);
+        good = put_answers(shard, group, &bags, response, problem);
     }
     for (int kind = 0; kind < KINDS; kind++) tensor_close(tensors + kind);
     return good;

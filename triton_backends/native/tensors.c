@@ -93,7 +93,6 @@ static void describe(const int64_t *shape, uint32_t dims, char *text, size_t roo
 /* Take the shape, whose numbers must make up `size` bytes. */
 static bool take_shape(Tensor *tensor, const char *name, const int64_t *shape, uint32_t dims, uint64_t size,
                        Problem *problem) {
-    char text[100];
     uint64_t count = 1, bytes = 0;
     bool good = true;
     if (dims > MOST_DIMS) return fail(problem, "%s: expected at most %d dimensions, got %u", name, MOST_DIMS, dims);
@@ -104,9 +103,11 @@ static bool take_shape(Tensor *tensor, const char *name, const int64_t *shape, u
     good = good && !__builtin_mul_overflow(count, (uint64_t)tensor->bytes, &bytes) && bytes == size;
     tensor->dims = dims;
     tensor->count = (int64_t)count;
+    if (good) return true;
+    char text[100];
     describe(shape, dims, text, sizeof text);
-    return good || fail(problem, "%s: expected %lld bytes for each of %s numbers, got %llu in all", name,
-                        (long long)tensor->bytes, text, (unsigned long long)size);
+    return fail(problem, "%s: expected %lld bytes for each of %s numbers, got %llu in all", name,
+                (long long)tensor->bytes, text, (unsigned long long)size);
 }
 
 bool tensor_open(TRITONBACKEND_Request *request, const char *name, Tensor *tensor, Problem *problem) {
