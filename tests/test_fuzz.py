@@ -253,7 +253,7 @@ def test_broken_documents_are_read_or_told(file: str, material: Path, tmp_path: 
             READERS[file](path)
         except InputError:
             told += 1
-        except Exception as exc:
+        except Exception as exc:  # whatever else it raises is the fault that is looked for
             raise AssertionError(f"number {number}: {type(exc).__name__}: {exc}") from exc
     assert 0.3 * DOCUMENTS < told < DOCUMENTS * TIMES  # and some are right by chance
 
@@ -278,7 +278,7 @@ def check(words: list[str], codes: tuple[int, ...], what: str) -> None:
             code = main(words)
         except SystemExit as exc:  # argparse
             code = int(exc.code or 0)
-        except Exception as exc:
+        except Exception as exc:  # whatever else it raises is the fault that is looked for
             raise AssertionError(f"{what}: {type(exc).__name__}: {exc}") from exc
     signal.setitimer(signal.ITIMER_PROF, 0)
     lines = told.getvalue().splitlines()

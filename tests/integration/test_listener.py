@@ -1,8 +1,6 @@
 """A native shard's listener in the real server: its answers, refusals and counts are those of Triton's own gRPC."""
 
-import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -64,16 +62,6 @@ def test_a_front_ends_calls_come_to_the_listener(fleet: Running, shard: Server) 
         scores = infer(sdk, fleet.spec, query).as_numpy("score")
     assert abs(scores - pytorch_scores(fleet.spec, *query)).max() < 1e-5
     eventually(lambda: metric(shard, "nv_inference_count", model="small_tier0") == before + 1)
-
-
-def test_its_thread_interrupts_nobody(shard: Server) -> None:
-    """The kernel lets it wait for who computes, so that calls which came meanwhile are read together."""
-    policies = []
-    for thread in Path(f"/proc/{shard.process.pid}/task").iterdir():
-        with suppress(FileNotFoundError, ProcessLookupError):  # a thread of Triton's that has ended meanwhile
-            if (thread / "comm").read_text() == "elasticrec-lis\n":
-                policies.append(os.sched_getscheduler(int(thread.name)))
-    assert policies == [os.SCHED_BATCH]
 
 
 @pytest.mark.parametrize(("ids", "model"), [([0, 1], "small_tier0"), ([-7], "small_tier0"), ([0], "nobody")])

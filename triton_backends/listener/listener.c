@@ -1,5 +1,5 @@
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* accept4, SCHED_BATCH */
+#define _GNU_SOURCE /* accept4 */
 #endif
 #include "listener.h"
 
@@ -8,7 +8,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -150,13 +149,10 @@ static bool see(Listener *listener, const struct epoll_event *events, int count)
     return goes_on;
 }
 
-/* The listener's thread: it takes a free core at once, and of a busy one interrupts nobody. So who computes is done with
- * what was read before, and the calls that came meanwhile are read together. (Not allowed? Then each call costs more.) */
 static void *run(void *argument) {
     Listener *listener = argument;
     struct epoll_event events[MOST_EVENTS];
     prctl(PR_SET_NAME, "elasticrec-lis");
-    sched_setscheduler(0, SCHED_BATCH, &(struct sched_param){0});
     for (bool goes_on = true; goes_on;) {
         const int patience_ms = listener->deaf ? DEAF_MS : listener->strangers.count > 0 ? LOOK_MS : -1;
         const int count = epoll_wait(listener->epoll, events, MOST_EVENTS, patience_ms);
