@@ -94,9 +94,11 @@ def log_of(backend: Backend) -> str:
 
 @contextmanager
 def listening(
-    shard: Backend, folder: Path, certificates: Certificates | None, mutual: bool = True
+    shard: Backend, folder: Path, certificates: Certificates | None, mutual: bool = True, instances: int = 4096
 ) -> Iterator[Listening]:
-    """Afterwards nobody listens there. mutual: clients must have a certificate too."""
+    """Afterwards nobody listens there. mutual: clients must have a certificate too. instances: as many as the fake
+    has threads, one for each call under way, or fewer to see what the listener does where these are busy.
+    """
     folder, port, log_begin = write(folder, MOST_ROWS), free_port(), len(log_of(shard))
     model = Model(shard, folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -105,6 +107,8 @@ def listening(
             if mutual or not name.endswith("_CA"):
                 patch.setenv(name, value)
         model.__enter__()
+    for _ in range(instances - 1):
+        model.add(model.instance)
     shard.fake.fake_serve(shard.library.TRITONBACKEND_ModelInstanceExecute, ctypes.byref(model.instance))
     try:
         yield Listening(shard, model, port, EmbeddingShard.open(folder / "1"), certificates, log_begin)

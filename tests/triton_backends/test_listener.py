@@ -1,11 +1,12 @@
 """The native shard's own port, with TLS and without: calls of real gRPC, bytes of a hostile client, many at once."""
 
+import os
 import re
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import grpc
@@ -75,8 +76,8 @@ def test_an_answer_is_that_of_the_python_shard(
     np.testing.assert_array_equal(sums(answer), listening.python.answer(query)["sums"])
 
 
-def test_many_connections_get_each_their_own(listening: Listening) -> None:
-    """Eight clients with forty calls under way each, answered by as many threads as there are calls."""
+def ask_at_once(listening: Listening) -> None:
+    """Eight clients with forty calls under way each, and every answer is right."""
     wrong: list[int] = []
 
     def client(seed: int) -> None:
@@ -96,6 +97,68 @@ def test_many_connections_get_each_their_own(listening: Listening) -> None:
         thread.join()
     assert not wrong
     eventually(listening.idle)
+
+
+def test_many_connections_get_each_their_own(listening: Listening) -> None:
+    """Answered by as many threads as there are calls."""
+    ask_at_once(listening)
+
+
+@pytest.fixture
+def busy(shard: Backend, tmp_path: Path) -> Iterator[Listening]:
+    """A listener on the core of the model's one instance, which has answered a call."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})  # the threads that are made now inherit it
+    try:
+        with opened(shard, tmp_path, None, instances=1) as made:
+            os.sched_setaffinity(0, cores)
+            with made.channel() as channel:
+                infer_of(channel)(request(bags(0, 1)))
+            eventually(made.idle)
+            yield made
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def test_nothing_is_read_while_calls_wait_for_an_instance(busy: Listening) -> None:
+    """It would wait as well. Afterwards all of it is answered."""
+    query = bags(1, 2)
+    with busy.channel([("grpc.use_local_subchannel_pool", 1)]) as early, busy.channel() as late:
+        with busy.holding():
+            waiting = [infer_of(early).future(request(query)) for _ in range(2)]
+            eventually(lambda: busy.count("fake_under_way") == 2)
+            waiting.append(infer_of(late).future(request(query)))
+            time.sleep(0.3)
+            assert busy.count("fake_under_way") == 2
+        for future in waiting:
+            np.testing.assert_array_equal(sums(future.result(20)), busy.python.answer(query)["sums"])
+
+
+def test_what_is_half_sent_goes_on_while_calls_wait(busy: Listening) -> None:
+    """A client that makes room for the rest of its answer needs the listener then."""
+    long, query = bags(2, 600), bags(1, 2)
+    streams = range(1, 9, 2)  # four answers of 28 KB, of which the connection takes 64 KB
+    with busy.connect() as slow, busy.channel() as channel:
+        body = prefixed(request(long).SerializeToString())
+        calls = [frame(HEADERS, END_HEADERS, i, REQUEST) + frame(DATA, END_STREAM, i, body) for i in streams]
+        slow.sendall(HELLO + b"".join(calls))
+        eventually(lambda: busy.count("fake_under_way") == 0 and busy.count("fake_live_answers") > 0)
+        with busy.holding():
+            waiting = [infer_of(channel).future(request(query)) for _ in range(2)]
+            eventually(lambda: busy.count("fake_under_way") == 2)
+            answers = take_answers(slow, streams)
+            assert busy.count("fake_under_way") == 2
+        for answer in answers.values():
+            got = sums(pb.ModelInferResponse.FromString(answer[5:]))
+            np.testing.assert_array_equal(got, busy.python.answer(long)["sums"])
+        for future in waiting:
+            np.testing.assert_array_equal(sums(future.result(20)), busy.python.answer(query)["sums"])
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_calls_that_wait_are_answered_whoever_is_first(busy: Listening, turn: int) -> None:
+    """Instances become idle while the listener reads."""
+    ask_at_once(busy)
 
 
 BAD = {
@@ -254,6 +317,24 @@ def test_resets_do_not_bring_more_calls_than_a_connection_may_have(listening: Li
     eventually(listening.idle, 60)
 
 
+def take_answers(client: socket.socket, streams: Iterable[int]) -> dict[int, bytes]:
+    """The bodies of these streams, whose client makes room for as much as it reads."""
+    bodies = dict.fromkeys(streams, b"")
+    left = set(bodies)
+    client.settimeout(20)
+    with client.makefile("rb") as stream:
+        while left:
+            head = stream.read(9)
+            payload, number = stream.read(int.from_bytes(head[:3], "big")), int.from_bytes(head[5:], "big")
+            if head[3] == DATA and payload:
+                bodies[number] += payload
+                room = len(payload).to_bytes(4, "big")
+                client.sendall(frame(WINDOW_UPDATE, 0, 0, room) + frame(WINDOW_UPDATE, 0, number, room))
+            elif head[3] == HEADERS and head[4] & END_STREAM:
+                left.remove(number)
+    return bodies
+
+
 def test_a_slow_reader_gets_all_of_a_long_answer(listening: Listening) -> None:
     """More answers than the socket takes wait for it; one connection's do not hold up another's."""
     query = bags(2, 16)
@@ -267,17 +348,7 @@ def test_a_slow_reader_gets_all_of_a_long_answer(listening: Listening) -> None:
         with listening.channel() as channel:
             infer = infer_of(channel)
             np.testing.assert_array_equal(sums(infer(request(query))), listening.python.answer(query)["sums"])
-        bodies = dict.fromkeys(range(1, 2 * calls, 2), b"")
-        left = set(bodies)
-        with slow.makefile("rb") as stream:
-            while left:
-                head = stream.read(9)
-                payload, number = stream.read(int.from_bytes(head[:3], "big")), int.from_bytes(head[5:], "big")
-                if head[3] == DATA:
-                    bodies[number] += payload
-                    slow.sendall(frame(WINDOW_UPDATE, 0, 0, len(payload).to_bytes(4, "big")))
-                elif head[3] == HEADERS and head[4] & END_STREAM:
-                    left.remove(number)
+        bodies = take_answers(slow, range(1, 2 * calls, 2))
         for body in bodies.values():
             answer = pb.ModelInferResponse.FromString(body[5:])
             np.testing.assert_array_equal(sums(answer), listening.python.answer(query)["sums"])

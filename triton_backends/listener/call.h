@@ -31,6 +31,7 @@ struct Call {
     TRITONSERVER_InferenceResponse *response; /* whose buffers the answer's pieces are */
     Message answer;
     size_t sent;
+    bool answered; /* the session counts it */
 };
 
 /* Who asks Triton. */

@@ -158,8 +158,10 @@ static void complete(TRITONSERVER_InferenceResponse *response, uint32_t flags, v
     if ((flags & TRITON_RESPONSE_FINAL) == 0) return;
     if (call->response != NULL) take_response(call);
     else call_fail(call, GRPC_INTERNAL, "the model gave no response");
+    Gate *gate = call->session->gate;
     session_answer(call);
     call_release(call);
+    gate_answered(gate);
 }
 
 static void released(TRITONSERVER_InferenceRequest *request, uint32_t flags, void *user) {
@@ -181,13 +183,16 @@ void core_close(Core *core) {
 }
 
 static bool ask(Call *call, const Core *core) {
+    Gate *gate = call->session->gate;
     TRITONSERVER_InferenceRequest *request = request_of(call, core);
     if (request == NULL) return false;
     if (call_passed(call, TRITONSERVER_InferenceRequestSetReleaseCallback(request, released, call)) &&
         call_passed(call, TRITONSERVER_InferenceRequestSetResponseCallback(request, core->allocator, NULL, complete,
-                                                                           call)) &&
-        call_passed(call, TRITONSERVER_ServerInferAsync(core->server, request, NULL)))
-        return true;
+                                                                           call))) {
+        gate_count(gate, &gate->calls, 1);
+        if (call_passed(call, TRITONSERVER_ServerInferAsync(core->server, request, NULL))) return true;
+        gate_count(gate, &gate->calls, -1);
+    }
     log_error(TRITONSERVER_InferenceRequestDelete(request));
     return false;
 }

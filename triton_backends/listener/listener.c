@@ -33,7 +33,8 @@ typedef struct {
 struct Listener {
     Core core;
     Tls *tls; /* NULL: plain text */
-    int epoll, socket, stop;
+    Gate gate;
+    int socket, stop;
     bool deaf;          /* no connection can be accepted for now */
     Sessions strangers; /* whose handshake is not done */
     Sessions guests;    /* all others */
@@ -61,7 +62,7 @@ static void take_out(Sessions *sessions, Session *session) {
 
 static bool hear(Listener *listener, int operation, uint32_t events) {
     struct epoll_event event = {events, {.ptr = listener}};
-    return epoll_ctl(listener->epoll, operation, listener->socket, &event) == 0;
+    return epoll_ctl(listener->gate.sockets, operation, listener->socket, &event) == 0;
 }
 
 static void bury(Sessions *sessions, Session *session) {
@@ -107,7 +108,7 @@ static void welcome(Listener *listener, int socket) {
     setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     setsockopt(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, &give_up_ms, sizeof give_up_ms);
     setsockopt(socket, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
-    Session *session = listener->guests.count < MOST_SESSIONS ? session_open(listener->epoll, socket, listener->tls) : NULL;
+    Session *session = listener->guests.count < MOST_SESSIONS ? session_open(&listener->gate, socket, listener->tls) : NULL;
     if (session == NULL) {
         close(socket);
         return;
@@ -155,7 +156,7 @@ static void *run(void *argument) {
     prctl(PR_SET_NAME, "elasticrec-lis");
     for (bool goes_on = true; goes_on;) {
         const int patience_ms = listener->deaf ? DEAF_MS : listener->strangers.count > 0 ? LOOK_MS : -1;
-        const int count = epoll_wait(listener->epoll, events, MOST_EVENTS, patience_ms);
+        const int count = gate_wait(&listener->gate, events, MOST_EVENTS, patience_ms);
         if (listener->deaf) listener->deaf = !hear(listener, EPOLL_CTL_MOD, EPOLLIN);
         goes_on = see(listener, events, count);
         drop_late(&listener->strangers);
@@ -212,7 +213,7 @@ static bool listen_at(Listener *listener, const char *where, Problem *problem) {
 /* ---- its life ---- */
 
 static void dismantle(Listener *listener) {
-    if (listener->epoll >= 0) close(listener->epoll);
+    gate_dismantle(&listener->gate);
     if (listener->socket >= 0) close(listener->socket);
     if (listener->stop >= 0) close(listener->stop);
     core_close(&listener->core);
@@ -223,11 +224,10 @@ static void dismantle(Listener *listener) {
 
 static bool start(Listener *listener, Problem *problem) {
     struct epoll_event stop = {EPOLLIN, {.ptr = NULL}};
-    listener->epoll = epoll_create1(EPOLL_CLOEXEC);
     listener->stop = eventfd(0, EFD_CLOEXEC);
     listener->buffer = malloc(READ_BYTES);
-    return (listener->epoll >= 0 && listener->stop >= 0 && listener->buffer != NULL &&
-            epoll_ctl(listener->epoll, EPOLL_CTL_ADD, listener->stop, &stop) == 0 &&
+    return (gate_make(&listener->gate) && listener->stop >= 0 && listener->buffer != NULL &&
+            epoll_ctl(listener->gate.outer, EPOLL_CTL_ADD, listener->stop, &stop) == 0 &&
             hear(listener, EPOLL_CTL_ADD, EPOLLIN) && pthread_create(&listener->thread, NULL, run, listener) == 0) ||
            fail(problem, "%s: no thread, or no epoll: %s", VARIABLE, strerror(errno));
 }
@@ -238,7 +238,8 @@ bool listener_open(TRITONBACKEND_Model *model, Listener **listener, Problem *pro
     if (where == NULL || *where == '\0') return true;
     Listener *made = calloc(1, sizeof *made);
     if (made == NULL) return fail(problem, "out of memory");
-    made->epoll = made->socket = made->stop = -1;
+    made->gate = NO_GATE;
+    made->socket = made->stop = -1;
     made->strangers.end = &made->strangers.first;
     made->guests.end = &made->guests.first;
     if (!session_load(problem) || !tls_server_open(&made->tls, problem) || !core_open(model, &made->core, problem) ||
@@ -248,6 +249,10 @@ bool listener_open(TRITONBACKEND_Model *model, Listener **listener, Problem *pro
     }
     *listener = made;
     return true;
+}
+
+void listener_instances(Listener *listener, int change) {
+    if (listener != NULL) gate_count(&listener->gate, &listener->gate.instances, change);
 }
 
 void listener_close(Listener *listener) {

@@ -15,6 +15,9 @@ typedef struct Listener Listener;
  * ELASTICREC_LISTEN_CERT and _KEY are set, and to clients of _CA alone where that is too. False where that cannot be. */
 bool listener_open(TRITONBACKEND_Model *model, Listener **listener, Problem *problem);
 
+/* The model has so many instances more. */
+void listener_instances(Listener *listener, int change);
+
 /* Once Triton has no call of its model any more. */
 void listener_close(Listener *listener);
 

@@ -31,6 +31,7 @@ static void open_call(Session *session, Call *call) {
 static void close_call(Session *session, Call *call) {
     *(call->previous != NULL ? &call->previous->next : &session->calls) = call->next;
     if (call->next != NULL) call->next->previous = call->previous;
+    session->answered -= call->answered;
     call->stream = 0;
     call->next = session->closed;
     session->closed = call;
@@ -167,6 +168,8 @@ static int on_send_data(nghttp2_session *http2, nghttp2_frame *frame, const uint
 
 static int submit(Session *session, Call *call) {
     const nghttp2_data_provider body = {.read = on_read};
+    call->answered = true;
+    session->answered++;
     nghttp2_nv headers[4] = {nghttp2_header(":status", "200"), nghttp2_header("content-type", "application/grpc")};
     if (call->status == GRPC_OK) return h2.submit_response(session->http2, call->stream, headers, 2, &body);
     encode(call->details);
@@ -191,18 +194,19 @@ bool session_load(Problem *problem) {
     return nghttp2_load(&callbacks, set_callbacks, problem);
 }
 
-Session *session_open(int epoll, int socket, Tls *tls) {
+Session *session_open(Gate *gate, int socket, Tls *tls) {
     Session *session = calloc(1, sizeof *session);
     if (session == NULL) return NULL;
     struct epoll_event event = {EPOLLIN, {.ptr = session}};
     atomic_init(&session->holders, 1);
+    session->gate = gate;
     session->tls = tls;
     session->met = tls == NULL;
     pthread_mutex_init(&session->lock, NULL);
     session->last_complete = &session->complete;
-    session->channel = (Channel){.epoll = epoll, .user = session, .socket = socket, .events = EPOLLIN};
+    session->channel = (Channel){.epoll = gate->sockets, .user = session, .socket = socket, .events = EPOLLIN};
     if (h2.session_server_new(&session->http2, callbacks, session) == 0 &&
-        nghttp2_greet(session->http2, MOST_STREAMS) == 0 && epoll_ctl(epoll, EPOLL_CTL_ADD, socket, &event) == 0)
+        nghttp2_greet(session->http2, MOST_STREAMS) == 0 && epoll_ctl(gate->sockets, EPOLL_CTL_ADD, socket, &event) == 0)
         return session;
     if (session->http2 != NULL) h2.session_del(session->http2);
     session->http2 = NULL;
@@ -223,6 +227,14 @@ static bool flush(Session *session) {
     return frames_send(session->http2, &session->channel) &&
            (h2.session_want_read(session->http2) || h2.session_want_write(session->http2) ||
             session->channel.out_bytes > 0);
+}
+
+/* Whoever sent, or ended the session, tells the gate what is left. */
+static void tell_unsent(Session *session) {
+    const bool unsent = !session->ended && (session->channel.out_bytes > 0 || session->answered > 0);
+    if (unsent == session->unsent) return;
+    session->unsent = unsent;
+    gate_count(session->gate, &session->gate->unsent, unsent ? 1 : -1);
 }
 
 static Call *take_closed(Session *session) {
@@ -259,6 +271,7 @@ bool session_ready(Session *session, const Core *core, uint8_t *buffer, size_t r
     pthread_mutex_lock(&session->lock);
     if (!session->met) session->ended = !meet(session);
     else if (!session->ended) session->ended = !receive(session, buffer, room) || !flush(session);
+    tell_unsent(session);
     const bool ended = session->ended;
     Call *complete = take_complete(session), *closed = ended ? NULL : take_closed(session);
     pthread_mutex_unlock(&session->lock);
@@ -283,6 +296,7 @@ void session_answer(Call *call) {
         } else {
             closed = take_closed(session);
         }
+        tell_unsent(session);
     }
     pthread_mutex_unlock(&session->lock);
     release_all(closed);
@@ -294,6 +308,7 @@ void session_bury(Session *session) {
     while (session->calls != NULL) close_call(session, session->calls);
     h2.session_del(session->http2);
     session->http2 = NULL;
+    tell_unsent(session);
     shutdown(session->channel.socket, SHUT_RDWR);
     epoll_ctl(session->channel.epoll, EPOLL_CTL_DEL, session->channel.socket, NULL);
     Call *closed = take_closed(session);

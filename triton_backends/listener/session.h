@@ -6,11 +6,13 @@
 
 #include "../wire/nghttp2.h"
 #include "call.h"
+#include "gate.h"
 
 /* Held by the listener until it has ended, and by each of its calls. */
 struct Session {
     atomic_int holders;
     Session *next; /* in the listener's list */
+    Gate *gate;
     Tls *tls;      /* NULL: plain text */
     bool met;      /* it is plain text, or the handshake is done; until then only the listener knows the session */
     uint64_t opened_ns; /* the listener's */
@@ -20,13 +22,15 @@ struct Session {
     Call *calls; /* whose streams are open */
     Call *complete, **last_complete; /* that are to be made, in this order */
     Call *closed; /* whose streams are, though their last bytes may not be sent yet */
+    int answered;   /* of the open streams' calls: their answers are not sent whole */
+    bool unsent;    /* the gate counts it */
     bool ended;     /* the listener is to bury it */
 };
 
 bool session_load(Problem *problem); /* HTTP/2's library */
 
 /* A new session on an accepted socket, which it takes; NULL where there is no memory for it. */
-Session *session_open(int epoll, int socket, Tls *tls);
+Session *session_open(Gate *gate, int socket, Tls *tls);
 
 /* Its socket is ready: go on with the handshake, and no further; or read, and make what calls are complete. buffer: for
  * what is read. False: it has ended. */

@@ -32,6 +32,23 @@ void model_close(void *model) {
     free(service);
 }
 
+static TRITONSERVER_Error *count_instance(TRITONBACKEND_ModelInstance *instance, int change) {
+    TRITONBACKEND_Model *triton_model;
+    void *service;
+    TRITONSERVER_Error *error = TRITONBACKEND_ModelInstanceModel(instance, &triton_model);
+    if (error == NULL) error = TRITONBACKEND_ModelState(triton_model, &service);
+    if (error == NULL) listener_instances(((Service *)service)->listener, change);
+    return error;
+}
+
+TRITONSERVER_Error *TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelInstance *instance) {
+    return count_instance(instance, 1);
+}
+
+TRITONSERVER_Error *TRITONBACKEND_ModelInstanceFinalize(TRITONBACKEND_ModelInstance *instance) {
+    return count_instance(instance, -1);
+}
+
 enum { IDS, BAG_LENGTHS, WEIGHTS, KINDS };
 
 /* An output, written into the response's own memory, or beside it where that is not aligned. */

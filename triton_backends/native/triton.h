@@ -172,11 +172,12 @@ TRITONSERVER_Error *TRITONSERVER_InferenceResponseOutput(TRITONSERVER_InferenceR
                                                          uint64_t *dims, const void **base, size_t *byte_size,
                                                          int *memory_type, int64_t *memory_type_id, void **user);
 
-/* what Triton calls in a backend: see shell.c; ModelInstanceInitialize only where a backend has it */
+/* what Triton calls in a backend: see shell.c; ModelInstanceInitialize and _Finalize only where a backend has them */
 TRITON_ENTRY_POINT TRITONSERVER_Error *TRITONBACKEND_Initialize(TRITONBACKEND_Backend *backend);
 TRITON_ENTRY_POINT TRITONSERVER_Error *TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model *model);
 TRITON_ENTRY_POINT TRITONSERVER_Error *TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model *model);
 TRITON_ENTRY_POINT TRITONSERVER_Error *TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelInstance *instance);
+TRITON_ENTRY_POINT TRITONSERVER_Error *TRITONBACKEND_ModelInstanceFinalize(TRITONBACKEND_ModelInstance *instance);
 TRITON_ENTRY_POINT TRITONSERVER_Error *TRITONBACKEND_ModelInstanceExecute(TRITONBACKEND_ModelInstance *instance,
                                                                           TRITONBACKEND_Request **requests,
                                                                           uint32_t request_count);
