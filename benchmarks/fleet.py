@@ -15,7 +15,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -170,9 +170,12 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 def _thread_cpu_s(process: psutil.Process, name: str) -> float:
-    tasks = Path(f"/proc/{process.pid}/task")
-    named = {int(task.name) for task in tasks.iterdir() if (task / "comm").read_text().strip() == name}
-    return float(sum(times.user_time + times.system_time for times in process.threads() if times.id in named))
+    spent_s = 0.0
+    for thread in process.threads():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+            if Path(f"/proc/{process.pid}/task/{thread.id}/comm").read_text().strip() == name:
+                spent_s += thread.user_time + thread.system_time
+    return spent_s
 
 
 def report(layouts: list[Layout], goal_ms: float) -> None:

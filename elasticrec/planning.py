@@ -60,7 +60,7 @@ def plan(
     >>> profile = elasticrec.load_profile("profile.json")
     >>> plan = elasticrec.plan(spec, profile=profile, grouping="tiered", s_max=4)
     >>> [(service.name, sum(shard.rows for shard in service.shards)) for service in plan.embedding_services]
-    [('tier0', 82), ('tier1', 413), ('tier2', 19505)]
+    [('tier0', 131), ('tier1', 587), ('tier2', 19282)]
     """
     found = hotness or load_hotness(spec, watch=watch, tell=tell)
     profile = of_containers(profile, cluster)

@@ -25,7 +25,7 @@ from repo_builder.spec import Spec
 LEAST_SAVING = 0.01
 """The share of its tables' least memory that a service must save, where nobody says another."""
 
-PROFILE_ERROR = 0.2
+PROFILE_ERROR = 0.4
 """The share by which a profile's times may be off, where nobody says another."""
 
 
