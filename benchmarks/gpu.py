@@ -97,7 +97,7 @@ def main() -> None:
         return
     print(f"{torch.cuda.get_device_name(0)}; {TABLES} tables of {ROWS:,} rows, {QUERY_ROWS} rows of {POOLING} ids each")
     for dim in (32, 128):
-        for dtype in ("fp32", "fp16", "bf16", "int8", "int4"):
+        for dtype in ("fp32", "fp16", "bf16", "int8", "int8_half", "int4"):
             rivals = contenders(held(dim, dtype, ROWS), "cuda:0", CudaLaunch("cuda:0"))
             found = times_ms(rivals, ROWS, REPEATS)
             base = next(iter(found.values()))

@@ -97,6 +97,7 @@ def test_wrong_fleet_options(field: str, value: object, problem: str) -> None:
     ("rows", "rule"),
     [
         ("int8", RowRule("int8", "int8", None)),
+        ("int8_half", RowRule("int8_half", "int8_half", None)),
         ({"hot": "fp32", "cold": "int4"}, RowRule("fp32", "int4", None)),
         ({"budget": 1e-3}, RowRule("fp32", "fp32", 1e-3)),
     ],
@@ -121,11 +122,11 @@ def test_rows_are_stored_as_float32_where_nothing_is_said() -> None:
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [
-        ("fp8", 'rows: expected one of fp32, fp16, bf16, int8, int4, got "fp8"'),
+        ("fp8", 'rows: expected one of fp32, fp16, bf16, int8, int8_half, int4, got "fp8"'),
         (8, "rows: expected a string or a mapping, got 8"),
         (["int8"], 'rows: expected a string or a mapping, got ["int8"]'),
         ({"hot": "fp32"}, "rows.cold: expected this field, got none"),
-        ({"hot": "fp32", "cold": 8}, "rows.cold: expected one of fp32, fp16, bf16, int8, int4, got 8"),
+        ({"hot": "fp32", "cold": 8}, "rows.cold: expected one of fp32, fp16, bf16, int8, int8_half, int4, got 8"),
         ({"hot": "fp32", "cold": "int8", "warm": "fp16"}, "rows.warm: unknown field; expected one of hot, cold"),
         ({"hot": "fp32", "budget": 1}, "rows.hot: unknown field; expected one of budget"),
         ({"budget": 0}, "rows.budget: expected more than 0, got 0"),

@@ -66,7 +66,7 @@ def test_how_its_rows_are_stored(folder: Path) -> None:
     spec = parse_spec(document(rows={"hot": "fp16", "cold": "int8"}), folder / "m.yaml")
     assert spec.rows == RowRule("fp16", "int8")
     assert problems_of(document(rows="fp8"), folder) == [
-        'rows: expected one of fp32, fp16, bf16, int8, int4, got "fp8"'
+        'rows: expected one of fp32, fp16, bf16, int8, int8_half, int4, got "fp8"'
     ]
 
 

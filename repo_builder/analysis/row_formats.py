@@ -19,6 +19,8 @@ RULES = (
     RowRule("fp32", "int8"),
     RowRule("fp16", "int8"),
     RowRule("int8", "int8"),
+    RowRule("fp32", "int8_half"),
+    RowRule("int8_half", "int8_half"),
     RowRule("fp32", "int4"),
     RowRule("fp16", "int4"),
     RowRule("int8", "int4"),

@@ -20,7 +20,7 @@ Datatype = Literal[
 ]
 """As the KServe protocol and Triton name them."""
 
-RowDtype = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+RowDtype = Literal["fp32", "fp16", "bf16", "int8", "int8_half", "int4"]
 """How the numbers of a stored row are written, from the most bytes to the least."""
 
 Mode = Literal["none", "sum", "mean"]
@@ -41,8 +41,9 @@ class Tensor:
 class RowFormat:
     """How a row of a table is stored: `dim` numbers.
 
-    int8 is `dim` bytes and the row's scale and bias, float32 each; int4 is half as many, and those in float16: FBGEMM's
-    fused rowwise layouts (`pytorch/FBGEMM`, FloatToFused8BitRowwiseQuantized, FloatToFusedNBitRowwiseQuantizedSBHalf).
+    int8 is `dim` bytes and the row's scale and bias, float32 each, int8_half those in float16; int4 is half as many
+    bytes, and those in float16: FBGEMM's fused rowwise layouts (`pytorch/FBGEMM`, FloatToFused8BitRowwiseQuantized,
+    FloatToFusedNBitRowwiseQuantizedSBHalf).
     """
 
     dim: int
@@ -58,6 +59,8 @@ class RowFormat:
                 return 2 * self.dim
             case "int8":
                 return self.dim + 8
+            case "int8_half":
+                return self.dim + 4
             case "int4":
                 return (self.dim + 1) // 2 + 4
 

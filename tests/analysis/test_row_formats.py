@@ -31,7 +31,7 @@ from tests.analysis.helpers import CPUS, PROFILE, SPEC, accesses
 
 HOTNESS = PowerLawHotness(0.9, 0)
 DIM = 32
-BYTES = {"fp32": 4 * DIM, "fp16": 2 * DIM, "bf16": 2 * DIM, "int8": DIM + 8, "int4": DIM // 2 + 4}
+BYTES = {"fp32": 4 * DIM, "fp16": 2 * DIM, "bf16": 2 * DIM, "int8": DIM + 8, "int8_half": DIM + 4, "int4": DIM // 2 + 4}
 WIDE = replace(
     SPEC,
     model=replace(SPEC.model, tables=tuple(replace(table, format=RowFormat(DIM)) for table in SPEC.model.tables)),
@@ -100,7 +100,13 @@ def test_picture_has_points_where_there_are_scores(tmp_path: Path) -> None:
         pictures.append(np.asarray(imread(tmp_path / "p.png")))
         words = [text.get_text() for text in axes[0].texts]
         if len(found) == 2:
-            assert words == ["fp16", "bf16", "int8", "int4"]  # FP32's error of none is on no logarithmic axis
+            assert words == [
+                "fp16",
+                "bf16",
+                "int8",
+                "int8_half",
+                "int4",
+            ]  # FP32's error of none is on no logarithmic axis
         else:
             assert words == ["no trained weights to see it on"]
         assert len(axes[2].patches) == len(found) * len(RULES)

@@ -59,7 +59,14 @@ def written(folder: Path, spec: Spec, layout: Layout, backend: ShardBackend) -> 
 
 @pytest.mark.parametrize(
     ("dtype", "backend"),
-    [("fp16", "native"), ("bf16", "python"), ("int8", "native"), ("int8", "python"), ("int4", "native")],
+    [
+        ("fp16", "native"),
+        ("bf16", "python"),
+        ("int8", "native"),
+        ("int8", "python"),
+        ("int8_half", "native"),
+        ("int4", "native"),
+    ],
 )
 def test_scores_are_those_of_what_a_format_leaves_of_rows(
     dtype: RowDtype, backend: ShardBackend, own_host: Host, tmp_path: Path
@@ -72,7 +79,7 @@ def test_scores_are_those_of_what_a_format_leaves_of_rows(
         scores = score("grpc", own_host.server.grpc, "small", *query)
     np.testing.assert_allclose(scores, pytorch_scores(left_of(dtype, spec, tmp_path / "left.pt"), *query), atol=1e-5)
     apart = np.abs(scores - pytorch_scores(spec, *query)).max()
-    assert 1e-5 < apart < {"fp16": 1e-3, "bf16": 1e-2, "int8": 1e-2, "int4": 0.2}[dtype]
+    assert 1e-5 < apart < {"fp16": 1e-3, "bf16": 1e-2, "int8": 1e-2, "int8_half": 1e-2, "int4": 0.2}[dtype]
 
 
 @pytest.mark.parametrize("backend", ["native", "python"])

@@ -25,7 +25,7 @@ from tests.toy_source import ROWS, ToySource, toy_spec
 
 HOTNESS = PowerLawHotness(0.9, 0)
 SMALL = Profile("small containers", ServiceTime(1e-5, 4e-4), 100, DENSE_TIME)
-DTYPES: tuple[RowDtype, ...] = ("fp32", "fp16", "bf16", "int8", "int4")
+DTYPES: tuple[RowDtype, ...] = ("fp32", "fp16", "bf16", "int8", "int8_half", "int4")
 
 
 class LargeHotRows(ToySource):
@@ -114,7 +114,7 @@ def test_a_budget_of_nothing_is_float32_and_a_huge_one_int4() -> None:
 
 def test_cold_rows_are_never_wider_than_hot_ones() -> None:
     rules = row_rules()
-    assert len(rules) == len(set(rules)) == 14
+    assert len(rules) == len(set(rules)) == 20
     assert RowRule("int8", "fp16") not in rules and RowRule("fp16", "bf16") not in rules
     assert all(rule.budget is None for rule in rules)
 

@@ -43,8 +43,9 @@ def plan_of(source: ToySource, dtypes: tuple[RowDtype, ...]) -> Plan:
 
 def stored(row: NDArray[np.float32], dtype: RowDtype) -> NDArray[np.float32]:
     """A row as it is read back, by the formats' definitions, a number after the other."""
-    if dtype in ("int8", "int4"):
-        steps, kind = (255, np.float32) if dtype == "int8" else (15, np.float16)
+    sides = {"int8": (255, np.float32), "int8_half": (255, np.float16), "int4": (15, np.float16)}
+    if dtype in sides:
+        steps, kind = sides[dtype]
         bias = np.float32(kind(row.min()))
         scale = np.float32(kind((row.max() - bias) / np.float32(steps)))
         levels = [min(steps, max(0, round((float(number) - float(bias)) / float(scale)))) for number in row]
@@ -72,7 +73,9 @@ def pairs_auc(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
     return wins / (len(ones) * len(zeros))
 
 
-@pytest.mark.parametrize("dtypes", [("fp16",), ("bf16", "int8"), ("fp32", "int4"), ("int8", "int4", "fp16")])
+@pytest.mark.parametrize(
+    "dtypes", [("fp16",), ("bf16", "int8"), ("int8_half",), ("fp32", "int4"), ("int8", "int4", "fp16")]
+)
 @pytest.mark.parametrize("kind", MODELS)
 def test_error_is_that_of_the_whole_model_with_stored_tables(kind: str, dtypes: tuple[RowDtype, ...]) -> None:
     _, source = toy_spec(kind)
@@ -150,7 +153,7 @@ def test_tables_are_read_once_for_all_plans() -> None:
     done = []
     samples = SampleQueries((source.query(20, seed=1),), {}, "")
     trial = RowTrial(source, HOTNESS, samples, lambda *step: done.append(step))
-    for dtype in ("fp32", "fp16", "int8", "int4"):
+    for dtype in ("fp32", "fp16", "int8", "int8_half", "int4"):
         trial.error(plan_of(source, (dtype,)))
     assert reads == ["items"]
     assert done[-1] == (source.model.size_bytes, source.model.size_bytes)

@@ -53,7 +53,7 @@ def by_hand(rows: NDArray[np.float32], dtype: RowDtype) -> NDArray[np.float32]:
     halves = {"fp16": torch.float16, "bf16": torch.bfloat16}
     if dtype in halves:
         return torch.from_numpy(rows).to(halves[dtype]).float().numpy()
-    low, high, steps = rows.min(1, keepdims=True), rows.max(1, keepdims=True), 255 if dtype == "int8" else 15
+    low, high, steps = rows.min(1, keepdims=True), rows.max(1, keepdims=True), 15 if dtype == "int4" else 255
     step = (high.astype(np.float64) - low) / steps
     return (low + step * np.rint((rows - low) / step)).astype(np.float32)
 
@@ -73,7 +73,7 @@ def test_a_format_takes_its_bytes_and_changes_scores_by_what_it_leaves_of_rows(
     source.tables = [by_hand(rows, dtype) for rows in source.tables]
     told, expected_error = manifest.proof, score_error(source.answers(samples), whole)
     assert told and told.score_error and told.difference <= 1e-5
-    tolerance = 0.1 if dtype == "int4" else 0.02  # int4 has its scale and bias in float16
+    tolerance = 0.1 if dtype in ("int8_half", "int4") else 0.02  # the two have scale and bias in float16
     assert told.score_error.max == pytest.approx(expected_error.max, rel=tolerance)
     assert told.score_error.mean == pytest.approx(expected_error.mean, rel=tolerance)
     assert load_manifest(tmp_path / "out") == manifest
@@ -158,10 +158,10 @@ def test_a_bit_that_is_written_otherwise_is_told_by_table_and_row(
 
     def flipping(rows: NDArray[np.float32], dtype: RowDtype) -> NDArray[np.uint8]:
         stored = write(rows, dtype).copy()
-        stored[:, {"int8": -4, "int4": -4}.get(dtype, 0)] ^= 1
+        stored[:, {"int8": -4, "int8_half": -4, "int4": -4}.get(dtype, 0)] ^= 1
         return stored
 
-    if dtype in ("fp16", "bf16", "int4"):  # a last bit of theirs is more than 1e-5
+    if dtype in ("fp16", "bf16", "int8_half", "int4"):  # a last bit of theirs is more than 1e-5
         monkeypatch.setattr("repo_builder.repository.proof.TOLERANCE", 1.0)
     monkeypatch.setattr(weights, "stored_rows", flipping)
     spec, source = toy_spec("toy")

@@ -81,7 +81,9 @@ def test_a_dtype_that_there_is_not_is_refused(folder: Path) -> None:
         EmbeddingShard.open(folder)
 
 
-@pytest.mark.parametrize(("dtype", "size"), [("fp16", 2 * 7), ("bf16", 2 * 7), ("int8", 7 + 8), ("int4", 4 + 4)])
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("fp16", 2 * 7), ("bf16", 2 * 7), ("int8", 7 + 8), ("int8_half", 7 + 4), ("int4", 4 + 4)]
+)
 def test_a_file_of_another_size_than_its_dtype_says_is_refused(tmp_path: Path, dtype: str, size: int) -> None:
     write_rows(tmp_path, dtype, 7)
     (tmp_path / "weights.bin").write_bytes((tmp_path / "weights.bin").read_bytes()[:-1])

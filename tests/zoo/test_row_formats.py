@@ -30,7 +30,7 @@ def sigmoid(logits: NDArray) -> NDArray:
 
 SCORES: dict[str, Callable[[NDArray], NDArray]] = {"din": np.asarray, "bags": np.asarray, "dlrm_dcn": sigmoid}
 """Histories, weighted bags of several dims, and TorchRec's DLRM, which gives logits."""
-WITHIN: dict[RowDtype, float] = {"fp16": 1e-4, "bf16": 2e-3, "int8": 1e-3, "int4": 3e-2}
+WITHIN: dict[RowDtype, float] = {"fp16": 1e-4, "bf16": 2e-3, "int8": 1e-3, "int8_half": 1e-3, "int4": 3e-2}
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -41,6 +41,8 @@ WITHIN: dict[RowDtype, float] = {"fp16": 1e-4, "bf16": 2e-3, "int8": 1e-3, "int4
         ("bf16", "fleet", "native"),
         ("int8", "single", "native"),
         ("int8", "fleet", "python"),
+        ("int8_half", "single", "native"),
+        ("int8_half", "fleet", "python"),
         ("int4", "single", "native"),
     ],
 )

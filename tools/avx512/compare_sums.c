@@ -4,7 +4,7 @@
 
 enum { MOST_IDS = 4000, MOST_BAGS = 32, REPEATS = 4 };
 
-static const char *const NAMES[] = {"fp32", "fp16", "bf16", "int8", "int4"};
+static const char *const NAMES[] = {"fp32", "fp16", "bf16", "int8", "int8_half", "int4"};
 
 static float number(void) {
     return (float)((int64_t)below(1 << 24) - (1 << 23)) * 0x1p-20f;
@@ -29,7 +29,7 @@ static void fill(char *row, int64_t dim, RowDtype dtype) {
     const float sides[] = {number(), number()};
     const uint16_t halves[] = {finite_half(), finite_half()};
     if (dtype == INT8) memcpy(row + dim, sides, sizeof sides);
-    if (dtype == INT4) memcpy(row + bytes - sizeof halves, halves, sizeof halves);
+    if (dtype > INT8) memcpy(row + bytes - sizeof halves, halves, sizeof halves);
 }
 
 static void compare(RowDtype dtype, int64_t dim, int64_t rows, int weighted, int take) {

@@ -10,7 +10,7 @@
 
 #pragma STDC FP_CONTRACT OFF
 
-enum { FP32, FP16, BF16, INT8, INT4 }; /* ROW_DTYPES of row_formats.py, in its order */
+enum { FP32, FP16, BF16, INT8, INT8_HALF, INT4 }; /* ROW_DTYPES of row_formats.py, in its order */
 
 /* As `PackedUnit` of kernel_shard.py. */
 typedef struct {
@@ -64,6 +64,10 @@ static inline float read_number(const Unit *unit, int64_t dtype, const uint8_t *
             const float scaled = (float)row[number] * read_float(row + dim, aligned);
             return scaled + read_float(row + dim + 4, aligned);
         }
+        case INT8_HALF: {
+            const float scaled = (float)row[number] * read_half(row + dim);
+            return scaled + read_half(row + dim + 2);
+        }
         default: {
             const float scaled = (float)(row[number / 2] >> (number % 2 * 4) & 15) * read_half(row + pairs);
             return scaled + read_half(row + pairs + 2);
@@ -93,6 +97,7 @@ static void fill(const Query *query, const Unit *unit, int64_t at) {
         case FP16: *sum = add_up(query, unit, FP16, bag, number); break;
         case BF16: *sum = add_up(query, unit, BF16, bag, number); break;
         case INT8: *sum = add_up(query, unit, INT8, bag, number); break;
+        case INT8_HALF: *sum = add_up(query, unit, INT8_HALF, bag, number); break;
         default: *sum = add_up(query, unit, INT4, bag, number); break;
     }
 }

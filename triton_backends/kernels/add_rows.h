@@ -1,6 +1,6 @@
 /* Adding up stored rows, LANES columns to a register: what bags.c and bags_wide.c are made of.
  *
- * A number of int8 or int4 is `step * scale + bias` in float32, one multiplication and one addition (setup.py forbids to
+ * A number of int8, int8_half or int4 is `step * scale + bias` in float32, one multiplication and one addition (setup.py forbids to
  * fuse them), and a bag adds up its numbers in the ids' order: the same bits, whatever the registers' width. */
 #include "bags.h"
 
@@ -68,8 +68,8 @@ INLINE Sides sides_of(const char *row, int64_t dim, Format format) {
     Sides sides = {0, 0};
     uint16_t pair[2];
     if (format.dtype == INT8) memcpy(&sides, row + dim, sizeof sides);
-    if (format.dtype == INT4) {
-        memcpy(pair, row + (dim + 1) / 2, sizeof pair);
+    if (format.dtype == INT8_HALF || format.dtype == INT4) {
+        memcpy(pair, row + (format.dtype == INT4 ? (dim + 1) / 2 : dim), sizeof pair);
         sides = (Sides){from_half(pair[0], format.halves), from_half(pair[1], format.halves)};
     }
     return sides;
@@ -77,7 +77,13 @@ INLINE Sides sides_of(const char *row, int64_t dim, Format format) {
 
 /* Where a column's number is in its row; an odd one of int4 shares its byte. */
 INLINE int64_t offset_of(int64_t column, RowDtype dtype) {
-    return dtype == FP32 ? 4 * column : dtype == INT8 ? column : dtype == INT4 ? column / 2 : 2 * column;
+    switch (dtype) {
+        case FP32: return 4 * column;
+        case INT8:
+        case INT8_HALF: return column;
+        case INT4: return column / 2;
+        default: return 2 * column;
+    }
 }
 
 /* The numbers of LANES columns from `column` on, a multiple of eight. */
@@ -93,7 +99,8 @@ INLINE Numbers load_numbers(const char *row, int64_t column, Sides sides, Format
             memcpy(&stored, at, sizeof stored);
             return (Numbers)(__builtin_convertvector(stored, Words) << 16);
         }
-        case INT8: {
+        case INT8:
+        case INT8_HALF: {
             Bytes stored;
             memcpy(&stored, at, sizeof stored);
             steps = __builtin_convertvector(stored, Steps);
@@ -126,7 +133,8 @@ INLINE float load_number(const char *row, int64_t column, Sides sides, Format fo
             memcpy(&number, &bits, sizeof number);
             return number;
         }
-        case INT8: number = (float)(uint8_t)*at; break;
+        case INT8:
+        case INT8_HALF: number = (float)(uint8_t)*at; break;
         default: number = (float)((uint8_t)*at >> 4 * (column % 2) & 15);
     }
     return number * sides.scale + sides.bias;
@@ -146,7 +154,7 @@ INLINE void fetch_ahead(const Sums *sums, int32_t id, int64_t column, int64_t co
     const int64_t begin = offset_of(column, dtype), bytes = offset_of(columns, dtype);
     EACH (int64_t line = 0; line < bytes; line += 64) PREFETCH(row + begin + line);
     /* the line that the last ones end in, and of scale and bias: the same one in the end */
-    if (row_bytes % 64 != 0) PREFETCH(row + (dtype == INT8 || dtype == INT4 ? row_bytes : begin + bytes) - 1);
+    if (row_bytes % 64 != 0) PREFETCH(row + (dtype >= INT8 ? row_bytes : begin + bytes) - 1);
 }
 
 /* A bag's sum over so many blocks of columns, which stay in registers. */
@@ -240,8 +248,9 @@ INLINE void copy_rows(const Sums *sums, Format format) {
     DEFINE_KERNEL(NAME, FP16, HALVES, FEATURES)                                                          \
     DEFINE_KERNEL(NAME, BF16, HALVES, FEATURES)                                                          \
     DEFINE_KERNEL(NAME, INT8, HALVES, FEATURES)                                                          \
+    DEFINE_KERNEL(NAME, INT8_HALF, HALVES, FEATURES)                                                     \
     DEFINE_KERNEL(NAME, INT4, HALVES, FEATURES)                                                          \
     const RowKernels elasticrec_##NAME##_kernels[ROW_DTYPES] = {                                         \
         KERNELS_OF(NAME, FP32), KERNELS_OF(NAME, FP16), KERNELS_OF(NAME, BF16), KERNELS_OF(NAME, INT8),  \
-        KERNELS_OF(NAME, INT4),                                                                          \
+        KERNELS_OF(NAME, INT8_HALF), KERNELS_OF(NAME, INT4),                                             \
     };

@@ -19,6 +19,7 @@ static inline int64_t elasticrec_row_bytes(int64_t dim, RowDtype dtype) {
     switch (dtype) {
         case FP32: return 4 * dim;
         case INT8: return dim + 8;
+        case INT8_HALF: return dim + 4;
         case INT4: return (dim + 1) / 2 + 4;
         default: return 2 * dim;
     }

@@ -57,7 +57,7 @@ typedef struct {
 } RowSet;
 
 /* How rows are stored, as row_formats.py says. */
-typedef enum { FP32, FP16, BF16, INT8, INT4, ROW_DTYPES } RowDtype;
+typedef enum { FP32, FP16, BF16, INT8, INT8_HALF, INT4, ROW_DTYPES } RowDtype;
 
 /* Sums of rows of a matrix, `dim` numbers each. */
 typedef struct {

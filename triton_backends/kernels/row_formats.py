@@ -4,11 +4,12 @@ Little-endian throughout, and a row's bytes follow the row's before without a ga
 
     fp32, fp16, bf16  the numbers
     int8              a byte a number, the row's scale and bias in float32: a number is scale * byte + bias
+    int8_half         likewise, with scale and bias in float16
     int4              a number every four bits, an even one's low; scale and bias in float16
 
-The last two are FBGEMM's fused rowwise layouts and its arithmetic, to the bit but for the signs of zeros
+The last three are FBGEMM's fused rowwise layouts and its arithmetic, to the bit but for the signs of zeros
 (`pytorch/FBGEMM`, src/QuantUtils.cc: FloatOrHalfToFused8BitRowwiseQuantizedSBFloatRef,
-FloatOrHalfToFusedNBitRowwiseQuantizedSBHalfRef): the bias is the least number, the scale a 255th or 15th of the way to
+FloatOrHalfToFusedNBitRowwiseQuantizedSBHalfRef of 8 and 4 bits): the bias is the least number, the scale a 255th or 15th of the way to
 the greatest one, and each number becomes the nearest step.
 """
 
@@ -19,9 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ROW_DTYPES = ("fp32", "fp16", "bf16", "int8", "int4")  # in the order of `RowDtype` of kernels.h
+ROW_DTYPES = ("fp32", "fp16", "bf16", "int8", "int8_half", "int4")  # in the order of `RowDtype` of kernels.h
 _PLAIN: dict[str, np.dtype[Any]] = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2"), "bf16": np.dtype("<u2")}
-_SIDES: dict[str, np.dtype[Any]] = {"int8": np.dtype("<f4"), "int4": np.dtype("<f2")}  # of scale and bias
+_HALF = np.dtype("<f2")
+_SIDES: dict[str, np.dtype[Any]] = {"int8": np.dtype("<f4"), "int8_half": _HALF, "int4": _HALF}  # of scale and bias
 _BLOCK_NUMBERS = 1 << 16  # so many at once stay in a core's own caches
 _NO_RANGE = np.float32(1e-8)  # FBGEMM's, added to the range of an int8 row, so that a constant row divides by it
 
@@ -32,14 +34,14 @@ def row_bytes(dim: int, dtype: str) -> int:
         raise ValueError(f"dtype of rows: expected one of {', '.join(ROW_DTYPES)}, got {dtype!r}")
     if dtype in _PLAIN:
         return dim * _PLAIN[dtype].itemsize
-    return (dim if dtype == "int8" else (dim + 1) // 2) + 2 * _SIDES[dtype].itemsize
+    return ((dim + 1) // 2 if dtype == "int4" else dim) + 2 * _SIDES[dtype].itemsize
 
 
 def encode_rows(rows: NDArray[np.float32], dtype: str) -> NDArray[np.uint8]:
     """Rows (n, dim) float32 as they are stored: (n, row_bytes); those of fp32 share their memory.
 
     Rounds to the nearest, of two the even one. Raises ValueError where a number is finite and stored would not be, and
-    for int8 and int4 where one is not finite.
+    for those with a scale where one is not finite.
     """
     size = row_bytes(rows.shape[1], dtype)
     if dtype == "fp32":
@@ -104,30 +106,48 @@ def _encode_int8(rows: NDArray[np.float32], stored: NDArray[np.uint8]) -> NDArra
     return fits
 
 
-def _encode_int4(rows: NDArray[np.float32], stored: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def _steps_of_halves(rows: NDArray[np.float32], last: int, stored: NDArray[np.uint8]) -> tuple[Any, NDArray[np.bool_]]:
+    """Each number's step, (n, dim) float32 of 0 ... last; scale and bias are stored, in float16."""
     least, high = _ends(rows)
-    bias = least.astype("<f2")
+    bias = least.astype(_HALF)
     low = bias.astype(np.float32)
     span = high - low
-    scale = np.where(span == 0, np.float32(1), span / np.float32(15)).astype("<f2")
+    scale = np.where(span == 0, np.float32(1), span / np.float32(last)).astype(_HALF)
     scale[scale == 0] = 1  # of a span below float16's least number
-    pairs = np.zeros((len(rows), rows.shape[1] + rows.shape[1] % 2), np.uint8)
     steps = rows - low
     steps *= np.float32(1) / scale.astype(np.float32)
-    pairs[:, : rows.shape[1]] = np.rint(steps, out=steps).clip(0, 15, out=steps)
-    both = pairs.view("<u2")
-    stored[:, :-4] = both | both >> 4  # the higher byte is dropped
     stored[:, -4:] = np.hstack([scale, bias]).view(np.uint8)
     fits: NDArray[np.bool_] = (np.isfinite(bias) & np.isfinite(scale))[:, 0]
+    return np.rint(steps, out=steps).clip(0, last, out=steps), fits
+
+
+def _encode_int8_half(rows: NDArray[np.float32], stored: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    stored[:, :-4], fits = _steps_of_halves(rows, 255, stored)
     return fits
 
 
-_ENCODERS = {"fp16": _encode_fp16, "bf16": _encode_bf16, "int8": _encode_int8, "int4": _encode_int4}
+def _encode_int4(rows: NDArray[np.float32], stored: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    steps, fits = _steps_of_halves(rows, 15, stored)
+    pairs = np.zeros((len(rows), rows.shape[1] + rows.shape[1] % 2), np.uint8)
+    pairs[:, : rows.shape[1]] = steps
+    both = pairs.view("<u2")
+    stored[:, :-4] = both | both >> 4  # the higher byte is dropped
+    return fits
+
+
+_ENCODERS = {
+    "fp16": _encode_fp16,
+    "bf16": _encode_bf16,
+    "int8": _encode_int8,
+    "int8_half": _encode_int8_half,
+    "int4": _encode_int4,
+}
 """Each fills the stored rows of a block, and says which rows fit."""
 
 _FITTING = {
     "fp16": "numbers within its range",
     "bf16": "numbers within its range",
     "int8": "finite numbers whose range is finite",
+    "int8_half": "finite numbers within float16's range",
     "int4": "finite numbers within float16's range",
 }

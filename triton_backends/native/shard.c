@@ -24,12 +24,12 @@ static bool grow(Reader *reader, void **list, int64_t count, size_t size) {
 
 /* How a matrix's rows are stored, by the name that row_formats.py has for it. */
 static bool read_dtype(Reader *reader, RowDtype *dtype) {
-    static const char *const names[ROW_DTYPES] = {"fp32", "fp16", "bf16", "int8", "int4"};
+    static const char *const names[ROW_DTYPES] = {"fp32", "fp16", "bf16", "int8", "int8_half", "int4"};
     char name[NAME_BYTES];
     if (!read_mark(reader, ',') || !read_key(reader, "dtype") || !read_name(reader, name)) return false;
     for (*dtype = FP32; *dtype < ROW_DTYPES; ++*dtype)
         if (strcmp(name, names[*dtype]) == 0) return true;
-    return fail(reader->problem, "%s: dtype of rows: expected one of fp32, fp16, bf16, int8, int4, got '%s'",
+    return fail(reader->problem, "%s: dtype of rows: expected one of fp32, fp16, bf16, int8, int8_half, int4, got '%s'",
                 reader->file, name);
 }
 
