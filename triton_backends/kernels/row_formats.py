@@ -9,8 +9,8 @@ Little-endian throughout, and a row's bytes follow the row's before without a ga
 
 The last three are FBGEMM's fused rowwise layouts and its arithmetic, to the bit but for the signs of zeros
 (`pytorch/FBGEMM`, src/QuantUtils.cc: FloatOrHalfToFused8BitRowwiseQuantizedSBFloatRef,
-FloatOrHalfToFusedNBitRowwiseQuantizedSBHalfRef of 8 and 4 bits): the bias is the least number, the scale a 255th or 15th of the way to
-the greatest one, and each number becomes the nearest step.
+FloatOrHalfToFusedNBitRowwiseQuantizedSBHalfRef of 8 and 4 bits): the bias is the least number, the scale a 255th or
+15th of the way to the greatest one, and each number becomes the nearest step.
 """
 
 from __future__ import annotations
