@@ -77,7 +77,9 @@ def test_rows_of_any_dtype_are_answered_as_their_numbers(tmp_path: Path, dtype: 
 def test_a_dtype_that_there_is_not_is_refused(folder: Path) -> None:
     text = (folder / "shard.json").read_text()
     (folder / "shard.json").write_text(text.replace('"fp32"', '"int3"'))
-    with pytest.raises(ValueError, match=r"dtype of rows: expected one of fp32, fp16, bf16, int8, int4, got 'int3'"):
+    with pytest.raises(
+        ValueError, match=r"dtype of rows: expected one of fp32, fp16, bf16, int8, int8_half, int4, got 'int3'"
+    ):
         EmbeddingShard.open(folder)
 
 

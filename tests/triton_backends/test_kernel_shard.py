@@ -99,8 +99,15 @@ def test_sums_of_each_format_are_numpys_to_the_bit(launch: Launch, dtype: str, d
 
 def test_all_units_of_a_query_are_summed_in_one_launch(launch: Launch) -> None:
     """Of several groups, formats, dims and pools, weighted and not, beside rows as they are: as on the CPU."""
-    matrices = [HeldMatrix(30 + dim, dim, dtype) for dtype, dim in zip(ROW_DTYPES, (4, 7, 2, 9, 5), strict=True)]
-    first = [HeldUnit(0, 1, 6), HeldUnit(3, 2, 12, 1), HeldUnit(1, 0, -1), HeldUnit(4, 1, 6), HeldUnit(0, 3, 18, 1)]
+    matrices = [HeldMatrix(30 + dim, dim, dtype) for dtype, dim in zip(ROW_DTYPES, (4, 7, 2, 9, 6, 5), strict=True)]
+    first = [
+        HeldUnit(0, 1, 6),
+        HeldUnit(3, 2, 12, 1),
+        HeldUnit(1, 0, -1),
+        HeldUnit(5, 1, 6),
+        HeldUnit(4, 1, 6),
+        HeldUnit(0, 3, 18, 1),
+    ]
     held = Held(matrices, [HeldGroup(0, 8, first), HeldGroup(3, 8, [HeldUnit(2, 1, 6), HeldUnit(1, 1, 6)])])
     shard, calls = shard_of(held, 0), []
 
@@ -115,7 +122,7 @@ def test_all_units_of_a_query_are_summed_in_one_launch(launch: Launch) -> None:
         assert set(found) == set(expected) == {"sums", "rows", "sums_3"}
         for name, numbers in expected.items():
             np.testing.assert_array_equal(found[name], numbers)
-    assert calls == [(6, 8 * 18)] * 5
+    assert calls == [(7, 8 * 18)] * 5
 
 
 def test_a_query_without_sums_launches_nothing_and_a_bad_one_harms_no_other(launch: Launch) -> None:

@@ -70,6 +70,8 @@ def _decoded(stored: torch.Tensor, held: HeldMatrix) -> torch.Tensor:
             return stored.view(torch.bfloat16).float()
         case "int8":
             steps, sides = stored[:, : held.dim], stored[:, held.dim :].contiguous().view(torch.float32)
+        case "int8_half":
+            steps, sides = stored[:, : held.dim], stored[:, held.dim :].contiguous().view(torch.float16).float()
         case _:
             pairs, sides = stored[:, :-4], stored[:, -4:].contiguous().view(torch.float16).float()
             steps = torch.stack([pairs & 15, pairs >> 4], dim=2).flatten(1)[:, : held.dim]
