@@ -20,6 +20,8 @@ typedef VECTOR(int32_t) Steps;
 typedef VECTOR(uint16_t) Halves;
 typedef VECTOR(_Float16) Float16s;
 typedef VECTOR(uint8_t) Bytes;
+typedef __attribute__((vector_size(8))) _Float16 FourHalves;
+typedef __attribute__((vector_size(16))) float FourNumbers;
 
 /* How rows are stored, and whether the processor converts float16 itself: constants, wherever code is made of it. */
 typedef struct {
@@ -64,14 +66,24 @@ INLINE Numbers from_halves(const char *at, bool halves) {
     return (Numbers)((words & 0x8000) << 16 | (small & (Words)least) | (large & special) | (~small & ~large & normal));
 }
 
+/* Both are converted at once: one after the other each would wait for what its register held before, a sum. */
+INLINE Sides from_pair(const char *at, bool halves) {
+    FourHalves four = {0};
+    memcpy(&four, at, 2 * sizeof(_Float16));
+    if (halves) {
+        const FourNumbers numbers = __builtin_convertvector(four, FourNumbers);
+        return (Sides){numbers[0], numbers[1]};
+    }
+    uint16_t pair[2];
+    memcpy(pair, at, sizeof pair);
+    return (Sides){from_half(pair[0], false), from_half(pair[1], false)};
+}
+
 INLINE Sides sides_of(const char *row, int64_t dim, Format format) {
     Sides sides = {0, 0};
-    uint16_t pair[2];
     if (format.dtype == INT8) memcpy(&sides, row + dim, sizeof sides);
-    if (format.dtype == INT8_HALF || format.dtype == INT4) {
-        memcpy(pair, row + (format.dtype == INT4 ? (dim + 1) / 2 : dim), sizeof pair);
-        sides = (Sides){from_half(pair[0], format.halves), from_half(pair[1], format.halves)};
-    }
+    if (format.dtype == INT8_HALF) sides = from_pair(row + dim, format.halves);
+    if (format.dtype == INT4) sides = from_pair(row + (dim + 1) / 2, format.halves);
     return sides;
 }
 
