@@ -100,13 +100,8 @@ def test_picture_has_points_where_there_are_scores(tmp_path: Path) -> None:
         pictures.append(np.asarray(imread(tmp_path / "p.png")))
         words = [text.get_text() for text in axes[0].texts]
         if len(found) == 2:
-            assert words == [
-                "fp16",
-                "bf16",
-                "int8",
-                "int8_half",
-                "int4",
-            ]  # FP32's error of none is on no logarithmic axis
+            # FP32's error of none is on no logarithmic axis
+            assert words == ["fp16", "bf16", "int8", "int8_half", "int4"]
         else:
             assert words == ["no trained weights to see it on"]
         assert len(axes[2].patches) == len(found) * len(RULES)
