@@ -1,12 +1,14 @@
 """Tables whose rows a checkpoint has in fewer bits: they are taken as they are, never by way of float32.
 
-A row is a byte a number (int8), or one for two of them, an even one's in the low bits (int4); a number is
-scale * byte + bias. Where scale and bias stand differs:
+A row is a byte a number (int8, int8_half), or one for two of them, an even one's in the low bits (int4); a number is
+scale * byte + bias, both float32 (int8) or float16 (int8_half, int4). Where scale and bias stand differs:
 
     beside  in two tensors of their own, KEY_qscale and KEY_qbias (TorchRec's, where its state dict is split)
     front   before the numbers, in float16, and the row is filled up to a multiple of 16 bytes (TorchRec's)
-    end     behind them, float32 of int8 and float16 of int4: as services store rows (FBGEMM's fused rowwise tensors,
+    end     behind them: as services store rows (FBGEMM's fused rowwise tensors, and
             torch.ops.quantized.embedding_bag_byte_prepack)
+
+Those in float16 may be read as int8 too, which holds them as exactly in four more bytes a row.
 """
 
 from __future__ import annotations
@@ -23,14 +25,20 @@ from repo_builder.export.stored import CHUNK_BYTES, Checkpoint
 from repo_builder.model.types import RowDtype, RowFormat
 
 Place = Literal["beside", "front", "end"]
-QUANTIZED: tuple[RowDtype, ...] = ("int8", "int4")
+QUANTIZED: tuple[RowDtype, ...] = ("int8_half", "int8", "int4")
+"""The formats of such tables; of two in which a tensor may be read the first has fewer bytes."""
+
 BESIDE = ("_qscale", "_qbias")
 """What the keys of scales and biases add to the table's."""
 
 _ALIGNMENT = 16  # bytes of a row of fbgemm_gpu's, on any device
 _FRONT_BYTES = 4
-_SIDES: Mapping[str, np.dtype[Any]] = {"int8": np.dtype("<f4"), "int4": np.dtype("<f2")}
-_BESIDE_DTYPES = {"int8": ("float32", "float16"), "int4": ("float16",)}
+_SIDES: Mapping[str, np.dtype[Any]] = {
+    "int8_half": np.dtype("<f2"),
+    "int8": np.dtype("<f4"),
+    "int4": np.dtype("<f2"),
+}
+_BESIDE_DTYPES = {"int8_half": ("float16",), "int8": ("float32", "float16"), "int4": ("float16",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,35 +85,40 @@ class QuantizedTable:
 
 def numbers_bytes(row_format: RowFormat) -> int:
     """Bytes of a row without scale and bias."""
-    return row_format.dim if row_format.dtype == "int8" else (row_format.dim + 1) // 2
+    return (row_format.dim + 1) // 2 if row_format.dtype == "int4" else row_format.dim
 
 
-def find_quantized(checkpoint: Checkpoint, key: str, row_format: RowFormat, front_first: bool) -> QuantizedTable | None:
+def find_quantized(checkpoint: Checkpoint, key: str, row_format: RowFormat, in_front: bool) -> QuantizedTable | None:
     """How a tensor of bytes has the rows of a table of that format; None where it does not.
 
-    front_first: rows of a width that may mean either have scale and bias in front, as TorchRec writes them.
+    in_front: rows may have scale and bias in front, as TorchRec writes them; those of a width that may mean either do.
     """
+    fits = (each for each in _fits(checkpoint, key, row_format.dim, in_front) if each.format == row_format)
+    return next(fits, None)
+
+
+def fitting_dtypes(checkpoint: Checkpoint, key: str, dim: int, in_front: bool) -> list[RowDtype]:
+    """As what a tensor of bytes may be read, where a row has `dim` numbers; the likeliest first."""
+    return [each.format.dtype for each in _fits(checkpoint, key, dim, in_front)]
+
+
+def _fits(checkpoint: Checkpoint, key: str, dim: int, in_front: bool) -> Iterator[QuantizedTable]:
     tensor = checkpoint.tensors[key]
     if tensor.dtype != "uint8" or len(tensor.shape) != 2:
-        return None
-    widths = _widths(row_format)
-    order: tuple[Place, ...] = ("beside", "front", "end") if front_first else ("beside", "end", "front")
-    for place in order:
-        if widths[place] == tensor.shape[1] and (place != "beside" or _has_sides(checkpoint, key, row_format)):
-            return QuantizedTable(key, row_format, place)
-    return None
+        return
+    places: tuple[Place, ...] = ("beside", "front", "end") if in_front else ("beside", "end")
+    for place in places:
+        for row_format in (RowFormat(dim, dtype) for dtype in QUANTIZED):
+            has_sides = place != "beside" or _has_sides(checkpoint, key, row_format)
+            if has_sides and _widths(row_format)[place] == tensor.shape[1]:
+                yield QuantizedTable(key, row_format, place)
 
 
-def fitting_dtypes(checkpoint: Checkpoint, key: str, dim: int) -> list[RowDtype]:
-    """As what a tensor of bytes may be read, where a row has `dim` numbers."""
-    formats = (RowFormat(dim, dtype) for dtype in QUANTIZED)
-    return [each.dtype for each in formats if find_quantized(checkpoint, key, each, front_first=True)]
-
-
-def expected_widths(key: str, rows: int, row_format: RowFormat) -> str:
+def expected_widths(key: str, rows: int, row_format: RowFormat, in_front: bool) -> str:
     """The tensors that would do, for a message."""
     widths = _widths(row_format)
-    either = " or ".join(str((rows, width)) for width in sorted({widths["front"], widths["end"]}))
+    each = {widths["end"], *([widths["front"]] if in_front else [])}
+    either = " or ".join(str((rows, width)) for width in sorted(each))
     beside = " and ".join(key.rpartition(".")[2] + end for end in BESIDE)
     return f"uint8 {either} with scale and bias in each row, or {(rows, widths['beside'])} with {beside} beside"
 

@@ -117,7 +117,7 @@ def _tables(checkpoint: Checkpoint, layout: KeyLayout, dlrm: Dlrm) -> Iterator[s
 
 def quantized_table(checkpoint: Checkpoint, key: str, table: DlrmTable, source: WeightsSource) -> QuantizedTable | None:
     """How the checkpoint has a table whose rows come in fewer bits; None where it has no such rows."""
-    return find_quantized(checkpoint, key, table.stored.format, front_first=source == "torchrec")
+    return find_quantized(checkpoint, key, table.stored.format, in_front=source == "torchrec")
 
 
 def _quantized(checkpoint: Checkpoint, key: str, table: DlrmTable, source: WeightsSource) -> Iterator[str]:
@@ -126,7 +126,7 @@ def _quantized(checkpoint: Checkpoint, key: str, table: DlrmTable, source: Weigh
     if tensor.flaw is not None:
         yield f"{key}: {tensor.flaw}"
     elif table.dtype == "fp32":
-        fits = fitting_dtypes(checkpoint, key, table.dim)
+        fits = fitting_dtypes(checkpoint, key, table.dim, in_front=source == "torchrec")
         remedy = f"set dtype: {fits[0]} for table {table.name} in the spec" if fits else "save the float weights"
         yield f"{key}: expected numbers for table {table.name}, got {got}, the bytes of quantized rows; {remedy}"
     elif tensor.dtype != "uint8":
@@ -135,7 +135,7 @@ def _quantized(checkpoint: Checkpoint, key: str, table: DlrmTable, source: Weigh
             f"take dtype: {table.dtype} out of table {table.name} in the spec, and say rows: {table.dtype} beside"
         )
     elif quantized_table(checkpoint, key, table, source) is None or tensor.shape[0] != table.rows:
-        expected = expected_widths(key, table.rows, table.stored.format)
+        expected = expected_widths(key, table.rows, table.stored.format, in_front=source == "torchrec")
         yield (
             f"{key}: expected {expected}, for table {table.name} of {table.dtype} and dim {table.dim}, got {got}; "
             "check rows, dim and dtype of the table in the spec, or save the float weights"

@@ -158,19 +158,19 @@ def _dlrm(path: Path, checkpoint: Checkpoint, family: KeyFamily) -> Dlrm:
     layout = family.layout(Dlrm(1, (entries[0].dim,), (1,), entries, "int64", asked), checkpoint)
     bottom, top = (_widths(path, checkpoint, stems) for stems in (layout.bottom, layout.top))
     entries = tuple(
-        _unquantized(path, checkpoint, key, entry, bottom[-1]) if checkpoint.tensors[key].dtype == "uint8" else entry
+        _quantized(checkpoint, key, entry, bottom[-1], weights) if checkpoint.tensors[key].dtype == "uint8" else entry
         for (key, _), entry in zip(tables, entries, strict=True)
     )
     return Dlrm(bottom[0], tuple(bottom[1:]), tuple(top[1:]), entries, "int64", weights, layout.interaction)
 
 
-def _unquantized(path: Path, checkpoint: Checkpoint, key: str, entry: DlrmTable, dim: int) -> DlrmTable:
+def _quantized(checkpoint: Checkpoint, key: str, entry: DlrmTable, dim: int, weights: Weights) -> DlrmTable:
     """The entry of a table of bytes, whose rows have as many numbers as the bottom MLP gives."""
-    dtypes = fitting_dtypes(checkpoint, key, dim)
+    dtypes = fitting_dtypes(checkpoint, key, dim, in_front=weights.source == "torchrec")
     if not dtypes:
         raise CheckpointError(
-            f"{path}: {key}: expected numbers, or {' or '.join(QUANTIZED)} rows of {dim} of them with scale and bias, "
-            f"got uint8 {checkpoint.tensors[key].shape}; save the float weights"
+            f"{weights.path}: {key}: expected numbers, or {' or '.join(QUANTIZED)} rows of {dim} of them with scale "
+            f"and bias, got uint8 {checkpoint.tensors[key].shape}; save the float weights"
         )
     return replace(entry, dim=dim, dtype=dtypes[0])
 

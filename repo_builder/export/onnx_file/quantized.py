@@ -126,7 +126,7 @@ class QuantizedInitializer:
             return wide
         with np.errstate(over="ignore"):
             halves = all(np.array_equal(each.astype(np.float16).astype(np.float64), each) for each in (scale, bias))
-        smallest: RowDtype = "int4" if span == 15 and halves else "int8"
+        smallest: RowDtype = "int8" if not halves else "int4" if span == 15 else "int8_half"
         narrow = RowFormat(self._dim, smallest)
         return narrow if narrow.row_bytes < wide.row_bytes else wide
 

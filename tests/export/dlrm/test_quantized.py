@@ -1,4 +1,4 @@
-"""Tables that a checkpoint has in int8 or int4: read to the bit, whoever quantized them; PyTorch unpacks them too."""
+"""Tables that a checkpoint has in fewer bits: read as they are, whoever quantized them; PyTorch unpacks them too."""
 
 from __future__ import annotations
 
@@ -21,12 +21,25 @@ from repo_builder.model.types import RowDtype
 from tests.export.dlrm.oracles import OracleTorchRec, bags_of, dlrm_state, make_spec, random_indices
 
 BAGS = "sparse_arch.embedding_bag_collection.embedding_bags"
+State = dict[str, torch.Tensor]
+
+
+def to_halves(packed: torch.Tensor) -> torch.Tensor:
+    """PyTorch's int8 rows with scale and bias in float16, as FBGEMM's SBHalf rows have them."""
+    return torch.cat([packed[:, :-8], packed[:, -8:].contiguous().view(torch.float32).half().view(torch.uint8)], 1)
+
+
+def from_halves(packed: torch.Tensor) -> torch.Tensor:
+    return torch.cat([packed[:, :-4], packed[:, -4:].contiguous().view(torch.float16).float().view(torch.uint8)], 1)
+
+
+PREPACK, UNPACK = torch.ops.quantized.embedding_bag_byte_prepack, torch.ops.quantized.embedding_bag_byte_unpack
 PACK: dict[RowDtype, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]] = {
-    "int8": (torch.ops.quantized.embedding_bag_byte_prepack, torch.ops.quantized.embedding_bag_byte_unpack),
+    "int8": (PREPACK, UNPACK),
+    "int8_half": (lambda weight: to_halves(PREPACK(weight)), lambda packed: UNPACK(from_halves(packed))),
     "int4": (torch.ops.quantized.embedding_bag_4bit_prepack, torch.ops.quantized.embedding_bag_4bit_unpack),
 }
 """PyTorch's own: rows of bytes that end with scale and bias, and their numbers."""
-State = dict[str, torch.Tensor]
 
 
 def fused(key: str, packed: torch.Tensor, _: RowDtype) -> State:
@@ -82,6 +95,8 @@ def test_rows_are_those_that_pytorch_unpacks(
     dtype: RowDtype, place: Callable[..., State], dim: int, tmp_path: Path
 ) -> None:
     """Bytes pass as they are, and so do scores."""
+    if (dtype, place, dim) == ("int8_half", fused, 12):
+        dim = 11  # as wide as rows of 12 that TorchRec writes, with scale and bias in front
     spec = make_spec(source="torchrec", path=tmp_path / "m.pt", dim=dim)
     state, model = quantized(spec, place, dtype)
     torch.save(state, tmp_path / "m.pt")
@@ -126,15 +141,47 @@ def test_torchs_quantized_tensors_are_refused_with_what_to_do(tmp_path: Path) ->
     np.testing.assert_array_equal(rows, taken["C1"].numpy())
 
 
-@pytest.mark.parametrize("place", [in_front, beside])
-def test_a_first_spec_says_what_they_are(place: Callable[..., State], tmp_path: Path) -> None:
+def beside_in_float32(key: str, packed: torch.Tensor, dtype: RowDtype) -> State:
+    return {name: value.float() if name != key else value for name, value in beside(key, packed, dtype).items()}
+
+
+@pytest.mark.parametrize(
+    ("place", "dtype", "told"),
+    [
+        (in_front, "int8", "int8_half"),
+        (in_front, "int4", "int4"),
+        (beside, "int8", "int8_half"),
+        (beside_in_float32, "int8", "int8"),
+        (fused, "int8", "int8"),
+        (fused, "int8_half", "int8_half"),
+        (fused, "int4", "int4"),
+    ],
+)
+def test_a_first_spec_says_what_they_are(
+    place: Callable[..., State], dtype: RowDtype, told: RowDtype, tmp_path: Path
+) -> None:
+    """In the fewest bytes that hold them: scales that come in float16 stay so."""
     spec = make_spec(source="torchrec", path=tmp_path / "m.pt", dim=20)
-    torch.save(quantized(spec, place, "int8")[0], tmp_path / "m.pt")
+    state, model = quantized(spec, place, dtype)
+    torch.save(state, tmp_path / "m.pt")
     found, _ = read_dlrm_of(tmp_path / "m.pt")
     assert [(table.rows, table.dim, table.dtype) for table in found.tables] == [
-        (table.rows, 20, "int8") for table in spec.tables
+        (table.rows, 20, told) for table in spec.tables
     ]
     assert found.bottom_mlp == spec.bottom_mlp
+    rows = np.concatenate(list(open_weights(of_dtype(spec, told)).table_chunks(found.tables[0].stored)))
+    unpacked = PACK[told][1](torch.from_numpy(rows)).numpy()
+    np.testing.assert_array_equal(unpacked, model.tables["C1"].weight.detach().numpy())
+
+
+@pytest.mark.parametrize("dtype", PACK)
+def test_the_open_source_dlrms_first_spec_takes_no_scale_in_front(dtype: RowDtype, tmp_path: Path) -> None:
+    """Of eight numbers, sixteen bytes would be TorchRec's rows of any kind: there they end with scale and bias."""
+    spec = make_spec(source="dlrm", path=tmp_path / "m.pt", dim=8)
+    state = dlrm_state(spec)
+    torch.save({**state, "emb_l.1.weight": PACK[dtype][0](state["emb_l.1.weight"])}, tmp_path / "m.pt")
+    found, _ = read_dlrm_of(tmp_path / "m.pt")
+    assert [table.dtype for table in found.tables] == ["fp32", dtype, *["fp32"] * (len(spec.tables) - 2)]
 
 
 def test_the_open_source_dlrms_may_be_fused_in_safetensors(tmp_path: Path) -> None:

@@ -91,6 +91,14 @@ CASES: dict[str, tuple[Callable[[int], onnx.ModelProto], RowDtype]] = {
         lambda n: quantized(n, np.int8, of_rows(n).reshape(-1, 1), None, axis=1, block_size=8),
         "int8",
     ),
+    "int8, scales that float16 has": (
+        lambda n: quantized(n, np.int8, halves(n), zeros_of(np.int8, n), axis=0),
+        "int8_half",
+    ),
+    "uint8 of a table, likewise, summed": (
+        lambda n: quantized(n, np.uint8, single(0.015625), np.array(77), pooling="ReduceSum"),
+        "int8_half",
+    ),
     "int4": (lambda n: quantized(n, ml_dtypes.int4, halves(n), zeros_of(ml_dtypes.int4, n), axis=0), "int4"),
     "uint4 of a table": (lambda n: quantized(n, ml_dtypes.uint4, single(0.25), np.array(7)), "int4"),
     "int4, odd, summed": (
