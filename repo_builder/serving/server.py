@@ -7,6 +7,7 @@ import http.client
 import os
 import random
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -69,13 +70,15 @@ def free_ports() -> Ports:
 class Server:
     """A running server; its process leads a process group that holds its Python stubs too.
 
-    models: what those that it had when it became ready serve, by process id.
+    regions: how the names of its shared memory begin. models: what the stubs that it had when it became ready serve, by
+    process id.
     """
 
     process: subprocess.Popen[bytes]
     host: str
     ports: Ports
     log: Path
+    regions: str
     models: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -126,7 +129,7 @@ def running(
         ports = replace(ports, calls=None)
     listener = _listener(address, ports.calls, flags)
     _check_ports(address, ports)
-    prefix = f"elasticrec_{os.getpid()}_{ports.http}_"
+    prefix = f"elasticrec_{os.getpid()}_{secrets.token_hex(4)}_"  # no later server's, whatever ports it takes over
     with _safe_path(repository) as models, _open_log(log) as output:
         command = [*_command(installation, models, ports, address, prefix), *flags]
         process = subprocess.Popen(  # noqa: S603 - a list of words, no shell
@@ -142,7 +145,7 @@ def running(
         try:
             folders = [models.parent, *filter(None, [installation.backends])]
             guardian = start_guardian(process.pid, PATIENCE_S, prefix, folders)
-            server = Server(process, address, ports, log)
+            server = Server(process, address, ports, log, prefix)
             _wait_until_ready(server, load_timeout_s, stop)
             yield replace(server, models=stub_models(process.pid))
         finally:

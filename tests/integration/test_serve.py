@@ -103,6 +103,18 @@ def test_serve_query_stop(
     assert not {name for name in regions() if name.startswith(f"elasticrec_{process.pid}_")}
 
 
+def test_servers_that_have_the_same_ports_one_after_the_other_share_no_memory(repository: Path, tmp_path: Path) -> None:
+    """Ports are free once a server's process has ended; what it leaves in shared memory is removed after that."""
+    ports, begins = free_ports(), set()
+    with installation() as installed:
+        for log in (tmp_path / "first", tmp_path / "second"):
+            with running(installed, repository, ports, log) as server:
+                assert [name for name in regions() if name.startswith(server.regions)]
+                begins.add(server.regions)
+            assert not [name for name in regions() if name.startswith(server.regions)]
+    assert len(begins) == 2
+
+
 @pytest.mark.parametrize("shard_backend", ["python", "native"])
 def test_a_server_that_ends_by_a_signal_is_told_of_by_its_name_and_frames(
     shard_backend: ShardBackend, tmp_path: Path

@@ -23,7 +23,7 @@ def test_figures_are_those_of_the_servers_times() -> None:
         host, port = shard.address.split(":")
         process = subprocess.Popen(["true"])
         process.wait()
-        server = Server(process, host, Ports(grpc=int(port)), Path("no log"))
+        server = Server(process, host, Ports(grpc=int(port)), Path("no log"), "no_regions_")
         measured = CallLoad(CALLS, IN_FLIGHT).run(server, "m", 5 * DELAY_S)
     assert measured.concurrency == IN_FLIGHT
     assert 0 < measured.throughput_qps <= IN_FLIGHT / DELAY_S

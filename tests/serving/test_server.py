@@ -130,7 +130,7 @@ def test_it_speaks_no_plain_text_where_files_of_tls_are_not_said(
 
 
 def test_front_ends_call_the_listener_or_else_grpc(tmp_path: Path) -> None:
-    server = Server(mock.Mock(), "127.0.0.1", Ports(1, 2, 3, 4), tmp_path)
+    server = Server(mock.Mock(), "127.0.0.1", Ports(1, 2, 3, 4), tmp_path, "no_regions_")
     assert (server.grpc, server.calls) == ("127.0.0.1:2", "127.0.0.1:4")
     assert replace(server, ports=Ports(1, 2, 3)).calls == "127.0.0.1:2"
 

@@ -56,7 +56,6 @@ class Soaked:
     spec: Spec
     server: Server
     workload: Path
-    prefix: str
     backend: str
 
 
@@ -71,10 +70,9 @@ def soaked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Soaked]:
     queries = draw_queries(spec.model, hotness, QUERIES, spec.serving.batch, seed=0)
     scores = weights.answers(queries.inputs)["score"].reshape(QUERIES, spec.serving.batch, 1)
     (tmp_path / "workload.npz").write_bytes(replace(queries, expected={"score": scores}).to_bytes())
-    ports = free_ports()
-    with installation() as installed, running(installed, tmp_path / "rm1", ports, tmp_path / "server.log") as server:
-        prefix = f"elasticrec_{os.getpid()}_{ports.http}_"
-        yield Soaked(spec, server, tmp_path / "workload.npz", prefix, request.param)
+    log = tmp_path / "server.log"
+    with installation() as installed, running(installed, tmp_path / "rm1", free_ports(), log) as server:
+        yield Soaked(spec, server, tmp_path / "workload.npz", request.param)
 
 
 def test_it_holds_and_nothing_grows(soaked: Soaked, tmp_path: Path) -> None:
@@ -83,13 +81,13 @@ def test_it_holds_and_nothing_grows(soaked: Soaked, tmp_path: Path) -> None:
     tensors = (spec.model.inputs, spec.model.outputs)
     load = SenderSettings("grpc", server.grpc, spec.name, str(soaked.workload), spec.serving.batch, 30, 0, *tensors)
     found_qps = found_rate(load, spec.serving.sla_ms)
-    flooded(load, FLOOD * found_qps, processes, soaked.prefix)
+    flooded(load, FLOOD * found_qps, processes, server.regions)
     send(load, SHARE * found_qps, WARM_UP * seconds)
-    before = at_rest(processes, soaked.prefix)
+    before = at_rest(processes, server.regions)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    with watching(lambda time_s: held(processes, soaked.prefix, time_s), SAMPLE_S / 2) as seen:
+    with watching(lambda time_s: held(processes, server.regions, time_s), SAMPLE_S / 2) as seen:
         answers = send(load, SHARE * found_qps, seconds)
-    after = at_rest(processes, soaked.prefix)
+    after = at_rest(processes, server.regions)
     run = record(soaked, started, found_qps, answers, seen)
     path = Path(os.environ.get("ELASTICREC_SOAK_RUNS", tmp_path)) / f"soak-{soaked.backend}.json"
     write_run(path, run)

@@ -1,6 +1,5 @@
 """That the soak's watch sees each kind of leak where something really leaks, and none where nothing does."""
 
-import os
 import subprocess
 import sys
 import time
@@ -82,19 +81,16 @@ def test_four_bytes_of_shared_memory_that_a_real_server_loses_in_a_hundred_queri
     (tmp_path / "models/leak/1").mkdir(parents=True)
     (tmp_path / "models/leak/config.pbtxt").write_text(CONFIG.format(every=every))
     (tmp_path / "models/leak/1/model.py").write_text(MODEL)
-    ports = free_ports()
-    with installation() as installed, running(installed, tmp_path / "models", ports, tmp_path / "log") as server:
-        processes, prefix = (
-            [psutil.Process(server.process.pid), *stubs(server)],
-            f"elasticrec_{os.getpid()}_{ports.http}_",
-        )
+    log = tmp_path / "log"
+    with installation() as installed, running(installed, tmp_path / "models", free_ports(), log) as server:
+        processes = [psutil.Process(server.process.pid), *stubs(server)]
         tensor = tritonclient.http.InferInput("kept", [1], "INT32").set_data_from_numpy(np.array([7], np.int32))
         seen = []
         with tritonclient.http.InferenceServerClient(server.http) as client:
             for number in range(250):
                 assert client.infer("leak", [tensor]).as_numpy("sum") == [8]
                 if number in (49, 249):
-                    seen.append(at_rest(processes, prefix, number))
+                    seen.append(at_rest(processes, server.regions, number))
     assert seen[0].regions == 1 and seen[0].used_bytes > 0
     assert [problem.split(":")[0] for problem in grown(*seen)] == (["used_bytes"] if every else [])
 
