@@ -19,27 +19,10 @@ from repo_builder.export.dlrm.trained import read_dlrm_of
 from repo_builder.model.dlrm import Dlrm
 from repo_builder.model.types import RowDtype
 from tests.export.dlrm.oracles import OracleTorchRec, bags_of, dlrm_state, make_spec, random_indices
+from tests.export.quantized_rows import PACK
 
 BAGS = "sparse_arch.embedding_bag_collection.embedding_bags"
 State = dict[str, torch.Tensor]
-
-
-def to_halves(packed: torch.Tensor) -> torch.Tensor:
-    """PyTorch's int8 rows with scale and bias in float16, as FBGEMM's SBHalf rows have them."""
-    return torch.cat([packed[:, :-8], packed[:, -8:].contiguous().view(torch.float32).half().view(torch.uint8)], 1)
-
-
-def from_halves(packed: torch.Tensor) -> torch.Tensor:
-    return torch.cat([packed[:, :-4], packed[:, -4:].contiguous().view(torch.float16).float().view(torch.uint8)], 1)
-
-
-PREPACK, UNPACK = torch.ops.quantized.embedding_bag_byte_prepack, torch.ops.quantized.embedding_bag_byte_unpack
-PACK: dict[RowDtype, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]] = {
-    "int8": (PREPACK, UNPACK),
-    "int8_half": (lambda weight: to_halves(PREPACK(weight)), lambda packed: UNPACK(from_halves(packed))),
-    "int4": (torch.ops.quantized.embedding_bag_4bit_prepack, torch.ops.quantized.embedding_bag_4bit_unpack),
-}
-"""PyTorch's own: rows of bytes that end with scale and bias, and their numbers."""
 
 
 def fused(key: str, packed: torch.Tensor, _: RowDtype) -> State:

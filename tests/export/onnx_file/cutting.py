@@ -19,6 +19,7 @@ from repo_builder.export.onnx_file.cut import Keep
 from repo_builder.export.onnx_file.source import OnnxSource
 from repo_builder.model.source import Partial, divisors_name
 from repo_builder.model.types import Lookup, Model, Ragged, RowFormat
+from tests.export.quantized_rows import PACK
 
 Arrays = Mapping[str, NDArray[Any]]
 INT64, INT32, FLOAT, BOOL = TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT, TensorProto.BOOL
@@ -74,13 +75,9 @@ def read_tables(source: OnnxSource) -> list[NDArray[np.float32]]:
 
 def _unpacked(rows: NDArray[Any], row_format: RowFormat) -> NDArray[np.float32]:
     """The numbers of rows as they come, by PyTorch's operators where they are quantized."""
-    match row_format.dtype:
-        case "int8":
-            return torch.ops.quantized.embedding_bag_byte_unpack(torch.from_numpy(rows)).numpy()
-        case "int4":
-            unpacked = torch.ops.quantized.embedding_bag_4bit_unpack(torch.from_numpy(rows)).numpy()
-            return np.ascontiguousarray(unpacked[:, : row_format.dim])
-    return rows
+    if row_format.dtype not in PACK:
+        return rows
+    return np.ascontiguousarray(PACK[row_format.dtype][1](torch.from_numpy(rows)).numpy()[:, : row_format.dim])
 
 
 def looked_up(model: Model, lookup: Lookup, tensors: Arrays, rows: NDArray[np.float32]) -> NDArray[np.float32]:
