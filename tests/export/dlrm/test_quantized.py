@@ -188,6 +188,7 @@ def test_the_open_source_dlrms_may_be_fused_in_safetensors(tmp_path: Path) -> No
         ({"_qscale": torch.ones(11, 1), "_qbias": torch.ones(10, 1)}, "expected uint8"),
         ({"_qscale": torch.ones(11, 1), "_qbias": torch.ones(11, 1, dtype=torch.int32)}, "expected uint8"),
         ({"": torch.ones(11, 27, dtype=torch.uint8)}, "expected uint8"),
+        ({"": torch.ones(11, 24, dtype=torch.uint8)}, "expected uint8 .*set dtype: int8_half for table C1 in the spec"),
         ({"": torch.ones(11, 20)}, "expected the bytes of quantized rows for table C1, got float32 .*take dtype: int8"),
         ({"": torch.ones(12, 28, dtype=torch.uint8)}, r"check rows, dim and dtype"),
     ],
