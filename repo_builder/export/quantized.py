@@ -97,9 +97,18 @@ def find_quantized(checkpoint: Checkpoint, key: str, row_format: RowFormat, in_f
     return next(fits, None)
 
 
-def fitting_dtypes(checkpoint: Checkpoint, key: str, dim: int, in_front: bool) -> list[RowDtype]:
-    """As what a tensor of bytes may be read, where a row has `dim` numbers; the likeliest first."""
-    return [each.format.dtype for each in _fits(checkpoint, key, dim, in_front)]
+def fitting_dtype(checkpoint: Checkpoint, key: str, dim: int, in_front: bool) -> RowDtype | None:
+    """As what a tensor of bytes is to be read where a row has `dim` numbers; None where it has no such rows.
+
+    TorchRec's rows of up to 12 numbers are as wide in int4 as with a byte a number: what fills them up is zeros.
+    """
+    fits = list(_fits(checkpoint, key, dim, in_front))
+    for narrow in fits:
+        if (narrow.format.dtype, narrow.place) == ("int4", "front") and narrow.place == fits[0].place:
+            first = next(checkpoint.raw_blocks(key, CHUNK_BYTES // checkpoint.tensors[key].shape[1]))
+            if not first[:, _FRONT_BYTES + numbers_bytes(narrow.format) :].any():
+                return "int4"
+    return fits[0].format.dtype if fits else None
 
 
 def _fits(checkpoint: Checkpoint, key: str, dim: int, in_front: bool) -> Iterator[QuantizedTable]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from repo_builder.export.quantized import BESIDE, QuantizedTable, expected_widths, find_quantized, fitting_dtypes
+from repo_builder.export.quantized import BESIDE, QuantizedTable, expected_widths, find_quantized, fitting_dtype
 from repo_builder.export.stored import Checkpoint
 from repo_builder.model.dlrm import Dlrm, DlrmTable, WeightsSource
 from repo_builder.model.interaction import Interaction
@@ -123,22 +123,23 @@ def quantized_table(checkpoint: Checkpoint, key: str, table: DlrmTable, source: 
 def _quantized(checkpoint: Checkpoint, key: str, table: DlrmTable, source: WeightsSource) -> Iterator[str]:
     tensor = checkpoint.tensors[key]
     got = f"{tensor.dtype} {tensor.shape}"
-    fits = fitting_dtypes(checkpoint, key, table.dim, in_front=source == "torchrec")
-    set_dtype = f"set dtype: {fits[0]} for table {table.name} in the spec" if fits else None
     if tensor.flaw is not None:
         yield f"{key}: {tensor.flaw}"
-    elif table.dtype == "fp32":
-        remedy = set_dtype or "save the float weights"
+        return
+    fitting = fitting_dtype(checkpoint, key, table.dim, in_front=source == "torchrec")
+    set_dtype = f"set dtype: {fitting} for table {table.name} in the spec"
+    if table.dtype == "fp32":
+        remedy = set_dtype if fitting else "save the float weights"
         yield f"{key}: expected numbers for table {table.name}, got {got}, the bytes of quantized rows; {remedy}"
     elif tensor.dtype != "uint8":
         yield (
             f"{key}: expected the bytes of quantized rows for table {table.name}, got {got}; "
             f"take dtype: {table.dtype} out of table {table.name} in the spec, and say rows: {table.dtype} beside"
         )
-    elif table.dtype not in fits or tensor.shape[0] != table.rows:
+    elif quantized_table(checkpoint, key, table, source) is None or tensor.shape[0] != table.rows:
         expected = expected_widths(key, table.rows, table.stored.format, in_front=source == "torchrec")
         same_rows = tensor.shape[:1] == (table.rows,)
-        remedy = set_dtype if set_dtype and same_rows else "check rows, dim and dtype of the table in the spec"
+        remedy = set_dtype if fitting and same_rows else "check rows, dim and dtype of the table in the spec"
         yield (
             f"{key}: expected {expected}, for table {table.name} of {table.dtype} and dim {table.dim}, got {got}; "
             f"{remedy}, or save the float weights"

@@ -17,7 +17,7 @@ from repo_builder.export.dlrm.checkpoint import open_checkpoint
 from repo_builder.export.dlrm.families import FAMILIES, TABLES
 from repo_builder.export.dlrm.keys import KeyFamily, KeyLayout, mismatches, quantized_table
 from repo_builder.export.dlrm.layers import DenseWeights, Layer
-from repo_builder.export.quantized import QUANTIZED, fitting_dtypes
+from repo_builder.export.quantized import QUANTIZED, fitting_dtype
 from repo_builder.export.stored import Checkpoint
 from repo_builder.model.dlrm import Dlrm, DlrmTable, Weights
 from repo_builder.model.types import Table
@@ -166,13 +166,13 @@ def _dlrm(path: Path, checkpoint: Checkpoint, family: KeyFamily) -> Dlrm:
 
 def _quantized(checkpoint: Checkpoint, key: str, entry: DlrmTable, dim: int, weights: Weights) -> DlrmTable:
     """The entry of a table of bytes, whose rows have as many numbers as the bottom MLP gives."""
-    dtypes = fitting_dtypes(checkpoint, key, dim, in_front=weights.source == "torchrec")
-    if not dtypes:
+    dtype = fitting_dtype(checkpoint, key, dim, in_front=weights.source == "torchrec")
+    if dtype is None:
         raise CheckpointError(
             f"{weights.path}: {key}: expected numbers, or {' or '.join(QUANTIZED)} rows of {dim} of them with scale "
             f"and bias, got uint8 {checkpoint.tensors[key].shape}; save the float weights"
         )
-    return replace(entry, dim=dim, dtype=dtypes[0])
+    return replace(entry, dim=dim, dtype=dtype)
 
 
 def _widths(path: Path, checkpoint: Checkpoint, stems: Sequence[str]) -> list[int]:

@@ -128,6 +128,7 @@ def beside_in_float32(key: str, packed: torch.Tensor, dtype: RowDtype) -> State:
     return {name: value.float() if name != key else value for name, value in beside(key, packed, dtype).items()}
 
 
+@pytest.mark.parametrize("dim", [10, 20])
 @pytest.mark.parametrize(
     ("place", "dtype", "told"),
     [
@@ -141,15 +142,18 @@ def beside_in_float32(key: str, packed: torch.Tensor, dtype: RowDtype) -> State:
     ],
 )
 def test_a_first_spec_says_what_they_are(
-    place: Callable[..., State], dtype: RowDtype, told: RowDtype, tmp_path: Path
+    place: Callable[..., State], dtype: RowDtype, told: RowDtype, dim: int, tmp_path: Path
 ) -> None:
-    """In the fewest bytes that hold them: scales that come in float16 stay so."""
-    spec = make_spec(source="torchrec", path=tmp_path / "m.pt", dim=20)
+    """In the fewest bytes that hold them: scales that come in float16 stay so.
+
+    TorchRec's rows of ten numbers are as wide in int4.
+    """
+    spec = make_spec(source="torchrec", path=tmp_path / "m.pt", dim=dim)
     state, model = quantized(spec, place, dtype)
     torch.save(state, tmp_path / "m.pt")
     found, _ = read_dlrm_of(tmp_path / "m.pt")
     assert [(table.rows, table.dim, table.dtype) for table in found.tables] == [
-        (table.rows, 20, told) for table in spec.tables
+        (table.rows, dim, told) for table in spec.tables
     ]
     assert found.bottom_mlp == spec.bottom_mlp
     rows = np.concatenate(list(open_weights(of_dtype(spec, told)).table_chunks(found.tables[0].stored)))
