@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -100,15 +101,23 @@ def find_quantized(checkpoint: Checkpoint, key: str, row_format: RowFormat, in_f
 def fitting_dtype(checkpoint: Checkpoint, key: str, dim: int, in_front: bool) -> RowDtype | None:
     """As what a tensor of bytes is to be read where a row has `dim` numbers; None where it has no such rows.
 
-    TorchRec's rows of up to 12 numbers are as wide in int4 as with a byte a number: what fills them up is zeros.
+    TorchRec's rows of up to 12 numbers are as wide in int4 as with a byte a number: what fills them up is zeros. Raises
+    CheckpointError where the file ends before it.
     """
     fits = list(_fits(checkpoint, key, dim, in_front))
-    for narrow in fits:
-        if (narrow.format.dtype, narrow.place) == ("int4", "front") and narrow.place == fits[0].place:
-            first = next(checkpoint.raw_blocks(key, CHUNK_BYTES // checkpoint.tensors[key].shape[1]))
-            if not first[:, _FRONT_BYTES + numbers_bytes(narrow.format) :].any():
-                return "int4"
+    for fit in fits[1:]:
+        if (fit.format.dtype, fit.place) == ("int4", "front") and fits[0].place == "front":
+            return "int4" if _is_filled(checkpoint, fit) else fits[0].format.dtype
     return fits[0].format.dtype if fits else None
+
+
+def _is_filled(checkpoint: Checkpoint, table: QuantizedTable) -> bool:
+    """Whether the first rows have zeros behind their numbers."""
+    tensor, end = checkpoint.tensors[table.key], _FRONT_BYTES + numbers_bytes(table.format)
+    if tensor.flaw is not None:
+        return False
+    blocks = islice(checkpoint.raw_blocks(table.key, max(1, CHUNK_BYTES // tensor.shape[1])), 1)
+    return not any(block[:, end:].any() for block in blocks)
 
 
 def _fits(checkpoint: Checkpoint, key: str, dim: int, in_front: bool) -> Iterator[QuantizedTable]:
