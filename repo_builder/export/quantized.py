@@ -105,9 +105,10 @@ def fitting_dtype(checkpoint: Checkpoint, key: str, dim: int, in_front: bool) ->
     CheckpointError where the file ends before it.
     """
     fits = list(_fits(checkpoint, key, dim, in_front))
-    for fit in fits[1:]:
-        if (fit.format.dtype, fit.place) == ("int4", "front") and fits[0].place == "front":
-            return "int4" if _is_filled(checkpoint, fit) else fits[0].format.dtype
+    if len(fits) > 1 and fits[0].place == "front":
+        narrow = QuantizedTable(key, RowFormat(dim, "int4"), "front")
+        if narrow in fits and _is_filled(checkpoint, narrow):
+            return "int4"
     return fits[0].format.dtype if fits else None
 
 
