@@ -69,7 +69,7 @@ LOG_BEGIN = "---- tritonserver is started again"
 _LINES = 3
 _FRAMES = 12
 _STARTED = "Started Metrics Service"  # the last thing that Triton says before it serves
-_NO_GPU = ("CudaDriverHelper", "CUDA driver version is insufficient")  # errors to the server, and none to us
+_NO_GPU = ("CudaDriverHelper", "CUDA driver version is insufficient", "initialize NVML")  # no errors to us
 _ERROR = re.compile(r"^E\d{4} [^\]]*\] (.*)$")  # glog's
 _LOGGED = re.compile(r"^[IWEF]\d{4} |^\||^\+[-+]*\+$")  # glog's lines, and Triton's tables
 _CAUGHT = re.compile(r"^Signal \(\d+\) received")
@@ -78,10 +78,14 @@ _OWN_FRAMES = 2  # the handler that prints them, and what called it
 
 
 def why_not_ready(status: int | None, log: Path) -> str:
-    """Of a server that does not become ready; status: None while it still runs, and another says what it waits for."""
+    """Of a server that does not become ready; status: None while it still runs, and another says what it waits for.
+
+    A signal need not be the reason: one that ends since a model failed may stop an instance that has just begun, which
+    ends Triton 2.51 by SIGSEGV (it takes the last of no instances, in `StopBackendThread`).
+    """
     lines = _read(log)
     if status is not None and status < 0:
-        return _by_signal(-status, lines, log)
+        return _by_signal(-status, lines, log, _errors(lines))
     return _ended(status) + _quote(_errors(lines), log)
 
 
@@ -99,19 +103,20 @@ def _ended(status: int | None) -> str:
     return "" if status is None else f"tritonserver ended with status {status}; "
 
 
-def _by_signal(number: int, lines: Sequence[str], log: Path) -> str:
+def _by_signal(number: int, lines: Sequence[str], log: Path, errors: Sequence[str] = ()) -> str:
     """The signal by name, what was said before it, and where in the program it was caught."""
     try:
         name = f"{signal.Signals(number).name} ({signal.strsignal(number)})"
     except ValueError:
         name = f"signal {number}"
-    return f"tritonserver was ended by {name}; " + _quote([*_last_words(lines), *_frames(lines)], log)
+    return f"tritonserver was ended by {name}; " + _quote([*errors, *_last_words(lines), *_frames(lines)], log)
 
 
 def _last_words(lines: Sequence[str]) -> Sequence[str]:
     """What C++ and the C library print before they abort: the lines before the signal that no logger wrote."""
     caught = next((i for i, line in enumerate(lines) if _CAUGHT.match(line)), len(lines))
-    return [line for line in lines[:caught] if line.strip() and not _LOGGED.match(line)][-_LINES:]
+    said = [line for line in lines[:caught] if line.strip() and not _LOGGED.match(line)]
+    return [line for line in said if not _is_of_gpus(line)][-_LINES:]
 
 
 def _frames(lines: Sequence[str]) -> Sequence[str]:
@@ -122,7 +127,11 @@ def _frames(lines: Sequence[str]) -> Sequence[str]:
 
 def _errors(lines: Sequence[str]) -> Sequence[str]:
     told = [match[1] for line in lines if (match := _ERROR.match(line))]
-    return [line for line in told if not any(word in line for word in _NO_GPU)][:_LINES]
+    return [line for line in told if not _is_of_gpus(line)][:_LINES]
+
+
+def _is_of_gpus(line: str) -> bool:
+    return any(word in line for word in _NO_GPU)
 
 
 def _quote(told: Sequence[str], log: Path) -> str:

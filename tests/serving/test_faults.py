@@ -124,5 +124,15 @@ def test_a_start_that_failed_is_told_by_errors_but_that_there_is_no_gpu(tmp_path
     log = log_of(tmp_path, START.replace("Started Metrics", "x"))
     assert why_not_ready(None, log) == f'its log {log} says:\n"of the start, and not the reason"'
     assert why_not_ready(1, log).startswith("tritonserver ended with status 1; its log")
-    crashed = log_of(tmp_path, START.replace("Started Metrics", "x") + SEGFAULT)
-    assert why_not_ready(-11, crashed).startswith("tritonserver was ended by SIGSEGV")
+
+
+def test_a_start_that_failed_and_then_crashed_is_told_by_both(tmp_path: Path) -> None:
+    """Triton stops what it has loaded once a model fails, and may crash in that: the model is the reason."""
+    begun = START.replace("Started Metrics", "x")
+    crashed = log_of(tmp_path, f"{begun}Error: Failed to initialize NVML\n{SEGFAULT}")
+    assert why_not_ready(-11, crashed).splitlines() == [
+        f"tritonserver was ended by SIGSEGV (Segmentation fault); its log {crashed} says:",
+        '"of the start, and not the reason"',
+        "0x00007FA5F483986E in libtritonserver-717102f0.so",
+        "TRITONBACKEND_ResponseSend in libtritonserver-717102f0.so",
+    ]
