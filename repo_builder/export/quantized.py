@@ -27,7 +27,7 @@ from repo_builder.model.types import RowDtype, RowFormat
 
 Place = Literal["beside", "front", "end"]
 QUANTIZED: tuple[RowDtype, ...] = ("int8_half", "int8", "int4")
-"""The formats of such tables; of two in which a tensor may be read the first has fewer bytes."""
+"""The formats of such tables; of the two with a byte a number, where either fits, that with fewer bytes comes first."""
 
 BESIDE = ("_qscale", "_qbias")
 """What the keys of scales and biases add to the table's."""
