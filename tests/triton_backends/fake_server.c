@@ -1,6 +1,6 @@
 /* The part of Triton's in-process API that the shards' listener asks, with one model; each request has a thread of its own.
  *
- * `fake_hold` keeps answers back until it is called again. */
+ * `fake_hold` keeps calls waiting, as busy instances would, until it is called again. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -205,10 +205,10 @@ Error *TRITONSERVER_InferenceResponseOutput(Answer *answer, uint32_t index, cons
 static void *work(void *argument) {
     Asked *asked = argument;
     Request *request = &asked->request;
-    execute(instance, &request, 1);
     pthread_mutex_lock(&holding);
     while (held) pthread_cond_wait(&let_go, &holding);
     pthread_mutex_unlock(&holding);
+    execute(instance, &request, 1);
     Answer *answer = answer_of(asked);
     fake_free_outputs(request);
     asked->complete(answer, 1, asked->complete_user);

@@ -7,6 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -102,6 +103,26 @@ def ask_at_once(listening: Listening) -> None:
 def test_many_connections_get_each_their_own(listening: Listening) -> None:
     """Answered by as many threads as there are calls."""
     ask_at_once(listening)
+
+
+def test_requests_that_wait_stay_as_they_came(listening: Listening) -> None:
+    """Each comes by itself, while those before it lie where they were read."""
+    queries = {2 * seed + 1: bags(seed, 100 + 20 * seed) for seed in range(20)}  # by their streams
+    with listening.connect() as client:
+        client.sendall(HELLO)
+        with listening.holding():
+            for stream, query in queries.items():
+                body = prefixed(request(query).SerializeToString())
+                client.sendall(frame(HEADERS, END_HEADERS, stream, REQUEST) + frame(DATA, END_STREAM, stream, body))
+                eventually(partial(holds, listening, (stream + 1) // 2))
+        answers = take_answers(client, queries)
+    for stream, query in queries.items():
+        got = sums(pb.ModelInferResponse.FromString(answers[stream][5:]))
+        np.testing.assert_array_equal(got, listening.python.answer(query)["sums"])
+
+
+def holds(listening: Listening, calls: int) -> bool:
+    return listening.count("fake_under_way") == calls
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ static void count_call(Load *load, uint64_t latency_ns, uint64_t took_ns) {
 static void call_ended(Stream *stream, const Outcome *outcome) {
     Call *call = OWNER(stream, Call, stream);
     LoadRun *run = call->run;
-    buffer_release(stream->held);
+    buffer_release(stream->answer.held);
     run->under_way--;
     if (outcome->status != GRPC_OK) return tell(run, status_name(outcome->status), outcome->details);
     if (run->failed) return;

@@ -19,7 +19,7 @@ struct Attempt {
 static void free_attempt(Attempt *attempt) {
     connection_forsake(&attempt->stream);
     timer_stop(&attempt->replica->service->loop->timers, &attempt->timer);
-    buffer_release(attempt->stream.held);
+    buffer_release(attempt->stream.answer.held);
     replica_release(attempt->replica);
     free(attempt);
 }
@@ -57,15 +57,15 @@ static void answered(Attempt *attempt) {
     RemoteService *service = replica->service;
     const uint64_t spent_ns = service->loop->now_ns - attempt->begin_ns;
     Problem problem;
-    if (!sums_find(attempt->stream.answer, attempt->stream.answer_bytes, bundle->shapes, service->shard->tensor_count,
+    if (!sums_find(attempt->stream.answer.bytes, attempt->stream.answer.size, bundle->shapes, service->shard->tensor_count,
                    bundle->sums, &problem))
         return failed(attempt, GRPC_INTERNAL, problem.text);
     replica_answered(replica);
     count(service->counters, CALLS, service->index, 1);
     count(service->counters, CALL_DURATION_US, service->index, (double)spent_ns / 1000);
     if (service->settings->hedge_ppm > 0) latency_add(&service->window, spent_ns, service->settings->hedge_ppm);
-    Buffer *answer = attempt->stream.held;
-    attempt->stream.held = NULL;
+    Buffer *answer = attempt->stream.answer.held;
+    attempt->stream.answer.held = NULL;
     attempt_leave(attempt);
     bundle_answered(bundle, answer);
 }
@@ -101,7 +101,7 @@ static void send_attempt(Attempt *attempt) {
 /* The server has gone away without a look at it: once more, on the connection that follows. */
 static void send_again(Attempt *attempt) {
     const Stream old = attempt->stream;
-    buffer_release(old.held);
+    buffer_release(old.answer.held);
     attempt->stream = (Stream){.message = old.message, .limit = old.limit, .ended = old.ended};
     attempt->sent_again = true;
     send_attempt(attempt);

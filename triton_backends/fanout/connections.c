@@ -9,8 +9,6 @@
 #include "failures.h"
 
 enum {
-    FIRST_READ_BYTES = 1 << 12, /* doubled where they are filled: an answer that stays there keeps the rest from others */
-    MOST_READ_BYTES = 1 << 18,
     MOST_READS = 16, /* at a time: others wait */
     MOST_UNHEARD_BYTES = 8 << 20,
     UNHEARD_BYTES = 512 /* more than nghttp2 holds of a call whose request is sent, or is not to be sent any more */
@@ -19,7 +17,7 @@ static const uint64_t CONNECT_NS = 1000000000; /* until the server speaks */
 static const uint64_t LEAVE_NS = 60000000000;  /* for answers that nobody waits for */
 
 bool loop_open(Loop *loop, Tls *tls, Problem *problem) {
-    *loop = (Loop){.epoll = -1, .tls = tls, .last_touched = &loop->touched, .room = FIRST_READ_BYTES};
+    *loop = (Loop){.epoll = -1, .tls = tls, .last_touched = &loop->touched};
     if (!http2_load(problem)) return false;
     loop->epoll = epoll_create1(EPOLL_CLOEXEC);
     return loop->epoll >= 0 || fail(problem, "no epoll");
@@ -27,7 +25,7 @@ bool loop_open(Loop *loop, Tls *tls, Problem *problem) {
 
 void loop_close(Loop *loop) {
     if (loop->epoll >= 0) close(loop->epoll);
-    buffer_release(loop->buffer);
+    intake_close(&loop->intake);
     timers_free(&loop->timers);
 }
 
@@ -148,19 +146,13 @@ static void closed(Connection *connection) {
 
 /* Read once, and let answers keep what they need of it; `more`: there may be more to read. */
 static bool receive_some(Connection *connection, bool *more) {
-    Loop *loop = connection->loop;
-    if (loop->buffer == NULL) loop->buffer = buffer_new(loop->room);
-    Buffer *buffer = loop->buffer;
+    Intake *intake = &connection->loop->intake;
+    Buffer *buffer = intake_buffer(intake);
     if (buffer == NULL) return connection_end(connection, "out of memory"), false;
     const ssize_t got = channel_read(&connection->channel, buffer->bytes, buffer->room);
     if (got < 0) return closed(connection), false;
-    const bool good = got == 0 || http2_received(connection, buffer->bytes, (size_t)got), full = got == (ssize_t)buffer->room;
-    *more = full || (got > 0 && connection->channel.secured != NULL);
-    if (full && loop->room < MOST_READ_BYTES) loop->room *= 2;
-    if (buffer->holders > 1 || buffer->room < loop->room) {
-        loop->buffer = NULL;
-        buffer_release(buffer);
-    }
+    const bool good = got == 0 || http2_received(connection, buffer->bytes, (size_t)got);
+    *more = intake_next(intake, (size_t)got) || (got > 0 && connection->channel.secured != NULL);
     if (!good) connection_end(connection, connection->channel.problem.text);
     return good;
 }

@@ -7,8 +7,6 @@
 #include "connection.h"
 #include "failures.h"
 
-enum { MOST_HELD = 4 }; /* bytes that stay with an answer, for each of its own */
-
 static void breaks(Stream *stream, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static void breaks(Stream *stream, const char *format, ...) {
     va_list arguments;
@@ -77,35 +75,16 @@ void answer_header(Stream *stream, const uint8_t *name, size_t name_size, const 
     if (is(name, name_size, "content-type")) check_content_type(stream, value, value_size);
 }
 
-/* Whether a message stays where it was read: if it is all there, and is a good part of what then stays with it. */
-static bool stays(const Buffer *read, const uint8_t *data, size_t size, size_t message_bytes) {
-    return size >= message_bytes && MOST_HELD * message_bytes >= read->room && data >= read->bytes &&
-           data + message_bytes <= read->bytes + read->room;
-}
-
-/* The message's length is known: make room for it, if it can be an answer. data: what there is of it. */
-static void begin_answer(Stream *stream, const uint8_t *data, size_t size) {
-    Buffer *read = stream->connection->loop->buffer;
-    for (int i = 1; i < PREFIX_BYTES; i++) stream->answer_bytes = stream->answer_bytes << 8 | stream->prefix[i];
-    if (stream->prefix[0] != 0) return breaks(stream, "expected an answer that is not compressed");
-    if (stream->answer_bytes > stream->limit) return breaks(stream, "the answer is too long");
-    const bool whole = stays(read, data, size, stream->answer_bytes);
-    stream->held = whole ? read : buffer_new(stream->answer_bytes);
-    if (stream->held == NULL) return breaks(stream, "out of memory");
-    if (whole) read->holders++;
-    stream->answer = whole ? data : stream->held->bytes;
-}
-
 void answer_data(Stream *stream, const uint8_t *data, size_t size) {
-    while (size > 0 && stream->prefix_got < PREFIX_BYTES) {
-        stream->prefix[stream->prefix_got++] = *data++;
-        size--;
-        if (stream->prefix_got == PREFIX_BYTES) begin_answer(stream, data, size);
-    }
-    if (size == 0 || stream->broken) return;
-    if (size > stream->answer_bytes - stream->answer_got) return breaks(stream, "expected one message");
-    if (stream->answer + stream->answer_got != data) memcpy(stream->held->bytes + stream->answer_got, data, size);
-    stream->answer_got += size;
+    static const char *const problems[] = {
+        [COMPRESSED] = "expected an answer that is not compressed",
+        [TOO_LONG] = "the answer is too long",
+        [NO_MEMORY] = "out of memory",
+        [MORE_THAN_ONE] = "expected one message",
+    };
+    Buffer *read = stream->connection->loop->intake.buffer;
+    const Taken taken = incoming_take(&stream->answer, stream->limit, read, data, size);
+    if (taken != TAKEN) breaks(stream, "%s", problems[taken]);
 }
 
 /* gRPC's status where the server gave none of its own. */
@@ -136,7 +115,7 @@ void answer_judge(const Stream *stream, uint32_t code, Outcome *outcome) {
     } else if (stream->status < 0) {
         const int status = code == NGHTTP2_NO_ERROR ? GRPC_UNKNOWN : GRPC_UNAVAILABLE;
         *outcome = (Outcome){status, false, "the stream was broken off"};
-    } else if (stream->prefix_got < PREFIX_BYTES || stream->answer_got < stream->answer_bytes) {
+    } else if (!incoming_is_whole(&stream->answer)) {
         *outcome = (Outcome){GRPC_INTERNAL, false, "the answer is cut short"};
     }
 }

@@ -4,9 +4,8 @@
 
 #include <sys/socket.h>
 
-#include "../wire/channel.h"
+#include "../wire/incoming.h"
 #include "../wire/nghttp2.h"
-#include "buffers.h"
 #include "messages.h"
 #include "timers.h"
 
@@ -33,10 +32,7 @@ struct Stream {
     Stream *previous, *next;
     int32_t id;             /* 0: not sent yet */
     size_t sent;
-    uint8_t prefix[PREFIX_BYTES];
-    size_t prefix_got, answer_bytes, answer_got;
-    const uint8_t *answer; /* the server's message, in `held` */
-    Buffer *held;          /* to be released by who made the call */
+    Incoming answer; /* what it holds is to be released by who made the call */
     int http_status, status;
     bool broken; /* the answer is none; `details` says why */
     char details[DETAILS_BYTES];
@@ -56,8 +52,7 @@ struct Loop {
     Timers timers;
     Tls *tls; /* NULL: plain text */
     Connection *connections, *touched, **last_touched; /* all; those to be flushed, in this order */
-    Buffer *buffer;              /* for what is read; NULL: it stays with an answer */
-    size_t room;                 /* of the next one */
+    Intake intake;
     uint64_t now_ns;
 };
 

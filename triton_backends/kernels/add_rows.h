@@ -154,8 +154,8 @@ INLINE float load_number(const char *row, int64_t column, Sides sides, Format fo
 
 /* The ids of a bag, and so many behind them whose rows may be fetched ahead. */
 typedef struct {
-    const int32_t *ids;
-    const float *weights;
+    const UnalignedInt32 *ids;
+    const UnalignedFloat *weights;
     int64_t length, next, ahead;
 } Bag;
 
@@ -198,8 +198,8 @@ INLINE void sum_column(const Sums *sums, const Bag *bag, int64_t column, Format 
     out[column] = sum;
 }
 
-INLINE void sum_rows(const Sums *sums, const float *weights, Format format) {
-    const int32_t *ids = sums->ids, *end = ids + sums->count;
+INLINE void sum_rows(const Sums *sums, const UnalignedFloat *weights, Format format) {
+    const UnalignedInt32 *ids = sums->ids, *end = ids + sums->count;
     const int64_t dim = sums->dim, gap = sums->stride - sums->side * dim;
     const int64_t ahead = elasticrec_rows_ahead(sums);
     float *out = sums->out;

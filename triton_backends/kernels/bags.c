@@ -4,7 +4,7 @@
 #define LANES 8
 #include "add_rows.h"
 
-static int64_t first_bad_id(const int32_t *ids, int64_t count, int64_t rows) {
+static int64_t first_bad_id(const UnalignedInt32 *ids, int64_t count, int64_t rows) {
     const uint32_t end = rows > INT32_MAX ? (uint32_t)INT32_MAX + 1 : (uint32_t)rows; /* a negative id is above it */
     uint32_t highest = 0;
     for (int64_t i = 0; i < count; i++) highest = (uint32_t)ids[i] > highest ? (uint32_t)ids[i] : highest;

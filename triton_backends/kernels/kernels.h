@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 enum { MAX_SHARDS = 16, PADDING = -1, REPEATED = -1 }; /* REPEATED: a length, of a bag that is the row before's */
+enum { ROOM_BEHIND = 8 };
 
 /* Bags of rows of one table, `count` side by side in each row of a group. */
 typedef struct {
@@ -31,7 +32,7 @@ typedef struct {
 
 /* Bags that a service sums alike, or rows that it answers as they are: what a query sends there. */
 typedef struct {
-    int32_t *ids;     /* room for all */
+    int32_t *ids;     /* room for all, and for ROOM_BEHIND more: look-ups write several at a time */
     float *weights;   /* room for one an id; NULL: none is weighted */
     int32_t *lengths; /* (rows, bags); of rows as they are one number, how many */
     int64_t bags;     /* of a row; 0: rows as they are */
@@ -59,15 +60,19 @@ typedef struct {
 /* How rows are stored, as row_formats.py says. */
 typedef enum { FP32, FP16, BF16, INT8, INT8_HALF, INT4, ROW_DTYPES } RowDtype;
 
+/* Numbers that stay where a socket's bytes were read, at any address. */
+typedef int32_t UnalignedInt32 __attribute__((aligned(1)));
+typedef float UnalignedFloat __attribute__((aligned(1)));
+
 /* Sums of rows of a matrix, `dim` numbers each. */
 typedef struct {
     const void *matrix; /* (rows, bytes of a row) */
     int64_t rows, dim;
     int64_t dtype; /* a RowDtype */
-    const int32_t *ids;
-    int64_t count;        /* ids */
-    const float *weights; /* one an id; NULL: rows are added as they are */
-    const int32_t *lengths;
+    const UnalignedInt32 *ids;
+    int64_t count;                 /* ids */
+    const UnalignedFloat *weights; /* one an id; NULL: rows are added as they are */
+    const UnalignedInt32 *lengths;
     int64_t bags;         /* lengths */
     float *out;
     int64_t side, stride; /* so many bags' sums lie side by side, and those of the next ones `stride` numbers on */

@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 
 #include "../native/triton.h"
-#include "../wire/message.h"
+#include "../wire/incoming.h"
 #include "../wire/status.h"
 
 enum { DETAILS_BYTES = 512, STATUS_BYTES = 4 };
@@ -24,9 +24,7 @@ struct Call {
     bool known;     /* it is a ModelInfer */
     int status;     /* gRPC's, of the answer */
     char details[DETAILS_BYTES], status_text[STATUS_BYTES];
-    uint8_t prefix[PREFIX_BYTES];
-    size_t prefix_got, request_bytes, request_got;
-    uint8_t *request;
+    Incoming request;
 
     TRITONSERVER_InferenceResponse *response; /* whose buffers the answer's pieces are */
     Message answer;

@@ -39,7 +39,7 @@ void call_release(Call *call) {
     if (atomic_fetch_sub(&call->holders, 1) > 1) return;
     if (call->response != NULL) log_error(TRITONSERVER_InferenceResponseDelete(call->response));
     message_close(&call->answer);
-    free(call->request);
+    buffer_release(call->request.held);
     session_release(call->session);
     free(call);
 }

@@ -19,7 +19,7 @@
 #include "../native/shell.h"
 #include "session.h"
 
-enum { MOST_SESSIONS = 4096, BACKLOG = 512, READ_BYTES = 1 << 18, MOST_EVENTS = 64, DEAF_MS = 100, HOST_BYTES = 64 };
+enum { MOST_SESSIONS = 4096, BACKLOG = 512, MOST_EVENTS = 64, DEAF_MS = 100, HOST_BYTES = 64 };
 enum { MOST_STRANGERS = 1024, LOOK_MS = 500 /* for those whose time is over */ };
 static const uint64_t HANDSHAKE_NS = 5000000000, TELL_NS = 1000000000; /* until it is done; between warnings */
 static const char VARIABLE[] = "ELASTICREC_LISTEN";
@@ -39,7 +39,7 @@ struct Listener {
     Sessions strangers; /* whose handshake is not done */
     Sessions guests;    /* all others */
     uint64_t told_ns;
-    uint8_t *buffer;
+    Intake intake;
     pthread_t thread;
 };
 
@@ -71,7 +71,7 @@ static void bury(Sessions *sessions, Session *session) {
 }
 
 static void serve(Listener *listener, Session *session) {
-    if (!session_ready(session, &listener->core, listener->buffer, READ_BYTES)) bury(&listener->guests, session);
+    if (!session_ready(session, &listener->core, &listener->intake)) bury(&listener->guests, session);
 }
 
 /* Warn of what is wrong with a handshake, or with renewed files; not of each, since anybody may come. */
@@ -90,7 +90,7 @@ static void tell(Listener *listener, const Session *session) {
 
 /* A step of a handshake. What a client sends behind it is read when epoll tells of it again. */
 static void meet(Listener *listener, Session *session) {
-    const bool good = session_ready(session, &listener->core, listener->buffer, READ_BYTES);
+    const bool good = session_ready(session, &listener->core, &listener->intake);
     tell(listener, session);
     if (!good) return bury(&listener->strangers, session);
     if (!session->met) return;
@@ -218,15 +218,14 @@ static void dismantle(Listener *listener) {
     if (listener->stop >= 0) close(listener->stop);
     core_close(&listener->core);
     if (listener->tls != NULL) tls_close(listener->tls);
-    free(listener->buffer);
+    intake_close(&listener->intake);
     free(listener);
 }
 
 static bool start(Listener *listener, Problem *problem) {
     struct epoll_event stop = {EPOLLIN, {.ptr = NULL}};
     listener->stop = eventfd(0, EFD_CLOEXEC);
-    listener->buffer = malloc(READ_BYTES);
-    return (gate_make(&listener->gate) && listener->stop >= 0 && listener->buffer != NULL &&
+    return (gate_make(&listener->gate) && listener->stop >= 0 &&
             epoll_ctl(listener->gate.outer, EPOLL_CTL_ADD, listener->stop, &stop) == 0 &&
             hear(listener, EPOLL_CTL_ADD, EPOLLIN) && pthread_create(&listener->thread, NULL, run, listener) == 0) ||
            fail(problem, "%s: no thread, or no epoll: %s", VARIABLE, strerror(errno));

@@ -90,7 +90,7 @@ static bool add_inputs(Call *call, Bytes message, TRITONSERVER_InferenceRequest 
 }
 
 TRITONSERVER_InferenceRequest *request_of(Call *call, const Core *core) {
-    const Bytes message = {call->request, call->request + call->request_bytes};
+    const Bytes message = {call->request.bytes, call->request.bytes + call->request.size};
     char model[NAME_BYTES];
     int64_t version;
     TRITONSERVER_InferenceRequest *request = NULL;

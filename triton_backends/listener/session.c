@@ -72,32 +72,25 @@ static int on_header(nghttp2_session *http2, const nghttp2_frame *frame, const u
     return 0;
 }
 
-/* The message's length is known. */
-static void begin_request(Call *call) {
-    for (int i = 1; i < PREFIX_BYTES; i++) call->request_bytes = call->request_bytes << 8 | call->prefix[i];
-    if (call->prefix[0] != 0) call_fail(call, GRPC_UNIMPLEMENTED, "expected a message that is not compressed");
-    else if (call->request_bytes > MOST_REQUEST_BYTES)
-        call_fail(call, GRPC_RESOURCE_EXHAUSTED, "expected a message of at most %d bytes, got %zu", MOST_REQUEST_BYTES,
-                  call->request_bytes);
-    else if ((call->request = malloc(call->request_bytes + 1)) == NULL)
-        call_fail(call, GRPC_RESOURCE_EXHAUSTED, "out of memory for a message of %zu bytes", call->request_bytes);
+static void take_request(Call *call, Buffer *read, const uint8_t *data, size_t size) {
+    switch (incoming_take(&call->request, MOST_REQUEST_BYTES, read, data, size)) {
+        case TAKEN: return;
+        case COMPRESSED: return call_fail(call, GRPC_UNIMPLEMENTED, "expected a message that is not compressed");
+        case TOO_LONG:
+            return call_fail(call, GRPC_RESOURCE_EXHAUSTED, "expected a message of at most %d bytes, got %zu",
+                             MOST_REQUEST_BYTES, call->request.size);
+        case NO_MEMORY:
+            return call_fail(call, GRPC_RESOURCE_EXHAUSTED, "out of memory for a message of %zu bytes",
+                             call->request.size);
+        case MORE_THAN_ONE: return call_fail(call, GRPC_INVALID_ARGUMENT, "expected one message in a call");
+    }
 }
 
 static int on_data(nghttp2_session *http2, uint8_t flags, int32_t id, const uint8_t *data, size_t size, void *user) {
-    (void)flags, (void)user;
+    (void)flags;
+    Session *session = user;
     Call *call = h2.session_get_stream_user_data(http2, id);
-    if (call == NULL || !call->known) return 0;
-    for (; size > 0 && call->prefix_got < PREFIX_BYTES; size--) {
-        call->prefix[call->prefix_got++] = *data++;
-        if (call->prefix_got == PREFIX_BYTES) begin_request(call);
-    }
-    if (size == 0 || call->status != GRPC_OK) return 0;
-    if (size > call->request_bytes - call->request_got) {
-        call_fail(call, GRPC_INVALID_ARGUMENT, "expected one message in a call");
-        return 0;
-    }
-    memcpy(call->request + call->request_got, data, size);
-    call->request_got += size;
+    if (call != NULL && call->known && call->status == GRPC_OK) take_request(call, session->read, data, size);
     return 0;
 }
 
@@ -109,7 +102,7 @@ static int on_frame(nghttp2_session *http2, const nghttp2_frame *frame, void *us
     Call *call = h2.session_get_stream_user_data(http2, frame->stream_id);
     if (call == NULL) return 0;
     if (!call->known) call_fail(call, GRPC_UNIMPLEMENTED, "only ModelInfer is served here; all else at Triton's ports");
-    else if (call->prefix_got < PREFIX_BYTES || call->request_got < call->request_bytes)
+    else if (!incoming_is_whole(&call->request))
         call_fail(call, GRPC_INVALID_ARGUMENT, "the message is cut short");
     atomic_fetch_add(&call->holders, 1);
     *session->last_complete = call;
@@ -257,20 +250,23 @@ static bool meet(Session *session) {
     return done == 0 || (done > 0 && flush(session));
 }
 
-static bool receive(Session *session, uint8_t *buffer, size_t room) {
-    if (session->channel.secured != NULL) room = TLS_RECORD_BYTES; /* what does not fill that is all that is there */
-    ssize_t got = (ssize_t)room;
-    for (int i = 0; i < MOST_READS && got == (ssize_t)room; i++) {
-        got = channel_read(&session->channel, buffer, room);
-        if (got < 0 || h2.session_mem_recv(session->http2, buffer, (size_t)got) < 0) return false;
+static bool receive(Session *session, Intake *intake) {
+    bool more = true;
+    for (int i = 0; i < MOST_READS && more; i++) {
+        session->read = intake_buffer(intake);
+        if (session->read == NULL) return false;
+        const ssize_t got = channel_read(&session->channel, session->read->bytes, session->read->room);
+        if (got < 0) return false;
+        if (h2.session_mem_recv(session->http2, session->read->bytes, (size_t)got) < 0) return false;
+        more = intake_next(intake, (size_t)got) || (got > 0 && session->channel.secured != NULL);
     }
     return true;
 }
 
-bool session_ready(Session *session, const Core *core, uint8_t *buffer, size_t room) {
+bool session_ready(Session *session, const Core *core, Intake *intake) {
     pthread_mutex_lock(&session->lock);
     if (!session->met) session->ended = !meet(session);
-    else if (!session->ended) session->ended = !receive(session, buffer, room) || !flush(session);
+    else if (!session->ended) session->ended = !receive(session, intake) || !flush(session);
     tell_unsent(session);
     const bool ended = session->ended;
     Call *complete = take_complete(session), *closed = ended ? NULL : take_closed(session);

@@ -13,6 +13,7 @@ struct Session {
     atomic_int holders;
     Session *next; /* in the listener's list */
     Gate *gate;
+    Buffer *read;  /* what it is reading */
     Tls *tls;      /* NULL: plain text */
     bool met;      /* it is plain text, or the handshake is done; until then only the listener knows the session */
     uint64_t opened_ns; /* the listener's */
@@ -32,9 +33,9 @@ bool session_load(Problem *problem); /* HTTP/2's library */
 /* A new session on an accepted socket, which it takes; NULL where there is no memory for it. */
 Session *session_open(Gate *gate, int socket, Tls *tls);
 
-/* Its socket is ready: go on with the handshake, and no further; or read, and make what calls are complete. buffer: for
- * what is read. False: it has ended. */
-bool session_ready(Session *session, const Core *core, uint8_t *buffer, size_t room);
+/* Its socket is ready: go on with the handshake, and no further; or read, and make what calls are complete. intake: the
+ * listener's. False: it has ended. */
+bool session_ready(Session *session, const Core *core, Intake *intake);
 
 /* The listener lets go of it: the connection is closed. */
 void session_bury(Session *session);

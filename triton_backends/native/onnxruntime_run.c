@@ -51,7 +51,9 @@ static bool open_inputs(const Model *model, Query *query) {
     query->tensors = calloc(model->inputs + 1, sizeof *query->tensors);
     if (query->tensors == NULL) return fail(&query->problem, "out of memory");
     for (size_t i = 0; i < model->inputs; i++)
-        if (!tensor_open(query->request, model->names[i], query->tensors + i, &query->problem)) return false;
+        if (!tensor_open(query->request, model->names[i], query->tensors + i, &query->problem) ||
+            !tensor_align(query->tensors + i, model->names[i], &query->problem))
+            return false;
     query->rows = rows_of(model, query->tensors);
     return true;
 }

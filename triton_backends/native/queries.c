@@ -14,6 +14,7 @@ static bool check_type(const RoutedInput *input, const Tensor *tensor, Problem *
 static bool open_tensors(const Router *router, TRITONBACKEND_Request *request, Tensor *tensors, Problem *problem) {
     for (int64_t i = 0; i < router->input_count; i++)
         if (!tensor_open(request, router->inputs[i].text, tensors + i, problem) ||
+            !tensor_align(tensors + i, router->inputs[i].text, problem) ||
             !check_type(router->inputs + i, tensors + i, problem))
             return false;
     return true;
@@ -36,7 +37,7 @@ static bool are_finite(const char *name, const Tensor *tensor, Problem *problem)
 static bool check_finite(TRITONBACKEND_Request *request, const char *name, int64_t rows, const char *counted,
                          Problem *problem) {
     Tensor tensor = {0};
-    bool good = tensor_open(request, name, &tensor, problem);
+    bool good = tensor_open(request, name, &tensor, problem) && tensor_align(&tensor, name, problem);
     if (good && tensor.type != TRITON_TYPE_FP32)
         good = fail(problem, "%s: expected FP32, got %s", name, type_name(tensor.type));
     if (good && tensor.dims != 2)
@@ -94,7 +95,7 @@ bool units_open(const Router *router, const int64_t *room, const int64_t *rows, 
     int64_t lengths = 0, numbers = 0;
     for (int64_t u = 0; u < router->unit_count; u++) {
         lengths += lengths_of(about + u, rows);
-        numbers += room[u] * (about[u].weighted ? 2 : 1);
+        numbers += room[u] * (about[u].weighted ? 2 : 1) + ROOM_BEHIND;
     }
     Unit *made = *units = malloc((size_t)router->unit_count * sizeof *made + 4 * (size_t)(lengths + numbers));
     if (made == NULL) return fail(problem, "out of memory for %lld rows", (long long)rows[0]);
@@ -102,7 +103,7 @@ bool units_open(const Router *router, const int64_t *room, const int64_t *rows, 
     memset(next_lengths, 0, 4 * (size_t)lengths);
     for (int64_t u = 0; u < router->unit_count; u++) {
         made[u] = (Unit){.ids = next, .lengths = next_lengths, .bags = about[u].bags};
-        next += room[u];
+        next += room[u] + ROOM_BEHIND;
         next_lengths += lengths_of(about + u, rows);
         if (!about[u].weighted) continue;
         made[u].weights = (float *)next;

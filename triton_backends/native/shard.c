@@ -155,7 +155,7 @@ static bool check_size(const ShardGroup *group, const Bags *bags, Problem *probl
 }
 
 /* How many ids so many bags have. */
-static int64_t count_ids(const int32_t *lengths, int64_t bags) {
+static int64_t count_ids(const UnalignedInt32 *lengths, int64_t bags) {
     int64_t total = 0;
     for (int64_t bag = 0; bag < bags; bag++) total += lengths[bag];
     return total;
@@ -176,7 +176,7 @@ static int64_t lengths_of(const ShardUnit *unit, int64_t rows) {
 /* Whether lengths and weights make up what is there, where the kernel would not see it: it sees one unit of bags. */
 static bool check_counts(const Shard *shard, const ShardGroup *group, const Bags *bags, int64_t rows, int64_t *numbers,
                          Problem *problem) {
-    const int32_t *lengths = bags->lengths;
+    const UnalignedInt32 *lengths = bags->lengths;
     int64_t wanted = 0, negative = 0;
     for (int64_t bag = 0; bag < bags->length_count; bag++) negative |= lengths[bag] < 0;
     if (negative || count_ids(lengths, bags->length_count) != bags->id_count) return bad_lengths(bags, problem);

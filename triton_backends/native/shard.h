@@ -43,8 +43,8 @@ void shard_close(Shard *shard);
 /* A query of a group: its units' ids, lengths and weights, one unit's after the other's. A unit of rows as they are has
  * one length: how many. */
 typedef struct {
-    const int32_t *ids, *lengths;
-    const float *weights; /* one an id of the weighted units */
+    const UnalignedInt32 *ids, *lengths;
+    const UnalignedFloat *weights; /* one an id of the weighted units */
     int64_t id_count, length_count, weight_count;
 } Bags;
 

@@ -28,8 +28,10 @@ void log_warning(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 uint64_t now_ns(void); /* of CLOCK_MONOTONIC, as Triton's statistics want it */
 
-/* Open a request's input, of any numbers and up to MOST_DIMS dimensions; to be closed whatever comes of it. */
+/* Open a request's input, of any numbers and up to MOST_DIMS dimensions; to be closed whatever comes of it. It may be at
+ * any address: as it came from a socket. */
 bool tensor_open(TRITONBACKEND_Request *request, const char *name, Tensor *tensor, Problem *problem);
+bool tensor_align(Tensor *tensor, const char *name, Problem *problem); /* have it at one that its numbers can be read at */
 void tensor_close(Tensor *tensor);
 
 /* As Triton calls a type; bytes of a number, 0 where it is of no fixed size. */

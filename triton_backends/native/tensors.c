@@ -124,9 +124,18 @@ bool tensor_open(TRITONBACKEND_Request *request, const char *name, Tensor *tenso
     if (!take_shape(tensor, name, shape, dims, size, problem)) return false;
     if (buffers == 1) {
         if (!input_buffer(input, name, 0, &tensor->data, &part, problem)) return false;
-        if (part == size && part > 0 && (uintptr_t)tensor->data % (size_t)tensor->bytes == 0) return true;
+        if (part == size && part > 0) return true;
     }
     return join_buffers(input, name, buffers, size, tensor, problem);
+}
+
+bool tensor_align(Tensor *tensor, const char *name, Problem *problem) {
+    const size_t size = (size_t)(tensor->count * tensor->bytes);
+    if ((uintptr_t)tensor->data % (size_t)tensor->bytes == 0) return true;
+    tensor->copy = malloc(size);
+    if (tensor->copy == NULL) return fail(problem, "%s: out of memory", name);
+    tensor->data = memcpy(tensor->copy, tensor->data, size);
+    return true;
 }
 
 void tensor_close(Tensor *tensor) {
