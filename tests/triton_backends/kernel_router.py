@@ -17,6 +17,12 @@ from triton_backends.router.idmap import id_map_bytes, shard_bits
 from triton_backends.router.reading import Reading, read_lookups
 from triton_backends.router.routing import RoutedLookup, RoutedUnit, Routing, suffix
 
+ROOM_BEHIND = 8
+"""Numbers that the kernel may write behind a unit's ids, as kernels.h says."""
+
+UNTOUCHED = -77
+_FENCE = 9  # numbers behind those
+
 
 class RouteLookup(ctypes.Structure):
     """`Lookup` of kernels.h: a table's id map, and where its shards' rows and the look-up's bags lie."""
@@ -100,6 +106,7 @@ class KernelRouter:
             self._route_group(members, readings, routed)
         for unit, filled in zip(units, routed, strict=True):
             unit.count = filled.count
+            assert (unit.ids[-_FENCE:] == UNTOUCHED).all()
         return self._parts([unit.written_out() for unit in units])
 
     def _route_group(self, members: Sequence[int], readings: Sequence[Reading], units: Any) -> None:
@@ -126,7 +133,12 @@ class KernelRouter:
         unit = self.routing.units[number]
         ids = sum(_ids_of(readings[i]) for i in self._readers[number])
         weights = np.empty(ids if unit.weighted else 0, np.float32)
-        return _Room(unit, np.empty(ids, np.int32), weights, np.zeros(rows * unit.bags, np.int32))
+        return _Room(
+            unit,
+            np.full(ids + ROOM_BEHIND + _FENCE, UNTOUCHED, np.int32),
+            weights,
+            np.zeros(rows * unit.bags, np.int32),
+        )
 
     def _parts(self, units: Sequence[_Room]) -> dict[str, NDArray[Any]]:
         """The units of a service and group one after another."""

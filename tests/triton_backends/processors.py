@@ -8,15 +8,7 @@ import pytest
 
 from triton_backends.kernels import LIBRARY
 
-BOTH = pytest.mark.parametrize("vectors", [True, False], ids=["this processor", "any processor"])
 ALL = pytest.mark.parametrize("widest", ["avx512", "avx2", None], ids=["this processor", "no AVX-512", "any processor"])
-
-
-@contextmanager
-def processor(vectors: bool) -> Iterator[None]:
-    """As it is, or as if it had no vectors wider than the 16 bytes that all have."""
-    with processor_up_to("avx512" if vectors else None):
-        yield
 
 
 @contextmanager

@@ -18,23 +18,23 @@ from tests.triton_backends.fanouts import FanOut, eventually
 from tests.triton_backends.joining import BAD_ROWS, IN_FLIGHT, Choosy, answers, check, fill, joining, submit
 from tests.triton_backends.kernel_router import KernelRouter
 from tests.triton_backends.lookups import Cut, Drawn, Query, Region, Source, in_order, shard_inputs
-from tests.triton_backends.processors import BOTH, processor
+from tests.triton_backends.processors import ALL, processor_up_to
 from tests.triton_backends.repeated import with_repeats
 from tests.triton_backends.test_fanout_lookups import assert_close, draw_whole, fleet, vectors
 from triton_backends.embedding_shard.shard import EmbeddingShard
 
 
-@BOTH
+@ALL
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 100_000))
-def test_the_kernel_leaves_out_what_repeats_and_nothing_else(vectors: bool, seed: int) -> None:
+def test_the_kernel_leaves_out_what_repeats_and_nothing_else(widest: str | None, seed: int) -> None:
     rng = np.random.default_rng(seed)
     cut = draw_cut(rng)
     while any(lookup.unpooled for lookup in cut.lookups):
         cut = draw_cut(rng)
     query = with_repeats(rng, cut, cut.query(rng))
     router = cut.router()
-    with processor(vectors):
+    with processor_up_to(widest):
         routed = KernelRouter(router.routing, router.id_maps, once=True).route(query)
     expected = {name: each for name, each in router.route(query).tensors.items() if "divisors" not in name}
     np.testing.assert_equal(in_order(cut, routed), in_order(cut, expected))

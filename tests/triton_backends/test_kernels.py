@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.triton_backends.processors import BOTH, processor
+from tests.triton_backends.processors import ALL, processor_up_to
 from triton_backends.kernels import check_bags, sum_bags
 
 
@@ -15,33 +15,33 @@ def bags(seed: int, rows: int, counts: list[int]) -> tuple[np.ndarray, np.ndarra
     return ids, np.array(counts, np.int32)
 
 
-@BOTH
+@ALL
 @given(
     seed=st.integers(0, 1000),
     rows=st.integers(1, 300),
     dim=st.sampled_from([1, 3, 8, 16, 17, 31, 32, 63, 64, 65, 100, 128, 200]),
     counts=st.lists(st.integers(0, 40), max_size=12),
 )
-def test_sums_equal_pytorch(vectors: bool, seed: int, rows: int, dim: int, counts: list[int]) -> None:
+def test_sums_equal_pytorch(widest: str | None, seed: int, rows: int, dim: int, counts: list[int]) -> None:
     ids, lengths = bags(seed, rows, counts)
     weights = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
     offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
     expected = torch.nn.functional.embedding_bag(
         torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(weights), offsets, mode="sum", include_last_offset=True
     )
-    with processor(vectors):
+    with processor_up_to(widest):
         sums = sum_bags(weights, ids, lengths)
     np.testing.assert_allclose(sums, expected.numpy(), atol=1e-4)
     np.testing.assert_array_equal(sums, sum_bags(weights, ids, lengths))  # to the bit, whatever the processor
 
 
-@BOTH
+@ALL
 @given(
     seed=st.integers(0, 1000),
     dim=st.sampled_from([1, 3, 8, 17, 64, 100]),
     counts=st.lists(st.integers(0, 20), max_size=6).map(lambda each: each * 2),
 )
-def test_weighted_sums_into_columns_equal_pytorch(vectors: bool, seed: int, dim: int, counts: list[int]) -> None:
+def test_weighted_sums_into_columns_equal_pytorch(widest: str | None, seed: int, dim: int, counts: list[int]) -> None:
     """Two bags a row, side by side in a wider matrix, of which nothing else is written."""
     rng = np.random.default_rng(seed)
     ids, lengths = bags(seed, 50, counts)
@@ -56,7 +56,7 @@ def test_weighted_sums_into_columns_equal_pytorch(vectors: bool, seed: int, dim:
         include_last_offset=True,
     )
     wide = np.full((len(counts) // 2, 2 * dim + 7), 9, np.float32)
-    with processor(vectors):
+    with processor_up_to(widest):
         sum_bags(matrix, ids, lengths, weights, wide[:, 3 : 3 + 2 * dim])
     np.testing.assert_allclose(wide[:, 3 : 3 + 2 * dim].reshape(-1, dim), expected.numpy(), atol=1e-4)
     assert (wide[:, :3] == 9).all() and (wide[:, 3 + 2 * dim :] == 9).all()
@@ -64,16 +64,16 @@ def test_weighted_sums_into_columns_equal_pytorch(vectors: bool, seed: int, dim:
     np.testing.assert_array_equal(wide[:, 3 : 3 + 2 * dim].reshape(-1, dim), again)
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize(("rows", "dim"), [(33_000, 1), (5_000, 70), (32_768, 128), (32_769, 128)])
 @pytest.mark.parametrize("counts", [[16], [17, 0, 1], [128, 1], [300, 5, 300]])
-def test_matrices_of_all_caches_are_summed_alike(vectors: bool, rows: int, dim: int, counts: list[int]) -> None:
+def test_matrices_of_all_caches_are_summed_alike(widest: str | None, rows: int, dim: int, counts: list[int]) -> None:
     """What is fetched ahead of its turn depends on the matrix's size: 128 KiB and 16 MiB are the limits."""
     ids, lengths = bags(rows, rows, counts)
     ids[-1] = rows - 1
     weights = np.zeros((rows, dim), np.float32)
     weights[ids] = ids[:, None] % 1000 + np.arange(dim)
-    with processor(vectors):
+    with processor_up_to(widest):
         sums = sum_bags(weights, ids, lengths)
     expected = [weights[bag].sum(axis=0) for bag in np.split(ids, np.cumsum(counts)[:-1])]
     np.testing.assert_array_equal(sums, expected)  # whole numbers below 2^24: exact

@@ -11,7 +11,7 @@ from tests.triton_backends.drawn_cuts import by_hand, draw_cut
 from tests.triton_backends.fake_triton import Asked, Backend, Given, Model
 from tests.triton_backends.kernel_router import KernelRouter
 from tests.triton_backends.lookups import in_order, shard_inputs
-from tests.triton_backends.processors import BOTH, processor
+from tests.triton_backends.processors import ALL, processor_up_to
 from triton_backends.embedding_shard.shard import EmbeddingShard
 from triton_backends.embedding_shard.torch_shard import TorchShard
 
@@ -22,16 +22,16 @@ def assert_close(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
         np.testing.assert_allclose(each, wanted, rtol=1e-5, atol=1e-5)
 
 
-@BOTH
+@ALL
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 100_000))
-def test_any_look_up_is_served_by_the_python_parts(vectors: bool, seed: int) -> None:
+def test_any_look_up_is_served_by_the_python_parts(widest: str | None, seed: int) -> None:
     rng = np.random.default_rng(seed)
     cut = draw_cut(rng)
     query = cut.query(rng)
     answers, answers_by_torch = {}, {}
     router = cut.router()
-    with processor(vectors):
+    with processor_up_to(widest):
         routed = router.route(query).tensors
         if not any(lookup.unpooled for lookup in cut.lookups):
             found = in_order(cut, KernelRouter(router.routing, router.id_maps).route(query))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.triton_backends.kernel_router import KernelRouter
-from tests.triton_backends.processors import BOTH, processor
+from tests.triton_backends.processors import ALL, processor_up_to
 from tests.triton_backends.tiered import dlrm_routing, draw_indices, make_tiered
 from triton_backends.router.idmap import build_id_map, id_map_bytes, shard_bits
 from triton_backends.router.router import Router
@@ -26,7 +26,7 @@ def local_rows(shard_of_row: np.ndarray) -> list[int]:
     return places
 
 
-@BOTH
+@ALL
 @given(
     seed=st.integers(0, 10_000),
     shapes=st.lists(st.tuples(st.integers(1, 1500), st.integers(1, 20), st.integers(1, 16)), min_size=1, max_size=4),
@@ -34,7 +34,7 @@ def local_rows(shard_of_row: np.ndarray) -> list[int]:
     dtype=st.sampled_from([np.int32, np.int64]),
 )
 def test_every_id_reaches_its_row(
-    vectors: bool, seed: int, shapes: list[tuple[int, int, int]], batch: int, dtype: type[np.signedinteger]
+    widest: str | None, seed: int, shapes: list[tuple[int, int, int]], batch: int, dtype: type[np.signedinteger]
 ) -> None:
     """Tables of any size and number of shards, tiered: shard s of every table lies in service s."""
     rng = np.random.default_rng(seed)
@@ -42,7 +42,7 @@ def test_every_id_reaches_its_row(
     indices = draw_indices(rng, made, batch)
     columns = np.split(indices, np.cumsum([pooling for _, pooling, _ in shapes])[:-1], 1)
     routed = made.router().route({"indices": indices.astype(dtype)}).tensors
-    with processor(vectors):
+    with processor_up_to(widest):
         by_kernel = KernelRouter(made.routing, made.id_maps).route({"indices": indices.astype(dtype)})
 
     bags = [unit.bags for unit in made.routing.units]
@@ -62,9 +62,9 @@ def test_every_id_reaches_its_row(
         assert [found[f"tier{s}_lengths"].tolist() for s in range(len(bags))] == [[lens] for lens in expected_lengths]
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize(("shards", "rows"), [(2, 70_400), (4, 70_400), (8, 140_800), (16, 140_800)])
-def test_counters_of_many_blocks_add_up(vectors: bool, shards: int, rows: int) -> None:
+def test_counters_of_many_blocks_add_up(widest: str | None, shards: int, rows: int) -> None:
     """Several groups of blocks, the last one and its last block begun: every id, by the kernel and in numpy."""
     shard_of_row = np.random.default_rng(shards).integers(0, shards, rows).astype(np.uint8)
     placed = [RoutedShard(s, 0, 0) for s in range(shards)]
@@ -73,7 +73,7 @@ def test_counters_of_many_blocks_add_up(vectors: bool, shards: int, rows: int) -
     assert id_map.nbytes == id_map_bytes(rows, shards)
     router, ids = Router(routing, id_map), np.arange(rows)
     found_shards, found_rows = router.find(0, ids)
-    with processor(vectors):
+    with processor_up_to(widest):
         routed = KernelRouter(routing, id_map).route({"indices": ids.reshape(-1, 64)})
     np.testing.assert_array_equal(found_shards, shard_of_row)
     np.testing.assert_array_equal(found_rows, local_rows(shard_of_row))
@@ -101,8 +101,8 @@ def test_the_ids_of_the_largest_table_are_found(shards: int, block_ids: int, tmp
     blocks = np.arange(0, rows // block_ids, 9973)
     ids = np.concatenate([blocks * block_ids, blocks * block_ids + block_ids - 1, [rows - 1]])
     indices = np.resize(ids, (len(ids) // 16 + 1, 16))
-    for vectors in (False, True):
-        with processor(vectors):
+    for widest in ("avx512", "avx2", None):
+        with processor_up_to(widest):
             parts = np.array_split(indices, len(indices) // 4096 + 1)
             found = [kernel.route({"indices": part})["tier0_ids"] for part in parts]
         np.testing.assert_array_equal(np.hstack(found)[0], indices.reshape(-1) % block_ids)

@@ -41,21 +41,22 @@ static inline uint64_t id_map_bytes(uint64_t rows, int bits) {
 }
 
 /* Append `size` ids, all of them checked, to the units that hold their rows: they make up bag `nth` of the look-up in
- * this row. One function a number of bits. The wide ones take sixteen ids at a time, and need a processor with `avx512`. */
-typedef void (*const LookUp_int64_t)(const Lookup *lookup, const int64_t *ids, int64_t size, Unit *units, int64_t row,
-                                     int64_t nth);
-typedef void (*const LookUp_int32_t)(const Lookup *lookup, const int32_t *ids, int64_t size, Unit *units, int64_t row,
-                                     int64_t nth);
+ * this row. One function a number of bits. The wide ones take sixteen ids at a time, and need a processor with `avx512`;
+ * those with AVX2 take eight, write up to ROOM_BEHIND numbers behind the ids, and are NULL where they would be no faster. */
+typedef void LookUp_int64_t(const Lookup *lookup, const int64_t *ids, int64_t size, Unit *units, int64_t row, int64_t nth);
+typedef void LookUp_int32_t(const Lookup *lookup, const int32_t *ids, int64_t size, Unit *units, int64_t row, int64_t nth);
 
 /* Likewise, with weights, one an id, or NULL; with step 1 each id is a bag of its own, from `nth` on. */
-typedef void (*const LookUpAny_int64_t)(const Lookup *lookup, const int64_t *ids, const float *weights, int64_t size,
-                                        int64_t step, Unit *units, int64_t row, int64_t nth);
-typedef void (*const LookUpAny_int32_t)(const Lookup *lookup, const int32_t *ids, const float *weights, int64_t size,
-                                        int64_t step, Unit *units, int64_t row, int64_t nth);
+typedef void LookUpAny_int64_t(const Lookup *lookup, const int64_t *ids, const float *weights, int64_t size, int64_t step,
+                               Unit *units, int64_t row, int64_t nth);
+typedef void LookUpAny_int32_t(const Lookup *lookup, const int32_t *ids, const float *weights, int64_t size, int64_t step,
+                               Unit *units, int64_t row, int64_t nth);
 
-extern LookUp_int64_t look_ups_int64_t[MAX_BITS + 1], wide_look_ups_int64_t[MAX_BITS + 1];
-extern LookUp_int32_t look_ups_int32_t[MAX_BITS + 1], wide_look_ups_int32_t[MAX_BITS + 1];
-extern LookUpAny_int64_t any_look_ups_int64_t[MAX_BITS + 1];
-extern LookUpAny_int32_t any_look_ups_int32_t[MAX_BITS + 1];
+extern LookUp_int64_t *const look_ups_int64_t[MAX_BITS + 1], *const avx2_look_ups_int64_t[MAX_BITS + 1],
+    *const wide_look_ups_int64_t[MAX_BITS + 1];
+extern LookUp_int32_t *const look_ups_int32_t[MAX_BITS + 1], *const avx2_look_ups_int32_t[MAX_BITS + 1],
+    *const wide_look_ups_int32_t[MAX_BITS + 1];
+extern LookUpAny_int64_t *const any_look_ups_int64_t[MAX_BITS + 1];
+extern LookUpAny_int32_t *const any_look_ups_int32_t[MAX_BITS + 1];
 
 #endif

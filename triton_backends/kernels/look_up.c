@@ -45,10 +45,11 @@
     DEFINE_BAG(INDEX, 2)                                                                                              \
     DEFINE_BAG(INDEX, 3)                                                                                              \
     DEFINE_BAG(INDEX, 4)                                                                                              \
-    LookUp_##INDEX look_ups_##INDEX[] = {look_up_0_##INDEX, look_up_1_##INDEX, look_up_2_##INDEX, look_up_3_##INDEX,  \
-                                         look_up_4_##INDEX};                                                          \
-    LookUpAny_##INDEX any_look_ups_##INDEX[] = {any_look_up_0_##INDEX, any_look_up_1_##INDEX, any_look_up_2_##INDEX,  \
-                                                any_look_up_3_##INDEX, any_look_up_4_##INDEX};
+    LookUp_##INDEX *const look_ups_##INDEX[] = {look_up_0_##INDEX, look_up_1_##INDEX, look_up_2_##INDEX,              \
+                                                look_up_3_##INDEX, look_up_4_##INDEX};                                \
+    LookUpAny_##INDEX *const any_look_ups_##INDEX[] = {any_look_up_0_##INDEX, any_look_up_1_##INDEX,                  \
+                                                       any_look_up_2_##INDEX, any_look_up_3_##INDEX,                  \
+                                                       any_look_up_4_##INDEX};
 
 DEFINE_LOOK_UPS(int64_t)
 DEFINE_LOOK_UPS(int32_t)

@@ -170,9 +170,9 @@ INLINE __m512i joined(__m512i low, __m512i high) {
     DEFINE_LOOK_UP(INDEX, 2)                                                                                          \
     DEFINE_LOOK_UP(INDEX, 3)                                                                                          \
     DEFINE_LOOK_UP(INDEX, 4)                                                                                          \
-    LookUp_##INDEX wide_look_ups_##INDEX[] = {wide_look_up_0_##INDEX, wide_look_up_1_##INDEX,                         \
-                                              wide_look_up_2_##INDEX, wide_look_up_3_##INDEX,                         \
-                                              wide_look_up_4_##INDEX};
+    LookUp_##INDEX *const wide_look_ups_##INDEX[] = {wide_look_up_0_##INDEX, wide_look_up_1_##INDEX,                  \
+                                                     wide_look_up_2_##INDEX, wide_look_up_3_##INDEX,                  \
+                                                     wide_look_up_4_##INDEX};
 
 DEFINE_LOOK_UPS(int64_t)
 DEFINE_LOOK_UPS(int32_t)

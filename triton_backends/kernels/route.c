@@ -12,7 +12,8 @@
 
 #define PREFETCH(address) __builtin_prefetch((const void *)(address), 0, 3)
 
-enum { PREFETCH_IDS = 128, WORTH_WIDE = 6 };
+enum { PREFETCH_IDS = 128 };
+enum { WORTH_AVX2 = 8, WORTH_WIDE = 6 }; /* ids of a bag; of fewer one after another is faster */
 
 /* ---- bags that repeat: a user's beside each candidate ---- */
 
@@ -73,6 +74,11 @@ static inline bool find_repeated(const Read *read, int64_t row, Unit *units) {
     }
 
 #define DEFINE_ROUTE(INDEX)                                                                                           \
+    static inline LookUp_##INDEX *fastest_##INDEX(int64_t bits, int64_t bag) {                                        \
+        const bool eight = bag >= WORTH_AVX2 && elasticrec_processor.avx2;                                            \
+        if (bag >= WORTH_WIDE && elasticrec_processor.avx512) return wide_look_ups_##INDEX[bits];                     \
+        return eight && avx2_look_ups_##INDEX[bits] != NULL ? avx2_look_ups_##INDEX[bits] : look_ups_##INDEX[bits];   \
+    }                                                                                                                 \
     static int64_t check_0_##INDEX(const Lookup *lookup, const INDEX *ids, int64_t size) {                            \
         bool bad = false; /* no branch, so that the compiler checks several at a time: padding + 1 is 0 */            \
         const uint64_t shift = (uint64_t)lookup->padded, end = (uint64_t)lookup->rows + shift;                        \
@@ -95,14 +101,14 @@ static inline bool find_repeated(const Read *read, int64_t row, Unit *units) {
         const INDEX *ids = (const INDEX *)read->ids + begin;                                                          \
         const float *weights = read->weights == NULL ? NULL : read->weights + begin;                                  \
         const int64_t bag = read->starts == NULL ? read->bag : size;                                                  \
-        const bool wide = elasticrec_processor.avx512 && bag >= WORTH_WIDE;                                           \
+        LookUp_##INDEX *const look_up = fastest_##INDEX(lookup->bits, bag);                                           \
         if (lookup->count > 1 && bag == 1) /* each id is a bag of its own */                                          \
             return any_look_ups_##INDEX[lookup->bits](lookup, ids, weights, size, 1, units, row, 0);                  \
         for (int64_t nth = 0; nth < lookup->count; nth++, ids += bag)                                                 \
             if (once && is_repeated(lookup, units, row, nth)) continue;                                               \
             else if (weights != NULL)                                                                                 \
                 any_look_ups_##INDEX[lookup->bits](lookup, ids, weights + nth * bag, bag, 0, units, row, nth);        \
-            else (wide ? wide_look_ups_##INDEX : look_ups_##INDEX)[lookup->bits](lookup, ids, bag, units, row, nth);  \
+            else look_up(lookup, ids, bag, units, row, nth);                                                          \
     }                                                                                                                 \
     /* One bag of one size a look-up and row, none weighted: the same as below, with the least work for each bag. */  \
     static int64_t route_bags_##INDEX(const Read *reads, int64_t read_count, int64_t rows, bool once, Unit *units,    \
@@ -110,7 +116,6 @@ static inline bool find_repeated(const Read *read, int64_t row, Unit *units) {
         static int64_t (*const checks[])(const Lookup *, const INDEX *, int64_t) = {                                  \
             check_0_##INDEX, check_1_##INDEX, check_2_##INDEX, check_3_##INDEX, check_4_##INDEX};                     \
         const Read *const end = reads + read_count, *next = reads, *ahead = reads;                                    \
-        const bool wide = elasticrec_processor.avx512;                                                                \
         int64_t lead = 0, repeated = 0;                                                                               \
         for (int64_t row = 0, ahead_row = 0; row < rows;) {                                                           \
             while (ahead_row < rows && lead < PREFETCH_IDS) {                                                         \
@@ -125,10 +130,8 @@ static inline bool find_repeated(const Read *read, int64_t row, Unit *units) {
                 if (++ahead == end) ahead = reads, ahead_row++;                                                       \
             }                                                                                                         \
             const INDEX *ids = (const INDEX *)next->ids + row * next->stride;                                         \
-            const bool wider = wide && next->bag >= WORTH_WIDE;                                                       \
             if (repeated > 0 && is_repeated(next->lookup, units, row, 0)) repeated--;                                 \
-            else (wider ? wide_look_ups_##INDEX : look_ups_##INDEX)[next->lookup->bits](next->lookup, ids, next->bag, \
-                                                                                        units, row, 0);               \
+            else fastest_##INDEX(next->lookup->bits, next->bag)(next->lookup, ids, next->bag, units, row, 0);         \
             lead -= next->bag;                                                                                        \
             if (++next == end) next = reads, row++;                                                                   \
         }                                                                                                             \
