@@ -15,9 +15,12 @@ The ensemble and the router of one server do not batch: the router is native cod
 call costs next to nothing. The dense model joins the rows of several queries where it scores each row for itself, and
 an embedding service takes several queries, each with its own number of ids, in one call (ragged batches). A native one
 in a fleet takes one after another: it sums them so all the same, and Triton's batcher is one thread more that each call
-wakes, up to a fifth or more of its CPU (`benchmarks/README.md`, "What a call costs"). In one server they keep it: there
-the steps of an ensemble without batchers corrupt Triton 2.51's heap under a flood, which no shard of a fleet was seen
-to do in a million calls, 2,048 under way.
+wakes, up to a fifth or more of its CPU (`benchmarks/README.md`, "What a call costs").
+
+All other models have a batcher, those too that join nothing: beside one with a batcher, one without corrupts Triton's
+heap under a flood (2.51, and its sources of June 2026). Each waiting request of a model without is a payload of its
+own, and Triton keeps 1,000 to use again. Once it has so many, a batcher that takes a new payload frees the one before
+while it holds that one's lock (`DynamicBatchScheduler::BatcherThread`), and unlocks it afterwards.
 
 Triton has no tensors without dimensions: what has none is served as one of [1]. And one of [batch] has none in a model
 that batches: between the steps it is [batch, 1] there.
@@ -110,6 +113,7 @@ def ids_configs(design: Design) -> list[pb.ModelConfig]:
     for tensor in graph.outputs:
         _set_dims(config.output.add(name=tensor.name), tensor, _inner(design, tensor), _dims(tensor.shape))
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=router_threads(design.plan))
+    config.dynamic_batching.SetInParent()
     _set_session(config)
     return [config]
 
@@ -119,7 +123,7 @@ def router_config(design: Design) -> pb.ModelConfig:
     batches = design.arrangement.router == "fanout" and design.joins and _all_batched(design.routed)
     config = _base(model_name(design.spec, "router"), design.metadata, MAX_BATCH_ROWS if batches else 0)
     config.backend = native_backend(design.arrangement.router)
-    config.dynamic_batching.SetInParent()  # without it Triton 2.51 corrupts its heap under a flood
+    config.dynamic_batching.SetInParent()
     skipped = int(batches)
     for tensor in design.routed:
         config.input.append(_input(tensor.name, _datatype(tensor), *_inner(design, tensor)[skipped:]))
@@ -198,8 +202,7 @@ def dense_config(design: Design) -> pb.ModelConfig:
     for tensor in design.model.outputs:
         _set_dims(config.output.add(name=tensor.name), tensor, *_at_dense(design, tensor))
     _place_graph(config, design)
-    if design.joins:
-        config.dynamic_batching.SetInParent()
+    config.dynamic_batching.SetInParent()
     _set_session(config)
     if design.joins and not any(-1 in item.dims for item in config.input):
         rows = min(design.spec.serving.batch, MAX_BATCH_ROWS)

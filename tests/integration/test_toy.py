@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ import pytest
 import tritonclient.grpc as grpc
 import tritonclient.http as http
 from numpy.typing import NDArray
+from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException
 
 from repo_builder.access.powerlaw import PowerLawHotness
@@ -62,12 +64,18 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield stack.enter_context(serving(folder / "front", folder / "front.log", environment=environment))
 
 
-def infer(server: Server, protocol: str, kind: str, query: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    library = grpc if protocol == "grpc" else http
+def inputs_of(library: Any, kind: str, query: Mapping[str, NDArray[Any]]) -> list[Any]:
+    """As one of the SDK's libraries has them."""
     inputs = []
     for tensor in SOURCES[kind].model.inputs:
         inputs.append(library.InferInput(tensor.name, query[tensor.name].shape, tensor.datatype))
         inputs[-1].set_data_from_numpy(query[tensor.name])
+    return inputs
+
+
+def infer(server: Server, protocol: str, kind: str, query: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    library = grpc if protocol == "grpc" else http
+    inputs = inputs_of(library, kind, query)
     with library.InferenceServerClient(server.grpc if protocol == "grpc" else server.http) as client:
         answer = client.infer(kind, inputs)
     return {tensor.name: answer.as_numpy(tensor.name) for tensor in SOURCES[kind].model.outputs}
@@ -83,6 +91,25 @@ def test_it_answers_as_the_whole_model(server: Server, kind: str, protocol: str)
         for name, answer in expected.items():
             assert found[name].shape == answer.shape
             np.testing.assert_allclose(found[name], answer, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_flood_of_queries_is_answered_rightly(server: Server, kind: str) -> None:
+    """Where some models of a server had no batcher, thousands of queries in flight broke its heap."""
+    source, query = SOURCES[kind], SOURCES[kind].query(8, seed=1)
+
+    async def flood() -> list[aio.InferResult | InferenceServerException]:
+        async with aio.InferenceServerClient(server.grpc) as sdk:
+            asked = [sdk.infer(kind, inputs_of(grpc, kind, query)) for _ in range(5000)]
+            return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), timeout=200)
+
+    answers = asyncio.run(flood())
+    answered = [answer for answer in answers if not isinstance(answer, Exception)]
+    refused = [answer for answer in answers if isinstance(answer, Exception)]
+    assert all("overloaded" in str(answer) for answer in refused) and len(answered) > 1000
+    for name, expected in source.answers(query).items():
+        found = np.stack([answer.as_numpy(name) for answer in answered])
+        np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), rtol=1e-5, atol=1e-5)
 
 
 def test_an_id_of_no_row_is_refused_by_table_and_id(server: Server) -> None:

@@ -17,7 +17,7 @@ from repo_builder.repository.design import Design
 from repo_builder.repository.manifest import Layout
 from repo_builder.spec import FleetSettings, Spec
 from tests.repository.test_wiring import plan, service
-from tests.toy_source import toy_spec
+from tests.toy_source import MODELS, toy_spec
 
 
 def design(kind: str, layout: Layout, **changes: object) -> Design:
@@ -83,7 +83,7 @@ def test_rows_that_depend_on_each_other_are_not_joined() -> None:
     """Candidates beside one user: nothing batches but the services."""
     each = design("toy", "single")
     dense, router = read(configs.dense_config(each)), read(configs.router_config(each))
-    assert (dense.max_batch_size, dense.HasField("dynamic_batching"), len(dense.model_warmup)) == (0, False, 0)
+    assert (dense.max_batch_size, len(dense.model_warmup)) == (0, 0)
     assert tensors(dense.input)["s0_sums_1"] == ("FP32", [-1, 32], None)
     assert tensors(dense.input)["divisors"] == ("FP32", [-1, 3], None)
     assert tensors(dense.output)["click"] == ("FP32", [-1], None)
@@ -103,12 +103,22 @@ def test_rows_that_depend_on_each_other_are_not_joined() -> None:
 def test_only_native_shards_of_a_fleet_are_called_without_a_batcher(
     layout: Layout, shard_backend: configs.ShardBackend
 ) -> None:
-    """Python shards join queries; and in one server Triton 2.51 corrupts its heap where the steps have no batchers."""
+    """Python shards join queries; and beside models with batchers one without corrupts Triton's heap under a flood."""
     each = design("toy", layout)
     for held in each.wiring:
         config = read(configs.embedding_config(each, held, shard_backend))
         assert config.HasField("dynamic_batching") == ((layout, shard_backend) != ("fleet", "native"))
         assert config.max_batch_size == 64
+
+
+@pytest.mark.parametrize("layout", ["single", "fleet"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_all_of_a_front_end_has_batchers(kind: str, layout: Layout) -> None:
+    """One model without, beside others, corrupts Triton's heap under a flood."""
+    each = design(kind, layout)
+    made = [configs.dense_config(each), configs.router_config(each), *configs.ids_configs(each)]
+    assert len(made) == (3 if kind == "ids" else 2)
+    assert all(read(config).HasField("dynamic_batching") for config in made)
 
 
 @pytest.mark.parametrize("layout", ["single", "fleet"])
