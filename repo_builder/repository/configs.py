@@ -17,10 +17,11 @@ an embedding service takes several queries, each with its own number of ids, in 
 in a fleet takes one after another: it sums them so all the same, and Triton's batcher is one thread more that each call
 wakes, up to a fifth or more of its CPU (`benchmarks/README.md`, "What a call costs").
 
-All other models have a batcher, those too that join nothing: beside one with a batcher, one without corrupts Triton's
-heap under a flood (2.51, and its sources of June 2026). Each waiting request of a model without is a payload of its
-own, and Triton keeps 1,000 to use again. Once it has so many, a batcher that takes a new payload frees the one before
-while it holds that one's lock (`DynamicBatchScheduler::BatcherThread`), and unlocks it afterwards.
+All others that have company in their server have a batcher, those too that join nothing: beside one with a batcher,
+one without corrupts Triton's heap under a flood (2.51, and its sources of June 2026). Each waiting request of a model
+without is a payload of its own, and Triton keeps 1,000 to use again. Once it has so many, a batcher that takes a new
+payload frees the one before while it holds that one's lock (`DynamicBatchScheduler::BatcherThread`), and unlocks it
+afterwards.
 
 Triton has no tensors without dimensions: what has none is served as one of [1]. And one of [batch] has none in a model
 that batches: between the steps it is [batch, 1] there.

@@ -20,7 +20,7 @@ from triton_backends.router.routing import RoutedLookup, RoutedUnit, Routing, su
 ROOM_BEHIND = 8
 """Numbers that the kernel may write behind a unit's ids, as kernels.h says."""
 
-UNTOUCHED = -77
+_UNTOUCHED = -77
 _FENCE = 9  # numbers behind those
 
 
@@ -106,7 +106,7 @@ class KernelRouter:
             self._route_group(members, readings, routed)
         for unit, filled in zip(units, routed, strict=True):
             unit.count = filled.count
-            assert (unit.ids[-_FENCE:] == UNTOUCHED).all()
+            assert (unit.ids[-_FENCE:] == _UNTOUCHED).all()
         return self._parts([unit.written_out() for unit in units])
 
     def _route_group(self, members: Sequence[int], readings: Sequence[Reading], units: Any) -> None:
@@ -135,7 +135,7 @@ class KernelRouter:
         weights = np.empty(ids if unit.weighted else 0, np.float32)
         return _Room(
             unit,
-            np.full(ids + ROOM_BEHIND + _FENCE, UNTOUCHED, np.int32),
+            np.full(ids + ROOM_BEHIND + _FENCE, _UNTOUCHED, np.int32),
             weights,
             np.zeros(rows * unit.bags, np.int32),
         )

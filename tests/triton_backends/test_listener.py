@@ -6,9 +6,10 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -45,7 +46,7 @@ from tests.triton_backends.test_fanout_frames import (
 )
 from tests.triton_backends.test_native_shard import bags, write
 
-WINDOW_UPDATE = 8
+PING, WINDOW_UPDATE = 6, 8
 
 
 @pytest.fixture(scope="module", params=["plain text", "TLS"])
@@ -119,6 +120,42 @@ def test_requests_that_wait_stay_as_they_came(listening: Listening) -> None:
     for stream, query in queries.items():
         got = sums(pb.ModelInferResponse.FromString(answers[stream][5:]))
         np.testing.assert_array_equal(got, listening.python.answer(query)["sums"])
+
+
+def test_nothing_of_a_long_record_is_kept_back_behind_short_ones(shard: Backend, tmp_path: Path) -> None:
+    """All there at once, the long one at a turn's last read: no more comes that epoll could tell of."""
+    certificates, query = Certificates(tmp_path / "pki"), bags(1, 480)
+    body = prefixed(request(query).SerializeToString())
+    call = frame(HEADERS, END_HEADERS, 1, REQUEST) + frame(DATA, END_STREAM, 1, body)
+    with opened(shard, tmp_path, certificates) as fresh, fresh.connect_plainly() as client:
+        client.settimeout(5)
+        coming, going = ssl.MemoryBIO(), ssl.MemoryBIO()
+        secured = certificates.context(certificates).wrap_bio(coming, going, server_hostname="127.0.0.1")
+        exchange(client, coming, going, secured.do_handshake)
+        for record in (HELLO, *[frame(PING, 0, 0, bytes(8))] * 14, call):
+            assert secured.write(record) == len(record)
+        answers = b""
+        while sums_bytes(query) > len(answers):
+            answers += exchange(client, coming, going, partial(secured.read, 1 << 16))
+        eventually(fresh.idle)
+
+
+def exchange(client: socket.socket, coming: ssl.MemoryBIO, going: ssl.MemoryBIO, step: Callable[[], Any]) -> Any:
+    """What a step of TLS gives, once all that it needs was sent and received."""
+    while True:
+        try:
+            done = step()
+        except ssl.SSLWantReadError:
+            client.sendall(going.read())
+            coming.write(client.recv(1 << 16))
+            continue
+        client.sendall(going.read())
+        return done
+
+
+def sums_bytes(query: dict[str, np.ndarray]) -> int:
+    """Of the answer, at least."""
+    return 16 * len(query["lengths"][0])
 
 
 def holds(listening: Listening, calls: int) -> bool:

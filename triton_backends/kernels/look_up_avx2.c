@@ -70,7 +70,7 @@ INLINE __m256i rows_before(const uint64_t *map, int bits, const __m256i *counter
 INLINE void look_up_four(const uint64_t *map, int bits, __m256i id, __m256i *shard, __m256i *local) {
     const __m256i all = _mm256_set1_epi64x(-1), one = _mm256_set1_epi64x(1), zero = _mm256_setzero_si256();
     const int counters = COUNTER_WORDS(bits), words = PLANE_WORDS[bits];
-    const __m256i number = _mm256_srli_epi64(id, 6), block = words == 1 ? number : divided(number, words);
+    const __m256i number = _mm256_srli_epi64(id, 6), block = divided(number, words);
     const __m256i word = _mm256_sub_epi64(number, _mm256_mul_epu32(block, _mm256_set1_epi64x(words)));
     const __m256i bit = _mm256_and_si256(id, _mm256_set1_epi64x(63));
     uint64_t numbers[LANES];

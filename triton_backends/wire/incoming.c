@@ -4,7 +4,8 @@
 #include <string.h>
 
 enum {
-    FIRST_READ_BYTES = 1 << 12, /* doubled where they are filled: a message that stays there keeps the rest from others */
+    /* so many that TLS keeps nothing back; doubled where they are filled: a message that stays keeps the rest from others */
+    FIRST_READ_BYTES = TLS_RECORD_BYTES,
     MOST_READ_BYTES = 1 << 17,
     MOST_HELD = 4 /* bytes that stay with a message, for each of its own */
 };
