@@ -96,8 +96,10 @@ def log_of(backend: Backend) -> str:
 def listening(
     shard: Backend, folder: Path, certificates: Certificates | None, mutual: bool = True, instances: int = 4096
 ) -> Iterator[Listening]:
-    """Afterwards nobody listens there. mutual: clients must have a certificate too. instances: as many as the fake
-    has threads, one for each call under way, or fewer to see what the listener does where these are busy.
+    """Afterwards nobody listens there, and no request has changed while the shard had it.
+
+    mutual: clients must have a certificate too. instances: as many as the fake has threads, one for each call under
+    way, or fewer to see what the listener does where these are busy.
     """
     folder, port, log_begin = write(folder, MOST_ROWS), free_port(), len(log_of(shard))
     model = Model(shard, folder)
@@ -111,9 +113,11 @@ def listening(
         model.add(model.instance)
     shard.fake.fake_serve(shard.library.TRITONBACKEND_ModelInstanceExecute, ctypes.byref(model.instance))
     try:
-        yield Listening(shard, model, port, EmbeddingShard.open(folder / "1"), certificates, log_begin)
+        made = Listening(shard, model, port, EmbeddingShard.open(folder / "1"), certificates, log_begin)
+        yield made
     finally:
         model.__exit__()
+    assert made.count("fake_changed") == 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
 

@@ -122,6 +122,30 @@ def test_requests_that_wait_stay_as_they_came(listening: Listening) -> None:
         np.testing.assert_array_equal(got, listening.python.answer(query)["sums"])
 
 
+def test_a_request_stays_as_it_came_though_what_came_behind_it_ends_its_connection(
+    shard: Backend, tmp_path: Path
+) -> None:
+    """Pings whose answers wait: nghttp2 gives up at a thousand, mostly in the very read that has the request."""
+    first, other = (prefixed(request(bags(seed, 450)).SerializeToString()) for seed in (1, 2))
+    assert 8_192 < len(first) < 14_000  # it stays in a buffer of 32 KB, and 1,100 pings beside it
+    calls = [frame(HEADERS, END_HEADERS, 1, REQUEST) + frame(DATA, END_STREAM, 1, body) for body in (first, other)]
+    with opened(shard, tmp_path, None) as fresh:
+        with fresh.channel() as channel:
+            infer_of(channel)(request(bags(3, 1_000)))  # what is read into has 32 KB since
+        for _ in range(8):
+            with fresh.connect() as flooding, fresh.connect() as after, fresh.holding():
+                for client in (flooding, after):
+                    client.sendall(HELLO)
+                flooding.sendall(calls[0] + frame(PING, 0, 0, bytes(8)) * 1_100)
+                while flooding.recv(1 << 16):
+                    pass
+                assert holds(fresh, 1)
+                after.sendall(calls[1])
+                eventually(partial(holds, fresh, 2))
+            eventually(fresh.idle)
+        assert fresh.count("fake_changed") == 0
+
+
 def test_nothing_of_a_long_record_is_kept_back_behind_short_ones(shard: Backend, tmp_path: Path) -> None:
     """All there at once, the long one at a turn's last read: no more comes that epoll could tell of."""
     certificates, query = Certificates(tmp_path / "pki"), bags(1, 480)

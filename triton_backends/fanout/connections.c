@@ -152,7 +152,7 @@ static bool receive_some(Connection *connection, bool *more) {
     const ssize_t got = channel_read(&connection->channel, buffer->bytes, buffer->room);
     if (got < 0) return closed(connection), false;
     const bool good = got == 0 || http2_received(connection, buffer->bytes, (size_t)got);
-    *more = intake_next(intake, (size_t)got) || (got > 0 && connection->channel.secured != NULL);
+    *more = intake_filled(intake, (size_t)got) || (got > 0 && connection->channel.secured != NULL);
     if (!good) connection_end(connection, connection->channel.problem.text);
     return good;
 }

@@ -258,7 +258,7 @@ static bool receive(Session *session, Intake *intake) {
         const ssize_t got = channel_read(&session->channel, session->read->bytes, session->read->room);
         if (got < 0) return false;
         if (h2.session_mem_recv(session->http2, session->read->bytes, (size_t)got) < 0) return false;
-        more = intake_next(intake, (size_t)got) || (got > 0 && session->channel.secured != NULL);
+        more = intake_filled(intake, (size_t)got) || (got > 0 && session->channel.secured != NULL);
     }
     return true;
 }

@@ -30,17 +30,15 @@ void intake_close(Intake *intake) {
 
 Buffer *intake_buffer(Intake *intake) {
     if (intake->room == 0) intake->room = FIRST_READ_BYTES;
-    if (intake->buffer == NULL) intake->buffer = buffer_new(intake->room);
-    return intake->buffer;
+    Buffer *buffer = intake->buffer;
+    if (buffer != NULL && atomic_load(&buffer->holders) == 1 && buffer->room == intake->room) return buffer;
+    buffer_release(buffer);
+    return intake->buffer = buffer_new(intake->room);
 }
 
-bool intake_next(Intake *intake, size_t got) {
-    Buffer *buffer = intake->buffer;
-    const bool full = got == buffer->room;
+bool intake_filled(Intake *intake, size_t got) {
+    const bool full = got == intake->buffer->room;
     if (full && intake->room < MOST_READ_BYTES) intake->room *= 2;
-    if (atomic_load(&buffer->holders) == 1 && buffer->room == intake->room) return full;
-    intake->buffer = NULL;
-    buffer_release(buffer);
     return full;
 }
 

@@ -17,17 +17,17 @@ void buffer_release(Buffer *buffer); /* a holder less, in any thread; NULL: noth
 
 /* What a thread reads into, from one socket after another; zeroed at its beginning. */
 typedef struct {
-    Buffer *buffer; /* NULL: there is none yet, or it stays with a message */
+    Buffer *buffer; /* NULL: there is none yet */
     size_t room;    /* of the next one */
 } Intake;
 
 void intake_close(Intake *intake);
 
-/* Where to read into; NULL where memory is out. */
+/* Where to read into, which no message that was read before stays in; NULL where memory is out. */
 Buffer *intake_buffer(Intake *intake);
 
-/* What was read is seen to; whether it filled the buffer, so that there may be more. */
-bool intake_next(Intake *intake, size_t got);
+/* Whether what was read filled the buffer, so that there may be more; the next one has more room then. */
+bool intake_filled(Intake *intake, size_t got);
 
 /* A message and the prefix before it, whatever pieces they come in; zeroed at its beginning. */
 typedef struct {
