@@ -90,6 +90,7 @@ SPARE_BYTES = 64 * 1024**2  # a file system's own needs
 
 _STORES = ("s3", "gs", "as")
 _STORE_PORTS = (443, 80)  # https; and http of the clouds' credential services, at 169.254.x.x
+_GKE_CREDENTIALS_PORT = 988  # where GKE's stand in, with Workload Identity and Calico's policies
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,8 @@ class RepositorySource:
             return ()
         inner = urlsplit(self.address.removeprefix("s3://"))  # s3://https://host:port/bucket names the endpoint
         own = (inner.port,) if inner.scheme in ("http", "https") and inner.port else ()
-        return tuple(dict.fromkeys([*_STORE_PORTS, *own]))
+        google = (_GKE_CREDENTIALS_PORT,) if self.address.startswith("gs:") else ()
+        return tuple(dict.fromkeys([*_STORE_PORTS, *google, *own]))
 
     def scratch_bytes(self, files_bytes: int) -> int:
         """What Triton writes to /tmp: it copies a store's models there before it loads them."""

@@ -153,7 +153,11 @@ def _probes(service: BuiltService) -> Mapping[str, Any]:
 
 
 def _resources(service: BuiltService, options: ManifestOptions) -> Mapping[str, Any]:
-    """Requests equal limits: a core per instance (each works in one thread), the plan's memory and GPUs."""
+    """A core per instance (each works in one thread), the plan's memory and GPUs.
+
+    Requests equal limits but for memory: a limit that left out the queries under way would end a front end whose shards
+    are slow, and one that requested them would reserve for every replica what few take, and seldom.
+    """
     scratch = SCRATCH_BYTES + options.source.scratch_bytes(service.files_bytes)
     needed = {
         "cpu": str(service.instances),
@@ -161,7 +165,8 @@ def _resources(service: BuiltService, options: ManifestOptions) -> Mapping[str, 
         "ephemeral-storage": mebibytes(scratch + LOG_BYTES + options.source.copied_bytes(service.files_bytes)),
     }
     gpus = {"nvidia.com/gpu": str(len(service.planned.gpus))} if service.planned.device == "gpu" else {}
-    return {"requests": needed, "limits": {**needed, **gpus}}
+    most = {**needed, "memory": mebibytes(service.most_memory_bytes)}
+    return {"requests": needed, "limits": {**most, **gpus}}
 
 
 def _node_selector(service: BuiltService) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from k8s.alerts import alerts
-from k8s.objects import KEDA, KUBERNETES, Object, metadata, selector
+from k8s.objects import KEDA, KUBERNETES, Object, mebibytes, metadata, selector
 from k8s.options import ManifestOptions
 from k8s.pods import load_s
 from repo_builder.repository.built_fleet import BuiltFleet, BuiltService
@@ -155,7 +155,9 @@ def _section(fleet: BuiltFleet, service: BuiltService, options: ManifestOptions)
     yield ""
     yield (
         f"{limits.fewest} to {count(limits.most, 'pod')}, {limits.fallback} when blind; "
-        f"a pod may take {load_s(service)} s to load {service.files_bytes:,} bytes."
+        f"a pod may take {load_s(service)} s to load {service.files_bytes:,} bytes. "
+        f"It requests {mebibytes(service.memory_bytes)} of memory; with as many queries under way as there may be "
+        f"it takes at most {mebibytes(service.most_memory_bytes)}, its limit."
     )
     for rule in rules.service_rules(fleet, service, options.latency_share):
         yield ""

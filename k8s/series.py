@@ -30,11 +30,11 @@ class Series:
         return self._front_rate("success")
 
     def failures_per_s(self) -> str:
-        """Queries that they failed, by reason."""
-        return f"sum by (reason) ({self._failure_rates()})"
+        """Queries that they failed, by reason; Triton counts one whose step failed at the ensemble twice."""
+        return f"sum by (reason) ({self._failure_rates()}) / 2"
 
     def failed_share(self) -> str:
-        """Of all queries; Triton counts one whose step failed at the ensemble twice."""
+        """Of all queries, counted likewise."""
         failed = f"sum({self._failure_rates()}) / 2"
         return f"({failed}) / clamp_min({self._front_rate('success')} + {failed}, {_SOME_QPS})"
 

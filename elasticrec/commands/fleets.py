@@ -247,7 +247,9 @@ def add_k8s(commands: Commands) -> None:
         metavar="IMAGE",
         help="built from this project's Dockerfile; give a digest (default: %(default)s)",
     )
-    parser.add_argument("--namespace", default=NAMESPACE, metavar="NAME", help="default: %(default)s")
+    parser.add_argument(
+        "--namespace", default=NAMESPACE, metavar="NAME", help="one for each build (default: %(default)s)"
+    )
     parser.add_argument(
         "--min-replicas",
         type=int,
@@ -266,7 +268,8 @@ def add_k8s(commands: Commands) -> None:
     parser.add_argument(
         "--tls",
         metavar="SECRET",
-        help="mutual TLS between front end and embedding services, by a secret's ca.crt, tls.crt and tls.key",
+        help="mutual TLS between front end and embedding services, by a secret's ca.crt, tls.crt and tls.key; the one "
+        "certificate is every pod's, for *.NAMESPACE.svc.cluster.local, as server and client",
     )
     parser.add_argument("--priority-class", metavar="NAME", help="of all pods (default: the cluster's)")
     parser.add_argument("--json", action="store_true", help="also print the objects as JSON, a mapping by file name")

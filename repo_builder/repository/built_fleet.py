@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,14 @@ from pathlib import Path
 from tritonclient.grpc import model_config_pb2 as pb
 
 from repo_builder.errors import RepositoryError
-from repo_builder.model.types import Columns, Lookup
 from repo_builder.partition.plan import Service, load_plan
+from repo_builder.repository.in_flight import (
+    MAX_QUERY_ROWS,
+    call_row_bytes,
+    front_end_bytes,
+    max_in_flight,
+    shard_bytes,
+)
 from repo_builder.repository.manifest import PLAN, Manifest, load_manifest
 from repo_builder.repository.native import listens, read_config
 from repo_builder.repository.service_names import service_names
@@ -20,7 +25,6 @@ FRONTEND = "frontend"
 """The folder of the front end, and its service's name here; the plan calls its dense layers `dense`."""
 
 ENSEMBLE = "ensemble"  # a model of that platform runs nothing itself
-MAX_QUERY_ROWS = 4096  # the wire contract's largest query
 MIB = 1024**2
 STUB_SHM_BYTES = 16 * MIB  # what a process of the Python backend starts with and keeps, rounded up
 BASE_SHM_BYTES = 64 * MIB  # for the server itself, as containers have by default
@@ -32,8 +36,9 @@ class BuiltService:
 
     `folder` is its model repository below the fleet's root; `model` the Triton model whose requests are its queries,
     `steps` the models that do its work (the same model, but for the front end's ensemble). `instances` are all
-    Triton instances of a replica, `files_bytes` what it loads, `shm_bytes` the /dev/shm that its largest calls take;
-    `listens` is whether it can take calls past Triton's gRPC.
+    Triton instances of a replica, `files_bytes` what it loads, `shm_bytes` the /dev/shm that its largest calls take,
+    `in_flight_bytes` what the queries under way take at most (`in_flight.py`); `listens` is whether it can take calls
+    past Triton's gRPC.
     """
 
     name: str
@@ -44,6 +49,7 @@ class BuiltService:
     instances: int
     files_bytes: int
     shm_bytes: int
+    in_flight_bytes: int
     listens: bool
 
     @property
@@ -56,6 +62,11 @@ class BuiltService:
         """Of one pod: the plan's (weights and the measured minimum), the front end's id maps too, and /dev/shm."""
         beside = self.files_bytes if self.is_frontend else 0  # the plan counts only the dense layers' parameters
         return max(self.planned.memory_bytes + beside, self.files_bytes) + self.shm_bytes
+
+    @property
+    def most_memory_bytes(self) -> int:
+        """Of one pod with as many queries under way as there may be."""
+        return self.memory_bytes + self.in_flight_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +106,17 @@ def load_fleet(folder: Path) -> BuiltFleet:
         raise RepositoryError(f"{folder / PLAN}: services: expected names that differ, none of them {FRONTEND}")
     names = service_names(manifest.name, list(planned))
     configs = {key: tuple(_configs(folder / key)) for key in planned}
-    calls = {key: _call_row_bytes(manifest, service) for key, service in planned.items()}
+    in_flight = {service.name: shard_bytes(manifest, service, dense.replicas) for service in plan.embedding_services}
+    in_flight[FRONTEND] = front_end_bytes(manifest, plan.embedding_services, max_in_flight(folder / FRONTEND))
     services = [
-        _service(manifest, names[key], folder / key, service, configs[key], calls[key])
+        _service(manifest, names[key], folder / key, service, configs[key], in_flight[key])
         for key, service in planned.items()
     ]
     return BuiltFleet(manifest.name, manifest.sla_ms, plan.target_qps, tuple(services))
 
 
 def _service(
-    manifest: Manifest, name: str, folder: Path, planned: Service, configs: tuple[pb.ModelConfig, ...], row_bytes: int
+    manifest: Manifest, name: str, folder: Path, planned: Service, configs: tuple[pb.ModelConfig, ...], in_flight: int
 ) -> BuiltService:
     key = folder.name
     working = [config for config in configs if config.platform != ENSEMBLE]
@@ -117,7 +129,8 @@ def _service(
         planned=planned,
         instances=sum(_instances(config) for config in working),
         files_bytes=sum(entry.size_bytes for entry in manifest.files if entry.path.startswith(f"{key}/")),
-        shm_bytes=BASE_SHM_BYTES + stubs * (STUB_SHM_BYTES + 2 * MAX_QUERY_ROWS * row_bytes),
+        shm_bytes=BASE_SHM_BYTES + stubs * (STUB_SHM_BYTES + 2 * MAX_QUERY_ROWS * call_row_bytes(manifest, planned)),
+        in_flight_bytes=in_flight,
         listens=listens(folder),
     )
 
@@ -137,24 +150,3 @@ def _instances(config: pb.ModelConfig) -> int:
     """Instances that Triton starts of a model: on GPUs, a group's count is of each."""
     counts: list[int] = [max(1, group.count) * max(1, len(group.gpus)) for group in config.instance_group]
     return max(1, sum(counts))
-
-
-def _call_row_bytes(manifest: Manifest, service: Service) -> int:
-    """Bytes of a candidate row between front end and embedding service: ids, lengths and sums of 4 bytes each."""
-    held = {shard.table for shard in service.shards}
-    return math.ceil(
-        4 * sum(_row_numbers(manifest, each) for each in manifest.lookups if _table(manifest, each) in held)
-    )
-
-
-def _table(manifest: Manifest, lookup: Lookup) -> str:
-    return manifest.tables[lookup.table].name
-
-
-def _row_numbers(manifest: Manifest, lookup: Lookup) -> float:
-    """Those of a look-up for a candidate row: its ids and their weights, its bags' lengths, and its sums."""
-    layout = lookup.ids.layout
-    ids = lookup.count * layout.bag if isinstance(layout, Columns) and layout.width else lookup.mean_ids
-    weights = 0 if lookup.ids.weights is None else ids
-    sums = lookup.count * manifest.tables[lookup.table].format.dim
-    return manifest.groups[lookup.group].mean_rows * (ids + weights + lookup.count + sums)

@@ -1,5 +1,6 @@
 """BuiltFleet repositories made by hand: a manifest, a plan, and models of which only the configs are real."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Made:
     qps: float = 800.0
     dense_qps: float = 1500.0
     target_qps: float | None = 2000.0
+    max_in_flight: int = 256
     tables: tuple[DlrmTable, ...] = (DlrmTable("users", 3_000_000, DIM, 4), DlrmTable("items", 500, DIM, 9))
 
 
@@ -59,6 +61,9 @@ def write_fleet(folder: Path, made: Made = Made()) -> Path:
     for part, kind in (("", "ensemble"), ("_router", "elasticrec_fanout"), ("_dense", "onnxruntime")):
         _config(folder / "frontend" / f"{made.model}{part}", made, f"{made.model}{part}", kind)
     files.append(FileEntry(f"frontend/{made.model}_router/1/idmap.bin", 40 * MB, "0" * 64))
+    settings = folder / f"frontend/{made.model}_router/1/fanout.json"
+    settings.parent.mkdir(exist_ok=True)
+    settings.write_text(json.dumps({"max_in_flight": made.max_in_flight}))
     for service in plan.embedding_services:
         name = f"{made.model}_{service.name}"
         _config(folder / service.name / name, made, name, made.backend)

@@ -58,7 +58,7 @@ def quantity_bytes(text: str) -> int:
     return int(text.removesuffix("Mi")) * 1024**2
 
 
-def test_memory_holds_weights_and_shm_and_requests_are_limits(rendered: Rendered) -> None:
+def test_memory_holds_weights_and_shm_and_its_limit_what_is_under_way_too(rendered: Rendered) -> None:
     built, objects = rendered
     for service in built.services:
         deployment = of_kind(objects, "Deployment")[service.name]
@@ -66,10 +66,13 @@ def test_memory_holds_weights_and_shm_and_requests_are_limits(rendered: Rendered
         shm = quantity_bytes(volumes["shm"]["emptyDir"]["sizeLimit"])
         for container in containers(deployment):
             resources = container["resources"]
-            memory = quantity_bytes(resources["limits"]["memory"])
+            memory = quantity_bytes(resources["requests"]["memory"])
             assert memory >= service.files_bytes + shm - 1024**2
             assert memory >= service.planned.memory_bytes + service.shm_bytes
-            assert {**resources["limits"], **resources["requests"]} == resources["limits"]
+            most = quantity_bytes(resources["limits"]["memory"])
+            assert memory + service.in_flight_bytes <= most <= memory + service.in_flight_bytes + 1024**2
+            alike = {**resources["requests"], "memory": resources["limits"]["memory"]}
+            assert {**resources["limits"], **alike} == resources["limits"]
             assert int(resources["limits"]["cpu"]) == service.instances
             gpus = resources["limits"].get("nvidia.com/gpu")
             assert gpus == ("1" if service.planned.device == "gpu" else None)
@@ -142,7 +145,8 @@ def test_models_come_from_where_they_are(source: str, repository: str, tmp_path:
         assert mounts["models"] == {"name": "models", "mountPath": "/models", "readOnly": True, "subPath": "tier0"}
     egress = objects["rm1-tier0-networkpolicy.yaml"]["spec"].get("egress", [])
     ports = {each["port"] for rule in egress for each in rule["ports"]}
-    assert ports == ({53, 80, 443} | ({9000} if "minio" in source else set()) if "//" in source else set())
+    own = {9000} if "minio" in source else {988} if source.startswith("gs:") else set()
+    assert ports == ({53, 80, 443} | own if "//" in source else set())
 
 
 CALLED = {"name": "ELASTICREC_LISTEN", "value": "0.0.0.0:8001"}

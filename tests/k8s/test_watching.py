@@ -111,8 +111,10 @@ def test_queries_are_counted_as_the_clients_count_them(seen: Seen) -> None:
 
 def test_a_failed_query_is_counted_once(seen: Seen) -> None:
     """Over all that was: Triton's own count of the ensemble is twice as high."""
-    share = seen.prometheus.one(seen.series("10m").failed_share(), seen.bad_s)
-    assert share == pytest.approx(BAD / (BAD + len(seen.load.done)), rel=0.1)
+    series, expected = seen.series("10m"), pytest.approx(BAD / (BAD + len(seen.load.done)), rel=0.1)
+    assert seen.prometheus.one(series.failed_share(), seen.bad_s) == expected
+    failed = sum(seen.prometheus.ask(series.failures_per_s(), seen.bad_s))
+    assert failed / (failed + seen.prometheus.one(series.queries_per_s(), seen.bad_s)) == expected
 
 
 def test_latencies_are_what_the_clients_saw(seen: Seen) -> None:

@@ -1,6 +1,7 @@
 """What a pod needs, from a built fleet."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +55,41 @@ def test_shm_counts_what_any_models_look_ups_take(tmp_path: Path) -> None:
     (folder / "manifest.json").write_text(manifest.to_json())
     call = 4096 * 4 * (10 + 24 + 10 + 9)
     assert load_fleet(folder).shards[0].shm_bytes == 64 * MIB + 16 * MIB + 2 * call
+
+
+def test_a_front_end_holds_what_may_be_under_way(tmp_path: Path) -> None:
+    """By hand, of a row: 13 numbers and 13 ids of 8 bytes come, twice; a score goes; 13 ids in 32 bits go to services,
+    and 2 lengths and 2 sums of 8 numbers come from each of two. 20 queries of 32 rows, one of 4096, and 8 spare ones.
+    """
+    made = fleet(tmp_path, Made(max_in_flight=20))
+    inputs = 4 * 13 + 8 * 13
+    row = 2 * inputs + 4 + 4 * 13 + 2 * 4 * (2 + 2 * DIM)
+    assert made.frontend.in_flight_bytes == (20 * 32 + 4096) * row + 8 * 4096 * inputs
+    assert made.frontend.most_memory_bytes == made.frontend.memory_bytes + made.frontend.in_flight_bytes
+
+
+def test_a_shard_holds_a_largest_call_of_each_front_end_for_every_instance(tmp_path: Path) -> None:
+    """The plan has two front ends."""
+    made = fleet(tmp_path, Made(instances=3))
+    assert made.shards[0].in_flight_bytes == 2 * 3 * 4096 * (4 * (13 + 2) + 4 * 2 * DIM)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "expected one router with a fanout.json, found 0; build again"),
+        ("{", "fanout.json: expected a router's settings, but "),
+        ("[]", "fanout.json: expected a router's settings, but "),
+        ("{}", "fanout.json: expected a router's settings, but "),
+        ('{"max_in_flight": 0}', "fanout.json: max_in_flight: expected a number of queries, got 0; build again"),
+        ('{"max_in_flight": true}', "fanout.json: max_in_flight: expected a number of queries, got True; build again"),
+    ],
+)
+def test_a_front_end_says_how_many_queries_may_be_under_way(text: str | None, told: str, tmp_path: Path) -> None:
+    settings = write_fleet(tmp_path, Made()) / "frontend/rm1_router/1/fanout.json"
+    settings.unlink() if text is None else settings.write_text(text)
+    with pytest.raises(InputError, match=re.escape(told)):
+        load_fleet(tmp_path)
 
 
 def test_models_without_processes_of_their_own_need_no_more_shm(tmp_path: Path) -> None:
