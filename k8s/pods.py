@@ -153,19 +153,20 @@ def _probes(service: BuiltService) -> Mapping[str, Any]:
 
 
 def _resources(service: BuiltService, options: ManifestOptions) -> Mapping[str, Any]:
-    """A core per instance (each works in one thread), the plan's memory and GPUs.
+    """Requests are the plan's cores and memory; limits a core per instance, for each works in one thread, and GPUs.
 
-    Requests equal limits but for memory: a limit that left out the queries under way would end a front end whose shards
-    are slow, and one that requested them would reserve for every replica what few take, and seldom.
+    The plan's replica of a front end has a core for its dense layers and its router, of which two could work at once. A
+    limit of memory that left out the queries under way would end a front end whose shards are slow; one that requested
+    them would reserve for every replica what few take, and seldom.
     """
     scratch = SCRATCH_BYTES + options.source.scratch_bytes(service.files_bytes)
     needed = {
-        "cpu": str(service.instances),
+        "cpu": str(service.planned.instances * max(1, len(service.planned.gpus))),
         "memory": mebibytes(service.memory_bytes),
         "ephemeral-storage": mebibytes(scratch + LOG_BYTES + options.source.copied_bytes(service.files_bytes)),
     }
     gpus = {"nvidia.com/gpu": str(len(service.planned.gpus))} if service.planned.device == "gpu" else {}
-    most = {**needed, "memory": mebibytes(service.most_memory_bytes)}
+    most = {**needed, "cpu": str(service.instances), "memory": mebibytes(service.most_memory_bytes)}
     return {"requests": needed, "limits": {**most, **gpus}}
 
 

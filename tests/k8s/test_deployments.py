@@ -71,13 +71,17 @@ def test_memory_holds_weights_and_shm_and_its_limit_what_is_under_way_too(render
             assert memory >= service.planned.memory_bytes + service.shm_bytes
             most = quantity_bytes(resources["limits"]["memory"])
             assert memory + service.in_flight_bytes <= most <= memory + service.in_flight_bytes + 1024**2
-            alike = {**resources["requests"], "memory": resources["limits"]["memory"]}
-            assert {**resources["limits"], **alike} == resources["limits"]
+            disk = "ephemeral-storage"
+            assert resources["limits"][disk] == resources["requests"][disk]
             assert int(resources["limits"]["cpu"]) == service.instances
+            assert int(resources["requests"]["cpu"]) == service.planned.instances  # as the plan packs it on nodes
+            assert resources["requests"].keys() == {"cpu", "memory", disk}
             gpus = resources["limits"].get("nvidia.com/gpu")
             assert gpus == ("1" if service.planned.device == "gpu" else None)
-        disk = sum(quantity_bytes(each["emptyDir"]["sizeLimit"]) for each in volumes.values() if "emptyDir" in each)
-        assert disk - shm <= quantity_bytes(resources["limits"]["ephemeral-storage"])
+        volumes_bytes = sum(
+            quantity_bytes(each["emptyDir"]["sizeLimit"]) for each in volumes.values() if "emptyDir" in each
+        )
+        assert volumes_bytes - shm <= quantity_bytes(resources["limits"]["ephemeral-storage"])
 
 
 def test_a_pod_numbers_its_gpus_itself(tmp_path: Path) -> None:
