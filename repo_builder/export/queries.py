@@ -65,19 +65,22 @@ def query_problems(inputs: Sequence[Tensor], query: Arrays) -> Iterator[str]:
     for name in query:
         if name not in {tensor.name for tensor in inputs}:
             yield f"{name}: expected inputs {', '.join(tensor.name for tensor in inputs)} alone, got this too"
-    sizes: dict[str, int] = {}
+    sizes: dict[str, int] = {}  # of dimensions, as the first input that has each says, one of another type too
     for tensor in inputs:
         got = query.get(tensor.name)
         dtype = DTYPES[tensor.datatype]
         if got is None:
             yield f"{tensor.name}: expected {_described(tensor)}, got none"
-        elif got.dtype != dtype or len(got.shape) != len(tensor.shape):
+        elif len(got.shape) != len(tensor.shape):
             yield f"{tensor.name}: expected {_described(tensor)}, got {got.dtype} {list(got.shape)}"
         else:
             for want, size in zip(tensor.shape, got.shape, strict=True):
-                if size != (sizes.setdefault(want, size) if isinstance(want, str) else want):
-                    yield f"{tensor.name}: expected {_described(tensor, sizes)}, got {list(got.shape)}"
-                    break
+                if isinstance(want, str):
+                    sizes.setdefault(want, size)
+            if got.dtype != dtype:
+                yield f"{tensor.name}: expected {_described(tensor)}, got {got.dtype} {list(got.shape)}"
+            elif list(got.shape) != [sizes[want] if isinstance(want, str) else want for want in tensor.shape]:
+                yield f"{tensor.name}: expected {_described(tensor, sizes)}, got {list(got.shape)}"
 
 
 def _described(tensor: Tensor, sizes: Mapping[str, int] | None = None) -> str:
