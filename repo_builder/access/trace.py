@@ -23,6 +23,7 @@ from repo_builder.access.hotness import (
 )
 from repo_builder.access.npz import NPY_ARRAY, Header, NpzReader, holds_arrays, missing_problems, open_npy, open_npz
 from repo_builder.errors import AccessError
+from repo_builder.model.arrays import has_rows
 from repo_builder.model.lookups import ids_read
 from repo_builder.model.source import Source
 from repo_builder.model.types import BATCH, Model
@@ -69,13 +70,14 @@ def holds_requests(path: Path, model: Model) -> bool:
 
 
 def read_requests(path: Path, model: Model) -> Inputs:
-    """The arrays of a trace of requests, whole."""
+    """The arrays of a trace of requests, whole; raises AccessError where there are none."""
     with open_npz(path) as reader:
+        headers = {tensor.name: reader.header(tensor.name) for tensor in model.inputs}
+        if any(has_rows(tensor) and headers[tensor.name].shape[:1] == (0,) for tensor in model.inputs):
+            raise AccessError(f"{path}: expected at least one row, got 0")
         return {
-            tensor.name: np.concatenate(list(reader.chunks(tensor.name, 1 << 20))).reshape(
-                reader.header(tensor.name).shape
-            )
-            for tensor in model.inputs
+            name: np.concatenate([np.empty(0, header.dtype), *reader.chunks(name, 1 << 20)]).reshape(header.shape)
+            for name, header in headers.items()
         }
 
 

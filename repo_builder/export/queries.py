@@ -10,7 +10,7 @@ import numpy as np
 
 from repo_builder.errors import InputError, ModelFileError
 from repo_builder.model.arrays import DTYPES, Arrays
-from repo_builder.model.types import Tensor
+from repo_builder.model.types import BATCH, Tensor
 
 LABELS = "labels/"
 """Of samples: `labels/OUTPUT` holds what became of each number of an output, 1 or 0: clicked or not."""
@@ -23,6 +23,8 @@ def read_samples(path: Path, inputs: Sequence[Tensor]) -> Arrays:
     """
     query = {name: array for name, array in _read(path).items() if not name.startswith(LABELS)}
     problems = [f"{path}: {problem}" for problem in query_problems(inputs, query)]
+    if not problems and _has_no_rows(inputs, query):
+        problems = [f"{path}: expected at least one row, got 0"]
     if problems:
         raise ModelFileError(*problems)
     return query
@@ -51,6 +53,11 @@ def _read(path: Path) -> Arrays:
         ) from exc
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as exc:
         raise ModelFileError(f"{path}: expected an .npz with an array per input, got another file ({exc})") from exc
+
+
+def _has_no_rows(inputs: Sequence[Tensor], query: Arrays) -> bool:
+    sizes = (query[tensor.name].shape[tensor.shape.index(BATCH)] for tensor in inputs if BATCH in tensor.shape)
+    return 0 in sizes
 
 
 def check_query(inputs: Sequence[Tensor], query: Arrays) -> None:

@@ -122,3 +122,17 @@ def test_a_table_that_nobody_reads_is_read_evenly_and_told() -> None:
     hotness = load_hotness(spec(Access("samples"), source), tell=told.append)
     assert told == ["samples: no access to tags: all of their rows count as equally hot"]
     np.testing.assert_allclose(hotness.cdf(TAGS), np.arange(10) / 9)
+
+
+def test_a_trace_of_requests_without_ids_of_a_bag_is_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "trace.npz", **{**REQUESTS, "tags": np.array([], np.int64), "counts": np.array([0, 0, 0])})
+    hotness = load_hotness(spec(Access("trace", tmp_path / "trace.npz"), Source()))
+    np.testing.assert_allclose(hotness.cdf(TAGS), np.arange(10) / 9)
+
+
+def test_a_trace_of_no_requests_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "trace.npz"
+    np.savez(path, **{name: array[:0] for name, array in REQUESTS.items()})
+    with pytest.raises(AccessError) as refusal:
+        load_hotness(spec(Access("trace", path), Source()))
+    assert str(refusal.value) == f"{path}: expected at least one row, got 0"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from repo_builder.export.queries import query_problems
+from repo_builder.errors import ModelFileError
+from repo_builder.export.queries import query_problems, read_samples
 from repo_builder.model.types import BATCH, Tensor
 
 INPUTS = (
@@ -39,3 +41,15 @@ QUERY = {"user": np.zeros(5, np.float32), "items": np.arange(5), "hist": np.zero
 def test_inputs_that_disagree_on_a_size_are_each_told(change: Any, problems: list[str]) -> None:
     """Though a later axis of one that is told varies too, and though the first is of another type."""
     assert list(query_problems(INPUTS, {**QUERY, **change})) == problems
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(ModelFileError) as refusal:
+        read_samples(path, INPUTS)
+    return str(refusal.value)
+
+
+def test_samples_without_rows_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "samples.npz"
+    np.savez(path, **{name: array[:0] for name, array in QUERY.items()})
+    assert refused(path) == f"{path}: expected at least one row, got 0"
