@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What was looked at, `weights` or `access`, where, what is there, and every problem of it."""
+    """What was looked at, `weights`, `samples` or `access`, where, what is there, and every problem of it."""
 
     name: str
     where: str
@@ -39,7 +39,7 @@ class Checked:
 
 @named_extras()
 def check(spec: Spec, *, watch: Watch = unwatched, tell: Tell = log) -> tuple[Checked, ...]:
-    """Check a spec's weights and accesses, as far as that goes without reading the tables' values.
+    """Check a spec's weights, a model file's samples, and accesses, as far as that goes without the tables' values.
 
     >>> [(each.name, each.found, each.problems) for each in elasticrec.check(elasticrec.load_spec("rm1.yaml"))]
     [('weights', 'drawn from its seed', ()), ('access', 'of every table', ())]
@@ -50,8 +50,10 @@ def check(spec: Spec, *, watch: Watch = unwatched, tell: Tell = log) -> tuple[Ch
         return str(spec.access.path or spec.access.source), "of every table"
 
     weights = spec.form.path if isinstance(spec.form, ModelFile) else spec.form.weights.path
+    samples = [_checked("samples", spec.file, lambda: _samples(spec))] if isinstance(spec.form, ModelFile) else []
     return (
         _checked("weights", weights, lambda: _weights(spec, tell)),
+        *samples,
         _checked("access", spec.access.path, accesses),
     )
 
@@ -87,6 +89,16 @@ def _weights(spec: Spec, tell: Tell) -> tuple[str, str]:
     tensors += sum(len(layer) for stack in spec.form.interaction_stacks.values() for layer in stack)
     found = "drawn from its seed" if weights.path is None else f"{tensors} tensors as in the spec"
     return str(weights.path or weights.source), found
+
+
+def _samples(spec: Spec) -> tuple[str, str]:
+    from repo_builder.repository.samples import check_samples
+
+    source = _open(spec)
+    check_samples(spec, source)
+    if isinstance(spec.form, ModelFile) and spec.form.samples:
+        return str(spec.form.samples), "an array per input"
+    return "drawn" if source.samples() is None else "in the model's file", "an array per input"
 
 
 def _open(spec: Spec) -> Source:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from pathlib import Path
 import yaml
 
 from elasticrec.loading import StrPath, log
+from repo_builder.access.queries import check_queries
 from repo_builder.errors import InputError
 from repo_builder.export import open_model_file
 from repo_builder.extras import named_extras
 from repo_builder.model.dlrm import Dlrm
-from repo_builder.model.source import FileSource, ModelFile
+from repo_builder.model.source import FileSource, ModelFile, Source
 from repo_builder.output import Tell
 from repo_builder.spec import Access, Serving, Spec
 from repo_builder.writing import write_whole
@@ -36,10 +38,11 @@ _NAME = "[A-Za-z][A-Za-z0-9_]{0,63}"
 
 @dataclass(frozen=True, slots=True)
 class FirstSpec:
-    """The text of a spec, and what it reads as."""
+    """The text of a spec, what it reads as, and what a build needs beside it."""
 
     text: str
     spec: Spec
+    needs: Sequence[str] = ()
 
 
 @named_extras()
@@ -67,7 +70,10 @@ def first_spec(model: StrPath, target: StrPath, *, name: str | None = None, tell
     if draft is None:
         known = ", ".join(_KINDS)
         raise InputError(f"{path}: expected a name ending in {known}, got {path.name!r}; {_EXPORT}")
-    return draft(path, name, path if path.is_absolute() else Path(os.path.relpath(path, target.parent)), tell)
+    first = draft(path, name, path if path.is_absolute() else Path(os.path.relpath(path, target.parent)), tell)
+    for need in first.needs:
+        tell(f"{target}: plans as it is, but a build needs more: {need}")
+    return first
 
 
 def init(model: StrPath, target: StrPath, *, name: str | None = None, force: bool = False, tell: Tell = log) -> Spec:
@@ -94,9 +100,20 @@ def _of_model_file(source: FileSource) -> Callable[[Path, str, Path, Tell], Firs
         opened = open_model_file(name, form)
         for note in opened.notes:
             tell(note)
-        return FirstSpec(model_file_spec(name, source, named), Spec(name, form, opened.model, _ACCESS, _SERVING))
+        needs = _needs(opened)
+        spec = Spec(name, form, opened.model, _ACCESS, _SERVING)
+        return FirstSpec(model_file_spec(name, source, named, needs), spec, needs)
 
     return draft
+
+
+def _needs(opened: Source) -> Sequence[str]:
+    """What queries cannot be drawn without."""
+    try:
+        check_queries(opened.model, _SERVING.batch, opened.samples())
+    except InputError as exc:
+        return exc.problems
+    return ()
 
 
 def _of_state_dict(path: Path, name: str, named: Path, _: Tell) -> FirstSpec:
@@ -119,10 +136,12 @@ def _name(path: Path) -> str:
     return (stem if stem[:1].isalpha() else f"model_{stem}")[:64]
 
 
-def model_file_spec(name: str, source: FileSource, path: Path) -> str:
-    """The spec of a model file; `path` as the spec's folder sees it."""
+def model_file_spec(name: str, source: FileSource, path: Path, needs: Sequence[str] = ()) -> str:
+    """The spec of a model file; `path` as the spec's folder sees it. needs: what a build needs beside it."""
+    told = [f"# {line}\n" for need in needs for line in textwrap.wrap(f"A build needs more: {need}", 116)]
     return (
         f"name: {_word(name)}\nmodel: {{source: {source}, path: {_text(str(path))}}}\n"
+        f"{''.join(told)}"
         "# samples: requests.npz     # an array per input: requests to prove the cut with, and to draw queries from\n"
         f"{_TRAFFIC}"
     )

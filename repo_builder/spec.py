@@ -7,7 +7,7 @@ opened (`schemas/model_spec.schema.json`). All mistakes are reported at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,7 +63,8 @@ class FleetSettings:
 class Spec:
     """A recommendation model and the traffic it must serve; `form` is what the user said of it, `model` what it is.
 
-    table_access: of the tables whose accesses are not those of the rest. opened: a model file, as it was opened.
+    table_access: of the tables whose accesses are not those of the rest. opened: a model file, as it was opened. file:
+    where the spec was read, which messages name.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Spec:
     rows: RowRule = AS_THEY_COME
     table_access: Mapping[str, Access] = field(default_factory=dict)
     opened: Source | None = field(default=None, compare=False, repr=False)
+    file: Path | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of_dlrm(
@@ -132,7 +134,7 @@ def parse_spec(document: object, path: Path) -> Spec:
         problems += [problem for check in (form.problems, _path_problems) for problem in check(document)]
     if problems or not isinstance(document, Mapping):
         raise SpecError(*(f"{path}: {problem}" for problem in problems))
-    return form.read(document, path)
+    return replace(form.read(document, path), file=path)
 
 
 def _read_dlrm(document: Mapping[str, Any], path: Path) -> Spec:

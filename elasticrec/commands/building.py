@@ -104,7 +104,8 @@ def add_check(commands: Commands) -> None:
         commands,
         "check",
         "Check all that can be known before a build: the spec, every tensor's key, shape and type in the checkpoint,\n"
-        "the dense layers' values, and the accesses. The tables' values are read, and checked, by build alone.",
+        "the dense layers' values, a model file's samples, and the accesses. The tables' values are read, and\n"
+        "checked, by build alone.",
         "elasticrec check rm1.yaml",
     )
     add_spec(parser)

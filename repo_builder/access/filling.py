@@ -22,8 +22,6 @@ from repo_builder.model.types import BATCH, Columns, Group, Lookup, Ragged, Tabl
 
 Integers = NDArray[np.int64]
 
-_REMEDY = "name recorded requests in the spec (samples: requests.npz, an array per input)"
-
 
 class Queried(Protocol):
     """What queries are drawn for: a `Model`, or a repository's manifest."""
@@ -249,9 +247,7 @@ class _Filling:
         """Of dimensions that no sample tells: as many ids as look-ups have on average."""
         missing = [lookup.name for lookup in self._model.lookups if lookup not in self._lookups]
         if missing and not self._samples:
-            raise InputError(
-                f"queries: {missing[0]}: its ids are computed from inputs that no accesses tell; {_REMEDY}"
-            )
+            raise _samples_needed(f"the ids of {missing[0]} are computed from inputs that no accesses tell")
         for lookup in self._lookups:
             tensor = self._inputs[lookup.ids.tensor]
             unknown = [size for size in tensor.shape if isinstance(size, str) and size not in self._sizes]
@@ -265,8 +261,15 @@ class _Filling:
         """A part of an input's shape in each query."""
         unknown = [size for size in shape if isinstance(size, str) and size not in self._sizes]
         if unknown:
-            raise InputError(f"inputs: {tensor.name}: nothing tells how large its dimension {unknown[0]} is; {_REMEDY}")
+            raise _samples_needed(f"nothing tells how large dimension {unknown[0]} of input {tensor.name} is")
         return tuple(self._sizes[size] if isinstance(size, str) else size for size in shape)
+
+
+def _samples_needed(why: str) -> InputError:
+    return InputError(
+        f"samples: expected recorded requests, got none: {why}; "
+        "name them in the spec (samples: requests.npz, an array per input)"
+    )
 
 
 def _block(lookup: Lookup) -> int:

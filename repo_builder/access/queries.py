@@ -32,6 +32,24 @@ def draw_queries(
     return fill_queries(model, _Drawn(model, hotness, rng), queries, batch, rng, samples)
 
 
+def check_queries(model: Queried, batch: int, samples: Arrays | None = None) -> None:
+    """Raise the InputError that drawing queries of `batch` rows ends in, whatever their ids: for want of samples."""
+    fill_queries(model, _Zeros(), 1, batch, np.random.default_rng(0), samples)
+
+
+class _Zeros:
+    """Bags of one id, 0."""
+
+    def columns(self, lookup: Lookup, shape: tuple[int, int]) -> Integers:
+        return np.zeros(shape, np.int64)
+
+    def lengths(self, lookup: Lookup, shape: tuple[int, int]) -> Integers:
+        return np.ones(shape, np.int64)
+
+    def ragged(self, lookup: Lookup, ids: int) -> Integers:
+        return np.zeros(ids, np.int64)
+
+
 class _Drawn:
     """Ids as likely as the accesses, the look-up's padding left out; lengths Poisson around the look-up's mean.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from repo_builder.access.hotness import Hotness
-from repo_builder.access.queries import draw_queries
+from repo_builder.access.queries import check_queries, draw_queries
 from repo_builder.access.query_file import QueryFile
+from repo_builder.errors import InputError
 from repo_builder.export.queries import read_labels
 from repo_builder.model.arrays import Arrays, has_rows
 from repo_builder.model.source import ModelFile, Source
@@ -23,9 +24,19 @@ _MOST_QUERIES = 64  # where each must be run by itself
 
 
 def kept_queries(spec: Spec, source: Source, hotness: Hotness) -> QueryFile:
-    """What a build keeps in its repository: drawn queries, the same each time."""
+    """What a build keeps in its repository: drawn queries, the same each time. Raises what `check_samples` does."""
+    check_samples(spec, source)
     batch = spec.serving.batch
     return draw_queries(spec.queried, hotness, max(1, KEPT_ROWS // batch), batch, seed=0, samples=source.samples())
+
+
+def check_samples(spec: Spec, source: Source) -> None:
+    """Raise InputError, naming the spec's file, where no queries can be drawn without samples and there are none."""
+    try:
+        check_queries(spec.queried, spec.serving.batch, source.samples())
+    except InputError as exc:
+        where = f"{spec.file}: " if spec.file is not None else ""
+        raise InputError(*(f"{where}{problem}" for problem in exc.problems)) from exc
 
 
 def proof_query(source: Source, kept: QueryFile) -> Arrays:

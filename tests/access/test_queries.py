@@ -161,7 +161,7 @@ def test_rows_of_samples_are_chosen_together() -> None:
 
 
 def test_a_matrix_that_ids_are_computed_from_is_rows_of_samples() -> None:
-    with pytest.raises(InputError, match="queries: item: its ids are computed from inputs that no accesses tell"):
+    with pytest.raises(InputError, match="samples: expected recorded requests, got none: the ids of item are computed"):
         draw_queries(COMPUTED, HOTNESS, 1, 8, 0)
     features = np.arange(12, dtype=np.float32).reshape(3, 4)
     found = draw_queries(COMPUTED, HOTNESS, 2, 8, 0, {"features": features}).inputs["features"]
@@ -209,7 +209,7 @@ def test_bags_as_long_as_their_dimension() -> None:
 
 def test_a_dimension_that_nothing_tells_is_named() -> None:
     model = replace(DLRM, inputs=(*DLRM.inputs, Tensor("image", "FP32", (BATCH, "pixels"))))
-    with pytest.raises(InputError, match="inputs: image: nothing tells how large its dimension pixels is; name"):
+    with pytest.raises(InputError, match="got none: nothing tells how large dimension pixels of input image is; name"):
         draw_queries(model, HOTNESS, 1, 8, 0)
 
 

@@ -166,7 +166,7 @@ def test_samples_of_the_repository_fill_what_is_not_drawn(tmp_path: Path) -> Non
 def test_ids_that_are_computed_need_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     repository = any_repository(tmp_path / "repository", COMPUTED)
     assert main(["workload", str(repository), "-o", str(tmp_path / "w.npz")]) == 2
-    assert "queries: item: its ids are computed from inputs that no accesses tell" in capsys.readouterr().err
+    assert "samples: expected recorded requests, got none: the ids of item are computed" in capsys.readouterr().err
     assert not (tmp_path / "w.npz").exists()
 
 

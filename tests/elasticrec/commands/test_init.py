@@ -68,21 +68,49 @@ def test_a_spec_that_is_there_is_not_lost(exported: Path, tmp_path: Path, capsys
     assert load_spec(spec).name == "mine"
 
 
-def test_an_onnx_file_is_told_and_its_spec_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def write_onnx(path: Path, *before: onnx.NodeProto) -> None:
+    """A model that looks `ids` up, or what nodes before make `found` of them."""
     rows = np.random.default_rng(0).standard_normal((ROWS, 8)).astype(np.float32)
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["n"])
     out = helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["n", 8])
     nodes = [
-        helper.make_node("Gather", ["table", "ids"], ["row"], "look"),
+        *before,
+        helper.make_node("Gather", ["table", "found" if before else "ids"], ["row"], "look"),
         helper.make_node("Relu", ["row"], ["vectors"]),
     ]
     graph = helper.make_graph(nodes, "g", [ids], [out], [numpy_helper.from_array(rows, "table")])
-    opset = [helper.make_opsetid("", 18)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "m.onnx")
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+
+
+def test_an_onnx_file_is_told_and_its_spec_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_onnx(tmp_path / "m.onnx")
     assert main(["init", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "m.yaml")]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "ids input INT64 [batch]" in told and "table 40,000 8 FP32 1.2 MiB 1" in told
     assert main(["plan", str(tmp_path / "m.yaml")]) == 0
+    assert main(["check", str(tmp_path / "m.yaml")]) == 0
+
+
+def test_where_a_build_needs_samples_it_is_said_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By init, in the spec that it writes, and by check in the same words as by build."""
+    spec = tmp_path / "m.yaml"
+    write_onnx(tmp_path / "m.onnx", helper.make_node("Abs", ["ids"], ["found"]))
+    need = (
+        "samples: expected recorded requests, got none: the ids of table are computed from inputs that no accesses "
+        "tell; name them in the spec (samples: requests.npz, an array per input)"
+    )
+    assert main(["init", str(tmp_path / "m.onnx"), "-o", str(spec)]) == 0
+    assert f"elasticrec: {spec}: plans as it is, but a build needs more: {need}\n" == capsys.readouterr().err
+    assert need in spec.read_text().replace("\n# ", " ")
+    assert main(["plan", str(spec)]) == 0
+    capsys.readouterr()
+    for verb in (["check", str(spec)], ["build", str(spec), "-o", str(tmp_path / "built")]):
+        assert main(verb) == 2
+        assert capsys.readouterr().err == f"elasticrec: {spec}: {need}\n"
+    np.savez(tmp_path / "requests.npz", ids=np.array([3, -4, 5]))
+    spec.write_text(spec.read_text().replace("# samples: requests.npz", "samples: requests.npz"))
+    assert main(["check", str(spec)]) == 0
+    assert "requests.npz an array per input" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_state_dict_is_told_and_its_spec_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
