@@ -68,12 +68,6 @@ def fill_queries(
     return _Filling(model, ids, queries, batch, rng, samples or {}).filled()
 
 
-def _ids_inputs(lookup: Lookup) -> set[str]:
-    """The tensors that say a look-up's ids."""
-    layout = lookup.ids.layout
-    return {lookup.ids.tensor, *([layout.bounds] if isinstance(layout, Ragged) else [])}
-
-
 def _check_memory(model: Queried, queries: int, batch: int) -> None:
     needed = 0.0
     for tensor in model.inputs:
@@ -94,7 +88,7 @@ class _Filling:
         self._model, self._ids, self._samples = model, ids, samples
         self._queries, self._batch, self._rng = queries, batch, rng
         self._inputs = {tensor.name: tensor for tensor in model.inputs}
-        self._lookups = [lookup for lookup in model.lookups if _ids_inputs(lookup) <= self._inputs.keys()]
+        self._lookups = [lookup for lookup in model.lookups if lookup.ids.tensors <= self._inputs.keys()]
         self._sizes = {**self._sampled_sizes(), BATCH: batch}
         rows = self._sampled_rows()
         self._choices = (

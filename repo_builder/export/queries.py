@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from repo_builder.errors import InputError, ModelFileError
 from repo_builder.model.arrays import DTYPES, Arrays
-from repo_builder.model.types import BATCH, Tensor
+from repo_builder.model.lookups import read_bags
+from repo_builder.model.types import BATCH, Lookup, Table, Tensor
 
 LABELS = "labels/"
 """Of samples: `labels/OUTPUT` holds what became of each number of an output, 1 or 0: clicked or not."""
@@ -48,11 +50,48 @@ def _read(path: Path) -> Arrays:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as exc:
-        raise ModelFileError(
-            f"{path}: expected a file of samples, found none; check model.samples in the spec"
-        ) from exc
+        raise ModelFileError(f"{path}: expected a file of samples, found none; check samples in the spec") from exc
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as exc:
         raise ModelFileError(f"{path}: expected an .npz with an array per input, got another file ({exc})") from exc
+
+
+def refuse_ids(path: Path, lookups: Sequence[Lookup], tables: Sequence[Table], query: Arrays) -> None:
+    """Raise ModelFileError where samples have ids that are none of their table's, as far as look-ups read inputs."""
+    problems = [
+        f"{path}: {problem}"
+        for lookup in lookups
+        if lookup.ids.tensors <= query.keys()
+        for problem in _id_problems(lookup, tables[lookup.table], query)
+    ]
+    if problems:
+        raise ModelFileError(*problems)
+
+
+def _id_problems(lookup: Lookup, table: Table, query: Arrays) -> Iterator[str]:
+    """What is wrong with a look-up's bounds, or its first id."""
+    try:
+        bags = read_bags(replace(lookup, ids=replace(lookup.ids, weights=None)), table, query)
+    except InputError as exc:
+        yield from exc.problems
+        return
+    wrong = np.flatnonzero((bags.ids < 0) | (bags.ids >= table.rows))
+    if wrong.size:
+        row, bad, least = bags.bag[wrong[0]] // lookup.count, bags.ids[wrong[0]], 0
+        if lookup.ids.from_end:
+            bad, least = bad - table.rows * (bad < 0), -table.rows
+        yield (
+            f"{lookup.ids.tensor}: expected ids of table {table.name}, from {least} to {table.rows - 1}, got {bad} in "
+            f"row {row}"
+        )
+
+
+def refused_samples(path: Path, query: Arrays, *reasons: str) -> ModelFileError:
+    """The error for samples that the model does not take; names the inputs of which it may have computed no ids."""
+    odd = [name for name, array in query.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
+    more = f"; not all finite: {', '.join(odd)}" if odd else ""
+    return ModelFileError(
+        *(f"{path}: expected samples that the model takes, got others: {each}{more}" for each in reasons)
+    )
 
 
 def _has_no_rows(inputs: Sequence[Tensor], query: Arrays) -> bool:

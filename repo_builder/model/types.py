@@ -134,6 +134,11 @@ class Ids:
     padding: int | None = None
     from_end: bool = False
 
+    @property
+    def tensors(self) -> frozenset[str]:
+        """The names of those that say which ids each bag has."""
+        return frozenset((self.tensor, self.layout.bounds) if isinstance(self.layout, Ragged) else (self.tensor,))
+
 
 @dataclass(frozen=True, slots=True)
 class Lookup:

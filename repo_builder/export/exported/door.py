@@ -31,7 +31,7 @@ from repo_builder.export.exported.sites import find_sites
 from repo_builder.export.exported.sizes import Sizes, named_sizes
 from repo_builder.export.join import join_partials
 from repo_builder.export.quantized import QuantizedTable
-from repo_builder.export.queries import check_query, read_samples
+from repo_builder.export.queries import check_query, read_samples, refuse_ids, refused_samples
 from repo_builder.export.stored import Checkpoint, rows_per_chunk
 from repo_builder.export.torch_onnx import output_names, to_onnx, write_onnx
 from repo_builder.model.arrays import Arrays
@@ -54,16 +54,19 @@ def open_exported(path: Path, name: str, samples: Path | None, keep_under_bytes:
     if query is None:
         raise ModelFileError(
             f"{path}: expected example inputs in the program, found none that are plain tensors; "
-            "record a query of it, an array per input, and name the .npz as model.samples in the spec"
+            "record a query of it, an array per input, and name the .npz in the spec (samples: requests.npz)"
         )
     choice = choose(graph, find_sites(graph), probes(graph, feeds_of(graph, query)), keep_under_bytes, keep)
-    return ExportedSource(name, graph, sizes, choice, query)
+    return ExportedSource(name, graph, sizes, choice, query, samples or path)
 
 
 class ExportedSource:
     """An opened program, as a `Source`."""
 
-    def __init__(self, name: str, graph: ProgramGraph, sizes: Sizes, choice: ProgramCut, query: Arrays) -> None:
+    def __init__(
+        self, name: str, graph: ProgramGraph, sizes: Sizes, choice: ProgramCut, query: Arrays, query_path: Path
+    ) -> None:
+        """query: a query that the program takes, and its file."""
         self.notes: Sequence[str] = ()
         self.tolerance = HALF_TOLERANCE if graph.computes_in_halves else TOLERANCE
         self._graph, self._choice, self._query = graph, choice, query
@@ -72,19 +75,18 @@ class ExportedSource:
         described = describe(name, graph, choice, sizes, _output_names(graph), read)
         self._computed = described.computed
         refuse_bfloat16(self._path, _bfloat16_ends(described.model))
-        self.model = self._measured(described.model)
+        self.model = self._measured(described.model, query_path)
         self._onnx: onnx.ModelProto | None = None
 
-    def _measured(self, model: Model) -> Model:
+    def _measured(self, model: Model, query_path: Path) -> Model:
         """With what only a query shows: how many ids and rows there are, and what the dense graph costs."""
+        refuse_ids(query_path, model.lookups, model.tables, self._query)
         try:
             answers = whole_answers(self._graph, self._query)
             tensors = self.ids(self._query)
             found = [read_bags(lookup, model.tables[lookup.table], tensors) for lookup in model.lookups]
         except InputError as exc:
-            raise ModelFileError(
-                *(f"{self._path}: its samples are none that it can score: {problem}" for problem in exc.problems)
-            ) from exc
+            raise refused_samples(query_path, self._query, *exc.problems) from exc
         batch = _batch(model, self._query, answers)
         groups = list(model.groups)
         lookups = []

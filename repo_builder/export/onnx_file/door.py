@@ -21,15 +21,15 @@ from repo_builder.export.onnx_file.file import read_without_weights
 from repo_builder.export.onnx_file.graph import Graph, name_symbols
 from repo_builder.export.onnx_file.loops import hoist_look_ups
 from repo_builder.export.onnx_file.plain import plain
-from repo_builder.export.onnx_file.run import DATATYPES, RUNTIME_ERRORS, Session, drawn, first_rows, sizes_of
+from repo_builder.export.onnx_file.run import DATATYPES, RUNTIME_ERRORS, Session, reason, sizes_of
 from repo_builder.export.onnx_file.source import OnnxSource
-from repo_builder.export.queries import read_samples
+from repo_builder.export.onnx_file.trying import drawn_query, recorded_query
+from repo_builder.export.queries import read_samples, refuse_ids
 from repo_builder.model.arrays import Arrays, difference
 from repo_builder.model.lookups import read_bags
 from repo_builder.model.source import TOLERANCE
 from repo_builder.model.types import (
     BATCH,
-    Columns,
     Dense,
     Group,
     Ids,
@@ -65,8 +65,13 @@ def open_onnx(
     except ModelFileError as exc:
         raise ModelFileError(*(f"{path}: {problem}" for problem in exc.problems)) from exc
     _refuse_none(path, found)
-    recorded = read_samples(samples, inputs) if samples is not None else None
-    query, answers = _tried(path, whole, inputs, found, graph, recorded)
+    recorded = None
+    if samples is None:
+        query, answers = drawn_query(path, whole, inputs, found, graph)
+    else:
+        tables, recorded = _tables(graph, found), read_samples(samples, inputs)
+        refuse_ids(samples, tuple(_lookups(found, tables)), tables, recorded)
+        query, answers = recorded_query(samples, whole, inputs, recorded)
     source = _source(path, name, graph, found, inputs, whole, query, answers, recorded)
     source.is_as_filed = not widened
     return source
@@ -95,11 +100,7 @@ def _session(lean: onnx.ModelProto, path: Path) -> Session:
     try:
         return Session(lean, path.parent)
     except RUNTIME_ERRORS as exc:
-        raise ModelFileError(f"{path}: expected a model that onnxruntime loads, got: {_first_line(exc)}") from exc
-
-
-def _first_line(exc: Exception) -> str:
-    return str(exc).strip().splitlines()[0]
+        raise ModelFileError(f"{path}: expected a model that onnxruntime loads, got: {reason(exc)}") from exc
 
 
 def _refuse_none(path: Path, found: OnnxCut) -> None:
@@ -116,51 +117,6 @@ def _refuse_none(path: Path, found: OnnxCut) -> None:
     )
 
 
-_ROWS = 32  # of a query that a model is tried on, at most: each of its ids makes pages of the file resident
-_BOUNDS = (100, 2, 1)
-
-
-def _tried(
-    path: Path, whole: Session, inputs: Sequence[Tensor], found: OnnxCut, graph: Graph, recorded: Arrays | None
-) -> tuple[Arrays, Arrays]:
-    """A query and its answers: recorded, or the first of some drawn ones that the model takes."""
-    if recorded is not None:
-        query = first_rows(recorded, inputs, _ROWS)
-        try:
-            return query, whole.run(query)
-        except RUNTIME_ERRORS as exc:
-            raise ModelFileError(f"{path}: the samples are no query that the model takes: {_first_line(exc)}") from exc
-    bounds, sources = _bounds(found, graph), [each.read.source for each in found.lookups]
-    ragged = {layout: source.tensor for source in sources if isinstance(layout := source.layout, Ragged)}
-    for below in (min(graph.shapes[each][0].number for of_table in found.members for each in of_table), *_BOUNDS):
-        query = drawn(inputs, bounds, ragged, below)
-        try:
-            return query, whole.run(query)
-        except RUNTIME_ERRORS as exc:
-            refusal = _first_line(exc)
-    raise ModelFileError(
-        f"{path}: expected a model that takes drawn queries, got: {refusal}; "
-        "give recorded ones: samples, an .npz with an array per input"
-    )
-
-
-def _bounds(found: OnnxCut, graph: Graph) -> Mapping[str, list[int]]:
-    """What ids are below, by input and column: the rows of their tables, and 2 for columns that hold none."""
-    bounds: dict[str, list[int]] = {}
-    held: dict[tuple[str, int], int] = {}
-    for each in found.lookups:
-        source, rows = each.read.source, graph.shapes[found.members[each.table][0]][0].number
-        taken, width = range(1), 1
-        if isinstance(source.layout, Columns) and source.layout.width is not None:
-            begin, width = source.layout.begin, source.layout.width
-            taken = range(begin, begin + each.read.bags.count * source.layout.bag)
-        of_input = bounds.setdefault(source.tensor, [2] * width)
-        for column in taken:
-            held[source.tensor, column] = min(rows, held.get((source.tensor, column), rows))
-            of_input[column] = held[source.tensor, column]
-    return bounds
-
-
 def _source(
     path: Path, name: str, graph: Graph, found: OnnxCut, inputs: tuple[Tensor, ...], whole: Session, query: Arrays,
     answers: Arrays, recorded: Arrays | None,
@@ -171,11 +127,9 @@ def _source(
     ids_session = Session(before, path.parent) if before is not None else None
     tensors = {**query, **(ids_session.run(query) if ids_session is not None else {})}
     groups = _groups(found, tensors, max(1, sizes[BATCH]))
-    tables = tuple(
-        Table(table, graph.shapes[members[0]][0].number, found.format(sum(dims(graph, found, position)), members))
-        for position, (table, members) in enumerate(zip(found.names, found.members, strict=True))
-    )
-    lookups = tuple(_lookups(graph, found, tables, groups, tensors))
+    tables = _tables(graph, found)
+    found_lookups = zip(found.lookups, _lookups(found, tables), strict=True)
+    lookups = tuple(_measured(each, lookup, tables[lookup.table], tensors) for each, lookup in found_lookups)
     read = {entry.name for entry in cut_off.graph.input}
     dense = Dense(
         tuple(tensor for tensor in inputs if tensor.name in read),
@@ -208,13 +162,18 @@ def _output(
     return Tensor(entry.name, DATATYPES[kind], tuple(size.dimension for size in shape))
 
 
+def _axes(found: OnnxCut) -> list[int | str]:
+    """What look-ups go along, the batch first."""
+    axes = dict.fromkeys(each.read.bags.rows.dimension for each in found.lookups)
+    return sorted(axes, key=lambda dimension: dimension != BATCH)
+
+
 def _groups(found: OnnxCut, tensors: Arrays, batch: int) -> tuple[Group, ...]:
-    """The axes that look-ups go along, the batch first."""
+    """The axes that look-ups go along, and how many rows they have."""
     rows: dict[int | str, int] = {}
     for each in found.lookups:
         rows.setdefault(each.read.bags.rows.dimension, _rows(each, tensors))
-    order = sorted(rows, key=lambda dimension: dimension != BATCH)
-    return tuple(Group(dimension, rows[dimension] / batch) for dimension in order)
+    return tuple(Group(dimension, rows[dimension] / batch) for dimension in _axes(found))
 
 
 def _rows(found: OnnxLookup, tensors: Arrays) -> int:
@@ -226,27 +185,36 @@ def _rows(found: OnnxLookup, tensors: Arrays) -> int:
     return tensor.size // max(1, width)
 
 
-def _lookups(
-    graph: Graph, found: OnnxCut, tables: Sequence[Table], groups: Sequence[Group], tensors: Arrays
-) -> Iterator[Lookup]:
+def _tables(graph: Graph, found: OnnxCut) -> tuple[Table, ...]:
+    return tuple(
+        Table(table, graph.shapes[members[0]][0].number, found.format(sum(dims(graph, found, position)), members))
+        for position, (table, members) in enumerate(zip(found.names, found.members, strict=True))
+    )
+
+
+def _lookups(found: OnnxCut, tables: Sequence[Table]) -> Iterator[Lookup]:
+    """All of them, but for how many ids they have, which only a query shows."""
     of_table: Counter[int] = Counter()
-    numbers = {group.rows: number for number, group in enumerate(groups)}
+    axes = _axes(found)
     for each in found.lookups:
         of_table[each.table] += 1
         table, number = tables[each.table], of_table[each.table]
         source = each.read.source
-        lookup = Lookup(
+        yield Lookup(
             table.name if number == 1 else f"{table.name}_{number}",
             each.table,
-            numbers[each.read.bags.rows.dimension],
+            axes.index(each.read.bags.rows.dimension),
             Ids(source.tensor, source.layout, source.weights, each.read.padding, from_end=True),
             each.read.mode,
             each.read.bags.count,
             lookup_shape(each, table.format.dim),
             0.0,
         )
-        counted = len(read_bags(lookup, table, tensors).ids)
-        yield replace(lookup, mean_ids=counted / max(1, _rows(each, tensors)))
+
+
+def _measured(found: OnnxLookup, lookup: Lookup, table: Table, tensors: Arrays) -> Lookup:
+    """With its ids in a query."""
+    return replace(lookup, mean_ids=len(read_bags(lookup, table, tensors).ids) / max(1, _rows(found, tensors)))
 
 
 def _ids_graph(graph: Graph, before: onnx.ModelProto | None) -> IdsGraph | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,12 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
     _state.RuntimeException,
 )
 """What onnxruntime raises."""
+
+
+def reason(exc: Exception) -> str:
+    """What onnxruntime says in an error, without its codes."""
+    line = str(exc).strip().splitlines()[0]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line).rpartition("Status Message: ")[2]
 
 
 class Session:

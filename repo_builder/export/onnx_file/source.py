@@ -15,7 +15,7 @@ from repo_builder.export.join import join_partials
 from repo_builder.export.onnx_file.cut import OnnxCut
 from repo_builder.export.onnx_file.file import lean_message
 from repo_builder.export.onnx_file.graph import Graph
-from repo_builder.export.onnx_file.run import HALVES, RUNTIME_ERRORS, Session
+from repo_builder.export.onnx_file.run import HALVES, RUNTIME_ERRORS, Session, reason
 from repo_builder.export.onnx_file.tensors import FILE, StoredTables, external_place, is_external, tensors, write_model
 from repo_builder.export.queries import check_query
 from repo_builder.model.arrays import Arrays
@@ -93,7 +93,7 @@ class OnnxSource:
         try:
             return self._whole.run(inputs)
         except RUNTIME_ERRORS as exc:
-            raise InputError(f"{self._path}: the model does not take this query: {exc}") from exc
+            raise InputError(f"{self._path}: the model does not take this query: {reason(exc)}") from exc
 
     def samples(self) -> Arrays | None:
         """The recorded query; None: draw one."""

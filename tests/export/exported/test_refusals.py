@@ -220,7 +220,9 @@ def test_samples(ranker: Path, tmp_path: Path) -> None:
         r"samples\.npz: ids: expected INT64 \[batch\], got int32 \[2\]", refused(ids=np.zeros(2, np.int32))
     )
     assert "ids: expected INT64 [batch], got none" in refused(other=np.zeros(2))
-    assert "none that it can score: the model refuses the query: index out of range" in refused(ids=np.array([0, 20]))
+    assert refused(ids=np.array([0, 20])) == (
+        f"{tmp_path / 'samples.npz'}: ids: expected ids of table table, from 0 to 19, got 20 in row 1"
+    )
     np.savez(tmp_path / "samples.npz", ids=np.array([7, 8]))
     source: Any = opened(ranker, samples=tmp_path / "samples.npz")
     assert source.samples()["ids"].tolist() == [7, 8]

@@ -273,7 +273,10 @@ def test_samples_are_what_is_tried(tmp_path: Path) -> None:
         ({"sparse": np.zeros((4, 2), np.int32)}, r"sparse: expected INT64 \[batch, 2\], got int32 \[4, 2\]"),
         ({"sparse": np.zeros((4, 3), np.int64)}, r"sparse: expected INT64 \[batch = 4, 2\], got \[4, 3\]"),
         ({"sparse": np.zeros((3, 2), np.int64)}, r"sparse: expected INT64 \[batch = 4, 2\], got \[3, 2\]"),
-        ({"sparse": np.full((4, 2), 99)}, "samples are no query that the model takes"),
+        (
+            {"sparse": np.array([[0, -20], [5, 21], [0, 0], [0, 0]])},
+            r"samples.npz: sparse: expected ids of table vectors.1, from -21 to 20, got 21 in row 1$",
+        ),
     ],
 )
 def test_samples_of_another_model_are_refused(change: Any, message: str, tmp_path: Path) -> None:
@@ -283,9 +286,26 @@ def test_samples_of_another_model_are_refused(change: Any, message: str, tmp_pat
     np.savez(tmp_path / "samples.npz", **arrays)
     with pytest.raises(ModelFileError, match=message):
         open_onnx(path, "toy", tmp_path / "samples.npz", 0, {})
-    if "samples" not in message:
+    if "expected ids" not in message:
         with pytest.raises(InputError, match=message):
             open_onnx(path, "toy", None, 0, {}).answers(arrays)
+
+
+def test_samples_of_which_no_ids_are_computed_are_told_without_the_runtimes_codes(tmp_path: Path) -> None:
+    path, samples = tmp_path / "model.onnx", tmp_path / "samples.npz"
+    nodes = [
+        node("Cast", ["feature"], "ids", to=INT64),
+        node("Gather", ["W", "ids"], "rows"),
+        node("Relu", ["rows"], "y"),
+    ]
+    model = make(nodes, {"feature": (FLOAT, ("N",))}, {"y": (FLOAT, ("N", DIM))}, {"W": table(9, DIM)})
+    path.write_bytes(model.SerializeToString())
+    np.savez(samples, feature=np.array([3, np.nan], np.float32))
+    with pytest.raises(ModelFileError) as refusal:
+        open_onnx(path, "toy", samples, 0, {})
+    told = str(refusal.value)
+    assert told.startswith(f"{samples}: expected samples that the model takes, got others: indices element out of")
+    assert told.endswith("[-9,8]; not all finite: feature") and "\n" not in told
 
 
 def test_an_id_outside_its_table_is_refused(tmp_path: Path) -> None:
