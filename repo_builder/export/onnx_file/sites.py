@@ -88,7 +88,7 @@ def _gathers(graph: Graph, table: str, tensor: str, past: str | None = None) -> 
             if node.input[1] == tensor:
                 yield f"node {node_name(node)} reads it as ids too"
         elif tensor not in node.input:
-            yield f"it is read inside node {node_name(node)} ({node.op_type}): {_LOOP_REMEDY}"
+            yield f"it is read inside node {node_name(node)} ({node.op_type}){_INSIDE.get(node.op_type, _ELSEWHERE)}"
         elif node.op_type in ("Identity", "Cast"):
             inexact = node.op_type == "Cast" and not _is_exact(graph, tensor, node)
             yield from _gathers(graph, table, node.output[0], past or (_reason(node) if inexact else None))
@@ -100,13 +100,15 @@ def _gathers(graph: Graph, table: str, tensor: str, past: str | None = None) -> 
 
 
 _LOOP_REMEDY = (
-    "torch's exporters write EmbeddingBag as a loop; give the program of torch.export (source: exported), or export "
+    ": torch's exporters write EmbeddingBag as a loop; give the program of torch.export (source: exported), or export "
     "nn.Embedding and a sum in its place"
 )
+_INSIDE = {"Loop": _LOOP_REMEDY, "Scan": _LOOP_REMEDY}
+_ELSEWHERE = ", where look-ups are not cut; look its rows up outside of that node"
 
 
 def _reason(node: onnx.NodeProto) -> str:
-    return f"it is read by node {node_name(node)} ({node.op_type}) too, which is no look-up"
+    return f"it is read by node {node_name(node)} ({node.op_type}), which is no look-up"
 
 
 def _is_looked_up(graph: Graph, table: str) -> bool:

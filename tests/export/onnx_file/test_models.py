@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from repo_builder.errors import CheckpointError, ExportError, InputError, ModelFileError
 from repo_builder.export.onnx_file import open_onnx
@@ -189,7 +189,7 @@ def test_a_tied_table_stays(tmp_path: Path) -> None:
         ],
         tmp_path,
     )
-    assert reason == "it is read by node n_y (MatMul) too, which is no look-up"
+    assert reason == "it is read by node n_y (MatMul), which is no look-up"
 
 
 def test_a_table_of_looked_up_ids_stays(tmp_path: Path) -> None:
@@ -228,7 +228,26 @@ def test_positions_stay(tmp_path: Path) -> None:
 def test_other_operators_keep_their_table(tmp_path: Path) -> None:
     nodes = [node("Unsqueeze", ["ids", "one"], "u"), node("GatherND", ["W", "u"], "y")]
     reason = stays(nodes, tmp_path, one=np.array([1]))
-    assert "node n_y (GatherND)" in reason
+    assert reason == "it is read by node n_y (GatherND), which is no look-up"
+
+
+def test_a_table_that_is_read_in_a_branch_stays(tmp_path: Path) -> None:
+    """Which is no loop, as torch's exporters would write."""
+    then, other = (
+        helper.make_graph(
+            [node("Gather", [name, "ids"], "found")], name, [], [helper.make_tensor_value_info("found", FLOAT, None)]
+        )
+        for name in ("W", "V")
+    )
+    nodes = [
+        node("ReduceMax", ["ids"], "most", keepdims=0),
+        node("Greater", ["most", "one"], "is_large"),
+        node("If", ["is_large"], "y", then_branch=then, else_branch=other),
+    ]
+    reason = stays(nodes, tmp_path, one=np.array(1), V=table(9, DIM, 2))
+    assert (
+        reason == "it is read inside node n_y (If), where look-ups are not cut; look its rows up outside of that node"
+    )
 
 
 def test_a_transposed_table_stays(tmp_path: Path) -> None:
