@@ -42,11 +42,11 @@ def score_error_line(error: ScoreError) -> str:
 
 
 def tensors_table(model: Model) -> Printed:
-    """The inputs and outputs, as clients name them."""
+    """The inputs and outputs as clients name and send them: Triton has no scalars, and takes one number for such."""
     printed = plain_table("tensor", "", "datatype", "shape")
     for what, tensors in (("input", model.inputs), ("output", model.outputs)):
         for tensor in tensors:
-            printed.add_row(escape(tensor.name), what, tensor.datatype, escape(shape_text(tensor.shape)))
+            printed.add_row(escape(tensor.name), what, tensor.datatype, escape(shape_text(tensor.shape or (1,))))
     return printed
 
 

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from elasticrec.commands.demo import demo_summary, demo_table
 from elasticrec.demo import Report
-from elasticrec.tables import profile_line, size
+from elasticrec.tables import profile_line, size, tensors_table
 from elasticrec.tables_plan import plan_summary, plan_table
+from repo_builder.model.types import Tensor
 from repo_builder.partition.cost import DEFAULT_PROFILE, Profile, ServiceTime
 from repo_builder.partition.plan import Grouping, Latency, Plan, Service, Shard
 from repo_builder.partition.planner import make_plan
@@ -199,3 +200,16 @@ def test_a_whole_replica_that_was_added_counts_once() -> None:
         services = tuple(replace(service, added=int(i < 2)) for i, service in enumerate(plan.services))
         found = replace(plan, grouping=grouping, services=services, latency=Latency(1, 2, 3, 4))
         assert told in plan_summary(found, spec)
+
+
+def test_a_scalar_is_told_as_it_is_served() -> None:
+    model = small_spec(TABLES).model
+    told = io.StringIO()
+    scalar = Tensor("age", "INT32", ())
+    Console(file=told, width=200).print(
+        tensors_table(replace(model, inputs=(scalar,), outputs=(replace(scalar, name="y"),)))
+    )
+    assert [line.split() for line in told.getvalue().splitlines()[1:]] == [
+        ["age", "input", "INT32", "[1]"],
+        ["y", "output", "INT32", "[1]"],
+    ]
