@@ -23,8 +23,8 @@ from repo_builder.access.hotness import (
 )
 from repo_builder.access.npz import NPY_ARRAY, Header, NpzReader, holds_arrays, missing_problems, open_npy, open_npz
 from repo_builder.errors import AccessError
-from repo_builder.model.arrays import has_rows
 from repo_builder.model.lookups import ids_read
+from repo_builder.model.queries import request_problems
 from repo_builder.model.source import Source
 from repo_builder.model.types import BATCH, Model
 from repo_builder.output import Progress, Tell, nobody, silent
@@ -70,15 +70,17 @@ def holds_requests(path: Path, model: Model) -> bool:
 
 
 def read_requests(path: Path, model: Model) -> Inputs:
-    """The arrays of a trace of requests, whole; raises AccessError where there are none."""
+    """The arrays of a trace of requests, whole; raises AccessError where they are none of the model's."""
     with open_npz(path) as reader:
         headers = {tensor.name: reader.header(tensor.name) for tensor in model.inputs}
-        if any(has_rows(tensor) and headers[tensor.name].shape[:1] == (0,) for tensor in model.inputs):
-            raise AccessError(f"{path}: expected at least one row, got 0")
-        return {
+        requests = {
             name: np.concatenate([np.empty(0, header.dtype), *reader.chunks(name, 1 << 20)]).reshape(header.shape)
             for name, header in headers.items()
         }
+    problems = [f"{path}: {problem}" for problem in request_problems(model.inputs, requests)]
+    if problems:
+        raise AccessError(*problems)
+    return requests
 
 
 def count_requests(where: str, source: Source, requests: Inputs, progress: Progress, tell: Tell) -> CountedHotness:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from repo_builder.errors import InputError, ModelFileError
-from repo_builder.model.arrays import DTYPES, Arrays
+from repo_builder.model.arrays import Arrays
 from repo_builder.model.lookups import read_bags
-from repo_builder.model.types import BATCH, Lookup, Table, Tensor
+from repo_builder.model.queries import query_problems, request_problems
+from repo_builder.model.types import Lookup, Table, Tensor
 
 LABELS = "labels/"
 """Of samples: `labels/OUTPUT` holds what became of each number of an output, 1 or 0: clicked or not."""
@@ -24,9 +25,7 @@ def read_samples(path: Path, inputs: Sequence[Tensor]) -> Arrays:
     Labels may stand beside; they are `read_labels`' to read.
     """
     query = {name: array for name, array in _read(path).items() if not name.startswith(LABELS)}
-    problems = [f"{path}: {problem}" for problem in query_problems(inputs, query)]
-    if not problems and _has_no_rows(inputs, query):
-        problems = [f"{path}: expected at least one row, got 0"]
+    problems = [f"{path}: {problem}" for problem in request_problems(inputs, query)]
     if problems:
         raise ModelFileError(*problems)
     return query
@@ -94,41 +93,8 @@ def refused_samples(path: Path, query: Arrays, *reasons: str) -> ModelFileError:
     )
 
 
-def _has_no_rows(inputs: Sequence[Tensor], query: Arrays) -> bool:
-    sizes = (query[tensor.name].shape[tensor.shape.index(BATCH)] for tensor in inputs if BATCH in tensor.shape)
-    return 0 in sizes
-
-
 def check_query(inputs: Sequence[Tensor], query: Arrays) -> None:
     """Raises InputError where arrays are no query of a model with these inputs."""
     problems = list(query_problems(inputs, query))
     if problems:
         raise InputError(*problems)
-
-
-def query_problems(inputs: Sequence[Tensor], query: Arrays) -> Iterator[str]:
-    """Everything in which a query is none of a program with these inputs."""
-    for name in query:
-        if name not in {tensor.name for tensor in inputs}:
-            yield f"{name}: expected inputs {', '.join(tensor.name for tensor in inputs)} alone, got this too"
-    sizes: dict[str, int] = {}  # of dimensions, as the first input that has each says, one of another type too
-    for tensor in inputs:
-        got = query.get(tensor.name)
-        dtype = DTYPES[tensor.datatype]
-        if got is None:
-            yield f"{tensor.name}: expected {_described(tensor)}, got none"
-        elif len(got.shape) != len(tensor.shape):
-            yield f"{tensor.name}: expected {_described(tensor)}, got {got.dtype} {list(got.shape)}"
-        else:
-            for want, size in zip(tensor.shape, got.shape, strict=True):
-                if isinstance(want, str):
-                    sizes.setdefault(want, size)
-            if got.dtype != dtype:
-                yield f"{tensor.name}: expected {_described(tensor)}, got {got.dtype} {list(got.shape)}"
-            elif list(got.shape) != [sizes[want] if isinstance(want, str) else want for want in tensor.shape]:
-                yield f"{tensor.name}: expected {_described(tensor, sizes)}, got {list(got.shape)}"
-
-
-def _described(tensor: Tensor, sizes: Mapping[str, int] | None = None) -> str:
-    shape = [f"{size} = {sizes[size]}" if sizes and isinstance(size, str) else size for size in tensor.shape]
-    return f"{tensor.datatype} [{', '.join(map(str, shape))}]"

@@ -136,3 +136,19 @@ def test_a_trace_of_no_requests_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AccessError) as refusal:
         load_hotness(spec(Access("trace", path), Source()))
     assert str(refusal.value) == f"{path}: expected at least one row, got 0"
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"item": np.array([3.0, 3.0, 7.0])}, "item: expected INT64 [batch], got float64 [3]"),
+        ({"item": np.zeros((3, 1), np.int64)}, "item: expected INT64 [batch], got int64 [3, 1]"),
+        ({"raw": np.array([1, 53])}, "raw: expected INT64 [batch = 3], got [2]"),
+    ],
+)
+def test_a_trace_of_requests_of_another_model_is_refused(change: Any, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "trace.npz"
+    np.savez(path, **{**REQUESTS, **change})
+    with pytest.raises(AccessError) as refusal:
+        load_hotness(spec(Access("trace", path), Source()))
+    assert str(refusal.value) == f"{path}: {problem}"
