@@ -7,6 +7,7 @@ with a column per table.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from repo_builder.access.hotness import (
     some_names,
 )
 from repo_builder.access.npz import NPY_ARRAY, Header, NpzReader, holds_arrays, missing_problems, open_npy, open_npz
-from repo_builder.errors import AccessError
+from repo_builder.errors import AccessError, InputError
 from repo_builder.model.lookups import ids_read
 from repo_builder.model.queries import request_problems
 from repo_builder.model.source import Source
@@ -86,16 +87,19 @@ def read_requests(path: Path, model: Model) -> Inputs:
 def count_requests(where: str, source: Source, requests: Inputs, progress: Progress, tell: Tell) -> CountedHotness:
     """How often each row of each table is read by requests; a table without any counts as read evenly, told once.
 
-    where: what messages call the requests. Raises AccessError where an id is outside its table.
+    where: what messages call the requests. Raises AccessError where they are none that the model takes, or an id is
+    outside its table.
     """
     model = source.model
     counters = {table.name: AccessCounter(table.rows) for table in model.tables}
     pieces = list(_pieces(model, requests))
     for done, piece in enumerate(pieces):
-        tensors = source.ids(piece)
+        with _told_of(where):
+            tensors = source.ids(piece)
         for lookup in model.lookups:
             table = model.tables[lookup.table]
-            ids = ids_read(model, lookup, tensors)
+            with _told_of(where):
+                ids = ids_read(model, lookup, tensors)
             wrong = next(iter(np.flatnonzero((ids < 0) | (ids >= table.rows))), None)
             if wrong is not None:
                 raise AccessError(
@@ -105,6 +109,15 @@ def count_requests(where: str, source: Source, requests: Inputs, progress: Progr
             counters[table.name].add(ids)
         progress(done + 1, len(pieces))
     return counted_hotness(where, {name: counter.counts for name, counter in counters.items()}, tell)
+
+
+@contextmanager
+def _told_of(where: str) -> Iterator[None]:
+    """Errors about a query as those of the requests that messages call `where`."""
+    try:
+        yield
+    except InputError as exc:
+        raise AccessError(*(f"{where}: {problem}" for problem in exc.problems)) from exc
 
 
 def _pieces(model: Model, requests: Inputs) -> Iterator[Inputs]:

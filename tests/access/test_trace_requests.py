@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from repo_builder.access.load import load_hotness
-from repo_builder.errors import AccessError
+from repo_builder.errors import AccessError, InputError
 from repo_builder.model.source import ModelFile
 from repo_builder.model.types import (
     BATCH,
@@ -152,3 +152,16 @@ def test_a_trace_of_requests_of_another_model_is_refused(change: Any, problem: s
     with pytest.raises(AccessError) as refusal:
         load_hotness(spec(Access("trace", path), Source()))
     assert str(refusal.value) == f"{path}: {problem}"
+
+
+def test_requests_that_the_model_refuses_are_told_with_their_file() -> None:
+    class Refusing(Source):
+        def ids(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+            raise InputError("the model refuses the query")
+
+    with pytest.raises(AccessError, match=r"^samples: the model refuses the query$"):
+        load_hotness(spec(Access("samples"), Refusing()))
+    source = Source()
+    source.requests = {**REQUESTS, "counts": np.array([1, 0, 9])}
+    with pytest.raises(AccessError, match=r"^samples: counts: expected bounds of bags within the 4 ids of tags"):
+        load_hotness(spec(Access("samples"), source))

@@ -22,6 +22,7 @@ from repo_builder.export.exported.graph import (
     feeds_of,
     open_graph,
     to_numpy,
+    values_of,
     whole_answers,
 )
 from repo_builder.export.exported.probe import probes
@@ -127,7 +128,7 @@ class ExportedSource:
 
     def ids(self, inputs: Arrays) -> Arrays:
         """As `Source` says."""
-        values = self._graph.run(self._computed.values(), feeds_of(self._graph, inputs)) if self._computed else {}
+        values = values_of(self._graph, self._computed.values(), inputs) if self._computed else {}
         computed = {
             name: to_numpy(values[node]).astype(
                 np.float32 if values[node].is_floating_point() else values[node].numpy().dtype

@@ -183,12 +183,17 @@ def simple(expression: sympy.Expr) -> sympy.Expr:
 
 def whole_answers(graph: ProgramGraph, query: Arrays) -> list[NDArray[Any]]:
     """The outputs of the program, in order; raises InputError where it refuses the query."""
+    values = values_of(graph, graph.outputs, query)
+    return [to_numpy(values[node]) for node in graph.outputs]
+
+
+def values_of(graph: ProgramGraph, nodes: Iterable[Node], query: Arrays) -> Mapping[Node, torch.Tensor]:
+    """What nodes are for a query; raises InputError where the program refuses it."""
     try:
-        values = graph.run(graph.outputs, feeds_of(graph, query))
+        return graph.run(nodes, feeds_of(graph, query))
     except (IndexError, RuntimeError, ValueError) as exc:
         line = next(iter(str(exc).splitlines()), type(exc).__name__)
         raise InputError(f"the model refuses the query: {line[:300]}; check its ids and sizes") from exc
-    return [to_numpy(values[node]) for node in graph.outputs]
 
 
 def feeds_of(graph: ProgramGraph, query: Arrays) -> dict[Any, torch.Tensor]:

@@ -84,8 +84,13 @@ class OnnxSource:
         return [FILE, *beside]
 
     def ids(self, inputs: Arrays) -> Arrays:
-        """The query's tensors, and those that the ids graph makes of them."""
-        return {**inputs, **(self._ids_session.run(inputs) if self._ids_session is not None else {})}
+        """The query's tensors, and those that the ids graph makes of them; raises InputError where it takes no such."""
+        if self._ids_session is None:
+            return inputs
+        try:
+            return {**inputs, **self._ids_session.run(inputs)}
+        except RUNTIME_ERRORS as exc:
+            raise InputError(f"the model refuses the query: {reason(exc)}; check its ids and sizes") from exc
 
     def answers(self, inputs: Arrays) -> Arrays:
         """The whole model's outputs, by onnxruntime. Raises InputError where the inputs are none that it takes."""

@@ -239,6 +239,28 @@ def test_queries_that_are_none_of_the_models(ranker: Path) -> None:
             source.answers(query)
 
 
+class Renamed(nn.Module):
+    """Ids are renamed by a list of theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 4)
+        self.register_buffer("names", torch.arange(8))
+
+    def forward(self, raw: Tensor) -> Tensor:
+        vectors: Tensor = self.table(torch.index_select(self.names, 0, raw)).relu()
+        return vectors
+
+
+def test_a_query_of_which_no_ids_are_computed_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    save(Renamed(), (IDS,), path, ({0: torch.export.Dim.AUTO},))
+    source: Any = opened(path)
+    assert source.model.ids_graph is not None
+    with pytest.raises(InputError, match=r"^the model refuses the query: index out of range"):
+        source.ids({"raw": np.array([3, 8])})
+
+
 def test_bfloat16_at_the_ends(tmp_path: Path) -> None:
     path = tmp_path / "model.pt2"
     save(NarrowEnds(), (IDS, torch.ones(3, 1, dtype=torch.bfloat16)), path, ({0: torch.export.Dim.AUTO},) * 2)

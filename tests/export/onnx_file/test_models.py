@@ -327,6 +327,19 @@ def test_samples_of_which_no_ids_are_computed_are_told_without_the_runtimes_code
     assert told.endswith("[-9,8]; not all finite: feature") and "\n" not in told
 
 
+def test_a_query_of_which_no_ids_are_computed_is_refused(tmp_path: Path) -> None:
+    nodes = [
+        node("Gather", ["renamed", "raw"], "ids"),
+        node("Gather", ["W", "ids"], "rows"),
+        node("Relu", ["rows"], "y"),
+    ]
+    arrays = {"W": table(9, DIM), "renamed": np.arange(8, -1, -1)}
+    source = opened(make(nodes, {"raw": (INT64, ("N",))}, {"y": (FLOAT, ("N", DIM))}, arrays), tmp_path)
+    assert source.model.ids_graph is not None
+    with pytest.raises(InputError, match=r"^the model refuses the query: indices element out of data bounds, idx=9 "):
+        source.ids({"raw": np.array([3, 9])})
+
+
 def test_an_id_outside_its_table_is_refused(tmp_path: Path) -> None:
     source = opened(deep_fm(), tmp_path)
     with pytest.raises(InputError, match="does not take this query"):
