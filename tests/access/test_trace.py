@@ -187,6 +187,7 @@ def test_progress_rises_to_the_total(tmp_path: Path, suffix: str) -> None:
 MEASURE = """
 import re, sys
 from pathlib import Path
+import pyarrow.parquet
 sys.path.insert(0, sys.argv[2])
 from tests.access.helpers import from_file, table
 from repo_builder.access.load import load_hotness
@@ -196,6 +197,7 @@ def peak_kib():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 
 spec = from_file("trace", Path(sys.argv[1]), table("C", 2_000_000, pooling=20))
+pyarrow.array([1.5, None]).to_numpy(zero_copy_only=False)  # it imports pandas where that is installed
 before = peak_kib()
 hotness = load_hotness(spec)
 print(peak_kib() - before)
