@@ -61,8 +61,10 @@ void fake_hold(bool hold) {
 }
 
 void fake_serve(Execute *by, Instance *its) {
+    pthread_mutex_lock(&holding);
     execute = by;
     instance = its;
+    pthread_mutex_unlock(&holding);
 }
 
 Error *TRITONBACKEND_ModelServer(Model *model, void **server) {
@@ -216,8 +218,10 @@ static void *work(void *argument) {
     Request *request = &asked->request;
     pthread_mutex_lock(&holding);
     while (held) pthread_cond_wait(&let_go, &holding);
+    Execute *const serve = execute;
+    Instance *const served = instance;
     pthread_mutex_unlock(&holding);
-    execute(instance, &request, 1);
+    serve(served, &request, 1);
     fake_changed += asked->digest != digest(asked);
     Answer *answer = answer_of(asked);
     fake_free_outputs(request);
