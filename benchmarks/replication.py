@@ -185,7 +185,7 @@ class Bench:
             return self._seen(self._model(server), 0)
 
     def _model(self, server: Server) -> Asked:
-        """Asked the model's own queries, as many in flight as bring the most."""
+        """Asked the model's own queries, as many in flight as bring the most; half, where a turn misses the SLA."""
         queries = self._own_queries()
 
         @cache
@@ -195,7 +195,8 @@ class Bench:
 
         in_flight = most_in_flight(ask, IN_FLIGHT, self.spec.serving.sla_ms)
         assert in_flight is not None, f"{self.spec.name} misses the SLA"
-        return Asked(server, self.spec.name, [ServiceLoad(queries, in_flight)], ServiceLoad(queries, 1))
+        busy = [ServiceLoad(queries, n) for n in sorted({in_flight, max(1, in_flight // 2)})]
+        return Asked(server, self.spec.name, busy, ServiceLoad(queries, 1))
 
     def _seen(self, asked: Asked, rows_bytes: int) -> Seen:
         """Turns; memory after the load."""
