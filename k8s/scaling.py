@@ -156,8 +156,8 @@ def _section(fleet: BuiltFleet, service: BuiltService, options: ManifestOptions)
     yield (
         f"{limits.fewest} to {count(limits.most, 'pod')}, {limits.fallback} when blind; "
         f"a pod may take {load_s(service)} s to load {service.files_bytes:,} bytes. "
-        f"It requests {mebibytes(service.memory_bytes)} of memory; with as many queries under way as there may be "
-        f"it takes at most {mebibytes(service.most_memory_bytes)}, its limit."
+        f"It requests {mebibytes(service.memory_bytes)} of memory; its limit, {mebibytes(service.most_memory_bytes)}, "
+        "counts as many queries under way as may be, of the spec's batch, and one of the largest."
     )
     for rule in rules.service_rules(fleet, service, options.latency_share):
         yield ""

@@ -45,7 +45,8 @@ def front_end_bytes(manifest: Manifest, shards: Iterable[Service], max_in_flight
 
 def shard_bytes(manifest: Manifest, service: Service, front_ends: int) -> int:
     """Of an embedding service's replica that so many front ends call: each has a call for every instance under way."""
-    return front_ends * service.instances * MAX_QUERY_ROWS * call_row_bytes(manifest, service)
+    instances = service.instances * (len(service.gpus) or 1)
+    return front_ends * instances * MAX_QUERY_ROWS * call_row_bytes(manifest, service)
 
 
 def call_row_bytes(manifest: Manifest, service: Service) -> int:

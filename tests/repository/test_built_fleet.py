@@ -68,10 +68,12 @@ def test_a_front_end_holds_what_may_be_under_way(tmp_path: Path) -> None:
     assert made.frontend.most_memory_bytes == made.frontend.memory_bytes + made.frontend.in_flight_bytes
 
 
-def test_a_shard_holds_a_largest_call_of_each_front_end_for_every_instance(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("made", "instances"), [(Made(instances=3), 3), (Made(device="gpu", gpus=(0, 1)), 2)])
+def test_a_shard_holds_a_largest_call_of_each_front_end_for_every_instance(
+    made: Made, instances: int, tmp_path: Path
+) -> None:
     """The plan has two front ends."""
-    made = fleet(tmp_path, Made(instances=3))
-    assert made.shards[0].in_flight_bytes == 2 * 3 * 4096 * (4 * (13 + 2) + 4 * 2 * DIM)
+    assert fleet(tmp_path, made).shards[0].in_flight_bytes == 2 * instances * 4096 * (4 * (13 + 2) + 4 * 2 * DIM)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,10 @@ class Listening:
     def count(self, name: str) -> int:
         return ctypes.c_int32.in_dll(self.backend.fake, name).value
 
+    def holds(self, calls: int) -> bool:
+        """Whether so many are under way."""
+        return self.count("fake_under_way") == calls
+
     @contextmanager
     def holding(self) -> Iterator[None]:
         """No call is answered within the block."""
