@@ -45,7 +45,7 @@ from tests.triton_backends.test_fanout_frames import (
 )
 from tests.triton_backends.test_native_shard import bags, write
 
-PING, WINDOW_UPDATE = 6, 8
+WINDOW_UPDATE = 8
 
 
 @pytest.fixture(scope="module", params=["plain text", "TLS"])
