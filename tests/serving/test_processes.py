@@ -84,7 +84,9 @@ def test_children_that_come_and_go_are_no_hindrance(look: Callable[[int], object
     server = start("sh", "-c", "while :; do sleep 0.001; done")
     for _ in range(500):
         look(server.pid)
-    assert look(server.pid)
+    until = time.monotonic() + 20
+    while not look(server.pid):  # a fast machine is here before the shell has taken a tick of CPU
+        assert time.monotonic() < until
 
 
 def test_a_process_that_has_gone_is_no_stub() -> None:
