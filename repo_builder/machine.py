@@ -24,12 +24,12 @@ each: kept for some seconds (`native/spare_memory.c`), it is 6 to 16% more queri
 
 
 def allocator(cores: int) -> Mapping[str, str]:
-    """ALLOCATOR, and a heap a core for a server that has so many, two at least.
+    """ALLOCATOR, and a heap a core for a server that has so many.
 
     glibc makes eight for each core of the whole machine, and each keeps what is free at its end, up to the trim
-    threshold: of a front end of RM3 on a core or two 5 to 8 MiB. CPU a query was the same with two.
+    threshold, and between what is in use: of a front end of RM3 or RM1 on a core 8 MiB. CPU a query is the same.
     """
-    return {**ALLOCATOR, "MALLOC_ARENA_MAX": str(max(2, cores))}
+    return {**ALLOCATOR, "MALLOC_ARENA_MAX": str(cores)}
 
 
 def machine_facts(tritonserver: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> Mapping[str, str | int]:

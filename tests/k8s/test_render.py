@@ -167,7 +167,7 @@ def test_every_server_is_told_how_to_keep_freed_memory(rendered: Rendered) -> No
         container = next(containers(deployment))
         variables = {each["name"]: each.get("value") for each in container["env"]}
         assert variables.items() >= ALLOCATOR.items()
-        assert int(variables["MALLOC_ARENA_MAX"]) == max(2, int(container["resources"]["limits"]["cpu"]))
+        assert int(variables["MALLOC_ARENA_MAX"]) == int(container["resources"]["limits"]["cpu"])
 
 
 def test_ports_are_named_alike_everywhere(rendered: Rendered) -> None:
