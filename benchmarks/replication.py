@@ -15,7 +15,8 @@ turns: what counts is a service's CPU by that of the whole model in the same tur
 machine is not as fast all the time. A capacity counts the server's CPU seconds a query, so that what others take of it
 does not show; beside it stands the share of the core that the server had. Queries are the model's own, and those of
 a service what the router sends it. Memory is a replica's as if it were alone on its machine, after the load; a server
-holds every query that is in flight, so that no more are than bring something.
+holds every query that is in flight, so that no more are than bring something: what brings the most is looked for with
+another replica, since one keeps memory of all that it was ever asked at once.
 
 RM1 and RM3 are examples/deeprecsys. MLPerf's DLRMv2 is examples/mlperf, scaled: its cuts are those of the full size,
 since containers are made smaller alike, and its memory is that of the full rows, computed from their bytes, and what
@@ -151,8 +152,10 @@ class Bench:
         repository = self.folder / "whole"
         plan = model_wise_plan(self.spec, self.hotness, DEFAULT_PROFILE)
         self._build(plan, repository, "model-wise")
+        with self._server(repository) as searched:
+            in_flight = self._most_in_flight(searched)
         with self._server(repository) as server:
-            self.reference = self._model(server)
+            self.reference = self._model(server, in_flight)
             yield self._seen(self.reference, self.spec.model.size_bytes)
 
     def fleet(self, plan: Plan, repository: Path) -> dict[str, Seen]:
@@ -180,12 +183,14 @@ class Bench:
                 for service in plan.embedding_services
             }
             addresses = {name: [server.calls] for name, server in servers.items()}
+            with on_cores(self.own), front_end(self.installed, repository, addresses) as searched:
+                in_flight = self._most_in_flight(searched)
             with on_cores(self.own):
                 server = stack.enter_context(front_end(self.installed, repository, addresses))
-            return self._seen(self._model(server), 0)
+            return self._seen(self._model(server, in_flight), 0)
 
-    def _model(self, server: Server) -> Asked:
-        """Asked the model's own queries, as many in flight as bring the most; half, where a turn misses the SLA."""
+    def _most_in_flight(self, server: Server) -> int:
+        """The queries in flight that bring the most; the server was asked with more, and is not to be measured."""
         queries = self._own_queries()
 
         @cache
@@ -195,6 +200,11 @@ class Bench:
 
         in_flight = most_in_flight(ask, IN_FLIGHT, self.spec.serving.sla_ms)
         assert in_flight is not None, f"{self.spec.name} misses the SLA"
+        return in_flight
+
+    def _model(self, server: Server, in_flight: int) -> Asked:
+        """Asked the model's own queries, so many in flight; half, where a turn misses the SLA."""
+        queries = self._own_queries()
         busy = [ServiceLoad(queries, n) for n in sorted({in_flight, max(1, in_flight // 2)})]
         return Asked(server, self.spec.name, busy, ServiceLoad(queries, 1))
 
