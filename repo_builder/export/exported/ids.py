@@ -227,8 +227,7 @@ def _ragged(graph: ProgramGraph, probes: Sequence[Probe], site: ProgramSite, off
 
     def same(node: Node) -> Node:
         source = origin(node)
-        alone = {each for each in read_by(graph, [node]) if each in graph.inputs} == {source}
-        return source if alone and is_same(probes, source, node) else node
+        return source if source in graph.inputs and is_same(probes, source, node) else node
 
     layout = RaggedNodes(same(offsets), "ends" if site.with_last else "offsets")
     weights = site.weights and same(site.weights)

@@ -103,21 +103,24 @@ class Probe:
 
 
 def probes(graph: ProgramGraph, example: Mapping[Node, torch.Tensor] | None) -> tuple[Probe, Probe]:
-    """Two probes of sizes that differ in every symbol: the example's sizes twice and three times, else 6 and 9."""
+    """Two probes of sizes that differ in every symbol that may: the example's twice and three times, else 6 and 9.
+
+    What they may be at most makes them less, and one of them one less than the other.
+    """
     known: dict[sympy.Symbol, int] = dict.fromkeys(_symbols(graph), 3)
     for node, value in (example or {}).items():
         for size, got in zip(shape_of(node), value.shape, strict=True):
             if isinstance(size, sympy.Symbol):
                 known[size] = int(got)
-    most = {symbol: each.upper for symbol, each in graph.program.exported.range_constraints.items()}
-
-    def scaled(factor: int) -> dict[sympy.Symbol, int]:
-        return {
-            symbol: min(value * factor, int(most[symbol])) if _is_finite(most.get(symbol)) else value * factor
-            for symbol, value in known.items()
-        }
-
-    return Probe(graph, scaled(2)), Probe(graph, scaled(3))
+    smaller: dict[sympy.Symbol, int] = {}
+    larger: dict[sympy.Symbol, int] = {}
+    for symbol, usual in known.items():
+        bounds = graph.program.exported.range_constraints.get(symbol)
+        most = int(bounds.upper) if bounds is not None and _is_finite(bounds.upper) else 3 * usual
+        least = int(bounds.lower) if bounds is not None and _is_finite(bounds.lower) else 1
+        larger[symbol] = min(3 * usual, most)
+        smaller[symbol] = max(min(2 * usual, larger[symbol] - 1), least)
+    return Probe(graph, smaller), Probe(graph, larger)
 
 
 def _is_finite(value: Any) -> bool:
@@ -148,11 +151,19 @@ _SIZE_READERS = frozenset({_ATEN.sym_size.int, _ATEN.sym_numel.default, _ATEN.sy
 def columns_of(probes: Sequence[Probe], source: Node, taken: Node, rows: Size, bags: int, bag: int) -> Columns | None:
     """The columns of a source, as a matrix of so many rows, that a tensor is: of each row `bags` bags, in order.
 
-    None where the tensor is not that.
+    None where the tensor is not that, or another input says which they are.
     """
+    if _reads_others(probes, source, taken):
+        return None
     found = {_columns_at(probe, source, taken, probe.size(rows), bags * bag) for probe in probes}
     (begin, width), *others = found
     return None if others or not width else Columns(begin, bag, width)
+
+
+def _reads_others(probes: Sequence[Probe], source: Node, taken: Node) -> bool:
+    """Whether what is in another input bears on which elements of a source are taken: probes have zeros there."""
+    graph = probes[0].graph
+    return any(node in graph.inputs for node in read_by(graph, [taken], stop=[source]) - {source})
 
 
 def _columns_at(probe: Probe, source: Node, taken: Node, rows: int, columns: int) -> tuple[int, int]:
@@ -168,7 +179,9 @@ def _columns_at(probe: Probe, source: Node, taken: Node, rows: int, columns: int
 
 
 def is_same(probes: Sequence[Probe], source: Node, taken: Node) -> bool:
-    """Whether a tensor has all of a source's elements in their order, in whatever shape."""
+    """Whether a tensor has all of a source's elements in their order, in whatever shape, whatever other inputs say."""
+    if _reads_others(probes, source, taken):
+        return False
     for probe in probes:
         (numbers,) = probe.numbered(source, [taken])
         total = math.prod(probe.size(size) for size in shape_of(source))

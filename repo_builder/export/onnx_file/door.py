@@ -253,7 +253,8 @@ def _is_batched(model: Model, cut_off: onnx.ModelProto, query: Arrays, folder: P
     except RUNTIME_ERRORS:
         return False
     return all(
-        difference(np.concatenate([each[name] for each in alone]), answers) <= TOLERANCE
+        all(each[name].shape == (1, *answers.shape[1:]) for each in alone)
+        and difference(np.concatenate([each[name] for each in alone]), answers) <= TOLERANCE
         for name, answers in together.items()
     )
 

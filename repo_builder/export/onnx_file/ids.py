@@ -6,6 +6,7 @@ ids are columns of a tensor is seen by running that part of the graph on numbers
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -122,14 +123,16 @@ def reason_against(graph: Graph, site: OnnxSite, looked_up: Collection[int]) -> 
     return None
 
 
-def reads_inputs(graph: Graph, tensor: str) -> bool:
-    """Whether a tensor depends on an input's values, not on its shape alone."""
-    seen, todo = set[str](), [tensor]
+def reads_inputs(graph: Graph, tensor: str, given: str | None = None) -> bool:
+    """Whether a tensor depends on an input's values, not on its shape alone, nor through one that is given."""
+    seen, todo = {given}, [tensor]
     while todo:
         name = todo.pop()
+        if name in seen:
+            continue
         if name in graph.inputs:
             return True
-        if name in seen or name not in graph.made_by:
+        if name not in graph.made_by:
             continue
         seen.add(name)
         position = graph.made_by[name]
@@ -223,14 +226,16 @@ def _columns(
 
     last: the ids' last dimension. table_rows: what may have been added to ids below zero.
     """
-    found = []
+    if reads_inputs(graph, ids, tensor):  # another input says which they are
+        return None
+    found, sizes = [], None
     try:
         session = None if tensor == ids else session_between(graph, [tensor], ids)
     except RUNTIME_ERRORS:  # what lies between cannot be run alone
         return None
     for seed in _SEEDS:
         rng = np.random.default_rng(seed)
-        sizes = drawn_sizes(graph, rng)
+        sizes = drawn_sizes(graph, rng, sizes)
         rows, shape = bags.rows.at(sizes), numbers_at(graph.shapes[tensor], sizes)
         if tensor == ids and (rows is None or shape is None):
             return Columns(0, bags.bag or 0, None if bags.bag is None else bags.count * bags.bag)
@@ -264,14 +269,14 @@ def _found_in(drawn: NDArray[Any], got: NDArray[Any], rows: int) -> tuple[int, i
     return None
 
 
-_MASK_SEEDS = range(8)
-_OF_THOSE = 0.3  # ids that may be the padding
+_MASK_TURNS = 8  # at least
+_MOST_MARKS = 512  # constants of what makes a mask
 
 
 def masked(graph: Graph, site: OnnxSite) -> OnnxSite:
     """The look-up with a padding in the place of its weights, or as it is where they are no mask of one id.
 
-    Seen, not read: what makes the weights of the ids is run on drawn ids.
+    Seen, not read: what makes the weights of the ids is run on drawn ids, and on each number that it could ask for.
     """
     if site.weights is None or site.padding is not None:
         return site
@@ -280,25 +285,37 @@ def masked(graph: Graph, site: OnnxSite) -> OnnxSite:
     read = {name for position in positions for name in graph.reads[position]}
     if source not in read or any(name in graph.inputs and name != source for name in read):
         return site
-    constants = [graph.initializers[name] for name in read if name in graph.initializers]
-    numbers = (
-        values(each, graph.folder) for each in constants if each.data_type in INTEGERS and each.dims in ([], [1])
-    )
-    left = list(dict.fromkeys([0, *(int(number.reshape(-1)[0]) for number in numbers)]))
+    marks = _marks(graph, read, graph.shapes[site.table][0].number)
     try:
         session = session_between(graph, [source], site.weights)
     except RUNTIME_ERRORS:
         return site
-    for seed in _MASK_SEEDS:
-        rng = np.random.default_rng(seed)
+    left, unseen, turns = list(marks), list(marks), 0
+    while left and (unseen or turns < _MASK_TURNS):
+        rng = np.random.default_rng(turns)
         sizes = drawn_sizes(graph, rng)
         shape = numbers_at(graph.shapes[source], sizes)
-        if shape is None or not left:
+        if shape is None:
             return site
         ids = drawn_numbers(graph, source, shape, rng)
-        ids = np.where(rng.random(shape) < _OF_THOSE, rng.choice(left, shape), ids).astype(ids.dtype)
+        places = rng.permutation(ids.size)[: max(1, ids.size // 3)]
+        ids.reshape(-1)[places] = np.resize([*unseen[: len(places)], *marks], len(places))
         got = moved(graph, session, {source: ids}, sizes)
         if got is None or got.size != ids.size:
             return site
         left = [each for each in left if np.array_equal(got.reshape(-1), (ids != each).reshape(-1))]
+        unseen, turns = unseen[len(places) :], turns + 1
     return replace(site, weights=None, padding=left[0]) if len(left) == 1 else site
+
+
+def _marks(graph: Graph, read: Collection[str], rows: int) -> Sequence[int]:
+    """The numbers that a mask of ids may compare them with, and those beside them; none where there are too many."""
+    constants = [graph.initializers[name] for name in read if name in graph.initializers]
+    if sum(math.prod(each.dims) for each in constants) > _MOST_MARKS:
+        return []
+    found = {0, rows - 2, rows - 1}
+    for each in constants:
+        for number in values(each, graph.folder).astype(np.float64).reshape(-1).tolist():
+            if abs(number) < 2**31:  # and no NaN
+                found |= {math.floor(number) + step for step in (-1, 0, 1)}
+    return sorted(found)

@@ -37,9 +37,22 @@ def moved(graph: Graph, session: Session, given: Arrays, sizes: Mapping[str, int
     return got
 
 
-def drawn_sizes(graph: Graph, rng: np.random.Generator) -> dict[str, int]:
-    """A size for each varying dimension of an input; one that is another's and 1 is so."""
-    return sized(graph.symbols.values(), lambda _: int(rng.integers(2, 9)))
+_LEAST, _MOST = 2, 8  # of a drawn size
+
+
+def drawn_sizes(graph: Graph, rng: np.random.Generator, unlike: Mapping[str, int] | None = None) -> dict[str, int]:
+    """A size for each varying dimension of an input; one that is another's and 1 is so.
+
+    unlike: sizes that were drawn before: none is drawn again.
+    """
+
+    def draw(symbol: str) -> int:
+        size = int(rng.integers(_LEAST, _MOST + 1))
+        if unlike is None or size != unlike[symbol]:
+            return size
+        return size + 1 if size < _MOST else _LEAST
+
+    return sized(graph.symbols.values(), draw)
 
 
 def numbers_at(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...] | None:

@@ -348,6 +348,34 @@ class Kept(nn.Module):
         return vectors + self.chosen(best)
 
 
+class Picked(nn.Module):
+    """Which of a row's ids count is another input's to say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vectors = nn.Embedding(60, 4)
+        self.bags = nn.EmbeddingBag(50, 4, mode="sum")
+        self.score = nn.Linear(4, 1)
+
+    def forward(self, history: Tensor, place: Tensor) -> Tensor:
+        one = self.vectors(history[:, place])
+        some = self.bags(history[:, place + torch.arange(2)] % 50)
+        return self.score(one + some)
+
+
+class Longest(nn.Module):
+    """All of a row's ids, and the first of it, of histories that may be no longer than the example's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bags = nn.EmbeddingBag(60, 4, mode="mean")
+        self.vectors = nn.Embedding(60, 4)
+        self.score = nn.Linear(4, 1)
+
+    def forward(self, history: Tensor) -> Tensor:
+        return self.score(self.bags(history) + self.vectors(history[:, 0]))
+
+
 def integers(rng: np.random.Generator, high: int, *shape: int) -> NDArray[np.int64]:
     return rng.integers(0, high, shape)
 
@@ -415,4 +443,14 @@ CASES = {
     ),
     "in_place": Case(InPlace, lambda rows, rng: {"ids": integers(rng, 28, rows, 3)}),
     "kept": Case(Kept, lambda rows, rng: {"ids": integers(rng, 40, rows, 3)}),
+    "picked": Case(
+        Picked,
+        lambda rows, rng: {"history": integers(rng, 60, rows, 9), "place": np.asarray(0 if rows == 3 else rows)},
+        {"history": {0: Dim.AUTO}, "place": None},
+    ),
+    "longest": Case(
+        Longest,
+        lambda rows, rng: {"history": integers(rng, 60, rows, 8 if rows == 3 else 4)},
+        {"history": {0: Dim("rows", max=64), 1: Dim("length", max=8)}},
+    ),
 }

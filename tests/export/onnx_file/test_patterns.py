@@ -240,6 +240,54 @@ def cases() -> dict[str, Case]:
         plain(3),
         {"mode": "sum", "weights": "m", "padding": None, "layout": Columns(0, 3, 3), "ids_graph": ["m"]},
     )
+    marks: dict[str, tuple[list[onnx.NodeProto], NDArray[Any]]] = {
+        "list_of_ids": (
+            [
+                node("Unsqueeze", ["ids", "last"], "each"),
+                node("Equal", ["each", "marks"], "are"),
+                node("Cast", ["are"], "one_of", to=FLOAT),
+                node("ReduceMax", ["one_of", "last"], "is", keepdims=0),
+                node("Sub", ["real", "is"], "m"),
+            ],
+            np.array([0, 400]),
+        ),
+        "two_numbers_as_floats": (
+            [
+                node("Cast", ["ids"], "f", to=FLOAT),
+                node("Cast", ["ids"], "not_0", to=BOOL),
+                node("Equal", ["f", "marks"], "is"),
+                node("Not", ["is"], "b"),
+                node("And", ["not_0", "b"], "both"),
+                node("Cast", ["both"], "m", to=FLOAT),
+            ],
+            np.array(499, np.float32),
+        ),
+    }
+    for name, (mask, numbers) in marks.items():
+        found[f"mask_of_{name}"] = (
+            one(
+                [
+                    *mask,
+                    node("Unsqueeze", ["m", "last"], "u"),
+                    gather,
+                    node("Mul", ["u", "g"], "p"),
+                    node("ReduceSum", ["p", "one"], "y", keepdims=0),
+                ],
+                arrays={"W": table(500, DIM), "marks": numbers, "real": np.array(1, np.float32)},
+            ),
+            lambda n: {"ids": np.resize([7, 400, 499, 0], (n, 3))},
+            {"mode": "sum", "weights": "m", "padding": None, "ids_graph": ["m"]},
+        )
+    found["ids_that_another_input_picks"] = (
+        one(
+            [node("Gather", ["ids", "place"], "picked", axis=1), node("Gather", ["W", "picked"], "y")],
+            ("N", 6),
+            ("N", 1, DIM),
+            inputs={"place": (INT64, (1,))},
+        ),
+        lambda n: {"ids": ids_like(n, 6), "place": np.array([n])},
+        {"layout": Columns(0, 1, 1), "tensor": "picked", "ids_graph": ["picked"]},
+    )
     found["weights_of_every_column_are_none"] = (
         one(
             [gather, node("Mul", ["g", "w"], "p"), node("ReduceSum", ["p", "one"], "y", keepdims=0)],
