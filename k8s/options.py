@@ -69,9 +69,10 @@ class ManifestOptions:
 
     @property
     def prometheus_namespace(self) -> str:
-        """Where Prometheus runs: what its address in the cluster says, else `monitoring`."""
+        """Where Prometheus runs: what its address in the cluster says, SERVICE.NAMESPACE[.svc], else `monitoring`."""
         parts = (urlsplit(self.prometheus).hostname or "").split(".")
-        return parts[1] if len(parts) > 2 and parts[2] == "svc" else "monitoring"
+        in_cluster = len(parts) == 2 or parts[2:3] == ["svc"]
+        return parts[1] if in_cluster else "monitoring"
 
 
 def _is_url(text: str) -> bool:
@@ -157,8 +158,9 @@ class RepositorySource:
         """TCP ports that the server must reach to load its models."""
         if self.kind != "store":
             return ()
-        inner = urlsplit(self.address.removeprefix("s3://"))  # s3://https://host:port/bucket names the endpoint
-        own = (inner.port,) if inner.scheme in ("http", "https") and inner.port else ()
+        # s3://https://host:port/bucket and s3://host:port/bucket name the endpoint
+        named = re.match(r"s3://(https?://)?[^/]+:(\d+)/", self.address)
+        own = (int(named.group(2)),) if named else ()
         google = (_GKE_CREDENTIALS_PORT,) if self.address.startswith("gs:") else ()
         return tuple(dict.fromkeys([*_STORE_PORTS, *google, *own]))
 

@@ -161,13 +161,17 @@ def _resources(service: BuiltService, options: ManifestOptions) -> Mapping[str, 
     """
     scratch = SCRATCH_BYTES + options.source.scratch_bytes(service.files_bytes)
     needed = {
-        "cpu": str(service.planned.instances * max(1, len(service.planned.gpus))),
+        "cpu": str(_planned_cores(service)),
         "memory": mebibytes(service.memory_bytes),
         "ephemeral-storage": mebibytes(scratch + LOG_BYTES + options.source.copied_bytes(service.files_bytes)),
     }
     gpus = {"nvidia.com/gpu": str(len(service.planned.gpus))} if service.planned.device == "gpu" else {}
     most = {**needed, "cpu": str(service.instances), "memory": mebibytes(service.most_memory_bytes)}
     return {"requests": needed, "limits": {**most, **gpus}}
+
+
+def _planned_cores(service: BuiltService) -> int:
+    return service.planned.instances * max(1, len(service.planned.gpus))
 
 
 def _node_selector(service: BuiltService) -> Mapping[str, str]:
@@ -253,7 +257,7 @@ def flags(fleet: BuiltFleet, service: BuiltService, model_repository: str, tls: 
 
 def environment(service: BuiltService, tls: bool) -> Mapping[str, str]:
     """Environment variables, besides POD_UID; the router of the front end finds the embedding services by its own."""
-    words = {"HOME": SCRATCH_FOLDER, "PYTHONDONTWRITEBYTECODE": "1", **allocator(service.instances)}
+    words = {"HOME": SCRATCH_FOLDER, "PYTHONDONTWRITEBYTECODE": "1", **allocator(_planned_cores(service))}
     if service.listens:
         words[LISTEN] = f"0.0.0.0:{GRPC}"  # where Triton's own ports are bound too
         if tls:

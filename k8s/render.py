@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -14,7 +15,7 @@ from k8s.network import addresses_json, network_policy, pod_monitor, service
 from k8s.objects import Object, metadata, selector
 from k8s.options import ManifestOptions
 from k8s.pods import ADDRESSES_FILE, addresses_name, deployment
-from k8s.scaling import disruption_budget, scaled_object, scaling_document
+from k8s.scaling import WRITTEN_BY, disruption_budget, scaled_object, scaling_document
 from repo_builder.errors import PlanError
 from repo_builder.repository.built_fleet import BuiltFleet
 from repo_builder.repository.manifest import CHECKSUMS
@@ -69,11 +70,21 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        """A text of several lines as such."""
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+        """A text of several lines as such; quoted where only YAML 1.2, which kubectl reads, takes it for a number."""
+        style = "|" if "\n" in text else "'" if _is_number(text) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _Dumper.represent_text)
+
+
+def _is_number(text: str) -> bool:
+    """As 1e3 and 0o17 are in YAML 1.2, and no numbers in PyYAML's 1.1."""
+    for read in (float, lambda number: int(number, 0)):
+        with suppress(ValueError):
+            read(text)
+            return True
+    return False
 
 
 def _objects(fleet: BuiltFleet, options: ManifestOptions) -> Iterator[tuple[str, Object]]:
@@ -128,8 +139,11 @@ def _foreign(folder: Path) -> str | None:
     """Why a folder may not be replaced: it is not what a former run wrote, to the byte; None where it is."""
     try:
         lines = (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+        told = (folder / DOCUMENT).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        return f"expected what elasticrec k8s wrote before, with its {CHECKSUMS}, or nothing, got other files"
+        told = ""
+    if WRITTEN_BY not in told:  # whoever releases files has a list of their sums beside them
+        return f"expected what elasticrec k8s wrote before, with its {DOCUMENT}, or nothing, got other files"
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for path in sorted(folder.iterdir()):
         if path.name != CHECKSUMS and (path.name not in sums or path.is_symlink() or not path.is_file()):

@@ -102,6 +102,10 @@ def disruption_budget(fleet: BuiltFleet, service: BuiltService, options: Manifes
     }
 
 
+WRITTEN_BY = "Written by `elasticrec k8s`"
+"""What the document says of whose it is, and with it the folder."""
+
+
 def scaling_document(fleet: BuiltFleet, options: ManifestOptions) -> str:
     """The text, in Markdown."""
     return "\n".join(_lines(fleet, options)) + "\n"
@@ -110,7 +114,7 @@ def scaling_document(fleet: BuiltFleet, options: ManifestOptions) -> str:
 def _lines(fleet: BuiltFleet, options: ManifestOptions) -> Iterator[str]:
     yield f"# How {fleet.model} scales"
     yield ""
-    yield "Written by `elasticrec k8s`, beside the ScaledObjects that it explains. Of a service's rules the one that"
+    yield f"{WRITTEN_BY}, beside the ScaledObjects that it explains. Of a service's rules the one that"
     yield "asks for the most pods wins. An `AverageValue` is divided by the pods; a `Value` is a ratio by which the"
     yield "ready pods are multiplied, so its query is cut off at two thresholds."
     yield ""

@@ -132,6 +132,7 @@ def test_a_pod_has_time_to_load_and_to_end(rendered: Rendered) -> None:
     ("source", "repository"),
     [
         ("s3://https://minio.store:9000/models/v7/", "s3://https://minio.store:9000/models/v7/tier0"),
+        ("s3://minio.store:9000/models", "s3://minio.store:9000/models/tier0"),
         ("gs://models", "gs://models/tier0"),
         ("pvc:models", "/models"),
         ("init:registry/rm1", "/models"),

@@ -1,5 +1,6 @@
 """Every rendered object against Kubernetes' and KEDA's own schemas, and against each other."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -162,12 +163,12 @@ def test_the_router_is_told_the_services_that_there_are(rendered: Rendered) -> N
 
 
 def test_every_server_is_told_how_to_keep_freed_memory(rendered: Rendered) -> None:
-    """Whatever the image says, which may be another than ours; heaps follow the container's cores, not the node's."""
+    """Whatever the image says, which may be another than ours; heaps follow the plan's cores, as its memory does."""
     for deployment in of_kind(rendered[1], "Deployment").values():
         container = next(containers(deployment))
         variables = {each["name"]: each.get("value") for each in container["env"]}
         assert variables.items() >= ALLOCATOR.items()
-        assert int(variables["MALLOC_ARENA_MAX"]) == int(container["resources"]["limits"]["cpu"])
+        assert int(variables["MALLOC_ARENA_MAX"]) == int(container["resources"]["requests"]["cpu"])
 
 
 def test_ports_are_named_alike_everywhere(rendered: Rendered) -> None:
@@ -193,6 +194,22 @@ def test_every_query_is_documented_with_its_reason(tmp_path: Path) -> None:
     for alert in rule["spec"]["groups"][0]["rules"]:
         assert f"\n**{alert['alert']}** ({alert['labels']['severity']}, after " in text
         assert f"\n{alert['expr']}\n" in text
+
+
+@pytest.mark.parametrize(
+    ("address", "namespace"),
+    [
+        ("http://prometheus-operated.observability.svc:9090", "observability"),
+        ("http://prometheus.observability:9090", "observability"),
+        ("http://prometheus.observability.svc.cluster.local:9090", "observability"),
+        ("http://10.0.0.3:9090", "monitoring"),
+        ("https://metrics.example.com", "monitoring"),
+    ],
+)
+def test_prometheus_runs_where_its_address_says(address: str, namespace: str, tmp_path: Path) -> None:
+    policy = render(fleet(tmp_path), options(prometheus=address))["rm1-tier0-networkpolicy.yaml"]
+    (peer,) = policy["spec"]["ingress"][1]["from"]
+    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": namespace}
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -225,7 +242,11 @@ def test_what_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
     (theirs / "deployment.yaml").write_text("kind: Deployment\n")
     with pytest.raises(RepositoryError, match=r"expected what elasticrec k8s wrote before.*got other files"):
         write(built, options(), theirs)
-    assert {path.name for path in theirs.iterdir()} == {"kustomization.yaml", "deployment.yaml"}
+    sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in theirs.iterdir())
+    (theirs / "SHA256SUMS").write_text(sums)  # as a release's files have them
+    with pytest.raises(RepositoryError, match=r"expected what elasticrec k8s wrote before.*got other files"):
+        write(built, options(), theirs)
+    assert {path.name for path in theirs.iterdir()} == {"kustomization.yaml", "deployment.yaml", "SHA256SUMS"}
 
 
 KUBECTL = Path(sys.executable).with_name("kubectl")  # of the test packages, beside the tests' own Python
@@ -243,6 +264,16 @@ def test_kustomize_renders_the_base_unchanged(written: tuple[BuiltFleet, Path], 
         return item["kind"], item["metadata"]["name"]
 
     assert sorted(kustomize(written[1]), key=key) == sorted(rendered[1].values(), key=key)
+
+
+@pytest.mark.parametrize("namespace", ["1e3", "0o17", "0x1f", "12e4", "2026", "null"])
+def test_a_name_that_looks_like_a_number_stays_a_name(namespace: str, tmp_path: Path) -> None:
+    """To kubectl, which reads another YAML than Python does."""
+    write(fleet(tmp_path), options(namespace=namespace, priority_class="7e10"), tmp_path / "out")
+    objects = kustomize(tmp_path / "out")
+    assert {each["metadata"]["namespace"] for each in objects} == {namespace}
+    pods = [each["spec"]["template"]["spec"] for each in objects if each["kind"] == "Deployment"]
+    assert {pod["priorityClassName"] for pod in pods} == {"7e10"}
 
 
 OVERLAY = """\
