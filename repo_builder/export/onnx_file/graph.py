@@ -94,7 +94,7 @@ class Graph:
         """Types and shapes of all tensors that can be told."""
         self.types: dict[str, int] = {}
         self.shapes: dict[str, Shape] = {}
-        safe = {symbol: f"d{i}" for i, symbol in enumerate(dict.fromkeys(self.symbols.values()))}
+        safe = {symbol: f"d{i}" for i, symbol in enumerate(_sorted(set(self.symbols.values())))}
         names = {short: symbol for symbol, short in safe.items()}
         bare = onnx.ModelProto()
         bare.CopyFrom(self.model)
@@ -191,11 +191,28 @@ def _inferred(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
     yield onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 
+class _Inference(SymbolicShapeInference):  # type: ignore[misc] # onnxruntime comes without types
+    """Of inputs' dimensions that must be alike the batch stays, or the first: onnxruntime takes what a set of strings
+    gives first, another in each process.
+    """
+
+    input_symbols_: set[str]
+
+    def _add_suggested_merge(self, symbols: Iterable[Any], apply: bool = False) -> None:
+        known = self.input_symbols_
+        inputs = {self.suggested_merge_.get(symbol, symbol) for symbol in symbols} & known
+        self.input_symbols_ = {min(inputs, key=lambda name: (len(name), name))} if inputs else known
+        try:
+            super()._add_suggested_merge(symbols, apply)
+        finally:
+            self.input_symbols_ = known
+
+
 def _symbolically(model: onnx.ModelProto) -> onnx.ModelProto:
     """As `SymbolicShapeInference.infer_shapes` does, but for the file that it writes into the working folder where it
     cannot tell all shapes. Raises ValueError there.
     """
-    inference = SymbolicShapeInference(int_max=2**31 - 1, auto_merge=True, guess_output_rank=False, verbose=0)
+    inference = _Inference(int_max=2**31 - 1, auto_merge=True, guess_output_rank=False, verbose=0)
     inference._preprocess(model)
     complete = False
     while inference.run_:

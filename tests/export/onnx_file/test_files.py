@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -275,3 +276,25 @@ def test_nothing_is_left_in_the_working_folder(tmp_path: Path, monkeypatch: pyte
     source = opened(make(nodes, inputs, outputs, arrays, domains=["ai.onnx.ml"]), tmp_path)
     assert [each.name for each in source.model.tables] == ["big"]
     assert list((tmp_path / "here").iterdir()) == []
+
+
+READ = """
+import sys
+from pathlib import Path
+from repo_builder.export.onnx_file import open_onnx
+print([tensor.shape for tensor in open_onnx(Path(sys.argv[1]), "toy", None, 0, {}).model.inputs])
+"""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_inputs_that_must_have_as_many_rows_have_the_batch(seed: int, tmp_path: Path) -> None:
+    """As exporters name them apart, in every process: what Python makes of a set of names differs between them."""
+    nodes = [node("Gather", ["W", "user"], "a"), node("Gather", ["V", "item"], "b"), node("Add", ["a", "b"], "y")]
+    inputs = {"user": (INT64, ("user_rows",)), "item": (INT64, ("item_rows",))}
+    model = make(nodes, inputs, {"y": (FLOAT, ("y_rows", DIM))}, {"W": table(9, DIM), "V": table(7, DIM, 1)})
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    command = [sys.executable, "-c", READ, str(tmp_path / "model.onnx")]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONHASHSEED": str(seed)}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[('batch',), ('batch',)]\n"
