@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -159,11 +160,24 @@ def _bfloat16_ends(model: Model) -> list[str]:
 
 
 def _output_names(graph: ProgramGraph) -> list[str]:
-    """What the whole program's outputs are called where torch exports it to ONNX; else as its nodes are."""
+    """What the whole program's outputs are called where torch exports it to ONNX; else as its nodes are.
+
+    Raises ModelFileError where two tensors of an ensemble would have one name.
+    """
     try:
-        return output_names(graph.program.exported, str(graph.program.path))
+        names = output_names(graph.program.exported, str(graph.program.path))
     except ExportError:
-        return [node.name for node in graph.outputs]
+        names = [node.name for node in graph.outputs]
+    taken = Counter([*names, *(node.name for node in graph.inputs)])
+    if doubled := [name for name in dict.fromkeys(names) if taken[name] > 1]:
+        raise ModelFileError(
+            *(
+                f"{graph.program.path}: output {name}: expected a tensor of its own, got an input, or one twice; "
+                "return each tensor once, and .clone() of an input"
+                for name in doubled
+            )
+        )
+    return names
 
 
 def _batch(model: Model, query: Arrays, answers: Sequence[NDArray[Any]]) -> int:

@@ -105,6 +105,11 @@ def open_graph(program: Program) -> ProgramGraph:
             problems.append(
                 f"buffer {out.target}: the program changes it at each call; call model.eval() before the export"
             )
+        elif out.kind is OutputKind.PARAMETER_MUTATION:
+            problems.append(
+                f"parameter {out.target}: the program changes it at each call, as max_norm does; renormalise its "
+                "rows once (torch.renorm), and set max_norm to None before the export"
+            )
         else:
             problems.append(f"output {out.arg}: expected tensors; let the model return tensors alone")
     problems += [

@@ -185,7 +185,7 @@ def is_name(name: object) -> bool:
 
 def _name_problems(name: object) -> Iterator[str]:
     if not is_name(name) and name != "":
-        yield f"the graph: expected names of letters, digits, _ and dots, got {name!r:.80}; export the model again"
+        yield f"the graph: expected names of letters, digits, _ and dots, got {name!r:.80}; rename the module"
 
 
 def _walk(value: object) -> Iterator[tuple[str, Any]]:

@@ -109,9 +109,43 @@ def opened(path: Path, **options: Any) -> object:
     )
 
 
+class Renormalised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 4, max_norm=1.0)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.table(ids)
+
+
+class Returns(nn.Module):
+    """Its input, and a tensor twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 4)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, ...]:
+        scores = self.table(ids).sum(1)
+        return scores, scores, ids
+
+
+class OddName(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = nn.ModuleDict({"user-id": nn.Embedding(20, 4)})
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.tables["user-id"](ids)
+
+
 @pytest.mark.parametrize(
     ("model", "shapes", "said"),
     [
+        (Renormalised, None, r"parameter table\.weight: .* as max_norm does; renormalise its rows once"),
+        (Returns, None, r"output sum_1: expected a tensor of its own, .* one twice; return each tensor once"),
+        (Returns, None, r"output ids: expected a tensor of its own, got an input, .*\.clone\(\) of an input"),
+        (OddName, None, r"got 'tables\.user-id\.weight'; rename the module"),
         (NoGrad, None, r"got a part under torch\.no_grad or autocast; inline it .*program\.run_decompositions\(\{\}\)"),
         (Plain, None, r"expected look-ups in tables .*, found none in \d+ nodes; serve such a model whole"),
         (Tied, None, r"no table is left .*words \[20, 4\] stays dense: node \w+ \(aten\.\w+\.default\) reads it too"),

@@ -278,6 +278,16 @@ def cases() -> dict[str, Case]:
             lambda n: {"ids": np.resize([7, 400, 499, 0], (n, 3))},
             {"mode": "sum", "weights": "m", "padding": None, "ids_graph": ["m"]},
         )
+    found["a_score_of_no_dimension_for_one_row"] = (
+        one(
+            [node("Gather", ["W", "ids"], "g"), node("MatMul", ["g", "to_one"], "p"), node("Squeeze", ["p"], "y")],
+            ("N",),
+            ("N",),
+            arrays={"to_one": table(DIM, 1, 1)},
+        ),
+        plain(),
+        {"mode": "none", "batched": False},
+    )
     found["ids_that_another_input_picks"] = (
         one(
             [node("Gather", ["ids", "place"], "picked", axis=1), node("Gather", ["W", "picked"], "y")],
