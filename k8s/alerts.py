@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from k8s.objects import Object, fleet_labels, metadata
 from k8s.options import ManifestOptions
+from k8s.pods import load_s
 from k8s.series import FAILED_SHARE, Series
 from repo_builder.repository.built_fleet import BuiltFleet
 from repo_builder.scaling.queries import QUANTILE
@@ -15,6 +17,9 @@ from repo_builder.scaling.rules import FAILURES
 
 Severity = Literal["critical", "warning"]
 WINDOW = "5m"
+PODS_MISSING_MIN = 15
+"""Before pods that are not ready are told; twice what the largest service may take to load, where that is more."""
+
 FAILED_REQUESTS = 2
 """Requests of the HPA to KEDA, in ten minutes, by which a fallback is known.
 
@@ -84,7 +89,7 @@ def alerts(fleet: BuiltFleet, namespace: str) -> Iterator[Alert]:
     yield Alert(
         "ElasticrecPodsMissing",
         f"{series.ready_pods()} < {series.specified_pods()}",
-        15,
+        max(PODS_MISSING_MIN, math.ceil(2 * max(load_s(each) for each in fleet.services) / 60)),
         "warning",
         "{{ $labels.deployment }}: {{ $value }} pods are ready, and more are wanted",
         "For longer than loading takes: no node has room, an image cannot be pulled, or a pod dies again and again.",

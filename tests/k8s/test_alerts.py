@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +197,12 @@ def annotations(summary: str, reason: str, labels: dict[str, str]) -> dict[str, 
     for name, value in labels.items():
         summary = summary.replace(f"{{{{ $labels.{name} }}}}", value)
     return {"summary": summary.replace("{{ $value }}", "2" if "aside" in summary else "3"), "description": reason}
+
+
+@pytest.mark.parametrize(("files_bytes", "minutes"), [(10**9, 15), (90 * 10**9, 62)])
+def test_pods_that_load_a_large_service_are_not_missing(files_bytes: int, minutes: int, tmp_path: Path) -> None:
+    """Their startup probe gives them a minute and a second a 50 MB: 31 minutes for 90 GB."""
+    built = fleet(tmp_path)
+    large = replace(built, services=(*built.services[:-1], replace(built.services[-1], files_bytes=files_bytes)))
+    (missing,) = (alert for alert in alerts(large, "elasticrec") if alert.name == "ElasticrecPodsMissing")
+    assert missing.minutes == minutes
