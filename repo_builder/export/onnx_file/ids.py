@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from repo_builder.export.onnx_file.graph import ONE_MORE, Graph, Shape, Size
 from repo_builder.export.onnx_file.probe import (
@@ -311,7 +312,9 @@ def masked(graph: Graph, site: OnnxSite) -> OnnxSite:
 def _marks(graph: Graph, read: Collection[str], rows: int) -> Sequence[int]:
     """The numbers that a mask of ids may compare them with, and those beside them; none where there are too many."""
     constants = [graph.initializers[name] for name in read if name in graph.initializers]
-    if sum(math.prod(each.dims) for each in constants) > _MOST_MARKS:
+    if sum(math.prod(each.dims) for each in constants) > _MOST_MARKS or any(
+        each.data_type == TensorProto.STRING for each in constants
+    ):
         return []
     found = {0, rows - 2, rows - 1}
     for each in constants:

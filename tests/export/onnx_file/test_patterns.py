@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from repo_builder.model.types import BATCH, Columns, Lookup
-from tests.export.onnx_file.cutting import BOOL, FLOAT, INT32, INT64, Arrays, make, node, opened, prove, table
+from tests.export.onnx_file.cutting import FLOAT, INT32, INT64, Arrays, make, node, opened, prove, table
 
 ROWS, DIM = 11, 4
 
@@ -183,40 +183,6 @@ def cases() -> dict[str, Case]:
         lambda n: {"ids": ids_like(n, 3), "w": np.random.default_rng(n).random((n, 3), np.float32)},
         {"mode": "sum", "weights": "w", "layout": Columns(0, 3, 3), "batched": True},
     )
-    found["mask_from_ids"] = (
-        one(
-            [
-                gather,
-                node("Equal", ["ids", "zero"], "e"),
-                node("Not", ["e"], "n"),
-                node("Cast", ["n"], "m", to=FLOAT),
-                node("Unsqueeze", ["m", "last"], "u"),
-                node("Mul", ["g", "u"], "p"),
-                node("ReduceSum", ["p", "one"], "s", keepdims=0),
-                node("ReduceSum", ["m", "one"], "c"),
-                node("Clip", ["c", "low"], "d"),
-                node("Div", ["s", "d"], "y"),
-            ],
-            ("N", "L"),
-            arrays={"zero": np.array(0), "low": np.array(1, np.float32)},
-        ),
-        lambda n: {"ids": ids_like(n, n + 1, low=0)},
-        {"mode": "sum", "weights": None, "padding": 0, "layout": Columns(0, 0, None), "batched": True},
-    )
-    found["mask_by_matrix_product"] = (
-        one(
-            [
-                node("Cast", ["ids"], "b", to=BOOL),
-                node("Unsqueeze", ["b", "one"], "u"),
-                node("Cast", ["u"], "m", to=FLOAT),
-                gather,
-                node("MatMul", ["m", "g"], "p"),
-                node("Squeeze", ["p", "one"], "y"),
-            ],
-        ),
-        lambda n: {"ids": ids_like(n, 3, low=0)},
-        {"mode": "sum", "weights": None, "padding": 0, "tensor": "ids", "ids_graph": None, "batched": True},
-    )
     found["product_with_computed_weights_is_none"] = (
         one(
             [gather, node("Transpose", ["g"], "t", perm=[0, 2, 1]), node("MatMul", ["t", "g"], "y")],
@@ -225,59 +191,6 @@ def cases() -> dict[str, Case]:
         plain(3),
         {"mode": "none"},
     )
-    found["mask_of_more_than_one_id"] = (
-        one(
-            [
-                node("Greater", ["ids", "zero"], "b"),
-                node("Cast", ["b"], "m", to=FLOAT),
-                node("Unsqueeze", ["m", "last"], "u"),
-                gather,
-                node("Mul", ["u", "g"], "p"),
-                node("ReduceSum", ["p", "one"], "y", keepdims=0),
-            ],
-            arrays={"zero": np.array(0)},
-        ),
-        plain(3),
-        {"mode": "sum", "weights": "m", "padding": None, "layout": Columns(0, 3, 3), "ids_graph": ["m"]},
-    )
-    marks: dict[str, tuple[list[onnx.NodeProto], NDArray[Any]]] = {
-        "list_of_ids": (
-            [
-                node("Unsqueeze", ["ids", "last"], "each"),
-                node("Equal", ["each", "marks"], "are"),
-                node("Cast", ["are"], "one_of", to=FLOAT),
-                node("ReduceMax", ["one_of", "last"], "is", keepdims=0),
-                node("Sub", ["real", "is"], "m"),
-            ],
-            np.array([0, 400]),
-        ),
-        "two_numbers_as_floats": (
-            [
-                node("Cast", ["ids"], "f", to=FLOAT),
-                node("Cast", ["ids"], "not_0", to=BOOL),
-                node("Equal", ["f", "marks"], "is"),
-                node("Not", ["is"], "b"),
-                node("And", ["not_0", "b"], "both"),
-                node("Cast", ["both"], "m", to=FLOAT),
-            ],
-            np.array(499, np.float32),
-        ),
-    }
-    for name, (mask, numbers) in marks.items():
-        found[f"mask_of_{name}"] = (
-            one(
-                [
-                    *mask,
-                    node("Unsqueeze", ["m", "last"], "u"),
-                    gather,
-                    node("Mul", ["u", "g"], "p"),
-                    node("ReduceSum", ["p", "one"], "y", keepdims=0),
-                ],
-                arrays={"W": table(500, DIM), "marks": numbers, "real": np.array(1, np.float32)},
-            ),
-            lambda n: {"ids": np.resize([7, 400, 499, 0], (n, 3))},
-            {"mode": "sum", "weights": "m", "padding": None, "ids_graph": ["m"]},
-        )
     found["a_score_of_no_dimension_for_one_row"] = (
         one(
             [node("Gather", ["W", "ids"], "g"), node("MatMul", ["g", "to_one"], "p"), node("Squeeze", ["p"], "y")],
@@ -475,7 +388,12 @@ def cases() -> dict[str, Case]:
 
 @pytest.mark.parametrize("name", cases())
 def test_pattern(name: str, tmp_path: Path) -> None:
-    model, queries, expected = cases()[name]
+    check(cases()[name], tmp_path)
+
+
+def check(case: Case, tmp_path: Path) -> None:
+    """What is found of the one look-up, and that the cut answers as the whole model."""
+    model, queries, expected = case
     source = opened(model, tmp_path)
     (lookup,) = source.model.lookups
     seen = facts(source.model.lookups[0], source.model)
